@@ -1,0 +1,15 @@
+"""Typed, versioned values that the stages exchange, each with a JSON file form."""
+
+from lampq_onnx.artifacts.plan import BitPlan, LayerPlan
+from lampq_onnx.artifacts.report import Report
+from lampq_onnx.artifacts.sensitivities import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
+
+__all__ = [
+    "ActivationRange",
+    "BitPlan",
+    "LayerPlan",
+    "ModelIdentity",
+    "Report",
+    "Sensitivities",
+    "UnitSensitivity",
+]

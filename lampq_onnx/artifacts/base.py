@@ -1,0 +1,62 @@
+"""What all artifacts share: strict, versioned, immutable JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import write_atomic
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Artifact(Record):
+    """A record with a file form."""
+
+    def to_json(self) -> str:
+        """The file's text: indented, keys in declaration order, one trailing newline."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the artifact atomically."""
+        write_atomic(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and validate a file.
+
+        Raises:
+            LampqError: missing, unreadable, not JSON, or not this kind of artifact; the message names the first
+                few offending keys.
+        """
+        kind = cls.__name__
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise LampqError(f"cannot read the {kind} file {path}: {reason}") from error
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LampqError(f"{path} is not valid JSON: {error}") from error
+        try:
+            return cls.model_validate_json(json.dumps(data))
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise LampqError(f"{path} is not a valid {kind}: {_first_problems(error)}") from error
+
+
+def _first_problems(error: Exception, limit: int = 3) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = error.errors(include_url=False, include_input=False)
+    shown = ["at " + (".".join(map(str, p["loc"])) or "the top") + ": " + p["msg"] for p in problems[:limit]]
+    more = len(problems) - limit
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,89 @@
+"""Bit-widths by layer name: what the allocation decides and a person may edit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lampq_onnx.artifacts.base import Artifact, Record
+from lampq_onnx.artifacts.sensitivities import ActivationRange
+
+FLOAT_BITS = 32
+"""A layer with this width is left in float."""
+
+WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
+ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+
+
+def _one_of(allowed: tuple[int, ...], what: str, value: int) -> int:
+    if value not in allowed:
+        raise ValueError(f"{what} must be one of {', '.join(map(str, allowed))}, not {value} ({FLOAT_BITS} is float)")
+    return value
+
+
+WeightBits = Annotated[int, AfterValidator(lambda v: _one_of(WEIGHT_BITS, "weight_bits", v))]
+ActivationBits = Annotated[int, AfterValidator(lambda v: _one_of(ACTIVATION_BITS, "activation_bits", v))]
+
+
+class LayerPlan(Record):
+    """Widths of one layer. Only the two widths are needed in a plan written by hand."""
+
+    weight_bits: WeightBits
+    activation_bits: ActivationBits
+    type: str | None = None
+    parameters: int | None = Field(default=None, gt=0, description="number of weights, without the bias")
+    fixed: bool = Field(default=False, description="outside the budget")
+    activation_range: ActivationRange | None = Field(
+        default=None, description="absent: convert measures it from --calibration"
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.weight_bits == FLOAT_BITS) != (self.activation_bits == FLOAT_BITS):
+            raise ValueError(
+                "weight_bits and activation_bits are both 32 (the layer stays in float) or both below: "
+                "a layer with only one of them quantized has no exact form that runs fast"
+            )
+        return self
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the layer is quantized at all."""
+        return self.weight_bits != FLOAT_BITS
+
+
+class BitPlan(Artifact):
+    """Layer name -> widths, with the budget they were found under."""
+
+    format: Literal["lampq-onnx/plan"] = "lampq-onnx/plan"
+    version: Literal[1] = 1
+    model: str | None = None
+    metric: str | None = None
+    budget: float | None = Field(default=None, gt=0, description="average weight bits asked for")
+    layers: dict[str, LayerPlan] = Field(min_length=1)
+
+    def _counted(self) -> list[LayerPlan]:
+        return [layer for layer in self.layers.values() if not layer.fixed]
+
+    def weight_average(self) -> float | None:
+        """sum(c_i B_i) / sum(c_i) over the layers in the budget; None if the plan does not say every c_i."""
+        counted = self._counted()
+        sizes = [layer.parameters for layer in counted]
+        if not counted or any(size is None for size in sizes):
+            return None
+        total = sum(size or 0 for size in sizes)
+        return sum((layer.parameters or 0) * layer.weight_bits for layer in counted) / total
+
+    def weight_average_unweighted(self) -> float:
+        """Plain mean of the widths over the layers in the budget."""
+        counted = self._counted() or list(self.layers.values())
+        return sum(layer.weight_bits for layer in counted) / len(counted)
+
+    def with_weight_bits(self, bits: dict[str, int]) -> BitPlan:
+        """The same plan with some layers' weight widths replaced."""
+        layers = {
+            name: layer.model_copy(update={"weight_bits": bits[name]}) if name in bits else layer
+            for name, layer in self.layers.items()
+        }
+        return self.model_copy(update={"layers": layers})

@@ -1,0 +1,143 @@
+"""What a run found out about its output."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lampq_onnx.artifacts.base import Artifact, Record
+
+
+class TopK(Record):
+    """Fractions of images whose label is the first, or among the first five, of the outputs."""
+
+    top1: float
+    top5: float
+
+
+class Accuracy(Record):
+    """Float model and quantized file on the same validation images, both in onnxruntime."""
+
+    samples: int
+    float_: TopK = Field(alias="float", serialization_alias="float")
+    quantized: TopK
+    drop_points: float = Field(description="100 * (float.top1 - quantized.top1)")
+    standard_error_points: float = Field(description="of the drop, from the paired per-image outcomes")
+    agreement: float = Field(description="fraction of images with the same first answer")
+    logit_sqnr_db: float | None = Field(description="10 log10(|y|^2 / |y - y_q|^2); null when the error is zero")
+    kl: float = Field(description="mean KL(float || quantized) in nats")
+
+
+class Size(Record):
+    """Bytes on disk, external data included."""
+
+    float_bytes: int
+    quantized_bytes: int
+
+
+class Bits(Record):
+    """Averages over the units in the budget."""
+
+    weight_average: float
+    weight_average_unweighted: float
+    weight_average_all: float = Field(description="weighted, over every quantized layer, fixed ones included")
+    budget: float | None
+    covers: tuple[str, ...] = Field(description="types of the units in the budget")
+
+
+class Latency(Record):
+    """Interleaved timing of both files in one process."""
+
+    float_ms: float
+    quantized_ms: float
+    speedup: float = Field(description="median over rounds of float time / quantized time")
+    speedup_quartiles: tuple[float, float]
+    threads: int
+    batch: int
+    runs: int
+    float_samples_ms: tuple[float, ...]
+    quantized_samples_ms: tuple[float, ...]
+
+
+class Fidelity(Record):
+    """Does onnxruntime compute what the QDQ graph says, and what the simulation said?"""
+
+    layer_max: float = Field(description="largest relative error of a layer, kernel against reference QDQ, same input")
+    layer_worst: str | None
+    excess_error: float = Field(description="error to float, optimized over unoptimized file, minus 1")
+    simulation_excess: float | None = Field(description="the same, simulation over unoptimized file; null: not run")
+    samples: int
+
+
+class LayerReport(Record):
+    """One quantized layer of the file."""
+
+    name: str
+    type: str
+    weight_bits: int
+    activation_bits: int
+    storage: str
+    scheme: str
+    parameters: int
+    bytes: int = Field(description="of the packed weights")
+    trace: float | None = None
+    alpha: float | None = None
+    omega: float | None = None
+    reconstruction_error: float | None = Field(
+        default=None, description="|What Xhat - W X|^2 / |W X|^2 on calibration images, Xhat from the quantized model"
+    )
+
+
+class Allocation(Record):
+    """How the widths were found."""
+
+    metric: str
+    objective: float
+    bound: float = Field(description="lower bound of the objective that the solution was checked against")
+    gap: float = Field(description="(objective - bound) / objective")
+    proven_optimal: bool
+    update_rounds: int
+    update_kept: int
+    update_score_before: float | None
+    update_score_after: float | None
+
+
+class Baseline(Record):
+    """Another allocation at the same average bits, same base quantizer, same graph form."""
+
+    weight_average: float
+    accuracy: Accuracy
+    quantized_bytes: int
+
+
+class Environment(Record):
+    """Where the figures were taken."""
+
+    lampq_onnx: str
+    python: str
+    versions: dict[str, str]
+    cpu: str
+    cpu_flags: tuple[str, ...] = Field(description="those that decide kernels: avx2, avx512, vnni, amx, dot product")
+    cores: int
+    target: str
+
+
+class Report(Artifact):
+    """Written last; its keys are stable."""
+
+    format: Literal["lampq-onnx/report"] = "lampq-onnx/report"
+    version: Literal[1] = 1
+    model: str
+    accuracy: Accuracy
+    size: Size
+    bits: Bits
+    latency: Latency
+    fidelity: Fidelity
+    allocation: Allocation
+    baselines: dict[str, Baseline] = Field(default_factory=dict)
+    passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
+    seconds: dict[str, float]
+    environment: Environment
+    layers: tuple[LayerReport, ...]
+    notes: tuple[str, ...] = Field(default=(), description="what was not measured or deserves attention")

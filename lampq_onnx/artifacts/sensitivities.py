@@ -1,0 +1,63 @@
+"""What the front end measured about every unit: the input of the allocation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lampq_onnx.artifacts.base import Artifact, Record
+
+
+class ActivationRange(Record):
+    """Real-valued interval that the input of a unit is quantized over."""
+
+    low: float
+    high: float
+    method: str = Field(default="given", description="how the interval was found, e.g. minmax or mse")
+
+
+class UnitSensitivity(Record):
+    """One allocated layer."""
+
+    name: str
+    type: str = Field(description="qkv, proj, fc1, fc2, patch_embed, head or linear")
+    parameters: int = Field(gt=0, description="number of weights c_i, without the bias")
+    shape: tuple[int, int] = Field(description="(outputs, inputs) of the weight as a matrix")
+    fixed: bool = Field(default=False, description="outside the budget: keeps its width (patch_embed, head)")
+    trace: float = Field(ge=0, description="tr(F_i): mean over images of the squared gradient norm")
+    nuclear_norm: float = Field(ge=0, description="mean nuclear norm of the unit's output matrix (tokens x features)")
+    weight_error: dict[int, float] = Field(description="bits -> squared Frobenius error of the rounded weights")
+    activation_range: ActivationRange
+
+
+class ModelIdentity(Record):
+    """Which model an artifact speaks of."""
+
+    name: str
+    weights_sha256: str = Field(description="over the names, shapes and bytes of all parameters and buffers")
+    num_classes: int
+
+
+class Sensitivities(Artifact):
+    """Sensitivities of all units of one model (paper sections 2 and 4, METHOD in the docs)."""
+
+    format: Literal["lampq-onnx/sensitivities"] = "lampq-onnx/sensitivities"
+    version: Literal[1] = 1
+    model: ModelIdentity
+    units: tuple[UnitSensitivity, ...]
+    alpha: dict[str, float] = Field(description="type -> factor that turns a trace into an expected loss")
+    alpha_loss: dict[str, float] = Field(
+        default_factory=dict, description="unit -> loss measured with that unit alone at alpha_bits"
+    )
+    alpha_bits: int
+    alpha_measure: Literal["kl", "nll", "top1"]
+    activation_bits: int = Field(description="width that the activation ranges were chosen for")
+    labels: Literal["sampled", "given"]
+    calibration_images: int
+    seed: int
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    def omega(self, unit: UnitSensitivity) -> float:
+        """Omega_i = alpha_t * tr(F_i), paper equation for the type-aware Fisher metric."""
+        return self.alpha[unit.type] * unit.trace
