@@ -134,7 +134,7 @@ class Report(Artifact):
     bits: Bits
     latency: Latency
     fidelity: Fidelity
-    allocation: Allocation
+    allocation: Allocation | None = None
     baselines: dict[str, Baseline] = Field(default_factory=dict)
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
     seconds: dict[str, float]

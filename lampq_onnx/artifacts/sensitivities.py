@@ -50,12 +50,16 @@ class Sensitivities(Artifact):
     alpha_loss: dict[str, float] = Field(
         default_factory=dict, description="unit -> loss measured with that unit alone at alpha_bits"
     )
+    alpha_floored: tuple[str, ...] = Field(
+        default=(), description="sampled units whose measured loss was not positive: a small floor stands for it"
+    )
     alpha_bits: int
     alpha_measure: Literal["kl", "nll", "top1"]
     activation_bits: int = Field(description="width that the activation ranges were chosen for")
     labels: Literal["sampled", "given"]
     calibration_images: int
     seed: int
+    skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
     seconds: dict[str, float] = Field(default_factory=dict)
 
     def omega(self, unit: UnitSensitivity) -> float:

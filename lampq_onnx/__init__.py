@@ -1,0 +1,47 @@
+"""Mixed-precision quantization of Vision Transformers: ONNX in, standard ONNX out.
+
+The functions below import what they need when they are called, so that ``import lampq_onnx`` loads neither torch nor
+onnxruntime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lampq_onnx.api import allocate, analyze, convert, inspect, quantize, validate
+    from lampq_onnx.artifacts import BitPlan, LayerPlan, Report, Sensitivities
+    from lampq_onnx.errors import GateError, LampqError, UsageError
+
+_HOMES = {
+    **dict.fromkeys(("allocate", "analyze", "convert", "inspect", "quantize", "validate"), "lampq_onnx.api"),
+    **dict.fromkeys(("BitPlan", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
+    **dict.fromkeys(("GateError", "LampqError", "UsageError"), "lampq_onnx.errors"),
+}
+
+__all__ = [
+    "BitPlan",
+    "GateError",
+    "LampqError",
+    "LayerPlan",
+    "Report",
+    "Sensitivities",
+    "UsageError",
+    "allocate",
+    "analyze",
+    "convert",
+    "inspect",
+    "quantize",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

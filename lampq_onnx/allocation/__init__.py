@@ -1,0 +1,30 @@
+"""Bit allocation: from sensitivities to widths. Needs neither torch nor onnx nor onnxruntime."""
+
+from lampq_onnx.allocation.allocate import DEFAULT_CANDIDATES, allocate, check_request, parse_candidates
+from lampq_onnx.allocation.ilp import solve
+from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_units
+from lampq_onnx.allocation.problem import Problem, Solution, capacity_of
+from lampq_onnx.allocation.ratios import RATIO, degradation, gain
+from lampq_onnx.allocation.update import BudgetRule, Evaluator, SwapRecord, UpdateResult, iterative_update
+
+__all__ = [
+    "DEFAULT_CANDIDATES",
+    "METRICS",
+    "RATIO",
+    "BudgetRule",
+    "Evaluator",
+    "Metric",
+    "Problem",
+    "Solution",
+    "SwapRecord",
+    "UpdateResult",
+    "allocate",
+    "budgeted_units",
+    "capacity_of",
+    "check_request",
+    "degradation",
+    "gain",
+    "iterative_update",
+    "parse_candidates",
+    "solve",
+]

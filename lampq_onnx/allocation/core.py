@@ -1,0 +1,150 @@
+"""The part of a problem that is still open after the bound, as a PuLP model in the solver's own range.
+
+CBC compares with absolute tolerances (1e-7 for reduced costs, 1e-5 between two incumbents), so an objective
+of Fisher traces, 1e-10 and spread over many decades, ends at a wrong allocation that is called optimal. Here
+the objective is the distance from the lower bound in units of the gap that is left: every coefficient lies
+between 0 and ``SCALE`` whatever the traces were.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pulp
+
+from lampq_onnx.allocation.bound import Relaxation
+from lampq_onnx.allocation.problem import IntArray, Problem
+from lampq_onnx.errors import LampqError
+
+SCALE = 1e4
+"""Objective of the greedy solution: CBC's increment of 1e-5 is then 1e-9 of the gap."""
+
+_SLACKEN = 1 + 1e-6
+"""Options at the very threshold stay: rounding must not drop the optimum."""
+
+_UNUSED_ROOM = 2.0
+"""Bound of the unused bits over what a better allocation can leave: CBC's preprocessing was seen to cut off
+the optimum, and to call a worse one optimal, where the optimum lay within 1e-9 of this bound."""
+
+
+@dataclass(frozen=True)
+class CoreAnswer:
+    """What the solver said.
+
+    Attributes
+    ----------
+    choice : (n,) candidate indices.
+    complete : the solver ended the search, so no allocation of the model costs less.
+    """
+
+    choice: IntArray
+    complete: bool
+
+
+class CoreModel:
+    """Integer program over the options that can be part of an allocation better than the greedy one.
+
+    An option whose reduced cost exceeds the gap makes every allocation that contains it worse than the greedy
+    one (see ``Relaxation``), so it is left out; a unit with a single option left is settled.
+    """
+
+    def __init__(self, problem: Problem, relaxation: Relaxation) -> None:
+        """Build the model; ``relaxation.gap`` must be positive."""
+        gap = relaxation.gap * _SLACKEN
+        keep = relaxation.reduced <= gap
+        self._settled = keep.argmax(axis=1)
+        self._options = {
+            i: np.flatnonzero(keep[i]).tolist() for i in np.flatnonzero(keep.sum(axis=1) > 1).tolist()
+        }
+        self._model = pulp.LpProblem("allocation", pulp.LpMinimize)
+        self._variables = {
+            (i, k): _variable(self._model, f"x_{i}_{k}", cat=pulp.LpBinary)
+            for i, options in self._options.items()
+            for k in options
+        }
+        weights = problem.weights
+        extra = {(i, k): int(weights[i, k] - weights[i, self._settled[i]]) for i, k in self._variables}
+        free = problem.capacity - problem.used(self._settled)
+        divisor = math.gcd(*extra.values()) or 1
+        scale = SCALE / relaxation.gap
+        # Unused bits cost lambda* each, so a better allocation leaves at most gap / lambda* of them. They are
+        # a variable of their own, which keeps coefficients of the size of lambda* times a unit out of the
+        # objective.
+        price = relaxation.multiplier * divisor * scale
+        lowest = sum(min(extra[i, k] for k in options) for i, options in self._options.items())
+        most = min((free - lowest) / divisor, SCALE * _UNUSED_ROOM / price if price > 0 else math.inf)
+        grain = max(1.0, most)
+        unused = _variable(self._model, "unused", upBound=most / grain)
+        costs = {key: float(relaxation.reduced[key]) * scale for key in self._variables}
+        self._model += pulp.LpAffineExpression(
+            [*((x, costs[key]) for key, x in self._variables.items()), (unused, price * grain)]
+        )
+        rows = [(x, extra[key] // divisor) for key, x in self._variables.items() if extra[key]]
+        self._model += pulp.LpAffineExpression([*rows, (unused, grain)]) == free // divisor
+        for i, options in self._options.items():
+            self._model += pulp.lpSum(self._variables[i, k] for k in options) == 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether no unit is open, so that nothing is better than the greedy allocation."""
+        return not self._options
+
+    def forbid(self, choice: IntArray) -> None:
+        """Cut off one allocation."""
+        chosen = [self._variables[i, int(choice[i])] for i in self._options]
+        self._model += pulp.lpSum(chosen) <= len(chosen) - 1
+
+    def solve(self, seconds: float) -> CoreAnswer | None:
+        """Run CBC for at most about ``seconds``; None if it found nothing.
+
+        Raises
+        ------
+        LampqError: the solver is missing or failed.
+        """
+        solver = _solver(seconds)
+        try:
+            self._model.solve(solver)
+        except pulp.PulpSolverError as error:
+            raise LampqError(f"the integer program solver CBC failed: {error}", hint=_HINT) from error
+        # `status` says optimal for any solution found before the time limit; `sol_status` tells them apart.
+        found = self._model.sol_status
+        if found not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            return None
+        choice = self._settled.copy()
+        for i, options in self._options.items():
+            values = {k: float(self._variables[i, k].value() or 0.0) for k in options}
+            choice[i] = max(values, key=values.__getitem__)
+        return CoreAnswer(choice, complete=found == pulp.LpSolutionOptimal)
+
+
+_HINT = "Install PuLP with its bundled solver: pip install 'pulp>=3.0'"
+
+
+def _variable(
+    model: pulp.LpProblem, name: str, lowBound: float = 0, upBound: float = 1, cat: str = pulp.LpContinuous
+) -> pulp.LpVariable:
+    """A variable of the model, by the interface of PuLP 4 where it exists: the older is deprecated there."""
+    if hasattr(model, "add_variable"):
+        return model.add_variable(name, lowBound, upBound, cat=cat)
+    return pulp.LpVariable(name, lowBound, upBound, cat=cat)
+
+
+def _solver(seconds: float) -> pulp.LpSolver:
+    """CBC as bundled with PuLP, else one on the path; quiet.
+
+    ``threads=0`` means without the thread pool, so that runs repeat. ``threads=1`` starts a pool of one
+    worker, whose hand-over was seen to hang until the time limit in one run of about sixty.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for name in ("PULP_CBC_CMD", "COIN_CMD"):
+            kind = getattr(pulp, name, None)
+            if kind is None:
+                continue
+            solver = kind(msg=False, threads=0, timeLimit=max(0.1, seconds), gapRel=0.0, gapAbs=0.0)
+            if solver.available():
+                return solver
+    raise LampqError("the integer program solver CBC is missing", hint=_HINT)

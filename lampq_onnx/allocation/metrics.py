@@ -1,0 +1,87 @@
+"""Metrics: what one unit costs at one width, from the measured sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lampq_onnx.allocation.problem import FloatArray
+from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
+from lampq_onnx.errors import LampqError
+
+Metric = Callable[[Sensitivities, tuple[int, ...], float], FloatArray]
+"""(sensitivities, candidate widths in bits, gamma) -> (n, k) costs of the n units in the budget."""
+
+
+def budgeted_units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
+    """The units that share the budget: those that do not keep a fixed width."""
+    return tuple(unit for unit in sensitivities.units if not unit.fixed)
+
+
+def lampq(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
+    """Omega_i gamma^-B with Omega_i = alpha_t tr(F_i), the type-aware Fisher metric.
+
+    LampQ (AAAI 2026, arXiv 2511.10004). In units of the loss that alpha was measured in.
+    """
+    units = budgeted_units(sensitivities)
+    for unit in units:
+        if unit.type not in sensitivities.alpha:
+            raise LampqError(
+                f"the sensitivities have no alpha for type {unit.type} of unit {unit.name}",
+                hint="Measure the sensitivities again, or use the metric 'fisher', which needs no alpha.",
+            )
+    return _decaying([sensitivities.omega(unit) for unit in units], candidates, gamma)
+
+
+def fisher(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
+    """tr(F_i) gamma^-B: the same without the factor per type (the ablation in the LampQ paper)."""
+    return _decaying([unit.trace for unit in budgeted_units(sensitivities)], candidates, gamma)
+
+
+def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
+    """Nuclear norm of the unit's output times ||W(B) - W||_F^2, both measured; gamma plays no part.
+
+    VT-PTQ: Liu et al., "Post-Training Quantization for Vision Transformer", NeurIPS 2021.
+    """
+    units = budgeted_units(sensitivities)
+    return np.array(
+        [[unit.nuclear_norm * _weight_error(unit, bits) for bits in candidates] for unit in units]
+    )
+
+
+def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
+    """c_i gamma^-B: every weight matters alike.
+
+    gamma^-B is strictly convex in B, so by Jensen's inequality the mean of gamma^-B_i over all weights is at
+    least gamma to the minus mean B_i, with equality only for equal widths: at a budget that is a candidate
+    the optimum is that width everywhere. At other budgets the units are split between the two candidates
+    around it.
+    """
+    return _decaying([float(unit.parameters) for unit in budgeted_units(sensitivities)], candidates, gamma)
+
+
+METRICS: dict[str, Metric] = {
+    "lampq": lampq,
+    "fisher": fisher,
+    "nuclear-norm": nuclear_norm,
+    "uniform": uniform,
+}
+"""Metrics by the name that a plan and the command line give them."""
+
+
+def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -> FloatArray:
+    return np.array(factors, dtype=np.float64)[:, None] * float(gamma) ** -np.array(
+        candidates, dtype=np.float64
+    )
+
+
+def _weight_error(unit: UnitSensitivity, bits: int) -> float:
+    try:
+        return unit.weight_error[bits]
+    except KeyError:
+        known = ", ".join(map(str, sorted(unit.weight_error))) or "no width"
+        raise LampqError(
+            f"unit {unit.name} has no weight error at {bits} bits (measured: {known})",
+            hint="Measure the sensitivities at this width too, or leave it out of the candidates.",
+        ) from None

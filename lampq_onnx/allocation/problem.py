@@ -1,0 +1,160 @@
+"""The bit allocation problem, a multiple-choice knapsack, and its solution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.errors import LampqError, UsageError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MIN_BITS = 1
+MAX_BITS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Choose one width per unit: min sum_i costs[i, B_i] subject to sum_i sizes[i] B_i <= capacity.
+
+    This is the integer program of LampQ (AAAI 2026, arXiv 2511.10004) with any table of costs in the place of
+    Omega_i gamma^-B. The arrays are copied and made read-only.
+
+    Attributes
+    ----------
+    names : unit names, unique.
+    sizes : (n,) number of weights c_i of each unit.
+    candidates : (k,) widths in bits, ascending.
+    costs : (n, k) cost of unit i at candidate k, finite and not negative, in any one unit.
+    budget : average bits per weight that must not be exceeded.
+    """
+
+    names: tuple[str, ...]
+    sizes: IntArray
+    candidates: tuple[int, ...]
+    costs: FloatArray
+    budget: float
+
+    def __post_init__(self) -> None:
+        """Copy the arrays and refuse what has no meaning or no solution."""
+        check_candidates(self.candidates)
+        _check_names(self.names)
+        sizes = np.asarray(self.sizes)
+        if sizes.shape != (len(self.names),) or not np.issubdtype(sizes.dtype, np.integer):
+            raise LampqError(f"sizes must be {len(self.names)} integers, one per unit")
+        if (bad := np.flatnonzero(sizes <= 0)).size:
+            raise LampqError(
+                f"unit {self.names[bad[0]]} has {sizes[bad[0]]} weights; a unit has at least one"
+            )
+        costs = np.array(self.costs, dtype=np.float64)
+        if costs.shape != (len(self.names), len(self.candidates)):
+            raise LampqError(
+                f"the cost table is {costs.shape}, not {len(self.names)} units "
+                f"x {len(self.candidates)} candidates"
+            )
+        if (wrong := np.argwhere(~(np.isfinite(costs) & (costs >= 0)))).size:
+            unit, option = wrong[0]
+            raise LampqError(
+                f"unit {self.names[unit]} has the cost {costs[unit, option]} at "
+                f"{self.candidates[option]} bits; a cost is finite and not negative"
+            )
+        if not math.isfinite(self.budget):
+            raise UsageError(f"the budget must be a finite number of bits, not {self.budget}")
+        sizes = sizes.astype(np.int64)
+        sizes.setflags(write=False)
+        costs.setflags(write=False)
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "costs", costs)
+        if self.capacity < self.candidates[0] * self.total_size:
+            raise LampqError(
+                f"a budget of {self.budget:g} average bits cannot be met: the smallest feasible average is "
+                f"{self.candidates[0]} (every unit at the smallest candidate)",
+                hint="Raise the budget or add smaller candidates.",
+            )
+
+    @property
+    def total_size(self) -> int:
+        """Weights of all units together."""
+        return int(self.sizes.sum())
+
+    @property
+    def capacity(self) -> int:
+        """Bits that all weights together may take, floor(budget * total size)."""
+        return capacity_of(self.budget, self.total_size)
+
+    @property
+    def weights(self) -> IntArray:
+        """(n, k) bits that unit i takes at candidate k."""
+        return self.sizes[:, None] * np.array(self.candidates, dtype=np.int64)
+
+    def used(self, choice: IntArray) -> int:
+        """Bits taken by a choice of one candidate index per unit."""
+        return int(self.weights[np.arange(len(self.names)), choice].sum())
+
+    def objective(self, choice: IntArray) -> float:
+        """Cost of a choice, correctly rounded, in the unit of ``costs``."""
+        return math.fsum(self.costs[np.arange(len(self.names)), choice])
+
+    def bits(self, choice: IntArray) -> dict[str, int]:
+        """A choice as unit name -> width."""
+        return {name: self.candidates[k] for name, k in zip(self.names, choice.tolist(), strict=True)}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Widths that keep the budget, and how good they are known to be.
+
+    Attributes
+    ----------
+    bits : unit name -> width.
+    objective : their cost, in the unit of the problem's costs.
+    bound : no allocation costs less (Lagrangian bound); same unit.
+    gap : (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
+        usually leaves a gap.
+    proven_optimal : the search ended by itself, or the gap is zero up to rounding.
+    seconds : wall time of the search.
+    """
+
+    bits: dict[str, int]
+    objective: float
+    bound: float
+    gap: float
+    proven_optimal: bool
+    seconds: float
+
+
+def capacity_of(budget: float, total: int) -> int:
+    """floor(budget * total) of the decimal number that the budget prints as.
+
+    3.3 means thirty-three tenths: the binary float below it would cost one bit of the capacity.
+    """
+    return math.floor(Fraction(repr(float(budget))) * total)
+
+
+def check_candidates(candidates: tuple[int, ...]) -> None:
+    """Refuse widths that are not ascending, unique and in 1..8.
+
+    Raises
+    ------
+    UsageError: naming the widths given.
+    """
+    whole = all(isinstance(b, int) and MIN_BITS <= b <= MAX_BITS for b in candidates)
+    if not candidates or not whole or list(candidates) != sorted(set(candidates)):
+        raise UsageError(
+            f"candidate widths must be ascending, unique integers in {MIN_BITS}..{MAX_BITS}, not {candidates}"
+        )
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    if not names:
+        raise LampqError("there is no unit to allocate bits to")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise LampqError(f"two units are named {name}; unit names must be unique")
+        seen.add(name)

@@ -1,0 +1,202 @@
+"""Iterative bit update of LampQ (AAAI 2026, arXiv 2511.10004): swap bits between units after quantization.
+
+Each round raises one unit and lowers another, quantizes both anew and keeps the swap if the model got better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
+from lampq_onnx.allocation.ratios import degradation, gain
+from lampq_onnx.errors import LampqError, UsageError
+
+BudgetRule = Literal["strict", "count"]
+
+
+class Evaluator(Protocol):
+    """The quantized model, seen from the allocation."""
+
+    def reconstruction_errors(self, bits: dict[str, int]) -> dict[str, float]:
+        """Unit -> L_i = ||What Xhat - W X||_F^2 / ||W X||_F^2 at the widths given."""
+        ...
+
+    def score(self, bits: dict[str, int]) -> float:
+        """Loss of the quantized model on the sample set; lower is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class SwapRecord:
+    """One round: the units that went up and down, the score with them, and whether the swap stayed."""
+
+    raised: str
+    lowered: str
+    score: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """Widths after the last swap that was kept, every round in order, and the scores before and after."""
+
+    bits: dict[str, int]
+    history: tuple[SwapRecord, ...]
+    score_before: float
+    score_after: float
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A unit to its next candidate: the expected change of error (positive) and of bits (signed)."""
+
+    unit: str
+    to: int
+    error: float
+    bits: int
+    storage: int
+
+
+def iterative_update(
+    bits: Mapping[str, int],
+    sizes: Mapping[str, int],
+    capacity: int,
+    candidates: Sequence[int],
+    evaluator: Evaluator,
+    *,
+    rounds: int = 8,
+    patience: int = 1,
+    budget_rule: BudgetRule = "strict",
+) -> UpdateResult:
+    """Swap widths between units while the score strictly improves.
+
+    A round raises the unit of the largest expected gain to its next candidate and lowers another one, the one
+    of the smallest expected degradation that the budget rule allows. A unit that no other can pay for is
+    passed over. After a swap that was undone, the allowed swap of the best expected balance (gain -
+    degradation) is tried next. Widths that were scored before are not scored again, so a swap is never tried
+    twice from the same widths.
+
+    Parameters
+    ----------
+    bits : unit -> width at the start.
+    sizes : unit -> number of weights c_i.
+    capacity : bits that all weights together may take; only the rule ``strict`` uses it.
+    candidates : widths in bits. A unit at 2 of 2, 4, 8 goes up to 4, and nothing falls below the smallest
+        one.
+    evaluator : measures errors and scores.
+    rounds : scored swaps at most.
+    patience : stop after this many undone swaps in a row. The paper stops at the first.
+    budget_rule : ``strict`` keeps sum c_i B_i <= capacity. ``count`` is the paper's letter: as many bits up
+        as down, whatever the sizes, which keeps the plain mean of the widths and not the size.
+
+    Raises
+    ------
+    LampqError: the start is over the budget, or the evaluator returns no usable number.
+    UsageError: an option out of range.
+    """
+    check_candidates(tuple(candidates))
+    if rounds < 0 or patience < 1:
+        raise UsageError(f"rounds must be at least 0 and patience at least 1, not {rounds} and {patience}")
+    if budget_rule not in ("strict", "count"):
+        raise UsageError(f"unknown budget rule {budget_rule!r}; known: strict, count")
+    _check_start(bits, sizes, capacity if budget_rule == "strict" else None)
+    current = dict(bits)
+    score = before = evaluator.score(dict(current))
+    if not math.isfinite(before):
+        raise LampqError(f"the score of the quantized model is {before}; no swap can be judged against it")
+    history: list[SwapRecord] = []
+    seen = {tuple(current.values())}
+    errors: dict[str, float] | None = None
+    undone = 0
+    while len(history) < rounds and undone < patience:
+        if errors is None:
+            errors = _errors(evaluator, current)
+        used = sum(sizes[name] * width for name, width in current.items())
+        raises, lowers = _moves(current, sizes, tuple(candidates), errors)
+        free = capacity - used if budget_rule == "strict" else None
+        swaps = (
+            (up, down, _apply(current, up, down))
+            for up, down in _ranked(raises, lowers, free, first=not undone)
+        )
+        swap = next((s for s in swaps if tuple(s[2].values()) not in seen), None)
+        if swap is None:
+            break
+        up, down, trial = swap
+        seen.add(tuple(trial.values()))
+        trial_score = evaluator.score(dict(trial))
+        kept = trial_score < score
+        history.append(SwapRecord(up.unit, down.unit, trial_score, kept))
+        if kept:
+            current, score, errors, undone = trial, trial_score, None, 0
+        else:
+            undone += 1
+    return UpdateResult(current, tuple(history), before, score)
+
+
+def _moves(
+    bits: dict[str, int], sizes: Mapping[str, int], candidates: tuple[int, ...], errors: dict[str, float]
+) -> tuple[list[_Move], list[_Move]]:
+    """All raises, and all lowerings, of one candidate step."""
+    raises, lowers = [], []
+    for unit, width in bits.items():
+        higher = [b for b in candidates if b > width]
+        lower = [b for b in candidates if b < width]
+        if higher:
+            step = higher[0] - width
+            raises.append(
+                _Move(unit, higher[0], gain(errors[unit], width, higher[0]), step, step * sizes[unit])
+            )
+        if lower:
+            step = lower[-1] - width
+            lowers.append(
+                _Move(unit, lower[-1], degradation(errors[unit], width, lower[-1]), step, step * sizes[unit])
+            )
+    return raises, lowers
+
+
+def _ranked(
+    raises: list[_Move], lowers: list[_Move], free: int | None, *, first: bool
+) -> list[tuple[_Move, _Move]]:
+    """Allowed pairs, best first; ``free`` bits are left in the budget, None: count widths instead."""
+    pairs = [
+        (up, down)
+        for up in raises
+        for down in lowers
+        if up.unit != down.unit
+        and (up.bits + down.bits == 0 if free is None else up.storage + down.storage <= free)
+    ]
+    if first:
+        pairs.sort(key=lambda pair: (-pair[0].error, pair[1].error))
+    else:
+        pairs.sort(key=lambda pair: pair[1].error - pair[0].error)
+    return pairs
+
+
+def _apply(bits: dict[str, int], up: _Move, down: _Move) -> dict[str, int]:
+    return {**bits, up.unit: up.to, down.unit: down.to}
+
+
+def _errors(evaluator: Evaluator, bits: dict[str, int]) -> dict[str, float]:
+    errors = evaluator.reconstruction_errors(dict(bits))
+    for unit in bits:
+        if unit not in errors:
+            raise LampqError(f"no reconstruction error was measured for unit {unit}")
+        if not (math.isfinite(errors[unit]) and errors[unit] >= 0):
+            raise LampqError(f"the reconstruction error of unit {unit} is {errors[unit]}")
+    return errors
+
+
+def _check_start(bits: Mapping[str, int], sizes: Mapping[str, int], capacity: int | None) -> None:
+    for unit, width in bits.items():
+        if unit not in sizes:
+            raise LampqError(f"unit {unit} has a width but no size")
+        if not MIN_BITS <= width <= MAX_BITS:
+            raise LampqError(
+                f"unit {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated"
+            )
+    used = sum(sizes[unit] * width for unit, width in bits.items())
+    if capacity is not None and used > capacity:
+        raise LampqError(f"the widths to start from take {used} bits of a budget of {capacity}")

@@ -1,0 +1,86 @@
+"""Input ranges measured on a float file with onnxruntime, for plans that lack them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from lampq_onnx.artifacts import ActivationRange, BitPlan
+from lampq_onnx.converter.convert import planned_sites
+from lampq_onnx.converter.model_file import load_model, save_model
+from lampq_onnx.data import choose, iter_batches, open_source
+from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata import read_metadata
+from lampq_onnx.options import ImageOptions
+from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.runtime.environment import available_cores
+from lampq_onnx.runtime.sessions import session_options
+
+BATCH = 8
+
+
+def with_measured_ranges(
+    model: ir.Model,
+    path: Path,
+    plan: BitPlan,
+    images: ImageOptions,
+    *,
+    threads: int | None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> BitPlan:
+    """Fill in min-max ranges where the plan has none.
+
+    Args:
+        model: the float graph; only read.
+        path: its file.
+        images: calibration images, and overrides of the preprocessing that the file records.
+
+    Raises:
+        LampqError: no calibration images are given, or the file does not say its preprocessing.
+    """
+    missing = [name for name, layer in plan.layers.items() if layer.quantized and layer.activation_range is None]
+    if images.calibration is None:
+        raise LampqError(
+            f"the plan has no activation_range for {len(missing)} layer(s): {', '.join(missing[:3])}",
+            hint="give --calibration SRC, so that the ranges can be measured",
+        )
+    facts = read_metadata(model, path)
+    preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+    source = open_source(images.calibration, num_classes=facts.num_classes, need_labels=False)
+    chosen = choose(source, images.calibration_size, images.seed)
+    sites = planned_sites(model, plan)
+    inputs = {name: sites[name].input.name or "" for name in missing}
+    lows = dict.fromkeys(missing, np.inf)
+    highs = dict.fromkeys(missing, -np.inf)
+    with tempfile.TemporaryDirectory(prefix="lampq-") as room, progress.stage("ranges", len(chosen)) as advance:
+        probe = load_model(path)
+        values = {value.name: value for node in probe.graph for value in node.outputs}
+        feed = probe.graph.inputs[0].name
+        present = {value.name for value in probe.graph.outputs}
+        wanted = [name for name in dict.fromkeys(inputs.values()) if name != feed]
+        probe.graph.outputs.extend(values[name] for name in wanted if name not in present)
+        save_model(probe, Path(room) / "probe.onnx")
+        session = ort.InferenceSession(
+            str(Path(room) / "probe.onnx"),
+            session_options(threads or available_cores()),
+            providers=["CPUExecutionProvider"],
+        )
+        for batch in iter_batches(chosen, preprocessing, BATCH):
+            found = dict(zip(wanted, session.run(wanted, {feed: batch.images}), strict=True)) if wanted else {}
+            found[feed or ""] = batch.images
+            for name in missing:
+                array = found[inputs[name]]
+                if not np.isfinite(array).all():
+                    raise LampqError(f"layer {name} reads NaN or infinity on the calibration images")
+                lows[name] = min(lows[name], float(array.min()))
+                highs[name] = max(highs[name], float(array.max()))
+            advance(batch.start + len(batch.images))
+    layers = dict(plan.layers)
+    for name in missing:
+        measured = ActivationRange(low=lows[name], high=highs[name], method="minmax")
+        layers[name] = layers[name].model_copy(update={"activation_range": measured})
+    return plan.model_copy(update={"layers": layers})

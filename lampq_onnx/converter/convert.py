@@ -1,0 +1,170 @@
+"""The converter's one entry: float graph and numbers in, QDQ graph out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+import onnxscript.version_converter
+
+from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.converter.passes import GemmToMatMul, PatchEmbedToMatMul, QuantizeActivations, QuantizeWeights
+from lampq_onnx.converter.passes.base import CountingPass, LayerParameters, Parameters
+from lampq_onnx.converter.sites import LinearSite, annotate, find_sites
+from lampq_onnx.converter.storage import Stored, required_opset
+from lampq_onnx.converter.targets import Packing, Target
+from lampq_onnx.errors import LampqError
+from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
+
+PLAN_KEY = "lampq_onnx.plan"
+"""Model metadata that holds the plan as JSON."""
+
+UINT16_OPSET = 21
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted model.
+
+    Attributes:
+        model: the QDQ graph.
+        passes: pass -> number of changes.
+        stored: unit -> storage of its weight.
+        parameters: unit -> the numbers that were written.
+    """
+
+    model: ir.Model
+    passes: Mapping[str, int]
+    stored: Mapping[str, Stored]
+    parameters: Parameters
+
+
+def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
+    """The layers of ``model`` that ``plan`` quantizes.
+
+    Raises:
+        LampqError: the plan names layers that the model does not have, or says another number of weights.
+    """
+    sites = {site.name: site for site in find_sites(model.graph)}
+    missing = [name for name in plan.layers if name not in sites]
+    if missing:
+        raise LampqError(
+            f"the plan names {len(missing)} layer(s) that the model does not have: {', '.join(missing[:5])}",
+            hint="layers of the model: " + ", ".join(list(sites)[:8]) + (", ..." if len(sites) > 8 else ""),
+        )
+    for name, layer in plan.layers.items():
+        weight = sites[name].weight.const_value
+        if layer.parameters is not None and weight is not None and weight.size != layer.parameters:
+            raise LampqError(
+                f"layer {name} has {weight.size} weights in the model and {layer.parameters} in the plan: "
+                "the plan was made for another model"
+            )
+    return {name: sites[name] for name, layer in plan.layers.items() if layer.quantized}
+
+
+def layer_parameters(sites: Mapping[str, LinearSite], plan: BitPlan) -> dict[str, LayerParameters]:
+    """Numbers of the base quantizer for every planned layer: nearest rounding, scales by squared error.
+
+    Raises:
+        LampqError: a layer has no activation range, or its weights are not finite.
+    """
+    return {name: _parameters(site, plan.layers[name]) for name, site in sites.items()}
+
+
+def _parameters(site: LinearSite, layer: LayerPlan) -> LayerParameters:
+    interval = layer.activation_range
+    if interval is None:
+        raise LampqError(
+            f"the plan has no activation_range for layer {site.name}",
+            hint="give --calibration SRC, so that convert can measure it",
+        )
+    matrix = site.matrix()
+    try:
+        grid = fit_weight_grid(matrix, layer.weight_bits)
+    except ValueError as error:
+        raise LampqError(f"layer {site.name} cannot be quantized: {error}") from error
+    activation = ActivationQuantizer.from_range(interval.low, interval.high, layer.activation_bits)
+    return LayerParameters(weight=grid.quantize(matrix), activation=activation)
+
+
+def convert_model(
+    model: ir.Model,
+    plan: BitPlan,
+    *,
+    packing: Packing | None = None,
+    target: Target,
+    parameters: Parameters | None = None,
+) -> Conversion:
+    """Quantize a float graph.
+
+    Args:
+        model: changed in place.
+        plan: widths by layer name.
+        packing: None takes the target's.
+        target: decides storage and the form of 8-bit weights.
+        parameters: numbers from elsewhere; None computes the base quantizer's.
+
+    Raises:
+        LampqError: the plan does not fit the graph.
+    """
+    sites = planned_sites(model, plan)
+    if parameters is None:
+        parameters = layer_parameters(sites, plan)
+    for name, site in sites.items():
+        annotate(site, name)
+    weights = QuantizeWeights(parameters, packing or target.packing, target)
+    steps: list[CountingPass] = [
+        PatchEmbedToMatMul(parameters),
+        GemmToMatMul(parameters),
+        QuantizeActivations(parameters),
+        weights,
+    ]
+    raised = _raise_opset(model, parameters, weights.packing, target)
+    for step in steps:
+        step(model)
+    before = len(model.graph.initializers)
+    common_passes.RemoveUnusedNodesPass()(model)
+    common_passes.TopologicalSortPass()(model)
+    passes = {"RaiseOpset": raised} | {type(step).__name__: step.count for step in steps}
+    passes["RemovedInitializers"] = before - len(model.graph.initializers)
+    model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
+    return Conversion(model=model, passes=passes, stored=weights.stored, parameters=parameters)
+
+
+def check_file(path: Path) -> None:
+    """onnx's full check of a file, shape inference included.
+
+    Raises:
+        LampqError: with the checker's reason.
+    """
+    try:
+        # By path, which is the only way for files over 2 GB.
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker and shape inference raise unrelated kinds
+        raise LampqError(f"{path.name} fails onnx's check: {str(error).strip()[:500]}") from error
+
+
+def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing, target: Target) -> int:
+    """Bring the graph to the opset that its new types need; 1 if it had to change."""
+    needs = [required_opset(p.weight.bits, packing, target) for p in parameters.values()]
+    needs += [UINT16_OPSET for p in parameters.values() if p.activation.bits == 16]
+    current, needed = model.opset_imports.get("", 0), max(needs, default=0)
+    if current >= needed:
+        return 0
+    try:
+        onnxscript.version_converter.convert_version(model, needed, fallback=True)
+    except Exception as error:  # whatever an adapter raises, the user's way out is the same
+        raise LampqError(
+            f"the graph cannot be brought from opset {current} to {needed}, which {packing} storage needs: {error}",
+            hint="use --packing exact or --packing container",
+        ) from error
+    if model.opset_imports.get("", 0) < needed:
+        raise LampqError(
+            f"the graph cannot be brought from opset {current} to {needed}, which {packing} storage needs",
+            hint="use --packing exact or --packing container",
+        )
+    return 1

@@ -1,0 +1,136 @@
+"""What a quantized file holds, read from its graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
+
+_TYPE_BITS = {
+    ir.DataType.INT2: 2,
+    ir.DataType.UINT2: 2,
+    ir.DataType.INT4: 4,
+    ir.DataType.UINT4: 4,
+    ir.DataType.INT8: 8,
+    ir.DataType.UINT8: 8,
+    ir.DataType.INT16: 16,
+    ir.DataType.UINT16: 16,
+}
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """One layer whose weight comes out of a DequantizeLinear.
+
+    Attributes:
+        input, output: names of the float tensors the layer reads (before quantization) and writes (bias included).
+        weight_bits: width that was planned, or that of the stored type in files of other tools.
+        activation_bits: likewise; 32 where the input is not quantized.
+        storage: exact, int2, int4, int8, uint8 ...
+        bytes: of the packed weights.
+        parameters: number of weights.
+    """
+
+    name: str
+    type: str
+    weight_bits: int
+    activation_bits: int
+    storage: str
+    scheme: str
+    bytes: int
+    parameters: int
+    input: str
+    output: str
+
+
+def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
+    """Quantized layers in graph order; also reads plain QDQ files of other tools."""
+    layers = []
+    for node in model.graph:
+        if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
+            continue
+        dequantize = node.inputs[1].producer()
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            layers.append(_layer(node, dequantize))
+    return layers
+
+
+def _layer(node: ir.Node, dequantize: ir.Node) -> QuantizedLayer:
+    labels = dequantize.metadata_props
+    packed = [v for v in _constants(dequantize.inputs[0]) if v.name and not v.name.startswith("lampq.")]
+    data = [v for v in packed if v.const_value is not None and v.const_value.dtype in _TYPE_BITS]
+    stored = data[0].const_value if data else None
+    type_bits = _TYPE_BITS[stored.dtype] if stored is not None else 0
+    scale = dequantize.inputs[1]
+    bits = int(labels.get("lampq_onnx.weight_bits", type_bits))
+    storage = labels.get("lampq_onnx.storage") or (stored.dtype.name.lower() if stored is not None else "unknown")
+    total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
+    start, activation_bits = _activation(node)
+    output = node.outputs[0]
+    readers = [use.node for use in output.uses()]
+    if len(readers) == 1 and readers[0].op_type == "Add" and any(_is_vector(v) for v in readers[0].inputs):
+        output = readers[0].outputs[0]
+    return QuantizedLayer(
+        name=node.metadata_props.get(UNIT_KEY) or node.name or output.name or "",
+        type=node.metadata_props.get(TYPE_KEY, "linear"),
+        weight_bits=bits,
+        activation_bits=int(labels.get("lampq_onnx.activation_bits", activation_bits)),
+        storage=storage,
+        scheme=labels.get("lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"),
+        bytes=total,
+        parameters=_count(dequantize, stored),
+        input=start.name or "",
+        output=output.name or "",
+    )
+
+
+def _constants(value: ir.Value | None) -> list[ir.Value]:
+    """Constants that a folded chain starts from."""
+    if value is None:
+        return []
+    if value.const_value is not None:
+        return [value]
+    producer = value.producer()
+    if producer is None:
+        return []
+    return [constant for source in producer.inputs for constant in _constants(source)]
+
+
+def _activation(node: ir.Node) -> tuple[ir.Value, int]:
+    """The float tensor before QuantizeLinear, and the width of the quantized type."""
+    value = node.inputs[0]
+    assert value is not None
+    producer = value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0] is None:
+        return value, 32
+    zero = producer.inputs[2] if len(producer.inputs) > 2 else None
+    bits = _TYPE_BITS.get(zero.const_value.dtype, 8) if zero is not None and zero.const_value is not None else 8
+    inner = producer.inputs[0]
+    while inner is not None:
+        step = inner.producer()
+        if step is None or step.inputs[0] is None:
+            return inner, bits
+        inner = step.inputs[0]
+        if step.op_type == "QuantizeLinear":
+            clip = inner.producer()
+            if clip is not None and clip.op_type == "Clip" and clip.name.endswith(".input.clip") and clip.inputs[0]:
+                inner = clip.inputs[0]
+            return inner, bits
+    return value, bits
+
+
+def _is_vector(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None and len(value.const_value.shape) == 1
+
+
+def _count(dequantize: ir.Node, stored: ir.TensorProtocol | None) -> int:
+    source = dequantize.inputs[0]
+    if source is not None and source.const_value is not None:
+        return int(source.const_value.size)
+    for value in _constants(source):
+        if value.name and value.name.endswith(".weight.shape") and value.const_value is not None:
+            return int(np.prod(value.const_value.numpy()))
+    return int(stored.size) if stored is not None else 0

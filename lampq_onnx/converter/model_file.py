@@ -1,0 +1,55 @@
+"""Reading and writing ONNX files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import require_writable
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Protobuf messages end at 2 GiB; the margin is for what is not weights."""
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read an ONNX file.
+
+    Raises:
+        LampqError: missing, not ONNX, or its external data is missing.
+    """
+    if not path.is_file():
+        raise LampqError(f"no such ONNX file: {path}")
+    try:
+        model = ir.load(path)
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.numpy()
+    except Exception as error:
+        # protobuf, onnx-ir and the operating system each raise their own kinds here
+        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
+    if not model.graph.inputs or not model.graph.outputs or not len(model.graph):
+        raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or cut short")
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write ``model``; weights go to ``<name>.data`` beside it when the file would pass 2 GB.
+
+    The caller stages the files (see ``files.staging``), so that they appear together.
+    """
+    require_writable(path.parent)
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    external = path.name + ".data" if size > PROTOBUF_LIMIT else None
+    ir.save(model, path, external_data=external)
+
+
+def file_bytes(path: Path) -> int:
+    """Size on disk with external data."""
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,8 @@
+"""One concern a file; each pass is called with a model and counts what it changed."""
+
+from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
+from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
+from lampq_onnx.converter.passes.quantize_activations import QuantizeActivations
+from lampq_onnx.converter.passes.quantize_weights import QuantizeWeights
+
+__all__ = ["GemmToMatMul", "PatchEmbedToMatMul", "QuantizeActivations", "QuantizeWeights"]

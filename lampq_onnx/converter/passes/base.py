@@ -1,0 +1,79 @@
+"""Base of the converter's passes."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+
+
+@dataclass(frozen=True)
+class LayerParameters:
+    """Numbers that one layer is quantized with."""
+
+    weight: QuantizedWeight
+    activation: ActivationQuantizer
+
+
+Parameters = Mapping[str, LayerParameters]
+"""Unit name -> numbers."""
+
+
+class CountingPass(ir.passes.InPlacePass):
+    """A pass that says how often it fired.
+
+    Attributes:
+        count: changes of the last call.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__()
+        self.parameters = parameters
+        self.count = 0
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass."""
+        self.count = self.apply(model)
+        return ir.passes.PassResult(model, modified=self.count > 0)
+
+    @abc.abstractmethod
+    def apply(self, model: ir.Model) -> int:
+        """Change ``model`` in place and return the number of changes."""
+
+    def units(self, model: ir.Model) -> list[tuple[str, ir.Node]]:
+        """Nodes of the layers that are to be quantized, in graph order."""
+        named = ((node.metadata_props.get(UNIT_KEY, ""), node) for node in model.graph)
+        return [(name, node) for name, node in named if name in self.parameters]
+
+
+def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
+    """A new initializer."""
+    tensor = ir.tensor(np.asarray(array), name=name)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def move_annotation(old: ir.Node, new: ir.Node) -> None:
+    """Make ``new`` the node that stands for the unit of ``old``."""
+    new.name = old.name
+    for key in (UNIT_KEY, TYPE_KEY):
+        if key in old.metadata_props:
+            new.metadata_props[key] = old.metadata_props[key]
+
+
+def take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let ``new`` be read wherever ``old`` was, graph outputs included, under the old name."""
+    name, kind, shape = old.name, old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name = f"{name}.replaced"
+    new.name, new.type = name, kind
+    if new.shape is None:
+        new.shape = shape

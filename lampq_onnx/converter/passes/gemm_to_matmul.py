@@ -1,0 +1,60 @@
+"""Gemm -> MatMul + Add, so that onnxruntime puts it on an integer kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, move_annotation, take_over
+from lampq_onnx.converter.sites import constant_array, int_attribute
+
+
+class GemmToMatMul(CountingPass):
+    """Rewrite the Gemm of each unit.
+
+    1. A Gemm is two-dimensional, and onnxruntime runs a Gemm (or the MatMul + Add that it turns into one) with a
+       dequantized weight in float, dequantizing it at every run. With three dimensions it stays a MatMul, which has an
+       integer kernel.
+    2. x [n, k] becomes Unsqueeze -> MatMul -> Add -> Squeeze; alpha and beta are folded into the constants.
+    """
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        count = 0
+        for name, node in self.units(model):
+            if node.op_type != "Gemm":
+                continue
+            self._rewrite(model.graph, name, node)
+            count += 1
+        return count
+
+    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> None:
+        source, weight = node.inputs[0], node.inputs[1]
+        assert weight is not None
+        alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
+        beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        matrix = constant_array(weight)
+        if int_attribute(node, "transB", 0):
+            matrix = matrix.T
+        # The values matter only for the shape: the weight pass replaces them by the planned integers.
+        value = add_constant(graph, f"{name}.matrix", np.ascontiguousarray(matrix))
+        axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
+        lift = ir.node("Unsqueeze", [source, axis], name=f"{name}.lift")
+        product = ir.node("MatMul", [lift.outputs[0], value], name=name)
+        move_annotation(node, product)
+        nodes, last = [lift, product], product.outputs[0]
+        if alpha != 1.0:
+            factor = add_constant(graph, f"{name}.alpha", np.float32(alpha))
+            nodes.append(ir.node("Mul", [last, factor], name=f"{name}.scale"))
+            last = nodes[-1].outputs[0]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            if beta != 1.0:
+                bias = add_constant(graph, f"{name}.beta_bias", constant_array(bias) * np.float32(beta))
+            nodes.append(ir.node("Add", [last, bias], name=f"{name}.add"))
+            last = nodes[-1].outputs[0]
+        drop = ir.node("Squeeze", [last, axis], name=f"{name}.drop")
+        nodes.append(drop)
+        graph.insert_before(node, nodes)
+        take_over(graph, node.outputs[0], drop.outputs[0])
+        graph.remove(node, safe=True)

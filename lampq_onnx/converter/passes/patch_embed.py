@@ -1,0 +1,120 @@
+"""Patch-embedding Conv -> reshape, transpose and MatMul."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, move_annotation, take_over
+from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.errors import LampqError
+
+
+def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
+    """(channels, rows, columns, kernel height, kernel width) of a Conv that cuts its input into whole patches.
+
+    None where the Conv is of another kind: overlapping, padded, dilated, grouped, or of unknown input size.
+    """
+    weight, source = node.inputs[1], node.inputs[0]
+    if weight is None or weight.const_value is None or source is None or source.shape is None:
+        return None
+    kernel = [int(k) for k in weight.const_value.shape.numpy()[2:]]
+    size = source.shape[2:] if len(source.shape) == 4 else ()
+    attributes = {key: list(a.as_ints()) for key, a in node.attributes.items() if a.type == ir.AttributeType.INTS}
+    if len(size) != 2 or not all(isinstance(d, int) for d in size):
+        return None
+    if attributes.get("strides", [1, 1]) != kernel or any(attributes.get("pads", [0])):
+        return None
+    if any(d != 1 for d in attributes.get("dilations", [1])):
+        return None
+    height, width = int(size[0]), int(size[1])
+    if height % kernel[0] or width % kernel[1]:
+        return None
+    channels = int(weight.const_value.shape.numpy()[1])
+    return channels, height // kernel[0], width // kernel[1], kernel[0], kernel[1]
+
+
+class PatchEmbedToMatMul(CountingPass):
+    """Rewrite a Conv whose stride is its kernel.
+
+    1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
+    2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw]
+       -> MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved
+       instead of floats (see QuantizeActivations).
+    3. Where the Conv is followed only by the flattening of ViTs (Reshape to [n, d, tokens], Transpose to
+       [n, tokens, d]), its result takes that place; elsewhere it is brought back to [n, d, rows, columns].
+    """
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        count = 0
+        for name, node in self.units(model):
+            if node.op_type != "Conv":
+                continue
+            geometry = patch_geometry(node)
+            if geometry is None:
+                raise LampqError(
+                    f"layer {name} (Conv, node {node.name}) is not a patch embedding: its kernel and stride differ, it "
+                    "is padded, or its input size is not fixed",
+                    hint="set weight_bits and activation_bits of this layer to 32 in the plan to leave it in float",
+                )
+            self._rewrite(model.graph, name, node, geometry)
+            count += 1
+        return count
+
+    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node, geometry: tuple[int, int, int, int, int]) -> None:
+        channels, rows, columns, kh, kw = geometry
+        weight = node.inputs[1]
+        assert weight is not None
+        matrix = constant_array(weight)
+        outputs = matrix.shape[0]
+        value = add_constant(graph, f"{name}.matrix", np.ascontiguousarray(matrix.reshape(outputs, -1).T))
+        cells = add_constant(graph, f"{name}.cells", np.array([0, channels, rows, kh, columns, kw], np.int64))
+        lines = add_constant(graph, f"{name}.patches", np.array([0, rows * columns, channels * kh * kw], np.int64))
+        cut = ir.node("Reshape", [node.inputs[0], cells], name=f"{name}.cut")
+        gather = ir.node("Transpose", [cut.outputs[0]], {"perm": [0, 2, 4, 1, 3, 5]}, name=f"{name}.gather")
+        flat = ir.node("Reshape", [gather.outputs[0], lines], name=f"{name}.flat")
+        product = ir.node("MatMul", [flat.outputs[0], value], name=name)
+        move_annotation(node, product)
+        nodes = [cut, gather, flat, product]
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            nodes.append(ir.node("Add", [product.outputs[0], bias], name=f"{name}.add"))
+        tokens = nodes[-1].outputs[0]
+        replaced = _token_view(node, outputs, rows * columns)
+        if replaced is None:
+            back = ir.node("Transpose", [tokens], {"perm": [0, 2, 1]}, name=f"{name}.channels")
+            image = add_constant(graph, f"{name}.image", np.array([0, outputs, rows, columns], np.int64))
+            nodes += [back, ir.node("Reshape", [back.outputs[0], image], name=f"{name}.map")]
+            tokens, replaced = nodes[-1].outputs[0], node.outputs[0]
+        graph.insert_before(node, nodes)
+        take_over(graph, replaced, tokens)
+        if replaced is not node.outputs[0]:
+            transpose = replaced.producer()
+            reshape = transpose.inputs[0].producer() if transpose is not None and transpose.inputs[0] else None
+            if transpose is not None and reshape is not None:
+                graph.remove([transpose, reshape], safe=True)
+        graph.remove(node, safe=True)
+
+
+def _token_view(node: ir.Node, outputs: int, tokens: int) -> ir.Value | None:
+    """The [n, tokens, d] value that the Conv's result is turned into, if that is all that happens to it."""
+    readers = users(node.outputs[0])
+    if len(readers) != 1 or node.outputs[0].is_graph_output() or readers[0].op_type not in ("Reshape", "Flatten"):
+        return None
+    reshape = readers[0]
+    if reshape.op_type == "Reshape":
+        shape = reshape.inputs[1]
+        if shape is None or shape.const_value is None:
+            return None
+        wanted = [int(d) for d in np.asarray(shape.const_value.numpy())]
+        if len(wanted) != 3 or wanted[1] not in (0, outputs) or wanted[2] not in (-1, tokens):
+            return None
+    elif reshape.attributes.get("axis") is not None:
+        return None
+    after = users(reshape.outputs[0])
+    if len(after) != 1 or after[0].op_type != "Transpose" or reshape.outputs[0].is_graph_output():
+        return None
+    if list(after[0].attributes["perm"].as_ints()) != [0, 2, 1]:
+        return None
+    return after[0].outputs[0]

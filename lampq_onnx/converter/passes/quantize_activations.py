@@ -1,0 +1,78 @@
+"""QuantizeLinear / DequantizeLinear at the inputs of the planned layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import CountingPass, add_constant
+from lampq_onnx.quantization import ActivationQuantizer
+
+_MOVES = frozenset({"Reshape", "Transpose"})
+
+
+class QuantizeActivations(CountingPass):
+    """Quantize what each unit reads.
+
+    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: uint16 (opset 21).
+    2. Fewer than 8 bits: a Clip to the representable interval first, then uint8. The levels that remain are exactly
+       those of the narrow type, and the layer keeps its 8-bit kernel.
+    3. Layers that read the same tensor with the same numbers share one pair.
+    4. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes.
+    """
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        shared: dict[tuple[ir.Value, ActivationQuantizer], ir.Value] = {}
+        for name, node in self.units(model):
+            source = node.inputs[0]
+            assert source is not None
+            quantizer = self.parameters[name].activation
+            key = (source, quantizer)
+            if key not in shared:
+                shared[key] = self._pair(model.graph, name, node, source, quantizer)
+            node.replace_input_with(0, shared[key])
+        return len(shared)
+
+    def _pair(
+        self, graph: ir.Graph, name: str, node: ir.Node, source: ir.Value, quantizer: ActivationQuantizer
+    ) -> ir.Value:
+        moves = _moves_before(source)
+        start = moves[0].inputs[0] if moves else source
+        before = moves[0] if moves else node
+        nodes: list[ir.Node] = []
+        value = start
+        prefix = f"{name}.input"
+        if quantizer.bits < 8:
+            low = add_constant(graph, f"{prefix}.low", np.float32(quantizer.low))
+            high = add_constant(graph, f"{prefix}.high", np.float32(quantizer.high))
+            nodes.append(ir.node("Clip", [value, low, high], name=f"{prefix}.clip"))
+            value = nodes[-1].outputs[0]
+        dtype = np.uint16 if quantizer.bits == 16 else np.uint8
+        scale = add_constant(graph, f"{prefix}.scale", np.float32(quantizer.scale))
+        zero = add_constant(graph, f"{prefix}.zero_point", np.asarray(quantizer.zero_point, dtype))
+        nodes.append(ir.node("QuantizeLinear", [value, scale, zero], name=f"{prefix}.quantize"))
+        graph.insert_before(before, nodes)
+        value = nodes[-1].outputs[0]
+        if moves:
+            moves[0].replace_input_with(0, value)
+            for move in moves:
+                for output in move.outputs:
+                    output.type = output.shape = None  # uint8 now; readers infer it
+            value = moves[-1].outputs[0]
+        pair = ir.node("DequantizeLinear", [value, scale, zero], name=f"{prefix}.dequantize")
+        graph.insert_before(node, pair)
+        return pair.outputs[0]
+
+
+def _moves_before(value: ir.Value) -> list[ir.Node]:
+    """Reshapes and transposes right before ``value`` that nothing else reads, first one first."""
+    moves: list[ir.Node] = []
+    producer = value.producer()
+    while producer is not None and producer.op_type in _MOVES and len(value.uses()) == 1:
+        if value.is_graph_output() or producer.inputs[0] is None:
+            break
+        moves.append(producer)
+        value = producer.inputs[0]
+        producer = value.producer()
+    return moves[::-1]

@@ -1,0 +1,265 @@
+"""Linear layers of a graph, found by what the nodes compute, not by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lampq_onnx.errors import LampqError
+
+UNIT_KEY = "lampq_onnx.unit"
+TYPE_KEY = "lampq_onnx.type"
+"""Node metadata of annotated graphs."""
+
+# Ops that pass on or combine values without being a layer or a non-linearity of their own.
+_TRANSPARENT = frozenset(
+    "Add Sub Mul Div Reshape Transpose Squeeze Unsqueeze Slice Split Gather Concat Identity Cast Expand Flatten Clip "
+    "LayerNormalization RMSNormalization ReduceMean Pow Sqrt Reciprocal Neg Dropout Pad QuantizeLinear "
+    "DequantizeLinear".split()
+)
+_ACTIVATIONS = frozenset("Gelu Erf Relu Sigmoid Tanh HardSwish HardSigmoid Swish LeakyRelu Elu Softplus Mish".split())
+_SHAPE_OPS = frozenset({"Shape", "Size"})
+_STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """One MatMul, Gemm or Conv with constant weights.
+
+    Attributes:
+        name: unit name, unique in the graph.
+        type: qkv, proj, fc1, fc2, patch_embed, head or linear.
+        node: the MatMul, Gemm or Conv.
+        weight: its constant input.
+        bias: constant that is added to the result, if any.
+        bias_node: the Add that does so, where it is a node of its own.
+    """
+
+    name: str
+    type: str
+    node: ir.Node
+    weight: ir.Value
+    bias: ir.Value | None
+    bias_node: ir.Node | None
+
+    @property
+    def input(self) -> ir.Value:
+        """The activation."""
+        value = self.node.inputs[0]
+        assert value is not None  # recognize() skips nodes without it
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """The layer's result, bias included."""
+        return (self.bias_node or self.node).outputs[0]
+
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The weight as float32 (outputs, inputs), contiguous."""
+        values = constant_array(self.weight).astype(np.float32)
+        if self.node.op_type == "Conv":
+            values = values.reshape(values.shape[0], -1)
+        elif not (self.node.op_type == "Gemm" and int_attribute(self.node, "transB", 0)):
+            values = values.T
+        return np.ascontiguousarray(values)
+
+
+def constant_array(value: ir.Value) -> npt.NDArray[np.generic]:
+    """The array of an initializer."""
+    if value.const_value is None:
+        raise LampqError(f"the tensor {value.name} is not a constant")
+    return np.asarray(value.const_value.numpy())
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def users(value: ir.Value) -> list[ir.Node]:
+    """Nodes that read ``value``."""
+    return [use.node for use in value.uses()]
+
+
+def find_sites(graph: ir.Graph) -> list[LinearSite]:
+    """All linear layers in graph order, with unique names and their types.
+
+    Names come from annotations, else from the weight's or bias's name, else from the exporter's scopes, else from the
+    node.
+    """
+    sites: list[LinearSite] = []
+    taken: set[str] = set()
+    for node in graph:
+        if not _is_linear(node):
+            continue
+        weight = node.inputs[1]
+        assert weight is not None
+        bias, bias_node = _bias(node)
+        name = base = node.metadata_props.get(UNIT_KEY) or _name(node, weight, bias)
+        suffix = 2
+        while name in taken:
+            name, suffix = f"{base}.{suffix}", suffix + 1
+        taken.add(name)
+        kind = node.metadata_props.get(TYPE_KEY) or _type(node, graph)
+        sites.append(LinearSite(name, kind, node, weight, bias, bias_node))
+    return sites
+
+
+def annotate(site: LinearSite, name: str) -> None:
+    """Write name and type into the graph, so that later readers need not recognize them again."""
+    site.node.name = name
+    site.node.metadata_props[UNIT_KEY] = name
+    site.node.metadata_props[TYPE_KEY] = site.type
+
+
+def scope_path(node: ir.Node) -> tuple[str, ...]:
+    """Module paths that torch's exporter recorded for a node, outermost first."""
+    text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+    return tuple(part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\""))
+
+
+def _is_linear(node: ir.Node) -> bool:
+    if node.domain not in ("", "ai.onnx") or len(node.inputs) < 2 or node.inputs[0] is None:
+        return False
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or weight.const_value.dtype not in _FLOATS:
+        return False
+    rank = len(weight.const_value.shape)
+    if node.op_type == "Conv":
+        return rank == 4 and int_attribute(node, "group", 1) == 1
+    if node.op_type == "Gemm":
+        return rank == 2 and not int_attribute(node, "transA", 0)
+    return node.op_type == "MatMul" and rank == 2
+
+
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def _bias(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:
+    if node.op_type in ("Conv", "Gemm"):
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        return (bias, None) if bias is not None and bias.const_value is not None else (None, None)
+    readers = users(node.outputs[0])
+    if len(readers) == 1 and readers[0].op_type == "Add" and not node.outputs[0].is_graph_output():
+        for value in readers[0].inputs:
+            if value is not None and value.const_value is not None and len(value.const_value.shape) == 1:
+                return value, readers[0]
+    return None, None
+
+
+def _name(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> str:
+    for value, ending in ((weight, ".weight"), (bias, ".bias")):
+        if value is not None and value.name and value.name.endswith(ending):
+            return value.name.removesuffix(ending)
+    scopes = scope_path(node)
+    if len(scopes) > 1:
+        return scopes[-2]
+    return node.name or f"{node.op_type}.{weight.name}"
+
+
+def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept: Callable[[ir.Node], bool]) -> bool:
+    """Whether a node that ``accept`` likes is reached through transparent nodes."""
+    seen: set[ir.Node] = set()
+    front = list(step(start))
+    while front:
+        node = front.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if accept(node):
+            return True
+        if node.op_type in _TRANSPARENT and not _is_linear(node):
+            front.extend(step(node))
+    return False
+
+
+def _forward(node: ir.Node) -> Iterator[ir.Node]:
+    for output in node.outputs:
+        yield from (n for n in users(output) if n.op_type not in _SHAPE_OPS)
+
+
+def _backward(node: ir.Node) -> Iterator[ir.Node]:
+    for value in node.inputs:
+        producer = value.producer() if value is not None else None
+        if producer is not None and producer.op_type not in _SHAPE_OPS:
+            yield producer
+
+
+def _is_attention(node: ir.Node) -> bool:
+    if node.op_type in ("Attention", "MultiHeadAttention"):
+        return True
+    return node.op_type in ("MatMul", "Einsum") and not _is_linear(node)
+
+
+def _type(node: ir.Node, graph: ir.Graph) -> str:
+    """The role of a layer, from what it reads and what reads it."""
+    if node.op_type == "Conv":
+        return "patch_embed" if _streams_from_input(node, graph) else "conv"
+    if _before_residual(node, _is_attention):
+        return "qkv"
+    if _reach(node, _backward_one, lambda n: n.op_type in _ACTIVATIONS):
+        return "fc2" if not _ends(node, graph) else "head"
+    if _reach(node, _backward_stream, _is_attention):
+        return "proj"
+    if _before_residual(node, lambda n: n.op_type in _ACTIVATIONS):
+        return "fc1"
+    if _ends(node, graph):
+        return "head"
+    return "linear"
+
+
+def _before_residual(node: ir.Node, accept: Callable[[ir.Node], bool]) -> bool:
+    """Forward search that stops where the result joins a residual stream (an Add of two computed values)."""
+
+    def step(current: ir.Node) -> Iterator[ir.Node]:
+        for reader in _forward(current):
+            if reader.op_type == "Add" and all(v is not None and v.const_value is None for v in reader.inputs):
+                continue
+            yield reader
+
+    return _reach(node, step, accept)
+
+
+def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
+    """Producers of the activation, not through residual Adds or normalizations."""
+    for producer in _backward(node):
+        if producer.op_type in ("LayerNormalization", "RMSNormalization", "ReduceMean"):
+            continue
+        if producer.op_type == "Add" and all(v is not None and v.const_value is None for v in producer.inputs):
+            continue
+        yield producer
+
+
+def _backward_stream(node: ir.Node) -> Iterator[ir.Node]:
+    for producer in _backward(node):
+        if producer.op_type in _STREAM or _is_attention(producer):
+            yield producer
+
+
+def _ends(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether no further layer follows before a graph output."""
+    outputs = set(graph.outputs)
+
+    def is_other(other: ir.Node) -> bool:
+        return _is_linear(other) or _is_attention(other)
+
+    if _reach(node, _forward, is_other):
+        return False
+    return any(o in outputs for o in node.outputs) or _reach(
+        node, _forward, lambda n: any(o in outputs for o in n.outputs)
+    )
+
+
+def _streams_from_input(node: ir.Node, graph: ir.Graph) -> bool:
+    value = node.inputs[0]
+    while value is not None and value not in graph.inputs:
+        producer = value.producer()
+        if producer is None or producer.op_type not in _STREAM:
+            return False
+        value = producer.inputs[0]
+    return value is not None

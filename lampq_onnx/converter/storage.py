@@ -1,0 +1,191 @@
+"""How integer weights lie in the file, and the standard operators that bring them back.
+
+All forms are constant-folded by onnxruntime at session creation and run on the same int8 kernel.
+
+- container: one int8 a weight.
+- native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
+- exact: b bits a weight for every b. The bits of a code are split into fields of 4, 2 and 1 bits (7 = 4 + 2 + 1),
+  each field packed 2, 4 or 8 to a byte. A Gather from a table [256, 8 / width] turns each byte into the signed
+  contributions of its fields, and an int8 Add joins the fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lampq_onnx.converter.targets import Packing, Target
+from lampq_onnx.quantization import Grid, QuantizedWeight
+
+FIELD_WIDTHS = (4, 2, 1)
+
+MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
+"""First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight in the graph.
+
+    Attributes:
+        value: float (inputs, outputs), the DequantizeLinear's output.
+        nodes: in topological order.
+        initializers: new constants; lookup tables are shared between layers by name.
+        storage: name for the report.
+        bytes: of the packed weights, without scales and shared tables.
+    """
+
+    value: ir.Value
+    nodes: tuple[ir.Node, ...]
+    initializers: tuple[ir.Value, ...]
+    storage: str
+    bytes: int
+
+
+def pack(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
+    """Pack values below 2^width, 8 / width to a byte, the first one lowest; the last byte is padded with zeros."""
+    each = 8 // width
+    flat = codes.reshape(-1)
+    padded = np.zeros(-(-flat.size // each) * each, np.uint8)
+    padded[: flat.size] = flat
+    shifts = np.arange(each, dtype=np.uint8) * width
+    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
+    return packed
+
+
+def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np.int8]:
+    """[256, 8 / width]: what each field of a byte adds to the level; the top field carries the grid's offset."""
+    fields = (np.arange(256)[:, None] >> (np.arange(8 // width) * width)) & (2**width - 1)
+    step = 2 if grid is Grid.MID_RISE else 1
+    offset = int(grid.level(np.zeros(1, np.uint8), bits)[0]) if shift + width == bits else 0
+    return (step * (fields << shift) + offset).astype(np.int8)
+
+
+def required_opset(bits: int, packing: Packing, target: Target) -> int:
+    """Least opset that a weight of ``bits`` needs in the form ``packing``."""
+    if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
+        return MIN_OPSET["container"]
+    if packing == "exact":
+        return MIN_OPSET["exact"]
+    return MIN_OPSET["int2" if bits <= 2 else "int4"]
+
+
+def store(
+    weight: QuantizedWeight, name: str, packing: Packing, target: Target, tables: dict[str, ir.Value]
+) -> Stored:
+    """Write a weight in the form ``packing``.
+
+    Args:
+        weight: codes (outputs, inputs).
+        name: prefix of new tensor names.
+        target: decides the form of 8-bit weights.
+        tables: lookup tables that exist already; new ones are added.
+    """
+    scale = _constant(f"{name}.scale", weight.scale)
+    if weight.bits == 8 and not target.signed_8bit_exact:
+        # int8 would saturate here; uint8 with zero point 128 is the same function on an exact kernel.
+        data = np.ascontiguousarray((weight.integers().astype(np.int16) + 128).astype(np.uint8).T)
+        zero = _constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
+        value = _constant(f"{name}.quantized", data)
+        node = _dequantize(name, value, scale, zero)
+        return Stored(node.outputs[0], (node,), (value, scale, zero), "uint8", data.nbytes)
+    if packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
+        data8 = np.ascontiguousarray(weight.integers().T)
+        value = _constant(f"{name}.quantized", data8)
+        node = _dequantize(name, value, scale)
+        return Stored(node.outputs[0], (node,), (value, scale), "int8", data8.nbytes)
+    builder = _native if packing == "native" else _exact
+    return builder(weight, name, scale, tables)
+
+
+def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Stored:
+    kind, dtype, ml = (
+        ("int2", ir.DataType.INT2, ml_dtypes.int2) if weight.bits <= 2 else ("int4", ir.DataType.INT4, ml_dtypes.int4)
+    )
+    # A level of the mid-rise grid is 2 m + 1 with m = code - 2^(b-1), and m is what the type can hold.
+    half = weight.codes.T.astype(np.int8) - np.int8(2 ** (weight.bits - 1))
+    tensor = ir.Tensor(np.ascontiguousarray(half).astype(ml), dtype=dtype, name=f"{name}.quantized")
+    value = ir.Value(name=f"{name}.quantized", const_value=tensor, type=ir.TensorType(dtype), shape=tensor.shape)
+    cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{name}.cast")
+    nodes, last = [cast], cast.outputs[0]
+    new = [value, scale]
+    if weight.grid is Grid.MID_RISE:
+        one = tables.get("lampq.one")
+        if one is None:
+            one = tables["lampq.one"] = _constant("lampq.one", np.ones(1, np.int8))
+            new.append(one)
+        double = ir.node("Add", [last, last], name=f"{name}.double")
+        odd = ir.node("Add", [double.outputs[0], one], name=f"{name}.odd")
+        nodes += [double, odd]
+        last = odd.outputs[0]
+    node = _dequantize(name, last, scale)
+    packed = -(-half.size * (2 if kind == "int2" else 4) // 8)
+    return Stored(node.outputs[0], (*nodes, node), tuple(new), kind, packed)
+
+
+def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Stored:
+    codes = np.ascontiguousarray(weight.codes.T)
+    count = codes.size
+    shape = _constant(f"{name}.shape", np.array(codes.shape, np.int64))
+    nodes: list[ir.Node] = []
+    new = [scale, shape]
+    total, parts = 0, []
+    shift = weight.bits
+    for width in FIELD_WIDTHS:
+        if not weight.bits & width:
+            continue
+        shift -= width
+        packed = pack((codes >> shift) & np.uint8(2**width - 1), width)
+        total += packed.nbytes
+        part = f"{name}.bits{width}"
+        data = _constant(part, packed)
+        key = f"lampq.table.{weight.grid.value}.b{weight.bits}.f{width}"
+        table = tables.get(key)
+        if table is None:
+            table = tables[key] = _constant(key, field_table(weight.grid, weight.bits, width, shift))
+            new.append(table)
+        cast = ir.node("Cast", [data], {"to": ir.DataType.INT32.value}, name=f"{part}.index")
+        gather = ir.node("Gather", [table, cast.outputs[0]], {"axis": 0}, name=f"{part}.levels")
+        nodes += [cast, gather]
+        last = gather.outputs[0]
+        if count % (8 // width):
+            flat = _shared(tables, new, "lampq.flat", np.array([-1], np.int64))
+            start = _shared(tables, new, "lampq.start", np.array([0], np.int64))
+            end = _constant(f"{part}.end", np.array([count], np.int64))
+            new.append(end)
+            line = ir.node("Reshape", [last, flat], name=f"{part}.flat")
+            cut = ir.node("Slice", [line.outputs[0], start, end], name=f"{part}.cut")
+            nodes += [line, cut]
+            last = cut.outputs[0]
+        reshape = ir.node("Reshape", [last, shape], name=f"{part}.matrix")
+        nodes.append(reshape)
+        parts.append(reshape.outputs[0])
+        new.append(data)
+    joined = parts[0]
+    for position, part_value in enumerate(parts[1:], 1):
+        add = ir.node("Add", [joined, part_value], name=f"{name}.join{position}")
+        nodes.append(add)
+        joined = add.outputs[0]
+    node = _dequantize(name, joined, scale)
+    return Stored(node.outputs[0], (*nodes, node), tuple(new), "exact", total)
+
+
+def _shared(tables: dict[str, ir.Value], new: list[ir.Value], name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    if name not in tables:
+        tables[name] = _constant(name, array)
+        new.append(tables[name])
+    return tables[name]
+
+
+def _dequantize(name: str, value: ir.Value, scale: ir.Value, zero_point: ir.Value | None = None) -> ir.Node:
+    inputs = [value, scale] if zero_point is None else [value, scale, zero_point]
+    return ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}.dequantize")
+
+
+def _constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)

@@ -1,0 +1,111 @@
+"""Files to 8-bit pixels, with errors that name the file."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lampq_onnx.errors import LampqError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+# Decoders are chosen by content, so the list is closed: others in Pillow start programs (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has one of `EXTENSIONS`, in any case."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def decode(path: Path) -> Image.Image:
+    """Read the first frame of an image file.
+
+    The EXIF orientation is ignored, as timm and torchvision do: the pixels come as they are stored.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Fully loaded, 8 bits per channel, in any such mode (RGB, L, P, RGBA, CMYK, ...); the file is closed.
+
+    Raises
+    ------
+    LampqError
+        The file is missing, empty, truncated, not an image, larger than Pillow's pixel limit, or its pixels
+        have no defined 8-bit form.
+    """
+    try:
+        # Between its limit and twice that Pillow only warns; here the limit is the limit.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                image.load()
+                return eight_bit(image).copy()
+    except LampqError as error:
+        raise LampqError(f"cannot use the image {path}: {error.message}", hint=error.hint) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = Image.MAX_IMAGE_PIXELS
+        raise LampqError(
+            f"the image {path} has more than the {limit} pixels that are safe to decode",
+            hint="scale it down or remove it",
+        ) from error
+    except Exception as error:  # decoders raise almost anything on damaged bytes
+        raise LampqError(
+            f"cannot read the image {path}: {_reason(path, error)}", hint="replace or remove the file"
+        ) from error
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Bring an image with more than 8 bits per channel to mode L; return any other as it is.
+
+    Pillow's own conversion clips these modes at 255, which turns most 16-bit images white. Here 16-bit values
+    are scaled (65535 becomes 255). Mode I is read as 16 bits, which is how Pillow delivers 16-bit files
+    that it has no narrower mode for. Mode F is read as 0..1 when all values lie there, else as 0..255.
+
+    Raises
+    ------
+    LampqError
+        Values outside those ranges, or not finite.
+    """
+    if image.mode in _SIXTEEN_BIT or image.mode == "I":
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise LampqError("its integer pixels are outside 0..65535", hint="convert it to an 8-bit image")
+        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        real = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(real).all() or real.min() < 0 or real.max() > 255:
+            raise LampqError(
+                "its floating-point pixels are outside 0..255", hint="convert it to an 8-bit image"
+            )
+        return Image.fromarray(np.rint(real * 255 if real.max() <= 1 else real).astype(np.uint8))
+    return image
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to RGB (``channels`` 3) or L (1); alpha is dropped, not blended.
+
+    Raises
+    ------
+    LampqError
+        As `eight_bit`.
+    """
+    mode = "RGB" if channels == 3 else "L"
+    image = eight_bit(image)
+    if image.mode == "P" and "transparency" in image.info:
+        # The same pixels as the direct conversion, without Pillow's warning about the transparency.
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        empty = path.stat().st_size == 0
+        return "the file is empty" if empty else f"it is not an image of a known kind ({', '.join(_FORMATS)})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

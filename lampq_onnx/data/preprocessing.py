@@ -1,0 +1,162 @@
+"""What happens to an image before the model sees it, as a value that travels with the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from lampq_onnx.artifacts.base import Record
+from lampq_onnx.data.decoding import to_mode
+from lampq_onnx.errors import LampqError, UsageError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+_Side = Annotated[int, Field(ge=1)]
+
+
+class Preprocessing(Record):
+    """Resize, center crop and normalization, equal to timm's evaluation transform.
+
+    Attributes
+    ----------
+    size : (h, w) of the model's input.
+    crop_pct : share of the resized image that the crop keeps, in (0, 1].
+    crop_mode : ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently.
+    interpolation : Pillow's filter.
+    mean, std : one number per channel, for values in 0..1.
+    channels : 3 (RGB) or 1 (grayscale).
+    """
+
+    size: tuple[_Side, _Side]
+    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    crop_mode: Literal["center", "squash"]
+    interpolation: Interpolation
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: Literal[1, 3]
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        # Division happens in float32, where a tiny positive number is zero.
+        if any(np.float32(value) <= 0 for value in std):
+            raise ValueError(f"every number must be greater than 0, not {_listed(std)}")
+        return std
+
+    @model_validator(mode="after")
+    def _one_number_per_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(
+                    f"{name} has {len(values)} numbers ({_listed(values)}) for {self.channels} channels"
+                )
+        return self
+
+    def override(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        crop_pct: float | None = None,
+    ) -> Self:
+        """Return a copy with the given values replaced; None keeps a value.
+
+        Raises
+        ------
+        UsageError
+            A list whose length is not the number of channels, a number that is not finite, a std that is not
+            positive, or a crop_pct outside (0, 1].
+        """
+        given = {"mean": mean, "std": std, "crop_pct": crop_pct}
+        changes = {name: value for name, value in given.items() if value is not None}
+        try:
+            return self.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = "".join(f"{part}: " for part in problem["loc"][:1])
+            text = problem["msg"].removeprefix("Value error, ")
+            raise UsageError(f"the preprocessing cannot be changed like this: {where}{text}") from error
+
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one image.
+
+        EXIF orientation is ignored, as timm and torchvision do. Alpha is dropped; 16-bit pixels are scaled.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image, any mode and size.
+
+        Returns
+        -------
+        ndarray, uint8 (h, w, channels)
+            Writable and not shared with ``image``.
+
+        Raises
+        ------
+        LampqError
+            Pixels without an 8-bit form, or an image so elongated that the resized one would exceed Pillow's
+            pixel limit.
+        """
+        image = to_mode(image, self.channels)
+        height, width = self._resized(image.height, image.width)
+        if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+            raise LampqError(
+                f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}",
+                hint="remove the image, or use a larger crop percentage",
+            )
+        if (height, width) != (image.height, image.width):
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
+        top, left = _offset(height, self.size[0]), _offset(width, self.size[1])
+        # Pillow fills what lies outside the image with 0, which is torchvision's padding.
+        image = image.crop((left, top, left + self.size[1], top + self.size[0]))
+        return np.array(image, dtype=np.uint8).reshape(*self.size, self.channels)
+
+    def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Turn crops into the model's input, ``(x / 255 - mean) / std``.
+
+        Parameters
+        ----------
+        batch : ndarray, uint8 (n, h, w, channels).
+
+        Returns
+        -------
+        ndarray, float32 (n, channels, h, w), contiguous.
+
+        Raises
+        ------
+        ValueError
+            Another dtype or shape.
+        """
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.channels:
+            raise ValueError(f"expected uint8 (n, h, w, {self.channels}), got {batch.dtype} {batch.shape}")
+        out = np.ascontiguousarray(batch.transpose(0, 3, 1, 2)).astype(np.float32)
+        out /= np.float32(255)
+        out -= np.asarray(self.mean, dtype=np.float32).reshape(1, -1, 1, 1)
+        out /= np.asarray(self.std, dtype=np.float32).reshape(1, -1, 1, 1)
+        return out
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the crop; the three rounding rules are those of timm's three branches."""
+        target_h, target_w = (math.floor(side / self.crop_pct) for side in self.size)
+        if self.crop_mode == "squash":
+            return target_h, target_w
+        if target_h != target_w:
+            ratio = min(height / target_h, width / target_w)
+            return round(height / ratio), round(width / ratio)
+        if width <= height:
+            return int(target_w * height / width), target_w
+        return target_h, int(target_h * width / height)
+
+
+def _offset(available: int, wanted: int) -> int:
+    if wanted > available:
+        return -((wanted - available) // 2)
+    return round((available - wanted) / 2.0)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,91 @@
+"""A sequence of images with optional labels, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lampq_onnx.data.decoding import decode
+
+Labels = NDArray[np.int64]
+
+
+class Reader(Protocol):
+    """Where the pixels come from; positions are those of the whole collection."""
+
+    def image(self, position: int) -> Image.Image:
+        """Read one image; LampqError names it when it cannot be read."""
+
+    def name(self, position: int) -> str:
+        """How messages call this image."""
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Image files below one folder; ``files`` holds paths relative to it, with forward slashes."""
+
+    folder: Path
+    files: tuple[str, ...] = field(repr=False)
+
+    def image(self, position: int) -> Image.Image:
+        """Decode one file, see `decode`."""
+        return decode(self.folder / self.files[position])
+
+    def name(self, position: int) -> str:
+        """The path relative to the folder."""
+        return self.files[position]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Some images of a collection, in a fixed order. Holds no pixels.
+
+    Attributes
+    ----------
+    reader : where the pixels come from.
+    positions : int64 (n,), the reader's position of each image.
+    labels : int64 (n,) class indices, or None when they are not known.
+    description : what was opened, for people.
+    """
+
+    reader: Reader = field(repr=False)
+    positions: NDArray[np.int64] = field(repr=False)
+    labels: Labels | None = field(repr=False)
+    description: str
+
+    @classmethod
+    def whole(cls, reader: Reader, count: int, labels: Labels | None, description: str) -> ImageSource:
+        """All ``count`` images of a reader."""
+        return cls(reader, np.arange(count, dtype=np.int64), labels, description)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.positions)
+
+    def image(self, i: int) -> Image.Image:
+        """Read image ``i``: loaded, 8 bits per channel, any such mode; LampqError when it cannot be read."""
+        return self.reader.image(int(self.positions[i]))
+
+    def name(self, i: int) -> str:
+        """How messages call image ``i``."""
+        return self.reader.name(int(self.positions[i]))
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+        """The images at ``indices``, in that order; repetition is allowed.
+
+        Raises
+        ------
+        IndexError
+            An index outside 0..len-1.
+        """
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"indices must lie in 0..{len(self) - 1}")
+        labels = None if self.labels is None else self.labels[chosen]
+        return ImageSource(self.reader, self.positions[chosen], labels, self.description)

@@ -1,0 +1,1 @@
+"""PyTorch and timm: the only package that imports torch."""

@@ -1,0 +1,51 @@
+"""Numpy image batches as tensors on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from lampq_onnx.data import Batch
+
+
+class Images(Protocol):
+    """Images that can be gone through many times without holding them in memory."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Normalized batches in order."""
+
+
+class SlicedImages(Images, Protocol):
+    """Images of which consecutive parts can be taken."""
+
+    def slice(self, start: int, stop: int) -> SlicedImages:
+        """Images start to stop, exclusive."""
+
+
+BATCH = 16
+"""Images of one forward pass; bounds the memory of every stage of the front end."""
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the parameters are."""
+    return next(model.parameters()).device
+
+
+def tensors(
+    images: Images, device: torch.device, *, batch_size: int = BATCH
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """(images float32 (n, c, h, w), labels (n,) or None) on ``device``."""
+    for batch in images.batches(batch_size):
+        labels = None if batch.labels is None else torch.from_numpy(batch.labels).to(device)
+        yield torch.from_numpy(batch.images).to(device), labels
+
+
+@torch.no_grad()
+def logits_of(model: torch.nn.Module, images: Images) -> torch.Tensor:
+    """Logits of all images, float32 (n, classes) on the CPU."""
+    return torch.cat([model(batch).float().cpu() for batch, _ in tensors(images, device_of(model))])

@@ -1,0 +1,143 @@
+"""Ranges of the units' inputs, streamed: memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lampq_onnx.artifacts import ActivationRange
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.batching import Images, device_of, tensors
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.fisher import GradientTap, as_tokens, grads_as_tokens, sampled_labels
+from lampq_onnx.frontend.simulation import fake_quantize
+from lampq_onnx.quantization import ActivationQuantizer, Histogram, candidate_ranges
+
+BINS = 4096
+
+NARROW_BITS = 8
+"""Above this width clipping cannot help and min-max is taken without a search."""
+
+Visitor = Callable[[Unit, torch.Tensor], None]
+
+
+@torch.no_grad()
+def visit_inputs(model: torch.nn.Module, units: Sequence[Unit], images: Images, visit: Visitor) -> None:
+    """Show every unit's input tensor, batch by batch."""
+
+    def hook(unit: Unit) -> Any:
+        return lambda _, inputs: visit(unit, inputs[0])
+
+    handles = [unit.module.register_forward_pre_hook(hook(unit)) for unit in units]
+    try:
+        for batch, _ in tensors(images, device_of(model)):
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def input_histograms(model: torch.nn.Module, units: Sequence[Unit], images: Images) -> dict[str, Histogram]:
+    """Exact minimum and maximum, then counts between them: two passes over the images.
+
+    Raises:
+        LampqError: a layer reads NaN or infinity.
+    """
+    lows = dict.fromkeys((u.name for u in units), np.inf)
+    highs = dict.fromkeys((u.name for u in units), -np.inf)
+
+    def widen(unit: Unit, values: torch.Tensor) -> None:
+        low, high = (float(v) for v in torch.aminmax(values))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise LampqError(f"layer {unit.name} reads NaN or infinity on the calibration images")
+        lows[unit.name], highs[unit.name] = min(lows[unit.name], low), max(highs[unit.name], high)
+
+    visit_inputs(model, units, images, widen)
+    counts = {unit.name: np.zeros(BINS) for unit in units}
+
+    def count(unit: Unit, values: torch.Tensor) -> None:
+        low, high = lows[unit.name], highs[unit.name]
+        if high > low:
+            counts[unit.name] += torch.histc(values.float(), BINS, low, high).double().cpu().numpy()
+
+    visit_inputs(model, units, images, count)
+    return {u.name: Histogram(lows[u.name], highs[u.name], counts[u.name]) for u in units}
+
+
+def choose_ranges(
+    model: torch.nn.Module, units: Sequence[Unit], fit: Images, held_out: Images, *, bits: int, seed: int
+) -> dict[str, ActivationRange]:
+    """The candidate range of the smallest output error on held-out images, for each unit.
+
+    The error of an output element is weighted by its squared loss gradient (the diagonal of the Fisher information of
+    the outputs, as in BRECQ, ICLR 2021): plain output error prefers to keep a few huge values that the model ignores,
+    or to clip a few that it lives on.
+
+    Args:
+        fit: images that give the candidates.
+        held_out: images that choose among them.
+        bits: width of the inputs.
+        seed: of the labels that the gradients are taken for.
+    """
+    histograms = input_histograms(model, units, fit)
+    if bits > NARROW_BITS:
+        return {
+            u.name: ActivationRange(low=histograms[u.name].low, high=histograms[u.name].high, method="minmax")
+            for u in units
+        }
+    candidates = {u.name: candidate_ranges(histograms[u.name], bits) for u in units}
+    errors = {name: dict.fromkeys(found, 0.0) for name, found in candidates.items()}
+
+    def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        with torch.no_grad():
+            weight = unit.module.weight.flatten(1)
+            gradient = grads_as_tokens(unit.module, grads)
+            for method, (low, high) in candidates[unit.name].items():
+                quantizer = ActivationQuantizer.from_range(low, high, bits)
+                change = as_tokens(unit.module, fake_quantize(inputs, quantizer) - inputs)
+                errors[unit.name][method] += float((change @ weight.T).mul_(gradient).square_().double().sum())
+
+    generator = torch.Generator().manual_seed(seed)
+    for batch, _ in tensors(held_out, device_of(model)):
+        with GradientTap(units, measure), torch.enable_grad():
+            logits = model(batch)
+            labels = sampled_labels(logits, generator)
+            functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    ranges = {}
+    for unit in units:
+        own = errors[unit.name]
+        method = min(own, key=lambda m: own[m])  # the first of equals: min-max
+        low, high = candidates[unit.name][method]
+        ranges[unit.name] = ActivationRange(low=low, high=high, method=method)
+    return ranges
+
+
+@torch.no_grad()
+def nuclear_norms(model: torch.nn.Module, units: Sequence[Unit], images: Images) -> dict[str, float]:
+    """Mean nuclear norm of each unit's output matrix (tokens x features), the metric of VT-PTQ (NeurIPS 2021)."""
+    sums = dict.fromkeys((u.name for u in units), 0.0)
+
+    def hook(unit: Unit) -> Any:
+        def visit(_: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            values = grads_as_tokens(unit.module, output).float()
+            # Singular values through the smaller Gram matrix: several times cheaper than an SVD.
+            gram = values @ values.mT if values.shape[1] <= values.shape[2] else values.mT @ values
+            eigenvalues = torch.linalg.eigvalsh(gram.double()).clamp_(min=0)
+            sums[unit.name] += float(eigenvalues.sqrt().sum())
+
+        return visit
+
+    handles = [unit.module.register_forward_hook(hook(unit)) for unit in units]
+    total = 0
+    try:
+        for batch, _ in tensors(images, device_of(model)):
+            model(batch)
+            total += len(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: value / max(total, 1) for name, value in sums.items()}

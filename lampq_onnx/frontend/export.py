@@ -1,0 +1,163 @@
+"""PyTorch -> float ONNX with units marked in the graph."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_path
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.metadata import write_metadata
+
+OPSET = 20
+"""Has Gelu as one operator; INT4 and INT2 storage raise it when asked for."""
+
+BLOCK_TYPES = ("qkv", "proj", "fc1", "fc2")
+"""Types in the budget; the others are fixed."""
+
+FIXED_TYPES = ("patch_embed", "head")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One allocated layer: a module and its node.
+
+    Attributes:
+        name: module path, and name of the layer in the graph.
+        module: Linear or Conv2d.
+        fixed: outside the budget.
+    """
+
+    name: str
+    type: str
+    module: torch.nn.Linear | torch.nn.Conv2d
+    fixed: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights c_i."""
+        return self.module.weight.numel()
+
+    def matrix(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """float32 (outputs, inputs)."""
+        return self.module.weight.detach().float().cpu().flatten(1).numpy()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Float graph and its units, in graph order; `skipped` says what stays in float and why."""
+
+    model: ir.Model
+    units: tuple[Unit, ...]
+    skipped: dict[str, str]
+
+
+def export_model(loaded: LoadedModel) -> Exported:
+    """Export with a symbolic batch dimension and find the units by the structure of the graph.
+
+    Raises:
+        LampqError: the exporter fails, or no units are found.
+    """
+    preprocessing = loaded.preprocessing
+    device = next(loaded.module.parameters()).device
+    example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                loaded.module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:  # torch.export's failures share no base
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise LampqError(f"{loaded.identity.name} cannot be exported to ONNX: {reason[:300]}") from error
+    if program is None:
+        raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
+    model = program.model
+    units, skipped = _units(model, loaded.module)
+    if not any(not unit.fixed for unit in units):
+        raise LampqError(
+            f"no attention or MLP layers were recognized in {loaded.identity.name}",
+            hint="only Vision Transformers with standard attention are supported",
+        )
+    _strip(model)
+    model.producer_name = "lampq-onnx"
+    write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes)
+    return Exported(model, units, skipped)
+
+
+def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], dict[str, str]]:
+    modules = dict(module.named_modules())
+    units: list[Unit] = []
+    skipped: dict[str, str] = {}
+    for site in find_sites(model.graph):
+        name = _module_name(site, modules)
+        if name is None:
+            skipped[site.name] = "no single Linear or Conv2d module holds its weight"
+        elif site.type not in BLOCK_TYPES + FIXED_TYPES:
+            skipped[name] = f"type {site.type} is not quantized"
+        elif any(unit.name == name for unit in units):
+            skipped[f"{name} (again)"] = "the module is used twice"
+        else:
+            part = modules[name]
+            assert isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+            annotate(site, name)
+            units.append(Unit(name, site.type, part, fixed=site.type in FIXED_TYPES))
+    return tuple(units), skipped
+
+
+def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:
+    """The module that the exporter recorded for this node, checked by its weight."""
+    matrix = site.matrix()
+    for scope in reversed((*scope_path(site.node), site.name)):
+        module = modules.get(scope)
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            weight = module.weight.detach().float().cpu().flatten(1).numpy()
+            if weight.shape == matrix.shape and np.array_equal(weight, matrix):
+                return scope
+    return None
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop the exporter's notes (stack traces of this machine); keep ours."""
+    for node in model.graph.all_nodes():
+        node.doc_string = None
+        for key in [k for k in node.metadata_props if not k.startswith("lampq_onnx.")]:
+            del node.metadata_props[key]
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    for node in model.graph:
+        for output in node.outputs:
+            output.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    model.doc_string = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its own internals on every call; its failures are raised all the same."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,163 @@
+"""Fisher traces of all units in one forward and one backward pass a batch.
+
+tr(F_i) = E_x E_{y ~ p(y|x)} |d log p(y|x) / d W_i|^2, one gradient per sample (paper, section on the Fisher metric).
+For y = x W^T over T tokens the gradient of one sample is G^T X, and its squared norm is
+
+    |G^T X|^2 = sum_{t,t'} (g_t . g_t') (x_t . x_t') = sum((X X^T) * (G G^T)),
+
+so either T x T products or the d_out x d_in one give it; the cheaper one is taken for each shape. Gradients of weights
+are never asked for from autograd, which makes the backward pass cheaper than a training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.export import Unit
+
+SCRATCH_ELEMENTS = 2**22
+"""Largest number of elements of per-sample products held at once (16 MB)."""
+
+
+def squared_gradient_norms(inputs: torch.Tensor, grads: torch.Tensor) -> torch.Tensor:
+    """|G_n^T X_n|_F^2 for each sample.
+
+    Args:
+        inputs: X, (n, tokens, d_in).
+        grads: G, (n, tokens, d_out).
+
+    Returns:
+        (n,) in the inputs' dtype.
+    """
+    count, tokens, d_in = inputs.shape
+    d_out = grads.shape[2]
+    gram = tokens * (d_in + d_out) <= d_in * d_out
+    size = tokens * tokens if gram else d_in * d_out
+    step = max(1, SCRATCH_ELEMENTS // size)
+    norms = []
+    for start in range(0, count, step):
+        x, g = inputs[start : start + step], grads[start : start + step]
+        if gram:
+            norms.append((x @ x.mT).mul_(g @ g.mT).sum((1, 2)))
+        else:
+            norms.append((g.mT @ x).square_().sum((1, 2)))
+    return torch.cat(norms)
+
+
+def as_tokens(module: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+    """Inputs of a layer as (n, tokens, d_in); a Conv2d's patches are its tokens.
+
+    Raises:
+        LampqError: a grouped convolution.
+    """
+    if isinstance(module, torch.nn.Conv2d):
+        if module.groups != 1:
+            raise LampqError("Fisher traces of grouped convolutions are not supported")
+        columns = functional.unfold(
+            inputs, module.kernel_size, dilation=module.dilation, padding=module.padding, stride=module.stride
+        )  # type: ignore[arg-type]
+        return columns.mT
+    return inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+
+
+def grads_as_tokens(module: torch.nn.Linear | torch.nn.Conv2d, grads: torch.Tensor) -> torch.Tensor:
+    """Gradients (or values) of a layer's output as (n, tokens, d_out)."""
+    if isinstance(module, torch.nn.Conv2d):
+        return grads.flatten(2).mT
+    return grads.reshape(grads.shape[0], -1, grads.shape[-1])
+
+
+class GradientTap:
+    """Shows each unit's input and output gradient during one backward pass, then forgets them.
+
+    Args:
+        units: layers to tap.
+        visit: called with (unit, input, gradient of the output) as soon as the gradient is known.
+    """
+
+    def __init__(self, units: Sequence[Unit], visit: Callable[[Unit, torch.Tensor, torch.Tensor], None]) -> None:
+        self._units = units
+        self._visit = visit
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> GradientTap:
+        """Install the hooks."""
+        for unit in self._units:
+            self._handles.append(unit.module.register_forward_hook(self._hook(unit)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, unit: Unit) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
+        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            if not output.requires_grad:
+                # Parameters are frozen, so the graph starts here: nothing before the first unit is differentiated.
+                output = output.detach().requires_grad_()
+            kept = inputs[0].detach()
+            output.register_hook(lambda grad: self._visit(unit, kept, grad))
+            return output
+
+        return hook
+
+
+def sampled_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One label a row, drawn from the model's own softmax on the CPU, so that devices agree."""
+    probabilities = logits.detach().float().softmax(-1).cpu()
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
+
+
+def fisher_traces(
+    model: torch.nn.Module,
+    units: Sequence[Unit],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """tr(F_i) of every unit.
+
+    Args:
+        model: in evaluation mode with frozen parameters; returns logits (n, classes).
+        units: layers of it.
+        batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model (the true Fisher).
+        seed: of the sampled labels.
+        progress: called with the number of images done.
+
+    Returns:
+        unit name -> mean over images of the squared gradient norm of -log p(y|x).
+
+    Raises:
+        LampqError: no images, or a gradient that is not finite.
+    """
+    sums = {unit.name: 0.0 for unit in units}
+    generator = torch.Generator().manual_seed(seed)
+    total = 0
+
+    def visit(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        norms = squared_gradient_norms(as_tokens(unit.module, inputs), grads_as_tokens(unit.module, grads))
+        sums[unit.name] += float(norms.double().sum())
+
+    for images, labels in batches:
+        with GradientTap(units, visit), torch.enable_grad():
+            logits = model(images)
+            targets = sampled_labels(logits, generator) if labels is None else labels
+            functional.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        total += len(images)
+        if progress is not None:
+            progress(total)
+    if total == 0:
+        raise LampqError("no calibration images")
+    traces = {name: value / total for name, value in sums.items()}
+    bad = [name for name, value in traces.items() if not torch.isfinite(torch.tensor(value))]
+    if bad:
+        raise LampqError(f"the Fisher trace of layer {bad[0]} is not finite")
+    return traces

@@ -1,0 +1,211 @@
+"""A model with its weights and its preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import timm.data
+import torch
+from pydantic import ValidationError
+
+from lampq_onnx.artifacts import ModelIdentity
+from lampq_onnx.data import Preprocessing
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
+
+DIGITS = "digits"
+"""Name of the embedded default."""
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_NESTED = ("state_dict", "model", "model_ema", "module")
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A float model in evaluation mode.
+
+    Attributes:
+        module: takes float32 (n, c, h, w), returns logits (n, classes).
+        preprocessing: what the images go through before.
+        identity: name, weights hash, number of classes.
+    """
+
+    module: torch.nn.Module
+    preprocessing: Preprocessing
+    identity: ModelIdentity
+
+
+def load_digits() -> LoadedModel:
+    """The embedded default."""
+    config = load_config()
+    model = load_timm(config.timm_model, checkpoint=digits_folder() / CHECKPOINT_NAME, model_args=config.timm_args)
+    return LoadedModel(
+        module=model.module,
+        preprocessing=Preprocessing.model_validate(config.preprocessing.model_dump()),
+        identity=model.identity.model_copy(update={"name": DIGITS}),
+    )
+
+
+def load_timm(
+    name: str, *, checkpoint: Path | None = None, pretrained: bool = False, model_args: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    """Create a timm model and load its weights.
+
+    Args:
+        name: as timm knows it.
+        checkpoint: .safetensors, or a torch file, of which only tensors are read (weights_only).
+        pretrained: let timm download its weights.
+        model_args: passed on to timm, e.g. img_size or num_classes.
+
+    Raises:
+        UsageError: no weights were named, or both kinds.
+        LampqError: unknown model, unreadable or unfitting checkpoint, failed download.
+    """
+    if (checkpoint is None) == (not pretrained):
+        raise UsageError(
+            f"say where the weights of {name} come from: either --checkpoint FILE or --pretrained",
+            hint="`lampq-onnx quantize digits --output out` runs without either",
+        )
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise LampqError(
+            f"timm {timm.__version__} knows no model {name!r}",
+            hint=f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them",
+        )
+    try:
+        module = timm.create_model(name, pretrained=pretrained, **dict(model_args or {}))
+    except Exception as error:  # constructors and downloads fail in many ways
+        what = "download the weights of" if pretrained else "create"
+        raise LampqError(
+            f"timm cannot {what} {name}: {_first_line(error)}",
+            hint="give a file with --checkpoint instead" if pretrained else "check the --model-arg values",
+        ) from error
+    if checkpoint is not None:
+        _load_weights(module, name, read_checkpoint(checkpoint), checkpoint)
+    module.eval().requires_grad_(False)
+    _require_finite(module, checkpoint or Path(name))
+    identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=int(module.num_classes))
+    return LoadedModel(module=module, preprocessing=_preprocessing(module), identity=identity)
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint by name; code in it is never run.
+
+    Raises:
+        LampqError: missing, truncated, of another format, or holding no tensors.
+    """
+    if not path.is_file():
+        raise LampqError(f"no such checkpoint: {path}")
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        raise LampqError(f"{path} is no checkpoint: expected {', '.join(CHECKPOINT_SUFFIXES)}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle, safetensors and the operating system each raise their own kinds
+        raise LampqError(
+            f"the checkpoint {path} cannot be read ({_first_line(error)})",
+            hint="the file is damaged, cut short, or holds more than tensors",
+        ) from error
+    for key in _NESTED:
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            data = data[key]
+    if not isinstance(data, dict):
+        raise LampqError(f"the checkpoint {path} holds a {type(data).__name__}, not tensors by name")
+    tensors = {str(key): value for key, value in data.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise LampqError(f"the checkpoint {path} holds no tensors")
+    return tensors
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """sha256 over names, shapes and bytes of the state."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
+
+
+def _load_weights(module: torch.nn.Module, name: str, state: dict[str, torch.Tensor], path: Path) -> None:
+    own = module.state_dict()
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    missing = sorted(set(own) - set(state))
+    extra = sorted(set(state) - set(own))
+    reshaped = [
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
+        for key in sorted(set(own) & set(state))
+        if own[key].shape != state[key].shape
+    ]
+    if missing or extra or reshaped:
+        parts = [f"{len(missing)} missing ({', '.join(missing[:2])})"] if missing else []
+        parts += [f"{len(extra)} unknown ({', '.join(extra[:2])})"] if extra else []
+        parts += [f"{len(reshaped)} of other shape ({reshaped[0]})"] if reshaped else []
+        guess = guess_vit_arguments(state)
+        hint = "name the architecture that the checkpoint was trained with"
+        if guess:
+            options = " ".join(f"--model-arg {key}={value}" for key, value in guess.items())
+            hint += f"; its shapes say: {options} (and num_heads, which shapes do not show)"
+        raise LampqError(f"the checkpoint {path} does not fit {name}: tensors " + "; ".join(parts), hint=hint)
+    module.load_state_dict(state, strict=True)
+
+
+def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | float]:
+    """timm VisionTransformer arguments that the shapes of a checkpoint tell; empty for other architectures."""
+    patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    fc1, head = state.get("blocks.0.mlp.fc1.weight"), state.get("head.weight")
+    if patch is None or position is None or fc1 is None or patch.ndim != 4 or position.ndim != 3:
+        return {}
+    width, side = int(patch.shape[0]), int(patch.shape[2])
+    grid = int((position.shape[1] - (1 if "cls_token" in state else 0)) ** 0.5)
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    guess: dict[str, int | float] = {
+        "img_size": grid * side,
+        "patch_size": side,
+        "in_chans": int(patch.shape[1]),
+        "embed_dim": width,
+        "depth": depth,
+        "mlp_ratio": fc1.shape[0] / width,
+    }
+    if head is not None:
+        guess["num_classes"] = int(head.shape[0])
+    return guess
+
+
+def _preprocessing(module: torch.nn.Module) -> Preprocessing:
+    data = timm.data.resolve_model_data_config(module)
+    size = data["input_size"]
+    try:
+        return Preprocessing(
+            size=(size[1], size[2]),
+            crop_pct=data["crop_pct"],
+            crop_mode=data.get("crop_mode", "center"),
+            interpolation=data["interpolation"],
+            mean=tuple(data["mean"])[: size[0]],
+            std=tuple(data["std"])[: size[0]],
+            channels=size[0],
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise LampqError(f"timm's preprocessing of this model is not supported: {problem['loc']}: {problem['msg']}") from error
+
+
+def _require_finite(module: torch.nn.Module, source: Path) -> None:
+    for key, value in module.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise LampqError(f"the tensor {key} of {source} holds NaN or infinity")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

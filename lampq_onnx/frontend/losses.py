@@ -1,0 +1,44 @@
+"""How far a changed model is from the float one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from lampq_onnx.errors import LampqError
+
+Measure = Literal["kl", "nll", "top1"]
+
+
+def loss_of(
+    logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor | None, measure: Measure
+) -> float:
+    """Loss of a model against the float model; lower is better, 0 for the float model itself.
+
+    Args:
+        logits: (n, classes) of the changed model.
+        reference: (n, classes) of the float model.
+        labels: (n,), needed by nll and top1.
+        measure: kl: mean KL(float || changed) in nats; nll: rise of the mean negative log-likelihood of the labels;
+            top1: drop of accuracy as a fraction.
+
+    Raises:
+        LampqError: labels are needed and not known.
+    """
+    if measure == "kl":
+        p = reference.double().log_softmax(-1)
+        q = logits.double().log_softmax(-1)
+        return float((p.exp() * (p - q)).sum(-1).mean())
+    if labels is None:
+        raise LampqError(
+            f"the measure {measure} needs labels of the calibration images, and they have none",
+            hint="use the measure kl, or give labelled images",
+        )
+    if measure == "nll":
+        rise = torch.nn.functional.cross_entropy(logits.double(), labels) - torch.nn.functional.cross_entropy(
+            reference.double(), labels
+        )
+        return float(rise)
+    right = (reference.argmax(-1) == labels).double().mean() - (logits.argmax(-1) == labels).double().mean()
+    return float(right)

@@ -1,0 +1,133 @@
+"""The quantized model in PyTorch: the same function as the QDQ graph.
+
+Weights are replaced by their dequantized levels and inputs go through quantize-dequantize, both by the numeric core's
+rules, so that simulation and file differ only by the order of float sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lampq_onnx.converter.passes.base import LayerParameters
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid, fit_weight_grid
+
+
+class WeightRounder:
+    """Rounded weights of every unit and width; grids are fitted once and kept, integers are not.
+
+    Args:
+        units: the layers.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._units = {unit.name: unit for unit in units}
+        self._originals = {unit.name: unit.module.weight.detach().clone() for unit in units}
+        self._grids: dict[tuple[str, int], WeightGrid] = {}
+
+    def original(self, name: str) -> torch.Tensor:
+        """The float weight, in the module's shape."""
+        return self._originals[name]
+
+    def grid(self, name: str, bits: int) -> WeightGrid:
+        """The fitted grid.
+
+        Raises:
+            LampqError: the weights cannot be quantized; names the layer.
+        """
+        key = (name, bits)
+        if key not in self._grids:
+            try:
+                self._grids[key] = fit_weight_grid(self._matrix(name), bits)
+            except ValueError as error:
+                raise LampqError(f"layer {name} cannot be quantized: {error}") from error
+        return self._grids[key]
+
+    def quantized(self, name: str, bits: int) -> QuantizedWeight:
+        """Integers and scales."""
+        return self.grid(name, bits).quantize(self._matrix(name))
+
+    def dequantized(self, name: str, bits: int) -> torch.Tensor:
+        """The rounded weight in the module's shape, on its device."""
+        original = self._originals[name]
+        rounded = torch.from_numpy(self.quantized(name, bits).dequantize())
+        return rounded.reshape(original.shape).to(original)
+
+    def _matrix(self, name: str) -> Any:
+        return self._originals[name].float().cpu().flatten(1).numpy()
+
+
+@dataclass(frozen=True)
+class LayerSetting:
+    """How one layer is simulated; None leaves that side in float."""
+
+    weight_bits: int | None
+    activation: ActivationQuantizer | None
+
+
+def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch.Tensor:
+    """ActivationQuantizer.fake on tensors."""
+    top = 2**quantizer.bits - 1
+    scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=values.device)
+    level = torch.div(values, scale).round_().clamp_(-quantizer.zero_point, top - quantizer.zero_point)
+    return level.mul_(scale)
+
+
+@contextmanager
+def simulated(
+    units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder
+) -> Iterator[None]:
+    """Inside the block the modules of ``settings`` compute as quantized; afterwards they are float again."""
+    handles: list[Any] = []
+    changed: list[Unit] = []
+    try:
+        for unit in units:
+            setting = settings.get(unit.name)
+            if setting is None:
+                continue
+            if setting.weight_bits is not None:
+                changed.append(unit)
+                unit.module.weight.data = rounder.dequantized(unit.name, setting.weight_bits)
+            if setting.activation is not None:
+                handles.append(unit.module.register_forward_pre_hook(_input_hook(setting.activation)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for unit in changed:
+            unit.module.weight.data = rounder.original(unit.name)
+
+
+@contextmanager
+def simulated_parameters(units: Sequence[Unit], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
+    """Like `simulated`, from the very numbers that the converter writes."""
+    handles: list[Any] = []
+    originals: dict[str, torch.Tensor] = {}
+    chosen = [unit for unit in units if unit.name in parameters]
+    try:
+        for unit in chosen:
+            numbers = parameters[unit.name]
+            weight = unit.module.weight.data
+            originals[unit.name] = weight
+            unit.module.weight.data = torch.from_numpy(numbers.weight.dequantize()).reshape(weight.shape).to(weight)
+            handles.append(unit.module.register_forward_pre_hook(_input_hook(numbers.activation)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for unit in chosen:
+            if unit.name in originals:
+                unit.module.weight.data = originals[unit.name]
+
+
+def _input_hook(quantizer: ActivationQuantizer) -> Any:
+    def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (fake_quantize(inputs[0], quantizer), *inputs[1:])
+
+    return hook

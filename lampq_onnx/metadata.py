@@ -1,0 +1,66 @@
+"""What a float or quantized file says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from pydantic import ValidationError
+
+from lampq_onnx.data import Preprocessing
+from lampq_onnx.errors import LampqError
+
+PREPROCESSING_KEY = "lampq_onnx.preprocessing"
+MODEL_KEY = "lampq_onnx.model"
+CLASSES_KEY = "lampq_onnx.num_classes"
+TARGET_KEY = "lampq_onnx.target"
+"""Keys of the model's metadata_props."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Facts that later stages need.
+
+    Attributes:
+        num_classes: None if the file does not say.
+        target: None for float files.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    num_classes: int | None
+    target: str | None
+
+
+def write_metadata(model: ir.Model, name: str, preprocessing: Preprocessing, num_classes: int) -> None:
+    """Store the facts, so that later stages need neither timm nor the options again."""
+    model.metadata_props[MODEL_KEY] = name
+    model.metadata_props[CLASSES_KEY] = str(num_classes)
+    model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
+
+
+def read_metadata(model: ir.Model, path: Path) -> FileFacts:
+    """Read the facts.
+
+    Raises:
+        LampqError: the file does not say how its images are prepared.
+    """
+    props = model.metadata_props
+    text = props.get(PREPROCESSING_KEY)
+    if text is None:
+        raise LampqError(
+            f"{path} does not say how its images are prepared (metadata {PREPROCESSING_KEY})",
+            hint="use a float.onnx that lampq-onnx wrote",
+        )
+    try:
+        preprocessing = Preprocessing.model_validate_json(text)
+    except ValidationError as error:
+        raise LampqError(f"{path}: the metadata {PREPROCESSING_KEY} is damaged") from error
+    classes = props.get(CLASSES_KEY, "")
+    return FileFacts(
+        name=props.get(MODEL_KEY, path.stem),
+        preprocessing=preprocessing,
+        num_classes=int(classes) if classes.isdigit() else None,
+        target=props.get(TARGET_KEY),
+    )

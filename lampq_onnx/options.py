@@ -1,0 +1,80 @@
+"""Everything a run can be told, as typed values; the command line and the Python API share them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lampq_onnx.artifacts.base import Record
+
+Scalar = bool | int | float | str
+
+METHOD_NOTE = "The defaults of what the paper leaves open are explained in docs/method.md."
+
+
+class ModelOptions(Record):
+    """Which model, and where its weights are."""
+
+    name: str
+    checkpoint: Path | None = None
+    pretrained: bool = False
+    model_args: dict[str, Scalar] = Field(default_factory=dict)
+    device: str = "cpu"
+
+
+class ImageOptions(Record):
+    """Images and what they go through."""
+
+    calibration: Path | None = None
+    validation: Path | None = None
+    calibration_size: Annotated[int, Field(ge=1)] = 128
+    seed: Annotated[int, Field(ge=0)] = 0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop: float | None = None
+
+
+class AnalysisOptions(Record):
+    """How sensitivities are measured."""
+
+    activation_bits: int = 8
+    labels: Literal["sampled", "given"] = "sampled"
+    alpha_bits: Annotated[int | None, Field(ge=1, le=8)] = None
+    alpha_samples: Annotated[int, Field(ge=1)] = 3
+    alpha_measure: Literal["kl", "nll", "top1"] = "kl"
+    candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+
+
+class AllocationOptions(Record):
+    """How bits are given out."""
+
+    bits: float = 4.0
+    candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    metric: str = "lampq"
+    gamma: float = 4.0
+    fixed_bits: Annotated[int, Field(ge=1, le=8)] = 8
+    time_limit: Annotated[float, Field(gt=0)] = 10.0
+
+
+class UpdateOptions(Record):
+    """The iterative update after the integer program."""
+
+    rounds: Annotated[int, Field(ge=0)] = 8
+    patience: Annotated[int, Field(ge=1)] = 3
+    rule: Literal["strict", "count"] = "strict"
+    measure: Literal["kl", "nll", "top1"] = "kl"
+    inputs: Literal["quantized", "float"] = "quantized"
+
+
+class OutputOptions(Record):
+    """The form of the file and how it is checked."""
+
+    packing: Literal["auto", "exact", "native", "container"] = "auto"
+    target: str = "auto"
+    threads: Annotated[int | None, Field(ge=1)] = None
+    latency_threads: Annotated[int, Field(ge=1)] = 1
+    latency_batch: Annotated[int, Field(ge=1)] = 1
+    latency_runs: Annotated[int, Field(ge=1)] = 30
+    baselines: tuple[str, ...] = ()

@@ -1,0 +1,413 @@
+"""The one module that knows all stages: model in, checked mixed-precision file out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lampq_onnx.allocation import Solution, UpdateResult, allocate, capacity_of, check_request, iterative_update
+from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.report import Allocation, Baseline, Bits, LayerReport, Size
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import require_writable, staging
+from lampq_onnx.options import AllocationOptions, AnalysisOptions, ImageOptions, ModelOptions, OutputOptions, UpdateOptions
+from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from lampq_onnx.artifacts import UnitSensitivity
+    from lampq_onnx.converter import Conversion, Target
+    from lampq_onnx.converter.inspect import QuantizedLayer
+    from lampq_onnx.data import Batch, ImageSource
+    from lampq_onnx.frontend.batching import SlicedImages
+    from lampq_onnx.frontend.session import Frontend
+
+FLOAT_FILE, MODEL_FILE = "float.onnx", "model.onnx"
+SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
+
+
+class Clock:
+    """Passes stages on to a sink and keeps their seconds."""
+
+    def __init__(self, sink: ProgressSink) -> None:
+        self._sink = sink
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """See ProgressSink."""
+        start = time.perf_counter()
+        try:
+            with self._sink.stage(name, total) as advance:
+                yield advance
+        finally:
+            key = name.replace(" ", "_")
+            self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - start, 3)
+
+
+def analyze(
+    model: ModelOptions,
+    images: ImageOptions,
+    analysis: AnalysisOptions,
+    *,
+    threads: int | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Sensitivities:
+    """Measure the sensitivities of every unit of a model.
+
+    Raises:
+        LampqError: the model or its calibration images cannot be used.
+    """
+    from lampq_onnx.frontend.session import torch_threads
+    from lampq_onnx.runtime.environment import available_cores
+
+    clock = Clock(progress)
+    with torch_threads(threads or available_cores()), _prepared(model, images, clock) as (frontend, crops):
+        return _analyze(frontend, crops, analysis, images.seed, clock)
+
+
+def quantize(
+    model: ModelOptions,
+    images: ImageOptions,
+    analysis: AnalysisOptions,
+    allocation: AllocationOptions,
+    update: UpdateOptions,
+    output: OutputOptions,
+    folder: Path,
+    *,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Report:
+    """Run the whole line and write float.onnx, sensitivity.json, plan.json, model.onnx and report.json to ``folder``.
+
+    The files appear together when all is done; an earlier result in ``folder`` stays as it is until then.
+
+    Raises:
+        UsageError: an option cannot be right.
+        LampqError: any stage; nothing is written then.
+    """
+    from lampq_onnx.converter.targets import target_for
+    from lampq_onnx.frontend.session import torch_threads
+    from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
+
+    check_request(
+        bits=allocation.bits,
+        candidates=allocation.candidates,
+        metric=allocation.metric,
+        gamma=allocation.gamma,
+        activation_bits=analysis.activation_bits,
+    )
+    for baseline in output.baselines:
+        check_request(bits=allocation.bits, candidates=allocation.candidates, metric=baseline)
+    target = target_for(output.target, machine(), cpu_flags())
+    require_writable(folder)
+    threads = output.threads or available_cores()
+    clock = Clock(progress)
+    with torch_threads(threads), staging(folder) as stage, _prepared(model, images, clock) as (frontend, crops):
+        validation = _validation_source(images, frontend)
+        sensitivities = _analyze(frontend, crops, analysis, images.seed, clock)
+        with clock.stage("allocation"):
+            plan, solution = _allocate(sensitivities, allocation)
+        plan, result = _update(frontend, crops, plan, allocation, update, clock)
+        job = _Job(frontend, validation, output, target, threads, stage, clock)
+        report = job.run(plan, sensitivities)
+        evaluator = frontend.evaluator(plan, crops, update)
+        with clock.stage("reconstruction errors"):
+            errors = evaluator.reconstruction_errors({n: l.weight_bits for n, l in plan.layers.items() if not l.fixed})
+        baselines = {}
+        for metric in output.baselines:
+            other, _ = _allocate(sensitivities, allocation.model_copy(update={"metric": metric}))
+            baselines[metric] = job.baseline(other, metric)
+        report = report.model_copy(
+            update={
+                "layers": tuple(
+                    layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
+                ),
+                "allocation": _allocation_record(plan, solution, result),
+                "baselines": baselines,
+                "seconds": clock.seconds,
+            }
+        )
+        sensitivities.save(stage / SENSITIVITY_FILE)
+        plan.save(stage / PLAN_FILE)
+        report.save(stage / REPORT_FILE)
+    return report
+
+
+def convert(
+    float_path: Path,
+    plan: BitPlan,
+    output: Path,
+    options: OutputOptions,
+    images: ImageOptions,
+    *,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Conversion:
+    """Write the QDQ file of a plan; torch is not needed.
+
+    Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime.
+
+    Raises:
+        LampqError: the plan does not fit the file, or ranges are missing and there are no images.
+    """
+    from lampq_onnx.calibration import with_measured_ranges
+    from lampq_onnx.converter import load_model
+    from lampq_onnx.converter.targets import target_for
+    from lampq_onnx.runtime.environment import cpu_flags, machine
+
+    target = target_for(options.target, machine(), cpu_flags())
+    model = load_model(float_path)
+    if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
+        plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
+    with staging(output.parent) as stage:
+        return _write(model, plan, stage / output.name, options, target)
+
+
+def _write(model: ir.Model, plan: BitPlan, path: Path, options: OutputOptions, target: Target) -> Conversion:
+    """Convert, save and check a file."""
+    from lampq_onnx.converter import convert_model, save_model
+    from lampq_onnx.converter.convert import check_file
+
+    packing = target.packing if options.packing == "auto" else options.packing
+    conversion = convert_model(model, plan, packing=packing, target=target)
+    save_model(conversion.model, path)
+    check_file(path)
+    return conversion
+
+
+class _Job:
+    """Writing and checking files of one model on one set of validation images."""
+
+    def __init__(
+        self,
+        frontend: Frontend,
+        validation: ImageSource,
+        options: OutputOptions,
+        target: Target,
+        threads: int,
+        stage: Path,
+        clock: Clock,
+    ) -> None:
+        from lampq_onnx.converter import save_model
+
+        self._frontend = frontend
+        self._validation = validation
+        self._options = options
+        self._target = target
+        self._threads = threads
+        self._stage = stage
+        self._clock = clock
+        self._float = stage / FLOAT_FILE
+        save_model(frontend.model, self._float)
+
+    def run(self, plan: BitPlan, sensitivities: Sensitivities) -> Report:
+        """Write model.onnx and measure everything about it, but for what other stages add to the report."""
+        from lampq_onnx.converter import inspect_model
+        from lampq_onnx.converter.model_file import file_bytes
+        from lampq_onnx.runtime import describe_environment, open_runner
+        from lampq_onnx.validation import fidelity_problems, measure_accuracy, measure_fidelity, measure_latency
+
+        path, threads = self._stage / MODEL_FILE, self._threads
+        with self._clock.stage("conversion"):
+            conversion = self._convert(plan, path)
+        layers = inspect_model(conversion.model)
+        runners = (open_runner(self._float, threads=threads), open_runner(path, threads=threads))
+        plain = open_runner(path, threads=threads, optimize=False)
+        with self._frontend.simulation(conversion.parameters) as simulation:
+            accuracy, excess, simulation_excess, compared = measure_accuracy(
+                *runners, plain, simulation, self._batches(), total=len(self._validation), progress=self._clock
+            )
+        first = next(iter(self._batches())).images
+        with self._clock.stage("fidelity"):
+            fidelity = measure_fidelity(path, layers, first, excess, simulation_excess, compared, threads=threads)
+        options = self._options
+        batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
+        with self._clock.stage("latency"):
+            latency = measure_latency(
+                self._float, path, batch, threads=options.latency_threads, runs=options.latency_runs
+            )
+        units = {unit.name: unit for unit in sensitivities.units}
+        return Report(
+            model=sensitivities.model.name,
+            accuracy=accuracy,
+            size=Size(float_bytes=file_bytes(self._float), quantized_bytes=file_bytes(path)),
+            bits=_bits(plan),
+            latency=latency,
+            fidelity=fidelity,
+            passes=dict(conversion.passes),
+            seconds={},
+            environment=describe_environment(self._target.name),
+            layers=tuple(_layer_report(layer, units.get(layer.name), sensitivities) for layer in layers),
+            notes=(*fidelity_problems(fidelity), *_notes(sensitivities)),
+        )
+
+    def baseline(self, plan: BitPlan, name: str) -> Baseline:
+        """Accuracy and size of another plan; its file is not kept."""
+        from lampq_onnx.converter.model_file import file_bytes
+        from lampq_onnx.runtime import open_runner
+        from lampq_onnx.validation import measure_accuracy
+
+        path = self._stage / f"{name}.{MODEL_FILE}"
+        with self._clock.stage(f"baseline {name}"):
+            self._convert(plan, path)
+            runners = (open_runner(self._float, threads=self._threads), open_runner(path, threads=self._threads))
+            accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
+            size = file_bytes(path)
+            path.unlink()
+            path.with_name(path.name + ".data").unlink(missing_ok=True)
+        return Baseline(weight_average=_bits(plan).weight_average, accuracy=accuracy, quantized_bytes=size)
+
+    def _convert(self, plan: BitPlan, path: Path) -> Conversion:
+        from lampq_onnx.converter import load_model
+
+        return _write(load_model(self._float), plan, path, self._options, self._target)
+
+    def _batches(self) -> Iterator[Batch]:
+        from lampq_onnx.data import iter_batches
+        from lampq_onnx.validation import BATCH
+
+        return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)
+
+
+def _bits(plan: BitPlan) -> Bits:
+    weighted = plan.weight_average()
+    layers = [layer for layer in plan.layers.values() if layer.quantized]
+    total = sum(layer.parameters or 0 for layer in layers)
+    return Bits(
+        weight_average=plan.weight_average_unweighted() if weighted is None else weighted,
+        weight_average_unweighted=plan.weight_average_unweighted(),
+        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in layers) / max(total, 1),
+        budget=plan.budget,
+        covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in layers if not layer.fixed)),
+    )
+
+
+def _layer_report(layer: QuantizedLayer, unit: UnitSensitivity | None, sensitivities: Sensitivities) -> LayerReport:
+    return LayerReport(
+        name=layer.name,
+        type=layer.type,
+        weight_bits=layer.weight_bits,
+        activation_bits=layer.activation_bits,
+        storage=layer.storage,
+        scheme=layer.scheme,
+        parameters=layer.parameters,
+        bytes=layer.bytes,
+        trace=unit.trace if unit else None,
+        alpha=sensitivities.alpha[unit.type] if unit else None,
+        omega=sensitivities.omega(unit) if unit else None,
+    )
+
+
+def _allocation_record(plan: BitPlan, solution: Solution, result: UpdateResult | None) -> Allocation:
+    return Allocation(
+        metric=plan.metric or "given",
+        objective=solution.objective,
+        bound=solution.bound,
+        gap=solution.gap,
+        proven_optimal=solution.proven_optimal,
+        update_rounds=len(result.history) if result else 0,
+        update_kept=sum(swap.kept for swap in result.history) if result else 0,
+        update_score_before=result.score_before if result else None,
+        update_score_after=result.score_after if result else None,
+    )
+
+
+def _notes(sensitivities: Sensitivities) -> tuple[str, ...]:
+    notes = [f"{name} stays in float: {reason}" for name, reason in sensitivities.skipped.items()]
+    if sensitivities.alpha_floored:
+        notes.append(
+            "no positive loss was measured for "
+            + ", ".join(sensitivities.alpha_floored)
+            + " at the low width: alpha of their type uses a small floor; more calibration images help"
+        )
+    return tuple(notes)
+
+
+def _analyze(
+    frontend: Frontend, crops: SlicedImages, options: AnalysisOptions, seed: int, clock: Clock
+) -> Sensitivities:
+    sensitivities = frontend.analyze(crops, options, seed=seed, progress=clock)
+    return sensitivities.model_copy(update={"seconds": dict(clock.seconds)})
+
+
+def _allocate(sensitivities: Sensitivities, options: AllocationOptions) -> tuple[BitPlan, Solution]:
+    return allocate(
+        sensitivities,
+        bits=options.bits,
+        candidates=options.candidates,
+        metric=options.metric,
+        gamma=options.gamma,
+        time_limit=options.time_limit,
+        fixed_bits=options.fixed_bits,
+    )
+
+
+def _update(
+    frontend: Frontend,
+    crops: SlicedImages,
+    plan: BitPlan,
+    allocation: AllocationOptions,
+    options: UpdateOptions,
+    clock: Clock,
+) -> tuple[BitPlan, UpdateResult | None]:
+    if options.rounds == 0:
+        return plan, None
+    counted = {name: layer for name, layer in plan.layers.items() if not layer.fixed}
+    sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
+    with clock.stage("iterative update"):
+        result = iterative_update(
+            {name: layer.weight_bits for name, layer in counted.items()},
+            sizes,
+            capacity_of(allocation.bits, sum(sizes.values())),
+            allocation.candidates,
+            frontend.evaluator(plan, crops, options),
+            rounds=options.rounds,
+            patience=options.patience,
+            budget_rule=options.rule,
+        )
+    return plan.with_weight_bits(result.bits), result
+
+
+@contextmanager
+def _prepared(model: ModelOptions, images: ImageOptions, clock: Clock) -> Iterator[tuple[Frontend, SlicedImages]]:
+    """The loaded model, and its calibration images cropped once into a temporary file."""
+    from lampq_onnx.data import CroppedImages, choose, open_source
+    from lampq_onnx.frontend.loading import DIGITS
+    from lampq_onnx.frontend.session import Frontend, digits_source, load_model
+
+    with clock.stage("load"):
+        loaded = load_model(model, images)
+        if images.calibration is not None:
+            source = open_source(images.calibration, num_classes=loaded.identity.num_classes, need_labels=False)
+        elif model.name == DIGITS:
+            source = digits_source("calibration")
+        else:
+            raise LampqError(
+                "no calibration images", hint="give a folder or .npz file with --calibration; 128 images are enough"
+            )
+        chosen = choose(source, images.calibration_size, images.seed)
+    with clock.stage("export"):
+        frontend = Frontend(loaded)
+    with ExitStack() as stack:
+        with clock.stage("calibration images", len(chosen)) as advance:
+            cropped = stack.enter_context(CroppedImages(chosen, loaded.preprocessing, progress=advance))
+        yield frontend, cropped
+
+
+def _validation_source(images: ImageOptions, frontend: Frontend) -> ImageSource:
+    """Labelled images, opened (and their labels checked) before any long stage."""
+    from lampq_onnx.data import open_source
+    from lampq_onnx.frontend.loading import DIGITS
+    from lampq_onnx.frontend.session import digits_source
+
+    identity = frontend.loaded.identity
+    if images.validation is not None:
+        return open_source(images.validation, num_classes=identity.num_classes, need_labels=True)
+    if identity.name == DIGITS:
+        return digits_source("test")
+    raise LampqError("no validation images", hint="give labelled images with --validation")

@@ -1,0 +1,25 @@
+"""How stages say where they are, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class ProgressSink(Protocol):
+    """Receives stages; the command line draws them, the default ignores them."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """A stage of ``total`` steps (None: unknown); the block calls the value with the number of steps done."""
+
+
+class _NoProgress:
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002 -- the protocol's names
+        yield lambda _: None
+
+
+NO_PROGRESS: ProgressSink = _NoProgress()

@@ -1,0 +1,105 @@
+"""Activations: asymmetric, one scale and zero point a tensor, ranges from streamed histograms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+PERCENTILES = (99.9, 99.99, 99.999)
+"""Two-sided coverage of the percentile candidates."""
+
+MSE_SHRINKS = np.linspace(0.05, 1.0, 96)
+"""Fractions of the min-max interval that the MSE candidate is searched over."""
+
+
+@dataclass(frozen=True)
+class ActivationQuantizer:
+    """x -> clamp(round(x / scale) + zero_point, 0, 2^bits - 1), as QuantizeLinear with saturation does.
+
+    Attributes:
+        scale: a float32 value.
+        zero_point: 0 .. 2^bits - 1; zero is always a level.
+    """
+
+    scale: float
+    zero_point: int
+    bits: int
+
+    @classmethod
+    def from_range(cls, low: float, high: float, bits: int) -> Self:
+        """Cover [min(low, 0), max(high, 0)] with 2^bits levels; an empty interval gives scale 1."""
+        low, high = min(float(low), 0.0), max(float(high), 0.0)
+        top = 2**bits - 1
+        scale = np.float32((high - low) / top)
+        if not scale >= np.finfo(np.float32).tiny:
+            return cls(scale=1.0, zero_point=0, bits=bits)
+        zero_point = int(np.clip(np.rint(-low / float(scale)), 0, top))
+        return cls(scale=float(scale), zero_point=zero_point, bits=bits)
+
+    @property
+    def low(self) -> np.float32:
+        """Smallest representable value."""
+        return np.float32(-self.zero_point) * np.float32(self.scale)
+
+    @property
+    def high(self) -> np.float32:
+        """Largest representable value."""
+        return np.float32(2**self.bits - 1 - self.zero_point) * np.float32(self.scale)
+
+    def fake(self, values: FloatArray) -> npt.NDArray[np.float32]:
+        """Quantize and dequantize, float32 in and out."""
+        scale = np.float32(self.scale)
+        level = np.rint(values.astype(np.float32, copy=False) / scale)
+        np.clip(level, -self.zero_point, 2**self.bits - 1 - self.zero_point, out=level)
+        return (level * scale).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts over equal bins of [low, high]; memory does not depend on how much was counted."""
+
+    low: float
+    high: float
+    counts: npt.NDArray[np.float64]
+
+    def centers(self) -> FloatArray:
+        """Middle of every bin."""
+        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
+        return (edges[:-1] + edges[1:]) / 2
+
+    def percentile_range(self, coverage: float) -> tuple[float, float]:
+        """Interval that leaves (100 - coverage) / 2 percent of the values on either side."""
+        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
+        share = np.concatenate([[0.0], np.cumsum(self.counts)]) / max(self.counts.sum(), 1.0)
+        tail = (1 - coverage / 100) / 2
+        low = float(np.interp(tail, share, edges))
+        high = float(np.interp(1 - tail, share, edges))
+        return low, high
+
+    def mse_range(self, bits: int) -> tuple[float, float]:
+        """Interval of the smallest expected squared error among shrunken min-max intervals."""
+        centers, width = self.centers(), (self.high - self.low) / len(self.counts)
+        best, best_error = (self.low, self.high), np.inf
+        for shrink in MSE_SHRINKS:
+            quantizer = ActivationQuantizer.from_range(self.low * shrink, self.high * shrink, bits)
+            clipped = np.clip(centers, quantizer.low, quantizer.high)
+            # Inside the range the error is uniform over a step unless a bin is wider than the step.
+            rounding = max(quantizer.scale**2, width**2) / 12
+            error = float(np.sum(self.counts * ((centers - clipped) ** 2 + rounding)))
+            if error < best_error:
+                best, best_error = (self.low * float(shrink), self.high * float(shrink)), error
+        return best
+
+
+def candidate_ranges(histogram: Histogram, bits: int) -> dict[str, tuple[float, float]]:
+    """Intervals to choose from, by method name; min-max comes first."""
+    ranges = {"minmax": (histogram.low, histogram.high)}
+    if histogram.counts.sum() > 0 and histogram.high > histogram.low:
+        ranges |= {f"percentile-{p}": histogram.percentile_range(p) for p in PERCENTILES}
+        ranges["mse"] = histogram.mse_range(bits)
+    return ranges

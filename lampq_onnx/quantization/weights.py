@@ -1,0 +1,166 @@
+"""Weights: symmetric grids per output channel, scales by mean squared error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+MID_RISE_MAX_BITS = 4
+"""Above this the two grids differ by under 1 % in error, and odd integers of 7 bits would saturate AVX2 kernels."""
+
+SEARCH_RATIOS = np.linspace(0.35, 1.0, 14)
+"""Fractions of the channel's largest magnitude that the search starts from; optimal clipping of Gaussian to heavy
+tailed weights lies between 0.4 (2 bits) and 1 (8 bits)."""
+
+REFINEMENTS = 3
+"""Least-squares updates of the scale after the search; each cannot raise the error for fixed codes."""
+
+
+class Grid(StrEnum):
+    """Where the levels lie, in units of the scale.
+
+    Both are symmetric in the sense of QuantizeLinear with zero_point 0: a level is an integer times the scale.
+    """
+
+    MID_TREAD = "mid-tread"
+    """-2^(b-1) ... 2^(b-1)-1: zero is a level."""
+    MID_RISE = "mid-rise"
+    """-(2^b-1), ..., -1, 1, ..., 2^b-1 (odd integers): all 2^b levels are used on both sides. For Gaussian weights
+    the error is 37 % smaller at 2 bits and 12 % at 3 (Max, Quantizing for minimum distortion, 1960)."""
+
+    def level(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int16]:
+        """Integer levels of codes 0 .. 2^bits-1."""
+        wide = codes.astype(np.int16)
+        return 2 * wide - (2**bits - 1) if self is Grid.MID_RISE else wide - 2 ** (bits - 1)
+
+    def top(self, bits: int) -> int:
+        """Largest positive level."""
+        return 2**bits - 1 if self is Grid.MID_RISE else max(2 ** (bits - 1) - 1, 1)
+
+    def encode(self, ratio: FloatArray, bits: int) -> npt.NDArray[np.uint8]:
+        """Codes of the levels nearest to ``ratio`` = weight / scale."""
+        if self is Grid.MID_RISE:
+            codes = np.floor(ratio * 0.5) + 2 ** (bits - 1)
+        else:
+            codes = np.rint(ratio) + 2 ** (bits - 1)
+        return np.clip(codes, 0, 2**bits - 1).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight matrix as codes.
+
+    Attributes:
+        codes: uint8 (outputs, inputs), each below 2^bits.
+        scale: float32 (outputs,).
+        bits: 1..8.
+        grid: what integer a code stands for.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    scale: npt.NDArray[np.float32]
+    bits: int
+    grid: Grid
+
+    def integers(self) -> npt.NDArray[np.int8]:
+        """The levels as int8 (outputs, inputs)."""
+        return self.grid.level(self.codes, self.bits).astype(np.int8)
+
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """float32 (outputs, inputs), exactly what DequantizeLinear computes."""
+        return self.integers().astype(np.float32) * self.scale[:, None]
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """Grid and scales found for one matrix at one width.
+
+    Attributes:
+        scale: float32 (outputs,).
+        error: squared Frobenius norm of the rounding error.
+    """
+
+    scale: npt.NDArray[np.float32]
+    bits: int
+    grid: Grid
+    error: float
+
+    def quantize(self, weight: FloatArray) -> QuantizedWeight:
+        """Round ``weight`` (outputs, inputs) to the nearest levels."""
+        codes = self.grid.encode(weight / self.scale[:, None], self.bits)
+        return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid)
+
+
+def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
+    """Find the grid and the per-channel scales of the smallest squared error.
+
+    Args:
+        weight: (outputs, inputs), finite.
+        bits: 1..8.
+
+    Raises:
+        ValueError: not a matrix, not finite, or a width outside 1..8.
+    """
+    if weight.ndim != 2 or weight.size == 0:
+        raise ValueError(f"expected a non-empty matrix, got shape {weight.shape}")
+    if not 1 <= bits <= 8:
+        raise ValueError(f"bits must be 1..8, not {bits}")
+    if not np.isfinite(weight).all():
+        raise ValueError("the weights hold NaN or infinity")
+    grids = [Grid.MID_RISE] if bits == 1 else [Grid.MID_TREAD]
+    if 1 < bits <= MID_RISE_MAX_BITS:
+        grids.append(Grid.MID_RISE)
+    fits = [_fit(weight.astype(np.float32, copy=False), bits, grid) for grid in grids]
+    return min(fits, key=lambda fit: fit.error)
+
+
+def _fit(weight: npt.NDArray[np.float32], bits: int, grid: Grid) -> WeightGrid:
+    tiny = np.finfo(np.float32).tiny
+    largest = np.abs(weight).max(axis=1)
+    full = np.maximum(largest / grid.top(bits), tiny).astype(np.float32)
+    best_scale, best_error = full, _errors(weight, full, bits, grid)
+    starts = SEARCH_RATIOS if bits > 1 else SEARCH_RATIOS[:1]
+    for ratio in starts:
+        scale = np.maximum(full * np.float32(ratio), tiny).astype(np.float32)
+        error = _errors(weight, scale, bits, grid)
+        better = error < best_error
+        best_scale = np.where(better, scale, best_scale)
+        best_error = np.where(better, error, best_error)
+    for _ in range(REFINEMENTS):
+        levels = grid.level(grid.encode(weight / best_scale[:, None], bits), bits).astype(np.float32)
+        power = np.einsum("oi,oi->o", levels, levels)
+        fitted = np.einsum("oi,oi->o", weight, levels) / np.maximum(power, 1)
+        scale = np.where(fitted > tiny, fitted, best_scale).astype(np.float32)
+        error = _errors(weight, scale, bits, grid)
+        better = error < best_error
+        if not better.any():
+            break
+        best_scale = np.where(better, scale, best_scale)
+        best_error = np.where(better, error, best_error)
+    # A channel of zeros has no scale of its own; 1 keeps products with the activation scale away from underflow.
+    if grid is Grid.MID_TREAD:
+        best_scale = np.where(largest == 0, np.float32(1), best_scale)
+    best_scale = best_scale.astype(np.float32)
+    return WeightGrid(scale=best_scale, bits=bits, grid=grid, error=float(np.sum(best_error, dtype=np.float64)))
+
+
+def _errors(weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], bits: int, grid: Grid) -> FloatArray:
+    """Squared error of each channel, (outputs,)."""
+    ratio = weight / scale[:, None]
+    if grid is Grid.MID_RISE:
+        level = np.floor(ratio * 0.5)
+        np.clip(level, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, out=level)
+        level *= 2
+        level += 1
+    else:
+        level = np.rint(ratio)
+        np.clip(level, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, out=level)
+    ratio -= level
+    error: FloatArray = np.einsum("oi,oi->o", ratio, ratio) * (scale * scale)
+    return error

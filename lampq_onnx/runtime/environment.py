@@ -1,0 +1,60 @@
+"""Versions and the instruction sets that decide which kernels run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+
+import cpuinfo
+
+from lampq_onnx.artifacts.report import Environment
+
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm", "pulp")
+
+KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""Flags as Linux and py-cpuinfo spell them."""
+
+
+@cache
+def _cpu() -> tuple[str, tuple[str, ...]]:
+    info = cpuinfo.get_cpu_info()
+    flags = set(info.get("flags", ()))
+    return str(info.get("brand_raw", platform.processor() or platform.machine())), tuple(
+        flag for flag in KERNEL_FLAGS if flag in flags
+    )
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """Those of KERNEL_FLAGS that this CPU has."""
+    return _cpu()[1]
+
+
+def machine() -> str:
+    """Architecture, as platform.machine() says it."""
+    return platform.machine()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_environment(target: str) -> Environment:
+    """The record for the report."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return Environment(
+        lampq_onnx=metadata.version("lampq-onnx"),
+        python=platform.python_version(),
+        versions=versions,
+        cpu=_cpu()[0],
+        cpu_flags=cpu_flags(),
+        cores=available_cores(),
+        target=target,
+    )

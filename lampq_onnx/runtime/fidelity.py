@@ -1,0 +1,119 @@
+"""Does onnxruntime's kernel compute what a layer's QDQ arithmetic says?
+
+Whole models cannot tell: values on a rounding boundary flip, and flips grow through the layers without either
+implementation being worse. So every quantized layer is cut out and run both ways on the same input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from lampq_onnx.converter.inspect import QuantizedLayer
+from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.sessions import session_options
+
+LAYERS_AT_ONCE = 8
+"""Inputs of this many layers are held in memory together."""
+
+
+def layer_errors(
+    model: onnx.ModelProto, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
+) -> dict[str, float]:
+    """Relative L2 error of each layer's output, optimized kernel against unoptimized QDQ, both fed the same input.
+
+    Args:
+        model: the quantized file, weights inside.
+        layers: as `inspect_model` lists them.
+        images: (n, c, h, w); the layers' inputs are taken from the unoptimized model on them.
+
+    Raises:
+        LampqError: a layer cannot be cut out or loaded.
+    """
+    errors: dict[str, float] = {}
+    producers = {output: node for node in model.graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for group in _groups(layers):
+        captured = _capture(model, [layer.input for layer in group], images, threads)
+        for layer, values in zip(group, captured, strict=True):
+            piece = _cut_out(model, layer, values, producers, constants).SerializeToString()
+            results = []
+            for optimize in (True, False):
+                try:
+                    session = ort.InferenceSession(
+                        piece, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
+                    )
+                    results.append(np.asarray(session.run(None, {layer.input: values})[0], np.float64))
+                except Exception as error:  # onnxruntime's exceptions share no public base
+                    raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
+            kernel, reference = results
+            scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
+            errors[layer.name] = float(np.linalg.norm(kernel - reference)) / scale
+    return errors
+
+
+def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLayer]]:
+    for start in range(0, len(layers), LAYERS_AT_ONCE):
+        yield layers[start : start + LAYERS_AT_ONCE]
+
+
+def _capture(
+    model: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.float32], threads: int
+) -> list[npt.NDArray[np.float32]]:
+    """Values of inner tensors, unoptimized."""
+    model_input = model.graph.input[0].name
+    wanted = [name for name in dict.fromkeys(names) if name != model_input]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    present = {output.name for output in probe.graph.output}
+    for name in wanted:
+        if name not in present:
+            probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = ort.InferenceSession(
+        probe.SerializeToString(), session_options(threads, optimize=False), providers=["CPUExecutionProvider"]
+    )
+    found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
+    found[model_input] = images
+    return [np.asarray(found[name]) for name in names]
+
+
+def _cut_out(
+    model: onnx.ModelProto,
+    layer: QuantizedLayer,
+    values: npt.NDArray[np.float32],
+    producers: dict[str, onnx.NodeProto],
+    constants: dict[str, onnx.TensorProto],
+) -> onnx.ModelProto:
+    """The layer as a model of its own, from its float input to its float output."""
+    nodes: dict[str, onnx.NodeProto] = {}
+    used: dict[str, onnx.TensorProto] = {}
+    stack = [layer.output]
+    while stack:
+        name = stack.pop()
+        if not name or name == layer.input or name in used:
+            continue
+        if name in constants:
+            used[name] = constants[name]
+            continue
+        node = producers.get(name)
+        if node is None:
+            raise LampqError(f"layer {layer.name} reads {name}, which is neither its input nor a constant")
+        if node.output[0] not in nodes:
+            nodes[node.output[0]] = node
+            stack.extend(node.input)
+    order = [node for node in model.graph.node if node.output and node.output[0] in nodes]
+    # The first dimension is symbolic: with a fixed one onnxruntime may fuse MatMul and Add to a Gemm that it cannot load.
+    shape = ["n", *values.shape[1:]]
+    graph = helper.make_graph(
+        order,
+        "layer",
+        [helper.make_tensor_value_info(layer.input, onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(layer.output, onnx.TensorProto.FLOAT, None)],
+        list(used.values()),
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lampq_onnx.allocation import METRICS, allocate, parse_candidates
+from lampq_onnx.artifacts import BitPlan
+from lampq_onnx.errors import LampqError, UsageError
+
+ALL = tuple(range(2, 9))
+
+
+def test_metric_tables_against_their_formulas(make_sensitivities):
+    sensitivities = make_sensitivities(blocks=1)
+    units = sensitivities.units[:4]
+    for i, unit in enumerate(units):
+        for k, bits in enumerate((2, 4)):
+            expected = {
+                "lampq": sensitivities.alpha[unit.type] * unit.trace * 3.0**-bits,
+                "fisher": unit.trace * 3.0**-bits,
+                "nuclear-norm": unit.nuclear_norm * unit.weight_error[bits],
+                "uniform": unit.parameters * 3.0**-bits,
+            }
+            for name, value in expected.items():
+                table = METRICS[name](sensitivities, (2, 4), 3.0)
+                assert table.shape == (4, 2)
+                assert table[i, k] == pytest.approx(value, rel=1e-14)
+
+
+def test_missing_measurements_are_named(make_sensitivities):
+    sensitivities = make_sensitivities()
+    with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight error at 1 bits \(measured: 2, 3"):
+        allocate(sensitivities, bits=4, candidates=(1, 2, 4), metric="nuclear-norm")
+    without = sensitivities.model_copy(update={"alpha": {"qkv": 1.0, "fc1": 1.0, "fc2": 1.0}})
+    with pytest.raises(LampqError, match=r"alpha for type proj of unit blocks\.0\.proj"):
+        allocate(without, bits=4)
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("bits", [2.0, 3.3, 4.0, 8.0])
+def test_plan_keeps_budget_and_carries_the_units(make_sensitivities, metric, bits):
+    sensitivities = make_sensitivities()
+    plan, solution = allocate(sensitivities, bits=bits, metric=metric)
+    assert (plan.model, plan.metric, plan.budget) == ("toy", metric, bits)
+    assert list(plan.layers) == [unit.name for unit in sensitivities.units]
+    assert plan.weight_average() <= bits + 1e-12
+    assert solution.proven_optimal
+    for unit in sensitivities.units:
+        layer = plan.layers[unit.name]
+        assert (layer.type, layer.parameters, layer.fixed) == (unit.type, unit.parameters, unit.fixed)
+        assert layer.activation_range == unit.activation_range
+        assert layer.activation_bits == 8
+        assert layer.weight_bits == (8 if unit.fixed else solution.bits[unit.name])
+    assert "head" not in solution.bits
+    assert BitPlan.model_validate_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_uniform_metric_gives_uniform_widths(make_sensitivities, bits):
+    plan, solution = allocate(make_sensitivities(), bits=bits, metric="uniform", fixed_bits=4)
+    assert set(solution.bits.values()) == {bits}
+    assert plan.layers["head"].weight_bits == 4
+
+
+@pytest.mark.parametrize("gamma", [2.0, 4.0, 8.0])
+def test_gamma_sets_the_spread_of_the_relaxed_optimum(make_sensitivities, gamma):
+    """B_i = const + log_gamma(Omega_i / c_i), const from the budget, within a rounding step."""
+    sensitivities = make_sensitivities(blocks=12, seed=4)
+    units = sensitivities.units[:-1]
+    # Traces within two bits of the middle, so that no width is clipped at 2 or 8.
+    rng = np.random.default_rng(7)
+    shift = rng.uniform(-2, 2, len(units))
+    units = tuple(
+        unit.model_copy(
+            update={"trace": float(unit.parameters * gamma ** shift[i] / sensitivities.alpha[unit.type])}
+        )
+        for i, unit in enumerate(units)
+    )
+    sensitivities = sensitivities.model_copy(update={"units": units})
+    _, solution = allocate(sensitivities, bits=5, gamma=gamma)
+    sizes = np.array([unit.parameters for unit in units])
+    relaxed = 5 + shift - (sizes * shift).sum() / sizes.sum()
+    found = np.array([solution.bits[unit.name] for unit in units])
+    assert np.abs(found - relaxed).max() < 1.0
+    assert np.corrcoef(found, relaxed)[0, 1] > 0.95
+
+
+def test_widths_of_activations_and_fixed_units(make_sensitivities):
+    plan, _ = allocate(make_sensitivities(), bits=4, activation_bits=4, fixed_bits=32)
+    head = plan.layers.pop("head")
+    assert (head.weight_bits, head.activation_bits) == (32, 32)
+    assert {layer.activation_bits for layer in plan.layers.values()} == {4}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": 1.0}, "gamma must be above 1"),
+        ({"gamma": float("nan")}, "gamma"),
+        ({"bits": 0.5}, r"average bits must be in 1\.\.8, not 0\.5"),
+        ({"bits": 8.5}, "average bits"),
+        ({"bits": float("nan")}, "average bits"),
+        ({"metric": "magic"}, "unknown metric 'magic'; known: lampq, fisher, nuclear-norm, uniform"),
+        ({"candidates": (2, 16)}, "candidate widths"),
+        ({"activation_bits": 1}, "activation_bits must be one of"),
+        ({"activation_bits": 32}, "activation_bits must be one of"),
+        ({"fixed_bits": 9}, "fixed_bits"),
+    ],
+)
+def test_impossible_requests(make_sensitivities, options, message):
+    with pytest.raises(UsageError, match=message):
+        allocate(make_sensitivities(), **({"bits": 4.0} | options))
+
+
+def test_a_budget_below_the_candidates(make_sensitivities):
+    with pytest.raises(LampqError, match="smallest feasible average is 4"):
+        allocate(make_sensitivities(), bits=3, candidates=(8, 4))
+
+
+def test_nothing_to_allocate(make_sensitivities):
+    sensitivities = make_sensitivities()
+    fixed = sensitivities.model_copy(update={"units": sensitivities.units[-1:]})
+    with pytest.raises(LampqError, match="toy have no unit in the budget: all units are fixed"):
+        allocate(fixed, bits=4)
+    twice = sensitivities.model_copy(update={"units": sensitivities.units[-1:] * 2 + sensitivities.units[:1]})
+    with pytest.raises(LampqError, match="two units are named head"):
+        allocate(twice, bits=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "widths"),
+    [("2-8", ALL), ("2,4,8", (2, 4, 8)), ("8, 4,2", (2, 4, 8)), ("4", (4,)), ("1,3-5,4", (1, 3, 4, 5))],
+)
+def test_candidates_are_read(text, widths):
+    assert parse_candidates(text) == widths
+
+
+@pytest.mark.parametrize("text", ["", "8-2", "0-4", "2-9", "2,,4", "two", "2.5", "-2", "2-", "2-4-8", "²"])
+def test_unreadable_candidates(text):
+    with pytest.raises(UsageError, match="candidate widths"):
+        parse_candidates(text)
