@@ -56,7 +56,10 @@ def with_measured_ranges(
     inputs = {name: sites[name].input.name or "" for name in missing}
     lows = dict.fromkeys(missing, np.inf)
     highs = dict.fromkeys(missing, -np.inf)
-    with tempfile.TemporaryDirectory(prefix="lampq-") as room, progress.stage("ranges", len(chosen)) as advance:
+    with (
+        tempfile.TemporaryDirectory(prefix="lampq-") as room,
+        progress.stage("ranges", len(chosen)) as advance,
+    ):
         probe = load_model(path)
         values = {value.name: value for node in probe.graph for value in node.outputs}
         feed = probe.graph.inputs[0].name

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lampq_onnx.allocation import Solution, UpdateResult, allocate, capacity_of, check_request, iterative_update
+from lampq_onnx.allocation import (
+    Solution,
+    UpdateResult,
+    allocate,
+    capacity_of,
+    check_request,
+    iterative_update,
+)
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Allocation, Baseline, Bits, LayerReport, Size
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import require_writable, staging
-from lampq_onnx.options import AllocationOptions, AnalysisOptions, ImageOptions, ModelOptions, OutputOptions, UpdateOptions
+from lampq_onnx.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    ImageOptions,
+    ModelOptions,
+    OutputOptions,
+    UpdateOptions,
+)
 from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
 
 if TYPE_CHECKING:
@@ -27,6 +42,7 @@ if TYPE_CHECKING:
     from lampq_onnx.data import Batch, ImageSource
     from lampq_onnx.frontend.batching import SlicedImages
     from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.validation import Simulation
 
 FLOAT_FILE, MODEL_FILE = "float.onnx", "model.onnx"
 SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
@@ -108,7 +124,11 @@ def quantize(
     require_writable(folder)
     threads = output.threads or available_cores()
     clock = Clock(progress)
-    with torch_threads(threads), staging(folder) as stage, _prepared(model, images, clock) as (frontend, crops):
+    with (
+        torch_threads(threads),
+        staging(folder) as stage,
+        _prepared(model, images, clock) as (frontend, crops),
+    ):
         validation = _validation_source(images, frontend)
         sensitivities = _analyze(frontend, crops, analysis, images.seed, clock)
         with clock.stage("allocation"):
@@ -118,7 +138,9 @@ def quantize(
         report = job.run(plan, sensitivities)
         evaluator = frontend.evaluator(plan, crops, update)
         with clock.stage("reconstruction errors"):
-            errors = evaluator.reconstruction_errors({n: l.weight_bits for n, l in plan.layers.items() if not l.fixed})
+            errors = evaluator.reconstruction_errors(
+                {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
+            )
         baselines = {}
         for metric in output.baselines:
             other, _ = _allocate(sensitivities, allocation.model_copy(update={"metric": metric}))
@@ -168,6 +190,110 @@ def convert(
         return _write(model, plan, stage / output.name, options, target)
 
 
+def validate(
+    model_path: Path,
+    reference_path: Path,
+    images: ImageOptions,
+    options: OutputOptions,
+    *,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Report:
+    """Check a quantized file against its float file; torch is not needed.
+
+    Raises:
+        LampqError: a file cannot be read, or the images do not fit it.
+    """
+    from lampq_onnx.converter import inspect_model, load_model
+    from lampq_onnx.converter.convert import embedded_plan
+    from lampq_onnx.data import iter_batches, open_source
+    from lampq_onnx.metadata import read_metadata
+    from lampq_onnx.runtime.environment import available_cores
+    from lampq_onnx.validation import BATCH
+
+    if images.validation is None:
+        raise LampqError("no validation images", hint="give labelled images with --validation")
+    model, reference = load_model(model_path), load_model(reference_path)
+    facts = read_metadata(reference, reference_path)
+    preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+    source = open_source(images.validation, num_classes=facts.num_classes, need_labels=True)
+    return check_files(
+        _Files(
+            model=facts.name,
+            reference=reference_path,
+            quantized=model_path,
+            layers=inspect_model(model),
+            plan=embedded_plan(model),
+            batches=lambda: iter_batches(source, preprocessing, BATCH),
+            total=len(source),
+        ),
+        options,
+        target=facts.target or "unknown",
+        threads=options.threads or available_cores(),
+        clock=Clock(progress),
+    )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Two files and the images to compare them on."""
+
+    model: str
+    reference: Path
+    quantized: Path
+    layers: Sequence[QuantizedLayer]
+    plan: BitPlan | None
+    batches: Callable[[], Iterator[Batch]]
+    total: int
+
+
+def check_files(
+    files: _Files,
+    options: OutputOptions,
+    *,
+    target: str,
+    threads: int,
+    clock: Clock,
+    simulation: Simulation | None = None,
+) -> Report:
+    """Accuracy, fidelity and latency of a quantized file; what only other stages know is left out of the report."""
+    from lampq_onnx.converter.model_file import file_bytes
+    from lampq_onnx.runtime import describe_environment, open_runner
+    from lampq_onnx.validation import fidelity_problems, measure_accuracy, measure_fidelity, measure_latency
+
+    reference = open_runner(files.reference, threads=threads)
+    quantized = open_runner(files.quantized, threads=threads)
+    plain = open_runner(files.quantized, threads=threads, optimize=False)
+    accuracy, excess, simulation_excess, compared = measure_accuracy(
+        reference, quantized, plain, simulation, files.batches(), total=files.total, progress=clock
+    )
+    first = next(files.batches()).images
+    with clock.stage("fidelity"):
+        fidelity = measure_fidelity(
+            files.quantized, files.layers, first, excess, simulation_excess, compared, threads=threads
+        )
+    batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
+    with clock.stage("latency"):
+        latency = measure_latency(
+            files.reference,
+            files.quantized,
+            batch,
+            threads=options.latency_threads,
+            runs=options.latency_runs,
+        )
+    return Report(
+        model=files.model,
+        accuracy=accuracy,
+        size=Size(float_bytes=file_bytes(files.reference), quantized_bytes=file_bytes(files.quantized)),
+        bits=_bits(files.plan, files.layers),
+        latency=latency,
+        fidelity=fidelity,
+        seconds=dict(clock.seconds),
+        environment=describe_environment(target),
+        layers=tuple(_layer_report(layer) for layer in files.layers),
+        notes=tuple(fidelity_problems(fidelity)),
+    )
+
+
 def _write(model: ir.Model, plan: BitPlan, path: Path, options: OutputOptions, target: Target) -> Conversion:
     """Convert, save and check a file."""
     from lampq_onnx.converter import convert_model, save_model
@@ -208,42 +334,35 @@ class _Job:
     def run(self, plan: BitPlan, sensitivities: Sensitivities) -> Report:
         """Write model.onnx and measure everything about it, but for what other stages add to the report."""
         from lampq_onnx.converter import inspect_model
-        from lampq_onnx.converter.model_file import file_bytes
-        from lampq_onnx.runtime import describe_environment, open_runner
-        from lampq_onnx.validation import fidelity_problems, measure_accuracy, measure_fidelity, measure_latency
 
-        path, threads = self._stage / MODEL_FILE, self._threads
+        path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
             conversion = self._convert(plan, path)
-        layers = inspect_model(conversion.model)
-        runners = (open_runner(self._float, threads=threads), open_runner(path, threads=threads))
-        plain = open_runner(path, threads=threads, optimize=False)
+        files = _Files(
+            model=sensitivities.model.name,
+            reference=self._float,
+            quantized=path,
+            layers=inspect_model(conversion.model),
+            plan=plan,
+            batches=self._batches,
+            total=len(self._validation),
+        )
         with self._frontend.simulation(conversion.parameters) as simulation:
-            accuracy, excess, simulation_excess, compared = measure_accuracy(
-                *runners, plain, simulation, self._batches(), total=len(self._validation), progress=self._clock
-            )
-        first = next(iter(self._batches())).images
-        with self._clock.stage("fidelity"):
-            fidelity = measure_fidelity(path, layers, first, excess, simulation_excess, compared, threads=threads)
-        options = self._options
-        batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
-        with self._clock.stage("latency"):
-            latency = measure_latency(
-                self._float, path, batch, threads=options.latency_threads, runs=options.latency_runs
+            report = check_files(
+                files,
+                self._options,
+                target=self._target.name,
+                threads=self._threads,
+                clock=self._clock,
+                simulation=simulation,
             )
         units = {unit.name: unit for unit in sensitivities.units}
-        return Report(
-            model=sensitivities.model.name,
-            accuracy=accuracy,
-            size=Size(float_bytes=file_bytes(self._float), quantized_bytes=file_bytes(path)),
-            bits=_bits(plan),
-            latency=latency,
-            fidelity=fidelity,
-            passes=dict(conversion.passes),
-            seconds={},
-            environment=describe_environment(self._target.name),
-            layers=tuple(_layer_report(layer, units.get(layer.name), sensitivities) for layer in layers),
-            notes=(*fidelity_problems(fidelity), *_notes(sensitivities)),
+        return report.model_copy(
+            update={
+                "passes": dict(conversion.passes),
+                "layers": tuple(_with_unit(layer, units.get(layer.name), sensitivities) for layer in report.layers),
+                "notes": (*report.notes, *_notes(sensitivities)),
+            }
         )
 
     def baseline(self, plan: BitPlan, name: str) -> Baseline:
@@ -255,12 +374,15 @@ class _Job:
         path = self._stage / f"{name}.{MODEL_FILE}"
         with self._clock.stage(f"baseline {name}"):
             self._convert(plan, path)
-            runners = (open_runner(self._float, threads=self._threads), open_runner(path, threads=self._threads))
+            runners = (
+                open_runner(self._float, threads=self._threads),
+                open_runner(path, threads=self._threads),
+            )
             accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
             size = file_bytes(path)
             path.unlink()
             path.with_name(path.name + ".data").unlink(missing_ok=True)
-        return Baseline(weight_average=_bits(plan).weight_average, accuracy=accuracy, quantized_bytes=size)
+        return Baseline(weight_average=_bits(plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size)
 
     def _convert(self, plan: BitPlan, path: Path) -> Conversion:
         from lampq_onnx.converter import load_model
@@ -274,20 +396,33 @@ class _Job:
         return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)
 
 
-def _bits(plan: BitPlan) -> Bits:
+def _bits(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
+    """Averages of a plan; of the file's layers where it holds none (other tools' files)."""
+    if plan is None:
+        total = max(sum(layer.parameters for layer in layers), 1)
+        average = sum(layer.parameters * layer.weight_bits for layer in layers) / total
+        plain = sum(layer.weight_bits for layer in layers) / max(len(layers), 1)
+        kinds = tuple(dict.fromkeys(layer.type for layer in layers))
+        return Bits(
+            weight_average=average,
+            weight_average_unweighted=plain,
+            weight_average_all=average,
+            budget=None,
+            covers=kinds,
+        )
     weighted = plan.weight_average()
-    layers = [layer for layer in plan.layers.values() if layer.quantized]
-    total = sum(layer.parameters or 0 for layer in layers)
+    chosen = [layer for layer in plan.layers.values() if layer.quantized]
+    total = sum(layer.parameters or 0 for layer in chosen)
     return Bits(
         weight_average=plan.weight_average_unweighted() if weighted is None else weighted,
         weight_average_unweighted=plan.weight_average_unweighted(),
-        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in layers) / max(total, 1),
+        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in chosen) / max(total, 1),
         budget=plan.budget,
-        covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in layers if not layer.fixed)),
+        covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
     )
 
 
-def _layer_report(layer: QuantizedLayer, unit: UnitSensitivity | None, sensitivities: Sensitivities) -> LayerReport:
+def _layer_report(layer: QuantizedLayer) -> LayerReport:
     return LayerReport(
         name=layer.name,
         type=layer.type,
@@ -297,10 +432,14 @@ def _layer_report(layer: QuantizedLayer, unit: UnitSensitivity | None, sensitivi
         scheme=layer.scheme,
         parameters=layer.parameters,
         bytes=layer.bytes,
-        trace=unit.trace if unit else None,
-        alpha=sensitivities.alpha[unit.type] if unit else None,
-        omega=sensitivities.omega(unit) if unit else None,
     )
+
+
+def _with_unit(layer: LayerReport, unit: UnitSensitivity | None, sensitivities: Sensitivities) -> LayerReport:
+    if unit is None:
+        return layer
+    known = {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
+    return layer.model_copy(update=known)
 
 
 def _allocation_record(plan: BitPlan, solution: Solution, result: UpdateResult | None) -> Allocation:
@@ -388,7 +527,8 @@ def _prepared(model: ModelOptions, images: ImageOptions, clock: Clock) -> Iterat
             source = digits_source("calibration")
         else:
             raise LampqError(
-                "no calibration images", hint="give a folder or .npz file with --calibration; 128 images are enough"
+                "no calibration images",
+                hint="give a folder or .npz file with --calibration; 128 images are enough",
             )
         chosen = choose(source, images.calibration_size, images.seed)
     with clock.stage("export"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ def measure_accuracy(
 
 def measure_fidelity(
     model_path: Path,
-    layers: list[QuantizedLayer],
+    layers: Sequence[QuantizedLayer],
     images: npt.NDArray[np.float32],
     excess: float,
     simulation_excess: float | None,

@@ -148,14 +148,10 @@ def check_request(
     if not (gamma > 1 and math.isfinite(gamma)):
         raise UsageError(f"gamma must be above 1 (one bit more has to cost less), not {gamma:g}")
     if fixed_bits not in (*range(MIN_BITS, MAX_BITS + 1), FLOAT_BITS):
-        raise UsageError(
-            f"fixed_bits must be in {MIN_BITS}..{MAX_BITS} or {FLOAT_BITS} (float), not {fixed_bits}"
-        )
+        raise UsageError(f"fixed_bits must be in {MIN_BITS}..{MAX_BITS} or {FLOAT_BITS} (float), not {fixed_bits}")
     allowed = [b for b in ACTIVATION_BITS if b != FLOAT_BITS]
     if activation_bits is not None and activation_bits not in allowed:
-        raise UsageError(
-            f"activation_bits must be one of {', '.join(map(str, allowed))}, not {activation_bits}"
-        )
+        raise UsageError(f"activation_bits must be one of {', '.join(map(str, allowed))}, not {activation_bits}")
 
 
 def _activation_bits(sensitivities: Sensitivities, asked: int | None) -> int:

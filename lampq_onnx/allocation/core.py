@@ -56,9 +56,7 @@ class CoreModel:
         gap = relaxation.gap * _SLACKEN
         keep = relaxation.reduced <= gap
         self._settled = keep.argmax(axis=1)
-        self._options = {
-            i: np.flatnonzero(keep[i]).tolist() for i in np.flatnonzero(keep.sum(axis=1) > 1).tolist()
-        }
+        self._options = {i: np.flatnonzero(keep[i]).tolist() for i in np.flatnonzero(keep.sum(axis=1) > 1).tolist()}
         self._model = pulp.LpProblem("allocation", pulp.LpMinimize)
         self._variables = {
             (i, k): _variable(self._model, f"x_{i}_{k}", cat=pulp.LpBinary)

@@ -45,9 +45,7 @@ def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gam
     VT-PTQ: Liu et al., "Post-Training Quantization for Vision Transformer", NeurIPS 2021.
     """
     units = budgeted_units(sensitivities)
-    return np.array(
-        [[unit.nuclear_norm * _weight_error(unit, bits) for bits in candidates] for unit in units]
-    )
+    return np.array([[unit.nuclear_norm * _weight_error(unit, bits) for bits in candidates] for unit in units])
 
 
 def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
@@ -71,9 +69,7 @@ METRICS: dict[str, Metric] = {
 
 
 def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -> FloatArray:
-    return np.array(factors, dtype=np.float64)[:, None] * float(gamma) ** -np.array(
-        candidates, dtype=np.float64
-    )
+    return np.array(factors, dtype=np.float64)[:, None] * float(gamma) ** -np.array(candidates, dtype=np.float64)
 
 
 def _weight_error(unit: UnitSensitivity, bits: int) -> float:

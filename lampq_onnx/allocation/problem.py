@@ -48,14 +48,11 @@ class Problem:
         if sizes.shape != (len(self.names),) or not np.issubdtype(sizes.dtype, np.integer):
             raise LampqError(f"sizes must be {len(self.names)} integers, one per unit")
         if (bad := np.flatnonzero(sizes <= 0)).size:
-            raise LampqError(
-                f"unit {self.names[bad[0]]} has {sizes[bad[0]]} weights; a unit has at least one"
-            )
+            raise LampqError(f"unit {self.names[bad[0]]} has {sizes[bad[0]]} weights; a unit has at least one")
         costs = np.array(self.costs, dtype=np.float64)
         if costs.shape != (len(self.names), len(self.candidates)):
             raise LampqError(
-                f"the cost table is {costs.shape}, not {len(self.names)} units "
-                f"x {len(self.candidates)} candidates"
+                f"the cost table is {costs.shape}, not {len(self.names)} units x {len(self.candidates)} candidates"
             )
         if (wrong := np.argwhere(~(np.isfinite(costs) & (costs >= 0)))).size:
             unit, option = wrong[0]

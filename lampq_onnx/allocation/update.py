@@ -117,10 +117,7 @@ def iterative_update(
         used = sum(sizes[name] * width for name, width in current.items())
         raises, lowers = _moves(current, sizes, tuple(candidates), errors)
         free = capacity - used if budget_rule == "strict" else None
-        swaps = (
-            (up, down, _apply(current, up, down))
-            for up, down in _ranked(raises, lowers, free, first=not undone)
-        )
+        swaps = ((up, down, _apply(current, up, down)) for up, down in _ranked(raises, lowers, free, first=not undone))
         swap = next((s for s in swaps if tuple(s[2].values()) not in seen), None)
         if swap is None:
             break
@@ -146,27 +143,20 @@ def _moves(
         lower = [b for b in candidates if b < width]
         if higher:
             step = higher[0] - width
-            raises.append(
-                _Move(unit, higher[0], gain(errors[unit], width, higher[0]), step, step * sizes[unit])
-            )
+            raises.append(_Move(unit, higher[0], gain(errors[unit], width, higher[0]), step, step * sizes[unit]))
         if lower:
             step = lower[-1] - width
-            lowers.append(
-                _Move(unit, lower[-1], degradation(errors[unit], width, lower[-1]), step, step * sizes[unit])
-            )
+            lowers.append(_Move(unit, lower[-1], degradation(errors[unit], width, lower[-1]), step, step * sizes[unit]))
     return raises, lowers
 
 
-def _ranked(
-    raises: list[_Move], lowers: list[_Move], free: int | None, *, first: bool
-) -> list[tuple[_Move, _Move]]:
+def _ranked(raises: list[_Move], lowers: list[_Move], free: int | None, *, first: bool) -> list[tuple[_Move, _Move]]:
     """Allowed pairs, best first; ``free`` bits are left in the budget, None: count widths instead."""
     pairs = [
         (up, down)
         for up in raises
         for down in lowers
-        if up.unit != down.unit
-        and (up.bits + down.bits == 0 if free is None else up.storage + down.storage <= free)
+        if up.unit != down.unit and (up.bits + down.bits == 0 if free is None else up.storage + down.storage <= free)
     ]
     if first:
         pairs.sort(key=lambda pair: (-pair[0].error, pair[1].error))
@@ -194,9 +184,7 @@ def _check_start(bits: Mapping[str, int], sizes: Mapping[str, int], capacity: in
         if unit not in sizes:
             raise LampqError(f"unit {unit} has a width but no size")
         if not MIN_BITS <= width <= MAX_BITS:
-            raise LampqError(
-                f"unit {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated"
-            )
+            raise LampqError(f"unit {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
     used = sum(sizes[unit] * width for unit, width in bits.items())
     if capacity is not None and used > capacity:
         raise LampqError(f"the widths to start from take {used} bits of a budget of {capacity}")

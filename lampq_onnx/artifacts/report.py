@@ -85,7 +85,8 @@ class LayerReport(Record):
     alpha: float | None = None
     omega: float | None = None
     reconstruction_error: float | None = Field(
-        default=None, description="|What Xhat - W X|^2 / |W X|^2 on calibration images, Xhat from the quantized model"
+        default=None,
+        description="|What Xhat - W X|^2 / |W X|^2 on calibration images, Xhat from the quantized model",
     )
 
 

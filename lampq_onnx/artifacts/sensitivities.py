@@ -51,7 +51,8 @@ class Sensitivities(Artifact):
         default_factory=dict, description="unit -> loss measured with that unit alone at alpha_bits"
     )
     alpha_floored: tuple[str, ...] = Field(
-        default=(), description="sampled units whose measured loss was not positive: a small floor stands for it"
+        default=(),
+        description="sampled units whose measured loss was not positive: a small floor stands for it",
     )
     alpha_bits: int
     alpha_measure: Literal["kl", "nll", "top1"]

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import onnxscript.version_converter
+from pydantic import ValidationError
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter.passes import GemmToMatMul, PatchEmbedToMatMul, QuantizeActivations, QuantizeWeights
@@ -123,7 +124,7 @@ def convert_model(
         QuantizeActivations(parameters),
         weights,
     ]
-    raised = _raise_opset(model, parameters, weights.packing, target)
+    raised = _raise_opset(model, parameters, weights.packing)
     for step in steps:
         step(model)
     before = len(model.graph.initializers)
@@ -131,8 +132,24 @@ def convert_model(
     common_passes.TopologicalSortPass()(model)
     passes = {"RaiseOpset": raised} | {type(step).__name__: step.count for step in steps}
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
+    model.metadata_props["lampq_onnx.target"] = target.name
     model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
     return Conversion(model=model, passes=passes, stored=weights.stored, parameters=parameters)
+
+
+def embedded_plan(model: ir.Model) -> BitPlan | None:
+    """The plan that a converted file carries; None for files of other tools.
+
+    Raises:
+        LampqError: the plan in the file is damaged.
+    """
+    text = model.metadata_props.get(PLAN_KEY)
+    if text is None:
+        return None
+    try:
+        return BitPlan.model_validate_json(text)
+    except ValidationError as error:
+        raise LampqError(f"the plan inside the file (metadata {PLAN_KEY}) is damaged") from error
 
 
 def check_file(path: Path) -> None:
@@ -148,9 +165,9 @@ def check_file(path: Path) -> None:
         raise LampqError(f"{path.name} fails onnx's check: {str(error).strip()[:500]}") from error
 
 
-def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing, target: Target) -> int:
+def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing) -> int:
     """Bring the graph to the opset that its new types need; 1 if it had to change."""
-    needs = [required_opset(p.weight.bits, packing, target) for p in parameters.values()]
+    needs = [required_opset(p.weight.bits, packing) for p in parameters.values()]
     needs += [UINT16_OPSET for p in parameters.values() if p.activation.bits == 16]
     current, needed = model.opset_imports.get("", 0), max(needs, default=0)
     if current >= needed:

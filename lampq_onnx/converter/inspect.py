@@ -79,7 +79,9 @@ def _layer(node: ir.Node, dequantize: ir.Node) -> QuantizedLayer:
         weight_bits=bits,
         activation_bits=int(labels.get("lampq_onnx.activation_bits", activation_bits)),
         storage=storage,
-        scheme=labels.get("lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"),
+        scheme=labels.get(
+            "lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"
+        ),
         bytes=total,
         parameters=_count(dequantize, stored),
         input=start.name or "",
@@ -109,17 +111,16 @@ def _activation(node: ir.Node) -> tuple[ir.Value, int]:
     zero = producer.inputs[2] if len(producer.inputs) > 2 else None
     bits = _TYPE_BITS.get(zero.const_value.dtype, 8) if zero is not None and zero.const_value is not None else 8
     inner = producer.inputs[0]
-    while inner is not None:
-        step = inner.producer()
-        if step is None or step.inputs[0] is None:
-            return inner, bits
+    step = inner.producer()
+    while step is not None and step.inputs[0] is not None:
         inner = step.inputs[0]
         if step.op_type == "QuantizeLinear":
             clip = inner.producer()
-            if clip is not None and clip.op_type == "Clip" and clip.name.endswith(".input.clip") and clip.inputs[0]:
+            if clip is not None and clip.op_type == "Clip" and (clip.name or "").endswith(".input.clip") and clip.inputs[0]:
                 inner = clip.inputs[0]
-            return inner, bits
-    return value, bits
+            break
+        step = inner.producer()
+    return inner, bits
 
 
 def _is_vector(value: ir.Value | None) -> bool:

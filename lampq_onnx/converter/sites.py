@@ -17,11 +17,53 @@ TYPE_KEY = "lampq_onnx.type"
 
 # Ops that pass on or combine values without being a layer or a non-linearity of their own.
 _TRANSPARENT = frozenset(
-    "Add Sub Mul Div Reshape Transpose Squeeze Unsqueeze Slice Split Gather Concat Identity Cast Expand Flatten Clip "
-    "LayerNormalization RMSNormalization ReduceMean Pow Sqrt Reciprocal Neg Dropout Pad QuantizeLinear "
-    "DequantizeLinear".split()
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Split",
+        "Gather",
+        "Concat",
+        "Identity",
+        "Cast",
+        "Expand",
+        "Flatten",
+        "Clip",
+        "LayerNormalization",
+        "RMSNormalization",
+        "ReduceMean",
+        "Pow",
+        "Sqrt",
+        "Reciprocal",
+        "Neg",
+        "Dropout",
+        "Pad",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    ]
 )
-_ACTIVATIONS = frozenset("Gelu Erf Relu Sigmoid Tanh HardSwish HardSigmoid Swish LeakyRelu Elu Softplus Mish".split())
+_ACTIVATIONS = frozenset(
+    [
+        "Gelu",
+        "Erf",
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "HardSwish",
+        "HardSigmoid",
+        "Swish",
+        "LeakyRelu",
+        "Elu",
+        "Softplus",
+        "Mish",
+    ]
+)
 _SHAPE_OPS = frozenset({"Shape", "Size"})
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 

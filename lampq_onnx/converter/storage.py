@@ -62,10 +62,11 @@ def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np
     fields = (np.arange(256)[:, None] >> (np.arange(8 // width) * width)) & (2**width - 1)
     step = 2 if grid is Grid.MID_RISE else 1
     offset = int(grid.level(np.zeros(1, np.uint8), bits)[0]) if shift + width == bits else 0
-    return (step * (fields << shift) + offset).astype(np.int8)
+    table: npt.NDArray[np.int8] = (step * (fields << shift) + offset).astype(np.int8)
+    return table
 
 
-def required_opset(bits: int, packing: Packing, target: Target) -> int:
+def required_opset(bits: int, packing: Packing) -> int:
     """Least opset that a weight of ``bits`` needs in the form ``packing``."""
     if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
         return MIN_OPSET["container"]
@@ -74,9 +75,7 @@ def required_opset(bits: int, packing: Packing, target: Target) -> int:
     return MIN_OPSET["int2" if bits <= 2 else "int4"]
 
 
-def store(
-    weight: QuantizedWeight, name: str, packing: Packing, target: Target, tables: dict[str, ir.Value]
-) -> Stored:
+def store(weight: QuantizedWeight, name: str, packing: Packing, target: Target, tables: dict[str, ir.Value]) -> Stored:
     """Write a weight in the form ``packing``.
 
     Args:
@@ -109,7 +108,9 @@ def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[st
     # A level of the mid-rise grid is 2 m + 1 with m = code - 2^(b-1), and m is what the type can hold.
     half = weight.codes.T.astype(np.int8) - np.int8(2 ** (weight.bits - 1))
     tensor = ir.Tensor(np.ascontiguousarray(half).astype(ml), dtype=dtype, name=f"{name}.quantized")
-    value = ir.Value(name=f"{name}.quantized", const_value=tensor, type=ir.TensorType(dtype), shape=tensor.shape)
+    value = ir.Value(
+        name=f"{name}.quantized", const_value=tensor, type=ir.TensorType(dtype), shape=ir.Shape(half.shape)
+    )
     cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{name}.cast")
     nodes, last = [cast], cast.outputs[0]
     new = [value, scale]
@@ -139,7 +140,7 @@ def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str
         if not weight.bits & width:
             continue
         shift -= width
-        packed = pack((codes >> shift) & np.uint8(2**width - 1), width)
+        packed = pack(((codes >> shift) & (2**width - 1)).astype(np.uint8), width)
         total += packed.nbytes
         part = f"{name}.bits{width}"
         data = _constant(part, packed)
@@ -188,4 +189,4 @@ def _dequantize(name: str, value: ir.Value, scale: ir.Value, zero_point: ir.Valu
 
 def _constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))

@@ -222,9 +222,7 @@ def _crop(source: ImageSource, i: int, preprocessing: Preprocessing) -> NDArray[
     try:
         return preprocessing.crop(image)
     except LampqError as error:
-        raise LampqError(
-            f"cannot use the image {source.name(i)}: {error.message}", hint=error.hint
-        ) from error
+        raise LampqError(f"cannot use the image {source.name(i)}: {error.message}", hint=error.hint) from error
 
 
 def _require_positive(batch_size: int) -> None:

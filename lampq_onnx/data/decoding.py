@@ -79,9 +79,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         real = np.asarray(image, dtype=np.float64)
         if not np.isfinite(real).all() or real.min() < 0 or real.max() > 255:
-            raise LampqError(
-                "its floating-point pixels are outside 0..255", hint="convert it to an 8-bit image"
-            )
+            raise LampqError("its floating-point pixels are outside 0..255", hint="convert it to an 8-bit image")
         return Image.fromarray(np.rint(real * 255 if real.max() <= 1 else real).astype(np.uint8))
     return image
 

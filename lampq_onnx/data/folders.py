@@ -48,9 +48,7 @@ def open_folder(folder: Path, *, num_classes: int | None, need_labels: bool) -> 
     if loose:
         if need_labels:
             raise LampqError(f"the images in {folder} have no labels, which are needed here", hint=_FORMS)
-        return ImageSource.whole(
-            FileReader(folder, loose), len(loose), None, f"{len(loose)} images in {folder}"
-        )
+        return ImageSource.whole(FileReader(folder, loose), len(loose), None, f"{len(loose)} images in {folder}")
     known = num_classes is None or len(classes) == num_classes
     if need_labels and not known:
         raise LampqError(

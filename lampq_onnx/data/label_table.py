@@ -51,9 +51,7 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
             reader = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(reader, [])]
             if any(header.count(name) != 1 for name in _HEADER):
-                raise LampqError(
-                    f"{table} does not start with the header path,label", hint="make that its first line"
-                )
+                raise LampqError(f"{table} does not start with the header path,label", hint="make that its first line")
             at_path, at_label = map(header.index, _HEADER)
             for row in reader:
                 if not any(cell.strip() for cell in row):
@@ -72,14 +70,10 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
 
 def _require_inside(folder: Path, root: str, path: str, where: str) -> None:
     # Windows rules too: the same table must mean the same on every system.
-    absolute = PurePosixPath(path).is_absolute() or bool(
-        PureWindowsPath(path).anchor or PureWindowsPath(path).drive
-    )
+    absolute = PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).anchor or PureWindowsPath(path).drive)
     climbs = ".." in PureWindowsPath(path).parts
     if not path or "\0" in path:
-        raise LampqError(
-            f"{where}: {path!r} is not a path", hint="give each line a path relative to the folder"
-        )
+        raise LampqError(f"{where}: {path!r} is not a path", hint="give each line a path relative to the folder")
     target = os.path.realpath(folder / path)
     # realpath resolves links, so a link that leads out of the folder is refused as well.
     if absolute or climbs or not Path(target).is_relative_to(root):
@@ -93,9 +87,7 @@ def _require_inside(folder: Path, root: str, path: str, where: str) -> None:
 
 def _class_index(text: str, num_classes: int | None, where: str) -> int:
     if not _INTEGER.fullmatch(text):
-        raise LampqError(
-            f"{where}: the label {text!r} is not an integer", hint="labels are class indices from 0"
-        )
+        raise LampqError(f"{where}: the label {text!r} is not an integer", hint="labels are class indices from 0")
     label = int(text)
     if label < 0:
         raise LampqError(f"{where}: the label {label} is negative", hint="labels are class indices from 0")

@@ -55,9 +55,7 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
             keys = [name.removesuffix(".npy") for name in archive.namelist()]
             for key in ("images", "labels") if need_labels else ("images",):
                 if key not in keys:
-                    raise LampqError(
-                        f"{path} has no array {key!r} (it has: {', '.join(keys) or 'none'})", hint=_LAYOUT
-                    )
+                    raise LampqError(f"{path} has no array {key!r} (it has: {', '.join(keys) or 'none'})", hint=_LAYOUT)
             images = _map_images(path, archive)
         labels = _read_labels(path, len(images), num_classes) if "labels" in keys else None
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, RuntimeError) as error:
@@ -67,9 +65,7 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
             f"cannot read {path} or unpack it into {tempfile.gettempdir()}: {error.strerror or error}",
             hint="free some space there, or set TMPDIR to another folder",
         ) from error
-    return ImageSource.whole(
-        ArrayReader(path.name, images), len(images), labels, f"{len(images)} images in {path}"
-    )
+    return ImageSource.whole(ArrayReader(path.name, images), len(images), labels, f"{len(images)} images in {path}")
 
 
 def _map_images(path: Path, archive: zipfile.ZipFile) -> NDArray[np.uint8]:
@@ -115,9 +111,7 @@ def _read_labels(path: Path, count: int, num_classes: int | None) -> Labels:
             hint=_LAYOUT,
         )
     if len(labels) != count:
-        raise LampqError(
-            f"{path} has {count} images and {len(labels)} labels", hint="save one label per image"
-        )
+        raise LampqError(f"{path} has {count} images and {len(labels)} labels", hint="save one label per image")
     limit = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
     wrong = np.flatnonzero((labels < 0) | (labels > limit))
     if wrong.size:

@@ -52,9 +52,7 @@ class Preprocessing(Record):
     def _one_number_per_channel(self) -> Self:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
-                raise ValueError(
-                    f"{name} has {len(values)} numbers ({_listed(values)}) for {self.channels} channels"
-                )
+                raise ValueError(f"{name} has {len(values)} numbers ({_listed(values)}) for {self.channels} channels")
         return self
 
     def override(

@@ -1,4 +1,4 @@
-"""The embedded default: a small Vision Transformer for 8x8 images of digits, and the images it was made with."""
+"""The embedded default: a small Vision Transformer for 8x8 images of digits, and its images."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def split_images(name: SplitName) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
     """One part of the embedded split.
 
     Returns:
-        Images uint8 (N, 8, 8, 1), 0 paper to 240 full ink, and labels int64 (N,), in the split's order: any first
-        few hold the classes in nearly equal numbers.
+        Images uint8 (N, 8, 8, 1), 0 paper to 240 full ink, and labels int64 (N,), in the split's order: the
+        first few of a part hold the classes in nearly equal numbers.
 
     Raises:
         LampqError: the configuration is missing or not valid, or scikit-learn's images are not those of the
@@ -128,13 +128,12 @@ def split_images(name: SplitName) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
     return part_images(load_config().split, name)
 
 
-def part_images(
-    split: DigitsSplit, name: SplitName
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def part_images(split: DigitsSplit, name: SplitName) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """One part of ``split``; see ``split_images``.
 
     Raises:
-        LampqError: scikit-learn's images, or the indices that the seed gives, are not those that ``split`` names.
+        LampqError: scikit-learn's images, or the indices that the seed gives, are not those that ``split``
+            names.
     """
     images, labels = _all_images()
     if _images_hash(images, labels) != split.images_sha256:
@@ -176,9 +175,7 @@ def _all_images() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     return images, data.target.astype(np.int64)
 
 
-def _stratified(
-    labels: npt.NDArray[np.int64], counts: dict[str, int], seed: int
-) -> dict[str, npt.NDArray[np.int64]]:
+def _stratified(labels: npt.NDArray[np.int64], counts: dict[str, int], seed: int) -> dict[str, npt.NDArray[np.int64]]:
     """Disjoint indices into ``labels`` for each name in ``counts``, in its order, each with every class in
     proportion.
 

@@ -53,14 +53,14 @@ def as_tokens(module: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -
     """Inputs of a layer as (n, tokens, d_in); a Conv2d's patches are its tokens.
 
     Raises:
-        LampqError: a grouped convolution.
+        LampqError: a convolution of another kind than a patch embedding's.
     """
     if isinstance(module, torch.nn.Conv2d):
-        if module.groups != 1:
-            raise LampqError("Fisher traces of grouped convolutions are not supported")
+        if module.groups != 1 or isinstance(module.padding, str):
+            raise LampqError("convolutions with groups or named padding are not supported")
         columns = functional.unfold(
             inputs, module.kernel_size, dilation=module.dilation, padding=module.padding, stride=module.stride
-        )  # type: ignore[arg-type]
+        )
         return columns.mT
     return inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
 
@@ -103,7 +103,7 @@ class GradientTap:
                 # Parameters are frozen, so the graph starts here: nothing before the first unit is differentiated.
                 output = output.detach().requires_grad_()
             kept = inputs[0].detach()
-            output.register_hook(lambda grad: self._visit(unit, kept, grad))
+            output.register_hook(lambda grad: self._visit(unit, kept, grad))  # type: ignore[no-untyped-call]
             return output
 
         return hook

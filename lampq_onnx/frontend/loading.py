@@ -12,9 +12,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import timm
-import timm.data
 import torch
 from pydantic import ValidationError
+from timm.data.config import resolve_model_data_config
 
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
@@ -56,7 +56,11 @@ def load_digits() -> LoadedModel:
 
 
 def load_timm(
-    name: str, *, checkpoint: Path | None = None, pretrained: bool = False, model_args: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    pretrained: bool = False,
+    model_args: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Create a timm model and load its weights.
 
@@ -93,7 +97,7 @@ def load_timm(
         _load_weights(module, name, read_checkpoint(checkpoint), checkpoint)
     module.eval().requires_grad_(False)
     _require_finite(module, checkpoint or Path(name))
-    identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=int(module.num_classes))
+    identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     return LoadedModel(module=module, preprocessing=_preprocessing(module), identity=identity)
 
 
@@ -183,8 +187,18 @@ def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | fl
     return guess
 
 
+def _classes(module: torch.nn.Module) -> int:
+    count = getattr(module, "num_classes", 0)
+    if not isinstance(count, int) or count < 1:
+        raise LampqError(
+            f"{type(module).__name__} has no classification head",
+            hint="give the number of classes: --model-arg num_classes=N",
+        )
+    return count
+
+
 def _preprocessing(module: torch.nn.Module) -> Preprocessing:
-    data = timm.data.resolve_model_data_config(module)
+    data = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     size = data["input_size"]
     try:
         return Preprocessing(
@@ -198,7 +212,9 @@ def _preprocessing(module: torch.nn.Module) -> Preprocessing:
         )
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise LampqError(f"timm's preprocessing of this model is not supported: {problem['loc']}: {problem['msg']}") from error
+        raise LampqError(
+            f"timm's preprocessing of this model is not supported: {problem['loc']}: {problem['msg']}"
+        ) from error
 
 
 def _require_finite(module: torch.nn.Module, source: Path) -> None:

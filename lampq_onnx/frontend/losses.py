@@ -11,9 +11,7 @@ from lampq_onnx.errors import LampqError
 Measure = Literal["kl", "nll", "top1"]
 
 
-def loss_of(
-    logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor | None, measure: Measure
-) -> float:
+def loss_of(logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor | None, measure: Measure) -> float:
     """Loss of a model against the float model; lower is better, 0 for the float model itself.
 
     Args:

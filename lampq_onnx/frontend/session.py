@@ -59,7 +59,12 @@ class Frontend:
         return self.exported.model
 
     def analyze(
-        self, images: SlicedImages, options: AnalysisOptions, *, seed: int, progress: ProgressSink = NO_PROGRESS
+        self,
+        images: SlicedImages,
+        options: AnalysisOptions,
+        *,
+        seed: int,
+        progress: ProgressSink = NO_PROGRESS,
     ) -> Sensitivities:
         """Ranges, traces, rounding errors and alpha on calibration images.
 
@@ -69,13 +74,13 @@ class Frontend:
         module, units = self.loaded.module, self.exported.units
         count = len(images)
         held = max(1, count // HELD_OUT_SHARE)
-        fit, held_out = (images.slice(0, count - held), images.slice(count - held, count)) if count > 1 else (images, images)
+        fit, held_out = (
+            (images.slice(0, count - held), images.slice(count - held, count)) if count > 1 else (images, images)
+        )
         with progress.stage("ranges"):
             ranges = choose_ranges(module, units, fit, held_out, bits=options.activation_bits, seed=seed)
         with progress.stage("traces", count) as advance:
-            traces = fisher_traces(
-                module, units, self._labelled(images, options.labels), seed=seed, progress=advance
-            )
+            traces = fisher_traces(module, units, self._labelled(images, options.labels), seed=seed, progress=advance)
         with progress.stage("weight errors", len(units)) as advance:
             errors = {}
             for done, unit in enumerate(units, 1):
@@ -84,8 +89,7 @@ class Frontend:
         with progress.stage("nuclear norms"):
             norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES))
         activations = {
-            name: ActivationQuantizer.from_range(r.low, r.high, options.activation_bits)
-            for name, r in ranges.items()
+            name: ActivationQuantizer.from_range(r.low, r.high, options.activation_bits) for name, r in ranges.items()
         }
         alpha_bits = options.alpha_bits or min(options.candidates)
         with progress.stage("alpha", 4 * options.alpha_samples) as advance:

@@ -80,9 +80,7 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
 
 
 @contextmanager
-def simulated(
-    units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder
-) -> Iterator[None]:
+def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder) -> Iterator[None]:
     """Inside the block the modules of ``settings`` compute as quantized; afterwards they are float again."""
     handles: list[Any] = []
     changed: list[Unit] = []

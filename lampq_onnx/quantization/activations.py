@@ -56,7 +56,8 @@ class ActivationQuantizer:
         scale = np.float32(self.scale)
         level = np.rint(values.astype(np.float32, copy=False) / scale)
         np.clip(level, -self.zero_point, 2**self.bits - 1 - self.zero_point, out=level)
-        return (level * scale).astype(np.float32)
+        result: npt.NDArray[np.float32] = (level * scale).astype(np.float32)
+        return result
 
 
 @dataclass(frozen=True)

@@ -37,19 +37,19 @@ class Grid(StrEnum):
     def level(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int16]:
         """Integer levels of codes 0 .. 2^bits-1."""
         wide = codes.astype(np.int16)
-        return 2 * wide - (2**bits - 1) if self is Grid.MID_RISE else wide - 2 ** (bits - 1)
+        levels = 2 * wide - (2**bits - 1) if self is Grid.MID_RISE else wide - 2 ** (bits - 1)
+        result: npt.NDArray[np.int16] = levels.astype(np.int16)
+        return result
 
     def top(self, bits: int) -> int:
         """Largest positive level."""
-        return 2**bits - 1 if self is Grid.MID_RISE else max(2 ** (bits - 1) - 1, 1)
+        return int(2**bits - 1 if self is Grid.MID_RISE else max(2 ** (bits - 1) - 1, 1))
 
-    def encode(self, ratio: FloatArray, bits: int) -> npt.NDArray[np.uint8]:
+    def codes_of(self, ratio: FloatArray, bits: int) -> npt.NDArray[np.uint8]:
         """Codes of the levels nearest to ``ratio`` = weight / scale."""
-        if self is Grid.MID_RISE:
-            codes = np.floor(ratio * 0.5) + 2 ** (bits - 1)
-        else:
-            codes = np.rint(ratio) + 2 ** (bits - 1)
-        return np.clip(codes, 0, 2**bits - 1).astype(np.uint8)
+        nearest = np.floor(ratio * 0.5) if self is Grid.MID_RISE else np.rint(ratio)
+        codes: npt.NDArray[np.uint8] = np.clip(nearest + 2 ** (bits - 1), 0, 2**bits - 1).astype(np.uint8)
+        return codes
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class WeightGrid:
 
     def quantize(self, weight: FloatArray) -> QuantizedWeight:
         """Round ``weight`` (outputs, inputs) to the nearest levels."""
-        codes = self.grid.encode(weight / self.scale[:, None], self.bits)
+        codes = self.grid.codes_of(weight / self.scale[:, None], self.bits)
         return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid)
 
 
@@ -133,7 +133,7 @@ def _fit(weight: npt.NDArray[np.float32], bits: int, grid: Grid) -> WeightGrid:
         best_scale = np.where(better, scale, best_scale)
         best_error = np.where(better, error, best_error)
     for _ in range(REFINEMENTS):
-        levels = grid.level(grid.encode(weight / best_scale[:, None], bits), bits).astype(np.float32)
+        levels = grid.level(grid.codes_of(weight / best_scale[:, None], bits), bits).astype(np.float32)
         power = np.einsum("oi,oi->o", levels, levels)
         fitted = np.einsum("oi,oi->o", weight, levels) / np.maximum(power, 1)
         scale = np.where(fitted > tiny, fitted, best_scale).astype(np.float32)

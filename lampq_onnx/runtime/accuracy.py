@@ -56,7 +56,7 @@ class AccuracyMeter:
         spread = np.sqrt(max(lost + won - (lost - won) ** 2, 0) / n)
         return Accuracy(
             samples=n,
-            **{"float": TopK(top1=self._float[0] / n, top5=self._float[1] / n)},  # type: ignore[arg-type]
+            **{"float": TopK(top1=self._float[0] / n, top5=self._float[1] / n)},
             quantized=TopK(top1=self._quantized[0] / n, top5=self._quantized[1] / n),
             drop_points=100 * (self._float[0] - self._quantized[0]) / n,
             standard_error_points=float(100 * spread),

@@ -75,7 +75,9 @@ def _capture(
         if name not in present:
             probe.graph.output.append(helper.make_empty_tensor_value_info(name))
     session = ort.InferenceSession(
-        probe.SerializeToString(), session_options(threads, optimize=False), providers=["CPUExecutionProvider"]
+        probe.SerializeToString(),
+        session_options(threads, optimize=False),
+        providers=["CPUExecutionProvider"],
     )
     found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
     found[model_input] = images
@@ -107,7 +109,8 @@ def _cut_out(
             nodes[node.output[0]] = node
             stack.extend(node.input)
     order = [node for node in model.graph.node if node.output and node.output[0] in nodes]
-    # The first dimension is symbolic: with a fixed one onnxruntime may fuse MatMul and Add to a Gemm that it cannot load.
+    # The first dimension is symbolic: with a fixed one onnxruntime may fuse MatMul and Add to a Gemm that it cannot
+    # load.
     shape = ["n", *values.shape[1:]]
     graph = helper.make_graph(
         order,

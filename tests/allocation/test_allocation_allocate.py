@@ -71,9 +71,7 @@ def test_gamma_sets_the_spread_of_the_relaxed_optimum(make_sensitivities, gamma)
     rng = np.random.default_rng(7)
     shift = rng.uniform(-2, 2, len(units))
     units = tuple(
-        unit.model_copy(
-            update={"trace": float(unit.parameters * gamma ** shift[i] / sensitivities.alpha[unit.type])}
-        )
+        unit.model_copy(update={"trace": float(unit.parameters * gamma ** shift[i] / sensitivities.alpha[unit.type])})
         for i, unit in enumerate(units)
     )
     sensitivities = sensitivities.model_copy(update={"units": units})

@@ -76,9 +76,7 @@ def test_tiny_objectives_give_the_same_widths(make_problem):
     rng = np.random.default_rng(98)
     sizes = np.resize(VIT, 98)
     costs = draw(rng, 98, (2, 4, 8), "decaying")
-    solutions = [
-        solve(make_problem(costs * scale, sizes, (2, 4, 8), 4.5)) for scale in (1, 1e-6, 1e-8, 1e-10, 1e-200)
-    ]
+    solutions = [solve(make_problem(costs * scale, sizes, (2, 4, 8), 4.5)) for scale in (1, 1e-6, 1e-8, 1e-10, 1e-200)]
     assert all(s.bits == solutions[0].bits and s.proven_optimal for s in solutions)
     assert solutions[3].objective == pytest.approx(solutions[0].objective * 1e-10, rel=1e-12)
     assert used(make_problem(costs, sizes, (2, 4, 8), 4.5), solutions[0].bits) <= 4.5 * sizes.sum()

@@ -75,17 +75,13 @@ def test_modes_equal_timm_after_conversion(mode: str, channels: int) -> None:
     assert crop.shape == (32, 32, channels)
     assert crop.dtype == np.uint8
     np.testing.assert_array_equal(crop, cropped(converted).numpy().transpose(1, 2, 0))
-    np.testing.assert_allclose(
-        ours.normalize(crop[None])[0], normalized(converted).numpy(), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(ours.normalize(crop[None])[0], normalized(converted).numpy(), rtol=0, atol=1e-6)
 
 
 def test_a_realistic_photo_size_equals_timm() -> None:
     ours = make(size=(224, 224), crop_pct=0.9)
     image = random_image(375, 501, "RGB")
-    np.testing.assert_array_equal(
-        ours.crop(image), timm_transforms(ours)[0](image).numpy().transpose(1, 2, 0)
-    )
+    np.testing.assert_array_equal(ours.crop(image), timm_transforms(ours)[0](image).numpy().transpose(1, 2, 0))
 
 
 def test_crop_is_writable_and_separate() -> None:

@@ -56,7 +56,7 @@ class CountingPass(ir.passes.InPlacePass):
 def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
     """A new initializer."""
     tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array)))
     graph.register_initializer(value)
     return value
 
@@ -69,7 +69,7 @@ def move_annotation(old: ir.Node, new: ir.Node) -> None:
             new.metadata_props[key] = old.metadata_props[key]
 
 
-def take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+def take_over(old: ir.Value, new: ir.Value) -> None:
     """Let ``new`` be read wherever ``old`` was, graph outputs included, under the old name."""
     name, kind, shape = old.name, old.type, old.shape
     old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -50,11 +50,13 @@ class GemmToMatMul(CountingPass):
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None:
             if beta != 1.0:
-                bias = add_constant(graph, f"{name}.beta_bias", constant_array(bias) * np.float32(beta))
+                bias = add_constant(
+                    graph, f"{name}.beta_bias", constant_array(bias).astype(np.float32) * np.float32(beta)
+                )
             nodes.append(ir.node("Add", [last, bias], name=f"{name}.add"))
             last = nodes[-1].outputs[0]
         drop = ir.node("Squeeze", [last, axis], name=f"{name}.drop")
         nodes.append(drop)
         graph.insert_before(node, nodes)
-        take_over(graph, node.outputs[0], drop.outputs[0])
+        take_over(node.outputs[0], drop.outputs[0])
         graph.remove(node, safe=True)

@@ -21,13 +21,14 @@ def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
     kernel = [int(k) for k in weight.const_value.shape.numpy()[2:]]
     size = source.shape[2:] if len(source.shape) == 4 else ()
     attributes = {key: list(a.as_ints()) for key, a in node.attributes.items() if a.type == ir.AttributeType.INTS}
-    if len(size) != 2 or not all(isinstance(d, int) for d in size):
+    sides = [d for d in size if isinstance(d, int)]
+    if len(sides) != 2:
         return None
     if attributes.get("strides", [1, 1]) != kernel or any(attributes.get("pads", [0])):
         return None
     if any(d != 1 for d in attributes.get("dilations", [1])):
         return None
-    height, width = int(size[0]), int(size[1])
+    height, width = sides
     if height % kernel[0] or width % kernel[1]:
         return None
     channels = int(weight.const_value.shape.numpy()[1])
@@ -88,7 +89,7 @@ class PatchEmbedToMatMul(CountingPass):
             nodes += [back, ir.node("Reshape", [back.outputs[0], image], name=f"{name}.map")]
             tokens, replaced = nodes[-1].outputs[0], node.outputs[0]
         graph.insert_before(node, nodes)
-        take_over(graph, replaced, tokens)
+        take_over(replaced, tokens)
         if replaced is not node.outputs[0]:
             transpose = replaced.producer()
             reshape = transpose.inputs[0].producer() if transpose is not None and transpose.inputs[0] else None

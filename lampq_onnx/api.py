@@ -1,0 +1,167 @@
+"""The Python API: the command line's stages as functions with plain arguments.
+
+>>> import lampq_onnx
+>>> lampq_onnx.quantize  # doctest: +ELLIPSIS
+<function quantize at 0x...>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    ImageOptions,
+    ModelOptions,
+    OutputOptions,
+    UpdateOptions,
+)
+from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+
+if TYPE_CHECKING:
+    from lampq_onnx.converter.inspect import QuantizedLayer
+
+CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
+
+
+def quantize(
+    model: str,
+    output: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    pretrained: bool = False,
+    model_args: Mapping[str, Any] | None = None,
+    calibration: str | Path | None = None,
+    validation: str | Path | None = None,
+    calibration_size: int = 128,
+    seed: int = 0,
+    bits: float = 4.0,
+    activation_bits: int = 8,
+    candidates: Sequence[int] = CANDIDATES,
+    metric: str = "lampq",
+    gamma: float = 4.0,
+    device: str = "cpu",
+    update: UpdateOptions | None = None,
+    form: OutputOptions | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Report:
+    """Analyze, allocate, convert and check a model; the five files go to the folder ``output``.
+
+    Args:
+        model: timm name, or ``digits``.
+        bits: average weight bits of the budget.
+        update: the iterative update; its defaults if None.
+        form: storage, target, threads and latency measurement; defaults if None.
+
+    Raises:
+        UsageError, LampqError: see `pipeline.quantize`.
+    """
+    from lampq_onnx import pipeline
+
+    return pipeline.quantize(
+        _model(model, checkpoint, pretrained, model_args, device),
+        ImageOptions(
+            calibration=_path(calibration),
+            validation=_path(validation),
+            calibration_size=calibration_size,
+            seed=seed,
+        ),
+        AnalysisOptions(activation_bits=activation_bits, candidates=tuple(candidates)),
+        AllocationOptions(bits=bits, candidates=tuple(candidates), metric=metric, gamma=gamma),
+        update or UpdateOptions(),
+        form or OutputOptions(),
+        Path(output),
+        progress=progress,
+    )
+
+
+def analyze(
+    model: str,
+    *,
+    checkpoint: str | Path | None = None,
+    pretrained: bool = False,
+    model_args: Mapping[str, Any] | None = None,
+    calibration: str | Path | None = None,
+    calibration_size: int = 128,
+    seed: int = 0,
+    device: str = "cpu",
+    options: AnalysisOptions | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Sensitivities:
+    """Measure the sensitivities of every unit; see `pipeline.analyze`."""
+    from lampq_onnx import pipeline
+
+    return pipeline.analyze(
+        _model(model, checkpoint, pretrained, model_args, device),
+        ImageOptions(calibration=_path(calibration), calibration_size=calibration_size, seed=seed),
+        options or AnalysisOptions(),
+        progress=progress,
+    )
+
+
+def allocate(sensitivities: Sensitivities, *, bits: float = 4.0, **options: Any) -> BitPlan:
+    """Give out bits under a budget; ``options`` are those of `lampq_onnx.allocation.allocate`."""
+    from lampq_onnx.allocation import allocate as solve
+
+    return solve(sensitivities, bits=bits, **options)[0]
+
+
+def convert(
+    float_model: str | Path,
+    plan: BitPlan,
+    output: str | Path,
+    *,
+    calibration: str | Path | None = None,
+    form: OutputOptions | None = None,
+) -> None:
+    """Write the quantized file of a plan; see `pipeline.convert`."""
+    from lampq_onnx import pipeline
+
+    images = ImageOptions(calibration=_path(calibration))
+    pipeline.convert(Path(float_model), plan, Path(output), form or OutputOptions(), images)
+
+
+def validate(
+    model: str | Path,
+    reference: str | Path,
+    validation: str | Path,
+    *,
+    form: OutputOptions | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Report:
+    """Check a quantized file against its float file; see `pipeline.validate`."""
+    from lampq_onnx import pipeline
+
+    images = ImageOptions(validation=Path(validation))
+    return pipeline.validate(Path(model), Path(reference), images, form or OutputOptions(), progress=progress)
+
+
+def inspect(model: str | Path) -> list[QuantizedLayer]:
+    """Quantized layers of a file."""
+    from lampq_onnx.converter import inspect_model, load_model
+
+    return inspect_model(load_model(Path(model)))
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _model(
+    name: str,
+    checkpoint: str | Path | None,
+    pretrained: bool,
+    model_args: Mapping[str, Any] | None,
+    device: str,
+) -> ModelOptions:
+    return ModelOptions(
+        name=name,
+        checkpoint=_path(checkpoint),
+        pretrained=pretrained,
+        model_args=dict(model_args or {}),
+        device=device,
+    )

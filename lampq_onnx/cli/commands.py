@@ -1,0 +1,182 @@
+"""`quantize` and `analyze`: the commands that need the PyTorch front end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lampq_onnx.cli import options as o
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("quantize")(quantize)
+    app.command("analyze")(analyze)
+
+
+def quantize(
+    model: o.Model,
+    output: Annotated[Path, typer.Option(help="Folder for the five files.", rich_help_panel=o.OUTPUT)],
+    checkpoint: o.Checkpoint = None,
+    pretrained: o.Pretrained = False,
+    model_arg: o.ModelArg = None,
+    device: o.Device = "cpu",
+    calibration: o.Calibration = None,
+    validation: o.Validation = None,
+    calibration_size: o.CalibrationSize = 128,
+    seed: o.Seed = 0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    crop: o.Crop = None,
+    bits: o.Bits = 4.0,
+    activation_bits: o.ActivationBits = 8,
+    candidates: o.Candidates = "2-8",
+    metric: o.Metric = "lampq",
+    gamma: o.Gamma = 4.0,
+    time_limit: o.TimeLimit = 10.0,
+    rounds: o.Rounds = 8,
+    labels: o.Labels = "sampled",
+    alpha_bits: o.AlphaBits = None,
+    alpha_samples: o.AlphaSamples = 3,
+    alpha_measure: o.AlphaMeasure = "kl",
+    patience: o.Patience = 3,
+    update_rule: o.UpdateRule = "strict",
+    update_measure: o.UpdateMeasure = "kl",
+    update_inputs: o.UpdateInputs = "quantized",
+    packing: o.Packing = "auto",
+    target: o.Target = "auto",
+    threads: o.Threads = None,
+    latency_threads: Annotated[int, typer.Option(min=1, rich_help_panel=o.OUTPUT)] = 1,
+    latency_batch: Annotated[int, typer.Option(min=1, rich_help_panel=o.OUTPUT)] = 1,
+    latency_runs: Annotated[int, typer.Option(min=1, rich_help_panel=o.OUTPUT)] = 30,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also measure another metric's plan, e.g. uniform.",
+            rich_help_panel=o.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Analyze, allocate, convert and check: the whole line in one go.
+
+    Writes float.onnx, sensitivity.json, plan.json, model.onnx and report.json.
+    """
+    from lampq_onnx import options as values
+    from lampq_onnx import pipeline
+    from lampq_onnx.allocation import parse_candidates
+    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.cli.tables import print_report
+
+    widths = parse_candidates(candidates)
+    report = pipeline.quantize(
+        values.ModelOptions(
+            name=model,
+            checkpoint=checkpoint,
+            pretrained=pretrained,
+            model_args=o.model_arguments(model_arg),
+            device=device,
+        ),
+        values.ImageOptions(
+            calibration=calibration,
+            validation=validation,
+            calibration_size=calibration_size,
+            seed=seed,
+            mean=o.numbers(mean, "mean"),
+            std=o.numbers(std, "std"),
+            crop=crop,
+        ),
+        values.AnalysisOptions(
+            activation_bits=activation_bits,
+            labels=o.one_of(labels, ("sampled", "given"), "labels"),
+            alpha_bits=alpha_bits,
+            alpha_samples=alpha_samples,
+            alpha_measure=o.one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
+            candidates=widths,
+        ),
+        values.AllocationOptions(bits=bits, candidates=widths, metric=metric, gamma=gamma, time_limit=time_limit),
+        values.UpdateOptions(
+            rounds=rounds,
+            patience=patience,
+            rule=o.one_of(update_rule, ("strict", "count"), "update-rule"),
+            measure=o.one_of(update_measure, ("kl", "nll", "top1"), "update-measure"),
+            inputs=o.one_of(update_inputs, ("quantized", "float"), "update-inputs"),
+        ),
+        values.OutputOptions(
+            packing=o.one_of(packing, ("auto", "exact", "native", "container"), "packing"),
+            target=target,
+            threads=threads,
+            latency_threads=latency_threads,
+            latency_batch=latency_batch,
+            latency_runs=latency_runs,
+            baselines=tuple(baseline or ()),
+        ),
+        output,
+        progress=terminal_progress(),
+    )
+    print_report(report, output)
+
+
+def analyze(
+    model: o.Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", rich_help_panel=o.OUTPUT)] = Path(
+        "sensitivity.json"
+    ),
+    checkpoint: o.Checkpoint = None,
+    pretrained: o.Pretrained = False,
+    model_arg: o.ModelArg = None,
+    device: o.Device = "cpu",
+    calibration: o.Calibration = None,
+    calibration_size: o.CalibrationSize = 128,
+    seed: o.Seed = 0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    crop: o.Crop = None,
+    activation_bits: o.ActivationBits = 8,
+    candidates: o.Candidates = "2-8",
+    labels: o.Labels = "sampled",
+    alpha_bits: o.AlphaBits = None,
+    alpha_samples: o.AlphaSamples = 3,
+    alpha_measure: o.AlphaMeasure = "kl",
+    threads: o.Threads = None,
+) -> None:
+    """Measure the sensitivities of every unit and write sensitivity.json."""
+    from lampq_onnx import options as values
+    from lampq_onnx import pipeline
+    from lampq_onnx.allocation import parse_candidates
+    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.cli.tables import print_sensitivities
+    from lampq_onnx.files import require_writable
+
+    require_writable(output.parent)
+    sensitivities = pipeline.analyze(
+        values.ModelOptions(
+            name=model,
+            checkpoint=checkpoint,
+            pretrained=pretrained,
+            model_args=o.model_arguments(model_arg),
+            device=device,
+        ),
+        values.ImageOptions(
+            calibration=calibration,
+            calibration_size=calibration_size,
+            seed=seed,
+            mean=o.numbers(mean, "mean"),
+            std=o.numbers(std, "std"),
+            crop=crop,
+        ),
+        values.AnalysisOptions(
+            activation_bits=activation_bits,
+            labels=o.one_of(labels, ("sampled", "given"), "labels"),
+            alpha_bits=alpha_bits,
+            alpha_samples=alpha_samples,
+            alpha_measure=o.one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
+            candidates=parse_candidates(candidates),
+        ),
+        threads=threads,
+        progress=terminal_progress(),
+    )
+    sensitivities.save(output)
+    print_sensitivities(sensitivities, output)

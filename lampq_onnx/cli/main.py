@@ -1,0 +1,78 @@
+"""Entry point and the handling of errors."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from lampq_onnx.cli import commands, stages
+from lampq_onnx.errors import LampqError, UsageError
+
+app = typer.Typer(
+    name="lampq-onnx",
+    help="Mixed-precision quantization of Vision Transformers: a model in, a standard ONNX file out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+commands.register(app)
+stages.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+) -> None:
+    """Options that stand before or after any command."""
+    if version:
+        from importlib import metadata
+
+        typer.echo(metadata.version("lampq-onnx"))
+        raise typer.Exit
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    sys.exit(_run(words, debug=debug))
+
+
+def _run(words: list[str], *, debug: bool) -> int:
+    try:
+        result = app(words, standalone_mode=False)
+    except click.exceptions.Abort:
+        return _fail("interrupted; nothing was written", "", 130)
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", "", 130)
+    except LampqError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(error.message, error.hint, error.exit_code)
+    except MemoryError:
+        return _fail("out of memory", "use fewer threads or smaller batches", 1)
+    except Exception as error:  # a bug: say so in one message, and how to see more
+        if debug:
+            traceback.print_exc()
+        return _fail(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", 1)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, hint: str, code: int) -> int:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("[bold red]error:[/] ", end="")
+    console.print(message, markup=False)
+    if hint:
+        console.print(f"  {hint}", markup=False)
+    return code

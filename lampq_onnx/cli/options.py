@@ -1,0 +1,134 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lampq_onnx.errors import UsageError
+
+IMAGES = "Images"
+METHOD = "Method"
+OUTPUT = "Output"
+OPEN = "What the paper leaves open (docs/method.md)"
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A timm model name, or [bold]digits[/], the embedded default that needs no other option."),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Weights: .safetensors, or .pth read with weights_only.", show_default=False),
+]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Let timm download its weights.")]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option(help="Argument for timm's constructor, e.g. img_size=32; repeatable.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="Torch device of the front end.")]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of class folders, folder with labels.csv, flat folder, or .npz.",
+        rich_help_panel=IMAGES,
+        show_default=False,
+    ),
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labelled images: class folders, labels.csv or .npz.", rich_help_panel=IMAGES, show_default=False
+    ),
+]
+CalibrationSize = Annotated[int, typer.Option(min=1, help="Calibration images.", rich_help_panel=IMAGES)]
+Seed = Annotated[int, typer.Option(min=0, help="Of image choice and sampled labels.", rich_help_panel=IMAGES)]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Overrides timm's, e.g. 0.5,0.5,0.5.", rich_help_panel=IMAGES, show_default=False),
+]
+Std = Annotated[str | None, typer.Option(help="Overrides timm's.", rich_help_panel=IMAGES, show_default=False)]
+Crop = Annotated[
+    float | None, typer.Option(help="Overrides timm's crop_pct.", rich_help_panel=IMAGES, show_default=False)
+]
+Bits = Annotated[float, typer.Option(help="Average weight bits of the budget.", rich_help_panel=METHOD)]
+ActivationBits = Annotated[int, typer.Option(help="2..8 or 16.", rich_help_panel=METHOD)]
+Candidates = Annotated[str, typer.Option(help="Weight widths, e.g. 2-8 or 2,4,8.", rich_help_panel=METHOD)]
+Metric = Annotated[str, typer.Option(help="lampq, fisher, nuclear-norm or uniform.", rich_help_panel=METHOD)]
+Gamma = Annotated[float, typer.Option(help="Error falls by this factor a bit.", rich_help_panel=METHOD)]
+TimeLimit = Annotated[float, typer.Option(min=0.01, help="Seconds for the integer program.", rich_help_panel=METHOD)]
+Rounds = Annotated[
+    int, typer.Option(min=0, help="Scored swaps of the iterative update; 0: none.", rich_help_panel=METHOD)
+]
+Labels = Annotated[str, typer.Option(help="Fisher labels: sampled from the model, or given.", rich_help_panel=OPEN)]
+AlphaBits = Annotated[
+    int | None,
+    typer.Option(min=1, max=8, help="beta; default: the smallest candidate.", rich_help_panel=OPEN, show_default=False),
+]
+AlphaSamples = Annotated[int, typer.Option(min=1, help="mu: layers measured per type.", rich_help_panel=OPEN)]
+AlphaMeasure = Annotated[str, typer.Option(help="kl, nll or top1.", rich_help_panel=OPEN)]
+Patience = Annotated[
+    int,
+    typer.Option(min=1, help="Undone swaps in a row before the update stops; the paper: 1.", rich_help_panel=OPEN),
+]
+UpdateRule = Annotated[
+    str, typer.Option(help="strict keeps the budget; count is the paper's letter.", rich_help_panel=OPEN)
+]
+UpdateMeasure = Annotated[str, typer.Option(help="kl, nll or top1.", rich_help_panel=OPEN)]
+UpdateInputs = Annotated[str, typer.Option(help="Errors on quantized or float inputs.", rich_help_panel=OPEN)]
+Packing = Annotated[str, typer.Option(help="auto, exact, native or container.", rich_help_panel=OUTPUT)]
+Target = Annotated[
+    str,
+    typer.Option(help="auto, onnxruntime-x86-avx2, onnxruntime-x86-vnni or onnxruntime-arm64.", rich_help_panel=OUTPUT),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Default: all cores.", rich_help_panel=OUTPUT, show_default=False)
+]
+
+
+def numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Comma-separated numbers.
+
+    Raises:
+        UsageError: not numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--{name} takes numbers with commas between, not {text!r}") from None
+
+
+def model_arguments(words: list[str] | None) -> dict[str, Any]:
+    """key=value words; values are JSON where they can be, else text.
+
+    Raises:
+        UsageError: no equals sign, or a value that is a list or object.
+    """
+    arguments: dict[str, Any] = {}
+    for word in words or []:
+        key, sign, value = word.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(f"--model-arg takes key=value, not {word!r}")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        if isinstance(parsed, list | dict) or parsed is None:
+            raise UsageError(f"--model-arg {key}: only numbers, true, false and text are taken, not {value}")
+        arguments[key] = parsed
+    return arguments
+
+
+def one_of(value: str, allowed: tuple[str, ...], name: str) -> Any:
+    """A value from a fixed list.
+
+    Raises:
+        UsageError: another value.
+    """
+    if value not in allowed:
+        raise UsageError(f"--{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value

@@ -1,0 +1,252 @@
+"""What the commands print: tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.report import Accuracy
+
+if TYPE_CHECKING:
+    from lampq_onnx.allocation import Solution
+    from lampq_onnx.converter import Conversion
+    from lampq_onnx.converter.inspect import QuantizedLayer
+
+PLAIN_WIDTH = 110
+"""Width of tables that do not go to a terminal."""
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables in pipes and logs."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def print_report(report: Report, folder: Path) -> None:
+    """Everything that `quantize` found out."""
+    out = console()
+    table = Table(title=f"{report.model}: units", title_justify="left")
+    for column in ("layer", "type"):
+        table.add_column(column, no_wrap=True)
+    for column in ("W bits", "A bits", "storage", "kB", "trace", "omega", "error"):
+        table.add_column(column, justify="right")
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            layer.type,
+            str(layer.weight_bits),
+            str(layer.activation_bits),
+            layer.storage,
+            f"{layer.bytes / 1e3:.1f}",
+            _number(layer.trace),
+            _number(layer.omega),
+            _number(layer.reconstruction_error),
+        )
+    out.print(table)
+    print_summary(report)
+    if report.baselines:
+        _print_comparison(out, report)
+    out.print(
+        f"wrote {', '.join(sorted(p.name for p in folder.glob('*') if p.suffix in ('.onnx', '.json')))} to {folder}"
+    )
+
+
+def print_summary(report: Report) -> None:
+    """Accuracy, size, latency, bits and fidelity."""
+    out = console()
+    accuracy, size, latency, fidelity = report.accuracy, report.size, report.latency, report.fidelity
+    table = Table(title=f"{report.model}: summary", title_justify="left", show_header=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("value")
+    rows = [
+        (
+            "top-1",
+            f"float {_percent(accuracy.float_.top1)}, quantized {_percent(accuracy.quantized.top1)}, "
+            f"drop {accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f} points (n = {accuracy.samples})",
+        ),
+        ("top-5", f"float {_percent(accuracy.float_.top5)}, quantized {_percent(accuracy.quantized.top5)}"),
+        (
+            "agreement with float",
+            f"{_percent(accuracy.agreement)}, logit SQNR {_sqnr(accuracy)}, KL {accuracy.kl:.4f}",
+        ),
+        (
+            "size",
+            f"{size.float_bytes / 1e6:.2f} MB -> {size.quantized_bytes / 1e6:.2f} MB "
+            f"({size.float_bytes / size.quantized_bytes:.1f}x smaller)",
+        ),
+        (
+            "latency",
+            f"float {latency.float_ms:.2f} ms, quantized {latency.quantized_ms:.2f} ms, "
+            f"{latency.speedup:.2f}x [{latency.speedup_quartiles[0]:.2f}, {latency.speedup_quartiles[1]:.2f}] "
+            f"(batch {latency.batch}, {latency.threads} thread(s), {latency.runs} interleaved runs)",
+        ),
+        (
+            "machine",
+            f"{report.environment.cpu}; {', '.join(report.environment.cpu_flags) or 'no vector flags'}",
+        ),
+    ]
+    bits = report.bits
+    if bits.covers:
+        budget = "" if bits.budget is None else f", budget {bits.budget:g}"
+        rows.append(
+            (
+                "average weight bits",
+                f"{bits.weight_average:.3f} by weights, {bits.weight_average_unweighted:.3f} by units{budget} "
+                f"(over {', '.join(bits.covers)}); {bits.weight_average_all:.3f} with the fixed layers",
+            )
+        )
+    if report.allocation is not None:
+        found = report.allocation
+        proof = "optimal" if found.proven_optimal else f"gap {100 * found.gap:.2g} %"
+        rows.append(
+            (
+                "allocation",
+                f"{found.metric}, {proof}; update kept {found.update_kept} of {found.update_rounds} swaps",
+            )
+        )
+    simulation = "" if fidelity.simulation_excess is None else f", simulation {100 * fidelity.simulation_excess:+.1f} %"
+    rows.append(
+        (
+            "fidelity",
+            f"worst layer {fidelity.layer_max:.1e}; error of the model against its plain QDQ arithmetic: "
+            f"kernels {100 * fidelity.excess_error:+.1f} %{simulation} (n = {fidelity.samples})",
+        )
+    )
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    for note in report.notes:
+        out.print(f"[yellow]note:[/] {note}")
+
+
+def _print_comparison(out: Console, report: Report) -> None:
+    table = Table(title="float, baselines and this plan, same base quantizer and graph", title_justify="left")
+    table.add_column("allocation")
+    for column in ("avg bits", "MB", "top-1", "drop", "agreement", "SQNR", "KL"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        "float",
+        "32",
+        f"{report.size.float_bytes / 1e6:.2f}",
+        _percent(report.accuracy.float_.top1),
+        "",
+        "",
+        "",
+        "",
+    )
+    chosen = report.allocation.metric if report.allocation else "plan"
+    rows = [(n, b.weight_average, b.quantized_bytes, b.accuracy) for n, b in report.baselines.items()]
+    rows.append((f"{chosen} (this plan)", report.bits.weight_average, report.size.quantized_bytes, report.accuracy))
+    for name, average, size, accuracy in rows:
+        table.add_row(
+            name,
+            f"{average:.3f}",
+            f"{size / 1e6:.2f}",
+            _percent(accuracy.quantized.top1),
+            f"{accuracy.drop_points:.2f}",
+            _percent(accuracy.agreement),
+            _sqnr(accuracy),
+            f"{accuracy.kl:.4f}",
+        )
+    out.print(table)
+
+
+def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
+    """A row for each unit."""
+    out = console()
+    table = Table(title=f"{sensitivities.model.name}: sensitivities", title_justify="left")
+    for column in ("layer", "type"):
+        table.add_column(column, no_wrap=True)
+    for column in ("weights", "trace", "alpha", "omega", "input range", "method"):
+        table.add_column(column, justify="right")
+    for unit in sensitivities.units:
+        interval = unit.activation_range
+        table.add_row(
+            unit.name,
+            unit.type,
+            f"{unit.parameters:,}",
+            _number(unit.trace),
+            "fixed" if unit.fixed else _number(sensitivities.alpha[unit.type]),
+            "" if unit.fixed else _number(sensitivities.omega(unit)),
+            f"{interval.low:.3g} .. {interval.high:.3g}",
+            interval.method,
+        )
+    out.print(table)
+    for name, reason in sensitivities.skipped.items():
+        out.print(f"[yellow]note:[/] {name} stays in float: {reason}")
+    out.print(f"wrote {path}")
+
+
+def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:
+    """Widths by block row."""
+    out = console()
+    table = Table(title=f"{plan.model or 'plan'}: weight bits", title_justify="left")
+    table.add_column("layer", no_wrap=True)
+    for column in ("type", "W bits", "A bits"):
+        table.add_column(column, justify="right")
+    for name, layer in plan.layers.items():
+        fixed = " (fixed)" if layer.fixed else ""
+        table.add_row(name, layer.type or "", f"{layer.weight_bits}{fixed}", str(layer.activation_bits))
+    out.print(table)
+    average = plan.weight_average()
+    proof = "proven optimal" if solution.proven_optimal else f"gap {100 * solution.gap:.2g} %"
+    out.print(
+        f"average {average if average is None else format(average, '.3f')} bits by weights, "
+        f"{plan.weight_average_unweighted():.3f} by units, budget {plan.budget:g}; {proof} in {solution.seconds:.2f} s"
+    )
+    out.print(f"wrote {path}")
+
+
+def print_conversion(conversion: Conversion, source: Path, path: Path) -> None:
+    """What the passes did, and the size."""
+    from lampq_onnx.converter.model_file import file_bytes
+
+    out = console()
+    for name, count in conversion.passes.items():
+        out.print(f"{name:24} {count}")
+    out.print(f"{source} {file_bytes(source) / 1e6:.2f} MB -> {path} {file_bytes(path) / 1e6:.2f} MB")
+
+
+def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:
+    """A row for each quantized layer of a file."""
+    out = console()
+    if not layers:
+        out.print(f"{path} holds no quantized layers")
+        return
+    table = Table(title=str(path), title_justify="left")
+    for column in ("layer", "type"):
+        table.add_column(column, no_wrap=True)
+    for column in ("W bits", "A bits", "storage", "scheme", "weights", "bytes", "bits/weight"):
+        table.add_column(column, justify="right")
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            layer.type,
+            str(layer.weight_bits),
+            str(layer.activation_bits),
+            layer.storage,
+            layer.scheme,
+            f"{layer.parameters:,}",
+            f"{layer.bytes:,}",
+            f"{8 * layer.bytes / max(layer.parameters, 1):.2f}",
+        )
+    out.print(table)
+    total = sum(layer.bytes for layer in layers)
+    out.print(f"{len(layers)} quantized layers, {total / 1e6:.2f} MB of weights")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _sqnr(accuracy: Accuracy) -> str:
+    return "inf" if accuracy.logit_sqnr_db is None else f"{accuracy.logit_sqnr_db:.1f} dB"
