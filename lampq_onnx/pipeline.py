@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lampq_onnx.allocation import (
     Solution,
@@ -20,7 +16,7 @@ from lampq_onnx.allocation import (
     iterative_update,
 )
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-from lampq_onnx.artifacts.report import Allocation, Baseline, Bits, LayerReport, Size
+from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import require_writable, staging
 from lampq_onnx.options import (
@@ -31,40 +27,19 @@ from lampq_onnx.options import (
     OutputOptions,
     UpdateOptions,
 )
-from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
+from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.reporting import allocation_record, bit_averages, notes, with_unit
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from lampq_onnx.artifacts import UnitSensitivity
     from lampq_onnx.converter import Conversion, Target
-    from lampq_onnx.converter.inspect import QuantizedLayer
     from lampq_onnx.data import Batch, ImageSource
     from lampq_onnx.frontend.batching import SlicedImages
     from lampq_onnx.frontend.session import Frontend
-    from lampq_onnx.validation import Simulation
 
 FLOAT_FILE, MODEL_FILE = "float.onnx", "model.onnx"
 SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
-
-
-class Clock:
-    """Passes stages on to a sink and keeps their seconds."""
-
-    def __init__(self, sink: ProgressSink) -> None:
-        self._sink = sink
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """See ProgressSink."""
-        start = time.perf_counter()
-        try:
-            with self._sink.stage(name, total) as advance:
-                yield advance
-        finally:
-            key = name.replace(" ", "_")
-            self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - start, 3)
 
 
 def analyze(
@@ -150,7 +125,7 @@ def quantize(
                 "layers": tuple(
                     layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
                 ),
-                "allocation": _allocation_record(plan, solution, result),
+                "allocation": allocation_record(plan, solution, result),
                 "baselines": baselines,
                 "seconds": clock.seconds,
             }
@@ -203,6 +178,7 @@ def validate(
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
     """
+    from lampq_onnx.checks import FilePair, check_files
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
     from lampq_onnx.data import iter_batches, open_source
@@ -217,7 +193,7 @@ def validate(
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     source = open_source(images.validation, num_classes=facts.num_classes, need_labels=True)
     return check_files(
-        _Files(
+        FilePair(
             model=facts.name,
             reference=reference_path,
             quantized=model_path,
@@ -230,67 +206,6 @@ def validate(
         target=facts.target or "unknown",
         threads=options.threads or available_cores(),
         clock=Clock(progress),
-    )
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Two files and the images to compare them on."""
-
-    model: str
-    reference: Path
-    quantized: Path
-    layers: Sequence[QuantizedLayer]
-    plan: BitPlan | None
-    batches: Callable[[], Iterator[Batch]]
-    total: int
-
-
-def check_files(
-    files: _Files,
-    options: OutputOptions,
-    *,
-    target: str,
-    threads: int,
-    clock: Clock,
-    simulation: Simulation | None = None,
-) -> Report:
-    """Accuracy, fidelity and latency of a quantized file; what only other stages know is left out of the report."""
-    from lampq_onnx.converter.model_file import file_bytes
-    from lampq_onnx.runtime import describe_environment, open_runner
-    from lampq_onnx.validation import fidelity_problems, measure_accuracy, measure_fidelity, measure_latency
-
-    reference = open_runner(files.reference, threads=threads)
-    quantized = open_runner(files.quantized, threads=threads)
-    plain = open_runner(files.quantized, threads=threads, optimize=False)
-    accuracy, excess, simulation_excess, compared = measure_accuracy(
-        reference, quantized, plain, simulation, files.batches(), total=files.total, progress=clock
-    )
-    first = next(files.batches()).images
-    with clock.stage("fidelity"):
-        fidelity = measure_fidelity(
-            files.quantized, files.layers, first, excess, simulation_excess, compared, threads=threads
-        )
-    batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
-    with clock.stage("latency"):
-        latency = measure_latency(
-            files.reference,
-            files.quantized,
-            batch,
-            threads=options.latency_threads,
-            runs=options.latency_runs,
-        )
-    return Report(
-        model=files.model,
-        accuracy=accuracy,
-        size=Size(float_bytes=file_bytes(files.reference), quantized_bytes=file_bytes(files.quantized)),
-        bits=_bits(files.plan, files.layers),
-        latency=latency,
-        fidelity=fidelity,
-        seconds=dict(clock.seconds),
-        environment=describe_environment(target),
-        layers=tuple(_layer_report(layer) for layer in files.layers),
-        notes=tuple(fidelity_problems(fidelity)),
     )
 
 
@@ -333,12 +248,13 @@ class _Job:
 
     def run(self, plan: BitPlan, sensitivities: Sensitivities) -> Report:
         """Write model.onnx and measure everything about it, but for what other stages add to the report."""
+        from lampq_onnx.checks import FilePair, check_files
         from lampq_onnx.converter import inspect_model
 
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
             conversion = self._convert(plan, path)
-        files = _Files(
+        files = FilePair(
             model=sensitivities.model.name,
             reference=self._float,
             quantized=path,
@@ -360,8 +276,8 @@ class _Job:
         return report.model_copy(
             update={
                 "passes": dict(conversion.passes),
-                "layers": tuple(_with_unit(layer, units.get(layer.name), sensitivities) for layer in report.layers),
-                "notes": (*report.notes, *_notes(sensitivities)),
+                "layers": tuple(with_unit(layer, units.get(layer.name), sensitivities) for layer in report.layers),
+                "notes": (*report.notes, *notes(sensitivities)),
             }
         )
 
@@ -382,7 +298,7 @@ class _Job:
             size = file_bytes(path)
             path.unlink()
             path.with_name(path.name + ".data").unlink(missing_ok=True)
-        return Baseline(weight_average=_bits(plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size)
+        return Baseline(weight_average=bit_averages(plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size)
 
     def _convert(self, plan: BitPlan, path: Path) -> Conversion:
         from lampq_onnx.converter import load_model
@@ -394,77 +310,6 @@ class _Job:
         from lampq_onnx.validation import BATCH
 
         return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)
-
-
-def _bits(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
-    """Averages of a plan; of the file's layers where it holds none (other tools' files)."""
-    if plan is None:
-        total = max(sum(layer.parameters for layer in layers), 1)
-        average = sum(layer.parameters * layer.weight_bits for layer in layers) / total
-        plain = sum(layer.weight_bits for layer in layers) / max(len(layers), 1)
-        kinds = tuple(dict.fromkeys(layer.type for layer in layers))
-        return Bits(
-            weight_average=average,
-            weight_average_unweighted=plain,
-            weight_average_all=average,
-            budget=None,
-            covers=kinds,
-        )
-    weighted = plan.weight_average()
-    chosen = [layer for layer in plan.layers.values() if layer.quantized]
-    total = sum(layer.parameters or 0 for layer in chosen)
-    return Bits(
-        weight_average=plan.weight_average_unweighted() if weighted is None else weighted,
-        weight_average_unweighted=plan.weight_average_unweighted(),
-        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in chosen) / max(total, 1),
-        budget=plan.budget,
-        covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
-    )
-
-
-def _layer_report(layer: QuantizedLayer) -> LayerReport:
-    return LayerReport(
-        name=layer.name,
-        type=layer.type,
-        weight_bits=layer.weight_bits,
-        activation_bits=layer.activation_bits,
-        storage=layer.storage,
-        scheme=layer.scheme,
-        parameters=layer.parameters,
-        bytes=layer.bytes,
-    )
-
-
-def _with_unit(layer: LayerReport, unit: UnitSensitivity | None, sensitivities: Sensitivities) -> LayerReport:
-    if unit is None:
-        return layer
-    known = {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
-    return layer.model_copy(update=known)
-
-
-def _allocation_record(plan: BitPlan, solution: Solution, result: UpdateResult | None) -> Allocation:
-    return Allocation(
-        metric=plan.metric or "given",
-        objective=solution.objective,
-        bound=solution.bound,
-        gap=solution.gap,
-        proven_optimal=solution.proven_optimal,
-        update_rounds=len(result.history) if result else 0,
-        update_kept=sum(swap.kept for swap in result.history) if result else 0,
-        update_score_before=result.score_before if result else None,
-        update_score_after=result.score_after if result else None,
-    )
-
-
-def _notes(sensitivities: Sensitivities) -> tuple[str, ...]:
-    notes = [f"{name} stays in float: {reason}" for name, reason in sensitivities.skipped.items()]
-    if sensitivities.alpha_floored:
-        notes.append(
-            "no positive loss was measured for "
-            + ", ".join(sensitivities.alpha_floored)
-            + " at the low width: alpha of their type uses a small floor; more calibration images help"
-        )
-    return tuple(notes)
 
 
 def _analyze(

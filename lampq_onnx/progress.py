@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -23,3 +24,26 @@ class _NoProgress:
 
 
 NO_PROGRESS: ProgressSink = _NoProgress()
+
+
+class Clock:
+    """A sink that passes stages on to another one and keeps their seconds.
+
+    Attributes:
+        seconds: stage -> wall time so far.
+    """
+
+    def __init__(self, sink: ProgressSink) -> None:
+        self._sink = sink
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """See ProgressSink."""
+        start = time.perf_counter()
+        try:
+            with self._sink.stage(name, total) as advance:
+                yield advance
+        finally:
+            key = name.replace(" ", "_")
+            self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - start, 3)

@@ -116,7 +116,12 @@ def _activation(node: ir.Node) -> tuple[ir.Value, int]:
         inner = step.inputs[0]
         if step.op_type == "QuantizeLinear":
             clip = inner.producer()
-            if clip is not None and clip.op_type == "Clip" and (clip.name or "").endswith(".input.clip") and clip.inputs[0]:
+            if (
+                clip is not None
+                and clip.op_type == "Clip"
+                and (clip.name or "").endswith(".input.clip")
+                and clip.inputs[0]
+            ):
                 inner = clip.inputs[0]
             break
         step = inner.producer()

@@ -1,0 +1,97 @@
+"""All checks of one quantized file, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lampq_onnx.artifacts import BitPlan, Report
+from lampq_onnx.artifacts.report import Size
+from lampq_onnx.converter.inspect import QuantizedLayer
+from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.data import Batch
+from lampq_onnx.options import OutputOptions
+from lampq_onnx.progress import Clock
+from lampq_onnx.reporting import bit_averages, layer_report
+from lampq_onnx.runtime import describe_environment, open_runner
+from lampq_onnx.validation import Simulation, fidelity_problems, measure_accuracy, measure_fidelity, measure_latency
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """Two files and the images to compare them on.
+
+    Attributes:
+        model: name for people.
+        layers: quantized layers of the second file.
+        plan: of the second file; None for files of other tools.
+        batches: starts a pass over the labelled images.
+        total: number of images.
+    """
+
+    model: str
+    reference: Path
+    quantized: Path
+    layers: Sequence[QuantizedLayer]
+    plan: BitPlan | None
+    batches: Callable[[], Iterator[Batch]]
+    total: int
+
+
+def check_files(
+    files: FilePair,
+    options: OutputOptions,
+    *,
+    target: str,
+    threads: int,
+    clock: Clock,
+    simulation: Simulation | None = None,
+) -> Report:
+    """Accuracy, fidelity and latency of a quantized file; what only other stages know is left out of the report.
+
+    Args:
+        files: what to compare.
+        options: threads and latency runs.
+        target: name of the target the file was made for.
+        threads: of the accuracy passes.
+        clock: keeps the seconds.
+        simulation: the quantized model in PyTorch, where there is one.
+
+    Raises:
+        LampqError: a file does not load, or images and files do not fit.
+    """
+    reference = open_runner(files.reference, threads=threads)
+    quantized = open_runner(files.quantized, threads=threads)
+    plain = open_runner(files.quantized, threads=threads, optimize=False)
+    accuracy, excess, simulation_excess, compared = measure_accuracy(
+        reference, quantized, plain, simulation, files.batches(), total=files.total, progress=clock
+    )
+    first = next(files.batches()).images
+    with clock.stage("fidelity"):
+        fidelity = measure_fidelity(
+            files.quantized, files.layers, first, excess, simulation_excess, compared, threads=threads
+        )
+    batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
+    with clock.stage("latency"):
+        latency = measure_latency(
+            files.reference,
+            files.quantized,
+            batch,
+            threads=options.latency_threads,
+            runs=options.latency_runs,
+        )
+    return Report(
+        model=files.model,
+        accuracy=accuracy,
+        size=Size(float_bytes=file_bytes(files.reference), quantized_bytes=file_bytes(files.quantized)),
+        bits=bit_averages(files.plan, files.layers),
+        latency=latency,
+        fidelity=fidelity,
+        seconds=dict(clock.seconds),
+        environment=describe_environment(target),
+        layers=tuple(layer_report(layer) for layer in files.layers),
+        notes=tuple(fidelity_problems(fidelity)),
+    )

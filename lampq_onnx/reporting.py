@@ -1,0 +1,88 @@
+"""Records of the report, from what the stages know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lampq_onnx.allocation import Solution, UpdateResult
+from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport
+
+if TYPE_CHECKING:
+    from lampq_onnx.converter.inspect import QuantizedLayer
+
+
+def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
+    """Averages of a plan; of the file's layers where it holds none (other tools' files)."""
+    if plan is None:
+        total = max(sum(layer.parameters for layer in layers), 1)
+        average = sum(layer.parameters * layer.weight_bits for layer in layers) / total
+        plain = sum(layer.weight_bits for layer in layers) / max(len(layers), 1)
+        kinds = tuple(dict.fromkeys(layer.type for layer in layers))
+        return Bits(
+            weight_average=average,
+            weight_average_unweighted=plain,
+            weight_average_all=average,
+            budget=None,
+            covers=kinds,
+        )
+    weighted = plan.weight_average()
+    chosen = [layer for layer in plan.layers.values() if layer.quantized]
+    total = sum(layer.parameters or 0 for layer in chosen)
+    return Bits(
+        weight_average=plan.weight_average_unweighted() if weighted is None else weighted,
+        weight_average_unweighted=plan.weight_average_unweighted(),
+        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in chosen) / max(total, 1),
+        budget=plan.budget,
+        covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
+    )
+
+
+def layer_report(layer: QuantizedLayer) -> LayerReport:
+    """What the file says of a layer."""
+    return LayerReport(
+        name=layer.name,
+        type=layer.type,
+        weight_bits=layer.weight_bits,
+        activation_bits=layer.activation_bits,
+        storage=layer.storage,
+        scheme=layer.scheme,
+        parameters=layer.parameters,
+        bytes=layer.bytes,
+    )
+
+
+def with_unit(layer: LayerReport, unit: UnitSensitivity | None, sensitivities: Sensitivities) -> LayerReport:
+    """The same with the unit's sensitivities."""
+    if unit is None:
+        return layer
+    known = {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
+    return layer.model_copy(update=known)
+
+
+def allocation_record(plan: BitPlan, solution: Solution, result: UpdateResult | None) -> Allocation:
+    """How the plan was found; ``result`` is None where the update did not run."""
+    return Allocation(
+        metric=plan.metric or "given",
+        objective=solution.objective,
+        bound=solution.bound,
+        gap=solution.gap,
+        proven_optimal=solution.proven_optimal,
+        update_rounds=len(result.history) if result else 0,
+        update_kept=sum(swap.kept for swap in result.history) if result else 0,
+        update_score_before=result.score_before if result else None,
+        update_score_after=result.score_after if result else None,
+    )
+
+
+def notes(sensitivities: Sensitivities) -> tuple[str, ...]:
+    """What deserves attention, in words."""
+    found = [f"{name} stays in float: {reason}" for name, reason in sensitivities.skipped.items()]
+    if sensitivities.alpha_floored:
+        found.append(
+            "no positive loss was measured for "
+            + ", ".join(sensitivities.alpha_floored)
+            + " at the low width: alpha of their type uses a small floor; more calibration images help"
+        )
+    return tuple(found)
