@@ -6,8 +6,8 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from lampq_onnx.cli import commands, stages
@@ -39,7 +39,7 @@ def root(
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -48,25 +48,27 @@ def run(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str], *, debug: bool) -> int:
     try:
-        result = app(words, standalone_mode=False)
-    except click.exceptions.Abort:
-        return _fail("interrupted; nothing was written", "", 130)
-    except click.ClickException as error:
-        error.show()
-        return UsageError.exit_code
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", "", 130)
-    except LampqError as error:
+        app(words)
+    except SystemExit as done:  # Typer's way to end, wrong usage (2) included
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except Exception as error:
         if debug:
             traceback.print_exc()
+        return _explain(error)
+    return 0
+
+
+def _explain(error: Exception) -> int:
+    """One message for an error, and its exit code."""
+    if isinstance(error, LampqError):
         return _fail(error.message, error.hint, error.exit_code)
-    except MemoryError:
-        return _fail("out of memory", "use fewer threads or smaller batches", 1)
-    except Exception as error:  # a bug: say so in one message, and how to see more
-        if debug:
-            traceback.print_exc()
-        return _fail(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", 1)
-    return result if isinstance(result, int) else 0
+    if isinstance(error, ValidationError):
+        problem = error.errors(include_url=False)[0]
+        option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the options"
+        return _fail(f"{option}: {problem['msg']}", "", UsageError.exit_code)
+    if isinstance(error, MemoryError):
+        return _fail("out of memory", "use fewer calibration images at once, or a smaller model", 1)
+    return _fail(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", 1)
 
 
 def _fail(message: str, hint: str, code: int) -> int:

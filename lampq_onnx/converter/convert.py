@@ -172,8 +172,12 @@ def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing) -> i
     current, needed = model.opset_imports.get("", 0), max(needs, default=0)
     if current >= needed:
         return 0
+    before = [site.node for site in find_sites(model.graph)]
     try:
         onnxscript.version_converter.convert_version(model, needed, fallback=True)
+        # The fallback, onnx's own converter, drops the nodes' metadata. It keeps the layers and their order.
+        for old, new in zip(before, find_sites(model.graph), strict=True):
+            new.node.metadata_props.update(old.metadata_props)
     except Exception as error:  # whatever an adapter raises, the user's way out is the same
         raise LampqError(
             f"the graph cannot be brought from opset {current} to {needed}, which {packing} storage needs: {error}",

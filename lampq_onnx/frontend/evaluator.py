@@ -83,13 +83,13 @@ class SimulationEvaluator:
         def keep(unit: Unit) -> Any:
             def visit(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
                 kept[unit.name] = inputs[0] if self._inputs == "float" else output
-                power[unit.name] += float((output - _bias_view(unit, output)).square().double().sum())
+                power[unit.name] += float((output - _bias_view(unit, output)).square().sum(dtype=torch.float64))
 
             return visit
 
         def compare(unit: Unit) -> Any:
             def visit(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
-                noise[unit.name] += float((output - kept.pop(unit.name)).square().double().sum())
+                noise[unit.name] += float((output - kept.pop(unit.name)).square().sum(dtype=torch.float64))
 
             return visit
 
@@ -104,7 +104,7 @@ class SimulationEvaluator:
                 values = kept.pop(unit.name)
                 reference = unit.module(values)
                 with simulated([unit], settings, self._rounder):
-                    noise[unit.name] += float((unit.module(values) - reference).square().double().sum())
+                    noise[unit.name] += float((unit.module(values) - reference).square().sum(dtype=torch.float64))
         tiny = float(torch.finfo(torch.float64).tiny)
         return {unit.name: noise[unit.name] / max(power[unit.name], tiny) for unit in self._units}
 

@@ -98,7 +98,7 @@ def load_timm(
     module.eval().requires_grad_(False)
     _require_finite(module, checkpoint or Path(name))
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
-    return LoadedModel(module=module, preprocessing=_preprocessing(module), identity=identity)
+    return LoadedModel(module=module, preprocessing=_preprocessing(module, model_args or {}), identity=identity)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -197,24 +197,40 @@ def _classes(module: torch.nn.Module) -> int:
     return count
 
 
-def _preprocessing(module: torch.nn.Module) -> Preprocessing:
+def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Preprocessing:
+    """What timm's configuration says, corrected by the constructor's arguments, which it does not know.
+
+    An image size other than the configured one means that the weights are not the configured ones either: the crop of
+    large photographs is then no guide, and the whole image is taken.
+    """
     data = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
-    size = data["input_size"]
+    channels, height, width = data["input_size"]
+    crop = data["crop_pct"]
+    asked = model_args.get("img_size")
+    if asked is not None and (asked, asked) != (height, width):
+        height = width = asked
+        crop = 1.0
+    channels = model_args.get("in_chans", channels)
+    mean, std = (_per_channel(data[key], channels) for key in ("mean", "std"))
     try:
         return Preprocessing(
-            size=(size[1], size[2]),
-            crop_pct=data["crop_pct"],
+            size=(height, width),
+            crop_pct=crop,
             crop_mode=data.get("crop_mode", "center"),
             interpolation=data["interpolation"],
-            mean=tuple(data["mean"])[: size[0]],
-            std=tuple(data["std"])[: size[0]],
-            channels=size[0],
+            mean=mean,
+            std=std,
+            channels=channels,
         )
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise LampqError(
-            f"timm's preprocessing of this model is not supported: {problem['loc']}: {problem['msg']}"
-        ) from error
+        where = ".".join(map(str, problem["loc"]))
+        raise LampqError(f"the preprocessing of this model is not supported: {where}: {problem['msg']}") from error
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """One number a channel; a model of one channel gets the mean of three, as timm's own grayscale weights do."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _require_finite(module: torch.nn.Module, source: Path) -> None:

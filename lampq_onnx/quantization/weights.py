@@ -14,9 +14,9 @@ FloatArray = npt.NDArray[np.floating[Any]]
 MID_RISE_MAX_BITS = 4
 """Above this the two grids differ by under 1 % in error, and odd integers of 7 bits would saturate AVX2 kernels."""
 
-SEARCH_RATIOS = np.linspace(0.35, 1.0, 14)
-"""Fractions of the channel's largest magnitude that the search starts from; optimal clipping of Gaussian to heavy
-tailed weights lies between 0.4 (2 bits) and 1 (8 bits)."""
+SEARCH_RATIOS = np.linspace(0.1, 1.0, 19)
+"""Fractions of the channel's largest magnitude that the search starts from; optimal clipping lies between 0.4 (2 bits)
+and 1 (8 bits) for Gaussian weights, and down to 0.15 at 2 and 3 bits where one weight is 10 times the others."""
 
 REFINEMENTS = 3
 """Least-squares updates of the scale after the search; each cannot raise the error for fixed codes."""
@@ -32,7 +32,7 @@ class Grid(StrEnum):
     """-2^(b-1) ... 2^(b-1)-1: zero is a level."""
     MID_RISE = "mid-rise"
     """-(2^b-1), ..., -1, 1, ..., 2^b-1 (odd integers): all 2^b levels are used on both sides. For Gaussian weights
-    the error is 37 % smaller at 2 bits and 12 % at 3 (Max, Quantizing for minimum distortion, 1960)."""
+    the error is 20 % smaller than on the other grid at 2 bits, 8 % at 3 and 2 % at 4, each at its best scale."""
 
     def level(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int16]:
         """Integer levels of codes 0 .. 2^bits-1."""

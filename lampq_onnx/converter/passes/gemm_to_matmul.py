@@ -48,15 +48,30 @@ class GemmToMatMul(CountingPass):
             nodes.append(ir.node("Mul", [last, factor], name=f"{name}.scale"))
             last = nodes[-1].outputs[0]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None:
-            if beta != 1.0:
+        if bias is not None and beta != 1.0:
+            if bias.const_value is not None:
                 bias = add_constant(
                     graph, f"{name}.beta_bias", constant_array(bias).astype(np.float32) * np.float32(beta)
                 )
-            nodes.append(ir.node("Add", [last, bias], name=f"{name}.add"))
-            last = nodes[-1].outputs[0]
+            else:
+                factor = add_constant(graph, f"{name}.beta", np.float32(beta))
+                nodes.append(ir.node("Mul", [bias, factor], name=f"{name}.beta_bias"))
+                bias = nodes[-1].outputs[0]
         drop = ir.node("Squeeze", [last, axis], name=f"{name}.drop")
-        nodes.append(drop)
+        if bias is None:
+            nodes.append(drop)
+        elif _is_row(bias):
+            add = ir.node("Add", [last, bias], name=f"{name}.add")
+            drop.replace_input_with(0, add.outputs[0])
+            nodes += [add, drop]
+        else:  # one row per image, which would broadcast along the added dimension
+            nodes += [drop, ir.node("Add", [drop.outputs[0], bias], name=f"{name}.add")]
         graph.insert_before(node, nodes)
-        take_over(node.outputs[0], drop.outputs[0])
+        take_over(node.outputs[0], nodes[-1].outputs[0])
         graph.remove(node, safe=True)
+
+
+def _is_row(bias: ir.Value) -> bool:
+    """Whether ``bias`` is the same for every row of the result."""
+    shape = () if bias.const_value is None else bias.const_value.shape.numpy()
+    return bias.const_value is not None and (len(shape) < 2 or shape[0] == 1)

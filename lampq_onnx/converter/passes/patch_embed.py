@@ -116,6 +116,7 @@ def _token_view(node: ir.Node, outputs: int, tokens: int) -> ir.Value | None:
     after = users(reshape.outputs[0])
     if len(after) != 1 or after[0].op_type != "Transpose" or reshape.outputs[0].is_graph_output():
         return None
-    if list(after[0].attributes["perm"].as_ints()) != [0, 2, 1]:
+    perm = after[0].attributes.get("perm")  # absent: all dimensions in reverse
+    if perm is None or list(perm.as_ints()) != [0, 2, 1]:
         return None
     return after[0].outputs[0]
