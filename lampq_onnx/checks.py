@@ -26,6 +26,7 @@ class FilePair:
 
     Attributes:
         model: name for people.
+        preprocessing: of the images, in one line.
         layers: quantized layers of the second file.
         plan: of the second file; None for files of other tools.
         batches: starts a pass over the labelled images.
@@ -33,6 +34,7 @@ class FilePair:
     """
 
     model: str
+    preprocessing: str
     reference: Path
     quantized: Path
     layers: Sequence[QuantizedLayer]
@@ -85,6 +87,7 @@ def check_files(
         )
     return Report(
         model=files.model,
+        preprocessing=files.preprocessing,
         accuracy=accuracy,
         size=Size(float_bytes=file_bytes(files.reference), quantized_bytes=file_bytes(files.quantized)),
         bits=bit_averages(files.plan, files.layers),

@@ -195,6 +195,7 @@ def validate(
     return check_files(
         FilePair(
             model=facts.name,
+            preprocessing=preprocessing.describe(),
             reference=reference_path,
             quantized=model_path,
             layers=inspect_model(model),
@@ -256,6 +257,7 @@ class _Job:
             conversion = self._convert(plan, path)
         files = FilePair(
             model=sensitivities.model.name,
+            preprocessing=self._frontend.loaded.preprocessing.describe(),
             reference=self._float,
             quantized=path,
             layers=inspect_model(conversion.model),

@@ -108,7 +108,7 @@ def fidelity_problems(fidelity: Fidelity) -> list[str]:
     if fidelity.layer_max > LAYER_BOUND:
         problems.append(
             f"onnxruntime computes layer {fidelity.layer_worst} with a relative error of {fidelity.layer_max:.1e} "
-            f"(bound {LAYER_BOUND:.0e}): its kernel saturates on this CPU"
+            f"(bound {LAYER_BOUND:.0e}): 8-bit weights saturate in its kernel on CPUs without VNNI"
         )
     if fidelity.excess_error > EXCESS_BOUND:
         problems.append(
@@ -118,10 +118,13 @@ def fidelity_problems(fidelity: Fidelity) -> list[str]:
     return problems
 
 
-def apply_gates(accuracy: Accuracy, *, max_drop: float | None, min_agreement: float | None) -> None:
-    """Raise where the figures are outside the bounds.
+def apply_gates(
+    accuracy: Accuracy, fidelity: Fidelity, *, max_drop: float | None = None, min_agreement: float | None = None
+) -> None:
+    """Raise where the figures are outside the bounds; those of the fidelity always count.
 
     Args:
+        accuracy, fidelity: what was measured.
         max_drop: points of top-1.
         min_agreement: fraction of images with the same first answer.
 
@@ -135,6 +138,12 @@ def apply_gates(accuracy: Accuracy, *, max_drop: float | None, min_agreement: fl
         failed.append(f"agreement with float is {accuracy.agreement:.4f}, less than {min_agreement:g}")
     if failed:
         raise GateError("the gate fails: " + "; ".join(failed), hint="give it more bits, or a better calibration set")
+    problems = fidelity_problems(fidelity)
+    if problems:
+        raise GateError(
+            "the file does not run on this machine as written: " + "; ".join(problems),
+            hint="convert the plan for this machine (--target auto)",
+        )
 
 
 def _excess(subject: AccuracyMeter, standard: AccuracyMeter) -> float:

@@ -130,6 +130,7 @@ class Report(Artifact):
     format: Literal["lampq-onnx/report"] = "lampq-onnx/report"
     version: Literal[1] = 1
     model: str
+    preprocessing: str = Field(description="what the images went through, in one line")
     accuracy: Accuracy
     size: Size
     bits: Bits

@@ -69,6 +69,7 @@ def quantize(
     from lampq_onnx.allocation import parse_candidates
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_report
+    from lampq_onnx.validation import apply_gates
 
     widths = parse_candidates(candidates)
     report = pipeline.quantize(
@@ -117,6 +118,7 @@ def quantize(
         progress=terminal_progress(),
     )
     print_report(report, output)
+    apply_gates(report.accuracy, report.fidelity)
 
 
 def analyze(

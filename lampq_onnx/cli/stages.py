@@ -130,7 +130,7 @@ def validate(
     if output is not None:
         report.save(output)
     print_summary(report)
-    apply_gates(report.accuracy, max_drop=max_drop, min_agreement=min_agreement)
+    apply_gates(report.accuracy, report.fidelity, max_drop=max_drop, min_agreement=min_agreement)
 
 
 def inspect(

@@ -85,6 +85,7 @@ def print_summary(report: Report) -> None:
             f"{latency.speedup:.2f}x [{latency.speedup_quartiles[0]:.2f}, {latency.speedup_quartiles[1]:.2f}] "
             f"(batch {latency.batch}, {latency.threads} thread(s), {latency.runs} interleaved runs)",
         ),
+        ("images", report.preprocessing),
         (
             "machine",
             f"{report.environment.cpu}; {', '.join(report.environment.cpu_flags) or 'no vector flags'}",

@@ -48,7 +48,8 @@ def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
     """The layers of ``model`` that ``plan`` quantizes.
 
     Raises:
-        LampqError: the plan names layers that the model does not have, or says another number of weights.
+        LampqError: the plan names layers that the model does not have, says another number of weights, or quantizes a
+            layer that is not float32.
     """
     sites = {site.name: site for site in find_sites(model.graph)}
     missing = [name for name in plan.layers if name not in sites]
@@ -63,6 +64,11 @@ def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
             raise LampqError(
                 f"layer {name} has {weight.size} weights in the model and {layer.parameters} in the plan: "
                 "the plan was made for another model"
+            )
+        if layer.quantized and weight is not None and weight.dtype != ir.DataType.FLOAT:
+            raise LampqError(
+                f"layer {name} has weights of type {weight.dtype.name}, and only FLOAT can be quantized",
+                hint="export the model in float32",
             )
     return {name: sites[name] for name, layer in plan.layers.items() if layer.quantized}
 
@@ -112,6 +118,8 @@ def convert_model(
     Raises:
         LampqError: the plan does not fit the graph.
     """
+    # Files of old exporters list their weights as inputs, which would keep them alive.
+    common_passes.RemoveInitializersFromInputsPass()(model)
     sites = planned_sites(model, plan)
     if parameters is None:
         parameters = layer_parameters(sites, plan)

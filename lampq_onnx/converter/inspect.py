@@ -53,14 +53,14 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
         dequantize = node.inputs[1].producer()
-        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear" and _is_fixed(dequantize.inputs[0]):
             layers.append(_layer(node, dequantize))
     return layers
 
 
 def _layer(node: ir.Node, dequantize: ir.Node) -> QuantizedLayer:
     labels = dequantize.metadata_props
-    packed = [v for v in _constants(dequantize.inputs[0]) if v.name and not v.name.startswith("lampq.")]
+    packed = [v for v in dict.fromkeys(_constants(dequantize.inputs[0])) if v.name and not v.name.startswith("lampq.")]
     data = [v for v in packed if v.const_value is not None and v.const_value.dtype in _TYPE_BITS]
     stored = data[0].const_value if data else None
     type_bits = _TYPE_BITS[stored.dtype] if stored is not None else 0
@@ -87,6 +87,21 @@ def _layer(node: ir.Node, dequantize: ir.Node) -> QuantizedLayer:
         input=start.name or "",
         output=output.name or "",
     )
+
+
+def _is_fixed(value: ir.Value | None) -> bool:
+    """Whether ``value`` is computed from constants alone; other tools quantize products of two activations, too."""
+    front, seen = [value], set()
+    while front:
+        current = front.pop()
+        if current is None or current.const_value is not None or current in seen:
+            continue
+        seen.add(current)
+        producer = current.producer()
+        if producer is None:
+            return False
+        front.extend(producer.inputs)
+    return True
 
 
 def _constants(value: ir.Value | None) -> list[ir.Value]:

@@ -55,6 +55,14 @@ class Preprocessing(Record):
                 raise ValueError(f"{name} has {len(values)} numbers ({_listed(values)}) for {self.channels} channels")
         return self
 
+    def describe(self) -> str:
+        """One line for people."""
+        side = "x".join(map(str, self.size))
+        return (
+            f"{side}, {self.crop_mode} crop {self.crop_pct:g}, {self.interpolation}, "
+            f"mean {_listed(self.mean)}, std {_listed(self.std)}"
+        )
+
     def override(
         self,
         mean: Sequence[float] | None = None,

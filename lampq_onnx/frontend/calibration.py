@@ -99,7 +99,9 @@ def choose_ranges(
             for method, (low, high) in candidates[unit.name].items():
                 quantizer = ActivationQuantizer.from_range(low, high, bits)
                 change = as_tokens(unit.module, fake_quantize(inputs, quantizer) - inputs)
-                errors[unit.name][method] += float((change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64))
+                errors[unit.name][method] += float(
+                    (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
+                )
 
     generator = torch.Generator().manual_seed(seed)
     for batch, _ in tensors(held_out, device_of(model)):
