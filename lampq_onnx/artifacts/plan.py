@@ -13,7 +13,8 @@ FLOAT_BITS = 32
 """A layer with this width is left in float."""
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
-ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
+"""No 16: onnxruntime 1.32 turns a layer with uint16 inputs into MatMulNBits, which rounds them to 8 bits itself."""
 
 
 def _one_of(allowed: tuple[int, ...], what: str, value: int) -> int:

@@ -54,7 +54,7 @@ Crop = Annotated[
     float | None, typer.Option(help="Overrides timm's crop_pct.", rich_help_panel=IMAGES, show_default=False)
 ]
 Bits = Annotated[float, typer.Option(help="Average weight bits of the budget.", rich_help_panel=METHOD)]
-ActivationBits = Annotated[int, typer.Option(help="2..8 or 16.", rich_help_panel=METHOD)]
+ActivationBits = Annotated[int, typer.Option(help="Input bits of every layer, 2..8.", rich_help_panel=METHOD)]
 Candidates = Annotated[str, typer.Option(help="Weight widths, e.g. 2-8 or 2,4,8.", rich_help_panel=METHOD)]
 Metric = Annotated[str, typer.Option(help="lampq, fisher, nuclear-norm or uniform.", rich_help_panel=METHOD)]
 Gamma = Annotated[float, typer.Option(help="Error falls by this factor a bit.", rich_help_panel=METHOD)]

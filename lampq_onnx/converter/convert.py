@@ -24,8 +24,6 @@ from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
 PLAN_KEY = "lampq_onnx.plan"
 """Model metadata that holds the plan as JSON."""
 
-UINT16_OPSET = 21
-
 
 @dataclass(frozen=True)
 class Conversion:
@@ -176,7 +174,6 @@ def check_file(path: Path) -> None:
 def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing) -> int:
     """Bring the graph to the opset that its new types need; 1 if it had to change."""
     needs = [required_opset(p.weight.bits, packing) for p in parameters.values()]
-    needs += [UINT16_OPSET for p in parameters.values() if p.activation.bits == 16]
     current, needed = model.opset_imports.get("", 0), max(needs, default=0)
     if current >= needed:
         return 0

@@ -19,9 +19,6 @@ from lampq_onnx.quantization import ActivationQuantizer, Histogram, candidate_ra
 
 BINS = 4096
 
-NARROW_BITS = 8
-"""Above this width clipping cannot help and min-max is taken without a search."""
-
 Visitor = Callable[[Unit, torch.Tensor], None]
 
 
@@ -84,11 +81,6 @@ def choose_ranges(
         seed: of the labels that the gradients are taken for.
     """
     histograms = input_histograms(model, units, fit)
-    if bits > NARROW_BITS:
-        return {
-            u.name: ActivationRange(low=histograms[u.name].low, high=histograms[u.name].high, method="minmax")
-            for u in units
-        }
     candidates = {u.name: candidate_ranges(histograms[u.name], bits) for u in units}
     errors = {name: dict.fromkeys(found, 0.0) for name, found in candidates.items()}
 

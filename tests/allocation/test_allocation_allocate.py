@@ -111,7 +111,7 @@ def test_impossible_requests(make_sensitivities, options, message):
 
 
 def test_a_budget_below_the_candidates(make_sensitivities):
-    with pytest.raises(LampqError, match="smallest feasible average is 4"):
+    with pytest.raises(LampqError, match="smallest candidate is 4 bits"):
         allocate(make_sensitivities(), bits=3, candidates=(8, 4))
 
 

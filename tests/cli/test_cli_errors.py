@@ -54,7 +54,9 @@ def test_checkpoints(tmp_path: Path, out: Path) -> None:
 
 def test_unknown_model_and_usage(out: Path) -> None:
     assert_refused(
-        invoke("quantize", "deit_tiny_patch16_22", "--checkpoint", "x.pth", "--output", out), out, "deit_tiny_patch16_224"
+        invoke("quantize", "deit_tiny_patch16_22", "--checkpoint", "x.pth", "--output", out),
+        out,
+        "deit_tiny_patch16_224",
     )
     assert_refused(invoke("quantize", "deit_tiny_patch16_224", "--output", out), out, "--checkpoint", code=2)
     assert invoke("quantize", "digits")[0] == 2
@@ -69,7 +71,7 @@ def test_bits_out_of_range(out: Path, bits: str) -> None:
 
 def test_other_values_out_of_range(out: Path) -> None:
     cases = {
-        ("--activation-bits", "9"): "activation_bits",
+        ("--activation-bits", "16"): "activation_bits",
         ("--candidates", "2-9"): "candidate",
         ("--gamma", "1"): "gamma",
         ("--metric", "magic"): "metric",
@@ -117,7 +119,7 @@ def test_images(tmp_path: Path, out: Path) -> None:
     assert_refused(gone, out, "gone")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the next test covers a folder that cannot exist")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the next test covers its case")
 def test_a_read_only_folder(tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)

@@ -167,7 +167,7 @@ def test_narrow_activations_run_as_planned(digits_run: tuple[Path, str], test_im
     plan.model_copy(update={"layers": narrow}).save(tmp_path / "plan.json")
     code, _, err = invoke("convert", folder / "float.onnx", "--plan", tmp_path / "plan.json", "-o", tmp_path / "m.onnx")
     assert code == 0, err
-    code, out, err = invoke(
+    code, _, err = invoke(
         "validate", tmp_path / "m.onnx", "--reference", folder / "float.onnx", "--validation", test_images,
         "--latency-runs", "1", "-o", tmp_path / "r.json",
     )  # fmt: skip

@@ -169,7 +169,7 @@ def test_variants_of_the_plain_vit(name: str, changes: dict[str, object]) -> Non
     units = export_model(loaded(model.eval().requires_grad_(False))).units
     types = [unit.type for unit in units if not unit.fixed]
     assert types == ["qkv", "proj", "fc1", "fc2"] * 2
-    assert [unit.type for unit in units][0] == "patch_embed"
+    assert units[0].type == "patch_embed"
     assert units[-1].type == "head"
 
 

@@ -63,9 +63,14 @@ def test_simulated_restores_the_weights(frontend: Frontend) -> None:
     data, module = images(4), frontend.loaded.module
     before = logits_of(module, data)
     settings = {unit.name: LayerSetting(2, None) for unit in frontend.exported.units}
-    with pytest.raises(RuntimeError, match="inside"), simulated(frontend.exported.units, settings, frontend.rounder):
-        assert not torch.equal(logits_of(module, data), before)
-        raise RuntimeError("inside")
+
+    def fail_inside() -> None:
+        with simulated(frontend.exported.units, settings, frontend.rounder):
+            assert not torch.equal(logits_of(module, data), before)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
     assert torch.equal(logits_of(module, data), before)
 
 

@@ -73,7 +73,7 @@ def main() -> None:
                 times[name].append(time.perf_counter() - start)
     ratios = np.array(times["fisher"]) / np.array(times["plain"])
     environment = describe_environment("none")
-    print(f"{options.model}, {options.images} images, batch {options.batch}, {options.threads} threads, {len(units)} units")
+    print(f"{options.model}, {options.images} images, batch {options.batch}, {options.threads} threads")
     print(f"{environment.cpu} ({', '.join(environment.cpu_flags)}), torch {environment.versions['torch']}")
     print(f"plain forward + backward  {np.median(times['plain']):.3f} s")
     print(f"Fisher traces             {np.median(times['fisher']):.3f} s")

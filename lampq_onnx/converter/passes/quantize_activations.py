@@ -14,7 +14,7 @@ _MOVES = frozenset({"Reshape", "Transpose"})
 class QuantizeActivations(CountingPass):
     """Quantize what each unit reads.
 
-    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: uint16 (opset 21).
+    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear.
     2. Fewer than 8 bits: a Clip to the representable interval first, then uint8. The levels that remain are exactly
        those of the narrow type, and the layer keeps its 8-bit kernel.
     3. Layers that read the same tensor with the same numbers share one pair.
@@ -48,9 +48,8 @@ class QuantizeActivations(CountingPass):
             high = add_constant(graph, f"{prefix}.high", np.float32(quantizer.high))
             nodes.append(ir.node("Clip", [value, low, high], name=f"{prefix}.clip"))
             value = nodes[-1].outputs[0]
-        dtype = np.uint16 if quantizer.bits == 16 else np.uint8
         scale = add_constant(graph, f"{prefix}.scale", np.float32(quantizer.scale))
-        zero = add_constant(graph, f"{prefix}.zero_point", np.asarray(quantizer.zero_point, dtype))
+        zero = add_constant(graph, f"{prefix}.zero_point", np.uint8(quantizer.zero_point))
         nodes.append(ir.node("QuantizeLinear", [value, scale, zero], name=f"{prefix}.quantize"))
         graph.insert_before(before, nodes)
         value = nodes[-1].outputs[0]
