@@ -39,6 +39,9 @@ def quantize(
     validation: str | Path | None = None,
     calibration_size: int = 128,
     seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop: float | None = None,
     bits: float = 4.0,
     activation_bits: int = 8,
     candidates: Sequence[int] = CANDIDATES,
@@ -53,6 +56,7 @@ def quantize(
 
     Args:
         model: timm name, or ``digits``.
+        mean, std, crop: override what timm says of the preprocessing.
         bits: average weight bits of the budget.
         update: the iterative update; its defaults if None.
         form: storage, target, threads and latency measurement; defaults if None.
@@ -69,6 +73,9 @@ def quantize(
             validation=_path(validation),
             calibration_size=calibration_size,
             seed=seed,
+            mean=None if mean is None else tuple(mean),
+            std=None if std is None else tuple(std),
+            crop=crop,
         ),
         AnalysisOptions(activation_bits=activation_bits, candidates=tuple(candidates)),
         AllocationOptions(bits=bits, candidates=tuple(candidates), metric=metric, gamma=gamma),
