@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.options import (
@@ -18,6 +18,7 @@ from lampq_onnx.options import (
     ImageOptions,
     ModelOptions,
     OutputOptions,
+    RoundingOptions,
     UpdateOptions,
 )
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
@@ -47,17 +48,19 @@ def quantize(
     candidates: Sequence[int] = CANDIDATES,
     metric: str = "lampq",
     gamma: float = 4.0,
+    rounding: Literal["gptq", "nearest"] = "gptq",
     device: str = "cpu",
     update: UpdateOptions | None = None,
     form: OutputOptions | None = None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Report:
-    """Analyze, allocate, convert and check a model; the five files go to the folder ``output``.
+    """Analyze, allocate, convert and check a model; the files go to the folder ``output``.
 
     Args:
         model: timm name, or ``digits``.
         mean, std, crop: override what timm says of the preprocessing.
         bits: average weight bits of the budget.
+        rounding: gptq is dropped where nearest rounding is closer to float.
         update: the iterative update; its defaults if None.
         form: storage, target, threads and latency measurement; defaults if None.
 
@@ -78,6 +81,7 @@ def quantize(
             crop=crop,
         ),
         AnalysisOptions(activation_bits=activation_bits, candidates=tuple(candidates)),
+        RoundingOptions(method=rounding),
         AllocationOptions(bits=bits, candidates=tuple(candidates), metric=metric, gamma=gamma),
         update or UpdateOptions(),
         form or OutputOptions(),
@@ -122,6 +126,7 @@ def convert(
     plan: BitPlan,
     output: str | Path,
     *,
+    weights: str | Path | None = None,
     calibration: str | Path | None = None,
     form: OutputOptions | None = None,
 ) -> None:
@@ -129,7 +134,7 @@ def convert(
     from lampq_onnx import pipeline
 
     images = ImageOptions(calibration=_path(calibration))
-    pipeline.convert(Path(float_model), plan, Path(output), form or OutputOptions(), images)
+    pipeline.convert(Path(float_model), plan, Path(output), form or OutputOptions(), images, _path(weights))
 
 
 def validate(

@@ -47,6 +47,12 @@ class AnalysisOptions(Record):
     candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 
 
+class RoundingOptions(Record):
+    """The base quantizer's rounding."""
+
+    method: Literal["gptq", "nearest"] = "gptq"
+
+
 class AllocationOptions(Record):
     """How bits are given out."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +25,12 @@ from lampq_onnx.options import (
     ImageOptions,
     ModelOptions,
     OutputOptions,
+    RoundingOptions,
     UpdateOptions,
 )
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.quantization import QuantizedWeight
+from lampq_onnx.quantization.weights_file import load_weights, save_weights
 from lampq_onnx.reporting import allocation_record, bit_averages, notes, with_unit
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 FLOAT_FILE, MODEL_FILE = "float.onnx", "model.onnx"
 SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 def analyze(
@@ -67,6 +71,7 @@ def quantize(
     model: ModelOptions,
     images: ImageOptions,
     analysis: AnalysisOptions,
+    rounding: RoundingOptions,
     allocation: AllocationOptions,
     update: UpdateOptions,
     output: OutputOptions,
@@ -74,7 +79,8 @@ def quantize(
     *,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Report:
-    """Run the whole line and write float.onnx, sensitivity.json, plan.json, model.onnx and report.json to ``folder``.
+    """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
+    weights.safetensors, model.onnx and report.json.
 
     The files appear together when all is done; an earlier result in ``folder`` stays as it is until then.
 
@@ -105,10 +111,15 @@ def quantize(
         _prepared(model, images, clock) as (frontend, crops),
     ):
         validation = _validation_source(images, frontend)
+        if rounding.method == "gptq":
+            frontend.use_gptq(crops, progress=clock)
         sensitivities = _analyze(frontend, crops, analysis, images.seed, clock)
         with clock.stage("allocation"):
             plan, solution = _allocate(sensitivities, allocation)
         plan, result = _update(frontend, crops, plan, allocation, update, clock)
+        if rounding.method == "gptq":
+            with clock.stage("rounding check"):
+                frontend.settle_rounding(plan, crops, update)
         job = _Job(frontend, validation, output, target, threads, stage, clock)
         report = job.run(plan, sensitivities)
         evaluator = frontend.evaluator(plan, crops, update)
@@ -123,7 +134,13 @@ def quantize(
         report = report.model_copy(
             update={
                 "layers": tuple(
-                    layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
+                    layer.model_copy(
+                        update={
+                            "reconstruction_error": errors.get(layer.name),
+                            "rounding": frontend.rounder.method(layer.name),
+                        }
+                    )
+                    for layer in report.layers
                 ),
                 "allocation": allocation_record(plan, solution, result),
                 "baselines": baselines,
@@ -132,6 +149,7 @@ def quantize(
         )
         sensitivities.save(stage / SENSITIVITY_FILE)
         plan.save(stage / PLAN_FILE)
+        save_weights(frontend.rounded_weights(plan), stage / WEIGHTS_FILE)
         report.save(stage / REPORT_FILE)
     return report
 
@@ -142,15 +160,17 @@ def convert(
     output: Path,
     options: OutputOptions,
     images: ImageOptions,
+    weights_path: Path | None = None,
     *,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Conversion:
     """Write the QDQ file of a plan; torch is not needed.
 
-    Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime.
+    Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime. Layers of which
+    ``weights_path`` (a weights.safetensors) holds the planned width take its rounding, the others the nearest one.
 
     Raises:
-        LampqError: the plan does not fit the file, or ranges are missing and there are no images.
+        LampqError: the plan or the weights do not fit the file, or ranges are missing and there are no images.
     """
     from lampq_onnx.calibration import with_measured_ranges
     from lampq_onnx.converter import load_model
@@ -158,11 +178,12 @@ def convert(
     from lampq_onnx.runtime.environment import cpu_flags, machine
 
     target = target_for(options.target, machine(), cpu_flags())
+    weights = {} if weights_path is None else load_weights(weights_path)
     model = load_model(float_path)
     if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
         plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
     with staging(output.parent) as stage:
-        return _write(model, plan, stage / output.name, options, target)
+        return _write(model, plan, weights, stage / output.name, options, target)
 
 
 def validate(
@@ -210,13 +231,20 @@ def validate(
     )
 
 
-def _write(model: ir.Model, plan: BitPlan, path: Path, options: OutputOptions, target: Target) -> Conversion:
+def _write(
+    model: ir.Model,
+    plan: BitPlan,
+    weights: Mapping[str, QuantizedWeight],
+    path: Path,
+    options: OutputOptions,
+    target: Target,
+) -> Conversion:
     """Convert, save and check a file."""
     from lampq_onnx.converter import convert_model, save_model
     from lampq_onnx.converter.convert import check_file
 
     packing = target.packing if options.packing == "auto" else options.packing
-    conversion = convert_model(model, plan, packing=packing, target=target)
+    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
     save_model(conversion.model, path)
     check_file(path)
     return conversion
@@ -305,7 +333,8 @@ class _Job:
     def _convert(self, plan: BitPlan, path: Path) -> Conversion:
         from lampq_onnx.converter import load_model
 
-        return _write(load_model(self._float), plan, path, self._options, self._target)
+        weights = self._frontend.rounded_weights(plan)
+        return _write(load_model(self._float), plan, weights, path, self._options, self._target)
 
     def _batches(self) -> Iterator[Batch]:
         from lampq_onnx.data import iter_batches

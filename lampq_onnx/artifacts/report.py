@@ -79,6 +79,7 @@ class LayerReport(Record):
     activation_bits: int
     storage: str
     scheme: str
+    rounding: str | None = Field(default=None, description="gptq or nearest; null where only the file is known")
     parameters: int
     bytes: int = Field(description="of the packed weights")
     trace: float | None = None

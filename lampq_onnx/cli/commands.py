@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def quantize(
     model: o.Model,
-    output: Annotated[Path, typer.Option(help="Folder for the five files.", rich_help_panel=o.OUTPUT)],
+    output: Annotated[Path, typer.Option(help="Folder for the files.", rich_help_panel=o.OUTPUT)],
     checkpoint: o.Checkpoint = None,
     pretrained: o.Pretrained = False,
     model_arg: o.ModelArg = None,
@@ -37,6 +37,7 @@ def quantize(
     gamma: o.Gamma = 4.0,
     time_limit: o.TimeLimit = 10.0,
     rounds: o.Rounds = 8,
+    rounding: o.Rounding = "gptq",
     labels: o.Labels = "sampled",
     alpha_bits: o.AlphaBits = None,
     alpha_samples: o.AlphaSamples = 3,
@@ -62,7 +63,7 @@ def quantize(
 ) -> None:
     """Analyze, allocate, convert and check: the whole line in one go.
 
-    Writes float.onnx, sensitivity.json, plan.json, model.onnx and report.json.
+    Writes float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx and report.json.
     """
     from lampq_onnx import options as values
     from lampq_onnx import pipeline
@@ -97,6 +98,7 @@ def quantize(
             alpha_measure=o.one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
             candidates=widths,
         ),
+        values.RoundingOptions(method=o.one_of(rounding, ("gptq", "nearest"), "rounding")),
         values.AllocationOptions(bits=bits, candidates=widths, metric=metric, gamma=gamma, time_limit=time_limit),
         values.UpdateOptions(
             rounds=rounds,

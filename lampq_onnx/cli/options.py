@@ -78,6 +78,9 @@ UpdateRule = Annotated[
 ]
 UpdateMeasure = Annotated[str, typer.Option(help="kl, nll or top1.", rich_help_panel=OPEN)]
 UpdateInputs = Annotated[str, typer.Option(help="Errors on quantized or float inputs.", rich_help_panel=OPEN)]
+Rounding = Annotated[
+    str, typer.Option(help="gptq (dropped where nearest is closer to float) or nearest.", rich_help_panel=METHOD)
+]
 Packing = Annotated[str, typer.Option(help="auto, exact, native or container.", rich_help_panel=OUTPUT)]
 Target = Annotated[
     str,

@@ -51,6 +51,10 @@ def allocate(
 def convert(
     float_model: Annotated[Path, typer.Argument(help="float.onnx.")],
     plan: Annotated[Path, typer.Option(help="plan.json.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="weights.safetensors: rounding that quantize found; else nearest.", show_default=False),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
     packing: o.Packing = "auto",
     target: o.Target = "auto",
@@ -79,9 +83,10 @@ def convert(
             threads=threads,
         ),
         values.ImageOptions(calibration=calibration, calibration_size=calibration_size, seed=seed),
+        weights,
         progress=terminal_progress(),
     )
-    print_conversion(conversion, float_model, output)
+    print_conversion(conversion, weights, float_model, output)
 
 
 def validate(

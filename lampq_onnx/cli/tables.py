@@ -203,13 +203,18 @@ def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:
     out.print(f"wrote {path}")
 
 
-def print_conversion(conversion: Conversion, source: Path, path: Path) -> None:
+def print_conversion(conversion: Conversion, weights: Path | None, source: Path, path: Path) -> None:
     """What the passes did, and the size."""
     from lampq_onnx.converter.model_file import file_bytes
 
     out = console()
     for name, count in conversion.passes.items():
         out.print(f"{name:24} {count}")
+    if weights is not None:
+        total = len(conversion.parameters)
+        out.print(f"{weights.name} gave the rounding of {total - len(conversion.nearest)} of {total} layers")
+        if conversion.nearest:
+            out.print(f"rounded to nearest: {', '.join(conversion.nearest)}")
     out.print(f"{source} {file_bytes(source) / 1e6:.2f} MB -> {path} {file_bytes(path) / 1e6:.2f} MB")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -19,10 +21,13 @@ from lampq_onnx.converter.sites import LinearSite, annotate, find_sites
 from lampq_onnx.converter.storage import Stored, required_opset
 from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_weight_grid
 
 PLAN_KEY = "lampq_onnx.plan"
 """Model metadata that holds the plan as JSON."""
+
+ZERO = 1e-30
+"""Norms below this are those of weights that are all zero, which a 1-bit grid writes as the smallest floats."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Conversion:
         passes: pass -> number of changes.
         stored: unit -> storage of its weight.
         parameters: unit -> the numbers that were written.
+        nearest: units whose weights were rounded to nearest here.
     """
 
     model: ir.Model
     passes: Mapping[str, int]
     stored: Mapping[str, Stored]
     parameters: Parameters
+    nearest: tuple[str, ...]
 
 
 def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
@@ -71,16 +78,24 @@ def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
     return {name: sites[name] for name, layer in plan.layers.items() if layer.quantized}
 
 
-def layer_parameters(sites: Mapping[str, LinearSite], plan: BitPlan) -> dict[str, LayerParameters]:
-    """Numbers of the base quantizer for every planned layer: nearest rounding, scales by squared error.
+def layer_parameters(
+    sites: Mapping[str, LinearSite], plan: BitPlan, weights: Mapping[str, QuantizedWeight] | None = None
+) -> dict[str, LayerParameters]:
+    """Numbers for every planned layer.
+
+    Args:
+        sites: the layers.
+        plan: widths and ranges.
+        weights: rounded weights from elsewhere. A layer that has none of its planned width is rounded to nearest.
 
     Raises:
-        LampqError: a layer has no activation range, or its weights are not finite.
+        LampqError: a layer has no activation range, its weights are not finite, or the rounded ones are of another
+            layer.
     """
-    return {name: _parameters(site, plan.layers[name]) for name, site in sites.items()}
+    return {name: _parameters(site, plan.layers[name], (weights or {}).get(name)) for name, site in sites.items()}
 
 
-def _parameters(site: LinearSite, layer: LayerPlan) -> LayerParameters:
+def _parameters(site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | None) -> LayerParameters:
     interval = layer.activation_range
     if interval is None:
         raise LampqError(
@@ -88,12 +103,25 @@ def _parameters(site: LinearSite, layer: LayerPlan) -> LayerParameters:
             hint="give --calibration SRC, so that convert can measure it",
         )
     matrix = site.matrix()
+    activation = ActivationQuantizer.from_range(interval.low, interval.high, layer.activation_bits)
+    if rounded is not None and rounded.bits == layer.weight_bits:
+        _require_same_layer(site.name, matrix, rounded)
+        return LayerParameters(weight=rounded, activation=activation)
     try:
         grid = fit_weight_grid(matrix, layer.weight_bits)
     except ValueError as error:
         raise LampqError(f"layer {site.name} cannot be quantized: {error}") from error
-    activation = ActivationQuantizer.from_range(interval.low, interval.high, layer.activation_bits)
     return LayerParameters(weight=grid.quantize(matrix), activation=activation)
+
+
+def _require_same_layer(name: str, matrix: npt.NDArray[np.float32], rounded: QuantizedWeight) -> None:
+    """Rounded weights of another layer or model are as far from these as zeros are, or farther."""
+    same = rounded.codes.shape == matrix.shape
+    if not same or np.linalg.norm(rounded.dequantize() - matrix) > np.linalg.norm(matrix) + ZERO:
+        raise LampqError(
+            f"the rounded weights of layer {name} are not those of the model's layer",
+            hint="use the weights file that was written with this float.onnx",
+        )
 
 
 def convert_model(
@@ -102,7 +130,7 @@ def convert_model(
     *,
     packing: Packing | None = None,
     target: Target,
-    parameters: Parameters | None = None,
+    weights: Mapping[str, QuantizedWeight] | None = None,
 ) -> Conversion:
     """Quantize a float graph.
 
@@ -111,7 +139,7 @@ def convert_model(
         plan: widths by layer name.
         packing: None takes the target's.
         target: decides storage and the form of 8-bit weights.
-        parameters: numbers from elsewhere; None computes the base quantizer's.
+        weights: rounded weights from elsewhere, see `layer_parameters`.
 
     Raises:
         LampqError: the plan does not fit the graph.
@@ -119,18 +147,18 @@ def convert_model(
     # Files of old exporters list their weights as inputs, which would keep them alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
     sites = planned_sites(model, plan)
-    if parameters is None:
-        parameters = layer_parameters(sites, plan)
+    parameters = layer_parameters(sites, plan, weights)
+    nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
     for name, site in sites.items():
         annotate(site, name)
-    weights = QuantizeWeights(parameters, packing or target.packing, target)
+    packer = QuantizeWeights(parameters, packing or target.packing, target)
     steps: list[CountingPass] = [
         PatchEmbedToMatMul(parameters),
         GemmToMatMul(parameters),
         QuantizeActivations(parameters),
-        weights,
+        packer,
     ]
-    raised = _raise_opset(model, parameters, weights.packing)
+    raised = _raise_opset(model, parameters, packer.packing)
     for step in steps:
         step(model)
     before = len(model.graph.initializers)
@@ -140,7 +168,7 @@ def convert_model(
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
     model.metadata_props["lampq_onnx.target"] = target.name
     model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
-    return Conversion(model=model, passes=passes, stored=weights.stored, parameters=parameters)
+    return Conversion(model=model, passes=passes, stored=packer.stored, parameters=parameters, nearest=nearest)
 
 
 def embedded_plan(model: ir.Model) -> BitPlan | None:

@@ -23,11 +23,12 @@ from lampq_onnx.frontend.digits import split_images
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import Exported, export_model
 from lampq_onnx.frontend.fisher import fisher_traces
+from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.options import AnalysisOptions, ImageOptions, ModelOptions, UpdateOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
-from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 HELD_OUT_SHARE = 4
 """One in four calibration images chooses between ranges that the others give."""
@@ -57,6 +58,33 @@ class Frontend:
     def model(self) -> ir.Model:
         """The float graph."""
         return self.exported.model
+
+    def use_gptq(self, images: Images, *, progress: ProgressSink = NO_PROGRESS) -> None:
+        """From here on, round the weights of Linear units by GPTQ on the inputs that ``images`` give them."""
+        linear = [unit for unit in self.exported.units if isinstance(unit.module, torch.nn.Linear)]
+        with progress.stage("input moments"):
+            moments = input_moments(self.loaded.module, linear, images)
+        self.rounder = WeightRounder(self.exported.units, moments)
+
+    def settle_rounding(self, plan: BitPlan, images: SlicedImages, options: UpdateOptions) -> None:
+        """Keep GPTQ for this plan only if it brings the model's outputs closer to float than nearest rounding.
+
+        Layer errors cannot tell: on models with massive activations GPTQ lowers them and ruins the model.
+        """
+        bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        clever, plain = self.rounder, WeightRounder(self.exported.units)
+        clever_score = self.evaluator(plan, images, options).score(bits)
+        self.rounder = plain
+        if clever_score < self.evaluator(plan, images, options).score(bits):
+            self.rounder = clever
+
+    def rounded_weights(self, plan: BitPlan) -> dict[str, QuantizedWeight]:
+        """Weights of the plan's quantized layers, as the simulation has them."""
+        return {
+            name: self.rounder.quantized(name, layer.weight_bits)
+            for name, layer in plan.layers.items()
+            if layer.quantized
+        }
 
     def analyze(
         self,

@@ -11,29 +11,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lampq_onnx.converter.passes.base import LayerParameters
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid, fit_weight_grid
+from lampq_onnx.quantization import (
+    ActivationQuantizer,
+    QuantizedWeight,
+    WeightGrid,
+    fit_weight_grid,
+    gptq_quantize,
+)
 
 
 class WeightRounder:
-    """Rounded weights of every unit and width; grids are fitted once and kept, integers are not.
+    """Rounded weights of every unit and width, each computed once.
 
     Args:
         units: the layers.
+        moments: unit -> (d_in, d_in) second moments of its inputs; the units that have them are rounded by GPTQ, the
+            others to nearest.
     """
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self._units = {unit.name: unit for unit in units}
+    def __init__(self, units: Sequence[Unit], moments: Mapping[str, npt.NDArray[np.float32]] | None = None) -> None:
         self._originals = {unit.name: unit.module.weight.detach().clone() for unit in units}
+        self._moments = dict(moments or {})
         self._grids: dict[tuple[str, int], WeightGrid] = {}
+        self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
 
     def original(self, name: str) -> torch.Tensor:
         """The float weight, in the module's shape."""
         return self._originals[name]
+
+    def method(self, name: str) -> str:
+        """How the unit is rounded: gptq or nearest."""
+        return "gptq" if name in self._moments else "nearest"
 
     def grid(self, name: str, bits: int) -> WeightGrid:
         """The fitted grid.
@@ -51,7 +66,12 @@ class WeightRounder:
 
     def quantized(self, name: str, bits: int) -> QuantizedWeight:
         """Integers and scales."""
-        return self.grid(name, bits).quantize(self._matrix(name))
+        key = (name, bits)
+        if key not in self._rounded:
+            grid, matrix = self.grid(name, bits), self._matrix(name)
+            moments = self._moments.get(name)
+            self._rounded[key] = grid.quantize(matrix) if moments is None else gptq_quantize(matrix, grid, moments)
+        return self._rounded[key]
 
     def dequantized(self, name: str, bits: int) -> torch.Tensor:
         """The rounded weight in the module's shape, on its device."""
@@ -59,8 +79,9 @@ class WeightRounder:
         rounded = torch.from_numpy(self.quantized(name, bits).dequantize())
         return rounded.reshape(original.shape).to(original)
 
-    def _matrix(self, name: str) -> Any:
-        return self._originals[name].float().cpu().flatten(1).numpy()
+    def _matrix(self, name: str) -> npt.NDArray[np.float32]:
+        matrix: npt.NDArray[np.float32] = self._originals[name].float().cpu().flatten(1).numpy()
+        return matrix
 
 
 @dataclass(frozen=True)

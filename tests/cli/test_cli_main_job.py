@@ -18,7 +18,7 @@ from lampq_onnx.frontend.digits import split_images
 
 from .conftest import invoke
 
-FILES = {"float.onnx", "sensitivity.json", "plan.json", "model.onnx", "report.json"}
+FILES = {"float.onnx", "sensitivity.json", "plan.json", "weights.safetensors", "model.onnx", "report.json"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_five_files_and_nothing_else(digits_run: tuple[Path, str]) -> None:
+def test_the_files_and_nothing_else(digits_run: tuple[Path, str]) -> None:
     folder, out = digits_run
     assert set(os.listdir(folder)) == FILES
     for word in ("blocks.3.attn.qkv", "agreement", "uniform", "float", "speed", "top-1"):
@@ -91,9 +91,27 @@ def test_allocate_alone_gives_the_same_start_under_a_second(digits_run: tuple[Pa
 
 def test_convert_alone_writes_the_same_file(digits_run: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = digits_run
-    code, _, err = invoke("convert", folder / "float.onnx", "--plan", folder / "plan.json", "-o", tmp_path / "m.onnx")
+    words = ("convert", folder / "float.onnx", "--plan", folder / "plan.json", "-o", tmp_path / "m.onnx")
+    code, out, err = invoke(*words, "--weights", folder / "weights.safetensors")
     assert code == 0, err
+    assert "gave the rounding of 34 of 34 layers" in out
     assert (tmp_path / "m.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+    code, _, err = invoke(*words)
+    assert code == 0, err
+    assert (tmp_path / "m.onnx").read_bytes() != (folder / "model.onnx").read_bytes()
+
+
+def test_an_edited_plan_takes_the_rounding_that_still_fits(digits_run: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = digits_run
+    plan = BitPlan.load(folder / "plan.json")
+    edited = "blocks.2.mlp.fc1"
+    plan.with_weight_bits({edited: 7}).save(tmp_path / "plan.json")
+    code, out, err = invoke(
+        "convert", folder / "float.onnx", "--plan", tmp_path / "plan.json", "-o", tmp_path / "m.onnx",
+        "--weights", folder / "weights.safetensors",
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"rounded to nearest: {edited}" in out
 
 
 def test_a_plan_written_by_hand(digits_run: tuple[Path, str], test_images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.converter import TARGETS, convert_model
-from lampq_onnx.converter.passes.base import LayerParameters
 from lampq_onnx.converter.storage import FIELD_WIDTHS, field_table, pack
 from lampq_onnx.converter.targets import PACKINGS
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
@@ -50,13 +49,13 @@ def random_weight(shape: tuple[int, int], bits: int, grid: Grid) -> QuantizedWei
 
 
 def converted(weight: QuantizedWeight, packing: str, target: str) -> tuple[onnx.ModelProto, object]:
-    model = one_matmul(np.zeros(weight.codes.T.shape, np.float32))
+    model = one_matmul(weight.dequantize().T)
     conversion = convert_model(
         as_ir(model),
-        plan_for(["fc"], weight_bits=weight.bits),
+        plan_for(["fc"], weight_bits=weight.bits, low=-3.0, high=2.5),
         packing=packing,
         target=TARGETS[target],
-        parameters={"fc": LayerParameters(weight, ACTIVATION)},
+        weights={"fc": weight},
     )
     return as_proto(conversion.model), conversion.stored["fc"]
 

@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from lampq_onnx.allocation import allocate
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter import TARGETS, convert_model
 from lampq_onnx.errors import LampqError
@@ -15,6 +16,7 @@ from lampq_onnx.frontend.batching import logits_of
 from lampq_onnx.frontend.calibration import choose_ranges, input_histograms, nuclear_norms, visit_inputs
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.losses import loss_of
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, fake_quantize, simulated
@@ -215,3 +217,39 @@ def test_analysis_is_seeded_and_complete(frontend: Frontend) -> None:
     errors = first.units[1].weight_error
     assert all(errors[b] > errors[b + 1] for b in range(2, 8))
     assert UpdateOptions().rule == "strict"
+
+
+def test_moments_count_every_token_alike(frontend: Frontend) -> None:
+    data, module = images(5), frontend.loaded.module
+    unit = next(u for u in frontend.exported.units if u.type == "fc1")
+    seen: list[torch.Tensor] = []
+    visit_inputs(module, [unit], data, lambda _, x: seen.append(x.flatten(0, 1).double()))
+    tokens = torch.cat(seen)
+    tokens = tokens / tokens.norm(dim=1, keepdim=True)
+    measured = input_moments(module, [unit], data)[unit.name]
+    assert np.trace(measured) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(measured, (tokens.T @ tokens / len(tokens)).numpy(), atol=1e-5)
+
+
+def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
+    front = Frontend(loaded(tiny_vit()))
+    data = images(64)
+    plan = allocate(front.analyze(data, AnalysisOptions(), seed=0), bits=3)[0]
+    nearest = front.rounded_weights(plan)
+    front.use_gptq(data)
+    clever = front.rounded_weights(plan)
+    unit = "blocks.0.mlp.fc2"
+    assert not np.array_equal(clever[unit].codes, nearest[unit].codes)
+    assert np.array_equal(clever["patch_embed.proj"].codes, nearest["patch_embed.proj"].codes)
+    front.settle_rounding(plan, data, UpdateOptions())
+    assert front.rounder.method(unit) == "gptq"
+    # moments of another model entirely: GPTQ then pushes errors where they hurt
+    random = np.random.default_rng(0)
+    wrong = {}
+    for part in front.exported.units:
+        if isinstance(part.module, torch.nn.Linear):
+            basis = random.normal(size=(part.module.in_features, 2))
+            wrong[part.name] = (basis @ basis.T).astype(np.float32)
+    front.rounder = WeightRounder(front.exported.units, wrong)
+    front.settle_rounding(plan, data, UpdateOptions())
+    assert front.rounder.method(unit) == "nearest"

@@ -1,0 +1,76 @@
+"""Rounded weights as a file: what data-dependent rounding found, for `convert` to write again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import write_atomic
+from lampq_onnx.quantization.weights import Grid, QuantizedWeight
+
+FORMAT = "lampq-onnx/weights 1"
+
+
+def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
+    """Write codes (uint8) and scales (float32) of every layer as safetensors; widths and grids are in the header."""
+    arrays = {}
+    layers = {}
+    for name, weight in weights.items():
+        arrays[f"{name}.codes"] = np.ascontiguousarray(weight.codes)
+        arrays[f"{name}.scale"] = np.ascontiguousarray(weight.scale)
+        layers[name] = {"bits": weight.bits, "grid": weight.grid.value}
+    header = {"format": FORMAT, "layers": json.dumps(layers, sort_keys=True)}
+    write_atomic(path, safetensors.numpy.save(arrays, metadata=header))
+
+
+def load_weights(path: Path) -> dict[str, QuantizedWeight]:
+    """Read what `save_weights` wrote.
+
+    Raises:
+        LampqError: missing, damaged, of another kind, or with codes that do not fit their width.
+    """
+    if not path.is_file():
+        raise LampqError(f"no such weights file: {path}")
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise LampqError(f"{path} is no weights file of lampq-onnx: its header does not say {FORMAT!r}")
+            return {
+                name: _checked(
+                    path,
+                    name,
+                    QuantizedWeight(
+                        codes=file.get_tensor(f"{name}.codes"),
+                        scale=file.get_tensor(f"{name}.scale"),
+                        bits=int(facts["bits"]),
+                        grid=Grid(facts["grid"]),
+                    ),
+                )
+                for name, facts in json.loads(header["layers"]).items()
+            }
+    except LampqError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LampqError(f"the weights file {path} is damaged: {error}") from error
+
+
+def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
+    fits = (
+        weight.codes.dtype == np.uint8
+        and weight.scale.dtype == np.float32
+        and weight.codes.ndim == 2
+        and weight.scale.shape == weight.codes.shape[:1]
+        and 1 <= weight.bits <= 8
+        and bool((weight.codes < 2**weight.bits).all())
+        and bool(np.isfinite(weight.scale).all())
+    )
+    if not fits:
+        raise LampqError(f"the weights file {path} is damaged: layer {name} does not fit its width")
+    return weight
