@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 .PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/installed
-	$(BIN)/lampq-onnx quantize digits --bits 2 --candidates 1-8 --baseline uniform --output out
+	$(BIN)/lampq-onnx quantize digits --bits 2 --candidates 1-8 --rounding nearest --baseline uniform --output out
 
 test: lint
 	$(BIN)/python -m pytest
