@@ -12,7 +12,7 @@ from lampq_onnx.allocation.ilp import solve
 from lampq_onnx.allocation.metrics import METRICS, budgeted_units
 from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, Problem, Solution, check_candidates
 from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities
-from lampq_onnx.artifacts.plan import ACTIVATION_BITS, FLOAT_BITS
+from lampq_onnx.artifacts.plan import ACTIVATION_BITS, FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
 
 DEFAULT_CANDIDATES = tuple(range(2, 9))
@@ -40,7 +40,8 @@ def allocate(
     gamma : factor by which one bit more reduces the cost. The power of uniform quantization noise falls by 4
         per bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i
         / c_i).
-    activation_bits : width of all activations; default: the one that the ranges were measured for.
+    activation_bits : width of the inputs of the units in the budget; default: the one that the ranges were measured
+        for. The units outside read 8 bits.
     time_limit : seconds for the integer program.
     fixed_bits : weight width of the units outside the budget.
 
@@ -86,7 +87,7 @@ def allocate(
     layers = {
         unit.name: LayerPlan(
             weight_bits=fixed_bits if unit.fixed else solution.bits[unit.name],
-            activation_bits=FLOAT_BITS if unit.fixed and fixed_bits == FLOAT_BITS else activations,
+            activation_bits=_fixed_activation_bits(fixed_bits) if unit.fixed else activations,
             type=unit.type,
             parameters=unit.parameters,
             fixed=unit.fixed,
@@ -152,6 +153,10 @@ def check_request(
     allowed = [b for b in ACTIVATION_BITS if b != FLOAT_BITS]
     if activation_bits is not None and activation_bits not in allowed:
         raise UsageError(f"activation_bits must be one of {', '.join(map(str, allowed))}, not {activation_bits}")
+
+
+def _fixed_activation_bits(fixed_bits: int) -> int:
+    return FLOAT_BITS if fixed_bits == FLOAT_BITS else FIXED_BITS
 
 
 def _activation_bits(sensitivities: Sensitivities, asked: int | None) -> int:

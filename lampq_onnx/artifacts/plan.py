@@ -12,6 +12,9 @@ from lampq_onnx.artifacts.sensitivities import ActivationRange
 FLOAT_BITS = 32
 """A layer with this width is left in float."""
 
+FIXED_BITS = 8
+"""Weights and inputs of the layers outside the budget, unless a plan says otherwise."""
+
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 """No 16: onnxruntime 1.32 turns a layer with uint16 inputs into MatMulNBits, which rounds them to 8 bits itself."""

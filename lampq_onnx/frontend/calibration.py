@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def input_histograms(model: torch.nn.Module, units: Sequence[Unit], images: Imag
 
 
 def choose_ranges(
-    model: torch.nn.Module, units: Sequence[Unit], fit: Images, held_out: Images, *, bits: int, seed: int
+    model: torch.nn.Module, units: Sequence[Unit], fit: Images, held_out: Images, *, bits: Mapping[str, int], seed: int
 ) -> dict[str, ActivationRange]:
     """The candidate range of the smallest output error on held-out images, for each unit.
 
@@ -77,11 +77,11 @@ def choose_ranges(
     Args:
         fit: images that give the candidates.
         held_out: images that choose among them.
-        bits: width of the inputs.
+        bits: unit -> width of its inputs.
         seed: of the labels that the gradients are taken for.
     """
     histograms = input_histograms(model, units, fit)
-    candidates = {u.name: candidate_ranges(histograms[u.name], bits) for u in units}
+    candidates = {u.name: candidate_ranges(histograms[u.name], bits[u.name]) for u in units}
     errors = {name: dict.fromkeys(found, 0.0) for name, found in candidates.items()}
 
     def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
@@ -89,7 +89,7 @@ def choose_ranges(
             weight = unit.module.weight.flatten(1)
             gradient = grads_as_tokens(unit.module, grads)
             for method, (low, high) in candidates[unit.name].items():
-                quantizer = ActivationQuantizer.from_range(low, high, bits)
+                quantizer = ActivationQuantizer.from_range(low, high, bits[unit.name])
                 change = as_tokens(unit.module, fake_quantize(inputs, quantizer) - inputs)
                 errors[unit.name][method] += float(
                     (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)

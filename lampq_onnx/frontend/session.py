@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.converter.passes.base import Parameters
 from lampq_onnx.data import ImageSource
 from lampq_onnx.data.npz import ArrayReader
@@ -106,7 +107,8 @@ class Frontend:
             (images.slice(0, count - held), images.slice(count - held, count)) if count > 1 else (images, images)
         )
         with progress.stage("ranges"):
-            ranges = choose_ranges(module, units, fit, held_out, bits=options.activation_bits, seed=seed)
+            widths = {unit.name: FIXED_BITS if unit.fixed else options.activation_bits for unit in units}
+            ranges = choose_ranges(module, units, fit, held_out, bits=widths, seed=seed)
         with progress.stage("traces", count) as advance:
             traces = fisher_traces(module, units, self._labelled(images, options.labels), seed=seed, progress=advance)
         with progress.stage("weight errors", len(units)) as advance:

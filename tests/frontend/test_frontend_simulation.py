@@ -97,7 +97,7 @@ def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
         model.norm.weight[0] = 30.0
     front = Frontend(loaded(model))
     head = [unit for unit in front.exported.units if unit.type == "head"]
-    ranges = choose_ranges(model, head, images(24), images(8, seed=3), bits=8, seed=0)
+    ranges = choose_ranges(model, head, images(24), images(8, seed=3), bits={"head": 8}, seed=0)
     assert ranges["head"].method == "minmax"
 
 
