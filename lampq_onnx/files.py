@@ -11,6 +11,11 @@ from pathlib import Path
 
 from lampq_onnx.errors import LampqError
 
+FLOAT_FILE, MODEL_FILE, WEIGHTS_FILE = "float.onnx", "model.onnx", "weights.safetensors"
+SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
+OUTPUT_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE)
+"""What `quantize` writes."""
+
 
 def require_writable(folder: Path) -> None:
     """Create ``folder`` if needed and prove that files can be made in it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,8 @@ from lampq_onnx.allocation import (
     iterative_update,
 )
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import require_writable, staging
+from lampq_onnx.files import PLAN_FILE, REPORT_FILE, SENSITIVITY_FILE, WEIGHTS_FILE, require_writable, staging
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -29,21 +28,14 @@ from lampq_onnx.options import (
     UpdateOptions,
 )
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
-from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.quantization.weights_file import load_weights, save_weights
-from lampq_onnx.reporting import allocation_record, bit_averages, notes, with_unit
+from lampq_onnx.reporting import allocation_record
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from lampq_onnx.converter import Conversion, Target
-    from lampq_onnx.data import Batch, ImageSource
+    from lampq_onnx.converter import Conversion
+    from lampq_onnx.data import ImageSource
     from lampq_onnx.frontend.batching import SlicedImages
     from lampq_onnx.frontend.session import Frontend
-
-FLOAT_FILE, MODEL_FILE = "float.onnx", "model.onnx"
-SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
-WEIGHTS_FILE = "weights.safetensors"
 
 
 def analyze(
@@ -90,6 +82,7 @@ def quantize(
     """
     from lampq_onnx.converter.targets import target_for
     from lampq_onnx.frontend.session import torch_threads
+    from lampq_onnx.output import QuantizedOutput
     from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
 
     check_request(
@@ -120,7 +113,7 @@ def quantize(
         if rounding.method == "gptq":
             with clock.stage("rounding check"):
                 frontend.settle_rounding(plan, crops, update)
-        job = _Job(frontend, validation, output, target, threads, stage, clock)
+        job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
         report = job.run(plan, sensitivities)
         evaluator = frontend.evaluator(plan, crops, update)
         with clock.stage("reconstruction errors"):
@@ -175,6 +168,7 @@ def convert(
     from lampq_onnx.calibration import with_measured_ranges
     from lampq_onnx.converter import load_model
     from lampq_onnx.converter.targets import target_for
+    from lampq_onnx.output import write_quantized
     from lampq_onnx.runtime.environment import cpu_flags, machine
 
     target = target_for(options.target, machine(), cpu_flags())
@@ -183,7 +177,7 @@ def convert(
     if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
         plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
     with staging(output.parent) as stage:
-        return _write(model, plan, weights, stage / output.name, options, target)
+        return write_quantized(model, plan, weights, stage / output.name, options, target)
 
 
 def validate(
@@ -229,118 +223,6 @@ def validate(
         threads=options.threads or available_cores(),
         clock=Clock(progress),
     )
-
-
-def _write(
-    model: ir.Model,
-    plan: BitPlan,
-    weights: Mapping[str, QuantizedWeight],
-    path: Path,
-    options: OutputOptions,
-    target: Target,
-) -> Conversion:
-    """Convert, save and check a file."""
-    from lampq_onnx.converter import convert_model, save_model
-    from lampq_onnx.converter.convert import check_file
-
-    packing = target.packing if options.packing == "auto" else options.packing
-    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
-    save_model(conversion.model, path)
-    check_file(path)
-    return conversion
-
-
-class _Job:
-    """Writing and checking files of one model on one set of validation images."""
-
-    def __init__(
-        self,
-        frontend: Frontend,
-        validation: ImageSource,
-        options: OutputOptions,
-        target: Target,
-        threads: int,
-        stage: Path,
-        clock: Clock,
-    ) -> None:
-        from lampq_onnx.converter import save_model
-
-        self._frontend = frontend
-        self._validation = validation
-        self._options = options
-        self._target = target
-        self._threads = threads
-        self._stage = stage
-        self._clock = clock
-        self._float = stage / FLOAT_FILE
-        save_model(frontend.model, self._float)
-
-    def run(self, plan: BitPlan, sensitivities: Sensitivities) -> Report:
-        """Write model.onnx and measure everything about it, but for what other stages add to the report."""
-        from lampq_onnx.checks import FilePair, check_files
-        from lampq_onnx.converter import inspect_model
-
-        path = self._stage / MODEL_FILE
-        with self._clock.stage("conversion"):
-            conversion = self._convert(plan, path)
-        files = FilePair(
-            model=sensitivities.model.name,
-            preprocessing=self._frontend.loaded.preprocessing.describe(),
-            reference=self._float,
-            quantized=path,
-            layers=inspect_model(conversion.model),
-            plan=plan,
-            batches=self._batches,
-            total=len(self._validation),
-        )
-        with self._frontend.simulation(conversion.parameters) as simulation:
-            report = check_files(
-                files,
-                self._options,
-                target=self._target.name,
-                threads=self._threads,
-                clock=self._clock,
-                simulation=simulation,
-            )
-        units = {unit.name: unit for unit in sensitivities.units}
-        return report.model_copy(
-            update={
-                "passes": dict(conversion.passes),
-                "layers": tuple(with_unit(layer, units.get(layer.name), sensitivities) for layer in report.layers),
-                "notes": (*report.notes, *notes(sensitivities)),
-            }
-        )
-
-    def baseline(self, plan: BitPlan, name: str) -> Baseline:
-        """Accuracy and size of another plan; its file is not kept."""
-        from lampq_onnx.converter.model_file import file_bytes
-        from lampq_onnx.runtime import open_runner
-        from lampq_onnx.validation import measure_accuracy
-
-        path = self._stage / f"{name}.{MODEL_FILE}"
-        with self._clock.stage(f"baseline {name}"):
-            self._convert(plan, path)
-            runners = (
-                open_runner(self._float, threads=self._threads),
-                open_runner(path, threads=self._threads),
-            )
-            accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
-            size = file_bytes(path)
-            path.unlink()
-            path.with_name(path.name + ".data").unlink(missing_ok=True)
-        return Baseline(weight_average=bit_averages(plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size)
-
-    def _convert(self, plan: BitPlan, path: Path) -> Conversion:
-        from lampq_onnx.converter import load_model
-
-        weights = self._frontend.rounded_weights(plan)
-        return _write(load_model(self._float), plan, weights, path, self._options, self._target)
-
-    def _batches(self) -> Iterator[Batch]:
-        from lampq_onnx.data import iter_batches
-        from lampq_onnx.validation import BATCH
-
-        return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)
 
 
 def _analyze(

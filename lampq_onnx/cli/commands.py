@@ -74,13 +74,7 @@ def quantize(
 
     widths = parse_candidates(candidates)
     report = pipeline.quantize(
-        values.ModelOptions(
-            name=model,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-            model_args=o.model_arguments(model_arg),
-            device=device,
-        ),
+        o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
             calibration=calibration,
             validation=validation,
@@ -90,14 +84,7 @@ def quantize(
             std=o.numbers(std, "std"),
             crop=crop,
         ),
-        values.AnalysisOptions(
-            activation_bits=activation_bits,
-            labels=o.one_of(labels, ("sampled", "given"), "labels"),
-            alpha_bits=alpha_bits,
-            alpha_samples=alpha_samples,
-            alpha_measure=o.one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
-            candidates=widths,
-        ),
+        o.analysis_options(activation_bits, labels, alpha_bits, alpha_samples, alpha_measure, widths),
         values.RoundingOptions(method=o.one_of(rounding, ("gptq", "nearest"), "rounding")),
         values.AllocationOptions(bits=bits, candidates=widths, metric=metric, gamma=gamma, time_limit=time_limit),
         values.UpdateOptions(
@@ -156,13 +143,7 @@ def analyze(
 
     require_writable(output.parent)
     sensitivities = pipeline.analyze(
-        values.ModelOptions(
-            name=model,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-            model_args=o.model_arguments(model_arg),
-            device=device,
-        ),
+        o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
             calibration=calibration,
             calibration_size=calibration_size,
@@ -171,13 +152,8 @@ def analyze(
             std=o.numbers(std, "std"),
             crop=crop,
         ),
-        values.AnalysisOptions(
-            activation_bits=activation_bits,
-            labels=o.one_of(labels, ("sampled", "given"), "labels"),
-            alpha_bits=alpha_bits,
-            alpha_samples=alpha_samples,
-            alpha_measure=o.one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
-            candidates=parse_candidates(candidates),
+        o.analysis_options(
+            activation_bits, labels, alpha_bits, alpha_samples, alpha_measure, parse_candidates(candidates)
         ),
         threads=threads,
         progress=terminal_progress(),

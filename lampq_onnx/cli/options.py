@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lampq_onnx.errors import UsageError
+from lampq_onnx.options import AnalysisOptions, ModelOptions
 
 IMAGES = "Images"
 METHOD = "Method"
@@ -124,6 +125,38 @@ def model_arguments(words: list[str] | None) -> dict[str, Any]:
             raise UsageError(f"--model-arg {key}: only numbers, true, false and text are taken, not {value}")
         arguments[key] = parsed
     return arguments
+
+
+def model_options(
+    name: str, checkpoint: Path | None, pretrained: bool, model_arg: list[str] | None, device: str
+) -> ModelOptions:
+    """The options of every command that loads a model."""
+    return ModelOptions(
+        name=name,
+        checkpoint=checkpoint,
+        pretrained=pretrained,
+        model_args=model_arguments(model_arg),
+        device=device,
+    )
+
+
+def analysis_options(
+    activation_bits: int,
+    labels: str,
+    alpha_bits: int | None,
+    alpha_samples: int,
+    alpha_measure: str,
+    candidates: tuple[int, ...],
+) -> AnalysisOptions:
+    """The options of every command that measures sensitivities."""
+    return AnalysisOptions(
+        activation_bits=activation_bits,
+        labels=one_of(labels, ("sampled", "given"), "labels"),
+        alpha_bits=alpha_bits,
+        alpha_samples=alpha_samples,
+        alpha_measure=one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
+        candidates=candidates,
+    )
 
 
 def one_of(value: str, allowed: tuple[str, ...], name: str) -> Any:

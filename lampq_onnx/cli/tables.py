@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
+from lampq_onnx.files import OUTPUT_FILES
 
 if TYPE_CHECKING:
     from lampq_onnx.allocation import Solution
@@ -51,9 +52,7 @@ def print_report(report: Report, folder: Path) -> None:
     print_summary(report)
     if report.baselines:
         _print_comparison(out, report)
-    out.print(
-        f"wrote {', '.join(sorted(p.name for p in folder.glob('*') if p.suffix in ('.onnx', '.json')))} to {folder}"
-    )
+    out.print(f"wrote {', '.join(OUTPUT_FILES)} to {folder}")
 
 
 def print_summary(report: Report) -> None:

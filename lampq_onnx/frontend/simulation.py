@@ -42,10 +42,6 @@ class WeightRounder:
         self._grids: dict[tuple[str, int], WeightGrid] = {}
         self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
 
-    def original(self, name: str) -> torch.Tensor:
-        """The float weight, in the module's shape."""
-        return self._originals[name]
-
     def method(self, name: str) -> str:
         """How the unit is rounded: gptq or nearest."""
         return "gptq" if name in self._moments else "nearest"
@@ -103,46 +99,46 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
 @contextmanager
 def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder) -> Iterator[None]:
     """Inside the block the modules of ``settings`` compute as quantized; afterwards they are float again."""
-    handles: list[Any] = []
-    changed: list[Unit] = []
-    try:
-        for unit in units:
-            setting = settings.get(unit.name)
-            if setting is None:
-                continue
-            if setting.weight_bits is not None:
-                changed.append(unit)
-                unit.module.weight.data = rounder.dequantized(unit.name, setting.weight_bits)
-            if setting.activation is not None:
-                handles.append(unit.module.register_forward_pre_hook(_input_hook(setting.activation)))
+    weights = {
+        name: rounder.dequantized(name, setting.weight_bits)
+        for name, setting in settings.items()
+        if setting.weight_bits is not None
+    }
+    activations = {name: setting.activation for name, setting in settings.items() if setting.activation is not None}
+    with _swapped(units, weights, activations):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for unit in changed:
-            unit.module.weight.data = rounder.original(unit.name)
 
 
 @contextmanager
 def simulated_parameters(units: Sequence[Unit], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
     """Like `simulated`, from the very numbers that the converter writes."""
+    weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
+    activations = {name: numbers.activation for name, numbers in parameters.items()}
+    with _swapped(units, weights, activations):
+        yield
+
+
+@contextmanager
+def _swapped(
+    units: Sequence[Unit], weights: Mapping[str, torch.Tensor], activations: Mapping[str, ActivationQuantizer]
+) -> Iterator[None]:
+    """Other weights, reshaped to the modules', and input quantizers, inside the block."""
     handles: list[Any] = []
-    originals: dict[str, torch.Tensor] = {}
-    chosen = [unit for unit in units if unit.name in parameters]
+    originals: list[tuple[Unit, torch.Tensor]] = []
     try:
-        for unit in chosen:
-            numbers = parameters[unit.name]
-            weight = unit.module.weight.data
-            originals[unit.name] = weight
-            unit.module.weight.data = torch.from_numpy(numbers.weight.dequantize()).reshape(weight.shape).to(weight)
-            handles.append(unit.module.register_forward_pre_hook(_input_hook(numbers.activation)))
+        for unit in units:
+            if unit.name in weights:
+                original = unit.module.weight.data
+                originals.append((unit, original))
+                unit.module.weight.data = weights[unit.name].reshape(original.shape).to(original)
+            if unit.name in activations:
+                handles.append(unit.module.register_forward_pre_hook(_input_hook(activations[unit.name])))
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for unit in chosen:
-            if unit.name in originals:
-                unit.module.weight.data = originals[unit.name]
+        for unit, original in originals:
+            unit.module.weight.data = original
 
 
 def _input_hook(quantizer: ActivationQuantizer) -> Any:

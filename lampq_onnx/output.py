@@ -1,0 +1,136 @@
+"""Quantized files: written, checked, and described in a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.report import Baseline
+from lampq_onnx.checks import FilePair, check_files
+from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
+from lampq_onnx.converter.convert import check_file
+from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.data import Batch, ImageSource, iter_batches
+from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
+from lampq_onnx.options import OutputOptions
+from lampq_onnx.progress import Clock
+from lampq_onnx.quantization import QuantizedWeight
+from lampq_onnx.reporting import bit_averages, notes, with_unit
+from lampq_onnx.runtime import open_runner
+from lampq_onnx.validation import BATCH, measure_accuracy
+
+if TYPE_CHECKING:
+    from lampq_onnx.frontend.session import Frontend
+
+
+def write_quantized(
+    model: ir.Model,
+    plan: BitPlan,
+    weights: Mapping[str, QuantizedWeight],
+    path: Path,
+    options: OutputOptions,
+    target: Target,
+) -> Conversion:
+    """Convert ``model`` (changed in place), save it and run onnx's full check on the file.
+
+    Raises:
+        LampqError: plan, weights and graph do not fit, or the file fails the check.
+    """
+    packing = target.packing if options.packing == "auto" else options.packing
+    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
+    save_model(conversion.model, path)
+    check_file(path)
+    return conversion
+
+
+class QuantizedOutput:
+    """Writing and checking files of one model on one set of validation images.
+
+    Args:
+        frontend: the float model, whose graph is written first.
+        validation: labelled images.
+        options: form of the files, and how they are measured.
+        target: where they are meant to run.
+        threads: of the accuracy passes.
+        stage: folder for the files.
+        clock: keeps the seconds.
+    """
+
+    def __init__(
+        self,
+        frontend: Frontend,
+        validation: ImageSource,
+        options: OutputOptions,
+        target: Target,
+        threads: int,
+        stage: Path,
+        clock: Clock,
+    ) -> None:
+        self._frontend = frontend
+        self._validation = validation
+        self._options = options
+        self._target = target
+        self._threads = threads
+        self._stage = stage
+        self._clock = clock
+        self._float = stage / FLOAT_FILE
+        save_model(frontend.model, self._float)
+
+    def run(self, plan: BitPlan, sensitivities: Sensitivities) -> Report:
+        """Write model.onnx and measure everything about it, but for what other stages add to the report."""
+        path = self._stage / MODEL_FILE
+        with self._clock.stage("conversion"):
+            conversion = self._convert(plan, path)
+        files = FilePair(
+            model=sensitivities.model.name,
+            preprocessing=self._frontend.loaded.preprocessing.describe(),
+            reference=self._float,
+            quantized=path,
+            layers=inspect_model(conversion.model),
+            plan=plan,
+            batches=self._batches,
+            total=len(self._validation),
+        )
+        with self._frontend.simulation(conversion.parameters) as simulation:
+            report = check_files(
+                files,
+                self._options,
+                target=self._target.name,
+                threads=self._threads,
+                clock=self._clock,
+                simulation=simulation,
+            )
+        units = {unit.name: unit for unit in sensitivities.units}
+        return report.model_copy(
+            update={
+                "passes": dict(conversion.passes),
+                "layers": tuple(with_unit(layer, units.get(layer.name), sensitivities) for layer in report.layers),
+                "notes": (*report.notes, *notes(sensitivities)),
+            }
+        )
+
+    def baseline(self, plan: BitPlan, name: str) -> Baseline:
+        """Accuracy and size of another plan; its file is not kept."""
+        path = self._stage / f"{name}.{MODEL_FILE}"
+        with self._clock.stage(f"baseline {name}"):
+            self._convert(plan, path)
+            runners = (
+                open_runner(self._float, threads=self._threads),
+                open_runner(path, threads=self._threads),
+            )
+            accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
+            size = file_bytes(path)
+            path.unlink()
+            path.with_name(path.name + ".data").unlink(missing_ok=True)
+        return Baseline(weight_average=bit_averages(plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size)
+
+    def _convert(self, plan: BitPlan, path: Path) -> Conversion:
+        weights = self._frontend.rounded_weights(plan)
+        return write_quantized(load_model(self._float), plan, weights, path, self._options, self._target)
+
+    def _batches(self) -> Iterator[Batch]:
+        return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)
