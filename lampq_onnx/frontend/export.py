@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -88,6 +88,7 @@ def export_model(loaded: LoadedModel) -> Exported:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
     model = program.model
     units, skipped = _units(model, loaded.module)
+    units = _called(units, skipped, loaded.module, example)
     if not any(not unit.fixed for unit in units):
         raise LampqError(
             f"no attention or MLP layers were recognized in {loaded.identity.name}",
@@ -117,6 +118,32 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
             annotate(site, name)
             units.append(Unit(name, site.type, part, fixed=site.type in FIXED_TYPES))
     return tuple(units), skipped
+
+
+def _called(
+    units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
+) -> tuple[Unit, ...]:
+    """Units whose module really runs: some models read a Linear's weight without calling it, and what hooks on the
+    module measure and simulate would then be another function than the graph."""
+    calls = dict.fromkeys((unit.name for unit in units), 0)
+
+    def counter(name: str) -> Callable[..., None]:
+        def count(*_: object) -> None:
+            calls[name] += 1
+
+        return count
+
+    handles = [unit.module.register_forward_hook(counter(unit.name)) for unit in units]
+    try:
+        with torch.no_grad():
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, count in calls.items():
+        if count != 1:
+            skipped[name] = f"its module is called {count} times in a forward pass, not once"
+    return tuple(unit for unit in units if calls[unit.name] == 1)
 
 
 def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:
@@ -152,12 +179,14 @@ def _strip(model: ir.Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter reports its own internals on every call; its failures are raised all the same."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

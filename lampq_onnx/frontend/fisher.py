@@ -49,8 +49,13 @@ def squared_gradient_norms(inputs: torch.Tensor, grads: torch.Tensor) -> torch.T
     return torch.cat(norms)
 
 
-def as_tokens(module: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+def as_tokens(
+    module: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor, samples: int | None = None
+) -> torch.Tensor:
     """Inputs of a layer as (n, tokens, d_in); a Conv2d's patches are its tokens.
+
+    Args:
+        samples: n, where the first dimension counts windows of images, image by image (Swin); None: it counts images.
 
     Raises:
         LampqError: a convolution of another kind than a patch embedding's.
@@ -62,14 +67,16 @@ def as_tokens(module: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -
             inputs, module.kernel_size, dilation=module.dilation, padding=module.padding, stride=module.stride
         )
         return columns.mT
-    return inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+    return inputs.reshape(samples or inputs.shape[0], -1, inputs.shape[-1])
 
 
-def grads_as_tokens(module: torch.nn.Linear | torch.nn.Conv2d, grads: torch.Tensor) -> torch.Tensor:
-    """Gradients (or values) of a layer's output as (n, tokens, d_out)."""
+def grads_as_tokens(
+    module: torch.nn.Linear | torch.nn.Conv2d, grads: torch.Tensor, samples: int | None = None
+) -> torch.Tensor:
+    """Gradients (or values) of a layer's output as (n, tokens, d_out); see `as_tokens`."""
     if isinstance(module, torch.nn.Conv2d):
         return grads.flatten(2).mT
-    return grads.reshape(grads.shape[0], -1, grads.shape[-1])
+    return grads.reshape(samples or grads.shape[0], -1, grads.shape[-1])
 
 
 class GradientTap:
@@ -140,18 +147,20 @@ def fisher_traces(
     """
     sums = {unit.name: 0.0 for unit in units}
     generator = torch.Generator().manual_seed(seed)
-    total = 0
+    total = samples = 0
 
     def visit(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
-        norms = squared_gradient_norms(as_tokens(unit.module, inputs), grads_as_tokens(unit.module, grads))
+        tokens = as_tokens(unit.module, inputs, samples)
+        norms = squared_gradient_norms(tokens, grads_as_tokens(unit.module, grads, samples))
         sums[unit.name] += float(norms.double().sum())
 
     for images, labels in batches:
+        samples = len(images)
         with GradientTap(units, visit), torch.enable_grad():
             logits = model(images)
             targets = sampled_labels(logits, generator) if labels is None else labels
             functional.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
-        total += len(images)
+        total += samples
         if progress is not None:
             progress(total)
     if total == 0:

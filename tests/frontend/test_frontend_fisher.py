@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.export import Unit, export_model
 from lampq_onnx.frontend.fisher import fisher_traces, sampled_labels, squared_gradient_norms
 
 from .models import images, loaded, tiny_vit
@@ -79,3 +80,25 @@ def test_no_images_is_an_error() -> None:
     model = tiny_vit()
     with pytest.raises(LampqError, match="no calibration images"):
         fisher_traces(model, export_model(loaded(model)).units, [])
+
+
+def test_windows_count_to_their_image() -> None:
+    """Swin's layers see (images * windows, tokens, width); a trace is per image all the same."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=4,
+    )  # fmt: skip
+    model = model.eval().requires_grad_(False)
+    units = [Unit(n, "qkv", m, False) for n, m in model.named_modules() if n.endswith("qkv")]
+    generator = torch.Generator().manual_seed(0)
+    batch, labels = torch.randn(3, 3, 32, 32, generator=generator), torch.tensor([0, 3, 1])
+    traces = fisher_traces(model, units, [(batch, labels)])
+    expected = dict.fromkeys(traces, 0.0)
+    for unit in units:
+        unit.module.weight.requires_grad_(True)
+    for image, label in zip(batch, labels, strict=True):
+        loss = functional.cross_entropy(model(image[None]), label[None])
+        for unit, grad_ in zip(units, torch.autograd.grad(loss, [u.module.weight for u in units]), strict=True):
+            expected[unit.name] += float(grad_.square().sum()) / 3
+    assert traces == pytest.approx(expected, rel=1e-3)

@@ -180,3 +180,28 @@ def test_a_convolutional_network_is_refused() -> None:
     subject = type(fake)(model.eval(), fake.preprocessing, fake.identity)
     with pytest.raises(LampqError, match="no attention or MLP layers"):
         export_model(subject)
+
+
+def test_a_weight_that_is_read_without_its_module_stays_in_float() -> None:
+    class Direct(torch.nn.Linear):
+        """Computes without being called, as some attention layers do with their qkv."""
+
+    model = tiny_vit()
+    attention = model.blocks[0].attn
+    qkv = attention.qkv
+
+    class Reader(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Direct(qkv.in_features, qkv.out_features)
+            self.inner.load_state_dict(qkv.state_dict())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.inner.weight, self.inner.bias)
+
+    attention.qkv = Reader().requires_grad_(False)
+    exported = export_model(loaded(model))
+    names = [unit.name for unit in exported.units]
+    assert not any("blocks.0.attn.qkv" in name for name in names)
+    assert "blocks.1.attn.qkv" in names
+    assert any("blocks.0.attn.qkv" in name for name in exported.skipped)
