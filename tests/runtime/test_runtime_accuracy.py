@@ -11,6 +11,7 @@ from lampq_onnx.errors import GateError, LampqError
 from lampq_onnx.runtime import AccuracyMeter
 from lampq_onnx.validation import (
     EXCESS_BOUND,
+    EXCESS_IMAGES,
     FIDELITY_IMAGES,
     LAYER_BOUND,
     apply_gates,
@@ -243,7 +244,7 @@ def fidelity(layer: float = 0.0, excess: float = 0.0) -> Fidelity:
         layer_worst="blocks.3.mlp.fc2",
         excess_error=EXCESS_BOUND * (1 + excess),
         simulation_excess=None,
-        samples=4,
+        samples=EXCESS_IMAGES,
     )
 
 
@@ -258,3 +259,9 @@ def test_fidelity_bounds(layer: float, excess: float, problems: int) -> None:
             with pytest.raises(GateError, match="on this machine") as raised:
                 apply_gates(accuracy(0.0, 1.0), fidelity(layer, excess), max_drop=bound)
             assert all(problem in raised.value.message for problem in found)
+
+
+def test_a_few_images_say_nothing_about_the_excess() -> None:
+    few = fidelity(excess=5).model_copy(update={"samples": EXCESS_IMAGES - 1})
+    assert fidelity_problems(few) == []
+    assert len(fidelity_problems(few.model_copy(update={"layer_max": 1.0}))) == 1
