@@ -162,5 +162,8 @@ def _require_classes(
         raise LampqError(
             f"the files answer with shapes {wanted.shape} and {got.shape}, not with one row of class scores an image"
         )
+    for what, logits in (("float", wanted), ("quantized", got)):
+        if not np.isfinite(logits).all():
+            raise LampqError(f"the {what} file answers with NaN or infinity on a validation image")
     if labels.size and int(labels.max()) >= wanted.shape[1]:
         raise LampqError(f"a label is {int(labels.max())}, and the model has {wanted.shape[1]} classes")

@@ -265,3 +265,10 @@ def test_a_few_images_say_nothing_about_the_excess() -> None:
     few = fidelity(excess=5).model_copy(update={"samples": EXCESS_IMAGES - 1})
     assert fidelity_problems(few) == []
     assert len(fidelity_problems(few.model_copy(update={"layer_max": 1.0}))) == 1
+
+
+def test_answers_that_are_not_finite() -> None:
+    reference, other, labels = drawn(n=10)
+    other[3, 2] = np.nan
+    with pytest.raises(LampqError, match="the quantized file answers with NaN"):
+        measure_accuracy(Answers(reference), Answers(other), None, None, batches(labels, 10, 5), total=10)
