@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SOURCES := $(shell find lampq_onnx models -type f -not -name '*.pyc')
 
 .PHONY: quickstart test lint clean
 
@@ -23,12 +24,14 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(BIN)/python
+$(VENV)/installed: pyproject.toml $(SOURCES) | $(BIN)/python
 	$(PIP) .
+	rm -f $(VENV)/installed-dev
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	rm -f $(VENV)/installed
 	touch $@
 
 clean:

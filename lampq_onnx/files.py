@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,25 +34,60 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
+def require_output_file(path: Path) -> None:
+    """Prove that a file can be written at ``path``.
+
+    Raises:
+        LampqError: it is a folder, or its folder cannot be written.
+    """
+    require_writable(path.parent)
+    if path.is_dir():
+        raise LampqError(f"cannot write the file {path}: a folder has that name", hint="choose another name")
+
+
 @contextmanager
-def staging(folder: Path) -> Iterator[Path]:
+def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     """A private folder inside ``folder`` whose files move into it when the block succeeds.
 
-    Each file arrives by an atomic rename. If the block raises, nothing in ``folder`` has changed.
+    Each file arrives by an atomic rename. If the block or a rename raises, ``folder`` is as it was.
+
+    Args:
+        names: the files that are meant to appear; that they can is checked before the block.
+
+    Raises:
+        LampqError: ``folder`` cannot be written, or holds a folder of one of the names.
     """
     require_writable(folder)
+    for name in names:
+        require_output_file(folder / name)
     stage = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-"))
+    backup = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-"))
     try:
         yield stage
-        for item in sorted(stage.iterdir()):
-            item.replace(folder / item.name)
+        arrived: list[Path] = []
+        try:
+            for item in sorted(stage.iterdir()):
+                target = folder / item.name
+                if target.exists():
+                    shutil.copy2(target, backup / item.name)
+                item.replace(target)
+                arrived.append(target)
+        except BaseException:
+            for target in arrived:
+                old = backup / target.name
+                if old.exists():
+                    old.replace(target)
+                else:
+                    target.unlink(missing_ok=True)
+            raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(backup, ignore_errors=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` through a temporary file in the same folder and a rename."""
-    require_writable(path.parent)
+    require_output_file(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".lampq-")
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -24,13 +24,11 @@ class FileFacts:
 
     Attributes:
         num_classes: None if the file does not say.
-        target: None for float files.
     """
 
     name: str
     preprocessing: Preprocessing
     num_classes: int | None
-    target: str | None
 
 
 def write_metadata(model: ir.Model, name: str, preprocessing: Preprocessing, num_classes: int) -> None:
@@ -62,5 +60,4 @@ def read_metadata(model: ir.Model, path: Path) -> FileFacts:
         name=props.get(MODEL_KEY, path.stem),
         preprocessing=preprocessing,
         num_classes=int(classes) if classes.isdigit() else None,
-        target=props.get(TARGET_KEY),
     )

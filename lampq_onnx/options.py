@@ -11,8 +11,6 @@ from lampq_onnx.artifacts.base import Record
 
 Scalar = bool | int | float | str
 
-METHOD_NOTE = "The defaults of what the paper leaves open are explained in docs/method.md."
-
 
 class ModelOptions(Record):
     """Which model, and where its weights are."""
@@ -30,7 +28,7 @@ class ImageOptions(Record):
     calibration: Path | None = None
     validation: Path | None = None
     calibration_size: Annotated[int, Field(ge=1)] = 128
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop: float | None = None

@@ -17,7 +17,16 @@ from lampq_onnx.allocation import (
 )
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import PLAN_FILE, REPORT_FILE, SENSITIVITY_FILE, WEIGHTS_FILE, require_writable, staging
+from lampq_onnx.files import (
+    OUTPUT_FILES,
+    PLAN_FILE,
+    REPORT_FILE,
+    SENSITIVITY_FILE,
+    WEIGHTS_FILE,
+    require_output_file,
+    require_writable,
+    staging,
+)
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -100,7 +109,7 @@ def quantize(
     clock = Clock(progress)
     with (
         torch_threads(threads),
-        staging(folder) as stage,
+        staging(folder, OUTPUT_FILES) as stage,
         _prepared(model, images, clock) as (frontend, crops),
     ):
         validation = _validation_source(images, frontend)
@@ -172,11 +181,12 @@ def convert(
     from lampq_onnx.runtime.environment import cpu_flags, machine
 
     target = target_for(options.target, machine(), cpu_flags())
+    require_output_file(output)
     weights = {} if weights_path is None else load_weights(weights_path)
     model = load_model(float_path)
     if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
         plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
-    with staging(output.parent) as stage:
+    with staging(output.parent, (output.name,)) as stage:
         return write_quantized(model, plan, weights, stage / output.name, options, target)
 
 
@@ -197,7 +207,7 @@ def validate(
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
     from lampq_onnx.data import iter_batches, open_source
-    from lampq_onnx.metadata import read_metadata
+    from lampq_onnx.metadata import TARGET_KEY, read_metadata
     from lampq_onnx.runtime.environment import available_cores
     from lampq_onnx.validation import BATCH
 
@@ -219,7 +229,7 @@ def validate(
             total=len(source),
         ),
         options,
-        target=facts.target or "unknown",
+        target=model.metadata_props.get(TARGET_KEY, "unknown"),
         threads=options.threads or available_cores(),
         clock=Clock(progress),
     )

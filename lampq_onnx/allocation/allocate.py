@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -16,6 +15,9 @@ from lampq_onnx.artifacts.plan import ACTIVATION_BITS, FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
 
 DEFAULT_CANDIDATES = tuple(range(2, 9))
+
+MAX_GAMMA = 1024
+"""gamma^-8 times a Fisher trace stays a normal number."""
 
 
 def allocate(
@@ -146,8 +148,10 @@ def check_request(
         )
     if metric not in METRICS:
         raise UsageError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
-    if not (gamma > 1 and math.isfinite(gamma)):
-        raise UsageError(f"gamma must be above 1 (one bit more has to cost less), not {gamma:g}")
+    if not 1 < gamma <= MAX_GAMMA:
+        raise UsageError(
+            f"gamma must be above 1 (one bit more has to cost less) and at most {MAX_GAMMA}, not {gamma:g}"
+        )
     if fixed_bits not in (*range(MIN_BITS, MAX_BITS + 1), FLOAT_BITS):
         raise UsageError(f"fixed_bits must be in {MIN_BITS}..{MAX_BITS} or {FLOAT_BITS} (float), not {fixed_bits}")
     allowed = [b for b in ACTIVATION_BITS if b != FLOAT_BITS]

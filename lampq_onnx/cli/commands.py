@@ -139,9 +139,9 @@ def analyze(
     from lampq_onnx.allocation import parse_candidates
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sensitivities
-    from lampq_onnx.files import require_writable
+    from lampq_onnx.files import require_output_file
 
-    require_writable(output.parent)
+    require_output_file(output)
     sensitivities = pipeline.analyze(
         o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(

@@ -62,10 +62,13 @@ def _explain(error: Exception) -> int:
     """One message for an error, and its exit code."""
     if isinstance(error, LampqError):
         return _fail(error.message, error.hint, error.exit_code)
-    if isinstance(error, ValidationError):
+    if isinstance(error, ValidationError) and error.title.endswith("Options"):
         problem = error.errors(include_url=False)[0]
         option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the options"
         return _fail(f"{option}: {problem['msg']}", "", UsageError.exit_code)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", "check the path, its permissions and the free space", 1)
     if isinstance(error, MemoryError):
         return _fail("out of memory", "use fewer calibration images at once, or a smaller model", 1)
     return _fail(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
@@ -52,7 +53,7 @@ def print_report(report: Report, folder: Path) -> None:
     print_summary(report)
     if report.baselines:
         _print_comparison(out, report)
-    out.print(f"wrote {', '.join(OUTPUT_FILES)} to {folder}")
+    out.print(f"wrote {', '.join(OUTPUT_FILES)} to {folder}", markup=False)
 
 
 def print_summary(report: Report) -> None:
@@ -121,7 +122,7 @@ def print_summary(report: Report) -> None:
         table.add_row(*row)
     out.print(table)
     for note in report.notes:
-        out.print(f"[yellow]note:[/] {note}")
+        out.print(f"[yellow]note:[/] {escape(note)}")
 
 
 def _print_comparison(out: Console, report: Report) -> None:
@@ -178,8 +179,8 @@ def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
         )
     out.print(table)
     for name, reason in sensitivities.skipped.items():
-        out.print(f"[yellow]note:[/] {name} stays in float: {reason}")
-    out.print(f"wrote {path}")
+        out.print(f"[yellow]note:[/] {escape(name)} stays in float: {escape(reason)}")
+    out.print(f"wrote {path}", markup=False)
 
 
 def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:
@@ -199,7 +200,7 @@ def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:
         f"average {average if average is None else format(average, '.3f')} bits by weights, "
         f"{plan.weight_average_unweighted():.3f} by units, budget {plan.budget:g}; {proof} in {solution.seconds:.2f} s"
     )
-    out.print(f"wrote {path}")
+    out.print(f"wrote {path}", markup=False)
 
 
 def print_conversion(conversion: Conversion, weights: Path | None, source: Path, path: Path) -> None:
@@ -214,16 +215,16 @@ def print_conversion(conversion: Conversion, weights: Path | None, source: Path,
         out.print(f"{weights.name} gave the rounding of {total - len(conversion.nearest)} of {total} layers")
         if conversion.nearest:
             out.print(f"rounded to nearest: {', '.join(conversion.nearest)}")
-    out.print(f"{source} {file_bytes(source) / 1e6:.2f} MB -> {path} {file_bytes(path) / 1e6:.2f} MB")
+    out.print(f"{source} {file_bytes(source) / 1e6:.2f} MB -> {path} {file_bytes(path) / 1e6:.2f} MB", markup=False)
 
 
 def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:
     """A row for each quantized layer of a file."""
     out = console()
     if not layers:
-        out.print(f"{path} holds no quantized layers")
+        out.print(f"{path} holds no quantized layers", markup=False)
         return
-    table = Table(title=str(path), title_justify="left")
+    table = Table(title=escape(str(path)), title_justify="left")
     for column in ("layer", "type"):
         table.add_column(column, no_wrap=True)
     for column in ("W bits", "A bits", "storage", "scheme", "weights", "bytes", "bits/weight"):

@@ -42,6 +42,9 @@ def save_model(model: ir.Model, path: Path) -> None:
     require_writable(path.parent)
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     external = path.name + ".data" if size > PROTOBUF_LIMIT else None
+    if external is None:
+        # Tensors that still lie in the source's data file would be written as references to it.
+        ir.external_data.load_to_model(model)
     ir.save(model, path, external_data=external)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_path
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.loading import LoadedModel
@@ -110,6 +111,8 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
             skipped[site.name] = "no single Linear or Conv2d module holds its weight"
         elif site.type not in BLOCK_TYPES + FIXED_TYPES:
             skipped[name] = f"type {site.type} is not quantized"
+        elif site.node.op_type == "Conv" and patch_geometry(site.node) is None:
+            skipped[name] = "its patches overlap, are padded, or do not cover the image"
         elif any(unit.name == name for unit in units):
             skipped[f"{name} (again)"] = "the module is used twice"
         else:
@@ -125,25 +128,32 @@ def _called(
 ) -> tuple[Unit, ...]:
     """Units whose module really runs: some models read a Linear's weight without calling it, and what hooks on the
     module measure and simulate would then be another function than the graph."""
-    calls = dict.fromkeys((unit.name for unit in units), 0)
+    calls: dict[str, list[int]] = {unit.name: [] for unit in units}
 
     def counter(name: str) -> Callable[..., None]:
-        def count(*_: object) -> None:
-            calls[name] += 1
+        def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], __: object) -> None:
+            calls[name].append(inputs[0].shape[0])
 
         return count
 
     handles = [unit.module.register_forward_hook(counter(unit.name)) for unit in units]
     try:
         with torch.no_grad():
-            module(example)
+            for batch in (example[:1], example):
+                module(batch)
     finally:
         for handle in handles:
             handle.remove()
-    for name, count in calls.items():
-        if count != 1:
-            skipped[name] = f"its module is called {count} times in a forward pass, not once"
-    return tuple(unit for unit in units if calls[unit.name] == 1)
+    kept = []
+    for unit in units:
+        rows = calls[unit.name]
+        if len(rows) != 2:
+            skipped[unit.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
+        elif rows[1] != len(example) * rows[0]:
+            skipped[unit.name] = "it reads something else than the images (the same for every batch size)"
+        else:
+            kept.append(unit)
+    return tuple(kept)
 
 
 def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:

@@ -88,14 +88,14 @@ def test_staging_is_all_or_nothing(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("old")
 
     def fail() -> None:
-        with staging(tmp_path) as stage:
+        with staging(tmp_path, ["kept"]) as stage:
             (stage / "kept").write_text("new")
             raise RuntimeError("late")
 
     with pytest.raises(RuntimeError, match="late"):
         fail()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("kept", "old")]
-    with staging(tmp_path) as stage:
+    with staging(tmp_path, ["kept"]) as stage:
         (stage / "kept").write_text("new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("kept", "new")]
 
@@ -105,3 +105,27 @@ def test_atomic_writes_and_unwritable_places(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "file").read_bytes() == b"1"
     with pytest.raises(LampqError, match="cannot write to the output folder"):
         require_writable(tmp_path / "deep" / "file" / "below")
+
+
+def test_a_late_failure_puts_the_old_files_back(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "c").mkdir()
+
+    def fail() -> None:
+        with staging(tmp_path, ["a", "b"]) as stage:
+            for name in "abc":  # c is not announced, and a folder stands in its way
+                (stage / name).write_text("new")
+
+    with pytest.raises(OSError, match="directory"):
+        fail()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "c"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_folder_in_the_way_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(LampqError, match=r"model\.onnx: a folder has that name"), staging(tmp_path, ["model.onnx"]):
+        pytest.fail("the block must not run")
+    with pytest.raises(LampqError, match="a folder has that name"):
+        write_atomic(tmp_path / "model.onnx", b"")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

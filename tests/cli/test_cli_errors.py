@@ -74,6 +74,8 @@ def test_other_values_out_of_range(out: Path) -> None:
         ("--activation-bits", "16"): "activation_bits",
         ("--candidates", "2-9"): "candidate",
         ("--gamma", "1"): "gamma",
+        ("--gamma", "1e200"): "gamma",
+        ("--seed", "99999999999999999999999"): "seed",
         ("--metric", "magic"): "metric",
         ("--packing", "zip"): "--packing",
         ("--target", "abacus"): "target",
@@ -182,3 +184,15 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" not in plain.stderr
     assert "no such ONNX file: gone.onnx" in plain.stderr
     assert "Traceback" in debug.stderr
+
+
+def test_folders_in_the_place_of_files_and_names_like_markup(digits_run: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = digits_run
+    code, out, err = invoke("allocate", folder / "sensitivity.json", "-o", tmp_path)
+    assert code == 1
+    assert "a folder has that name" in err
+    target = tmp_path / "[red]p.json"
+    code, out, err = invoke("allocate", folder / "sensitivity.json", "-o", target)
+    assert code == 0, err
+    assert target.exists()
+    assert "[red]p.json" in out.replace("\n", "")

@@ -191,3 +191,23 @@ def test_narrow_activations_run_as_planned(digits_run: tuple[Path, str], test_im
     )  # fmt: skip
     assert code == 0, err
     assert Report.load(tmp_path / "r.json").fidelity.layer_max < 1e-3
+
+
+def test_a_float_file_with_external_data(digits_run: tuple[Path, str], tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    folder, _ = digits_run
+    ir.save(ir.load(folder / "float.onnx"), tmp_path / "float.onnx", external_data="float.onnx.data")
+    assert (tmp_path / "float.onnx.data").exists()
+    target = tmp_path / "elsewhere" / "m.onnx"
+    code, _, err = invoke(
+        "convert", tmp_path / "float.onnx", "--plan", folder / "plan.json", "-o", target,
+        "--weights", folder / "weights.safetensors",
+    )  # fmt: skip
+    assert code == 0, err
+    assert not any(t.HasField("data_location") and t.data_location for t in onnx.load(target).graph.initializer)
+    x = np.random.default_rng(0).normal(size=(2, 1, 16, 16)).astype(np.float32)
+    found, expected = (
+        ort.InferenceSession(str(path)).run(None, {"input": x})[0] for path in (target, folder / "model.onnx")
+    )
+    np.testing.assert_array_equal(found, expected)

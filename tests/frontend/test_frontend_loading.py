@@ -205,3 +205,24 @@ def test_a_weight_that_is_read_without_its_module_stays_in_float() -> None:
     assert not any("blocks.0.attn.qkv" in name for name in names)
     assert "blocks.1.attn.qkv" in names
     assert any("blocks.0.attn.qkv" in name for name in exported.skipped)
+
+
+def test_layers_that_do_not_read_the_images_stay_in_float() -> None:
+    """SwinV2 computes its position bias by an MLP over a table, the same for every batch."""
+    import timm
+
+    model = timm.create_model(
+        "swinv2_tiny_window8_256",
+        img_size=16, patch_size=4, window_size=4, embed_dim=8, depths=(2,), num_heads=(2,), num_classes=4,
+    )  # fmt: skip
+    exported = export_model(loaded(model.eval().requires_grad_(False)))
+    assert exported.units
+    assert not any("cpb_mlp" in unit.name for unit in exported.units)
+
+
+def test_an_overlapping_patch_embedding_stays_in_float() -> None:
+    model = tiny_vit()
+    model.patch_embed.proj = torch.nn.Conv2d(3, 16, 6, stride=4, padding=1).requires_grad_(False)
+    exported = export_model(loaded(model))
+    assert "patch_embed.proj" in exported.skipped
+    assert "patch_embed" not in {unit.type for unit in exported.units}
