@@ -8,10 +8,15 @@ from typing import Protocol
 import torch
 
 from lampq_onnx.data import Batch
+from lampq_onnx.data.source import Labels
 
 
 class Images(Protocol):
     """Images that can be gone through many times without holding them in memory."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """int64 (n,), or None when they are not known."""
 
     def __len__(self) -> int:
         """Number of images."""

@@ -33,4 +33,4 @@ def input_moments(model: torch.nn.Module, units: Sequence[Unit], images: Images)
         counts[unit.name] += len(tokens)
 
     visit_inputs(model, units, images, visit)
-    return {name: (value / counts[name]).cpu().numpy() for name, value in sums.items()}
+    return {name: value.div_(counts[name]).cpu().numpy() for name, value in sums.items()}

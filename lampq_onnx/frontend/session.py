@@ -199,9 +199,7 @@ class Frontend:
             yield run
 
     def _labels(self, images: Images) -> torch.Tensor | None:
-        labels = [batch.labels for batch in images.batches(256)]
-        known = [part for part in labels if part is not None]
-        return torch.from_numpy(np.concatenate(known)) if len(known) == len(labels) else None
+        return None if images.labels is None else torch.from_numpy(images.labels)
 
     def _labelled(self, images: Images, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
