@@ -16,8 +16,10 @@ FIXED_BITS = 8
 """Weights and inputs of the layers outside the budget, unless a plan says otherwise."""
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
-ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
-"""No 16: onnxruntime 1.32 turns a layer with uint16 inputs into MatMulNBits, which rounds them to 8 bits itself."""
+WIDE_ACTIVATION_BITS = 16
+"""Width of inputs that 8 bits cannot hold; such a layer runs on the float kernel."""
+
+ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, WIDE_ACTIVATION_BITS, FLOAT_BITS)
 
 
 def _one_of(allowed: tuple[int, ...], what: str, value: int) -> int:
@@ -43,11 +45,11 @@ class LayerPlan(Record):
     )
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
-        if (self.weight_bits == FLOAT_BITS) != (self.activation_bits == FLOAT_BITS):
+    def _no_input_alone(self) -> Self:
+        if self.weight_bits == FLOAT_BITS and self.activation_bits != FLOAT_BITS:
             raise ValueError(
-                "weight_bits and activation_bits are both 32 (the layer stays in float) or both below: "
-                "a layer with only one of them quantized has no exact form that runs fast"
+                "a layer with 32 weight_bits stays in float and has 32 activation_bits too: "
+                "quantizing its input alone saves neither space nor time"
             )
         return self
 
@@ -55,6 +57,11 @@ class LayerPlan(Record):
     def quantized(self) -> bool:
         """Whether the layer is quantized at all."""
         return self.weight_bits != FLOAT_BITS
+
+    @property
+    def input_quantized(self) -> bool:
+        """Whether the layer's input is quantized; with 32 activation bits only the weights are."""
+        return self.activation_bits != FLOAT_BITS
 
 
 class BitPlan(Artifact):

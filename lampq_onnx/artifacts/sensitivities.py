@@ -28,7 +28,20 @@ class UnitSensitivity(Record):
     trace: float = Field(ge=0, description="tr(F_i): mean over images of the squared gradient norm")
     nuclear_norm: float = Field(ge=0, description="mean nuclear norm of the unit's output matrix (tokens x features)")
     weight_error: dict[int, float] = Field(description="bits -> squared Frobenius error of the rounded weights")
+    weight_cost: dict[int, float] = Field(
+        default_factory=dict,
+        description="bits -> mean KL to the float model (nats) that the rounded weights of this width cost; "
+        "absent: not measured",
+    )
     activation_range: ActivationRange
+    activation_ranges: dict[int, ActivationRange] = Field(
+        default_factory=dict, description="bits -> range chosen for that input width, where it differs by width"
+    )
+    activation_cost: dict[int, float] = Field(
+        default_factory=dict,
+        description="bits -> mean KL to the float model (nats) that an input of this width costs; absent: not measured",
+    )
+    activation_elements: int | None = Field(default=None, gt=0, description="numbers in the unit's input, one image")
 
 
 class ModelIdentity(Record):

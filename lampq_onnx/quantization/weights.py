@@ -61,12 +61,14 @@ class QuantizedWeight:
         scale: float32 (outputs,).
         bits: 1..8.
         grid: what integer a code stands for.
+        bias: float32 (outputs,) that goes with this rounding; None: the layer keeps its own.
     """
 
     codes: npt.NDArray[np.uint8]
     scale: npt.NDArray[np.float32]
     bits: int
     grid: Grid
+    bias: npt.NDArray[np.float32] | None = None
 
     def integers(self) -> npt.NDArray[np.int8]:
         """The levels as int8 (outputs, inputs)."""
