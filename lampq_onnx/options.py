@@ -34,6 +34,18 @@ class ImageOptions(Record):
     crop: float | None = None
 
 
+class SyntheticOptions(Record):
+    """How calibration images are made from the model alone."""
+
+    size: Annotated[int, Field(ge=1)] = 64
+    steps: Annotated[int, Field(ge=1)] = 40
+    lr: Annotated[float, Field(gt=0)] = 0.2
+    entropy_weight: Annotated[float, Field(ge=0)] = 4.0
+    class_weight: Annotated[float, Field(ge=0)] = 1.0
+    variation_weight: Annotated[float, Field(ge=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
 class AnalysisOptions(Record):
     """How sensitivities are measured."""
 

@@ -1,0 +1,314 @@
+"""Calibration images made from the model alone, for those who may not use real ones.
+
+PSAQ-ViT (Li et al., Patch Similarity Aware Data-Free Quantization for Vision Transformers, ECCV 2022): on real images
+the patches of an attention output differ, as foreground and background do; on noise they are all alike. Gaussian noise
+is therefore optimized until the similarities of patches are spread widely in every block, the model sees a class that
+was drawn at random, and neighbouring pixels are alike. Where we differ from its published code: densities are taken at
+points as dense as the kernel is wide (there ten points for a kernel of 0.01) and over a seeded sample of the patches;
+losses are means per image, so that the images of a batch do not depend on each other; tens of steps instead of a
+thousand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from lampq_onnx.cache import ArrayCache, cache_key
+from lampq_onnx.data import ImageSource, Preprocessing
+from lampq_onnx.data.npz import ArrayReader
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.batching import BATCH, device_of
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.options import SyntheticOptions
+from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
+
+SyntheticName = Literal["synthetic", "noise"]
+
+KIND = "synthetic-images-1"
+"""Part of the cache's keys; count up when other images come from the same options."""
+
+TAPPED_TYPE = "proj"
+"""The layer whose input is the concatenated output of the attention heads."""
+
+BANDWIDTH = 0.05
+"""Standard deviation of the Gaussian kernel of densities, and distance of the points that they are taken at."""
+
+PAIRS = 1024
+"""About how many similarities give one image's density: 45 patches. All 19,110 of DeiT cost more than the model."""
+
+ADAM_BETAS = (0.5, 0.9)
+"""As in PSAQ-ViT's code."""
+
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises; then it falls to zero along a cosine."""
+
+SHIFT_SHARE = 1 / 14
+"""Largest random shift by the image's side: PSAQ-ViT's 15 of 224 pixels, so that no patch border is special."""
+
+_MARGIN = 3 * BANDWIDTH
+_TINY = 1e-6
+
+_log = logging.getLogger(__name__)
+
+
+def calibration_source(
+    name: SyntheticName,
+    loaded: LoadedModel,
+    units: Sequence[Unit],
+    options: SyntheticOptions,
+    progress: ProgressSink = NO_PROGRESS,
+    *,
+    cache: ArrayCache | None = None,
+) -> tuple[ImageSource, Preprocessing]:
+    """Images of the model's input size, and the preprocessing under which their crop is the identity.
+
+    Args:
+        name: `synthetic` optimizes the images, `noise` leaves them as they start.
+        loaded: the model.
+        units: its layers; those of type `proj` show the attention outputs.
+        options: how many images, and how they are made.
+        progress: told of every step.
+        cache: where optimized images are kept; the user's by default.
+
+    Raises:
+        LampqError: the optimization leaves the finite numbers.
+    """
+    preprocessing = uncropped(loaded.preprocessing)
+    if name == "noise":
+        pixels = noise_pixels(preprocessing, options)
+    else:
+        pixels = _cached_pixels(loaded, units, options, progress, cache or ArrayCache.of_user())
+    images = pixels[..., 0] if preprocessing.channels == 1 else pixels
+    description = f"{len(images)} {name} images made from {loaded.identity.name} (seed {options.seed})"
+    return ImageSource.whole(ArrayReader(name, images), len(images), None, description), preprocessing
+
+
+def uncropped(preprocessing: Preprocessing) -> Preprocessing:
+    """The same normalization and size, where an image of that size goes through unchanged."""
+    return preprocessing.override(crop_pct=1.0)
+
+
+def to_pixels(images: torch.Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Inverse of `Preprocessing.normalize`: (n, c, h, w) to the nearest uint8 (n, h, w, c)."""
+    mean, std = _statistics(preprocessing, torch.device("cpu"))
+    levels = (images.detach().cpu() * std + mean) * 255
+    pixels: NDArray[np.uint8] = levels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels
+
+
+def noise_pixels(preprocessing: Preprocessing, options: SyntheticOptions) -> NDArray[np.uint8]:
+    """Standard Gaussian noise in the model's input space, what the optimization starts from without its targets."""
+    generator = torch.Generator().manual_seed(options.seed)
+    return np.concatenate(
+        [to_pixels(_noise(size, preprocessing, generator), preprocessing) for size in _batch_sizes(options.size)]
+    )
+
+
+def optimized_images(
+    loaded: LoadedModel, units: Sequence[Unit], options: SyntheticOptions, advance: Advance = lambda _: None
+) -> Iterator[torch.Tensor]:
+    """Optimized images, float32 (n, c, h, w) on the model's device, within the range of pixels, batch by batch.
+
+    Args:
+        loaded, units, options: see `calibration_source`.
+        advance: called with the number of steps done, over all batches.
+
+    Raises:
+        LampqError: an image is not finite.
+    """
+    module, preprocessing, classes = loaded.module, loaded.preprocessing, loaded.identity.num_classes
+    device = device_of(module)
+    mean, std = _statistics(preprocessing, device)
+    lowest, highest = -mean / std, (1 - mean) / std
+    generator = torch.Generator().manual_seed(options.seed)
+    targets = _targets(options.size, classes, options.seed).to(device)
+    tap = _EntropyTap(units, int(getattr(module, "num_prefix_tokens", 0)), generator)
+    if not tap.units:
+        _log.warning("%s shows no attention outputs: its images follow the class alone", loaded.identity.name)
+    done = steps = 0
+    for size in _batch_sizes(options.size):
+        images = _noise(size, preprocessing, generator).to(device).clamp_(lowest, highest).requires_grad_()
+        optimizer = torch.optim.Adam([images], lr=options.lr, betas=ADAM_BETAS)
+        for step in range(options.steps):
+            optimizer.param_groups[0]["lr"] = options.lr * schedule(step, options.steps)
+            with torch.enable_grad():
+                loss = options.variation_weight * total_variation(images).sum()
+                with tap.listening(size) as entropies:
+                    logits = module(_shifted(images, generator))
+                if classes > 1:
+                    wanted = targets[done : done + size]
+                    loss = loss + options.class_weight * functional.cross_entropy(logits, wanted, reduction="sum")
+                if entropies:
+                    loss = loss - options.entropy_weight * torch.stack(entropies).mean(0).sum()
+                (images.grad,) = torch.autograd.grad(loss, images)
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(lowest, highest)
+            steps += 1
+            advance(steps)
+        done += size
+        if not torch.isfinite(images).all():
+            raise LampqError(
+                f"the synthetic images of {loaded.identity.name} became NaN",
+                hint="take a lower learning rate or fewer steps, or calibrate on real images",
+            )
+        yield images.detach()
+
+
+def schedule(step: int, steps: int) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine; never zero."""
+    rise = min(1.0, (step + 1) / max(1.0, WARMUP * steps))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def total_variation(images: torch.Tensor) -> torch.Tensor:
+    """Mean over an image's numbers of the squared differences to the neighbours below and to the right; (n,)."""
+    down = (images[:, :, 1:] - images[:, :, :-1]).square().flatten(1).sum(1)
+    right = (images[..., 1:] - images[..., :-1]).square().flatten(1).sum(1)
+    return (down + right) / images[0].numel()
+
+
+def similarity_entropy(similarities: torch.Tensor) -> torch.Tensor:
+    """Differential entropy of the kernel density of cosine similarities, (n, pairs) to (n,), in nats.
+
+    The grid reaches beyond [-1, 1] by the kernel's tails, so that no mass is lost.
+    """
+    count = round((2 + 2 * _MARGIN) / BANDWIDTH) + 1
+    points = torch.linspace(-1 - _MARGIN, 1 + _MARGIN, count, device=similarities.device)
+    distances = (points[:, None] - similarities.float()[:, None, :]) / BANDWIDTH
+    density = torch.exp(-0.5 * distances.square()).mean(-1) / (BANDWIDTH * math.sqrt(2 * math.pi))
+    return -(density * torch.log(density + _TINY)).sum(-1) * BANDWIDTH
+
+
+def patch_similarities(tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Cosine similarities between different patches of the same window, about `PAIRS` of them.
+
+    Args:
+        tokens: (n, windows, tokens, d) with at least two tokens; one window where attention is global.
+        generator: draws, on the CPU, the windows and patches, the same ones for every image.
+
+    Returns:
+        (n, pairs).
+    """
+    _, windows, count, _ = tokens.shape
+    members = min(count, (1 + math.isqrt(1 + 8 * PAIRS)) // 2)
+    places = min(windows, max(1, PAIRS * 2 // (members * (members - 1))))
+    # Distinct indices: their gradients are then sums of one term each, which GPUs compute the same way every time.
+    chosen_windows = torch.randperm(windows, generator=generator)[:places].to(tokens.device)
+    chosen = torch.randperm(count, generator=generator)[:members].to(tokens.device)
+    directions = functional.normalize(tokens.index_select(1, chosen_windows).index_select(2, chosen).float(), dim=-1)
+    gram = directions @ directions.mT
+    row, column = torch.triu_indices(members, members, offset=1, device=tokens.device)
+    return gram[:, :, row, column].flatten(1)
+
+
+class _EntropyTap:
+    """Entropies (n,) of the attention outputs of one forward pass, layer by layer.
+
+    Layers whose attention has but one patch (the class attention of CaiT) say nothing and are left out.
+    """
+
+    def __init__(self, units: Sequence[Unit], prefix: int, generator: torch.Generator) -> None:
+        self.units = [unit for unit in units if unit.type == TAPPED_TYPE]
+        self._prefix = prefix
+        self._generator = generator
+
+    @contextmanager
+    def listening(self, samples: int) -> Iterator[list[torch.Tensor]]:
+        """Fills the list during the block's forward pass of ``samples`` images."""
+        entropies: list[torch.Tensor] = []
+
+        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            tokens = inputs[0].flatten(1, -2)
+            tokens = tokens.reshape(samples, -1, *tokens.shape[1:])  # windows come image by image
+            if tokens.shape[1] == 1 and tokens.shape[2] > self._prefix + 1:
+                tokens = tokens[:, :, self._prefix :]
+            if tokens.shape[2] > 1:
+                entropies.append(similarity_entropy(patch_similarities(tokens, self._generator)))
+
+        handles: list[Any] = []
+        try:
+            handles.extend(unit.module.register_forward_pre_hook(hook) for unit in self.units)
+            yield entropies
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Rolled by the same random distance; not mirrored: digits and letters have a left and a right."""
+    limits = [int(side * SHIFT_SHARE) for side in images.shape[2:]]
+    shifts = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
+    return torch.roll(images, shifts, (2, 3))
+
+
+def _noise(count: int, preprocessing: Preprocessing, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(count, preprocessing.channels, *preprocessing.size, generator=generator)
+
+
+def _targets(count: int, classes: int, seed: int) -> torch.Tensor:
+    """Classes in a random order, each once before any comes twice."""
+    generator = torch.Generator().manual_seed(seed)
+    rounds = [torch.randperm(max(classes, 1), generator=generator) for _ in range(math.ceil(count / max(classes, 1)))]
+    return torch.cat(rounds)[:count]
+
+
+def _batch_sizes(count: int) -> Iterator[int]:
+    return (min(BATCH, count - start) for start in range(0, count, BATCH))
+
+
+def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (
+        torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return mean, std
+
+
+def _cached_pixels(
+    loaded: LoadedModel, units: Sequence[Unit], options: SyntheticOptions, progress: ProgressSink, cache: ArrayCache
+) -> NDArray[np.uint8]:
+    preprocessing = uncropped(loaded.preprocessing)
+    key = cache_key(
+        KIND,
+        weights_sha256=loaded.identity.weights_sha256,
+        options=options,
+        inputs=preprocessing,
+        model=loaded.identity.name,
+        structure=structure_hash(loaded.module),
+        layers=",".join(unit.name for unit in units if unit.type == TAPPED_TYPE),
+    )
+    total = sum(1 for _ in _batch_sizes(options.size)) * options.steps
+    with progress.stage("synthetic images", total) as advance:
+        kept = cache.get(key)
+        if kept is not None:
+            advance(total)
+            return kept["images"]
+        batches = optimized_images(loaded, units, options, advance)
+        pixels = np.concatenate([to_pixels(batch, preprocessing) for batch in batches])
+        cache.put(key, {"images": pixels})
+    return pixels
+
+
+def structure_hash(module: torch.nn.Module) -> str:
+    """sha256 over the plain settings of every submodule: models of equal weights differ in heads or activations."""
+    settings = [
+        (
+            name,
+            type(part).__name__,
+            {k: v for k, v in sorted(vars(part).items()) if isinstance(v, bool | int | float | str)},
+        )
+        for name, part in module.named_modules()
+    ]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
