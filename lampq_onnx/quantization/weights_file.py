@@ -18,12 +18,17 @@ FORMAT = "lampq-onnx/weights 1"
 
 
 def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
-    """Write codes (uint8) and scales (float32) of every layer as safetensors; widths and grids are in the header."""
+    """Write codes (uint8), scales and biases (float32) of every layer as safetensors.
+
+    Widths and grids are in the header. Layers whose rounding brings no bias have none in the file.
+    """
     arrays = {}
     layers = {}
     for name, weight in weights.items():
         arrays[f"{name}.codes"] = np.ascontiguousarray(weight.codes)
         arrays[f"{name}.scale"] = np.ascontiguousarray(weight.scale)
+        if weight.bias is not None:
+            arrays[f"{name}.bias"] = np.ascontiguousarray(weight.bias)
         layers[name] = {"bits": weight.bits, "grid": weight.grid.value}
     header = {"format": FORMAT, "layers": json.dumps(layers, sort_keys=True)}
     write_atomic(path, safetensors.numpy.save(arrays, metadata=header))
@@ -33,7 +38,8 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
     """Read what `save_weights` wrote.
 
     Raises:
-        LampqError: missing, damaged, of another kind, or with codes that do not fit their width.
+        LampqError: missing, damaged, of another kind, with codes that do not fit their width, or with a bias that is
+            not one finite number per output.
     """
     if not path.is_file():
         raise LampqError(f"no such weights file: {path}")
@@ -42,6 +48,7 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise LampqError(f"{path} is no weights file of lampq-onnx: its header does not say {FORMAT!r}")
+            present = set(file.keys())
             return {
                 name: _checked(
                     path,
@@ -51,6 +58,7 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
                         scale=file.get_tensor(f"{name}.scale"),
                         bits=int(facts["bits"]),
                         grid=Grid(facts["grid"]),
+                        bias=file.get_tensor(f"{name}.bias") if f"{name}.bias" in present else None,
                     ),
                 )
                 for name, facts in json.loads(header["layers"]).items()
@@ -73,4 +81,12 @@ def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
     )
     if not fits:
         raise LampqError(f"the weights file {path} is damaged: layer {name} does not fit its width")
+    bias = weight.bias
+    if bias is not None and not (
+        bias.dtype == np.float32 and bias.shape == weight.scale.shape and np.isfinite(bias).all()
+    ):
+        raise LampqError(
+            f"the weights file {path} is damaged: the bias of layer {name} is not one finite float32 number per output",
+            hint="write the file again with quantize",
+        )
     return weight
