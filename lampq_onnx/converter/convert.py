@@ -15,10 +15,18 @@ import onnxscript.version_converter
 from pydantic import ValidationError
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
-from lampq_onnx.converter.passes import GemmToMatMul, PatchEmbedToMatMul, QuantizeActivations, QuantizeWeights
+from lampq_onnx.converter.passes import (
+    GemmToMatMul,
+    PatchEmbedToMatMul,
+    QuantizeActivations,
+    QuantizeWeights,
+    ReplaceBias,
+)
 from lampq_onnx.converter.passes.base import CountingPass, LayerParameters, Parameters
+from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites
-from lampq_onnx.converter.storage import Stored, required_opset
+from lampq_onnx.converter.storage import Stored
+from lampq_onnx.converter.storage import required_opset as opset_of_weight
 from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_weight_grid
@@ -89,21 +97,15 @@ def layer_parameters(
         weights: rounded weights from elsewhere. A layer that has none of its planned width is rounded to nearest.
 
     Raises:
-        LampqError: a layer has no activation range, its weights are not finite, or the rounded ones are of another
-            layer.
+        LampqError: a layer whose input is quantized has no activation range, a layer's weights are not finite, or the
+            rounded ones are of another layer.
     """
     return {name: _parameters(site, plan.layers[name], (weights or {}).get(name)) for name, site in sites.items()}
 
 
 def _parameters(site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | None) -> LayerParameters:
-    interval = layer.activation_range
-    if interval is None:
-        raise LampqError(
-            f"the plan has no activation_range for layer {site.name}",
-            hint="give --calibration SRC, so that convert can measure it",
-        )
     matrix = site.matrix()
-    activation = ActivationQuantizer.from_range(interval.low, interval.high, layer.activation_bits)
+    activation = _activation(site.name, layer)
     if rounded is not None and rounded.bits == layer.weight_bits:
         _require_same_layer(site.name, matrix, rounded)
         return LayerParameters(weight=rounded, activation=activation)
@@ -114,9 +116,22 @@ def _parameters(site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | N
     return LayerParameters(weight=grid.quantize(matrix), activation=activation)
 
 
+def _activation(name: str, layer: LayerPlan) -> ActivationQuantizer | None:
+    if not layer.input_quantized:
+        return None
+    interval = layer.activation_range
+    if interval is None:
+        raise LampqError(
+            f"the plan has no activation_range for layer {name}",
+            hint="give --calibration SRC, so that convert can measure it",
+        )
+    return ActivationQuantizer.from_range(interval.low, interval.high, layer.activation_bits)
+
+
 def _require_same_layer(name: str, matrix: npt.NDArray[np.float32], rounded: QuantizedWeight) -> None:
     """Rounded weights of another layer or model are as far from these as zeros are, or farther."""
     same = rounded.codes.shape == matrix.shape
+    same &= rounded.bias is None or rounded.bias.shape == matrix.shape[:1]
     if not same or np.linalg.norm(rounded.dequantize() - matrix) > np.linalg.norm(matrix) + ZERO:
         raise LampqError(
             f"the rounded weights of layer {name} are not those of the model's layer",
@@ -153,6 +168,7 @@ def convert_model(
         annotate(site, name)
     packer = QuantizeWeights(parameters, packing or target.packing, target)
     steps: list[CountingPass] = [
+        ReplaceBias(parameters),
         PatchEmbedToMatMul(parameters),
         GemmToMatMul(parameters),
         QuantizeActivations(parameters),
@@ -201,10 +217,15 @@ def check_file(path: Path) -> None:
 
 def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing) -> int:
     """Bring the graph to the opset that its new types need; 1 if it had to change."""
-    needs = [required_opset(p.weight.bits, packing) for p in parameters.values()]
-    current, needed = model.opset_imports.get("", 0), max(needs, default=0)
+    weights = max((opset_of_weight(p.weight.bits, packing) for p in parameters.values()), default=0)
+    inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
+    current, needed = model.opset_imports.get("", 0), max(weights, inputs)
     if current >= needed:
         return 0
+    if weights >= inputs:
+        why, hint = f"weights in {packing} storage", "use --packing exact or --packing container"
+    else:
+        why, hint = "16-bit activations", "set activation_bits of those layers to 8 or 32 in the plan"
     before = [site.node for site in find_sites(model.graph)]
     try:
         onnxscript.version_converter.convert_version(model, needed, fallback=True)
@@ -213,12 +234,12 @@ def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing) -> i
             new.node.metadata_props.update(old.metadata_props)
     except Exception as error:  # whatever an adapter raises, the user's way out is the same
         raise LampqError(
-            f"the graph cannot be brought from opset {current} to {needed}, which {packing} storage needs: {error}",
-            hint="use --packing exact or --packing container",
+            f"the graph cannot be brought from opset {current} to {needed}, which {why} need: {error}",
+            hint=hint,
         ) from error
     if model.opset_imports.get("", 0) < needed:
         raise LampqError(
-            f"the graph cannot be brought from opset {current} to {needed}, which {packing} storage needs",
-            hint="use --packing exact or --packing container",
+            f"the graph cannot be brought from opset {current} to {needed}, which {why} need",
+            hint=hint,
         )
     return 1

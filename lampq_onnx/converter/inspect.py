@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
+from lampq_onnx.converter.storage import STORAGE_KEY
 
 _TYPE_BITS = {
     ir.DataType.INT2: 2,
@@ -23,7 +24,7 @@ _TYPE_BITS = {
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """One layer whose weight comes out of a DequantizeLinear.
+    """One layer whose weight comes out of integers: by DequantizeLinear, or by this converter's Cast and Mul.
 
     Attributes:
         input, output: names of the float tensors the layer reads (before quantization) and writes (bias included).
@@ -52,21 +53,26 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
     for node in model.graph:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
-        dequantize = node.inputs[1].producer()
-        if dequantize is not None and dequantize.op_type == "DequantizeLinear" and _is_fixed(dequantize.inputs[0]):
-            layers.append(_layer(node, dequantize))
+        scaling = node.inputs[1].producer()
+        if scaling is not None and _scales_integers(scaling) and _is_fixed(scaling.inputs[0]):
+            layers.append(_layer(node, scaling))
     return layers
 
 
-def _layer(node: ir.Node, dequantize: ir.Node) -> QuantizedLayer:
-    labels = dequantize.metadata_props
-    packed = [v for v in dict.fromkeys(_constants(dequantize.inputs[0])) if v.name and not v.name.startswith("lampq.")]
+def _scales_integers(node: ir.Node) -> bool:
+    """Whether the node brings a weight's integers to float: DequantizeLinear, or a Mul that this converter labelled."""
+    return node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and STORAGE_KEY in node.metadata_props)
+
+
+def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
+    labels = scaling.metadata_props
+    packed = [v for v in dict.fromkeys(_constants(scaling.inputs[0])) if v.name and not v.name.startswith("lampq.")]
     data = [v for v in packed if v.const_value is not None and v.const_value.dtype in _TYPE_BITS]
     stored = data[0].const_value if data else None
     type_bits = _TYPE_BITS[stored.dtype] if stored is not None else 0
-    scale = dequantize.inputs[1]
+    scale = scaling.inputs[1]
     bits = int(labels.get("lampq_onnx.weight_bits", type_bits))
-    storage = labels.get("lampq_onnx.storage") or (stored.dtype.name.lower() if stored is not None else "unknown")
+    storage = labels.get(STORAGE_KEY) or (stored.dtype.name.lower() if stored is not None else "unknown")
     total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
     start, activation_bits = _activation(node)
     output = node.outputs[0]
@@ -83,7 +89,7 @@ def _layer(node: ir.Node, dequantize: ir.Node) -> QuantizedLayer:
             "lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"
         ),
         bytes=total,
-        parameters=_count(dequantize, stored),
+        parameters=_count(scaling, stored),
         input=start.name or "",
         output=output.name or "",
     )
@@ -147,8 +153,8 @@ def _is_vector(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 1
 
 
-def _count(dequantize: ir.Node, stored: ir.TensorProtocol | None) -> int:
-    source = dequantize.inputs[0]
+def _count(scaling: ir.Node, stored: ir.TensorProtocol | None) -> int:
+    source = scaling.inputs[0]
     if source is not None and source.const_value is not None:
         return int(source.const_value.size)
     for value in _constants(source):

@@ -1,12 +1,20 @@
 """How integer weights lie in the file, and the standard operators that bring them back.
 
-All forms are constant-folded by onnxruntime at session creation and run on the same int8 kernel.
+How the integers are packed and how they are scaled are separate choices. Packing:
 
 - container: one int8 a weight.
 - native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
 - exact: b bits a weight for every b. The bits of a code are split into fields of 4, 2 and 1 bits (7 = 4 + 2 + 1),
   each field packed 2, 4 or 8 to a byte. A Gather from a table [256, 8 / width] turns each byte into the signed
   contributions of its fields, and an int8 Add joins the fields.
+
+Scaling:
+
+- integer kernel, behind quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
+  creation and fuses DequantizeLinear and MatMul to its int8 kernel.
+- float kernel, behind inputs that 8 bits cannot hold: Cast to FLOAT and Mul by the scale, the same arithmetic. It is
+  folded to a float weight at session creation. DequantizeLinear would become MatMulNBits here, which rounds the inputs
+  to 8 bits on its own (relative error 4e-3), even behind an Identity or a Transpose.
 """
 
 from __future__ import annotations
@@ -21,6 +29,9 @@ import onnx_ir as ir
 from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.quantization import Grid, QuantizedWeight
 
+STORAGE_KEY = "lampq_onnx.storage"
+"""Metadata of the node that scales a weight: how its integers are packed."""
+
 FIELD_WIDTHS = (4, 2, 1)
 
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
@@ -28,20 +39,40 @@ MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A weight in the graph.
+class Packed:
+    """A weight's integers and scales in the graph.
 
     Attributes:
-        value: float (inputs, outputs), the DequantizeLinear's output.
-        nodes: in topological order.
+        value: integers (inputs, outputs), unpacked.
+        scale: float32 (outputs,).
+        zero_point: of uint8 integers; None: zero.
+        nodes: what unpacks them, in topological order.
         initializers: new constants; lookup tables are shared between layers by name.
         storage: name for the report.
         bytes: of the packed weights, without scales and shared tables.
     """
 
     value: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
     nodes: tuple[ir.Node, ...]
     initializers: tuple[ir.Value, ...]
+    storage: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A layer's weight in the graph.
+
+    Attributes:
+        value: float (inputs, outputs).
+        nodes: what scales the integers, in topological order; the last one makes ``value``.
+        storage, bytes: of the integers, see `Packed`.
+    """
+
+    value: ir.Value
+    nodes: tuple[ir.Node, ...]
     storage: str
     bytes: int
 
@@ -75,33 +106,50 @@ def required_opset(bits: int, packing: Packing) -> int:
     return MIN_OPSET["int2" if bits <= 2 else "int4"]
 
 
-def store(weight: QuantizedWeight, name: str, packing: Packing, target: Target, tables: dict[str, ir.Value]) -> Stored:
-    """Write a weight in the form ``packing``.
+def needs_unsigned(weight: QuantizedWeight, target: Target, *, integer_kernel: bool) -> bool:
+    """Whether the weight must be uint8 with zero point 128: int8 would saturate in the target's integer kernel."""
+    return integer_kernel and weight.bits == 8 and not target.signed_8bit_exact
+
+
+def pack_weight(
+    weight: QuantizedWeight, name: str, packing: Packing, tables: dict[str, ir.Value], *, unsigned: bool = False
+) -> Packed:
+    """Write a weight's integers in the form ``packing``.
 
     Args:
         weight: codes (outputs, inputs).
         name: prefix of new tensor names.
-        target: decides the form of 8-bit weights.
         tables: lookup tables that exist already; new ones are added.
+        unsigned: see `needs_unsigned`.
     """
     scale = _constant(f"{name}.scale", weight.scale)
-    if weight.bits == 8 and not target.signed_8bit_exact:
-        # int8 would saturate here; uint8 with zero point 128 is the same function on an exact kernel.
+    if unsigned:
         data = np.ascontiguousarray((weight.integers().astype(np.int16) + 128).astype(np.uint8).T)
         zero = _constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
         value = _constant(f"{name}.quantized", data)
-        node = _dequantize(name, value, scale, zero)
-        return Stored(node.outputs[0], (node,), (value, scale, zero), "uint8", data.nbytes)
+        return Packed(value, scale, zero, (), (value, scale, zero), "uint8", data.nbytes)
     if packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
         data8 = np.ascontiguousarray(weight.integers().T)
         value = _constant(f"{name}.quantized", data8)
-        node = _dequantize(name, value, scale)
-        return Stored(node.outputs[0], (node,), (value, scale), "int8", data8.nbytes)
+        return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
     builder = _native if packing == "native" else _exact
     return builder(weight, name, scale, tables)
 
 
-def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Stored:
+def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
+    """Bring integers that are in the graph already to float, in the form of the kernel that reads them."""
+    if integer_kernel:
+        zero = [] if packed.zero_point is None else [packed.zero_point]
+        inputs = [packed.value, packed.scale, *zero]
+        nodes = [ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}.dequantize")]
+    else:
+        assert packed.zero_point is None  # needs_unsigned is False for the float kernel
+        cast = ir.node("Cast", [packed.value], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float")
+        nodes = [cast, ir.node("Mul", [cast.outputs[0], packed.scale], name=f"{name}.scaled")]
+    return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
+
+
+def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:
     kind, dtype, ml = (
         ("int2", ir.DataType.INT2, ml_dtypes.int2) if weight.bits <= 2 else ("int4", ir.DataType.INT4, ml_dtypes.int4)
     )
@@ -123,12 +171,11 @@ def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[st
         odd = ir.node("Add", [double.outputs[0], one], name=f"{name}.odd")
         nodes += [double, odd]
         last = odd.outputs[0]
-    node = _dequantize(name, last, scale)
     packed = -(-half.size * (2 if kind == "int2" else 4) // 8)
-    return Stored(node.outputs[0], (*nodes, node), tuple(new), kind, packed)
+    return Packed(last, scale, None, tuple(nodes), tuple(new), kind, packed)
 
 
-def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Stored:
+def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:
     codes = np.ascontiguousarray(weight.codes.T)
     count = codes.size
     shape = _constant(f"{name}.shape", np.array(codes.shape, np.int64))
@@ -171,8 +218,7 @@ def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str
         add = ir.node("Add", [joined, part_value], name=f"{name}.join{position}")
         nodes.append(add)
         joined = add.outputs[0]
-    node = _dequantize(name, joined, scale)
-    return Stored(node.outputs[0], (*nodes, node), tuple(new), "exact", total)
+    return Packed(joined, scale, None, tuple(nodes), tuple(new), "exact", total)
 
 
 def _shared(tables: dict[str, ir.Value], new: list[ir.Value], name: str, array: npt.NDArray[np.generic]) -> ir.Value:
@@ -180,11 +226,6 @@ def _shared(tables: dict[str, ir.Value], new: list[ir.Value], name: str, array: 
         tables[name] = _constant(name, array)
         new.append(tables[name])
     return tables[name]
-
-
-def _dequantize(name: str, value: ir.Value, scale: ir.Value, zero_point: ir.Value | None = None) -> ir.Node:
-    inputs = [value, scale] if zero_point is None else [value, scale, zero_point]
-    return ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}.dequantize")
 
 
 def _constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -241,6 +243,16 @@ def session(model: onnx.ModelProto, level: ort.GraphOptimizationLevel = LEVELS[0
 def run(model: onnx.ModelProto, x: np.ndarray, level: ort.GraphOptimizationLevel = LEVELS[0]) -> np.ndarray:
     """First output in onnxruntime, without optimizations unless told."""
     return session(model, level).run(None, {model.graph.input[0].name: x})[0]
+
+
+def kernels(model: onnx.ModelProto) -> list[str]:
+    """Operators after onnxruntime's optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 def reference(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:

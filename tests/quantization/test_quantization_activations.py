@@ -13,7 +13,7 @@ RANGES = [(-1.5, 3.0), (0.0, 2.0), (-7.0, 0.0), (0.5, 4.0), (-3.0, -1.0), (-1e-3
 
 def through_onnx(values: np.ndarray, quantizer: ActivationQuantizer) -> np.ndarray:
     """QuantizeLinear, Clip to the narrow type, DequantizeLinear in onnx's evaluator."""
-    dtype = np.uint8
+    dtype = np.uint8 if quantizer.bits <= 8 else np.uint16
     graph = helper.make_graph(
         [
             helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
@@ -33,7 +33,7 @@ def through_onnx(values: np.ndarray, quantizer: ActivationQuantizer) -> np.ndarr
     return ReferenceEvaluator(model).run(None, {"x": values})[0]
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 16])
 @pytest.mark.parametrize(("low", "high"), RANGES)
 def test_fake_is_quantizelinear_and_dequantizelinear(low: float, high: float, bits: int) -> None:
     quantizer = ActivationQuantizer.from_range(low, high, bits)
@@ -48,7 +48,7 @@ def test_fake_is_quantizelinear_and_dequantizelinear(low: float, high: float, bi
     np.testing.assert_array_equal(quantizer.fake(values), through_onnx(values, quantizer))
 
 
-@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+@pytest.mark.parametrize("bits", [2, 3, 5, 8, 16])
 @pytest.mark.parametrize(("low", "high"), RANGES)
 def test_the_range_is_covered_and_zero_is_a_level(low: float, high: float, bits: int) -> None:
     quantizer = ActivationQuantizer.from_range(low, high, bits)
@@ -66,7 +66,7 @@ def test_the_range_is_covered_and_zero_is_a_level(low: float, high: float, bits:
     assert fake.max() == quantizer.high
 
 
-@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("bits", [2, 5, 8, 16])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (-0.0, 0.0), (1e-42, 1e-42), (-1e-44, 1e-44)])
 def test_empty_ranges(low: float, high: float, bits: int) -> None:
     quantizer = ActivationQuantizer.from_range(low, high, bits)

@@ -4,5 +4,6 @@ from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
 from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
 from lampq_onnx.converter.passes.quantize_activations import QuantizeActivations
 from lampq_onnx.converter.passes.quantize_weights import QuantizeWeights
+from lampq_onnx.converter.passes.replace_bias import ReplaceBias
 
-__all__ = ["GemmToMatMul", "PatchEmbedToMatMul", "QuantizeActivations", "QuantizeWeights"]
+__all__ = ["GemmToMatMul", "PatchEmbedToMatMul", "QuantizeActivations", "QuantizeWeights", "ReplaceBias"]

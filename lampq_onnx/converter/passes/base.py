@@ -13,13 +13,26 @@ import onnx_ir as ir
 from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
+INTEGER_KERNEL_BITS = 8
+"""Widest inputs of onnxruntime's integer kernels; layers with wider ones run in float."""
+
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """Numbers that one layer is quantized with."""
+    """Numbers that one layer is quantized with.
+
+    Attributes:
+        weight: integers, scales and, where the rounding brings one, the bias.
+        activation: None leaves the input in float.
+    """
 
     weight: QuantizedWeight
-    activation: ActivationQuantizer
+    activation: ActivationQuantizer | None
+
+    @property
+    def integer_kernel(self) -> bool:
+        """Whether the input is quantized to 8 bits at most, for which onnxruntime has an integer kernel."""
+        return self.activation is not None and self.activation.bits <= INTEGER_KERNEL_BITS
 
 
 Parameters = Mapping[str, LayerParameters]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant
+from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, CountingPass, add_constant
 from lampq_onnx.quantization import ActivationQuantizer
+
+UINT16_OPSET = 21
+"""First opset whose QuantizeLinear writes uint16."""
 
 _MOVES = frozenset({"Reshape", "Transpose"})
 
@@ -14,11 +17,12 @@ _MOVES = frozenset({"Reshape", "Transpose"})
 class QuantizeActivations(CountingPass):
     """Quantize what each unit reads.
 
-    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear.
+    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: the same to uint16.
     2. Fewer than 8 bits: a Clip to the representable interval first, then uint8. The levels that remain are exactly
        those of the narrow type, and the layer keeps its 8-bit kernel.
-    3. Layers that read the same tensor with the same numbers share one pair.
-    4. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes.
+    3. Units without a quantizer read the float input as it is.
+    4. Layers that read the same tensor with the same numbers share one pair.
+    5. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes.
     """
 
     def apply(self, model: ir.Model) -> int:
@@ -26,8 +30,10 @@ class QuantizeActivations(CountingPass):
         shared: dict[tuple[ir.Value, ActivationQuantizer], ir.Value] = {}
         for name, node in self.units(model):
             source = node.inputs[0]
-            assert source is not None
             quantizer = self.parameters[name].activation
+            if quantizer is None:
+                continue
+            assert source is not None
             key = (source, quantizer)
             if key not in shared:
                 shared[key] = self._pair(model.graph, name, node, source, quantizer)
@@ -43,13 +49,13 @@ class QuantizeActivations(CountingPass):
         nodes: list[ir.Node] = []
         value = start
         prefix = f"{name}.input"
-        if quantizer.bits < 8:
+        if quantizer.bits < INTEGER_KERNEL_BITS:
             low = add_constant(graph, f"{prefix}.low", np.float32(quantizer.low))
             high = add_constant(graph, f"{prefix}.high", np.float32(quantizer.high))
             nodes.append(ir.node("Clip", [value, low, high], name=f"{prefix}.clip"))
             value = nodes[-1].outputs[0]
         scale = add_constant(graph, f"{prefix}.scale", np.float32(quantizer.scale))
-        zero = add_constant(graph, f"{prefix}.zero_point", np.uint8(quantizer.zero_point))
+        zero = add_constant(graph, f"{prefix}.zero_point", _integer_type(quantizer)(quantizer.zero_point))
         nodes.append(ir.node("QuantizeLinear", [value, scale, zero], name=f"{prefix}.quantize"))
         graph.insert_before(before, nodes)
         value = nodes[-1].outputs[0]
@@ -57,11 +63,20 @@ class QuantizeActivations(CountingPass):
             moves[0].replace_input_with(0, value)
             for move in moves:
                 for output in move.outputs:
-                    output.type = output.shape = None  # uint8 now; readers infer it
+                    output.type = output.shape = None  # integers now; readers infer it
             value = moves[-1].outputs[0]
         pair = ir.node("DequantizeLinear", [value, scale, zero], name=f"{prefix}.dequantize")
         graph.insert_before(node, pair)
         return pair.outputs[0]
+
+
+def required_opset(quantizer: ActivationQuantizer | None) -> int:
+    """Least opset that the quantizer needs; 0: any."""
+    return UINT16_OPSET if quantizer is not None and quantizer.bits > INTEGER_KERNEL_BITS else 0
+
+
+def _integer_type(quantizer: ActivationQuantizer) -> type[np.uint8] | type[np.uint16]:
+    return np.uint8 if quantizer.bits <= INTEGER_KERNEL_BITS else np.uint16
 
 
 def _moves_before(value: ir.Value) -> list[ir.Node]:

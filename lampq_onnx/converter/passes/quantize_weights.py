@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.passes.base import CountingPass, Parameters
-from lampq_onnx.converter.storage import Stored, store
+from lampq_onnx.converter.storage import STORAGE_KEY, Packed, Stored, needs_unsigned, pack_weight, scale_weight
 from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.quantization import QuantizedWeight
 
@@ -16,8 +16,9 @@ from lampq_onnx.quantization import QuantizedWeight
 class QuantizeWeights(CountingPass):
     """Give every unit its stored weight.
 
-    1. A weight that several units share with equal numbers is stored and unpacked once; each unit dequantizes it.
-    2. The node that dequantizes a weight carries the unit's name, widths, scheme and storage in its metadata.
+    1. A weight that several units share with equal numbers is stored and unpacked once; each unit scales it, by
+       DequantizeLinear for the integer kernel, by Cast and Mul for the float kernel (see `storage`).
+    2. The last node of a weight carries the unit's name, widths, scheme and storage in its metadata.
 
     Attributes:
         stored: unit name -> how its weight lies in the file, after the call.
@@ -33,16 +34,18 @@ class QuantizeWeights(CountingPass):
         """See the class."""
         graph = model.graph
         tables: dict[str, ir.Value] = {}
-        first: dict[bytes, Stored] = {}
+        first: dict[tuple[bytes, bool], Packed] = {}
         for name, node in self.units(model):
-            weight = self.parameters[name].weight
-            key = _fingerprint(weight)
-            if key in first:
-                stored = _again(first[key], f"{name}.weight")
-            else:
-                stored = first[key] = store(weight, f"{name}.weight", self.packing, self.target, tables)
-            for value in stored.initializers:
-                graph.register_initializer(value)
+            numbers = self.parameters[name]
+            unsigned = needs_unsigned(numbers.weight, self.target, integer_kernel=numbers.integer_kernel)
+            key = (_fingerprint(numbers.weight), unsigned)
+            if key not in first:
+                packed = pack_weight(numbers.weight, f"{name}.weight", self.packing, tables, unsigned=unsigned)
+                first[key] = packed
+                for value in packed.initializers:
+                    graph.register_initializer(value)
+                graph.insert_before(node, list(packed.nodes))
+            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=numbers.integer_kernel)
             graph.insert_before(node, list(stored.nodes))
             node.replace_input_with(1, stored.value)
             stored.nodes[-1].metadata_props.update(self._labels(name, stored))
@@ -54,9 +57,9 @@ class QuantizeWeights(CountingPass):
         return {
             "lampq_onnx.unit": f"{name}.weight",
             "lampq_onnx.weight_bits": str(numbers.weight.bits),
-            "lampq_onnx.activation_bits": str(numbers.activation.bits),
+            "lampq_onnx.activation_bits": str(FLOAT_BITS if numbers.activation is None else numbers.activation.bits),
             "lampq_onnx.scheme": numbers.weight.grid.value,
-            "lampq_onnx.storage": stored.storage,
+            STORAGE_KEY: stored.storage,
         }
 
 
@@ -66,10 +69,3 @@ def _fingerprint(weight: QuantizedWeight) -> bytes:
     digest.update(weight.codes.tobytes())
     digest.update(weight.scale.tobytes())
     return digest.digest()
-
-
-def _again(stored: Stored, name: str) -> Stored:
-    """Another DequantizeLinear of a weight that is in the graph."""
-    last = stored.nodes[-1]
-    node = ir.node("DequantizeLinear", last.inputs, {"axis": 1}, name=f"{name}.dequantize")
-    return replace(stored, value=node.outputs[0], nodes=(node,), initializers=())
