@@ -7,7 +7,7 @@ rules, so that simulation and file differ only by the order of float sums.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,14 +98,22 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
 
 @contextmanager
 def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder) -> Iterator[None]:
-    """Inside the block the modules of ``settings`` compute as quantized; afterwards they are float again."""
+    """Inside the block the modules of ``settings`` compute as quantized; afterwards they are float again.
+
+    A bias that a rounding brings replaces the module's.
+    """
     weights = {
         name: rounder.dequantized(name, setting.weight_bits)
         for name, setting in settings.items()
         if setting.weight_bits is not None
     }
     activations = {name: setting.activation for name, setting in settings.items() if setting.activation is not None}
-    with _swapped(units, weights, activations):
+    biases = {
+        name: rounder.quantized(name, setting.weight_bits).bias
+        for name, setting in settings.items()
+        if setting.weight_bits is not None
+    }
+    with _swapped(units, weights, biases, activations):
         yield
 
 
@@ -113,32 +121,36 @@ def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], round
 def simulated_parameters(units: Sequence[Unit], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
     """Like `simulated`, from the very numbers that the converter writes."""
     weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
-    activations = {name: numbers.activation for name, numbers in parameters.items()}
-    with _swapped(units, weights, activations):
+    biases = {name: numbers.weight.bias for name, numbers in parameters.items()}
+    activations = {name: n.activation for name, n in parameters.items() if n.activation is not None}
+    with _swapped(units, weights, biases, activations):
         yield
 
 
 @contextmanager
 def _swapped(
-    units: Sequence[Unit], weights: Mapping[str, torch.Tensor], activations: Mapping[str, ActivationQuantizer]
+    units: Sequence[Unit],
+    weights: Mapping[str, torch.Tensor],
+    biases: Mapping[str, npt.NDArray[np.float32] | None],
+    activations: Mapping[str, ActivationQuantizer],
 ) -> Iterator[None]:
-    """Other weights, reshaped to the modules', and input quantizers, inside the block."""
-    handles: list[Any] = []
-    originals: list[tuple[Unit, torch.Tensor]] = []
-    try:
+    """Other weights, reshaped to the modules', other biases and input quantizers, inside the block."""
+    with ExitStack() as restore:
         for unit in units:
             if unit.name in weights:
-                original = unit.module.weight.data
-                originals.append((unit, original))
-                unit.module.weight.data = weights[unit.name].reshape(original.shape).to(original)
+                weight = unit.module.weight
+                restore.callback(setattr, weight, "data", weight.data)
+                weight.data = weights[unit.name].reshape(weight.shape).to(weight.data)
+            bias = biases.get(unit.name)
+            if bias is not None:
+                # A Parameter of its own: modules may share theirs, and some have none.
+                restore.callback(setattr, unit.module, "bias", unit.module.bias)
+                other = torch.from_numpy(bias).to(unit.module.weight)
+                unit.module.bias = torch.nn.Parameter(other, requires_grad=False)
             if unit.name in activations:
-                handles.append(unit.module.register_forward_pre_hook(_input_hook(activations[unit.name])))
+                handle = unit.module.register_forward_pre_hook(_input_hook(activations[unit.name]))
+                restore.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for unit, original in originals:
-            unit.module.weight.data = original
 
 
 def _input_hook(quantizer: ActivationQuantizer) -> Any:
