@@ -32,7 +32,7 @@ def with_measured_ranges(
     threads: int | None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> BitPlan:
-    """Fill in min-max ranges where the plan has none.
+    """Fill in min-max ranges where the plan has none for an input that it quantizes.
 
     Args:
         model: the float graph; only read.
@@ -42,7 +42,9 @@ def with_measured_ranges(
     Raises:
         LampqError: no calibration images are given, or the file does not say its preprocessing.
     """
-    missing = [name for name, layer in plan.layers.items() if layer.quantized and layer.activation_range is None]
+    missing = [name for name, layer in plan.layers.items() if layer.input_quantized and layer.activation_range is None]
+    if not missing:
+        return plan
     if images.calibration is None:
         raise LampqError(
             f"the plan has no activation_range for {len(missing)} layer(s): {', '.join(missing[:3])}",

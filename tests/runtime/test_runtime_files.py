@@ -63,6 +63,36 @@ def test_narrow_activations_have_no_layer_error() -> None:
     assert max(layer_errors(model, layers, images(), threads=1).values()) < 1e-5
 
 
+@pytest.mark.parametrize("linear", ["matmul", "gemm"])
+@pytest.mark.parametrize("packing", ["exact", "native", "container"])
+@pytest.mark.parametrize("activation_bits", [16, 32])
+def test_wide_inputs_have_no_layer_error(activation_bits: int, packing: str, linear: str) -> None:
+    model, layers = quantized(3, packing, linear, activation_bits)
+    errors = layer_errors(model, layers, images(), threads=1)
+    assert list(errors) == NAMES
+    assert max(errors.values()) < 1e-6
+
+
+def test_kernels_that_round_float_inputs_are_found() -> None:
+    """The textbook form of weights alone: onnxruntime fuses it to MatMulNBits."""
+    weight = np.random.default_rng(0).integers(-8, 8, (64, 32)).astype(np.int8)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=1),
+            onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="fc"),
+        ],
+        "textbook",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 64])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3, 32])],
+        [numpy_helper.from_array(weight, "q"), numpy_helper.from_array(np.ones(32, np.float32), "s")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    layers = inspect_model(as_ir(model))
+    assert [(layer.name, layer.activation_bits) for layer in layers] == [("fc", 32)]
+    x = np.random.default_rng(1).normal(size=(2, 3, 64)).astype(np.float32)
+    assert layer_errors(model, layers, x, threads=1)["fc"] > LAYER_BOUND
+
+
 def saturated(model: onnx.ModelProto, bound: int) -> onnx.ModelProto:
     """What a saturating kernel amounts to: 8-bit weights cut to +-``bound``."""
     for tensor in model.graph.initializer:
@@ -278,16 +308,18 @@ def test_measured_ranges(calibration: tuple[Path, Path, np.ndarray]) -> None:
     given = ActivationRange(low=-9.0, high=9.0, method="given")
     layers = {name: LayerPlan(weight_bits=4, activation_bits=8) for name in NAMES}
     layers["head"] = layers["head"].model_copy(update={"activation_range": given})
-    layers["blocks.0.mlp.fc1"] = LayerPlan(weight_bits=32, activation_bits=32)
+    unread = {"blocks.0.mlp.fc1": 32, "blocks.1.mlp.fc2": 4}
+    layers |= {name: LayerPlan(weight_bits=bits, activation_bits=32) for name, bits in unread.items()}
+    layers["blocks.0.mlp.fc2"] = LayerPlan(weight_bits=4, activation_bits=16)
     plan = BitPlan(layers=layers)
     measured = with_measured_ranges(
         load_model(path), path, plan, ImageOptions(calibration=source, calibration_size=1000), threads=1
     )
     assert list(measured.layers) == NAMES
     assert measured.layers["head"].activation_range == given
-    assert measured.layers["blocks.0.mlp.fc1"].activation_range is None
+    assert all(measured.layers[name].activation_range is None for name in unread)
     assert plan.layers["blocks.0.attn.qkv"].activation_range is None
-    for name in set(NAMES) - {"head", "blocks.0.mlp.fc1"}:
+    for name in set(NAMES) - {"head", *unread}:
         values = inputs_of(name, batch)
         found = measured.layers[name].activation_range
         assert found is not None
@@ -308,6 +340,12 @@ def test_the_mean_can_be_overridden(calibration: tuple[Path, Path, np.ndarray]) 
     assert found.activation_range is not None
     assert found.activation_range.low == pytest.approx(pixels.min(), abs=1e-6)
     assert found.activation_range.high == pytest.approx(pixels.max(), rel=1e-6)
+
+
+def test_nothing_to_measure_needs_no_images(calibration: tuple[Path, Path, np.ndarray]) -> None:
+    path, _, _ = calibration
+    plan = BitPlan(layers={"head": LayerPlan(weight_bits=4, activation_bits=32)})
+    assert with_measured_ranges(load_model(path), path, plan, ImageOptions(), threads=1) is plan
 
 
 def test_ranges_without_images(calibration: tuple[Path, Path, np.ndarray]) -> None:
