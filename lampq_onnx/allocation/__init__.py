@@ -1,7 +1,8 @@
 """Bit allocation: from sensitivities to widths. Needs neither torch nor onnx nor onnxruntime."""
 
 from lampq_onnx.allocation.allocate import DEFAULT_CANDIDATES, allocate, check_request, parse_candidates
-from lampq_onnx.allocation.ilp import solve
+from lampq_onnx.allocation.choices import Budget, ChoiceProblem, ChoiceSolution
+from lampq_onnx.allocation.ilp import solve, solve_choices
 from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_units
 from lampq_onnx.allocation.problem import Problem, Solution, capacity_of
 from lampq_onnx.allocation.ratios import RATIO, degradation, gain
@@ -11,7 +12,10 @@ __all__ = [
     "DEFAULT_CANDIDATES",
     "METRICS",
     "RATIO",
+    "Budget",
     "BudgetRule",
+    "ChoiceProblem",
+    "ChoiceSolution",
     "Evaluator",
     "Metric",
     "Problem",
@@ -27,4 +31,5 @@ __all__ = [
     "iterative_update",
     "parse_candidates",
     "solve",
+    "solve_choices",
 ]

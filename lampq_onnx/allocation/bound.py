@@ -1,46 +1,50 @@
 """Lagrangian bound and greedy solution of the multiple-choice knapsack.
 
-The linear relaxation needs no solver (Sinha and Zoltners, "The Multiple-Choice Knapsack Problem", Operations
-Research 27, 1979): only the options on the lower convex hull of (bits, cost) of each unit matter, and taking
-the hull's segments by falling slope solves it. The slope at which the budget runs out is the multiplier
-lambda*.
+With one budget the linear relaxation needs no solver (Sinha and Zoltners, "The Multiple-Choice Knapsack
+Problem", Operations Research 27, 1979): only the options on the lower convex hull of (weight, cost) of each unit
+matter, and taking the hull's segments by falling slope solves it. The slope at which the budget runs out is the
+multiplier lambda*. With several budgets the multipliers are searched for (``multipliers``); whatever is found there,
+the bound computed here holds for any multipliers that are not negative.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from lampq_onnx.allocation.problem import FloatArray, IntArray, Problem
+from lampq_onnx.allocation.choices import ChoiceProblem, FloatArray, IntArray
+from lampq_onnx.allocation.multipliers import find_multipliers
+from lampq_onnx.allocation.repair import exchange, improve, repair
 
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
     """What is known about a problem before any integer program runs.
 
-    Costs are in units of ``scale`` and each unit's cheapest option costs 0, so that a cost that no width
-    changes cannot drown the ones that matter. For every allocation that keeps the budget,
+    Costs are in units of ``scale`` and each unit's cheapest option costs 0, so that a cost that no option
+    changes cannot drown the ones that matter. For every choice k,
 
-        cost = lower + sum_i reduced[i, B_i] + multiplier * (capacity - bits used)
+        cost = lower + sum_i reduced[i, k_i] + sum_j multipliers[j] * (capacity_j - used_j)
 
     Attributes
     ----------
-    scale : problem costs = ``floor`` + scale * costs here; 0 if no width changes any cost.
+    scale : problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
     floor : sum of the units' cheapest options, in the problem's unit.
-    costs : (n, k) shifted and scaled costs, the largest is 1.
-    multiplier : lambda*, cost per bit at which the budget runs out.
+    costs : (n, k) shifted and scaled costs, the largest finite one is 1.
+    multipliers : (m,) price of one unit of each budget.
     lower : lower bound of the cost.
-    reduced : (n, k) what an option costs more than the best one at the price lambda*, >= 0.
-    choice : (n,) candidate indices of the greedy solution, which keeps the budget.
+    reduced : (n, k) what an option costs more than the best one at these prices, >= 0.
+    choice : (n,) option indices of the greedy solution, which keeps all budgets.
     upper : its cost.
     """
 
     scale: float
     floor: float
     costs: FloatArray
-    multiplier: float
+    multipliers: FloatArray
     lower: float
     reduced: FloatArray
     choice: IntArray
@@ -53,7 +57,7 @@ class Relaxation:
 
     @property
     def gap(self) -> float:
-        """What any allocation can at most cost less than the greedy one, in units of ``scale``."""
+        """What any choice can at most cost less than the greedy one, in units of ``scale``."""
         return max(0.0, self.upper - self.lower)
 
     def cost(self, choice: IntArray) -> float:
@@ -72,28 +76,43 @@ class _Segments:
     weight: IntArray
 
 
-def relax(problem: Problem) -> Relaxation:
-    """Bound a problem from below and solve it greedily."""
+def relax(problem: ChoiceProblem, find_any: Callable[[], IntArray] | None = None) -> Relaxation:
+    """Bound a problem from below and solve it greedily.
+
+    Parameters
+    ----------
+    problem : units, costs and budgets.
+    find_any : returns a choice that keeps all budgets, or raises; asked where prices and repair do not lead to one,
+        which cannot happen with one budget.
+    """
     cheapest = problem.costs.min(axis=1)
     excess = problem.costs - cheapest[:, None]
-    scale = float(excess.max())
+    scale = float(excess[problem.available].max())
     costs = excess / scale if scale > 0 else excess
-    weights = problem.weights
-    free = problem.capacity - int(weights[:, 0].sum())
-    segments = _segments(costs, problem.sizes, np.array(problem.candidates))
-    filled = np.cumsum(segments.weight)
-    first_beyond = int(np.searchsorted(filled, free, side="right"))
-    multiplier = float(segments.slope[first_beyond]) if first_beyond < filled.size else 0.0
-    # Bits above the smallest candidate, not all bits: smaller numbers cancel less.
-    priced = costs + multiplier * (weights - weights[:, :1])
+    # Weights above each unit's least, not all: smaller numbers cancel less.
+    weights = np.where(problem.available, problem.weights - problem.least[:, :, None], 0)
+    free = problem.capacities - problem.least.sum(axis=1)
+    if len(problem.budgets) == 1:
+        multiplier, choice = _single(costs, weights[0], int(free[0]))
+        multipliers = np.array([multiplier])
+    else:
+        multipliers = find_multipliers(costs, weights, free)
+        priced = _priced(costs, weights, multipliers)
+        reduced = priced - priced.min(axis=1)[:, None]
+        found = repair(reduced, weights, free)
+        if found is None and find_any is not None:
+            found = find_any()
+        if found is None:
+            raise ValueError("no choice that keeps all budgets was found")
+        choice = exchange(costs, reduced, weights, free, improve(costs, weights, free, found))
+    priced = _priced(costs, weights, multipliers)
     best = priced.min(axis=1)
-    choice = _greedy(costs, weights, segments, free)
     return Relaxation(
         scale=scale,
         floor=math.fsum(cheapest),
         costs=costs,
-        multiplier=multiplier,
-        lower=math.fsum([*best.tolist(), -multiplier * free]),
+        multipliers=multipliers,
+        lower=math.fsum([*best.tolist(), *(-multipliers * free).tolist()]),
         reduced=priced - best[:, None],
         choice=choice,
         upper=_cost(costs, choice),
@@ -104,36 +123,19 @@ def _cost(costs: FloatArray, choice: IntArray) -> float:
     return math.fsum(costs[np.arange(len(choice)), choice])
 
 
-def _segments(costs: FloatArray, sizes: IntArray, candidates: IntArray) -> _Segments:
-    """Lower convex hulls of all units at once: from each vertex the steepest chord leads to the next."""
-    units = np.arange(costs.shape[0])
-    at = np.zeros(len(units), dtype=np.int64)
-    previous = np.full(len(units), np.inf)
-    parts: list[tuple[IntArray, IntArray, IntArray, FloatArray, IntArray]] = []
-    for _ in range(len(candidates) - 1):
-        widths = candidates[None, :] - candidates[at][:, None]
-        falls = costs[units, at][:, None] - costs
-        slopes = np.where(widths > 0, falls / np.where(widths > 0, widths, 1), -np.inf)
-        end = slopes.argmax(axis=1)
-        steepest = slopes[units, end]
-        live = np.flatnonzero(steepest > 0)
-        # Rounding may make a later segment of a unit look steeper by one ulp; segments must stay in order.
-        slope = np.minimum(steepest[live] / sizes[live], previous[live])
-        weight = sizes[live] * widths[live, end[live]]
-        parts.append((units[live], at[live], end[live], slope, weight))
-        at[live] = end[live]
-        previous[live] = slope
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return _Segments(none, none, none, np.zeros(0), none)
-    unit, start, stop, slope, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((unit, start, -slope))
-    return _Segments(unit[order], start[order], stop[order], slope[order], weight[order])
+def _priced(costs: FloatArray, weights: IntArray, multipliers: FloatArray) -> FloatArray:
+    priced: FloatArray = costs + np.tensordot(multipliers, weights.astype(np.float64), axes=1)
+    return priced
 
 
-def _greedy(costs: FloatArray, weights: IntArray, segments: _Segments, free: int) -> IntArray:
-    """Take segments by falling slope while they fit, then spend what is left on single changes."""
-    choice = np.zeros(costs.shape[0], dtype=np.int64)
+def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, IntArray]:
+    """Multiplier and greedy solution under one budget; a unit's least weight is 0."""
+    start = np.where(weights == 0, costs, np.inf).argmin(axis=1)
+    segments = _segments(costs, weights, start)
+    filled = np.cumsum(segments.weight)
+    first_beyond = int(np.searchsorted(filled, free, side="right"))
+    multiplier = float(segments.slope[first_beyond]) if first_beyond < filled.size else 0.0
+    choice = start.copy()
     rows = zip(
         segments.unit.tolist(),
         segments.start.tolist(),
@@ -141,18 +143,38 @@ def _greedy(costs: FloatArray, weights: IntArray, segments: _Segments, free: int
         segments.weight.tolist(),
         strict=True,
     )
-    for unit, start, end, weight in rows:
+    left = free
+    for unit, begin, end, weight in rows:
         # A unit whose last segment did not fit is not at the start of its next one.
-        if choice[unit] == start and weight <= free:
+        if choice[unit] == begin and weight <= left:
             choice[unit] = end
-            free -= weight
-    units = np.arange(len(choice))
+            left -= weight
+    return multiplier, improve(costs, weights[None], np.array([free]), choice)
+
+
+def _segments(costs: FloatArray, weights: IntArray, start: IntArray) -> _Segments:
+    """Lower convex hulls of all units at once: from each vertex the steepest chord leads to the next."""
+    units = np.arange(costs.shape[0])
+    at = start.copy()
+    previous = np.full(len(units), np.inf)
+    parts: list[tuple[IntArray, IntArray, IntArray, FloatArray, IntArray]] = []
     while True:
-        saved = costs[units, choice][:, None] - costs
-        extra = weights - weights[units, choice][:, None]
-        saved[extra > free] = 0.0
-        unit, option = np.unravel_index(int(saved.argmax()), saved.shape)
-        if saved[unit, option] <= 0:
-            return choice
-        free -= int(extra[unit, option])
-        choice[unit] = option
+        steps = weights - weights[units, at][:, None]
+        falls = costs[units, at][:, None] - costs
+        slopes = np.where(steps > 0, falls / np.where(steps > 0, steps, 1), -np.inf)
+        end = slopes.argmax(axis=1)
+        live = np.flatnonzero(slopes[units, end] > 0)
+        if not live.size:
+            break
+        # Rounding may make a later segment of a unit look steeper by one ulp; segments must stay in order.
+        slope = np.minimum(slopes[live, end[live]], previous[live])
+        parts.append((units[live], at[live], end[live], slope, steps[live, end[live]]))
+        at[live] = end[live]
+        previous[live] = slope
+    if not parts:
+        none = np.zeros(0, dtype=np.int64)
+        return _Segments(none, none, none, np.zeros(0), none)
+    unit, begin, stop, slope, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # Segments of one unit and slope were found in the order of the hull: a stable sort keeps them so.
+    order = np.lexsort((unit, -slope))
+    return _Segments(unit[order], begin[order], stop[order], slope[order], weight[order])

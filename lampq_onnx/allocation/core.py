@@ -16,7 +16,7 @@ import numpy as np
 import pulp
 
 from lampq_onnx.allocation.bound import Relaxation
-from lampq_onnx.allocation.problem import IntArray, Problem
+from lampq_onnx.allocation.choices import BoolArray, ChoiceProblem, IntArray
 from lampq_onnx.errors import LampqError
 
 SCALE = 1e4
@@ -36,25 +36,42 @@ class CoreAnswer:
 
     Attributes
     ----------
-    choice : (n,) candidate indices.
-    complete : the solver ended the search, so no allocation of the model costs less.
+    choice : (n,) option indices.
+    complete : the solver ended the search, so no choice in the model costs less.
     """
 
     choice: IntArray
     complete: bool
 
 
-class CoreModel:
-    """Integer program over the options that can be part of an allocation better than the greedy one.
+@dataclass(frozen=True)
+class _Row:
+    """A budget: what is used and what is not makes ``free``; ``cost`` is the term of the unused rest."""
 
-    An option whose reduced cost exceeds the gap makes every allocation that contains it worse than the greedy
-    one (see ``Relaxation``), so it is left out; a unit with a single option left is settled.
+    used: pulp.LpAffineExpression
+    free: int
+    cost: tuple[pulp.LpVariable, float]
+
+
+class CoreModel:
+    """Integer program over the options that can be part of a choice within some distance of the lower bound.
+
+    An option whose reduced cost exceeds the distance takes every choice that contains it further away (see
+    ``Relaxation``), so it is left out, as is an option that another of the unit beats on all counts; a unit with
+    a single option left is settled.
     """
 
-    def __init__(self, problem: Problem, relaxation: Relaxation) -> None:
-        """Build the model; ``relaxation.gap`` must be positive."""
-        gap = relaxation.gap * _SLACKEN
-        keep = relaxation.reduced <= gap
+    def __init__(self, problem: ChoiceProblem, relaxation: Relaxation, within: float | None = None) -> None:
+        """Build the model.
+
+        Parameters
+        ----------
+        problem, relaxation : what is solved; ``relaxation.gap`` must be positive.
+        within : keep what can be part of a choice that costs at most this more than the lower bound; default: the
+            gap, so that the greedy choice, or one that beats it, is in the model.
+        """
+        self._within = relaxation.gap if within is None else within
+        keep = (relaxation.reduced <= self._within * _SLACKEN) & ~_dominated(problem, relaxation)
         self._settled = keep.argmax(axis=1)
         self._options = {i: np.flatnonzero(keep[i]).tolist() for i in np.flatnonzero(keep.sum(axis=1) > 1).tolist()}
         self._model = pulp.LpProblem("allocation", pulp.LpMinimize)
@@ -63,45 +80,57 @@ class CoreModel:
             for i, options in self._options.items()
             for k in options
         }
-        weights = problem.weights
-        extra = {(i, k): int(weights[i, k] - weights[i, self._settled[i]]) for i, k in self._variables}
-        free = problem.capacity - problem.used(self._settled)
-        divisor = math.gcd(*extra.values()) or 1
-        scale = SCALE / relaxation.gap
-        # Unused bits cost lambda* each, so a better allocation leaves at most gap / lambda* of them. They are
-        # a variable of their own, which keeps coefficients of the size of lambda* times a unit out of the
-        # objective.
-        price = relaxation.multiplier * divisor * scale
-        lowest = sum(min(extra[i, k] for k in options) for i, options in self._options.items())
-        most = min((free - lowest) / divisor, SCALE * _UNUSED_ROOM / price if price > 0 else math.inf)
-        grain = max(1.0, most)
-        unused = _variable(self._model, "unused", upBound=most / grain)
-        costs = {key: float(relaxation.reduced[key]) * scale for key in self._variables}
-        self._model += pulp.LpAffineExpression(
-            [*((x, costs[key]) for key, x in self._variables.items()), (unused, price * grain)]
-        )
-        rows = [(x, extra[key] // divisor) for key, x in self._variables.items() if extra[key]]
-        self._model += pulp.LpAffineExpression([*rows, (unused, grain)]) == free // divisor
+        scale = SCALE / self._within
+        costs = [(x, float(relaxation.reduced[key]) * scale) for key, x in self._variables.items()]
+        rows = [
+            self._budget(problem, j, float(multiplier) * scale)
+            for j, multiplier in enumerate(relaxation.multipliers.tolist())
+        ]
+        self._model += pulp.LpAffineExpression([*costs, *(row.cost for row in rows)])
+        for row in rows:
+            self._model += row.used == row.free
         for i, options in self._options.items():
             self._model += pulp.lpSum(self._variables[i, k] for k in options) == 1
 
+    def _budget(self, problem: ChoiceProblem, index: int, price: float) -> _Row:
+        """One budget as an equation with its unused rest.
+
+        Unused bits cost lambda* each, so a better choice leaves at most gap / lambda* of them. They are a variable
+        of their own, which keeps coefficients of the size of lambda* times a unit out of the objective.
+        """
+        budget = problem.budgets[index]
+        weights = budget.weights
+        extra = {(i, k): int(weights[i, k] - weights[i, self._settled[i]]) for i, k in self._variables}
+        free = budget.capacity - int(problem.used(self._settled)[index])
+        divisor = math.gcd(*extra.values()) or 1
+        lowest = sum(min(extra[i, k] for k in options) for i, options in self._options.items())
+        price *= divisor
+        # Nothing is left where even the least is too much; the equation then has no solution, as it should.
+        most = min(max(0, free - lowest) / divisor, SCALE * _UNUSED_ROOM / price if price > 0 else math.inf)
+        grain = max(1.0, most)
+        unused = _variable(self._model, f"unused_{index}", upBound=most / grain)
+        taken = [(x, extra[key] // divisor) for key, x in self._variables.items() if extra[key]]
+        return _Row(pulp.LpAffineExpression([*taken, (unused, grain)]), free // divisor, (unused, price * grain))
+
     @property
     def settled(self) -> bool:
-        """Whether no unit is open, so that nothing is better than the greedy allocation."""
+        """Whether no unit is open."""
         return not self._options
 
     def forbid(self, choice: IntArray) -> None:
-        """Cut off one allocation."""
+        """Cut off one choice."""
         chosen = [self._variables[i, int(choice[i])] for i in self._options]
         self._model += pulp.lpSum(chosen) <= len(chosen) - 1
 
     def solve(self, seconds: float) -> CoreAnswer | None:
-        """Run CBC for at most about ``seconds``; None if it found nothing.
+        """Run CBC for at most about ``seconds``; None if it found nothing, also where there is nothing.
 
         Raises
         ------
         LampqError: the solver is missing or failed.
         """
+        if self.settled:
+            return CoreAnswer(self._settled.copy(), complete=True)
         solver = _solver(seconds)
         try:
             self._model.solve(solver)
@@ -116,6 +145,18 @@ class CoreModel:
             values = {k: float(self._variables[i, k].value() or 0.0) for k in options}
             choice[i] = max(values, key=values.__getitem__)
         return CoreAnswer(choice, complete=found == pulp.LpSolutionOptimal)
+
+
+def _dominated(problem: ChoiceProblem, relaxation: Relaxation) -> BoolArray:
+    """(n, k) options for which the unit has another that takes no more of any budget, costs no more and comes first."""
+    costs, weights = relaxation.costs, problem.weights
+    dominated = np.zeros(costs.shape, dtype=bool)
+    for k in range(costs.shape[1]):
+        no_worse = (costs <= costs[:, [k]]) & (weights <= weights[:, :, [k]]).all(axis=0)
+        same = (costs == costs[:, [k]]) & (weights == weights[:, :, [k]]).all(axis=0)
+        same[:, :k] = False
+        dominated[:, k] = (no_worse & ~same).any(axis=1)
+    return dominated
 
 
 _HINT = "Install PuLP with its bundled solver: pip install 'pulp>=3.0'"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
+
+import numpy as np
 
 from lampq_onnx.allocation.bound import Relaxation, relax
-from lampq_onnx.allocation.core import CoreModel
-from lampq_onnx.allocation.problem import IntArray, Problem, Solution
+from lampq_onnx.allocation.choices import ChoiceProblem, ChoiceSolution, IntArray
+from lampq_onnx.allocation.core import CoreAnswer, CoreModel
+from lampq_onnx.allocation.problem import Problem, Solution
+from lampq_onnx.errors import LampqError
 
 _ROUNDING = 1e-13
 """A gap below this fraction of the upper bound is rounding of double precision: nothing to search."""
@@ -16,6 +22,15 @@ _SOLVER_TOLERANCE = 1e-8
 
 _ATTEMPTS = 5
 """Solver answers that break the budget are cut off at most this often."""
+
+_FIRST = 1 / 8
+"""Share of the gap that the first model under several budgets reaches; measured: optima lie at 0.05 to 0.6 of it."""
+
+_GROWTH = 2.5
+"""Each further model reaches this much further."""
+
+_EARLY = 0.3
+"""Share of the time left that a model may take which is not the last one."""
 
 
 def solve(problem: Problem, *, time_limit: float = 10.0) -> Solution:
@@ -35,41 +50,117 @@ def solve(problem: Problem, *, time_limit: float = 10.0) -> Solution:
     ------
     LampqError: the solver is missing or failed.
     """
+    found = solve_choices(problem.choices, time_limit=time_limit)
+    return Solution(
+        bits=problem.bits(found.choice),
+        objective=found.objective,
+        bound=found.bound,
+        gap=found.gap,
+        proven_optimal=found.proven_optimal,
+        seconds=found.seconds,
+    )
+
+
+def solve_choices(problem: ChoiceProblem, *, time_limit: float = 10.0) -> ChoiceSolution:
+    """Choose one option for each unit at the least cost within all budgets.
+
+    Parameters
+    ----------
+    problem : units, costs and budgets.
+    time_limit : seconds for the integer program; afterwards the best choice found is returned, unproven.
+
+    Returns
+    -------
+    ChoiceSolution
+        keeps every budget in integer arithmetic and is never worse than the greedy choice.
+
+    Raises
+    ------
+    LampqError: the budgets cannot be met together, or the solver is missing or failed.
+    """
     started = time.perf_counter()
-    relaxation = relax(problem)
+    deadline = started + time_limit
+    relaxation = relax(problem, lambda: _any_choice(problem, deadline))
     choice, proven = relaxation.choice, True
     if relaxation.gap > _ROUNDING * relaxation.upper:
-        choice, proven = _search(problem, relaxation, started + time_limit)
+        choice, proven = _search(problem, relaxation, deadline)
+    if not problem.fits(choice):
+        raise LampqError("the allocation found breaks a budget; this is an error of the solver that the check caught")
     objective = problem.objective(choice)
-    bound = min(relaxation.bound, objective)
-    return Solution(
-        bits=problem.bits(choice),
+    return ChoiceSolution(
+        choice=choice,
         objective=objective,
-        bound=bound,
-        gap=(objective - bound) / objective if objective > 0 else 0.0,
+        bound=min(relaxation.bound, objective),
         proven_optimal=proven,
         seconds=time.perf_counter() - started,
     )
 
 
-def _search(problem: Problem, relaxation: Relaxation, deadline: float) -> tuple[IntArray, bool]:
-    """The better of the greedy solution and the solver's, and whether it is proven optimal."""
-    model = CoreModel(problem, relaxation)
-    if model.settled:
-        return relaxation.choice, True
+def _search(problem: ChoiceProblem, relaxation: Relaxation, deadline: float) -> tuple[IntArray, bool]:
+    """The better of the greedy solution and the solver's, and whether it is proven optimal.
+
+    With one budget the greedy solution is close and the model that contains it small. With several the search starts
+    nearer to the bound: a model of all that can be within a distance of it proves its optimum if that lies within,
+    and else gives a better solution to leave out more with.
+    """
+    best, gap = relaxation.choice, relaxation.gap
+    within = gap if len(problem.budgets) == 1 else gap * _FIRST
+    while True:
+        last = within >= gap
+        model = CoreModel(problem, relaxation, within)
+        if last and model.settled:
+            return best, True
+        answer = _ask(problem, model, deadline, 1.0 if last else _EARLY)
+        if answer is not None:
+            distance = relaxation.cost(answer.choice) - relaxation.lower
+            # A finished search that ends above a choice it contains was not exact, so it proves nothing.
+            proven = answer.complete and distance - within <= _SOLVER_TOLERANCE * within
+            if distance < gap:
+                best, gap = answer.choice, max(0.0, distance)
+            if proven:
+                return best, True
+        if last or time.perf_counter() >= deadline:
+            return best, False
+        within = min(gap, within * _GROWTH)
+
+
+def _ask(problem: ChoiceProblem, model: CoreModel, deadline: float, share: float) -> CoreAnswer | None:
+    """The solver's answer if it keeps all budgets, within a share of the time that is left."""
     for _ in range(_ATTEMPTS):
         left = deadline - time.perf_counter()
         if left <= 0:
-            break
-        answer = model.solve(left)
-        if answer is None:
-            break
-        if problem.used(answer.choice) > problem.capacity:
-            # Within the solver's tolerance and yet over the budget. Cutting it off keeps a later proof valid.
-            model.forbid(answer.choice)
-            continue
-        excess = relaxation.cost(answer.choice) - relaxation.upper
-        # A finished search that ends above an allocation it contains was not exact, so it proves nothing.
-        proven = answer.complete and excess <= _SOLVER_TOLERANCE * relaxation.gap
-        return (answer.choice if excess < 0 else relaxation.choice), proven
-    return relaxation.choice, False
+            return None
+        answer = model.solve(left * share)
+        if answer is None or problem.fits(answer.choice):
+            return answer
+        # Within the solver's tolerance and yet over a budget. Cutting it off keeps a later proof valid.
+        model.forbid(answer.choice)
+    return None
+
+
+def _any_choice(problem: ChoiceProblem, deadline: float) -> IntArray:
+    """A choice within all budgets: one that takes the least of the last budget within the others.
+
+    The same problem with one budget less, so it ends: one budget alone can be met by every problem.
+    """
+    *others, last = problem.budgets
+    costs = np.where(problem.available, last.weights.astype(np.float64), np.inf)
+    fewer = replace(problem, costs=costs, budgets=tuple(others))
+    found = solve_choices(fewer, time_limit=max(0.0, deadline - time.perf_counter()))
+    if problem.fits(found.choice):
+        return found.choice
+    least = math.ceil(found.bound)
+    names = " and ".join(budget.say(budget.capacity) + " " + budget.name for budget in problem.budgets)
+    kept = " and ".join(budget.name for budget in others)
+    known = "smallest feasible value" if found.proven_optimal else "smallest value found"
+    if not found.proven_optimal and least <= last.capacity:
+        raise LampqError(
+            f"no allocation was found within the time limit that keeps {names} together: within the budget of {kept} "
+            f"the {known} of {last.name} is {last.say(found.objective)}",
+            hint="Raise a budget or the time limit.",
+        )
+    raise LampqError(
+        f"the budgets of {names} cannot be met together: within the budget of {kept} the {known} of {last.name} "
+        f"is {last.say(found.objective)}",
+        hint="Raise a budget or add smaller candidates.",
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lampq_onnx.allocation.problem import FloatArray
+from lampq_onnx.allocation.choices import FloatArray
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.errors import LampqError
 

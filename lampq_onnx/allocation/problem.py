@@ -1,18 +1,19 @@
-"""The bit allocation problem, a multiple-choice knapsack, and its solution."""
+"""The bit allocation problem of one budget, and the solution of any."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray, check_names
 from lampq_onnx.errors import LampqError, UsageError
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+WEIGHT_BUDGET = "average weight bits"
+"""Name of the budget over sum_i c_i B_i."""
 
 MIN_BITS = 1
 MAX_BITS = 8
@@ -43,7 +44,7 @@ class Problem:
     def __post_init__(self) -> None:
         """Copy the arrays and refuse what has no meaning or no solution."""
         check_candidates(self.candidates)
-        _check_names(self.names)
+        check_names(self.names)
         sizes = np.asarray(self.sizes)
         if sizes.shape != (len(self.names),) or not np.issubdtype(sizes.dtype, np.integer):
             raise LampqError(f"sizes must be {len(self.names)} integers, one per unit")
@@ -89,6 +90,16 @@ class Problem:
         """(n, k) bits that unit i takes at candidate k."""
         return self.sizes[:, None] * np.array(self.candidates, dtype=np.int64)
 
+    @cached_property
+    def choices(self) -> ChoiceProblem:
+        """The same as a choice of options."""
+        return ChoiceProblem(
+            names=self.names,
+            options=tuple(f"{bits} bits" for bits in self.candidates),
+            costs=self.costs,
+            budgets=(Budget(WEIGHT_BUDGET, self.weights, self.capacity, self.total_size),),
+        )
+
     def used(self, choice: IntArray) -> int:
         """Bits taken by a choice of one candidate index per unit."""
         return int(self.weights[np.arange(len(self.names)), choice].sum())
@@ -108,13 +119,14 @@ class Solution:
 
     Attributes
     ----------
-    bits : unit name -> width.
+    bits : unit name -> width of the weights.
     objective : their cost, in the unit of the problem's costs.
     bound : no allocation costs less (Lagrangian bound); same unit.
     gap : (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
         usually leaves a gap.
     proven_optimal : the search ended by itself, or the gap is zero up to rounding.
     seconds : wall time of the search.
+    activation_bits : unit name -> width of the input, where the program chose it too; else empty.
     """
 
     bits: dict[str, int]
@@ -123,6 +135,7 @@ class Solution:
     gap: float
     proven_optimal: bool
     seconds: float
+    activation_bits: dict[str, int] = field(default_factory=dict)
 
 
 def capacity_of(budget: float, total: int) -> int:
@@ -145,13 +158,3 @@ def check_candidates(candidates: tuple[int, ...]) -> None:
         raise UsageError(
             f"candidate widths must be ascending, unique integers in {MIN_BITS}..{MAX_BITS}, not {candidates}"
         )
-
-
-def _check_names(names: tuple[str, ...]) -> None:
-    if not names:
-        raise LampqError("there is no unit to allocate bits to")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise LampqError(f"two units are named {name}; unit names must be unique")
-        seen.add(name)

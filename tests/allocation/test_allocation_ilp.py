@@ -128,11 +128,11 @@ def test_more_bits_are_not_taken_where_they_cost_more(make_problem):
 def test_the_bound_holds_for_every_allocation(make_problem):
     rng = np.random.default_rng(11)
     problem = make_problem(draw(rng, 5, (2, 3, 4), "arbitrary"), rng.integers(1, 50, 5), (2, 3, 4), 3.1)
-    relaxation = relax(problem)
+    relaxation = relax(problem.choices)
     assert (relaxation.reduced >= 0).all()
     for choice in map(np.array, itertools.product(range(3), repeat=5)):
         slack = problem.capacity - problem.used(choice)
-        priced = relaxation.reduced[np.arange(5), choice].sum() + relaxation.multiplier * slack
+        priced = relaxation.reduced[np.arange(5), choice].sum() + relaxation.multipliers[0] * slack
         assert relaxation.lower + priced == pytest.approx(relaxation.cost(choice), rel=1e-9, abs=1e-15)
 
 
@@ -146,7 +146,7 @@ def test_runs_repeat(make_problem):
 def hard_problem(make_problem) -> Problem:
     """The integer program improves on its greedy allocation."""
     problem = make_problem([[10.0, 0.0], [8.0, 0.0], [8.0, 0.0]], [6, 5, 5], (2, 4), 2 + 2 * 10 / 16)
-    assert list(relax(problem).choice) == [1, 0, 0]
+    assert list(relax(problem.choices).choice) == [1, 0, 0]
     return problem
 
 
@@ -184,7 +184,7 @@ def test_answers_over_the_budget_are_cut_off(hard_problem, monkeypatch):
 
 
 def test_the_cut_removes_one_allocation(hard_problem):
-    model = core.CoreModel(hard_problem, relax(hard_problem))
+    model = core.CoreModel(hard_problem.choices, relax(hard_problem.choices))
     first = model.solve(5)
     model.forbid(first.choice)
     second = model.solve(5)
