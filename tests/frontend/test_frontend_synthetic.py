@@ -18,7 +18,7 @@ from lampq_onnx.cache import ArrayCache
 from lampq_onnx.data import CroppedImages, Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend import synthetic
-from lampq_onnx.frontend.export import Unit, export_model
+from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.synthetic import (
@@ -53,7 +53,13 @@ def model() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def units(model: LoadedModel) -> tuple[Unit, ...]:
-    return export_model(model).units
+    return projections(model.module)
+
+
+def projections(module: torch.nn.Module) -> tuple[Unit, ...]:
+    """The units that matter here, without an export; the last test takes them from one."""
+    found = [(name, part) for name, part in module.named_modules() if name.endswith("attn.proj")]
+    return tuple(Unit(name, "proj", part, fixed=False) for name, part in found)
 
 
 def pixels_of(model: LoadedModel, units: tuple[Unit, ...], options: SyntheticOptions, **more: object) -> np.ndarray:
@@ -91,7 +97,7 @@ def test_entropy_prefers_spread_similarities_and_has_a_gradient() -> None:
     before = similarity_entropy(narrow)
     assert float(before.detach()) < float(similarity_entropy(wide)) <= math.log(2) + 0.1
     (gradient,) = torch.autograd.grad(before.sum(), narrow)
-    assert float(similarity_entropy(narrow + 0.01 * gradient / gradient.abs().max())) > float(before.detach())
+    assert float(similarity_entropy(narrow.detach() + 0.01 * gradient / gradient.abs().max())) > float(before.detach())
     equal = torch.full((1, 9), 0.5, requires_grad=True)
     (gradient,) = torch.autograd.grad(similarity_entropy(equal).sum(), equal)
     assert torch.isfinite(gradient).all()
@@ -190,7 +196,7 @@ def test_pixels_reproduce_the_optimized_images(units: tuple[Unit, ...]) -> None:
     changes = {"crop_pct": 0.875, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     tiny = loaded(tiny_vit())
     model = LoadedModel(tiny.module, tiny.preprocessing.model_copy(update=changes), tiny.identity)
-    own = export_model(model).units
+    own = projections(model.module)
     expected = torch.cat(list(optimized_images(model, own, OPTIONS))).numpy()
     source, preprocessing = calibration_source("synthetic", model, own, OPTIONS)
     assert source.labels is None
@@ -309,7 +315,7 @@ def test_without_attention_outputs_or_classes(
     model: LoadedModel, units: tuple[Unit, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        images = next(optimized_images(model, [u for u in units if u.type != "proj"], OPTIONS))
+        images = next(optimized_images(model, (), OPTIONS))
     assert "no attention outputs" in caplog.text
     assert torch.isfinite(images).all()
     featureless = LoadedModel(model.module, model.preprocessing, model.identity.model_copy(update={"num_classes": 0}))
@@ -318,7 +324,7 @@ def test_without_attention_outputs_or_classes(
 
 def test_gray_images_and_windows() -> None:
     gray = loaded(tiny_vit(in_chans=1))
-    source, preprocessing = calibration_source("synthetic", gray, export_model(gray).units, OPTIONS)
+    source, preprocessing = calibration_source("synthetic", gray, projections(gray.module), OPTIONS)
     assert source.image(0).mode == "L"
     assert preprocessing.crop(source.image(0)).shape == (16, 16, 1)
     torch.manual_seed(0)
@@ -326,13 +332,13 @@ def test_gray_images_and_windows() -> None:
         "swin_tiny_patch4_window7_224",
         img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=4,
     ).eval().requires_grad_(False)  # fmt: skip
-    units = [Unit(n, "proj", m, False) for n, m in swin.named_modules() if n.endswith("attn.proj")]
+    units = projections(swin)
     assert len(units) == 4
     preprocessing = gray.preprocessing.model_copy(
         update={"size": (32, 32), "channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     )
     windowed = LoadedModel(swin, preprocessing, gray.identity)
-    assert pixels_of(windowed, tuple(units), OPTIONS, cache=NOWHERE).shape == (5, 32, 32, 3)
+    assert pixels_of(windowed, units, OPTIONS, cache=NOWHERE).shape == (5, 32, 32, 3)
 
 
 def test_the_model_is_left_as_it_was(model: LoadedModel, units: tuple[Unit, ...]) -> None:
