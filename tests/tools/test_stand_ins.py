@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from lampq_onnx.errors import LampqError, UsageError
+from tests.frontend.models import images, tiny_vit
+from tools.bench import stand_ins
+
+SIGMAS = (20.0, 15.0)
+MIDDLE = (2, 3)
+SHAPE = {"embed_dim": 32, "depth": 4, "num_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    made = tiny_vit(**SHAPE)
+    # Training makes the class token unlike every patch; a random start does not.
+    torch.nn.init.normal_(made.cls_token, std=3.0)
+    return made
+
+
+def batches(count: int, seed: int) -> list[torch.Tensor]:
+    return list(torch.from_numpy(images(count, seed).images).split(16))
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([model(batch) for batch in batches(32, seed=5)])
+
+
+def test_channels_keep_the_logits_and_widen_the_norms(model: torch.nn.Module) -> None:
+    changed, massive = stand_ins.stand_in_for(model, "channels", [], seed=0)
+    assert not massive
+    torch.testing.assert_close(logits(changed), logits(model), rtol=1e-4, atol=1e-4)
+    for old, new in zip(model.blocks, changed.blocks, strict=True):
+        for name in ("norm1", "norm2"):
+            factor = getattr(new, name).weight / getattr(old, name).weight
+            enlarged = factor[factor > 1.001]
+            assert len(enlarged) == round(stand_ins.SHARE * len(factor))
+            assert enlarged.min() >= stand_ins.FACTORS[0]
+            assert enlarged.max() <= stand_ins.FACTORS[1]
+
+
+def test_massive_widens_the_middle_fc2_inputs_alone(model: torch.nn.Module) -> None:
+    changed, massive = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=SIGMAS)
+    assert tuple(made.block for made in massive) == MIDDLE
+    result = stand_ins.compare(model, changed, batches(32, seed=2))
+    assert result.agreement > 0.9
+    for block, (before, after) in enumerate(zip(result.before, result.after, strict=True)):
+        if block in MIDDLE:
+            assert after > 1.5 * before
+        else:
+            assert after == pytest.approx(before, rel=0.1)
+
+
+def test_massive_costs_no_more_than_the_two_dropped_channels(model: torch.nn.Module) -> None:
+    changed, massive = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=(100, 60))
+    dropped = copy.deepcopy(changed)
+    for made in massive:
+        dropped.blocks[made.block].mlp.fc2.weight[:, [made.first, made.second]] = 0
+    assert (logits(changed) - logits(dropped)).norm() < 1e-3 * logits(dropped).norm()
+
+
+def test_clipping_ends_the_cancellation(model: torch.nn.Module) -> None:
+    changed, massive = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=SIGMAS)
+    exact = logits(changed)
+    errors = []
+    for part in (0.8, 0.4):
+        hooks = [
+            changed.blocks[made.block].mlp.fc2.register_forward_pre_hook(
+                lambda _, x, top=part * made.height: (x[0].clamp(max=top),)
+            )
+            for made in massive
+        ]
+        errors.append(((logits(changed) - exact).norm() / exact.norm()).item())
+        for hook in hooks:
+            hook.remove()
+    assert errors[0] > 0.05
+    assert all(more > less for less, more in pairwise(errors))
+
+
+def test_the_seed_decides(model: torch.nn.Module) -> None:
+    def state(seed: int) -> dict[str, torch.Tensor]:
+        return stand_ins.stand_in_for(model, "both", batches(64, seed=1), seed, sigmas=SIGMAS)[0].state_dict()
+
+    first, again, other = state(0), state(0), state(1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["blocks.0.norm1.weight"], other["blocks.0.norm1.weight"])
+    assert not torch.equal(first["blocks.2.mlp.fc2.weight"], other["blocks.2.mlp.fc2.weight"])
+
+
+def test_models_of_other_kinds_are_refused(model: torch.nn.Module) -> None:
+    with pytest.raises(LampqError, match="has no blocks"):
+        stand_ins.blocks_of(torch.nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="4 blocks: 5"):
+        stand_ins.make_massive(copy.deepcopy(model), batches(16, seed=1), 0, sigmas=[10.0] * 5)
+    pooled = tiny_vit(class_token=False, global_pool="avg")
+    with pytest.raises(LampqError, match="no class token"):
+        stand_ins.make_massive(pooled, batches(16, seed=1), 0)
+
+
+def test_the_command_writes_a_checkpoint_that_loads_strictly(tmp_path: Path, model: torch.nn.Module) -> None:
+    app = stand_ins.typer.Typer()
+    app.command()(stand_ins.main)
+    before, after = tmp_path / "before.safetensors", tmp_path / "after.safetensors"
+    stand_ins.save(model, before)
+    shape = {"img_size": 16, "patch_size": 4, "num_classes": 4, **SHAPE}
+    arguments = [f"--model-arg={key}={value}" for key, value in shape.items()]
+    done = CliRunner().invoke(
+        app, ["vit_tiny_patch16_224", str(before), str(after), "--sigmas=20,15", *arguments], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    assert "relative logit change" in done.output
+    tiny_vit(**SHAPE).load_state_dict(load_file(after), strict=True)
+    with pytest.raises(UsageError, match=r"\.safetensors"):
+        stand_ins.save(model, tmp_path / "after.pth")
