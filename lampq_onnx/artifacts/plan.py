@@ -43,6 +43,7 @@ class LayerPlan(Record):
     activation_range: ActivationRange | None = Field(
         default=None, description="absent: convert measures it from --calibration"
     )
+    input_elements: int | None = Field(default=None, gt=0, description="numbers in the layer's input, one image")
 
     @model_validator(mode="after")
     def _no_input_alone(self) -> Self:
@@ -72,6 +73,9 @@ class BitPlan(Artifact):
     model: str | None = None
     metric: str | None = None
     budget: float | None = Field(default=None, gt=0, description="average weight bits asked for")
+    activation_budget: float | None = Field(
+        default=None, gt=0, description="average input bits asked for; absent: the inputs had no budget of their own"
+    )
     layers: dict[str, LayerPlan] = Field(min_length=1)
 
     def _counted(self) -> list[LayerPlan]:
@@ -90,6 +94,23 @@ class BitPlan(Artifact):
         """Plain mean of the widths over the layers in the budget."""
         counted = self._counted() or list(self.layers.values())
         return sum(layer.weight_bits for layer in counted) / len(counted)
+
+    def activation_average(self) -> float | None:
+        """Input bits averaged over the numbers in the inputs of the layers in the budget.
+
+        None if the plan does not say how many numbers every input has.
+        """
+        counted = self._counted()
+        elements = [layer.input_elements for layer in counted]
+        if not counted or any(count is None for count in elements):
+            return None
+        total = sum(count or 0 for count in elements)
+        return sum((layer.input_elements or 0) * layer.activation_bits for layer in counted) / total
+
+    def activation_average_unweighted(self) -> float:
+        """Plain mean of the input widths over the layers in the budget."""
+        counted = self._counted() or list(self.layers.values())
+        return sum(layer.activation_bits for layer in counted) / len(counted)
 
     def with_weight_bits(self, bits: dict[str, int]) -> BitPlan:
         """The same plan with some layers' weight widths replaced."""
