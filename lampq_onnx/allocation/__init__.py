@@ -1,17 +1,34 @@
 """Bit allocation: from sensitivities to widths. Needs neither torch nor onnx nor onnxruntime."""
 
-from lampq_onnx.allocation.allocate import DEFAULT_CANDIDATES, allocate, check_request, parse_candidates
+from lampq_onnx.allocation.activations import (
+    DEFAULT_ACTIVATION_CANDIDATES,
+    WIDE_PRICE,
+    ActivationChoice,
+    wide_units,
+)
+from lampq_onnx.allocation.allocate import allocate
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, ChoiceSolution
 from lampq_onnx.allocation.ilp import solve, solve_choices
 from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_units
 from lampq_onnx.allocation.problem import Problem, Solution, capacity_of
 from lampq_onnx.allocation.ratios import RATIO, degradation, gain
+from lampq_onnx.allocation.request import (
+    DEFAULT_ACTIVATION_BUDGET,
+    DEFAULT_CANDIDATES,
+    check_request,
+    parse_activation_candidates,
+    parse_candidates,
+)
 from lampq_onnx.allocation.update import BudgetRule, Evaluator, SwapRecord, UpdateResult, iterative_update
 
 __all__ = [
+    "DEFAULT_ACTIVATION_BUDGET",
+    "DEFAULT_ACTIVATION_CANDIDATES",
     "DEFAULT_CANDIDATES",
     "METRICS",
     "RATIO",
+    "WIDE_PRICE",
+    "ActivationChoice",
     "Budget",
     "BudgetRule",
     "ChoiceProblem",
@@ -29,7 +46,9 @@ __all__ = [
     "degradation",
     "gain",
     "iterative_update",
+    "parse_activation_candidates",
     "parse_candidates",
     "solve",
     "solve_choices",
+    "wide_units",
 ]

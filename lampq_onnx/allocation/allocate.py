@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from lampq_onnx.allocation.ilp import solve
-from lampq_onnx.allocation.metrics import METRICS, budgeted_units
-from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, Problem, Solution, check_candidates
-from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities
-from lampq_onnx.artifacts.plan import ACTIVATION_BITS, FIXED_BITS, FLOAT_BITS
+from lampq_onnx.allocation.activations import (
+    DEFAULT_ACTIVATION_CANDIDATES,
+    WIDE_PRICE,
+    ActivationChoice,
+    activation_costs,
+    input_elements,
+    wide_units,
+)
+from lampq_onnx.allocation.choices import Budget, ChoiceProblem
+from lampq_onnx.allocation.ilp import solve, solve_choices
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
+from lampq_onnx.allocation.problem import (
+    WEIGHT_BUDGET,
+    Problem,
+    Solution,
+    capacity_of,
+)
+from lampq_onnx.allocation.request import (
+    DEFAULT_ACTIVATION_BUDGET,
+    DEFAULT_CANDIDATES,
+    INPUT_WIDTHS,
+    check_request,
+)
+from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError, UsageError
 
-DEFAULT_CANDIDATES = tuple(range(2, 9))
-
-MAX_GAMMA = 1024
-"""gamma^-8 times a Fisher trace stays a normal number."""
+ACTIVATION_BUDGET = "average activation bits"
+"""Name of the budget over the widths of the inputs, each counted as often as it has numbers."""
 
 
 def allocate(
@@ -27,11 +45,14 @@ def allocate(
     candidates: Sequence[int] = DEFAULT_CANDIDATES,
     metric: str = "lampq",
     gamma: float = 4.0,
-    activation_bits: int | None = None,
+    activation_bits: ActivationChoice | None = None,
+    activation_budget: float = DEFAULT_ACTIVATION_BUDGET,
+    activation_candidates: Sequence[int] = DEFAULT_ACTIVATION_CANDIDATES,
+    wide_price: float = WIDE_PRICE,
     time_limit: float = 10.0,
     fixed_bits: int = 8,
 ) -> tuple[BitPlan, Solution]:
-    """Find the widths of least cost whose average keeps the budget.
+    """Find the widths of least cost whose averages keep the budgets.
 
     Parameters
     ----------
@@ -44,6 +65,13 @@ def allocate(
         / c_i).
     activation_bits : width of the inputs of the units in the budget; default: the one that the ranges were measured
         for. The units outside read 8 bits.
+        "mixed" gives each its own width in the same integer program, under ``activation_budget``; the cost is that
+        of the weights plus the measured one of the input. "same" is the LampQ paper's W/A: one width for the weights
+        and the input of a unit, at the metric's cost, to which "kl" adds the measured cost of the input.
+    activation_budget : for "mixed": average input bits, each input counted as often as it has numbers.
+    activation_candidates : for "mixed": input widths to choose from, in bits.
+    wide_price : an input of 8 bits gets 16 where that saves more than this many nats times the unit's share of the
+        multiply-adds (see ``WIDE_PRICE``); infinite: never. Only where all inputs have 8 bits.
     time_limit : seconds for the integer program.
     fixed_bits : weight width of the units outside the budget.
 
@@ -66,8 +94,49 @@ def allocate(
         fixed_bits=fixed_bits,
         candidates=chosen,
         activation_bits=activation_bits,
+        activation_budget=activation_budget,
+        activation_candidates=activation_candidates,
+        wide_price=wide_price,
     )
-    activations = _activation_bits(sensitivities, activation_bits)
+    units = _units(sensitivities)
+    if activation_bits == "mixed":
+        widths = tuple(sorted(set(activation_candidates)))
+        solution = _solve_pairs(
+            sensitivities, units, (chosen, widths), (bits, activation_budget), metric, gamma, time_limit
+        )
+    else:
+        costs = METRICS[metric](sensitivities, chosen, gamma)
+        if activation_bits == "same" and metric in MEASURED_METRICS:
+            costs = costs + activation_costs(units, chosen)
+        sizes = np.array([unit.parameters for unit in units], dtype=np.int64)
+        problem = Problem(tuple(unit.name for unit in units), sizes, chosen, costs, float(bits))
+        solution = solve(problem, time_limit=time_limit)
+        if activation_bits == "same":
+            solution = replace(solution, activation_bits=dict(solution.bits))
+    if isinstance(activation_bits, str):
+        inputs = solution.activation_bits
+    else:
+        width = _activation_bits(sensitivities, activation_bits)
+        wide = wide_units(units, width, wide_price)
+        inputs = {unit.name: WIDE_ACTIVATION_BITS if unit.name in wide else width for unit in units}
+    layers = {
+        unit.name: _layer(unit, fixed_bits, _fixed_activation_bits(fixed_bits))
+        if unit.fixed
+        else _layer(unit, solution.bits[unit.name], inputs[unit.name])
+        for unit in sensitivities.units
+    }
+    plan = BitPlan(
+        model=sensitivities.model.name,
+        metric=metric,
+        budget=float(bits),
+        activation_budget=float(activation_budget) if activation_bits == "mixed" else None,
+        layers=layers,
+    )
+    return plan, solution
+
+
+def _units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
+    """The units in the budget, of which there is at least one; names are unique."""
     names = [unit.name for unit in sensitivities.units]
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
@@ -78,85 +147,71 @@ def allocate(
             f"the sensitivities of {sensitivities.model.name} have no unit in the budget: "
             + ("all units are fixed" if names else "there are no units")
         )
-    problem = Problem(
-        names=tuple(unit.name for unit in units),
-        sizes=np.array([unit.parameters for unit in units], dtype=np.int64),
-        candidates=chosen,
-        costs=METRICS[metric](sensitivities, chosen, gamma),
-        budget=float(bits),
+    return units
+
+
+def _solve_pairs(
+    sensitivities: Sensitivities,
+    units: tuple[UnitSensitivity, ...],
+    widths: tuple[tuple[int, ...], tuple[int, ...]],
+    averages: tuple[float, float],
+    metric: str,
+    gamma: float,
+    time_limit: float,
+) -> Solution:
+    """Widths of weights and inputs together: an option is a pair of the two.
+
+    A metric that is not in nats is brought to the range of the inputs' costs. With a budget for each and costs
+    that add up, no factor between the two changes which widths are best, but one may drown in the other's rounding.
+    """
+    pairs = [(w, a) for w in widths[0] for a in widths[1]]
+    weight_costs = METRICS[metric](sensitivities, widths[0], gamma)
+    input_costs = activation_costs(units, widths[1])
+    if metric not in MEASURED_METRICS:
+        spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
+        if min(spreads) > 0:
+            weight_costs = weight_costs * (spreads[1] / spreads[0])
+    counts = (np.array([unit.parameters for unit in units], dtype=np.int64), input_elements(units))
+    budgets = tuple(
+        Budget(
+            name=name,
+            weights=count[:, None] * np.array([pair[index] for pair in pairs], dtype=np.int64),
+            capacity=capacity_of(average, int(count.sum())),
+            total=int(count.sum()),
+        )
+        for index, (name, count, average) in enumerate(
+            zip((WEIGHT_BUDGET, ACTIVATION_BUDGET), counts, averages, strict=True)
+        )
     )
-    solution = solve(problem, time_limit=time_limit)
-    layers = {
-        unit.name: LayerPlan(
-            weight_bits=fixed_bits if unit.fixed else solution.bits[unit.name],
-            activation_bits=_fixed_activation_bits(fixed_bits) if unit.fixed else activations,
-            type=unit.type,
-            parameters=unit.parameters,
-            fixed=unit.fixed,
-            activation_range=unit.activation_range,
-        )
-        for unit in sensitivities.units
-    }
-    plan = BitPlan(model=sensitivities.model.name, metric=metric, budget=float(bits), layers=layers)
-    return plan, solution
+    problem = ChoiceProblem(
+        names=tuple(unit.name for unit in units),
+        options=tuple(f"{w} weight and {a} activation bits" for w, a in pairs),
+        costs=(weight_costs[:, :, None] + input_costs[:, None, :]).reshape(len(units), len(pairs)),
+        budgets=budgets,
+    )
+    found = solve_choices(problem, time_limit=time_limit)
+    taken = {name: pairs[k] for name, k in zip(problem.names, found.choice.tolist(), strict=True)}
+    return Solution(
+        bits={name: pair[0] for name, pair in taken.items()},
+        objective=found.objective,
+        bound=found.bound,
+        gap=found.gap,
+        proven_optimal=found.proven_optimal,
+        seconds=found.seconds,
+        activation_bits={name: pair[1] for name, pair in taken.items()},
+    )
 
 
-def parse_candidates(text: str) -> tuple[int, ...]:
-    """Widths from ``2-8`` or ``2,4,8`` or a mix of both, ascending.
-
-    Raises
-    ------
-    UsageError: anything else, or a width outside 1..8.
-    """
-    widths: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"([0-9]{1,2})(?:-([0-9]{1,2}))?", part.strip(), re.ASCII)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not MIN_BITS <= low <= high <= MAX_BITS:
-            raise UsageError(
-                f"cannot read {text!r} as candidate widths",
-                hint=f"Give a range such as 2-8 or a list such as 2,4,8, within {MIN_BITS}..{MAX_BITS}.",
-            )
-        widths.update(range(low, high + 1))
-    return tuple(sorted(widths))
-
-
-def check_request(
-    *,
-    bits: float,
-    metric: str = "lampq",
-    gamma: float = 4.0,
-    fixed_bits: int = 8,
-    candidates: Sequence[int] = DEFAULT_CANDIDATES,
-    activation_bits: int | None = None,
-) -> None:
-    """Refuse options that cannot be right, before anything is measured.
-
-    Raises
-    ------
-    UsageError: an option out of range.
-    LampqError: the budget is below the smallest candidate.
-    """
-    chosen = tuple(sorted(set(candidates)))
-    check_candidates(chosen)
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise UsageError(f"the average bits must be in {MIN_BITS}..{MAX_BITS}, not {bits:g}")
-    if bits < chosen[0]:
-        raise LampqError(
-            f"an average of {bits:g} bits cannot be met: the smallest candidate is {chosen[0]} bits",
-            hint=f"ask for at least {chosen[0]}, or add smaller candidates",
-        )
-    if metric not in METRICS:
-        raise UsageError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
-    if not 1 < gamma <= MAX_GAMMA:
-        raise UsageError(
-            f"gamma must be above 1 (one bit more has to cost less) and at most {MAX_GAMMA}, not {gamma:g}"
-        )
-    if fixed_bits not in (*range(MIN_BITS, MAX_BITS + 1), FLOAT_BITS):
-        raise UsageError(f"fixed_bits must be in {MIN_BITS}..{MAX_BITS} or {FLOAT_BITS} (float), not {fixed_bits}")
-    allowed = [b for b in ACTIVATION_BITS if b != FLOAT_BITS]
-    if activation_bits is not None and activation_bits not in allowed:
-        raise UsageError(f"activation_bits must be one of {', '.join(map(str, allowed))}, not {activation_bits}")
+def _layer(unit: UnitSensitivity, weight_bits: int, activation_bits: int) -> LayerPlan:
+    return LayerPlan(
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        type=unit.type,
+        parameters=unit.parameters,
+        fixed=unit.fixed,
+        activation_range=unit.activation_ranges.get(activation_bits, unit.activation_range),
+        input_elements=unit.activation_elements,
+    )
 
 
 def _fixed_activation_bits(fixed_bits: int) -> int:
@@ -165,8 +220,7 @@ def _fixed_activation_bits(fixed_bits: int) -> int:
 
 def _activation_bits(sensitivities: Sensitivities, asked: int | None) -> int:
     bits = sensitivities.activation_bits if asked is None else asked
-    allowed = [b for b in ACTIVATION_BITS if b != FLOAT_BITS]
-    if bits not in allowed:
+    if bits not in INPUT_WIDTHS:
         source = "the sensitivities say" if asked is None else "not"
-        raise UsageError(f"activation_bits must be one of {', '.join(map(str, allowed))}; {source} {bits}")
+        raise UsageError(f"activation_bits must be one of {', '.join(map(str, INPUT_WIDTHS))}; {source} {bits}")
     return bits

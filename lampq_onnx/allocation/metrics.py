@@ -59,17 +59,46 @@ def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: fl
     return _decaying([float(unit.parameters) for unit in budgeted_units(sensitivities)], candidates, gamma)
 
 
+def kl(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
+    """Mean KL to the float model in nats, measured with this unit alone rounded to this width; gamma plays no part."""
+    return np.array([[_weight_cost(unit, bits) for bits in candidates] for unit in budgeted_units(sensitivities)])
+
+
+def omega_error(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
+    """Omega_i ||W(B) - W||_F^2 / c_i: the paper's Omega with the measured rounding error in the place of gamma^-B."""
+    omegas = lampq(sensitivities, (0,), gamma)[:, 0]
+    rows = zip(budgeted_units(sensitivities), omegas.tolist(), strict=True)
+    return np.array([[omega * _weight_error(u, bits) / u.parameters for bits in candidates] for u, omega in rows])
+
+
 METRICS: dict[str, Metric] = {
     "lampq": lampq,
     "fisher": fisher,
     "nuclear-norm": nuclear_norm,
     "uniform": uniform,
+    "kl": kl,
+    "omega-error": omega_error,
 }
 """Metrics by the name that a plan and the command line give them."""
+
+MEASURED_METRICS = frozenset({"kl"})
+"""Metrics in nats of mean KL, like the costs of the inputs."""
 
 
 def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -> FloatArray:
     return np.array(factors, dtype=np.float64)[:, None] * float(gamma) ** -np.array(candidates, dtype=np.float64)
+
+
+def _weight_cost(unit: UnitSensitivity, bits: int) -> float:
+    try:
+        return unit.weight_cost[bits]
+    except KeyError:
+        known = ", ".join(map(str, sorted(unit.weight_cost))) or "no width"
+        raise LampqError(
+            f"unit {unit.name} has no weight cost at {bits} bits (measured: {known})",
+            hint="Measure the sensitivities at this width too, leave it out of the candidates, or use the metric "
+            "'lampq', which needs no measured costs.",
+        ) from None
 
 
 def _weight_error(unit: UnitSensitivity, bits: int) -> float:

@@ -40,6 +40,7 @@ def make_sensitivities() -> Callable[..., Sensitivities]:
                 trace=float(10.0 ** rng.uniform(-3, 1)),
                 nuclear_norm=float(rng.uniform(10, 100)),
                 weight_error={bits: float(rng.uniform(1, 2) * 4.0**-bits) for bits in range(2, 9)},
+                weight_cost={bits: float(rng.uniform(0.5, 1) * 4.0**-bits) for bits in range(2, 9)},
                 activation_range=ActivationRange(low=-1.0, high=2.0),
             )
             for block in range(blocks)

@@ -20,6 +20,8 @@ def test_metric_tables_against_their_formulas(make_sensitivities):
                 "fisher": unit.trace * 3.0**-bits,
                 "nuclear-norm": unit.nuclear_norm * unit.weight_error[bits],
                 "uniform": unit.parameters * 3.0**-bits,
+                "kl": unit.weight_cost[bits],
+                "omega-error": sensitivities.omega(unit) * unit.weight_error[bits] / unit.parameters,
             }
             for name, value in expected.items():
                 table = METRICS[name](sensitivities, (2, 4), 3.0)
@@ -31,6 +33,8 @@ def test_missing_measurements_are_named(make_sensitivities):
     sensitivities = make_sensitivities()
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight error at 1 bits \(measured: 2, 3"):
         allocate(sensitivities, bits=4, candidates=(1, 2, 4), metric="nuclear-norm")
+    with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight cost at 1 bits \(measured: 2, 3"):
+        allocate(sensitivities, bits=4, candidates=(1, 2, 4), metric="kl")
     without = sensitivities.model_copy(update={"alpha": {"qkv": 1.0, "fc1": 1.0, "fc2": 1.0}})
     with pytest.raises(LampqError, match=r"alpha for type proj of unit blocks\.0\.proj"):
         allocate(without, bits=4)
@@ -102,6 +106,14 @@ def test_widths_of_activations_and_fixed_units(make_sensitivities):
         ({"candidates": (2, 16)}, "candidate widths"),
         ({"activation_bits": 1}, "activation_bits must be one of"),
         ({"activation_bits": 32}, "activation_bits must be one of"),
+        ({"activation_bits": "narrow"}, "mixed or same, not narrow"),
+        ({"activation_bits": "same", "candidates": (1, 2, 4)}, "inputs too, which cannot have 1 bit"),
+        ({"activation_bits": "mixed", "activation_candidates": (4, 9)}, "activation_candidates"),
+        ({"activation_bits": "mixed", "activation_candidates": ()}, "activation_candidates"),
+        ({"activation_bits": "mixed", "activation_budget": 17}, "average activation bits"),
+        ({"activation_bits": "mixed", "activation_budget": float("nan")}, "average activation bits"),
+        ({"wide_price": 0.0}, "wide_price must be above 0"),
+        ({"wide_price": float("nan")}, "wide_price"),
         ({"fixed_bits": 9}, "fixed_bits"),
     ],
 )

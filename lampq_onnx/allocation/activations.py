@@ -1,0 +1,91 @@
+"""Widths of the inputs: what they cost, and which inputs 8 bits cannot hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from lampq_onnx.allocation.choices import FloatArray, IntArray
+from lampq_onnx.artifacts import UnitSensitivity
+from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.errors import LampqError
+
+ActivationChoice = int | Literal["mixed", "same"]
+"""One width for all inputs; "mixed": each its own under a budget of its own; "same": that of the unit's weights."""
+
+DEFAULT_ACTIVATION_CANDIDATES = (4, 6, 8, WIDE_ACTIVATION_BITS)
+
+WIDE_PRICE = 0.1
+"""Nats of mean KL that 16-bit inputs must save for every whole model's worth of multiply-adds that get them.
+
+Such a layer runs on the float kernel, about twice the time of an int8 layer. All inputs of a well-behaved ViT
+together lose 0.003 to 0.005 nats at 8 bits, so that none of its units, a few percent of the multiply-adds each,
+comes near its share of this price. A unit that alone loses more than its share is worth the slower kernel.
+"""
+
+
+def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
+    """(n, k) measured cost in nats of each unit's input at each width.
+
+    Raises
+    ------
+    LampqError: a cost that was not measured.
+    """
+    return np.array([[_activation_cost(unit, bits) for bits in widths] for unit in units], dtype=np.float64)
+
+
+def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
+    """(n,) numbers in each unit's input.
+
+    Raises
+    ------
+    LampqError: a unit of which it is not known.
+    """
+    for unit in units:
+        if unit.activation_elements is None:
+            raise LampqError(
+                f"the sensitivities do not say how many numbers the input of unit {unit.name} has",
+                hint="Measure the sensitivities again, or give all inputs one width, e.g. --activation-bits 8.",
+            )
+    return np.array([unit.activation_elements for unit in units], dtype=np.int64)
+
+
+def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float = WIDE_PRICE) -> frozenset[str]:
+    """Names of the units whose inputs get 16 bits in the place of 8 because that saves more than it costs.
+
+    A unit pays ``price`` times its share of the multiply-adds of ``units``. Only for 8 bits: who asks for
+    fewer wants narrow inputs. Units of which the costs at 8 and 16 bits were not measured stay as they are, and all
+    units do where the number of multiply-adds is not known.
+    """
+    if activation_bits != FIXED_BITS or any(unit.activation_elements is None for unit in units):
+        return frozenset()
+    work = {unit.name: _multiply_adds(unit) for unit in units}
+    total = math.fsum(work.values())
+    return frozenset(
+        unit.name
+        for unit in units
+        if FIXED_BITS in unit.activation_cost
+        and WIDE_ACTIVATION_BITS in unit.activation_cost
+        and unit.activation_cost[FIXED_BITS] - unit.activation_cost[WIDE_ACTIVATION_BITS]
+        > price * work[unit.name] / total
+    )
+
+
+def _multiply_adds(unit: UnitSensitivity) -> float:
+    """Weights times tokens."""
+    return unit.parameters * (unit.activation_elements or 0) / unit.shape[1]
+
+
+def _activation_cost(unit: UnitSensitivity, bits: int) -> float:
+    try:
+        return unit.activation_cost[bits]
+    except KeyError:
+        known = ", ".join(map(str, sorted(unit.activation_cost))) or "no width"
+        raise LampqError(
+            f"unit {unit.name} has no activation cost at {bits} bits (measured: {known})",
+            hint="Measure the sensitivities at this width too, leave it out of the candidates, or give all inputs "
+            "one width, e.g. --activation-bits 8.",
+        ) from None
