@@ -72,6 +72,10 @@ class AllocationOptions(Record):
     gamma: float = 4.0
     fixed_bits: Annotated[int, Field(ge=1, le=8)] = 8
     time_limit: Annotated[float, Field(gt=0)] = 10.0
+    activation_bits: int | Literal["mixed", "same"] = 8
+    activation_budget: Annotated[float, Field(gt=0)] = 8.0
+    activation_candidates: tuple[int, ...] = (4, 6, 8, 16)
+    wide_price: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 0.1
 
 
 class UpdateOptions(Record):

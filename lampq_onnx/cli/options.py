@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -55,9 +55,29 @@ Crop = Annotated[
     float | None, typer.Option(help="Overrides timm's crop_pct.", rich_help_panel=IMAGES, show_default=False)
 ]
 Bits = Annotated[float, typer.Option(help="Average weight bits of the budget.", rich_help_panel=METHOD)]
-ActivationBits = Annotated[int, typer.Option(help="Input bits of every layer, 2..8.", rich_help_panel=METHOD)]
+ActivationBits = Annotated[
+    str,
+    typer.Option(
+        help="Input bits of every layer, 2..8; mixed: each its own; same: those of its weights.", rich_help_panel=METHOD
+    ),
+]
+ActivationBudget = Annotated[
+    float, typer.Option(help="Average input bits, for --activation-bits mixed.", rich_help_panel=METHOD)
+]
+ActivationCandidates = Annotated[
+    str, typer.Option(help="Input widths, for --activation-bits mixed.", rich_help_panel=METHOD)
+]
+WidePrice = Annotated[
+    float,
+    typer.Option(
+        help="Nats that 16-bit inputs must save for a whole model of them, where 8 bits are asked for; inf: never.",
+        rich_help_panel=METHOD,
+    ),
+]
 Candidates = Annotated[str, typer.Option(help="Weight widths, e.g. 2-8 or 2,4,8.", rich_help_panel=METHOD)]
-Metric = Annotated[str, typer.Option(help="lampq, fisher, nuclear-norm or uniform.", rich_help_panel=METHOD)]
+Metric = Annotated[
+    str, typer.Option(help="lampq, fisher, nuclear-norm, uniform, kl or omega-error.", rich_help_panel=METHOD)
+]
 Gamma = Annotated[float, typer.Option(help="Error falls by this factor a bit.", rich_help_panel=METHOD)]
 TimeLimit = Annotated[float, typer.Option(min=0.01, help="Seconds for the integer program.", rich_help_panel=METHOD)]
 Rounds = Annotated[
@@ -90,6 +110,22 @@ Target = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Default: all cores.", rich_help_panel=OUTPUT, show_default=False)
 ]
+
+
+def parse_activation_bits(text: str) -> int | Literal["mixed", "same"]:
+    """A width, or the word for widths of their own.
+
+    Raises:
+        UsageError: neither.
+    """
+    words: tuple[Literal["mixed", "same"], ...] = ("mixed", "same")
+    for word in words:
+        if text == word:
+            return word
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--activation-bits takes a width in bits, mixed or same, not {text!r}") from None
 
 
 def numbers(text: str | None, name: str) -> tuple[float, ...] | None:
@@ -141,16 +177,26 @@ def model_options(
 
 
 def analysis_options(
-    activation_bits: int,
+    activation_bits: str,
     labels: str,
     alpha_bits: int | None,
     alpha_samples: int,
     alpha_measure: str,
     candidates: tuple[int, ...],
 ) -> AnalysisOptions:
-    """The options of every command that measures sensitivities."""
+    """The options of every command that measures sensitivities.
+
+    Raises:
+        UsageError: not one of the values an option takes.
+    """
+    width = parse_activation_bits(activation_bits)
+    if isinstance(width, str):
+        raise UsageError(
+            f"--activation-bits {width} is not a width to measure ranges for",
+            hint="measure with --activation-bits 8, and give the word to allocate",
+        )
     return AnalysisOptions(
-        activation_bits=activation_bits,
+        activation_bits=width,
         labels=one_of(labels, ("sampled", "given"), "labels"),
         alpha_bits=alpha_bits,
         alpha_samples=alpha_samples,

@@ -25,13 +25,21 @@ def allocate(
     metric: o.Metric = "lampq",
     gamma: o.Gamma = 4.0,
     activation_bits: Annotated[
-        int | None, typer.Option(help="Default: what the ranges were measured for.", show_default=False)
+        str | None,
+        typer.Option(
+            help="A width, mixed or same. Default: what the ranges were measured for.",
+            rich_help_panel=o.METHOD,
+            show_default=False,
+        ),
     ] = None,
+    activation_budget: o.ActivationBudget = 8.0,
+    activation_candidates: o.ActivationCandidates = "4,6,8,16",
+    wide_price: o.WidePrice = 0.1,
     time_limit: o.TimeLimit = 10.0,
 ) -> None:
     """Give out bits under a budget and write plan.json."""
     from lampq_onnx.allocation import allocate as solve
-    from lampq_onnx.allocation import parse_candidates
+    from lampq_onnx.allocation import parse_activation_candidates, parse_candidates
     from lampq_onnx.artifacts import Sensitivities
     from lampq_onnx.cli.tables import print_plan
 
@@ -41,7 +49,10 @@ def allocate(
         candidates=parse_candidates(candidates),
         metric=metric,
         gamma=gamma,
-        activation_bits=activation_bits,
+        activation_bits=None if activation_bits is None else o.parse_activation_bits(activation_bits),
+        activation_budget=activation_budget,
+        activation_candidates=parse_activation_candidates(activation_candidates),
+        wide_price=wide_price,
         time_limit=time_limit,
     )
     plan.save(output)
