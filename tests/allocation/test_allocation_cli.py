@@ -16,10 +16,9 @@ from lampq_onnx.errors import UsageError
 
 def invoke(*words: str | Path) -> tuple[int, str]:
     """Exit code and standard error."""
-    err = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-        with pytest.raises(SystemExit) as caught:
-            run([str(word) for word in words])
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as caught:
+        run([str(word) for word in words])
     return int(caught.value.code or 0), err.getvalue()
 
 
