@@ -15,6 +15,7 @@ from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
+    EffortName,
     ImageOptions,
     ModelOptions,
     OutputOptions,
@@ -44,11 +45,14 @@ def quantize(
     std: Sequence[float] | None = None,
     crop: float | None = None,
     bits: float = 4.0,
-    activation_bits: int = 8,
+    activation_bits: int | Literal["mixed", "same"] = 8,
+    activation_budget: float = 8.0,
     candidates: Sequence[int] = CANDIDATES,
-    metric: str = "lampq",
+    metric: str = "kl",
     gamma: float = 4.0,
     rounding: Literal["gptq", "nearest"] = "gptq",
+    effort: EffortName = "balanced",
+    equalize: bool = True,
     device: str = "cpu",
     update: UpdateOptions | None = None,
     form: OutputOptions | None = None,
@@ -60,7 +64,11 @@ def quantize(
         model: timm name, or ``digits``.
         mean, std, crop: override what timm says of the preprocessing.
         bits: average weight bits of the budget.
-        rounding: gptq is dropped where nearest rounding is closer to float.
+        activation_bits: of every input; mixed: each its own, ``activation_budget`` on average; same: those of the
+            unit's weights.
+        rounding: nearest leaves out everything else; gptq is where ``effort`` starts from.
+        effort: how long costs are measured and rounding is refined.
+        equalize: scale input channels where that helps.
         update: the iterative update; its defaults if None.
         form: storage, target, threads and latency measurement; defaults if None.
 
@@ -80,9 +88,22 @@ def quantize(
             std=None if std is None else tuple(std),
             crop=crop,
         ),
-        AnalysisOptions(activation_bits=activation_bits, candidates=tuple(candidates)),
-        RoundingOptions(method=rounding),
-        AllocationOptions(bits=bits, candidates=tuple(candidates), metric=metric, gamma=gamma),
+        AnalysisOptions(
+            activation_bits=activation_bits,
+            weight_bits=bits,
+            candidates=tuple(candidates),
+            effort=effort,
+            equalize=equalize,
+        ),
+        RoundingOptions(method=rounding, effort=effort),
+        AllocationOptions(
+            bits=bits,
+            candidates=tuple(candidates),
+            metric=metric,
+            gamma=gamma,
+            activation_bits=activation_bits,
+            activation_budget=activation_budget,
+        ),
         update or UpdateOptions(),
         form or OutputOptions(),
         Path(output),
@@ -110,6 +131,7 @@ def analyze(
         _model(model, checkpoint, pretrained, model_args, device),
         ImageOptions(calibration=_path(calibration), calibration_size=calibration_size, seed=seed),
         options or AnalysisOptions(),
+        RoundingOptions(),
         progress=progress,
     )
 

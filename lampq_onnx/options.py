@@ -11,6 +11,8 @@ from lampq_onnx.artifacts.base import Record
 
 Scalar = bool | int | float | str
 
+EffortName = Literal["fast", "balanced", "best"]
+
 
 class ModelOptions(Record):
     """Which model, and where its weights are."""
@@ -42,14 +44,26 @@ class SyntheticOptions(Record):
     lr: Annotated[float, Field(gt=0)] = 0.2
     entropy_weight: Annotated[float, Field(ge=0)] = 4.0
     class_weight: Annotated[float, Field(ge=0)] = 1.0
-    variation_weight: Annotated[float, Field(ge=0)] = 1.0
+    variation_weight: Annotated[float, Field(ge=0)] = 30.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class AnalysisOptions(Record):
-    """How sensitivities are measured."""
+    """How sensitivities are measured.
 
-    activation_bits: int = 8
+    Attributes:
+        activation_bits: width of the inputs; mixed or same: costs of several widths are measured.
+        activation_candidates: those widths, for mixed.
+        weight_bits: average width that is expected; decides how far inputs are equalized.
+        equalize: whether they are.
+        effort: how much is measured.
+    """
+
+    activation_bits: int | Literal["mixed", "same"] = 8
+    activation_candidates: tuple[int, ...] = (4, 6, 8, 16)
+    weight_bits: Annotated[float, Field(ge=1, le=8)] = 4.0
+    equalize: bool = True
+    effort: EffortName = "balanced"
     labels: Literal["sampled", "given"] = "sampled"
     alpha_bits: Annotated[int | None, Field(ge=1, le=8)] = None
     alpha_samples: Annotated[int, Field(ge=1)] = 3
@@ -58,9 +72,15 @@ class AnalysisOptions(Record):
 
 
 class RoundingOptions(Record):
-    """The base quantizer's rounding."""
+    """The base quantizer's rounding.
+
+    Attributes:
+        method: nearest leaves out everything else.
+        effort: what is tried beyond GPTQ.
+    """
 
     method: Literal["gptq", "nearest"] = "gptq"
+    effort: EffortName = "balanced"
 
 
 class AllocationOptions(Record):
@@ -68,7 +88,7 @@ class AllocationOptions(Record):
 
     bits: float = 4.0
     candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
-    metric: str = "lampq"
+    metric: str = "kl"
     gamma: float = 4.0
     fixed_bits: Annotated[int, Field(ge=1, le=8)] = 8
     time_limit: Annotated[float, Field(gt=0)] = 10.0

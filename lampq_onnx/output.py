@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-from lampq_onnx.artifacts.report import Baseline
+from lampq_onnx.artifacts.report import Baseline, RoundingRecord
 from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.data import Batch, ImageSource, iter_batches
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
-from lampq_onnx.options import OutputOptions
+from lampq_onnx.options import EffortName, OutputOptions
 from lampq_onnx.progress import Clock
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.reporting import bit_averages, notes, with_unit
@@ -24,6 +25,7 @@ from lampq_onnx.runtime import open_runner
 from lampq_onnx.validation import BATCH, measure_accuracy
 
 if TYPE_CHECKING:
+    from lampq_onnx.frontend.rounding.plan import RoundedPlan
     from lampq_onnx.frontend.session import Frontend
 
 
@@ -80,18 +82,18 @@ class QuantizedOutput:
         self._float = stage / FLOAT_FILE
         save_model(frontend.model, self._float)
 
-    def run(self, plan: BitPlan, sensitivities: Sensitivities) -> Report:
+    def run(self, rounded: RoundedPlan, sensitivities: Sensitivities, effort: EffortName) -> Report:
         """Write model.onnx and measure everything about it, but for what other stages add to the report."""
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
-            conversion = self._convert(plan, path)
+            conversion = self._convert(rounded, path)
         files = FilePair(
             model=sensitivities.model.name,
             preprocessing=self._frontend.loaded.preprocessing.describe(),
             reference=self._float,
             quantized=path,
             layers=inspect_model(conversion.model),
-            plan=plan,
+            plan=rounded.plan,
             batches=self._batches,
             total=len(self._validation),
         )
@@ -108,16 +110,27 @@ class QuantizedOutput:
         return report.model_copy(
             update={
                 "passes": dict(conversion.passes),
-                "layers": tuple(with_unit(layer, units.get(layer.name), sensitivities) for layer in report.layers),
+                "layers": tuple(
+                    with_unit(layer, units.get(layer.name), sensitivities).model_copy(
+                        update={"rounding": rounded.methods.get(layer.name)}
+                    )
+                    for layer in report.layers
+                ),
+                "rounding": RoundingRecord(
+                    effort=effort,
+                    techniques=dict(Counter(rounded.methods.values())),
+                    held_out_kl=dict(rounded.losses),
+                    kept=dict(rounded.kept),
+                ),
                 "notes": (*report.notes, *notes(sensitivities)),
             }
         )
 
-    def baseline(self, plan: BitPlan, name: str) -> Baseline:
+    def baseline(self, rounded: RoundedPlan, name: str) -> Baseline:
         """Accuracy and size of another plan; its file is not kept."""
         path = self._stage / f"{name}.{MODEL_FILE}"
         with self._clock.stage(f"baseline {name}"):
-            self._convert(plan, path)
+            self._convert(rounded, path)
             runners = (
                 open_runner(self._float, threads=self._threads),
                 open_runner(path, threads=self._threads),
@@ -126,11 +139,14 @@ class QuantizedOutput:
             size = file_bytes(path)
             path.unlink()
             path.with_name(path.name + ".data").unlink(missing_ok=True)
-        return Baseline(weight_average=bit_averages(plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size)
+        return Baseline(
+            weight_average=bit_averages(rounded.plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size
+        )
 
-    def _convert(self, plan: BitPlan, path: Path) -> Conversion:
-        weights = self._frontend.rounded_weights(plan)
-        return write_quantized(load_model(self._float), plan, weights, path, self._options, self._target)
+    def _convert(self, rounded: RoundedPlan, path: Path) -> Conversion:
+        return write_quantized(
+            load_model(self._float), rounded.plan, rounded.weights, path, self._options, self._target
+        )
 
     def _batches(self) -> Iterator[Batch]:
         return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)

@@ -51,20 +51,32 @@ def analyze(
     model: ModelOptions,
     images: ImageOptions,
     analysis: AnalysisOptions,
+    rounding: RoundingOptions,
     *,
+    float_output: Path | None = None,
     threads: int | None = None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Sensitivities:
     """Measure the sensitivities of every unit of a model.
 
+    Args:
+        float_output: where to write the float graph that they belong to (equalized, if ``analysis`` says so).
+
     Raises:
         LampqError: the model or its calibration images cannot be used.
     """
+    from lampq_onnx.converter import save_model
     from lampq_onnx.frontend.session import torch_threads
     from lampq_onnx.runtime.environment import available_cores
 
     clock = Clock(progress)
     with torch_threads(threads or available_cores()), _prepared(model, images, clock) as (frontend, crops):
+        if analysis.equalize:
+            frontend.equalize(crops, analysis, seed=images.seed, progress=clock)
+        if float_output is not None:
+            save_model(frontend.model, float_output)
+        if rounding.method == "gptq":
+            frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
         return _analyze(frontend, crops, analysis, images.seed, clock)
 
 
@@ -99,7 +111,10 @@ def quantize(
         candidates=allocation.candidates,
         metric=allocation.metric,
         gamma=allocation.gamma,
-        activation_bits=analysis.activation_bits,
+        activation_bits=allocation.activation_bits,
+        activation_budget=allocation.activation_budget,
+        activation_candidates=allocation.activation_candidates,
+        wide_price=allocation.wide_price,
     )
     for baseline in output.baselines:
         check_request(bits=allocation.bits, candidates=allocation.candidates, metric=baseline)
@@ -113,17 +128,18 @@ def quantize(
         _prepared(model, images, clock) as (frontend, crops),
     ):
         validation = _validation_source(images, frontend)
+        if analysis.equalize:
+            frontend.equalize(crops, analysis, seed=images.seed, progress=clock)
         if rounding.method == "gptq":
-            frontend.use_gptq(crops, progress=clock)
+            frontend.use_gptq(crops, widths=allocation.candidates, progress=clock)
         sensitivities = _analyze(frontend, crops, analysis, images.seed, clock)
         with clock.stage("allocation"):
             plan, solution = _allocate(sensitivities, allocation)
-        plan, result = _update(frontend, crops, plan, allocation, update, clock)
-        if rounding.method == "gptq":
-            with clock.stage("rounding check"):
-                frontend.settle_rounding(plan, crops, update)
+        plan, result = _update(frontend, crops, plan, allocation, update, sensitivities, clock)
         job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
-        report = job.run(plan, sensitivities)
+        rounded = frontend.round(plan, crops, rounding, update, seed=images.seed, progress=clock)
+        plan = rounded.plan
+        report = job.run(rounded, sensitivities, rounding.effort)
         evaluator = frontend.evaluator(plan, crops, update)
         with clock.stage("reconstruction errors"):
             errors = evaluator.reconstruction_errors(
@@ -132,18 +148,14 @@ def quantize(
         baselines = {}
         for metric in output.baselines:
             other, _ = _allocate(sensitivities, allocation.model_copy(update={"metric": metric}))
-            baselines[metric] = job.baseline(other, metric)
+            same = frontend.round(other, crops, rounding, update, seed=images.seed, progress=clock)
+            baselines[metric] = job.baseline(same, metric)
         report = report.model_copy(
             update={
                 "layers": tuple(
-                    layer.model_copy(
-                        update={
-                            "reconstruction_error": errors.get(layer.name),
-                            "rounding": frontend.rounder.method(layer.name),
-                        }
-                    )
-                    for layer in report.layers
+                    layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
                 ),
+                "equalized": frontend.equalized,
                 "allocation": allocation_record(plan, solution, result),
                 "baselines": baselines,
                 "seconds": clock.seconds,
@@ -151,7 +163,7 @@ def quantize(
         )
         sensitivities.save(stage / SENSITIVITY_FILE)
         plan.save(stage / PLAN_FILE)
-        save_weights(frontend.rounded_weights(plan), stage / WEIGHTS_FILE)
+        save_weights(rounded.weights, stage / WEIGHTS_FILE)
         report.save(stage / REPORT_FILE)
     return report
 
@@ -249,6 +261,10 @@ def _allocate(sensitivities: Sensitivities, options: AllocationOptions) -> tuple
         candidates=options.candidates,
         metric=options.metric,
         gamma=options.gamma,
+        activation_bits=options.activation_bits,
+        activation_budget=options.activation_budget,
+        activation_candidates=options.activation_candidates,
+        wide_price=options.wide_price,
         time_limit=options.time_limit,
         fixed_bits=options.fixed_bits,
     )
@@ -260,10 +276,12 @@ def _update(
     plan: BitPlan,
     allocation: AllocationOptions,
     options: UpdateOptions,
+    sensitivities: Sensitivities,
     clock: Clock,
 ) -> tuple[BitPlan, UpdateResult | None]:
     if options.rounds == 0:
         return plan, None
+    coupled = sensitivities if allocation.activation_bits == "same" else None
     counted = {name: layer for name, layer in plan.layers.items() if not layer.fixed}
     sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
     with clock.stage("iterative update"):
@@ -272,12 +290,15 @@ def _update(
             sizes,
             capacity_of(allocation.bits, sum(sizes.values())),
             allocation.candidates,
-            frontend.evaluator(plan, crops, options),
+            frontend.evaluator(plan, crops, options, coupled=coupled),
             rounds=options.rounds,
             patience=options.patience,
             budget_rule=options.rule,
         )
-    return plan.with_weight_bits(result.bits), result
+    if coupled is None:
+        return plan.with_weight_bits(result.bits), result
+    ranges = {unit.name: unit.activation_ranges for unit in coupled.units}
+    return plan.with_coupled_bits(result.bits, ranges), result
 
 
 @contextmanager

@@ -119,3 +119,19 @@ class BitPlan(Artifact):
             for name, layer in self.layers.items()
         }
         return self.model_copy(update={"layers": layers})
+
+    def with_coupled_bits(self, bits: dict[str, int], ranges: dict[str, dict[int, ActivationRange]]) -> BitPlan:
+        """The same plan with some layers' weights and inputs both at another width, with that width's range."""
+        layers = {
+            name: layer.model_copy(
+                update={
+                    "weight_bits": bits[name],
+                    "activation_bits": bits[name],
+                    "activation_range": ranges[name].get(bits[name], layer.activation_range),
+                }
+            )
+            if name in bits
+            else layer
+            for name, layer in self.layers.items()
+        }
+        return self.model_copy(update={"layers": layers})

@@ -79,7 +79,9 @@ class LayerReport(Record):
     activation_bits: int
     storage: str
     scheme: str
-    rounding: str | None = Field(default=None, description="gptq or nearest; null where only the file is known")
+    rounding: str | None = Field(
+        default=None, description="techniques that were kept, e.g. gptq-0.01+bias; null where only the file is known"
+    )
     parameters: int
     bytes: int = Field(description="of the packed weights")
     trace: float | None = None
@@ -103,6 +105,15 @@ class Allocation(Record):
     update_kept: int
     update_score_before: float | None
     update_score_after: float | None
+
+
+class RoundingRecord(Record):
+    """Which rounding techniques were tried and kept."""
+
+    effort: Literal["fast", "balanced", "best"]
+    techniques: dict[str, int] = Field(description="technique -> layers it was kept for")
+    held_out_kl: dict[str, float] = Field(description="stage -> KL to float on held-out calibration images after it")
+    kept: dict[str, bool] = Field(description="stage -> whether its result was kept")
 
 
 class Baseline(Record):
@@ -138,6 +149,8 @@ class Report(Artifact):
     latency: Latency
     fidelity: Fidelity
     allocation: Allocation | None = None
+    rounding: RoundingRecord | None = None
+    equalized: dict[str, float] = Field(default_factory=dict, description="unit -> strength of its equalization")
     baselines: dict[str, Baseline] = Field(default_factory=dict)
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
     seconds: dict[str, float]

@@ -73,6 +73,12 @@ class Sensitivities(Artifact):
     labels: Literal["sampled", "given"]
     calibration_images: int
     seed: int
+    cost_estimator: Literal["measured", "directional", "none"] = Field(
+        default="none", description="where weight_cost comes from: KL with the unit alone rounded, or its Fisher form"
+    )
+    equalized: dict[str, float] = Field(
+        default_factory=dict, description="unit whose input channels were equalized -> strength, 0..1"
+    )
     skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
     seconds: dict[str, float] = Field(default_factory=dict)
 

@@ -33,10 +33,15 @@ def quantize(
     bits: o.Bits = 4.0,
     activation_bits: o.ActivationBits = "8",
     candidates: o.Candidates = "2-8",
-    metric: o.Metric = "lampq",
+    activation_budget: o.ActivationBudget = 8.0,
+    activation_candidates: o.ActivationCandidates = "4,6,8,16",
+    wide_price: o.WidePrice = 0.1,
+    metric: o.Metric = "kl",
     gamma: o.Gamma = 4.0,
     time_limit: o.TimeLimit = 10.0,
     rounds: o.Rounds = 8,
+    effort: o.Effort = "balanced",
+    equalize: o.Equalize = True,
     rounding: o.Rounding = "gptq",
     labels: o.Labels = "sampled",
     alpha_bits: o.AlphaBits = None,
@@ -67,7 +72,7 @@ def quantize(
     """
     from lampq_onnx import options as values
     from lampq_onnx import pipeline
-    from lampq_onnx.allocation import parse_candidates
+    from lampq_onnx.allocation import parse_activation_candidates, parse_candidates
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_report
     from lampq_onnx.validation import apply_gates
@@ -84,9 +89,30 @@ def quantize(
             std=o.numbers(std, "std"),
             crop=crop,
         ),
-        o.analysis_options(activation_bits, labels, alpha_bits, alpha_samples, alpha_measure, widths),
-        values.RoundingOptions(method=o.one_of(rounding, ("gptq", "nearest"), "rounding")),
-        values.AllocationOptions(bits=bits, candidates=widths, metric=metric, gamma=gamma, time_limit=time_limit),
+        o.analysis_options(
+            bits,
+            activation_bits,
+            activation_candidates,
+            effort,
+            equalize,
+            labels,
+            alpha_bits,
+            alpha_samples,
+            alpha_measure,
+            widths,
+        ),
+        o.rounding_options(rounding, effort),
+        values.AllocationOptions(
+            bits=bits,
+            candidates=widths,
+            metric=metric,
+            gamma=gamma,
+            time_limit=time_limit,
+            activation_bits=o.parse_activation_bits(activation_bits),
+            activation_budget=activation_budget,
+            activation_candidates=parse_activation_candidates(activation_candidates),
+            wide_price=wide_price,
+        ),
         values.UpdateOptions(
             rounds=rounds,
             patience=patience,
@@ -126,11 +152,25 @@ def analyze(
     std: o.Std = None,
     crop: o.Crop = None,
     activation_bits: o.ActivationBits = "8",
+    activation_candidates: o.ActivationCandidates = "4,6,8,16",
+    bits: o.Bits = 4.0,
     candidates: o.Candidates = "2-8",
+    effort: o.Effort = "balanced",
+    equalize: o.Equalize = True,
+    rounding: o.Rounding = "gptq",
     labels: o.Labels = "sampled",
     alpha_bits: o.AlphaBits = None,
     alpha_samples: o.AlphaSamples = 3,
     alpha_measure: o.AlphaMeasure = "kl",
+    float_output: Annotated[
+        Path | None,
+        typer.Option(
+            "--float",
+            help="Also write the float graph that the sensitivities belong to, for convert.",
+            rich_help_panel=o.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
     threads: o.Threads = None,
 ) -> None:
     """Measure the sensitivities of every unit and write sensitivity.json."""
@@ -142,6 +182,8 @@ def analyze(
     from lampq_onnx.files import require_output_file
 
     require_output_file(output)
+    if float_output is not None:
+        require_output_file(float_output)
     sensitivities = pipeline.analyze(
         o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
@@ -153,8 +195,19 @@ def analyze(
             crop=crop,
         ),
         o.analysis_options(
-            activation_bits, labels, alpha_bits, alpha_samples, alpha_measure, parse_candidates(candidates)
+            bits,
+            activation_bits,
+            activation_candidates,
+            effort,
+            equalize,
+            labels,
+            alpha_bits,
+            alpha_samples,
+            alpha_measure,
+            parse_candidates(candidates),
         ),
+        o.rounding_options(rounding, effort),
+        float_output=float_output,
         threads=threads,
         progress=terminal_progress(),
     )

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lampq_onnx.errors import UsageError
-from lampq_onnx.options import AnalysisOptions, ModelOptions
+from lampq_onnx.options import AnalysisOptions, ModelOptions, RoundingOptions
+
+EFFORTS = ("fast", "balanced", "best")
 
 IMAGES = "Images"
 METHOD = "Method"
@@ -33,7 +35,8 @@ Device = Annotated[str, typer.Option(help="Torch device of the front end.")]
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of class folders, folder with labels.csv, flat folder, or .npz.",
+        help="Folder of class folders, folder with labels.csv, flat folder, or .npz; or synthetic or noise "
+        "(images made from the model alone).",
         rich_help_panel=IMAGES,
         show_default=False,
     ),
@@ -99,8 +102,19 @@ UpdateRule = Annotated[
 ]
 UpdateMeasure = Annotated[str, typer.Option(help="kl, nll or top1.", rich_help_panel=OPEN)]
 UpdateInputs = Annotated[str, typer.Option(help="Errors on quantized or float inputs.", rich_help_panel=OPEN)]
+Effort = Annotated[
+    str,
+    typer.Option(
+        help="fast, balanced or best: how long costs are measured and rounding is refined (README has the times).",
+        rich_help_panel=METHOD,
+    ),
+]
+Equalize = Annotated[
+    bool,
+    typer.Option("--equalize/--no-equalize", help="Scale input channels where that helps.", rich_help_panel=METHOD),
+]
 Rounding = Annotated[
-    str, typer.Option(help="gptq (dropped where nearest is closer to float) or nearest.", rich_help_panel=METHOD)
+    str, typer.Option(help="gptq (and what --effort adds), or nearest and nothing else.", rich_help_panel=METHOD)
 ]
 Packing = Annotated[str, typer.Option(help="auto, exact, native or container.", rich_help_panel=OUTPUT)]
 Target = Annotated[
@@ -177,7 +191,11 @@ def model_options(
 
 
 def analysis_options(
+    bits: float,
     activation_bits: str,
+    activation_candidates: str,
+    effort: str,
+    equalize: bool,
     labels: str,
     alpha_bits: int | None,
     alpha_samples: int,
@@ -189,19 +207,30 @@ def analysis_options(
     Raises:
         UsageError: not one of the values an option takes.
     """
-    width = parse_activation_bits(activation_bits)
-    if isinstance(width, str):
-        raise UsageError(
-            f"--activation-bits {width} is not a width to measure ranges for",
-            hint="measure with --activation-bits 8, and give the word to allocate",
-        )
+    from lampq_onnx.allocation import parse_activation_candidates
+
     return AnalysisOptions(
-        activation_bits=width,
+        activation_bits=parse_activation_bits(activation_bits),
+        activation_candidates=parse_activation_candidates(activation_candidates),
+        weight_bits=bits,
+        equalize=equalize,
+        effort=one_of(effort, EFFORTS, "effort"),
         labels=one_of(labels, ("sampled", "given"), "labels"),
         alpha_bits=alpha_bits,
         alpha_samples=alpha_samples,
         alpha_measure=one_of(alpha_measure, ("kl", "nll", "top1"), "alpha-measure"),
         candidates=candidates,
+    )
+
+
+def rounding_options(method: str, effort: str) -> RoundingOptions:
+    """The options of every command that rounds weights.
+
+    Raises:
+        UsageError: not one of the values an option takes.
+    """
+    return RoundingOptions(
+        method=one_of(method, ("gptq", "nearest"), "rounding"), effort=one_of(effort, EFFORTS, "effort")
     )
 
 

@@ -66,9 +66,15 @@ def input_histograms(model: torch.nn.Module, units: Sequence[Unit], images: Imag
 
 
 def choose_ranges(
-    model: torch.nn.Module, units: Sequence[Unit], fit: Images, held_out: Images, *, bits: Mapping[str, int], seed: int
-) -> dict[str, ActivationRange]:
-    """The candidate range of the smallest output error on held-out images, for each unit.
+    model: torch.nn.Module,
+    units: Sequence[Unit],
+    fit: Images,
+    held_out: Images,
+    *,
+    widths: Mapping[str, Sequence[int]],
+    seed: int,
+) -> dict[str, dict[int, ActivationRange]]:
+    """The candidate range of the smallest output error on held-out images, for each unit and width.
 
     The error of an output element is weighted by its squared loss gradient (the diagonal of the Fisher information of
     the outputs, as in BRECQ, ICLR 2021): plain output error prefers to keep a few huge values that the model ignores,
@@ -77,23 +83,26 @@ def choose_ranges(
     Args:
         fit: images that give the candidates.
         held_out: images that choose among them.
-        bits: unit -> width of its inputs.
+        widths: unit -> widths of its input, in bits.
         seed: of the labels that the gradients are taken for.
     """
     histograms = input_histograms(model, units, fit)
-    candidates = {u.name: candidate_ranges(histograms[u.name], bits[u.name]) for u in units}
-    errors = {name: dict.fromkeys(found, 0.0) for name, found in candidates.items()}
+    candidates = {
+        (u.name, width): candidate_ranges(histograms[u.name], width) for u in units for width in widths[u.name]
+    }
+    errors = {key: dict.fromkeys(found, 0.0) for key, found in candidates.items()}
 
     def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
             weight = unit.module.weight.flatten(1)
             gradient = grads_as_tokens(unit.module, grads)
-            for method, (low, high) in candidates[unit.name].items():
-                quantizer = ActivationQuantizer.from_range(low, high, bits[unit.name])
-                change = as_tokens(unit.module, fake_quantize(inputs, quantizer) - inputs)
-                errors[unit.name][method] += float(
-                    (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
-                )
+            for width in widths[unit.name]:
+                for method, (low, high) in candidates[unit.name, width].items():
+                    quantizer = ActivationQuantizer.from_range(low, high, width)
+                    change = as_tokens(unit.module, fake_quantize(inputs, quantizer).sub_(inputs))
+                    errors[unit.name, width][method] += float(
+                        (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
+                    )
 
     generator = torch.Generator().manual_seed(seed)
     for batch, _ in tensors(held_out, device_of(model)):
@@ -101,12 +110,11 @@ def choose_ranges(
             logits = model(batch)
             labels = sampled_labels(logits, generator)
             functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    ranges = {}
-    for unit in units:
-        own = errors[unit.name]
+    ranges: dict[str, dict[int, ActivationRange]] = {unit.name: {} for unit in units}
+    for (name, width), own in errors.items():
         method = min(own, key=lambda m: own[m])  # the first of equals: min-max
-        low, high = candidates[unit.name][method]
-        ranges[unit.name] = ActivationRange(low=low, high=high, method=method)
+        low, high = candidates[name, width][method]
+        ranges[name][width] = ActivationRange(low=low, high=high, method=method)
     return ranges
 
 

@@ -14,13 +14,15 @@ from lampq_onnx.frontend.losses import Measure, loss_of
 from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
 
+InputOf = Callable[[str, int], ActivationQuantizer | None]
+
 
 class SimulationEvaluator:
     """Scores of bit assignments in the simulation (allocation.Evaluator).
 
     Args:
         model, units: the float model and its layers.
-        activations: input quantizers by unit.
+        inputs_of: (unit, weight width) -> quantizer of its input, or None.
         rounder: rounded weights.
         images: all images of the score.
         error_images: those of the reconstruction errors.
@@ -35,7 +37,7 @@ class SimulationEvaluator:
         self,
         model: torch.nn.Module,
         units: Sequence[Unit],
-        activations: Mapping[str, ActivationQuantizer],
+        inputs_of: InputOf,
         rounder: WeightRounder,
         images: Images,
         error_images: Images,
@@ -48,7 +50,7 @@ class SimulationEvaluator:
     ) -> None:
         self._model = model
         self._units = units
-        self._activations = activations
+        self._inputs_of = inputs_of
         self._rounder = rounder
         self._images = images
         self._error_images = error_images
@@ -61,7 +63,7 @@ class SimulationEvaluator:
     def settings(self, bits: Mapping[str, int]) -> dict[str, LayerSetting]:
         """Simulation of a whole assignment."""
         widths = {**self._fixed_bits, **bits}
-        return {name: LayerSetting(width, self._activations.get(name)) for name, width in widths.items()}
+        return {name: LayerSetting(width, self._inputs_of(name, width)) for name, width in widths.items()}
 
     def score(self, bits: Mapping[str, int]) -> float:
         """Loss of the quantized model on the images; lower is better."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.batching import Images
@@ -14,10 +12,10 @@ from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import as_tokens
 
 
-def input_moments(model: torch.nn.Module, units: Sequence[Unit], images: Images) -> dict[str, npt.NDArray[np.float32]]:
-    """H = mean over tokens of x x^T / |x|^2 for every unit, float32 (d_in, d_in).
+def input_moments(model: torch.nn.Module, units: Sequence[Unit], images: Images) -> dict[str, torch.Tensor]:
+    """H = mean over tokens of x x^T / |x|^2 for every unit, float32 (d_in, d_in) on its device.
 
-    Each token counts as much as any other, whatever its length (see quantization.gptq). Sums are streamed; memory is
+    Each token counts as much as any other, whatever its length (see rounding.gptq). Sums are streamed; memory is
     that of the moments.
     """
     sums: dict[str, torch.Tensor] = {}
@@ -33,4 +31,4 @@ def input_moments(model: torch.nn.Module, units: Sequence[Unit], images: Images)
         counts[unit.name] += len(tokens)
 
     visit_inputs(model, units, images, visit)
-    return {name: value.div_(counts[name]).cpu().numpy() for name, value in sums.items()}
+    return {name: value.div_(counts[name]) for name, value in sums.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -11,81 +11,154 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.converter.passes.base import Parameters
 from lampq_onnx.data import ImageSource
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend.alpha import type_factors
+from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quantizer_of, split
 from lampq_onnx.frontend.batching import BATCH, Images, SlicedImages, logits_of, tensors
-from lampq_onnx.frontend.calibration import choose_ranges, nuclear_norms
+from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.digits import split_images
+from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import Exported, export_model
-from lampq_onnx.frontend.fisher import fisher_traces
+from lampq_onnx.frontend.folding.fold import apply
+from lampq_onnx.frontend.folding.links import find_links
+from lampq_onnx.frontend.folding.search import choose_strengths
 from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
+from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
-from lampq_onnx.options import AnalysisOptions, ImageOptions, ModelOptions, UpdateOptions
+from lampq_onnx.options import AnalysisOptions, ImageOptions, ModelOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
-from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+from lampq_onnx.quantization import ActivationQuantizer
 
-HELD_OUT_SHARE = 4
-"""One in four calibration images chooses between ranges that the others give."""
-
-NUCLEAR_IMAGES = 8
 ERROR_IMAGES = 64
 """Enough for averages over 197 tokens an image; the score uses all calibration images."""
+
+TRIAL_IMAGES = 4
+"""Images that an equalization is checked on."""
+
+EQUALIZATION_BOUND = 1e-4
+"""Largest relative change of the logits by an equalization, which float rounding explains."""
 
 
 class Frontend:
     """A float model, its units and everything that is measured on them in PyTorch.
 
     Args:
-        loaded: the model.
+        loaded: the model; equalization changes its weights, not its function.
 
     Attributes:
         exported: float graph and units.
-        rounder: rounded weights by unit and width.
+        chain: its blocks.
+        rounder: rounded weights by unit and width, before a plan's own rounding.
+        equalized: unit -> strength of the equalization of its input channels.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.exported: Exported = export_model(loaded)
         self.rounder = WeightRounder(self.exported.units)
+        self.equalized: dict[str, float] = {}
+        self._gptq = False
+        size = loaded.preprocessing.size
+        device = next(loaded.module.parameters()).device
+        self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
+        self.chain = BlockChain(loaded.module, self.exported.units, self._blank)
 
     @property
     def model(self) -> ir.Model:
         """The float graph."""
         return self.exported.model
 
-    def use_gptq(self, images: Images, *, progress: ProgressSink = NO_PROGRESS) -> None:
-        """From here on, round the weights of Linear units by GPTQ on the inputs that ``images`` give them."""
-        linear = [unit for unit in self.exported.units if isinstance(unit.module, torch.nn.Linear)]
-        with progress.stage("input moments"):
-            moments = input_moments(self.loaded.module, linear, images)
-        self.rounder = WeightRounder(self.exported.units, moments)
+    def equalize(
+        self, images: SlicedImages, options: AnalysisOptions, *, seed: int, progress: ProgressSink = NO_PROGRESS
+    ) -> None:
+        """Scale and shift input channels where that lowers the expected loss, then export again.
 
-    def settle_rounding(self, plan: BitPlan, images: SlicedImages, options: UpdateOptions) -> None:
-        """Keep GPTQ for this plan only if it brings the model's outputs closer to float than nearest rounding.
+        Raises:
+            LampqError: the function of the model changed.
+        """
+        module = self.loaded.module
+        fit, held_out = split(images)
+        sample = next(tensors(images, self._blank.device, batch_size=TRIAL_IMAGES))[0]
+        asked = options.activation_bits
+        width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
+        with progress.stage("equalization"):
+            before = forward(module, sample)
+            links = find_links(self.exported, module, self.chain, sample)
+            found = choose_strengths(
+                module, links, fit, held_out, weight_bits=round(options.weight_bits), activation_bits=width, seed=seed
+            )
+            chosen = [strength for strength in found if strength.strength > 0]
+            for strength in chosen:
+                apply(strength.equalization)
+            change = float((forward(module, sample) - before).norm() / before.norm())
+            if not change <= EQUALIZATION_BOUND:
+                raise LampqError(
+                    f"equalization changes the logits of {self.loaded.identity.name} by {change:.1e} "
+                    f"(bound {EQUALIZATION_BOUND:.0e})",
+                    hint="run without it: --no-equalize",
+                )
+        self.equalized = {u.name: s.strength for s in chosen for u in s.equalization.link.readers}
+        if chosen:
+            with progress.stage("export"):
+                self.exported = export_model(self.loaded)
+            self.rounder = WeightRounder(self.exported.units)
+            self.chain = BlockChain(module, self.exported.units, self._blank)
+
+    def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
+        """From here on, round the weights of Linear units by GPTQ on the inputs that ``images`` give them."""
+        with progress.stage("input moments"):
+            moments = input_moments(self.loaded.module, linear_units(self.exported.units), images)
+        self.rounder = WeightRounder(self.exported.units, moments, widths=widths)
+        self._gptq = True
+
+    def round(
+        self,
+        plan: BitPlan,
+        images: SlicedImages,
+        rounding: RoundingOptions,
+        update: UpdateOptions,
+        *,
+        seed: int,
+        progress: ProgressSink = NO_PROGRESS,
+    ) -> RoundedPlan:
+        """Weights and ranges for the plan's file."""
+        effort = EFFORTS[rounding.effort]
+        if rounding.method == "nearest" or effort.ladder is None:
+            with progress.stage("rounding"):
+                return self._round_at_once(plan, images, update)
+        fit, held_out = split(images)
+        return round_plan(
+            self.loaded.module, self.exported.units, self.chain, plan, self.rounder, fit, held_out, effort,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+
+    def _round_at_once(self, plan: BitPlan, images: SlicedImages, update: UpdateOptions) -> RoundedPlan:
+        """GPTQ or nearest rounding for all layers, whichever brings the outputs closer to float.
 
         Layer errors cannot tell: on models with massive activations GPTQ lowers them and ruins the model.
         """
         bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        clever, plain = self.rounder, WeightRounder(self.exported.units)
-        clever_score = self.evaluator(plan, images, options).score(bits)
-        self.rounder = plain
-        if clever_score < self.evaluator(plan, images, options).score(bits):
-            self.rounder = clever
-
-    def rounded_weights(self, plan: BitPlan) -> dict[str, QuantizedWeight]:
-        """Weights of the plan's quantized layers, as the simulation has them."""
-        return {
-            name: self.rounder.quantized(name, layer.weight_bits)
-            for name, layer in plan.layers.items()
-            if layer.quantized
+        rounders = {"nearest": WeightRounder(self.exported.units)}
+        if self._gptq:
+            rounders["gptq"] = self.rounder
+        losses = {
+            name: self.evaluator(plan, images, update, rounder=rounder).score(bits)
+            for name, rounder in rounders.items()
         }
+        best = rounders[min(losses, key=lambda name: losses[name])]
+        names = [name for name, layer in plan.layers.items() if layer.quantized]
+        return RoundedPlan(
+            plan=plan,
+            weights={name: best.quantized(name, plan.layers[name].weight_bits) for name in names},
+            methods={name: best.method(name) for name in names},
+            losses=losses,
+        )
 
     def analyze(
         self,
@@ -95,86 +168,44 @@ class Frontend:
         seed: int,
         progress: ProgressSink = NO_PROGRESS,
     ) -> Sensitivities:
-        """Ranges, traces, rounding errors and alpha on calibration images.
+        """Ranges, traces, rounding errors, alpha and costs on calibration images.
 
         Raises:
             LampqError: labels are asked for and unknown, or a layer cannot be measured.
         """
-        module, units = self.loaded.module, self.exported.units
-        count = len(images)
-        held = max(1, count // HELD_OUT_SHARE)
-        fit, held_out = (
-            (images.slice(0, count - held), images.slice(count - held, count)) if count > 1 else (images, images)
-        )
-        with progress.stage("ranges"):
-            widths = {unit.name: FIXED_BITS if unit.fixed else options.activation_bits for unit in units}
-            ranges = choose_ranges(module, units, fit, held_out, bits=widths, seed=seed)
-        with progress.stage("traces", count) as advance:
-            traces = fisher_traces(module, units, self._labelled(images, options.labels), seed=seed, progress=advance)
-        with progress.stage("weight errors", len(units)) as advance:
-            errors = {}
-            for done, unit in enumerate(units, 1):
-                errors[unit.name] = {b: self.rounder.grid(unit.name, b).error for b in options.candidates}
-                advance(done)
-        with progress.stage("nuclear norms"):
-            norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES))
-        activations = {
-            name: ActivationQuantizer.from_range(r.low, r.high, options.activation_bits) for name, r in ranges.items()
-        }
-        alpha_bits = options.alpha_bits or min(options.candidates)
-        with progress.stage("alpha", 4 * options.alpha_samples) as advance:
-            reference = logits_of(module, images)
-            result = type_factors(
-                module, units, traces, activations, self.rounder, images, reference, self._labels(images),
-                bits=alpha_bits, measure=options.alpha_measure, samples=options.alpha_samples, progress=advance,
-            )  # fmt: skip
-        return Sensitivities(
-            model=self.loaded.identity,
-            units=tuple(
-                UnitSensitivity(
-                    name=unit.name,
-                    type=unit.type,
-                    parameters=unit.parameters,
-                    shape=unit.matrix().shape,
-                    fixed=unit.fixed,
-                    trace=traces[unit.name],
-                    nuclear_norm=norms[unit.name],
-                    weight_error=errors[unit.name],
-                    activation_range=ranges[unit.name],
-                )
-                for unit in units
-            ),
-            alpha=result.alpha,
-            alpha_loss=result.losses,
-            alpha_floored=result.floored,
-            alpha_bits=alpha_bits,
-            alpha_measure=options.alpha_measure,
-            activation_bits=options.activation_bits,
-            labels=options.labels,
-            calibration_images=count,
-            seed=seed,
-            skipped=self.exported.skipped,
-        )
+        analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq)
+        return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress)
 
-    def evaluator(self, plan: BitPlan, images: SlicedImages, options: UpdateOptions) -> SimulationEvaluator:
-        """What the iterative update measures with, for assignments that differ from ``plan`` in weight bits only."""
+    def evaluator(
+        self,
+        plan: BitPlan,
+        images: SlicedImages,
+        options: UpdateOptions,
+        *,
+        rounder: WeightRounder | None = None,
+        coupled: Sensitivities | None = None,
+    ) -> SimulationEvaluator:
+        """What the iterative update measures with, for assignments that differ from ``plan`` in the units' widths.
+
+        Args:
+            coupled: sensitivities with a range for every width, where the input's width is that of the weights.
+        """
+        inputs = plan_inputs(plan)
+        ranges = {unit.name: unit.activation_ranges for unit in coupled.units if not unit.fixed} if coupled else {}
+
+        def input_of(name: str, width: int) -> ActivationQuantizer | None:
+            return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)
+
         quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
-        activations = {
-            name: ActivationQuantizer.from_range(
-                layer.activation_range.low, layer.activation_range.high, layer.activation_bits
-            )
-            for name, layer in quantized.items()
-            if layer.activation_range is not None
-        }
         return SimulationEvaluator(
             self.loaded.module,
             self.exported.units,
-            activations,
-            self.rounder,
+            input_of,
+            rounder or self.rounder,
             images,
             images.slice(0, ERROR_IMAGES),
             logits_of(self.loaded.module, images),
-            self._labels(images),
+            labels_of(images),
             fixed_bits={name: layer.weight_bits for name, layer in quantized.items() if layer.fixed},
             measure=options.measure,
             inputs=options.inputs,
@@ -197,19 +228,6 @@ class Frontend:
 
         with simulated_parameters(self.exported.units, parameters):
             yield run
-
-    def _labels(self, images: Images) -> torch.Tensor | None:
-        return None if images.labels is None else torch.from_numpy(images.labels)
-
-    def _labelled(self, images: Images, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        device = next(self.loaded.module.parameters()).device
-        for batch, labels in tensors(images, device):
-            if kind == "given" and labels is None:
-                raise LampqError(
-                    "given labels are asked for and the calibration images have none",
-                    hint="use labels sampled from the model, or give labelled images",
-                )
-            yield batch, labels if kind == "given" else None
 
 
 def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
@@ -245,6 +263,13 @@ def digits_source(part: Literal["calibration", "test"]) -> ImageSource:
     pixels, labels = split_images(part)
     reader = ArrayReader(f"digits/{part}", pixels[..., 0])
     return ImageSource.whole(reader, len(pixels), labels, f"{len(pixels)} digits {part} images")
+
+
+@torch.no_grad()
+def forward(module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits, float64."""
+    result: torch.Tensor = module(images).double()
+    return result
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import torch
 from lampq_onnx.converter.passes.base import LayerParameters
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.rounding.gptq import gptq_quantize
 from lampq_onnx.quantization import (
     ActivationQuantizer,
     QuantizedWeight,
     WeightGrid,
     fit_weight_grid,
-    gptq_quantize,
 )
 
 
@@ -34,11 +34,19 @@ class WeightRounder:
         units: the layers.
         moments: unit -> (d_in, d_in) second moments of its inputs; the units that have them are rounded by GPTQ, the
             others to nearest.
+        widths: those that GPTQ rounds side by side once one of them is asked for; others one at a time.
     """
 
-    def __init__(self, units: Sequence[Unit], moments: Mapping[str, npt.NDArray[np.float32]] | None = None) -> None:
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        moments: Mapping[str, torch.Tensor] | None = None,
+        *,
+        widths: Sequence[int] = (),
+    ) -> None:
         self._originals = {unit.name: unit.module.weight.detach().clone() for unit in units}
         self._moments = dict(moments or {})
+        self._widths = tuple(widths)
         self._grids: dict[tuple[str, int], WeightGrid] = {}
         self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
 
@@ -62,12 +70,23 @@ class WeightRounder:
 
     def quantized(self, name: str, bits: int) -> QuantizedWeight:
         """Integers and scales."""
-        key = (name, bits)
-        if key not in self._rounded:
-            grid, matrix = self.grid(name, bits), self._matrix(name)
+        if (name, bits) not in self._rounded:
+            widths = [b for b in dict.fromkeys((*self._widths, bits)) if (name, b) not in self._rounded]
             moments = self._moments.get(name)
-            self._rounded[key] = grid.quantize(matrix) if moments is None else gptq_quantize(matrix, grid, moments)
-        return self._rounded[key]
+            if moments is None:
+                self._rounded[name, bits] = self.grid(name, bits).quantize(self._matrix(name))
+            else:
+                weight = self._originals[name].float().flatten(1)
+                results = gptq_quantize(weight, [self.grid(name, b) for b in widths], moments)
+                self._rounded |= {(name, b): r.weight for b, r in zip(widths, results, strict=True)}
+        return self._rounded[name, bits]
+
+    def error(self, name: str, bits: int) -> float:
+        """Expected squared output error of the rounding, tr(dW H dW^T); |dW|^2 where no moments are known."""
+        original = self._originals[name].float().flatten(1)
+        change = torch.from_numpy(self.quantized(name, bits).dequantize()).to(original) - original
+        moments = self._moments.get(name)
+        return float((change if moments is None else change @ moments).mul(change).sum(dtype=torch.float64))
 
     def dequantized(self, name: str, bits: int) -> torch.Tensor:
         """The rounded weight in the module's shape, on its device."""

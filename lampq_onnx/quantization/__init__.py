@@ -1,7 +1,6 @@
 """Numeric core, numpy only: grids, ranges and rounding."""
 
 from lampq_onnx.quantization.activations import ActivationQuantizer, Histogram, candidate_ranges
-from lampq_onnx.quantization.gptq import gptq_quantize
 from lampq_onnx.quantization.weights import Grid, QuantizedWeight, WeightGrid, fit_weight_grid
 
 __all__ = [
@@ -12,5 +11,4 @@ __all__ = [
     "WeightGrid",
     "candidate_ranges",
     "fit_weight_grid",
-    "gptq_quantize",
 ]

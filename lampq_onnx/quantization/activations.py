@@ -97,10 +97,17 @@ class Histogram:
         return best
 
 
+NARROW_SHRINKS = (0.8, 0.6, 0.45, 0.3)
+"""Parts of the min-max interval that are candidates below 8 bits, where clipping pays."""
+
+
 def candidate_ranges(histogram: Histogram, bits: int) -> dict[str, tuple[float, float]]:
-    """Intervals to choose from, by method name; min-max comes first."""
+    """Intervals to choose from, by method name; min-max comes first, and is the only one from 16 bits on."""
     ranges = {"minmax": (histogram.low, histogram.high)}
-    if histogram.counts.sum() > 0 and histogram.high > histogram.low:
-        ranges |= {f"percentile-{p}": histogram.percentile_range(p) for p in PERCENTILES}
-        ranges["mse"] = histogram.mse_range(bits)
+    if bits > 8 or histogram.counts.sum() <= 0 or histogram.high <= histogram.low:
+        return ranges
+    ranges |= {f"percentile-{p}": histogram.percentile_range(p) for p in PERCENTILES}
+    ranges["mse"] = histogram.mse_range(bits)
+    if bits < 8:
+        ranges |= {f"shrink-{part}": (part * histogram.low, part * histogram.high) for part in NARROW_SHRINKS}
     return ranges

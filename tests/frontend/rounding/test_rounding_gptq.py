@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
-import safetensors.numpy
+import torch
 
-from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization import fit_weight_grid
-from lampq_onnx.quantization.gptq import DAMPING, gptq_quantize
-from lampq_onnx.quantization.weights_file import load_weights, save_weights
+from lampq_onnx.frontend.rounding.gptq import DAMPING, GptqResult
+from lampq_onnx.frontend.rounding.gptq import gptq_quantize as quantize_all
+from lampq_onnx.quantization import QuantizedWeight, WeightGrid, fit_weight_grid
+
+
+def gptq_quantize(weight: np.ndarray, grid: WeightGrid, hessian: np.ndarray) -> QuantizedWeight:
+    return quantize_all(torch.from_numpy(weight), [grid], torch.from_numpy(hessian))[0].weight
 
 
 def problem(outputs: int, inputs: int, tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -80,33 +80,16 @@ def test_dead_inputs_and_bad_hessians() -> None:
         gptq_quantize(weight, grid, np.full((8, 8), np.nan))
 
 
-def test_rounded_weights_as_a_file(tmp_path: Path) -> None:
-    weight, hessian = problem(3, 8, 50)
+def test_widths_side_by_side_are_those_alone() -> None:
+    weight, hessian = problem(5, 40, 300)
+    grids = [fit_weight_grid(weight, bits) for bits in (1, 2, 3, 4, 8)]
+    together = quantize_all(torch.from_numpy(weight), grids, torch.from_numpy(hessian))
+    for grid, found in zip(grids, together, strict=True):
+        assert np.array_equal(found.weight.codes, gptq_quantize(weight, grid, hessian).codes)
+
+
+def test_the_latent_weights_round_to_the_result() -> None:
+    weight, hessian = problem(5, 200, 300)
     grid = fit_weight_grid(weight, 3)
-    kept = {"a.b": gptq_quantize(weight, grid, hessian), "c": grid.quantize(weight)}
-    save_weights(kept, tmp_path / "w.safetensors")
-    found = load_weights(tmp_path / "w.safetensors")
-    assert set(found) == set(kept)
-    for name, value in kept.items():
-        assert np.array_equal(found[name].dequantize(), value.dequantize())
-        assert (found[name].bits, found[name].grid) == (value.bits, value.grid)
-
-
-def test_bad_weights_files(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(LampqError, match="no such weights file"):
-        load_weights(path)
-    weight, _ = problem(3, 8, 50)
-    good = fit_weight_grid(weight, 3).quantize(weight)
-    save_weights({"a": good}, path)
-    whole = path.read_bytes()
-    for keep in (0, 7, 100, len(whole) - 3):
-        path.write_bytes(whole[:keep])
-        with pytest.raises(LampqError, match=r"w\.safetensors is damaged"):
-            load_weights(path)
-    safetensors.numpy.save_file({"x": np.zeros(3)}, path)
-    with pytest.raises(LampqError, match="no weights file of lampq-onnx"):
-        load_weights(path)
-    save_weights({"a": replace(good, codes=good.codes + np.uint8(8))}, path)
-    with pytest.raises(LampqError, match="layer a does not fit its width"):
-        load_weights(path)
+    found: GptqResult = quantize_all(torch.from_numpy(weight), [grid], torch.from_numpy(hessian))[0]
+    assert (grid.quantize(found.latent.numpy()).codes != found.weight.codes).mean() < 0.001  # ties

@@ -1,0 +1,265 @@
+"""Sensitivities of all units: ranges, traces, alpha, rounding errors and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from lampq_onnx.artifacts import ActivationRange, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.alpha import AlphaResult, type_factors
+from lampq_onnx.frontend.batching import Images, SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.calibration import choose_ranges, nuclear_norms, visit_inputs
+from lampq_onnx.frontend.chain import BlockChain
+from lampq_onnx.frontend.costs import FLOOR, activation_costs, directional_costs, weight_costs
+from lampq_onnx.frontend.effort import EFFORTS
+from lampq_onnx.frontend.export import Exported, Unit
+from lampq_onnx.frontend.fisher import fisher_traces
+from lampq_onnx.frontend.hessians import input_moments
+from lampq_onnx.frontend.live import live_model
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.simulation import WeightRounder
+from lampq_onnx.options import AnalysisOptions
+from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.quantization import ActivationQuantizer
+
+HELD_OUT_SHARE = 4
+"""One in four calibration images chooses between what the others give."""
+
+NUCLEAR_IMAGES = 8
+ALPHA_IMAGES = 64
+INPUT_COST_IMAGES = 32
+"""Costs of inputs decide only between widths that differ by much."""
+
+BATCH = 32
+"""Images of one pass of the many that costs are measured by."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One model and the images it is measured on.
+
+    Attributes:
+        rounder: rounded weights as they are for the file, but for what the plan's own rounding improves.
+        gptq: whether weights are rounded by GPTQ; costs then come from weights that half of the images gave.
+    """
+
+    loaded: LoadedModel
+    exported: Exported
+    chain: BlockChain
+    rounder: WeightRounder
+    images: SlicedImages
+    gptq: bool
+
+    @property
+    def budgeted(self) -> tuple[Unit, ...]:
+        """Units in the budget."""
+        return tuple(unit for unit in self.exported.units if not unit.fixed)
+
+    def run(
+        self,
+        options: AnalysisOptions,
+        *,
+        seed: int,
+        equalized: Mapping[str, float],
+        progress: ProgressSink = NO_PROGRESS,
+    ) -> Sensitivities:
+        """Measure everything.
+
+        Raises:
+            LampqError: a layer cannot be measured.
+        """
+        module, units, images = self.loaded.module, self.exported.units, self.images
+        effort = EFFORTS[options.effort]
+        count = len(images)
+        fit, held_out = split(images)
+        widths = self._input_widths(options)
+        with progress.stage("ranges"):
+            ranges = choose_ranges(module, units, fit, held_out, widths=widths, seed=seed)
+        with progress.stage("traces", count) as advance:
+            traces = fisher_traces(module, units, self._labelled(options.labels), seed=seed, progress=advance)
+        with progress.stage("weight errors", len(units)) as advance:
+            errors = {}
+            for done, unit in enumerate(units, 1):
+                errors[unit.name] = {b: self.rounder.grid(unit.name, b).error for b in options.candidates}
+                advance(done)
+        with progress.stage("nuclear norms"):
+            norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES))
+        alpha_bits = options.alpha_bits or min(options.candidates)
+        main = options.activation_bits if isinstance(options.activation_bits, int) else FIXED_BITS
+        alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
+        costs = self._weight_costs(options, effort.costs, effort.cost_images, seed, progress)
+        input_costs = self._input_costs(ranges, widths, progress)
+        elements = self._input_elements()
+        return Sensitivities(
+            model=self.loaded.identity,
+            units=tuple(
+                UnitSensitivity(
+                    name=unit.name,
+                    type=unit.type,
+                    parameters=unit.parameters,
+                    shape=unit.matrix().shape,
+                    fixed=unit.fixed,
+                    trace=traces[unit.name],
+                    nuclear_norm=norms[unit.name],
+                    weight_error=errors[unit.name],
+                    weight_cost=costs.get(unit.name, {}),
+                    activation_range=ranges[unit.name].get(main) or ranges[unit.name][max(ranges[unit.name])],
+                    activation_ranges=ranges[unit.name],
+                    activation_cost=input_costs.get(unit.name, {}),
+                    activation_elements=elements[unit.name],
+                )
+                for unit in units
+            ),
+            alpha=alpha.alpha,
+            alpha_loss=alpha.losses,
+            alpha_floored=alpha.floored,
+            alpha_bits=alpha_bits,
+            alpha_measure=options.alpha_measure,
+            activation_bits=main,
+            labels=options.labels,
+            calibration_images=count,
+            seed=seed,
+            cost_estimator=effort.costs,
+            equalized=dict(equalized),
+            skipped=self.exported.skipped,
+        )
+
+    def _input_widths(self, options: AnalysisOptions) -> dict[str, tuple[int, ...]]:
+        asked = options.activation_bits
+        if asked == "mixed":
+            own = tuple(sorted({*options.activation_candidates, FIXED_BITS, WIDE_ACTIVATION_BITS}))
+        elif asked == "same":
+            own = tuple(sorted({*(max(b, 2) for b in options.candidates), FIXED_BITS}))
+        else:
+            own = tuple(sorted({asked, WIDE_ACTIVATION_BITS}))
+        return {unit.name: (FIXED_BITS,) if unit.fixed else own for unit in self.exported.units}
+
+    def _alpha(
+        self,
+        options: AnalysisOptions,
+        bits: int,
+        ranges: Mapping[str, Mapping[int, ActivationRange]],
+        traces: Mapping[str, float],
+        progress: ProgressSink,
+    ) -> AlphaResult:
+        module, images = self.loaded.module, self.images.slice(0, ALPHA_IMAGES)
+        asked = options.activation_bits
+        width = asked if isinstance(asked, int) else FIXED_BITS if asked == "mixed" else max(bits, 2)
+        activations = {unit.name: quantizer_of(ranges[unit.name][width], width) for unit in self.budgeted}
+        with progress.stage("alpha", 4 * options.alpha_samples) as advance:
+            return type_factors(
+                module, self.exported.units, traces, activations, self.rounder, images, logits_of(module, images),
+                labels_of(images), bits=bits, measure=options.alpha_measure, samples=options.alpha_samples,
+                progress=advance,
+            )  # fmt: skip
+
+    def _weight_costs(
+        self,
+        options: AnalysisOptions,
+        estimator: Literal["measured", "directional"],
+        most: int,
+        seed: int,
+        progress: ProgressSink,
+    ) -> dict[str, dict[int, float]]:
+        """From weights that one half of the images gave, on the other half: no rounding is judged on what it fits."""
+        count = len(self.images)
+        half = max(1, count // 2)
+        fit, held_out = self.images.slice(0, count - half), self.images.slice(count - half, count)
+        if count == 1:
+            fit = held_out = self.images
+        held_out = held_out.slice(0, most)
+        rounder = WeightRounder(self.exported.units)
+        if self.gptq:
+            with progress.stage("cost candidates"):
+                moments = input_moments(self.loaded.module, linear_units(self.budgeted), fit)
+                rounder = WeightRounder(self.exported.units, moments, widths=options.candidates)
+                for unit in self.budgeted:
+                    rounder.quantized(unit.name, max(options.candidates))
+        if estimator == "directional":
+            with progress.stage("costs", len(held_out)) as advance:
+                return directional_costs(
+                    self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
+                    progress=advance,
+                )  # fmt: skip
+        with (
+            progress.stage("costs") as advance,
+            live_model(self.loaded.module, self.exported.units) as live,
+        ):
+            return weight_costs(
+                live, self.chain, held_out, self.budgeted, rounder, options.candidates, batch_size=BATCH,
+                progress=advance,
+            )  # fmt: skip
+
+    def _input_costs(
+        self,
+        ranges: Mapping[str, Mapping[int, ActivationRange]],
+        widths: Mapping[str, Sequence[int]],
+        progress: ProgressSink,
+    ) -> dict[str, dict[int, float]]:
+        _, held_out = split(self.images)
+        quantizers = {
+            unit.name: {
+                width: quantizer_of(ranges[unit.name][width], width)
+                for width in widths[unit.name]
+                if width <= FIXED_BITS
+            }
+            for unit in self.budgeted
+        }
+        with (
+            progress.stage("input costs") as advance,
+            live_model(self.loaded.module, self.exported.units) as live,
+        ):
+            costs = activation_costs(
+                live, self.chain, held_out.slice(0, INPUT_COST_IMAGES), quantizers, batch_size=BATCH, progress=advance
+            )
+        # 16 bits are 256 times finer than 8: what they cost is below what can be measured.
+        return {name: {**own, WIDE_ACTIVATION_BITS: FLOOR} for name, own in costs.items()}
+
+    def _input_elements(self) -> dict[str, int]:
+        """Numbers in each unit's input for one image."""
+        found: dict[str, int] = {}
+
+        def count(unit: Unit, values: torch.Tensor) -> None:
+            found[unit.name] = values.numel()
+
+        visit_inputs(self.loaded.module, self.exported.units, self.images.slice(0, 1), count)
+        return found
+
+    def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        device = next(self.loaded.module.parameters()).device
+        for batch, labels in tensors(self.images, device):
+            if kind == "given" and labels is None:
+                raise LampqError(
+                    "given labels are asked for and the calibration images have none",
+                    hint="use labels sampled from the model, or give labelled images",
+                )
+            yield batch, labels if kind == "given" else None
+
+
+def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
+    """Images to fit to, and images to judge by; a single image serves as both."""
+    count = len(images)
+    if count == 1:
+        return images, images
+    held = max(1, count // HELD_OUT_SHARE)
+    return images.slice(0, count - held), images.slice(count - held, count)
+
+
+def linear_units(units: Sequence[Unit]) -> list[Unit]:
+    """Those that are Linear layers."""
+    return [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
+
+
+def labels_of(images: Images) -> torch.Tensor | None:
+    """Labels (n,), if known."""
+    return None if images.labels is None else torch.from_numpy(images.labels)
+
+
+def quantizer_of(interval: ActivationRange, bits: int) -> ActivationQuantizer:
+    """The quantizer of a range at a width."""
+    return ActivationQuantizer.from_range(interval.low, interval.high, bits)

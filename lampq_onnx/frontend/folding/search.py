@@ -1,0 +1,176 @@
+"""How far to equalize each input: the strength of the smallest expected loss.
+
+With r_j the half range of channel j, strength a divides the channel by r_j^a (SmoothQuant, Xiao et al., ICML 2023, has
+the same exponent) and, where a > 0 and constants can move, centers it first (RepQ-ViT, Li et al., ICCV 2023).
+Strength 1 makes all channels equally wide, which is best for the input and worst for the weights: their columns take
+up what the channels give away. Which one pays depends on the layer and on both widths, so it is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lampq_onnx.frontend.batching import Images, device_of, tensors
+from lampq_onnx.frontend.calibration import visit_inputs
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.fisher import GradientTap, as_tokens, grads_as_tokens, sampled_labels
+from lampq_onnx.frontend.folding.fold import Equalization
+from lampq_onnx.frontend.folding.link import Link
+from lampq_onnx.frontend.simulation import fake_quantize
+from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+MULTIPLY_GAIN = 2.0
+"""A Mul of its own costs time at every run, so it has to cut the expected loss of its layer by this factor."""
+
+RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
+"""Parts of the min-max interval that are tried for inputs of at least that many bits; narrow inputs are clipped."""
+
+CONSTANT = 1e-6
+"""Channels whose range is below this share of the widest one are left as they are: there is nothing to divide by."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What was chosen for one link.
+
+    Attributes:
+        gain: expected loss without equalization over that with it.
+    """
+
+    equalization: Equalization
+    strength: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class _Option:
+    strength: float
+    scale: torch.Tensor
+    shift: torch.Tensor
+    quantizers: tuple[ActivationQuantizer, ...]
+    weights: Mapping[str, torch.Tensor]
+
+
+def choose_strengths(
+    model: torch.nn.Module,
+    links: Sequence[Link],
+    fit: Images,
+    held_out: Images,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    seed: int,
+) -> list[Strength]:
+    """The best strength of every link.
+
+    The expected loss of an option is the quadratic form of the Fisher information in the change of the layer's output,
+    E[(g . d)^2] with g the loss gradient of a sampled label, plus its diagonal sum g^2 d^2: the first sees errors that
+    add up over tokens, the second has the smaller variance.
+
+    Args:
+        fit: images for the channels' ranges.
+        held_out: images that the options are compared on.
+        weight_bits: expected width, rounded to nearest here.
+        activation_bits: width of the inputs; 16 and more leave them in float.
+        seed: of the sampled labels.
+    """
+    units = [unit for link in links for unit in link.readers]
+    lows, highs = channel_ranges(model, units, fit)
+    options = {link: _options(link, lows[link.name], highs[link.name], weight_bits, activation_bits) for link in links}
+    by_unit = {unit.name: link for link in links for unit in link.readers}
+    errors = {link: np.zeros((len(found), len(found[0].quantizers))) for link, found in options.items()}
+
+    def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        link = by_unit[unit.name]
+        with torch.no_grad():
+            gradient = grads_as_tokens(unit.module, grads)
+            weight = unit.module.weight
+            values = as_tokens(unit.module, inputs)
+            exact = values @ weight.T
+            for row, option in enumerate(options[link]):
+                scaled = (values - option.shift).div_(option.scale)
+                # What the shift takes from the input comes back with the bias, exactly.
+                constant = weight @ option.shift
+                for column, quantizer in enumerate(option.quantizers):
+                    seen = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
+                    change = (seen @ option.weights[unit.name].T).add_(constant).sub_(exact).mul_(gradient)
+                    directional = change.sum((1, 2), dtype=torch.float64).square_().sum()
+                    diagonal = change.square_().sum(dtype=torch.float64)
+                    errors[link][row, column] += float(directional + diagonal)
+
+    generator = torch.Generator().manual_seed(seed)
+    for batch, _ in tensors(held_out, device_of(model)):
+        with GradientTap(units, measure), torch.enable_grad():
+            logits = model(batch)
+            labels = sampled_labels(logits, generator)
+            functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    return [_best(link, options[link], errors[link].min(1)) for link in links]
+
+
+def channel_ranges(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Smallest and largest value of every input channel, float32 (channels,) by unit."""
+    lows: dict[str, torch.Tensor] = {}
+    highs: dict[str, torch.Tensor] = {}
+
+    def widen(unit: Unit, values: torch.Tensor) -> None:
+        flat = values.reshape(-1, values.shape[-1]).float()
+        low, high = flat.amin(0), flat.amax(0)
+        lows[unit.name] = torch.minimum(lows.get(unit.name, low), low)
+        highs[unit.name] = torch.maximum(highs.get(unit.name, high), high)
+
+    visit_inputs(model, units, images, widen)
+    return lows, highs
+
+
+def equalizing(link: Link, low: torch.Tensor, high: torch.Tensor, strength: float) -> Equalization:
+    """Scale and shift of a strength; the scales have a geometric mean of 1."""
+    if strength == 0:
+        return Equalization(link, torch.ones_like(low), torch.zeros_like(low))
+    shift = (low + high) / 2 if link.shift else torch.zeros_like(low)
+    radius = torch.maximum((high - shift).abs(), (low - shift).abs())
+    moving = radius > CONSTANT * radius.max()
+    if not bool(moving.any()):
+        return Equalization(link, torch.ones_like(low), torch.zeros_like(low))
+    scale = torch.where(moving, radius, torch.ones_like(radius)).double() ** strength
+    scale = scale / scale[moving].log().mean().exp()
+    scale = torch.where(moving, scale, torch.ones_like(scale)).float()
+    return Equalization(link, scale, shift)
+
+
+def _options(
+    link: Link, low: torch.Tensor, high: torch.Tensor, weight_bits: int, activation_bits: int
+) -> list[_Option]:
+    found = []
+    shrinks = next((parts for least, parts in RANGE_SHRINKS.items() if activation_bits >= least), RANGE_SHRINKS[4])
+    for strength in STRENGTHS:
+        moved = equalizing(link, low, high, strength)
+        start = float(((low - moved.shift) / moved.scale).min())
+        stop = float(((high - moved.shift) / moved.scale).max())
+        weights = {}
+        for unit in link.readers:
+            matrix = (unit.module.weight * moved.scale).float().cpu().numpy()
+            rounded = fit_weight_grid(matrix, weight_bits).quantize(matrix).dequantize()
+            weights[unit.name] = torch.from_numpy(rounded).to(unit.module.weight)
+        quantizers = tuple(
+            ActivationQuantizer.from_range(part * start, part * stop, activation_bits) for part in shrinks
+        )
+        found.append(_Option(strength, moved.scale, moved.shift, quantizers, weights))
+    return found
+
+
+def _best(link: Link, options: Sequence[_Option], errors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Strength:
+    best = int(errors.argmin())
+    gain = float(errors[0] / max(errors[best], np.finfo(float).tiny))
+    if link.kind == "multiply" and gain < MULTIPLY_GAIN:
+        best, gain = 0, 1.0
+    option = options[best]
+    return Strength(Equalization(link, option.scale, option.shift), option.strength, gain)

@@ -1,0 +1,199 @@
+"""Layer by layer, the rounding that keeps the model's outputs closest to float.
+
+Blocks are taken in order. A layer is rounded on the inputs that the quantized layers before it give (sequential GPTQ),
+in several ways, and each way is judged by the KL of the whole model on images that the rounding has not seen, with
+everything behind the layer in float. Errors of the layer itself cannot judge: on models with massive activations they
+fall while the model falls apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lampq_onnx.frontend.batching import Images, tensors
+from lampq_onnx.frontend.chain import BlockChain, States
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.live import LiveModel
+from lampq_onnx.frontend.losses import loss_of
+from lampq_onnx.frontend.rounding.gptq import DAMPING, gptq_quantize
+from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
+
+Result = TypeVar("Result")
+
+WIDE_DAMPINGS = (0.003, 0.03, 0.1)
+"""Dampings that are tried besides GPTQ's own where time allows."""
+
+BIAS = "+bias"
+"""Ending of a technique's name where the bias makes up for the mean error of the output."""
+
+MARGIN = 0.99
+"""A later technique replaces an earlier, simpler one only if it lowers the KL by a percent: less is noise."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The rounding of one layer.
+
+    Attributes:
+        weight: codes, scales, and the bias where it was corrected.
+        method: the technique that was kept.
+        latent: float32 (outputs, inputs), real weights that ``weight`` is the nearest rounding of.
+        losses: technique -> KL on held-out images with it.
+    """
+
+    weight: QuantizedWeight
+    method: str
+    latent: torch.Tensor
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LadderSettings:
+    """What is tried.
+
+    Attributes:
+        dampings: of GPTQ.
+        bias_correction: whether the bias may be corrected.
+        batch_size: images of one pass.
+    """
+
+    dampings: Sequence[float] = (DAMPING,)
+    bias_correction: bool = True
+    batch_size: int = 16
+
+
+def climb(
+    live: LiveModel,
+    chain: BlockChain,
+    grids: Mapping[str, WeightGrid],
+    inputs: Mapping[str, ActivationQuantizer],
+    fit: Images,
+    held_out: Images,
+    settings: LadderSettings,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Rounding]:
+    """Round every layer of ``grids``; afterwards ``live`` is the quantized model.
+
+    Args:
+        live: the model in float.
+        chain: its blocks.
+        grids: layer -> grid of its planned width; layers outside stay in float.
+        inputs: layer -> quantizer of its input, where it has one.
+        fit: images that the rounding is made from.
+        held_out: images that the techniques are judged on.
+        progress: called with the number of layers done.
+    """
+    fit_batches = [batch for batch, _ in tensors(fit, live.device, batch_size=settings.batch_size)]
+    held_batches = [batch for batch, _ in tensors(held_out, live.device, batch_size=settings.batch_size)]
+    true_states = chain.states(fit_batches)
+    reference = chain.logits(chain.states(held_batches))
+    found: dict[str, Rounding] = {}
+    for unit in chain.before:
+        _round_nearest(live, unit, grids, inputs, found)
+    states, held_states = chain.states(fit_batches), chain.states(held_batches)
+    for index, block in enumerate(chain.blocks):
+        planned = [unit for unit in block.units if unit.name in grids]
+        means = _in_float(live, planned, inputs, partial(float_output_means, chain, true_states))
+        if index + 1 < len(chain):
+            true_states = _in_float(live, planned, inputs, partial(chain.advance, true_states))
+        for unit in planned:
+            live.set_input(unit.name, inputs.get(unit.name))
+            moments = layer_moments(chain, states, unit, means[unit.name], inputs.get(unit.name))
+            found[unit.name] = _best(
+                live, unit, grids[unit.name], moments, settings, partial(_loss, chain, held_states, reference)
+            )
+            live.set_weight(unit.name, found[unit.name].weight)
+            if progress is not None:
+                progress(len(found))
+        if index + 1 < len(chain):
+            states, held_states = chain.advance(states), chain.advance(held_states)
+    for unit in chain.after:
+        _round_nearest(live, unit, grids, inputs, found)
+    return found
+
+
+def techniques(roundings: Mapping[str, Rounding]) -> dict[str, int]:
+    """How many layers each technique was kept for."""
+    return dict(Counter(rounding.method for rounding in roundings.values()))
+
+
+def _in_float(
+    live: LiveModel, units: Sequence[Unit], inputs: Mapping[str, ActivationQuantizer], act: Callable[[], Result]
+) -> Result:
+    """``act`` while the units of one block, which are not rounded yet, read float inputs."""
+    for unit in units:
+        live.set_input(unit.name, None)
+    result = act()
+    for unit in units:
+        live.set_input(unit.name, inputs.get(unit.name))
+    return result
+
+
+def _loss(chain: BlockChain, states: States, reference: torch.Tensor) -> float:
+    return loss_of(chain.logits(states), reference, None, "kl")
+
+
+def _round_nearest(
+    live: LiveModel,
+    unit: Unit,
+    grids: Mapping[str, WeightGrid],
+    inputs: Mapping[str, ActivationQuantizer],
+    found: dict[str, Rounding],
+) -> None:
+    """Layers outside the blocks have 8 bits, where nothing is to be gained."""
+    if unit.name not in grids:
+        return
+    weight = live.weight(unit.name)
+    rounded = grids[unit.name].quantize(weight.float().cpu().numpy())
+    found[unit.name] = Rounding(rounded, "nearest", weight.float().clone(), {})
+    live.set_weight(unit.name, rounded)
+    live.set_input(unit.name, inputs.get(unit.name))
+
+
+def _best(
+    live: LiveModel,
+    unit: Unit,
+    grid: WeightGrid,
+    moments: LayerMoments,
+    settings: LadderSettings,
+    loss: Callable[[], float],
+) -> Rounding:
+    weight = live.weight(unit.name).float()
+    options = [("nearest", grid.quantize(weight.cpu().numpy()), weight)]
+    for damping in settings.dampings if isinstance(unit.module, torch.nn.Linear) else ():
+        result = gptq_quantize(weight, [grid], moments.hessian, damping=damping)[0]
+        options.append((f"gptq-{damping:g}", result.weight, result.latent))
+    losses: dict[str, float] = {}
+    best: tuple[float, str, QuantizedWeight, torch.Tensor] | None = None
+    for name, rounded, latent in options:
+        live.set_weight(unit.name, rounded)
+        losses[name] = loss()
+        if best is None or losses[name] < MARGIN * best[0]:
+            best = (losses[name], name, rounded, latent)
+    assert best is not None
+    least, method, rounded, latent = best
+    bias = live.bias(unit.name)
+    if settings.bias_correction and bias is not None:
+        corrected = replace(rounded, bias=_corrected_bias(rounded, moments, weight))
+        live.set_weight(unit.name, corrected)
+        losses[method + BIAS] = loss()
+        if losses[method + BIAS] < MARGIN * least:
+            rounded, method = corrected, method + BIAS
+    return Rounding(rounded, method, latent, losses)
+
+
+def _corrected_bias(rounded: QuantizedWeight, moments: LayerMoments, like: torch.Tensor) -> npt.NDArray[np.float32]:
+    """The bias that gives the quantized layer the mean output of the float one."""
+    dequantized = torch.from_numpy(rounded.dequantize()).to(like)
+    bias: npt.NDArray[np.float32] = (moments.output_mean - dequantized @ moments.input_mean).float().cpu().numpy()
+    return bias

@@ -1,0 +1,78 @@
+"""Second moments of one layer's inputs, in the quantized model and against the float one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lampq_onnx.frontend.chain import BlockChain, States
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.simulation import fake_quantize
+from lampq_onnx.quantization import ActivationQuantizer
+
+
+@dataclass(frozen=True)
+class LayerMoments:
+    """What the ladder needs to know of a layer.
+
+    Attributes:
+        hessian: float32 (d_in, d_in), E[x x^T / |x|^2] of the inputs that the quantized model gives the layer.
+        input_mean: float32 (d_in,), E[x] of the same.
+        output_mean: float32 (d_out,), E[y] of the float model.
+    """
+
+    hessian: torch.Tensor
+    input_mean: torch.Tensor
+    output_mean: torch.Tensor
+
+
+def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Tensor]:
+    """Mean output of every unit of one block, (d_out,); the model has to be in float."""
+    sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def hook(unit: Unit) -> torch.utils.hooks.RemovableHandle:
+        def visit(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+            tokens = grads_as_tokens(unit.module, output).flatten(0, 1).float()
+            total = tokens.sum(0, dtype=torch.float64)
+            sums[unit.name] = sums[unit.name] + total if unit.name in sums else total
+            counts[unit.name] = counts.get(unit.name, 0) + len(tokens)
+
+        return unit.module.register_forward_hook(visit)
+
+    handles = [hook(unit) for unit in chain.blocks[states.start].units]
+    try:
+        chain.run_block(states)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: (value / counts[name]).float() for name, value in sums.items()}
+
+
+def layer_moments(
+    chain: BlockChain, states: States, unit: Unit, output_mean: torch.Tensor, quantizer: ActivationQuantizer | None
+) -> LayerMoments:
+    """Moments of one layer's inputs as ``quantizer`` leaves them, with the model as it computes now."""
+    size = int(unit.module.weight[0].numel())
+    device = unit.module.weight.device
+    hessian = torch.zeros(size, size, device=device)
+    mean = torch.zeros(size, dtype=torch.float64, device=device)
+    count = 0
+
+    def visit(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal count
+        values = inputs[0] if quantizer is None else fake_quantize(inputs[0], quantizer)
+        tokens = as_tokens(unit.module, values).flatten(0, 1).float()
+        mean.add_(tokens.sum(0, dtype=torch.float64))
+        count += len(tokens)
+        tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        hessian.addmm_(tokens.T, tokens)
+
+    handle = unit.module.register_forward_pre_hook(visit)
+    try:
+        chain.run_block(states)
+    finally:
+        handle.remove()
+    return LayerMoments(hessian / max(count, 1), (mean / max(count, 1)).float(), output_mean)

@@ -1,0 +1,149 @@
+"""From a plan to the weights and ranges of its file: all rounding techniques in order, each kept where it helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from lampq_onnx.artifacts import ActivationRange, BitPlan
+from lampq_onnx.frontend.batching import SlicedImages, tensors
+from lampq_onnx.frontend.chain import BlockChain
+from lampq_onnx.frontend.effort import Effort
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.live import LiveModel, live_model
+from lampq_onnx.frontend.losses import loss_of
+from lampq_onnx.frontend.rounding.ladder import MARGIN, LadderSettings, Rounding, climb
+from lampq_onnx.frontend.rounding.reconstruct import reconstruct
+from lampq_onnx.frontend.rounding.tune import tune
+from lampq_onnx.frontend.rounding.views import ImagePool
+from lampq_onnx.frontend.simulation import WeightRounder
+from lampq_onnx.progress import ProgressSink
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+
+TUNED = "+tuned"
+"""Ending of the technique's name where the whole model was tuned."""
+
+
+@dataclass(frozen=True)
+class RoundedPlan:
+    """What the converter writes.
+
+    Attributes:
+        plan: with the ranges that were found.
+        weights: by layer.
+        methods: layer -> technique.
+        losses: stage -> KL to float on the held-out calibration images after it; stages that were undone included.
+        kept: stage -> whether its result was kept.
+    """
+
+    plan: BitPlan
+    weights: Mapping[str, QuantizedWeight]
+    methods: Mapping[str, str]
+    losses: Mapping[str, float]
+    kept: Mapping[str, bool] = field(default_factory=dict)
+
+
+def round_plan(
+    model: torch.nn.Module,
+    units: tuple[Unit, ...],
+    chain: BlockChain,
+    plan: BitPlan,
+    rounder: WeightRounder,
+    fit: SlicedImages,
+    held_out: SlicedImages,
+    effort: Effort,
+    *,
+    seed: int,
+    progress: ProgressSink,
+) -> RoundedPlan:
+    """Round the weights of a plan.
+
+    Args:
+        fit: images that roundings are made from.
+        held_out: images that decide what is kept.
+        seed: of views, drops and sampled labels.
+    """
+    assert effort.ladder is not None
+    quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
+    grids = {name: rounder.grid(name, layer.weight_bits) for name, layer in quantized.items()}
+    inputs = plan_inputs(plan)
+    losses: dict[str, float] = {}
+    kept: dict[str, bool] = {}
+    with live_model(model, units) as live:
+        judge = _Judge(live, held_out, effort.ladder)
+        with progress.stage("rounding", len(grids)) as advance:
+            roundings = climb(live, chain, grids, inputs, fit, held_out, effort.ladder, progress=advance)
+        losses["layers"], kept["layers"] = judge(), True
+        if effort.reconstruct is not None:
+            with progress.stage("block reconstruction", len(chain)) as advance:
+                roundings, inputs = reconstruct(
+                    live, chain, roundings, inputs, fit, held_out, effort.reconstruct, seed=seed, progress=advance
+                )
+            losses["blocks"] = judge()
+            kept["blocks"] = losses["blocks"] < losses["layers"]
+        if effort.tune is not None:
+            with progress.stage("tuning", effort.tune.steps) as advance:
+                pool = ImagePool([batch for batch, _ in tensors(fit, live.device)], seed)
+                tuned = tune(
+                    live, roundings, inputs, pool, chain.blocks[-1].module, effort.tune, seed=seed, progress=advance
+                )
+            before = judge()
+            for name, layer in tuned.items():
+                live.set_weight(name, layer.weight)
+                live.set_input(name, layer.input)
+            losses["tuned"] = judge()
+            kept["tuned"] = losses["tuned"] < MARGIN * before
+            if kept["tuned"]:
+                roundings = {
+                    name: Rounding(layer.weight, roundings[name].method + TUNED, layer.latent, roundings[name].losses)
+                    for name, layer in tuned.items()
+                }
+                inputs = {name: layer.input for name, layer in tuned.items() if layer.input is not None}
+    return RoundedPlan(
+        plan=with_inputs(plan, inputs),
+        weights={name: rounding.weight for name, rounding in roundings.items()},
+        methods={name: rounding.method for name, rounding in roundings.items()},
+        losses=losses,
+        kept=kept,
+    )
+
+
+def plan_inputs(plan: BitPlan) -> dict[str, ActivationQuantizer]:
+    """Quantizers of the plan's inputs."""
+    return {
+        name: ActivationQuantizer.from_range(
+            layer.activation_range.low, layer.activation_range.high, layer.activation_bits
+        )
+        for name, layer in plan.layers.items()
+        if layer.quantized and layer.input_quantized and layer.activation_range is not None
+    }
+
+
+def with_inputs(plan: BitPlan, inputs: Mapping[str, ActivationQuantizer]) -> BitPlan:
+    """The plan with the ranges of ``inputs`` where they differ from its own."""
+    known = plan_inputs(plan)
+    layers = dict(plan.layers)
+    for name, quantizer in inputs.items():
+        if quantizer != known.get(name):
+            interval = ActivationRange(low=float(quantizer.low), high=float(quantizer.high), method="tuned")
+            layers[name] = layers[name].model_copy(update={"activation_range": interval})
+    return plan.model_copy(update={"layers": layers})
+
+
+class _Judge:
+    """KL of the live model to the float one on held-out images."""
+
+    def __init__(self, live: LiveModel, images: SlicedImages, settings: LadderSettings) -> None:
+        self._live, self._images, self._batch = live, images, settings.batch_size
+        with live.in_float():
+            self._reference = self._logits()
+
+    @torch.no_grad()
+    def _logits(self) -> torch.Tensor:
+        batches = tensors(self._images, self._live.device, batch_size=self._batch)
+        return torch.cat([self._live.model(batch).float() for batch, _ in batches])
+
+    def __call__(self) -> float:
+        return loss_of(self._logits(), self._reference, None, "kl")

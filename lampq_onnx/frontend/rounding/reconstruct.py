@@ -1,0 +1,206 @@
+"""Block by block, rounding that is learned for the block's output (BRECQ, Li et al., ICLR 2021).
+
+The error of a block's output d is weighted by the Fisher information of that output, as its diagonal plus its low-rank
+part (FIMA-Q, Wu et al., CVPR 2025): sum g^2 d^2 + (g . d)^2 with g the loss gradient of one sampled label an image.
+Every weight learns which of the two levels around it to take (AdaRound, Nagel et al., ICML 2020), on inputs of which a
+random part stays in float (QDrop, Wei et al., ICLR 2022). A block whose new rounding does not lower the KL of the whole
+model on held-out images keeps the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from lampq_onnx.frontend.batching import Images, tensors
+from lampq_onnx.frontend.chain import Block, BlockChain, States
+from lampq_onnx.frontend.fisher import sampled_labels
+from lampq_onnx.frontend.live import LiveModel
+from lampq_onnx.frontend.losses import loss_of
+from lampq_onnx.frontend.rounding.ladder import MARGIN, Rounding
+from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
+from lampq_onnx.frontend.rounding.tune import trained
+from lampq_onnx.quantization import ActivationQuantizer
+
+METHOD = "+block"
+"""Ending of the technique's name in reports."""
+
+
+@dataclass(frozen=True)
+class ReconstructSettings:
+    """Of every block.
+
+    Attributes:
+        steps, batch_size: of Adam.
+        rate: of the rounding variables, AdaRound's logits.
+        scale_rate: of scales (logarithms) and biases.
+        pressure: weight of the term that drives the variables to 0 and 1, beside a loss of 1 at the start.
+        exponents: first and last exponent of that term (AdaRound's beta).
+        warmup: share of the steps without it.
+        drop: share of input elements left in float.
+    """
+
+    steps: int = 120
+    batch_size: int = 16
+    rate: float = 1e-2
+    scale_rate: float = 1e-4
+    pressure: float = 0.02
+    exponents: tuple[float, float] = (20.0, 2.0)
+    warmup: float = 0.2
+    drop: float = 0.5
+
+
+def reconstruct(
+    live: LiveModel,
+    chain: BlockChain,
+    roundings: Mapping[str, Rounding],
+    inputs: Mapping[str, ActivationQuantizer],
+    fit: Images,
+    held_out: Images,
+    settings: ReconstructSettings,
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Rounding], dict[str, ActivationQuantizer]]:
+    """Learned rounding for every block, where it lowers the held-out KL; ``live`` is the result afterwards.
+
+    Args:
+        live: the model with every layer of ``roundings`` quantized.
+        fit: images that blocks are trained on.
+        held_out: images that decide.
+        progress: called with the number of blocks done.
+    """
+    size = settings.batch_size
+    fit_batches = [batch for batch, _ in tensors(fit, live.device, batch_size=size)]
+    held_batches = [batch for batch, _ in tensors(held_out, live.device, batch_size=size)]
+    generator = torch.Generator().manual_seed(seed)
+    found, quantizers = dict(roundings), dict(inputs)
+    with live.in_float():
+        true_states = chain.states(fit_batches)
+        reference = chain.logits(chain.states(held_batches))
+    states, held_states = chain.states(fit_batches), chain.states(held_batches)
+    # Everything behind the block is quantized as it stands: that is the model the block will be part of.
+    loss = loss_of(chain.logits(held_states), reference, None, "kl")
+    for index, block in enumerate(chain.blocks):
+        members = [unit.name for unit in block.units if unit.name in roundings]
+        with live.in_float():
+            targets, gradients = _outputs_and_gradients(chain, true_states, block, generator)
+            if index + 1 < len(chain):
+                true_states = chain.advance(true_states)
+        if members:
+            layers = _train(live, block, members, found, quantizers, states, targets, gradients, settings, generator)
+            for name in members:
+                _set(live, name, layers[name])
+            after = loss_of(chain.logits(held_states), reference, None, "kl")
+            if after < MARGIN * loss:
+                loss = after
+                for name in members:
+                    found[name] = _as_rounding(found[name], layers[name], after)
+                    if (quantizer := layers[name].input) is not None:
+                        quantizers[name] = quantizer
+            else:
+                for name in members:
+                    live.set_weight(name, found[name].weight)
+                    live.set_input(name, quantizers.get(name))
+        if index + 1 < len(chain):
+            states, held_states = chain.advance(states), chain.advance(held_states)
+        if progress is not None:
+            progress(index + 1)
+    return found, quantizers
+
+
+def _outputs_and_gradients(
+    chain: BlockChain, states: States, block: Block, generator: torch.Generator
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Float outputs of one block, and the gradient of a sampled label's negative log-likelihood in them."""
+    outputs: list[torch.Tensor] = []
+    gradients: list[torch.Tensor] = []
+
+    def start(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.detach().requires_grad_()
+        outputs.append(output)
+        return output
+
+    handle = block.module.register_forward_hook(start)
+    try:
+        for arguments, size in states:
+            with torch.enable_grad():
+                logits = chain.resume(states.start, arguments, size)
+                labels = sampled_labels(logits, generator)
+                loss = functional.cross_entropy(logits, labels, reduction="sum")
+                gradients.extend(torch.autograd.grad(loss, [outputs[-1]]))
+    finally:
+        handle.remove()
+    return [output.detach() for output in outputs], gradients
+
+
+def _train(
+    live: LiveModel,
+    block: Block,
+    members: list[str],
+    roundings: Mapping[str, Rounding],
+    inputs: Mapping[str, ActivationQuantizer],
+    states: States,
+    targets: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    settings: ReconstructSettings,
+    generator: torch.Generator,
+) -> dict[str, Trained]:
+    drops = torch.Generator(device=live.device).manual_seed(int(torch.randint(2**31, (), generator=generator)))
+    layers = {
+        name: TrainableLayer(
+            live.units[name].module, roundings[name], live.bias(name), inputs.get(name), kind="adaround",
+            drop=settings.drop, generator=drops,
+        )
+        for name in members
+    }  # fmt: skip
+    rounding = [layer.real for layer in layers.values()]
+    others = [p for layer in layers.values() for n, p in layer.named_parameters() if n not in ("real", "zero")]
+    optimizer = torch.optim.Adam(
+        [{"params": rounding, "lr": settings.rate}, {"params": others, "lr": settings.scale_rate}]
+    )
+    first: float | None = None
+    with trained(live, layers):
+        for step in range(settings.steps):
+            batch = int(torch.randint(len(targets), (), generator=generator))
+            with torch.enable_grad():
+                output = block.module(*states.batches[batch])
+                change = (output - targets[batch]).flatten(1) * gradients[batch].flatten(1)
+                loss = (change.square().sum(1) + change.sum(1).square()).mean()
+                first = first or max(float(loss.detach()), torch.finfo(torch.float32).tiny)
+                total = loss / first + settings.pressure * _indecision(rounding, layers, step, settings)
+                optimizer.zero_grad()
+                total.backward()
+            optimizer.step()
+    return {name: layer.eval().result() for name, layer in layers.items()}
+
+
+def _indecision(
+    rounding: list[torch.nn.Parameter],
+    layers: Mapping[str, TrainableLayer],
+    step: int,
+    settings: ReconstructSettings,
+) -> torch.Tensor:
+    """AdaRound's regularizer, averaged: 1 where a weight lies midway between its levels, 0 where it has chosen."""
+    done = step / settings.steps
+    if done < settings.warmup:
+        return torch.zeros((), device=rounding[0].device)
+    progress = (done - settings.warmup) / (1 - settings.warmup)
+    exponent = settings.exponents[0] + (settings.exponents[1] - settings.exponents[0]) * progress
+    terms = [(1 - (2 * layer.shares() - 1).abs().pow(exponent)).mean() for layer in layers.values()]
+    return torch.stack(terms).mean()
+
+
+def _as_rounding(before: Rounding, layer: Trained, loss: float) -> Rounding:
+    method = before.method + METHOD
+    return replace(
+        before, weight=layer.weight, method=method, latent=layer.latent, losses={**before.losses, method: loss}
+    )
+
+
+def _set(live: LiveModel, name: str, layer: Trained) -> None:
+    live.set_weight(name, layer.weight)
+    live.set_input(name, layer.input)

@@ -1,0 +1,164 @@
+"""A quantized layer whose scales, bias and rounding have gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lampq_onnx.frontend.rounding.ladder import Rounding
+from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
+
+RoundingKind = Literal["straight-through", "adaround"]
+
+STRETCH = (-0.1, 1.1)
+"""zeta and gamma of the rectified sigmoid (AdaRound, Nagel et al., ICML 2020, equation 23)."""
+
+LEVEL_MARGIN = 0.49
+"""How far from its level, in steps, a real weight may start: inside, so that nothing flips before training."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a layer became."""
+
+    weight: QuantizedWeight
+    input: ActivationQuantizer | None
+    latent: torch.Tensor
+
+
+class TrainableLayer(torch.nn.Module):
+    """Computes a unit of the quantized model; trains towards integers that stay on the grid.
+
+    Levels are numbers n of steps: n * scale (mid-tread) or (2 n + 1) * scale (mid-rise), -2^(b-1) <= n < 2^(b-1).
+
+    Args:
+        module: the float layer; only its kind of product is used.
+        rounding: where to start.
+        bias: float32 (outputs,) of the float layer, or None.
+        quantizer: of the input, or None.
+        kind: straight-through: real weights, rounded in the forward pass, gradients as if they were not; adaround: each
+            weight learns which of the two levels around it to take.
+        drop: share of the input's elements that stay in float in training (QDrop, Wei et al., ICLR 2022).
+        generator: of the drops.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Linear | torch.nn.Conv2d,
+        rounding: Rounding,
+        bias: torch.Tensor | None,
+        quantizer: ActivationQuantizer | None,
+        *,
+        kind: RoundingKind = "straight-through",
+        drop: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        weight = rounding.weight
+        device = module.weight.device
+        self._module = [module]  # in a list: no submodule, its parameters are not ours
+        self._bits, self._grid, self._kind, self._drop = weight.bits, weight.grid, kind, drop
+        self._generator = generator
+        self._half = 2.0 ** (weight.bits - 1)
+        self._step = 2.0 if weight.grid is Grid.MID_RISE else 1.0
+        scale = torch.from_numpy(weight.scale).to(device)[:, None]
+        self.register_buffer("scale", scale)
+        numbers = torch.from_numpy(weight.codes.astype(np.float32)).to(device) - self._half
+        offset = 0.5 if weight.grid is Grid.MID_RISE else 0.0
+        real = rounding.latent.to(device) / (scale * self._step) - offset
+        real = numbers + (real - numbers).clamp(-LEVEL_MARGIN, LEVEL_MARGIN)
+        self.log_scale = torch.nn.Parameter(torch.zeros_like(scale))
+        if kind == "adaround":
+            self.register_buffer("floor", torch.floor(real))
+            share = ((real - torch.floor(real)) - STRETCH[0]) / (STRETCH[1] - STRETCH[0])
+            self.real = torch.nn.Parameter(torch.logit(share.clamp(1e-3, 1 - 1e-3)))
+        else:
+            self.real = torch.nn.Parameter(real)
+        start = None if weight.bias is None else torch.from_numpy(weight.bias).to(device)
+        start = bias if start is None else start
+        self.bias = None if start is None else torch.nn.Parameter(start.detach().clone().float())
+        self._quantizer = quantizer
+        if quantizer is not None:
+            self.log_input_scale = torch.nn.Parameter(torch.zeros((), device=device))
+            self.zero = torch.nn.Parameter(torch.tensor(float(quantizer.zero_point), device=device))
+
+    def shares(self) -> torch.Tensor:
+        """adaround: how far each weight is from its lower level to its upper one, 0..1."""
+        return (torch.sigmoid(self.real) * (STRETCH[1] - STRETCH[0]) + STRETCH[0]).clamp(0, 1)
+
+    def numbers(self, *, hard: bool = False) -> torch.Tensor:
+        """Level numbers n, (outputs, inputs); integers except for adaround in training."""
+        if self._kind == "adaround":
+            share = self.shares()
+            share = (share >= 0.5).to(share) if hard or not self.training else share
+            return (self._buffer("floor") + share).clamp(-self._half, self._half - 1)
+        return _round(self.real.clamp(-self._half, self._half - 1))
+
+    def matrix(self) -> torch.Tensor:
+        """The dequantized weights, (outputs, inputs)."""
+        offset = 1.0 if self._grid is Grid.MID_RISE else 0.0
+        return (self.numbers() * self._step + offset) * (self._buffer("scale") * self.log_scale.exp())
+
+    def quantize_input(self, values: torch.Tensor) -> torch.Tensor:
+        """Quantize-dequantize with gradients for scale and zero point (LSQ+, Bhalgat et al., CVPRW 2020)."""
+        if self._quantizer is None:
+            return values
+        scale = self._quantizer.scale * self.log_input_scale.exp()
+        top = 2**self._quantizer.bits - 1
+        zero = _round(self.zero.clamp(0, top))
+        seen = ((_round(values / scale) + zero).clamp(0, top) - zero) * scale
+        if self.training and self._drop > 0:
+            kept = torch.rand(values.shape, generator=self._generator, device=values.device) < self._drop
+            seen = torch.where(kept, values, seen)
+        return seen
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The layer's output."""
+        module = self._module[0]
+        seen = self.quantize_input(values)
+        if isinstance(module, torch.nn.Conv2d):
+            matrix = self.matrix().reshape(module.weight.shape)
+            return functional.conv2d(
+                seen, matrix, self.bias, module.stride, module.padding, module.dilation, module.groups
+            )
+        return functional.linear(seen, self.matrix(), self.bias)
+
+    @torch.no_grad()
+    def result(self) -> Trained:
+        """Integers, scales and bias as the file holds them."""
+        numbers = self.numbers(hard=True)
+        scale = (self._buffer("scale") * self.log_scale.exp()).float()
+        weight = QuantizedWeight(
+            codes=(numbers + self._half).round().to(torch.uint8).cpu().numpy(),
+            scale=scale[:, 0].cpu().numpy(),
+            bits=self._bits,
+            grid=self._grid,
+            bias=None if self.bias is None else self.bias.detach().float().cpu().numpy(),
+        )
+        offset = 0.5 if self._grid is Grid.MID_RISE else 0.0
+        real = numbers if self._kind == "adaround" else self.real.clamp(-self._half, self._half - 1)
+        return Trained(weight, self._trained_quantizer(), ((real + offset) * self._step * scale).detach().clone())
+
+    def _trained_quantizer(self) -> ActivationQuantizer | None:
+        if self._quantizer is None:
+            return None
+        top = 2**self._quantizer.bits - 1
+        return ActivationQuantizer(
+            scale=float(np.float32(self._quantizer.scale * float(self.log_input_scale.exp()))),
+            zero_point=int(self.zero.clamp(0, top).round()),
+            bits=self._quantizer.bits,
+        )
+
+    def _buffer(self, name: str) -> torch.Tensor:
+        value = self._buffers[name]
+        assert value is not None
+        return value
+
+
+def _round(values: torch.Tensor) -> torch.Tensor:
+    """Nearest integers with the gradient of the identity."""
+    return values + (torch.round(values) - values).detach()
