@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import GradientTap, as_tokens, grads_as_tokens, sampled_labels
 from lampq_onnx.frontend.folding.fold import Equalization
 from lampq_onnx.frontend.folding.link import Link
+from lampq_onnx.frontend.losses import clearly_lower
 from lampq_onnx.frontend.simulation import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
 
@@ -28,6 +28,9 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 MULTIPLY_GAIN = 2.0
 """A Mul of its own costs time at every run, so it has to cut the expected loss of its layer by this factor."""
+
+FOLD_EVIDENCE = 1.0
+"""Standard errors by which equalization has to be better; it costs nothing in the file, so little evidence will do."""
 
 RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
 """Parts of the min-max interval that are tried for inputs of at least that many bits; narrow inputs are clipped."""
@@ -85,7 +88,8 @@ def choose_strengths(
     lows, highs = channel_ranges(model, units, fit)
     options = {link: _options(link, lows[link.name], highs[link.name], weight_bits, activation_bits) for link in links}
     by_unit = {unit.name: link for link in links for unit in link.readers}
-    errors = {link: np.zeros((len(found), len(found[0].quantizers))) for link, found in options.items()}
+    # One number an image: a choice has to be better by more than the images' scatter.
+    errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
 
     def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         link = by_unit[unit.name]
@@ -94,24 +98,28 @@ def choose_strengths(
             weight = unit.module.weight
             values = as_tokens(unit.module, inputs)
             exact = values @ weight.T
+            found = values.new_zeros(len(options[link]), len(options[link][0].quantizers), samples, dtype=torch.float64)
             for row, option in enumerate(options[link]):
                 scaled = (values - option.shift).div_(option.scale)
                 # What the shift takes from the input comes back with the bias, exactly.
                 constant = weight @ option.shift
                 for column, quantizer in enumerate(option.quantizers):
-                    seen = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
-                    change = (seen @ option.weights[unit.name].T).add_(constant).sub_(exact).mul_(gradient)
-                    directional = change.sum((1, 2), dtype=torch.float64).square_().sum()
-                    diagonal = change.square_().sum(dtype=torch.float64)
-                    errors[link][row, column] += float(directional + diagonal)
+                    read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
+                    change = (read @ option.weights[unit.name].T).add_(constant).sub_(exact).mul_(gradient)
+                    change = change.reshape(samples, -1)
+                    directional = change.sum(1, dtype=torch.float64).square_()
+                    found[row, column] = directional + change.square_().sum(1, dtype=torch.float64)
+            errors[link].append(found.cpu())
 
     generator = torch.Generator().manual_seed(seed)
+    samples = 0
     for batch, _ in tensors(held_out, device_of(model)):
+        samples = len(batch)
         with GradientTap(units, measure), torch.enable_grad():
             logits = model(batch)
             labels = sampled_labels(logits, generator)
             functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
-    return [_best(link, options[link], errors[link].min(1)) for link in links]
+    return [_best(link, options[link], _by_image(link, errors[link])) for link in links]
 
 
 def channel_ranges(
@@ -167,10 +175,23 @@ def _options(
     return found
 
 
-def _best(link: Link, options: Sequence[_Option], errors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Strength:
-    best = int(errors.argmin())
-    gain = float(errors[0] / max(errors[best], np.finfo(float).tiny))
-    if link.kind == "multiply" and gain < MULTIPLY_GAIN:
+def _by_image(link: Link, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Errors (strengths, quantizers, images), summed over the readers of the link."""
+    readers = len(link.readers)
+    batches = [torch.stack(list(parts[i : i + readers])).sum(0) for i in range(0, len(parts), readers)]
+    return torch.cat(batches, 2)
+
+
+def _best(link: Link, options: Sequence[_Option], errors: torch.Tensor) -> Strength:
+    """The strength of the least error, if it is clearly less than that of leaving the channels alone."""
+    totals = errors.sum(2)
+    columns = totals.argmin(1)
+    best = int(totals.amin(1).argmin())
+    least = errors[best, columns[best]]
+    untouched = errors[0, columns[0]]
+    gain = float(untouched.sum() / least.sum().clamp_min(torch.finfo(torch.float64).tiny))
+    needed = MULTIPLY_GAIN if link.kind == "multiply" else 1.0
+    if best and (gain < needed or not clearly_lower(least, untouched, evidence=FOLD_EVIDENCE)):
         best, gain = 0, 1.0
     option = options[best]
     return Strength(Equalization(link, option.scale, option.shift), option.strength, gain)

@@ -22,7 +22,7 @@ from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import BlockChain, States
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import loss_of
+from lampq_onnx.frontend.losses import clearly_lower, image_kl
 from lampq_onnx.frontend.rounding.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
@@ -34,9 +34,6 @@ WIDE_DAMPINGS = (0.003, 0.03, 0.1)
 
 BIAS = "+bias"
 """Ending of a technique's name where the bias makes up for the mean error of the output."""
-
-MARGIN = 0.99
-"""A later technique replaces an earlier, simpler one only if it lowers the KL by a percent: less is noise."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def climb(
             live.set_input(unit.name, inputs.get(unit.name))
             moments = layer_moments(chain, states, unit, means[unit.name], inputs.get(unit.name))
             found[unit.name] = _best(
-                live, unit, grids[unit.name], moments, settings, partial(_loss, chain, held_states, reference)
+                live, unit, grids[unit.name], moments, settings, partial(_losses, chain, held_states, reference)
             )
             live.set_weight(unit.name, found[unit.name].weight)
             if progress is not None:
@@ -139,8 +136,8 @@ def _in_float(
     return result
 
 
-def _loss(chain: BlockChain, states: States, reference: torch.Tensor) -> float:
-    return loss_of(chain.logits(states), reference, None, "kl")
+def _losses(chain: BlockChain, states: States, reference: torch.Tensor) -> torch.Tensor:
+    return image_kl(chain.logits(states), reference)
 
 
 def _round_nearest(
@@ -166,30 +163,30 @@ def _best(
     grid: WeightGrid,
     moments: LayerMoments,
     settings: LadderSettings,
-    loss: Callable[[], float],
+    losses: Callable[[], torch.Tensor],
 ) -> Rounding:
+    """The first technique that no later one is clearly better than."""
     weight = live.weight(unit.name).float()
-    options = [("nearest", grid.quantize(weight.cpu().numpy()), weight)]
+    options: list[tuple[str, QuantizedWeight, torch.Tensor]] = []
     for damping in settings.dampings if isinstance(unit.module, torch.nn.Linear) else ():
         result = gptq_quantize(weight, [grid], moments.hessian, damping=damping)[0]
         options.append((f"gptq-{damping:g}", result.weight, result.latent))
-    losses: dict[str, float] = {}
-    best: tuple[float, str, QuantizedWeight, torch.Tensor] | None = None
-    for name, rounded, latent in options:
+    options.append(("nearest", grid.quantize(weight.cpu().numpy()), weight))
+    seen: dict[str, torch.Tensor] = {}
+    for name, rounded, _ in options:
         live.set_weight(unit.name, rounded)
-        losses[name] = loss()
-        if best is None or losses[name] < MARGIN * best[0]:
-            best = (losses[name], name, rounded, latent)
-    assert best is not None
-    least, method, rounded, latent = best
-    bias = live.bias(unit.name)
-    if settings.bias_correction and bias is not None:
+        seen[name] = losses()
+    method, rounded, latent = options[0]
+    for name, other, other_latent in options[1:]:
+        if clearly_lower(seen[name], seen[method]):
+            method, rounded, latent = name, other, other_latent
+    if settings.bias_correction and live.bias(unit.name) is not None:
         corrected = replace(rounded, bias=_corrected_bias(rounded, moments, weight))
         live.set_weight(unit.name, corrected)
-        losses[method + BIAS] = loss()
-        if losses[method + BIAS] < MARGIN * least:
+        seen[method + BIAS] = losses()
+        if clearly_lower(seen[method + BIAS], seen[method]):
             rounded, method = corrected, method + BIAS
-    return Rounding(rounded, method, latent, losses)
+    return Rounding(rounded, method, latent, {name: float(values.mean()) for name, values in seen.items()})
 
 
 def _corrected_bias(rounded: QuantizedWeight, moments: LayerMoments, like: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from lampq_onnx.frontend.effort import Effort
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.live import LiveModel, live_model
 from lampq_onnx.frontend.losses import loss_of
-from lampq_onnx.frontend.rounding.ladder import MARGIN, LadderSettings, Rounding, climb
+from lampq_onnx.frontend.rounding.ladder import LadderSettings, Rounding, climb
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
@@ -94,7 +94,7 @@ def round_plan(
                 live.set_weight(name, layer.weight)
                 live.set_input(name, layer.input)
             losses["tuned"] = judge()
-            kept["tuned"] = losses["tuned"] < MARGIN * before
+            kept["tuned"] = losses["tuned"] < before
             if kept["tuned"]:
                 roundings = {
                     name: Rounding(layer.weight, roundings[name].method + TUNED, layer.latent, roundings[name].losses)

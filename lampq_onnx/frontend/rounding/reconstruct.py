@@ -19,8 +19,8 @@ from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import Block, BlockChain, States
 from lampq_onnx.frontend.fisher import sampled_labels
 from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import loss_of
-from lampq_onnx.frontend.rounding.ladder import MARGIN, Rounding
+from lampq_onnx.frontend.losses import clearly_lower, image_kl
+from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
 from lampq_onnx.frontend.rounding.tune import trained
 from lampq_onnx.quantization import ActivationQuantizer
@@ -83,7 +83,7 @@ def reconstruct(
         reference = chain.logits(chain.states(held_batches))
     states, held_states = chain.states(fit_batches), chain.states(held_batches)
     # Everything behind the block is quantized as it stands: that is the model the block will be part of.
-    loss = loss_of(chain.logits(held_states), reference, None, "kl")
+    losses = image_kl(chain.logits(held_states), reference)
     for index, block in enumerate(chain.blocks):
         members = [unit.name for unit in block.units if unit.name in roundings]
         with live.in_float():
@@ -94,11 +94,11 @@ def reconstruct(
             layers = _train(live, block, members, found, quantizers, states, targets, gradients, settings, generator)
             for name in members:
                 _set(live, name, layers[name])
-            after = loss_of(chain.logits(held_states), reference, None, "kl")
-            if after < MARGIN * loss:
-                loss = after
+            after = image_kl(chain.logits(held_states), reference)
+            if clearly_lower(after, losses):
+                losses = after
                 for name in members:
-                    found[name] = _as_rounding(found[name], layers[name], after)
+                    found[name] = _as_rounding(found[name], layers[name], float(after.mean()))
                     if (quantizer := layers[name].input) is not None:
                         quantizers[name] = quantizer
             else:
