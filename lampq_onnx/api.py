@@ -17,6 +17,7 @@ from lampq_onnx.options import (
     AnalysisOptions,
     EffortName,
     ImageOptions,
+    MadeImages,
     ModelOptions,
     OutputOptions,
     RoundingOptions,
@@ -39,7 +40,7 @@ def quantize(
     model_args: Mapping[str, Any] | None = None,
     calibration: str | Path | None = None,
     validation: str | Path | None = None,
-    calibration_size: int = 128,
+    calibration_size: int | None = None,
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -62,6 +63,8 @@ def quantize(
 
     Args:
         model: timm name, or ``digits``.
+        calibration: images, or ``synthetic`` or ``noise``: made from the model alone.
+        calibration_size: None: as many as the effort can use.
         mean, std, crop: override what timm says of the preprocessing.
         bits: average weight bits of the budget.
         activation_bits: of every input; mixed: each its own, ``activation_budget`` on average; same: those of the
@@ -80,7 +83,7 @@ def quantize(
     return pipeline.quantize(
         _model(model, checkpoint, pretrained, model_args, device),
         ImageOptions(
-            calibration=_path(calibration),
+            calibration=_calibration(calibration),
             validation=_path(validation),
             calibration_size=calibration_size,
             seed=seed,
@@ -118,7 +121,7 @@ def analyze(
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
     calibration: str | Path | None = None,
-    calibration_size: int = 128,
+    calibration_size: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     options: AnalysisOptions | None = None,
@@ -129,7 +132,7 @@ def analyze(
 
     return pipeline.analyze(
         _model(model, checkpoint, pretrained, model_args, device),
-        ImageOptions(calibration=_path(calibration), calibration_size=calibration_size, seed=seed),
+        ImageOptions(calibration=_calibration(calibration), calibration_size=calibration_size, seed=seed),
         options or AnalysisOptions(),
         RoundingOptions(),
         progress=progress,
@@ -155,7 +158,7 @@ def convert(
     """Write the quantized file of a plan; see `pipeline.convert`."""
     from lampq_onnx import pipeline
 
-    images = ImageOptions(calibration=_path(calibration))
+    images = ImageOptions(calibration=_calibration(calibration))
     pipeline.convert(Path(float_model), plan, Path(output), form or OutputOptions(), images, _path(weights))
 
 
@@ -179,6 +182,11 @@ def inspect(model: str | Path) -> list[QuantizedLayer]:
     from lampq_onnx.converter import inspect_model, load_model
 
     return inspect_model(load_model(Path(model)))
+
+
+def _calibration(value: str | Path | None) -> Path | MadeImages | None:
+    words: tuple[MadeImages, ...] = ("synthetic", "noise")
+    return next((word for word in words if value == word), None) or _path(value)
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -13,9 +13,9 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan
 from lampq_onnx.converter.convert import planned_sites
 from lampq_onnx.converter.model_file import load_model, save_model
 from lampq_onnx.data import choose, iter_batches, open_source
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.metadata import read_metadata
-from lampq_onnx.options import ImageOptions
+from lampq_onnx.options import DEFAULT_CALIBRATION_SIZE, ImageOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import available_cores
 from lampq_onnx.runtime.sessions import session_options
@@ -50,10 +50,15 @@ def with_measured_ranges(
             f"the plan has no activation_range for {len(missing)} layer(s): {', '.join(missing[:3])}",
             hint="give --calibration SRC, so that the ranges can be measured",
         )
+    if isinstance(images.calibration, str):
+        raise UsageError(
+            f"--calibration {images.calibration} needs the model in PyTorch; convert only has its file",
+            hint="give real images, or a plan that quantize made, which holds its ranges",
+        )
     facts = read_metadata(model, path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     source = open_source(images.calibration, num_classes=facts.num_classes, need_labels=False)
-    chosen = choose(source, images.calibration_size, images.seed)
+    chosen = choose(source, images.calibration_size or DEFAULT_CALIBRATION_SIZE, images.seed)
     sites = planned_sites(model, plan)
     inputs = {name: sites[name].input.name or "" for name in missing}
     lows = dict.fromkeys(missing, np.inf)

@@ -11,6 +11,10 @@ from lampq_onnx.artifacts.base import Record
 
 Scalar = bool | int | float | str
 
+MadeImages = Literal["synthetic", "noise"]
+
+DEFAULT_CALIBRATION_SIZE = 128
+
 EffortName = Literal["fast", "balanced", "best"]
 
 
@@ -25,11 +29,16 @@ class ModelOptions(Record):
 
 
 class ImageOptions(Record):
-    """Images and what they go through."""
+    """Images and what they go through.
 
-    calibration: Path | None = None
+    Attributes:
+        calibration: a source of images, or how to make them from the model alone.
+        calibration_size: None: as many as the effort can use.
+    """
+
+    calibration: Path | MadeImages | None = None
     validation: Path | None = None
-    calibration_size: Annotated[int, Field(ge=1)] = 128
+    calibration_size: Annotated[int | None, Field(ge=1)] = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

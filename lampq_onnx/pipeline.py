@@ -30,6 +30,7 @@ from lampq_onnx.files import (
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
+    EffortName,
     ImageOptions,
     ModelOptions,
     OutputOptions,
@@ -70,7 +71,10 @@ def analyze(
     from lampq_onnx.runtime.environment import available_cores
 
     clock = Clock(progress)
-    with torch_threads(threads or available_cores()), _prepared(model, images, clock) as (frontend, crops):
+    with (
+        torch_threads(threads or available_cores()),
+        _prepared(model, images, analysis.effort, clock) as (frontend, crops),
+    ):
         if analysis.equalize:
             frontend.equalize(crops, analysis, seed=images.seed, progress=clock)
         if float_output is not None:
@@ -125,7 +129,7 @@ def quantize(
     with (
         torch_threads(threads),
         staging(folder, OUTPUT_FILES) as stage,
-        _prepared(model, images, clock) as (frontend, crops),
+        _prepared(model, images, analysis.effort, clock) as (frontend, crops),
     ):
         validation = _validation_source(images, frontend)
         if analysis.equalize:
@@ -302,29 +306,27 @@ def _update(
 
 
 @contextmanager
-def _prepared(model: ModelOptions, images: ImageOptions, clock: Clock) -> Iterator[tuple[Frontend, SlicedImages]]:
+def _prepared(
+    model: ModelOptions, images: ImageOptions, effort: EffortName, clock: Clock
+) -> Iterator[tuple[Frontend, SlicedImages]]:
     """The loaded model, and its calibration images cropped once into a temporary file."""
-    from lampq_onnx.data import CroppedImages, choose, open_source
-    from lampq_onnx.frontend.loading import DIGITS
-    from lampq_onnx.frontend.session import Frontend, digits_source, load_model
+    from lampq_onnx.data import CroppedImages
+    from lampq_onnx.frontend.session import Frontend, calibration_images, load_model
 
     with clock.stage("load"):
         loaded = load_model(model, images)
-        if images.calibration is not None:
-            source = open_source(images.calibration, num_classes=loaded.identity.num_classes, need_labels=False)
-        elif model.name == DIGITS:
-            source = digits_source("calibration")
-        else:
-            raise LampqError(
-                "no calibration images",
-                hint="give a folder or .npz file with --calibration; 128 images are enough",
-            )
-        chosen = choose(source, images.calibration_size, images.seed)
-    with clock.stage("export"):
-        frontend = Frontend(loaded)
+    if isinstance(images.calibration, str):
+        with clock.stage("export"):
+            frontend = Frontend(loaded)
+        chosen, preprocessing = calibration_images(loaded, frontend.exported.units, images, effort, clock)
+    else:
+        # Images first: a wrong folder is found before the export.
+        chosen, preprocessing = calibration_images(loaded, (), images, effort, clock)
+        with clock.stage("export"):
+            frontend = Frontend(loaded)
     with ExitStack() as stack:
         with clock.stage("calibration images", len(chosen)) as advance:
-            cropped = stack.enter_context(CroppedImages(chosen, loaded.preprocessing, progress=advance))
+            cropped = stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
         yield frontend, cropped
 
 

@@ -25,7 +25,7 @@ def quantize(
     device: o.Device = "cpu",
     calibration: o.Calibration = None,
     validation: o.Validation = None,
-    calibration_size: o.CalibrationSize = 128,
+    calibration_size: o.CalibrationSize = None,
     seed: o.Seed = 0,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -81,7 +81,7 @@ def quantize(
     report = pipeline.quantize(
         o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
-            calibration=calibration,
+            calibration=o.calibration_of(calibration),
             validation=validation,
             calibration_size=calibration_size,
             seed=seed,
@@ -146,7 +146,7 @@ def analyze(
     model_arg: o.ModelArg = None,
     device: o.Device = "cpu",
     calibration: o.Calibration = None,
-    calibration_size: o.CalibrationSize = 128,
+    calibration_size: o.CalibrationSize = None,
     seed: o.Seed = 0,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -187,7 +187,7 @@ def analyze(
     sensitivities = pipeline.analyze(
         o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
-            calibration=calibration,
+            calibration=o.calibration_of(calibration),
             calibration_size=calibration_size,
             seed=seed,
             mean=o.numbers(mean, "mean"),

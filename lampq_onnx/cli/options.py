@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lampq_onnx.errors import UsageError
-from lampq_onnx.options import AnalysisOptions, ModelOptions, RoundingOptions
+from lampq_onnx.options import AnalysisOptions, MadeImages, ModelOptions, RoundingOptions
 
 EFFORTS = ("fast", "balanced", "best")
 
@@ -33,7 +33,7 @@ ModelArg = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Torch device of the front end.")]
 Calibration = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         help="Folder of class folders, folder with labels.csv, flat folder, or .npz; or synthetic or noise "
         "(images made from the model alone).",
@@ -47,7 +47,15 @@ Validation = Annotated[
         help="Labelled images: class folders, labels.csv or .npz.", rich_help_panel=IMAGES, show_default=False
     ),
 ]
-CalibrationSize = Annotated[int, typer.Option(min=1, help="Calibration images.", rich_help_panel=IMAGES)]
+CalibrationSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Calibration images; default: 128, 512 for --effort best, 64 synthetic ones.",
+        rich_help_panel=IMAGES,
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of image choice and sampled labels.", rich_help_panel=IMAGES)]
 Mean = Annotated[
     str | None,
@@ -140,6 +148,15 @@ def parse_activation_bits(text: str) -> int | Literal["mixed", "same"]:
         return int(text)
     except ValueError:
         raise UsageError(f"--activation-bits takes a width in bits, mixed or same, not {text!r}") from None
+
+
+def calibration_of(text: str | None) -> Path | MadeImages | None:
+    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic)."""
+    words: tuple[MadeImages, ...] = ("synthetic", "noise")
+    for word in words:
+        if text == word:
+            return word
+    return None if text is None else Path(text)
 
 
 def numbers(text: str | None, name: str) -> tuple[float, ...] | None:

@@ -70,7 +70,7 @@ def convert(
     packing: o.Packing = "auto",
     target: o.Target = "auto",
     calibration: o.Calibration = None,
-    calibration_size: o.CalibrationSize = 128,
+    calibration_size: o.CalibrationSize = None,
     seed: o.Seed = 0,
     threads: o.Threads = None,
 ) -> None:
@@ -93,7 +93,7 @@ def convert(
             target=target,
             threads=threads,
         ),
-        values.ImageOptions(calibration=calibration, calibration_size=calibration_size, seed=seed),
+        values.ImageOptions(calibration=o.calibration_of(calibration), calibration_size=calibration_size, seed=seed),
         weights,
         progress=terminal_progress(),
     )

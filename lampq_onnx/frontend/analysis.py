@@ -30,6 +30,9 @@ from lampq_onnx.quantization import ActivationQuantizer
 HELD_OUT_SHARE = 4
 """One in four calibration images chooses between what the others give."""
 
+MOST_HELD_OUT = 64
+"""Judging takes many passes; more images than these decide nothing else."""
+
 NUCLEAR_IMAGES = 8
 ALPHA_IMAGES = 64
 INPUT_COST_IMAGES = 32
@@ -246,7 +249,7 @@ def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
     count = len(images)
     if count == 1:
         return images, images
-    held = max(1, count // HELD_OUT_SHARE)
+    held = max(1, min(count // HELD_OUT_SHARE, MOST_HELD_OUT))
     return images.slice(0, count - held), images.slice(count - held, count)
 
 

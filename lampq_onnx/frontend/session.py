@@ -14,7 +14,7 @@ import torch
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.converter.passes.base import Parameters
-from lampq_onnx.data import ImageSource
+from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quantizer_of, split
@@ -23,7 +23,7 @@ from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.digits import split_images
 from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
-from lampq_onnx.frontend.export import Exported, export_model
+from lampq_onnx.frontend.export import Exported, Unit, export_model
 from lampq_onnx.frontend.folding.fold import apply
 from lampq_onnx.frontend.folding.links import find_links
 from lampq_onnx.frontend.folding.search import choose_strengths
@@ -31,12 +31,24 @@ from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
-from lampq_onnx.options import AnalysisOptions, ImageOptions, ModelOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.frontend.synthetic import calibration_source
+from lampq_onnx.options import (
+    AnalysisOptions,
+    EffortName,
+    ImageOptions,
+    ModelOptions,
+    RoundingOptions,
+    SyntheticOptions,
+    UpdateOptions,
+)
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer
 
+SCORE_IMAGES = 128
+"""Of the update's score."""
+
 ERROR_IMAGES = 64
-"""Enough for averages over 197 tokens an image; the score uses all calibration images."""
+"""Enough for averages over 197 tokens an image."""
 
 TRIAL_IMAGES = 4
 """Images that an equalization is checked on."""
@@ -190,6 +202,7 @@ class Frontend:
         Args:
             coupled: sensitivities with a range for every width, where the input's width is that of the weights.
         """
+        images = images.slice(0, SCORE_IMAGES)
         inputs = plan_inputs(plan)
         ranges = {unit.name: unit.activation_ranges for unit in coupled.units if not unit.fixed} if coupled else {}
 
@@ -256,6 +269,34 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
         raise UsageError(f"device {options.device!r} cannot be used: {error}") from error
     preprocessing = loaded.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     return LoadedModel(loaded.module, preprocessing, loaded.identity)
+
+
+def calibration_images(
+    loaded: LoadedModel, units: Sequence[Unit], images: ImageOptions, effort: EffortName, progress: ProgressSink
+) -> tuple[ImageSource, Preprocessing]:
+    """The images to calibrate on, and their preprocessing: given ones, those of the embedded model, or made ones.
+
+    Raises:
+        LampqError: there are none, or they cannot be opened.
+    """
+    size = images.calibration_size or EFFORTS[effort].images
+    given = images.calibration
+    if isinstance(given, str):
+        options = SyntheticOptions(seed=images.seed)
+        if images.calibration_size is not None:
+            options = options.model_copy(update={"size": images.calibration_size})
+        return calibration_source(given, loaded, units, options, progress)
+    if given is not None:
+        source = open_source(given, num_classes=loaded.identity.num_classes, need_labels=False)
+    elif loaded.identity.name == DIGITS:
+        source = digits_source("calibration")
+    else:
+        raise LampqError(
+            "no calibration images",
+            hint="give a folder or .npz file with --calibration; 128 images are enough. Without any, "
+            "--calibration synthetic makes them from the model",
+        )
+    return choose(source, size, images.seed), loaded.preprocessing
 
 
 def digits_source(part: Literal["calibration", "test"]) -> ImageSource:

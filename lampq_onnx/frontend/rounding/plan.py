@@ -22,6 +22,9 @@ from lampq_onnx.frontend.simulation import WeightRounder
 from lampq_onnx.progress import ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
+LADDER_IMAGES = 128
+"""Images that layers and blocks are rounded from; their moments do not need more. Tuning uses all."""
+
 TUNED = "+tuned"
 """Ending of the technique's name where the whole model was tuned."""
 
@@ -74,12 +77,13 @@ def round_plan(
     with live_model(model, units) as live:
         judge = _Judge(live, held_out, effort.ladder)
         with progress.stage("rounding", len(grids)) as advance:
-            roundings = climb(live, chain, grids, inputs, fit, held_out, effort.ladder, progress=advance)
+            few = fit.slice(0, LADDER_IMAGES)
+            roundings = climb(live, chain, grids, inputs, few, held_out, effort.ladder, progress=advance)
         losses["layers"], kept["layers"] = judge(), True
         if effort.reconstruct is not None:
             with progress.stage("block reconstruction", len(chain)) as advance:
                 roundings, inputs = reconstruct(
-                    live, chain, roundings, inputs, fit, held_out, effort.reconstruct, seed=seed, progress=advance
+                    live, chain, roundings, inputs, few, held_out, effort.reconstruct, seed=seed, progress=advance
                 )
             losses["blocks"] = judge()
             kept["blocks"] = losses["blocks"] < losses["layers"]
