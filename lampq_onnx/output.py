@@ -122,7 +122,7 @@ class QuantizedOutput:
                     held_out_kl=dict(rounded.losses),
                     kept=dict(rounded.kept),
                 ),
-                "notes": (*report.notes, *notes(sensitivities)),
+                "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }
         )
 

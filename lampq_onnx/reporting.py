@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import Solution, UpdateResult
 from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
         weight_average_unweighted=plan.weight_average_unweighted(),
         weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in chosen) / max(total, 1),
         budget=plan.budget,
+        activation_average=plan.activation_average(),
+        activation_average_unweighted=plan.activation_average_unweighted(),
         covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
     )
 
@@ -76,8 +79,12 @@ def allocation_record(plan: BitPlan, solution: Solution, result: UpdateResult | 
     )
 
 
-def notes(sensitivities: Sensitivities) -> tuple[str, ...]:
-    """What deserves attention, in words."""
+def notes(sensitivities: Sensitivities, plan: BitPlan, multiplied: Sequence[str]) -> tuple[str, ...]:
+    """What deserves attention, in words.
+
+    Args:
+        multiplied: layers with a Mul of their own before them, from equalization.
+    """
     found = [f"{name} stays in float: {reason}" for name, reason in sensitivities.skipped.items()]
     if sensitivities.alpha_floored:
         found.append(
@@ -85,4 +92,12 @@ def notes(sensitivities: Sensitivities) -> tuple[str, ...]:
             + ", ".join(sensitivities.alpha_floored)
             + " at the low width: alpha of their type uses a small floor; more calibration images help"
         )
+    quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
+    if any(layer.activation_bits < FIXED_BITS for layer in quantized.values()):
+        found.append("inputs of fewer than 8 bits make no layer faster: no CPU kernel is narrower than 8 bits")
+    wide = [name for name, layer in quantized.items() if layer.activation_bits > FIXED_BITS]
+    if wide:
+        found.append("8 bits cannot hold the inputs of these layers, which run on the float kernel: " + ", ".join(wide))
+    if multiplied:
+        found.append("a Mul of its own equalizes the input channels of: " + ", ".join(multiplied))
     return tuple(found)

@@ -43,6 +43,10 @@ class Bits(Record):
     weight_average_unweighted: float
     weight_average_all: float = Field(description="weighted, over every quantized layer, fixed ones included")
     budget: float | None
+    activation_average: float | None = Field(
+        default=None, description="over the units in the budget, by input elements"
+    )
+    activation_average_unweighted: float | None = None
     covers: tuple[str, ...] = Field(description="types of the units in the budget")
 
 

@@ -110,6 +110,22 @@ def print_summary(report: Report) -> None:
                 f"{found.metric}, {proof}; update kept {found.update_kept} of {found.update_rounds} swaps",
             )
         )
+    if report.rounding is not None:
+        stages = ", ".join(
+            f"{stage} {value:.4f}" + ("" if report.rounding.kept.get(stage, True) else " (undone)")
+            for stage, value in report.rounding.held_out_kl.items()
+        )
+        kept = ", ".join(f"{name} {count}" for name, count in sorted(report.rounding.techniques.items()))
+        rows.append(("rounding", f"{report.rounding.effort}: {kept}; held-out KL: {stages}"))
+    if report.equalized:
+        rows.append(("equalized inputs", f"{len(report.equalized)} of {len(report.layers)} layers"))
+    if bits.activation_average is not None:
+        rows.append(
+            (
+                "average input bits",
+                f"{bits.activation_average:.3f} by input elements, {bits.activation_average_unweighted:.3f} by units",
+            )
+        )
     simulation = "" if fidelity.simulation_excess is None else f", simulation {100 * fidelity.simulation_excess:+.1f} %"
     rows.append(
         (

@@ -68,6 +68,7 @@ class Frontend:
         chain: its blocks.
         rounder: rounded weights by unit and width, before a plan's own rounding.
         equalized: unit -> strength of the equalization of its input channels.
+        multiplied: units of these before which a Mul carries it.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -75,6 +76,7 @@ class Frontend:
         self.exported: Exported = export_model(loaded)
         self.rounder = WeightRounder(self.exported.units)
         self.equalized: dict[str, float] = {}
+        self.multiplied: tuple[str, ...] = ()
         self._gptq = False
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
@@ -116,6 +118,7 @@ class Frontend:
                     hint="run without it: --no-equalize",
                 )
         self.equalized = {u.name: s.strength for s in chosen for u in s.equalization.link.readers}
+        self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
         if chosen:
             with progress.stage("export"):
                 self.exported = export_model(self.loaded)

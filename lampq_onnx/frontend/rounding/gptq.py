@@ -20,8 +20,9 @@ from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
 DAMPING = 0.01
 """Share of the mean diagonal that is added to H, GPTQ's own value."""
 
-BLOCK = 128
-"""Columns whose updates are gathered into one product, GPTQ's own value; changes the time, not the result."""
+BLOCK = 32
+"""Columns whose updates are gathered into one product: changes the time, not the result. GPTQ itself takes 128; on
+a CPU, elementwise updates of fewer columns and more products are faster."""
 
 
 @dataclass(frozen=True)
