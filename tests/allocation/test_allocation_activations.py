@@ -56,6 +56,8 @@ def test_mixed_against_brute_force(measured):
     weights = sum(unit.parameters for unit in units)
     elements = sum(unit.activation_elements for unit in units)
     best = math.inf
+    table = METRICS["kl"](sensitivities, (2, 4, 8), 4.0)
+    costs = {unit.name: dict(zip((2, 4, 8), row, strict=True)) for unit, row in zip(units, table, strict=True)}
     pairs = list(itertools.product((2, 4, 8), (4, 8, 16)))
     for choice in itertools.product(pairs, repeat=4):
         taken = list(zip(units, choice, strict=True))
@@ -63,7 +65,7 @@ def test_mixed_against_brute_force(measured):
             continue
         if sum(u.activation_elements * a for u, (_, a) in taken) > 7 * elements:
             continue
-        best = min(best, sum(u.weight_cost[w] + u.activation_cost[a] for u, (w, a) in taken))
+        best = min(best, sum(costs[u.name][w] + u.activation_cost[a] for u, (w, a) in taken))
     assert solution.proven_optimal
     assert solution.objective == pytest.approx(best, rel=1e-12)
     assert {n: layer.activation_bits for n, layer in plan.layers.items() if not layer.fixed} == solution.activation_bits
@@ -126,10 +128,11 @@ def test_same_with_measured_costs_counts_the_inputs(measured, make_sensitivities
     sensitivities = change(measured(), 0, activation_cost={bits: 1e3 * 4.0**-bits for bits in range(2, 9)})
     plan, solution = allocate(sensitivities, bits=4, metric="kl", activation_bits="same")
     assert plan.layers["blocks.0.qkv"].activation_bits == 8
+    units = [unit for unit in sensitivities.units if not unit.fixed]
+    table = METRICS["kl"](sensitivities, tuple(range(2, 9)), 4.0)
+    widths = [solution.bits[unit.name] for unit in units]
     expected = sum(
-        unit.weight_cost[solution.bits[unit.name]] + unit.activation_cost[solution.bits[unit.name]]
-        for unit in sensitivities.units
-        if not unit.fixed
+        row[bits - 2] + unit.activation_cost[bits] for unit, row, bits in zip(units, table, widths, strict=True)
     )
     assert solution.objective == pytest.approx(expected, rel=1e-12)
     with pytest.raises(LampqError, match="no activation cost at 2 bits"):

@@ -13,6 +13,8 @@ ALL = tuple(range(2, 9))
 def test_metric_tables_against_their_formulas(make_sensitivities):
     sensitivities = make_sensitivities(blocks=1)
     units = sensitivities.units[:4]
+    # a quarter of what the 4-bit costs would be if every weight mattered alike; 16 times that at 2 bits
+    every = sum(unit.weight_cost[4] for unit in units) / sum(unit.parameters for unit in units)
     for i, unit in enumerate(units):
         for k, bits in enumerate((2, 4)):
             expected = {
@@ -20,13 +22,33 @@ def test_metric_tables_against_their_formulas(make_sensitivities):
                 "fisher": unit.trace * 3.0**-bits,
                 "nuclear-norm": unit.nuclear_norm * unit.weight_error[bits],
                 "uniform": unit.parameters * 3.0**-bits,
-                "kl": unit.weight_cost[bits],
+                "kl": unit.weight_cost[bits] + 0.25 * every * unit.parameters * {2: 16, 4: 1}[bits],
                 "omega-error": sensitivities.omega(unit) * unit.weight_error[bits] / unit.parameters,
             }
             for name, value in expected.items():
                 table = METRICS[name](sensitivities, (2, 4), 3.0)
                 assert table.shape == (4, 2)
                 assert table[i, k] == pytest.approx(value, rel=1e-14)
+
+
+def test_kl_is_blended_at_the_candidate_nearest_to_4_bits(make_sensitivities):
+    sensitivities = make_sensitivities(blocks=1)
+    first, second = sensitivities.units[:2]
+    units = (
+        first.model_copy(update={"parameters": 300, "weight_cost": {2: 9.0, 3: 4.0, 6: 0.5, 8: 0.1}}),
+        second.model_copy(update={"parameters": 100, "weight_cost": {2: 3.0, 3: 2.0, 6: 0.3, 8: 0.0}}),
+    )
+    changed = sensitivities.model_copy(update={"units": units})
+    # 3 is nearest to 4: costs of 6 in all, of which 4.5 and 1.5 by size; a quarter of those, times 4, 1, 1/64, 1/1024
+    table = METRICS["kl"](changed, (2, 3, 6, 8), 4.0)
+    own = np.array([[9.0, 4.0, 0.5, 0.1], [3.0, 2.0, 0.3, 0.0]])
+    even = np.array([[4.5, 1.125, 1.125 / 64, 1.125 / 1024], [1.5, 0.375, 0.375 / 64, 0.375 / 1024]])
+    np.testing.assert_allclose(table, own + even, rtol=1e-14)
+    # 6 is nearest
+    table = METRICS["kl"](changed, (6, 8), 4.0)
+    np.testing.assert_allclose(table, own[:, 2:] + [[0.15, 0.15 / 16], [0.05, 0.05 / 16]], rtol=1e-14)
+    # one width
+    np.testing.assert_allclose(METRICS["kl"](changed, (2,), 4.0), [[9 + 2.25], [3 + 0.75]], rtol=1e-14)
 
 
 def test_missing_measurements_are_named(make_sensitivities):

@@ -43,8 +43,8 @@ def test_a_round_trip(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"weight_bits": 9}, ["layers.a.weight_bits", "1, 2, 3"]),
-        ({"activation_bits": 16}, ["layers.a.activation_bits", "not 16"]),
-        ({"weight_bits": 32}, ["both 32"]),
+        ({"activation_bits": 9}, ["layers.a.activation_bits", "not 9"]),
+        ({"weight_bits": 32}, ["32 weight_bits stays in float"]),
         ({"weight_bit": 4}, ["layers.a.weight_bit"]),
         ({"parameters": 0}, ["layers.a.parameters"]),
         ({"activation_range": {"low": "x", "high": 1}}, ["activation_range.low"]),

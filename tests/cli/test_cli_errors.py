@@ -71,7 +71,8 @@ def test_bits_out_of_range(out: Path, bits: str) -> None:
 
 def test_other_values_out_of_range(out: Path) -> None:
     cases = {
-        ("--activation-bits", "16"): "activation_bits",
+        ("--activation-bits", "9"): "activation_bits",
+        ("--effort", "heroic"): "--effort",
         ("--candidates", "2-9"): "candidate",
         ("--gamma", "1"): "gamma",
         ("--gamma", "1e200"): "gamma",

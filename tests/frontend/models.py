@@ -11,6 +11,7 @@ import torch
 
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Batch, Preprocessing
+from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.loading import LoadedModel, weights_hash
 
 SIZE = 16
@@ -78,3 +79,24 @@ def images(count: int, seed: int = 0, classes: int = 4) -> ArrayImages:
     random = np.random.default_rng(seed)
     pixels = random.normal(size=(count, 3, SIZE, SIZE)).astype(np.float32)
     return ArrayImages(pixels, random.integers(0, classes, count))
+
+
+def units_of(model: torch.nn.Module) -> tuple[Unit, ...]:
+    """The units that the export of a timm model finds, without the export."""
+    kinds = {"qkv": "qkv", "attn.proj": "proj", "fc1": "fc1", "fc2": "fc2", "embed.proj": "patch_embed", "head": "head"}
+    found = []
+    for name, module in model.named_modules():
+        kind = next((k for end, k in kinds.items() if name.endswith(end)), None)
+        if kind is not None and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            found.append(Unit(name, kind, module, fixed=kind in ("patch_embed", "head")))
+    return tuple(found)
+
+
+def pixels(count: int, seed: int = 0) -> torch.Tensor:
+    """Those of `images` as a tensor."""
+    return torch.from_numpy(images(count, seed).images)
+
+
+def untouched(model: torch.nn.Module) -> bool:
+    """Whether no module has a forward of its own or a hook."""
+    return not any("forward" in m.__dict__ or m._forward_hooks or m._forward_pre_hooks for m in model.modules())

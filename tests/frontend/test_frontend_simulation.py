@@ -18,12 +18,15 @@ from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import export_model
 from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.losses import loss_of
+from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, fake_quantize, simulated
-from lampq_onnx.options import AnalysisOptions, UpdateOptions
+from lampq_onnx.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.quantization import ActivationQuantizer
 
 from .models import images, loaded, tiny_vit
+
+FAST = AnalysisOptions(effort="fast")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_fake_quantize_is_the_numeric_core() -> None:
 
 def test_simulation_and_file_are_the_same_function(frontend: Frontend) -> None:
     data = images(8)
-    sensitivities = frontend.analyze(images(16, seed=1), AnalysisOptions(), seed=0)
+    sensitivities = frontend.analyze(images(16, seed=1), FAST, seed=0)
     layers = {
         unit.name: LayerPlan(weight_bits=3, activation_bits=8, activation_range=unit.activation_range)
         for unit in sensitivities.units
@@ -97,8 +100,8 @@ def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
         model.norm.weight[0] = 30.0
     front = Frontend(loaded(model))
     head = [unit for unit in front.exported.units if unit.type == "head"]
-    ranges = choose_ranges(model, head, images(24), images(8, seed=3), bits={"head": 8}, seed=0)
-    assert ranges["head"].method == "minmax"
+    ranges = choose_ranges(model, head, images(24), images(8, seed=3), widths={"head": (8, 16)}, seed=0)
+    assert {bits: found.method for bits, found in ranges["head"].items()} == {8: "minmax", 16: "minmax"}
 
 
 def test_nuclear_norms_are_sums_of_singular_values(frontend: Frontend) -> None:
@@ -167,7 +170,7 @@ def test_reconstruction_errors(frontend: Frontend, inputs: str) -> None:
     bits = {unit.name: 3 for unit in units}
     activations = {unit.name: ActivationQuantizer.from_range(-4, 4, 8) for unit in units}
     evaluator = SimulationEvaluator(
-        module, units, activations, frontend.rounder, data, data, logits_of(module, data), None,
+        module, units, lambda name, _: activations[name], frontend.rounder, data, data, logits_of(module, data), None,
         fixed_bits={}, inputs=inputs,
     )  # fmt: skip
     measured = evaluator.reconstruction_errors(bits)
@@ -209,8 +212,8 @@ def test_given_labels_are_needed_when_asked_for(frontend: Frontend) -> None:
 
 def test_analysis_is_seeded_and_complete(frontend: Frontend) -> None:
     data = images(12)
-    first = frontend.analyze(data, AnalysisOptions(), seed=3)
-    again = frontend.analyze(data, AnalysisOptions(), seed=3)
+    first = frontend.analyze(data, FAST, seed=3)
+    again = frontend.analyze(data, FAST, seed=3)
     assert first == again
     assert [unit.fixed for unit in first.units].count(True) == 2
     assert all(set(unit.weight_error) == set(range(2, 9)) for unit in first.units)
@@ -234,22 +237,29 @@ def test_moments_count_every_token_alike(frontend: Frontend) -> None:
 def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
     front = Frontend(loaded(tiny_vit()))
     data = images(64)
-    plan = allocate(front.analyze(data, AnalysisOptions(), seed=0), bits=3)[0]
-    nearest = front.rounded_weights(plan)
-    front.use_gptq(data)
-    clever = front.rounded_weights(plan)
+    plan = allocate(front.analyze(data, FAST, seed=0), bits=3)[0]
+
+    def rounded() -> RoundedPlan:
+        return front.round(plan, data, RoundingOptions(effort="fast"), UpdateOptions(), seed=0)
+
     unit = "blocks.0.mlp.fc2"
+    nearest = rounded().weights
+    front.use_gptq(data)
+    found = rounded()
+    clever = found.weights
+    assert found.methods[unit] == "gptq"
+    assert found.methods["patch_embed.proj"] == "nearest"
+    assert found.losses["gptq"] < found.losses["nearest"]
     assert not np.array_equal(clever[unit].codes, nearest[unit].codes)
     assert np.array_equal(clever["patch_embed.proj"].codes, nearest["patch_embed.proj"].codes)
-    front.settle_rounding(plan, data, UpdateOptions())
-    assert front.rounder.method(unit) == "gptq"
     # moments of another model entirely: GPTQ then pushes errors where they hurt
     random = np.random.default_rng(0)
     wrong = {}
     for part in front.exported.units:
         if isinstance(part.module, torch.nn.Linear):
             basis = random.normal(size=(part.module.in_features, 2))
-            wrong[part.name] = (basis @ basis.T).astype(np.float32)
+            wrong[part.name] = torch.from_numpy((basis @ basis.T).astype(np.float32))
     front.rounder = WeightRounder(front.exported.units, wrong)
-    front.settle_rounding(plan, data, UpdateOptions())
-    assert front.rounder.method(unit) == "nearest"
+    found = rounded()
+    assert set(found.methods.values()) == {"nearest"}
+    assert np.array_equal(found.weights[unit].codes, nearest[unit].codes)
