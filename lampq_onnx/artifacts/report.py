@@ -154,7 +154,7 @@ class Report(Artifact):
     fidelity: Fidelity
     allocation: Allocation | None = None
     rounding: RoundingRecord | None = None
-    equalized: dict[str, float] = Field(default_factory=dict, description="unit -> strength of its equalization")
+    equalized: dict[str, str] = Field(default_factory=dict, description="unit -> how its input channels were equalized")
     baselines: dict[str, Baseline] = Field(default_factory=dict)
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
     seconds: dict[str, float]

@@ -76,8 +76,8 @@ class Sensitivities(Artifact):
     cost_estimator: Literal["measured", "directional", "none"] = Field(
         default="none", description="where weight_cost comes from: KL with the unit alone rounded, or its Fisher form"
     )
-    equalized: dict[str, float] = Field(
-        default_factory=dict, description="unit whose input channels were equalized -> strength, 0..1"
+    equalized: dict[str, str] = Field(
+        default_factory=dict, description="unit whose input channels were equalized -> how"
     )
     skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
     seconds: dict[str, float] = Field(default_factory=dict)

@@ -68,7 +68,7 @@ class Analysis:
         options: AnalysisOptions,
         *,
         seed: int,
-        equalized: Mapping[str, float],
+        equalized: Mapping[str, str],
         progress: ProgressSink = NO_PROGRESS,
     ) -> Sensitivities:
         """Measure everything.

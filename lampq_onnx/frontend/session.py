@@ -67,7 +67,7 @@ class Frontend:
         exported: float graph and units.
         chain: its blocks.
         rounder: rounded weights by unit and width, before a plan's own rounding.
-        equalized: unit -> strength of the equalization of its input channels.
+        equalized: unit -> how its input channels were equalized.
         multiplied: units of these before which a Mul carries it.
     """
 
@@ -75,7 +75,7 @@ class Frontend:
         self.loaded = loaded
         self.exported: Exported = export_model(loaded)
         self.rounder = WeightRounder(self.exported.units)
-        self.equalized: dict[str, float] = {}
+        self.equalized: dict[str, str] = {}
         self.multiplied: tuple[str, ...] = ()
         self._gptq = False
         size = loaded.preprocessing.size
@@ -117,7 +117,7 @@ class Frontend:
                     f"(bound {EQUALIZATION_BOUND:.0e})",
                     hint="run without it: --no-equalize",
                 )
-        self.equalized = {u.name: s.strength for s in chosen for u in s.equalization.link.readers}
+        self.equalized = {u.name: s.name for s in chosen for u in s.equalization.link.readers}
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
         if chosen:
             with progress.stage("export"):
