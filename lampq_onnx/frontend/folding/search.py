@@ -34,7 +34,7 @@ MULTIPLY_GAIN = 2.0
 """A Mul of its own costs time at every run, so it has to cut the expected loss of its layer by this factor."""
 
 LEAST_GAIN = 1.1
-"""Factor by which any equalization has to cut it: nearest rounding stands for the file's here, so less proves nothing."""
+"""Factor by which any equalization has to cut it: nearest rounding stands for the file's, so less proves nothing."""
 
 RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
 """Parts of the min-max interval that are tried for inputs of at least that many bits; narrow inputs are clipped."""
