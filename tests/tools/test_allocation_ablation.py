@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lampq_onnx.artifacts import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.report import Accuracy, TopK
+from lampq_onnx.errors import UsageError
+from tools.bench import ablation
+
+UNITS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+SETTINGS = ablation.Settings(
+    model=ablation.ModelOptions(name="tiny"),
+    images=ablation.ImageOptions(),
+    widths=(3.0,),
+    rows=("uniform", "kl+update"),
+    activation_bits=8,
+    rounding=ablation.RoundingOptions(),
+    update=ablation.UpdateOptions(),
+    equalize=False,
+)
+
+
+def sensitivities(blocks: int = 4) -> Sensitivities:
+    """Units whose nuclear norms differ by factors."""
+    random = np.random.default_rng(0)
+    units = [
+        UnitSensitivity(
+            name=f"blocks.{block}.{name}",
+            type=name.partition(".")[2],
+            parameters=int(random.integers(100, 400)),
+            shape=(10, 10),
+            trace=1.0,
+            nuclear_norm=float(np.exp(random.normal(0, 3))),
+            weight_error={bits: 4.0**-bits for bits in ablation.CANDIDATES},
+            activation_range=ActivationRange(low=-1, high=1),
+        )
+        for block in range(blocks)
+        for name in UNITS
+    ]
+    return Sensitivities(
+        model=ModelIdentity(name="tiny", weights_sha256="", num_classes=4),
+        units=tuple(units),
+        alpha={},
+        alpha_bits=2,
+        alpha_measure="kl",
+        activation_bits=8,
+        labels="sampled",
+        calibration_images=1,
+        seed=0,
+    )
+
+
+def outcome(kl: float) -> ablation.Outcome:
+    top = TopK(top1=0.5, top5=1.0)
+    accuracy = Accuracy(
+        **{"float": top}, samples=10, quantized=top, drop_points=0.0, standard_error_points=1.0, agreement=1.0,
+        logit_sqnr_db=20.0, kl=kl,
+    )  # fmt: skip
+    return ablation.Outcome(accuracy, 3.0, 1.0)
+
+
+def results(default: list[float], uniform: list[float]) -> ablation.Results:
+    found = ablation.Results(dict)
+    for row, losses in (("kl+update", default), ("uniform", uniform)):
+        found[row, 3.0] = {seed: outcome(kl) for seed, kl in enumerate(losses)}
+    return found
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_modules_share_a_width_within_the_budget() -> None:
+    measured = sensitivities()
+    widths = ablation.module_wise(measured, 3.5)
+    sizes = {unit.name: unit.parameters for unit in measured.units}
+    assert widths.keys() == sizes.keys()
+    for block in range(4):
+        for first, second in (UNITS[:2], UNITS[2:]):
+            assert widths[f"blocks.{block}.{first}"] == widths[f"blocks.{block}.{second}"]
+    assert len(set(widths.values())) > 1
+    assert sum(sizes[name] * width for name, width in widths.items()) <= 3.5 * sum(sizes.values())
+
+
+def test_the_comparison_is_paired_over_seeds() -> None:
+    # The seeds differ by far more than the rows do.
+    found = results(default=[0.1, 0.5, 0.9], uniform=[0.12, 0.521, 0.919])
+    assert ablation.saved(found, "kl+update", 3.0) == pytest.approx([0.02, 0.021, 0.019])
+    answer = ablation.table(found, SETTINGS)
+    assert any(re.search(r"0\.0200 ± 0\.0006, 3 of 3 seeds: more than", line) for line in answer)
+    noisy = ablation.table(results(default=[0.1, 0.5, 0.9], uniform=[0.2, 0.45, 0.91]), SETTINGS)
+    assert any("2 of 3 seeds: not more than" in line for line in noisy)
+
+
+def test_an_interrupted_run_compares_what_it_has() -> None:
+    found = results(default=[0.1], uniform=[0.12, 0.521])
+    lines = ablation.table(found, SETTINGS)
+    assert any("0.0200; one seed shows no spread" in line for line in lines)
+    del found["kl+update", 3.0]
+    assert len(cells(ablation.table(found, SETTINGS)[3])) == len(cells(lines[0]))
+
+
+def test_the_command_prints_a_row_for_each_method(tiny: list[str]) -> None:
+    app = ablation.typer.Typer()
+    app.command()(ablation.main)
+    own = ["--validation-size=16", "--seeds=0", "--bits=3,4", "--rounds=1", "--methods=uniform,vt-ptq,kl+update"]
+    done = CliRunner().invoke(app, [*tiny, *own], catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    heads, *rows = map(cells, lines)
+    assert [row[0] for row in rows] == [ablation.TITLES[name] for name in ("uniform", "vt-ptq", "kl+update")]
+    for row in rows:
+        assert len(row) == len(heads) == 2 * (len(ablation.COLUMNS) + 2) + 2
+        assert all(math.isfinite(float(part)) for cell in row[1:] for part in cell.split(" ± "))
+        assert float(row[heads.index("KL, 4 bits")]) < float(row[heads.index("KL, 3 bits")])
+        assert float(row[heads.index("average bits, 3 bits")]) <= 3
+    assert "n = 16" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=uniform,vt-ptq+update"], "methods"),
+        (["--activation-bits=mixed"], "mixed"),
+        (["--seeds=0,x"], "seeds"),
+        (["--bits=9"], r"1\.\.8"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_is_loaded(arguments: list[str], message: str) -> None:
+    app = ablation.typer.Typer()
+    app.command()(ablation.main)
+    with pytest.raises(UsageError, match=message):
+        CliRunner().invoke(app, ["digits", *arguments], catch_exceptions=False)

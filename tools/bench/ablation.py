@@ -1,0 +1,298 @@
+"""Allocation methods side by side on one base quantizer and one form of graph: the shape of the LampQ paper's Table 6.
+
+    python tools/bench/ablation.py deit_tiny_patch16_224 --checkpoint deit_tiny.safetensors \\
+        --calibration calibration/ --validation validation/ --seeds 0,1,2
+
+All rows have the same equalized model, ranges and base quantizer (GPTQ, unless --effort or --rounding say otherwise);
+only the widths of the weights differ. Figures come from the PyTorch simulation, which computes the file's function but
+for rounding flips by the order of float sums; `lampq-onnx quantize` checks that of every file it writes.
+A seed chooses the calibration images and everything else, not the validation images. Each is analyzed once for all rows
+and widths (twice where rows need measured and directional costs), and equalized for the lowest width.
+A row is an allocation, or one with +update for the iterative update after it. I1 is one width for each layer, I2 the
+type-aware Fisher metric, I3 the update. Runs go to stderr as they end; an interrupted run prints the table so far.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+import typer
+
+from lampq_onnx import allocation
+from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.artifacts.report import Accuracy
+from lampq_onnx.cli import options
+from lampq_onnx.data import CroppedImages, choose, open_source
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.batching import SlicedImages, logits_of
+from lampq_onnx.frontend.live import live_model
+from lampq_onnx.frontend.loading import DIGITS
+from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs
+from lampq_onnx.frontend.session import Frontend, calibration_images, digits_source, load_model, torch_threads
+from lampq_onnx.options import AnalysisOptions, EffortName, ImageOptions, ModelOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.progress import NO_PROGRESS
+from lampq_onnx.runtime.accuracy import AccuracyMeter
+from lampq_onnx.runtime.environment import available_cores, describe_environment
+
+CANDIDATES = allocation.DEFAULT_CANDIDATES
+SIGNIFICANT = 2.0  # standard errors that a mean difference has to exceed
+UPDATE = "+update"
+UNIFORM, MODULES, DEFAULT = "uniform", "vt-ptq", "kl+update"
+
+TITLES = {  # of the rows that are printed unless others are asked for
+    UNIFORM: "uniform bits",
+    MODULES: "module-wise nuclear norm (VT-PTQ)",
+    "nuclear-norm": "layer-wise nuclear norm",
+    "fisher": "Fisher without alpha",
+    "lampq": "alpha x Fisher (I1+I2)",
+    "uniform+update": "uniform bits, update (I1+I3)",
+    "lampq+update": "alpha x Fisher, update (I1+I2+I3: LampQ)",
+    "omega-error": "alpha x Fisher x rounding error",
+    "directional": "directional Fisher",
+    "kl": "measured KL",
+    DEFAULT: "measured KL, update (the default)",
+}
+METRIC_OF = {MODULES: "nuclear-norm", "directional": "kl"}  # others have the row's name
+COSTS: dict[str, EffortName] = {"kl": "balanced", "directional": "fast"}  # rows that read costs: who measures them
+KNOWN = tuple(row for name in TITLES if "+" not in name for row in (name, name + UPDATE) if row != MODULES + UPDATE)
+
+COLUMNS: tuple[tuple[str, int, Callable[[Accuracy], float]], ...] = (
+    ("drop", 2, lambda a: a.drop_points),
+    ("agreement %", 1, lambda a: 100 * a.agreement),
+    ("SQNR dB", 1, lambda a: np.inf if a.logit_sqnr_db is None else a.logit_sqnr_db),
+    ("KL", 4, lambda a: a.kl),
+)
+
+
+class Outcome(NamedTuple):
+    accuracy: Accuracy
+    bits: float | None  # the plan's average
+    seconds: float  # of allocation, update and rounding
+
+
+Results = defaultdict[tuple[str, float], dict[int, Outcome]]  # by row and width, then by seed
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: ModelOptions
+    images: ImageOptions
+    widths: tuple[float, ...]
+    rows: tuple[str, ...]
+    activation_bits: int | Literal["same"]
+    rounding: RoundingOptions
+    update: UpdateOptions
+    equalize: bool
+
+
+def module_wise(sensitivities: Sensitivities, bits: float) -> dict[str, int]:
+    """Widths of least cost with one for each module, which is what unit names share before their last part."""
+    units = allocation.budgeted_units(sensitivities)
+    modules = [unit.name.rpartition(".")[0] for unit in units]
+    names = tuple(dict.fromkeys(modules))
+    members = [names.index(module) for module in modules]
+    costs, sizes = np.zeros((len(names), len(CANDIDATES))), np.zeros(len(names), dtype=np.int64)
+    np.add.at(costs, members, allocation.METRICS["nuclear-norm"](sensitivities, CANDIDATES, 4.0))
+    np.add.at(sizes, members, [unit.parameters for unit in units])
+    found = allocation.solve(allocation.Problem(names, sizes, CANDIDATES, costs, bits)).bits
+    return {unit.name: found[module] for unit, module in zip(units, modules, strict=True)}
+
+
+def analyzed(frontend: Frontend, crops: SlicedImages, settings: Settings, seed: int) -> dict[str, Sensitivities]:
+    """Equalize, and analyze for each row of COSTS that is asked for."""
+    asked = AnalysisOptions(activation_bits=settings.activation_bits, weight_bits=min(settings.widths))
+    if settings.equalize:
+        frontend.equalize(crops, asked, seed=seed)
+    if settings.rounding.method == "gptq":
+        frontend.use_gptq(crops, widths=CANDIDATES)
+    efforts = COSTS if settings.rounding.effort == "fast" else {**COSTS, "kl": settings.rounding.effort}
+    wanted = {row.removesuffix(UPDATE) for row in settings.rows} & set(COSTS) or {"directional"}
+    return {
+        name: frontend.analyze(crops, asked.model_copy(update={"effort": effort}), seed=seed)
+        for name, effort in efforts.items()
+        if name in wanted
+    }
+
+
+def plan_for(
+    row: str, bits: float, known: dict[str, Sensitivities], frontend: Frontend, crops: SlicedImages, settings: Settings
+) -> BitPlan:
+    """The row's widths."""
+    name, inputs = row.removesuffix(UPDATE), settings.activation_bits
+    metric, sensitivities = METRIC_OF.get(name, name), known.get(name) or next(iter(known.values()))
+    plan, _ = allocation.allocate(sensitivities, bits=bits, metric=metric, gamma=4.0, activation_bits=inputs)
+    if row == MODULES:
+        widths = module_wise(sensitivities, bits)
+    elif row.endswith(UPDATE):
+        sizes = {unit.name: unit.parameters for unit in allocation.budgeted_units(sensitivities)}
+        update, coupled = settings.update, sensitivities if inputs == "same" else None
+        widths = allocation.iterative_update(
+            {name: plan.layers[name].weight_bits for name in sizes}, sizes,
+            allocation.capacity_of(bits, sum(sizes.values())), CANDIDATES,
+            frontend.evaluator(plan, crops, update, coupled=coupled),
+            rounds=update.rounds, patience=update.patience, budget_rule=update.rule,
+        ).bits  # fmt: skip
+    else:
+        return plan
+    if inputs == "same":
+        return plan.with_coupled_bits(widths, {unit.name: unit.activation_ranges for unit in sensitivities.units})
+    return plan.with_weight_bits(widths)
+
+
+def evaluate(frontend: Frontend, rounded: RoundedPlan, validation: CroppedImages, reference: torch.Tensor) -> Accuracy:
+    """The quantized model in simulation against the float logits."""
+    assert validation.labels is not None
+    module, meter = frontend.loaded.module, AccuracyMeter()
+    with live_model(module, frontend.exported.units) as live:
+        for name, weight in rounded.weights.items():
+            live.set_weight(name, weight)
+        for name, quantizer in plan_inputs(rounded.plan).items():
+            live.set_input(name, quantizer)
+        meter.add(reference.numpy(), logits_of(module, validation).numpy(), validation.labels)
+    return meter.result()
+
+
+def run(settings: Settings, seeds: Sequence[int], size: int | None, into: Results) -> None:
+    """All rows at all widths for all seeds."""
+    images, loaded = settings.images, load_model(settings.model, settings.images)
+    if images.validation is None and settings.model.name != DIGITS:
+        raise LampqError("no validation images", hint="give labelled images with --validation")
+    classes, folder = loaded.identity.num_classes, images.validation
+    tested = open_source(folder, num_classes=classes, need_labels=True) if folder else digits_source("test")
+    with CroppedImages(choose(tested, size or len(tested), 0), loaded.preprocessing) as validation:
+        reference = logits_of(loaded.module, validation)
+        for seed in seeds:
+            start = time.perf_counter()
+            # Equalization changes the weights: every seed starts from the checkpoint.
+            frontend = Frontend(load_model(settings.model, images))
+            own, units = images.model_copy(update={"seed": seed}), frontend.exported.units
+            source = calibration_images(frontend.loaded, units, own, settings.rounding.effort, NO_PROGRESS)
+            with CroppedImages(*source) as crops:
+                known = analyzed(frontend, crops, settings, seed)
+                typer.echo(f"seed {seed}: analyzed in {time.perf_counter() - start:.0f} s", err=True)
+                for bits, row in ((bits, row) for bits in settings.widths for row in settings.rows):
+                    start = time.perf_counter()
+                    plan = plan_for(row, bits, known, frontend, crops, settings)
+                    rounded = frontend.round(plan, crops, settings.rounding, settings.update, seed=seed)
+                    seconds = time.perf_counter() - start
+                    accuracy = evaluate(frontend, rounded, validation, reference)
+                    into[row, bits][seed] = Outcome(accuracy, plan.weight_average(), seconds)
+                    said = ", ".join(f"{name} {read(accuracy):.{digits}f}" for name, digits, read in COLUMNS)
+                    typer.echo(f"seed {seed}, {bits:g} bits, {row}: {said}, {seconds:.1f} s", err=True)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean, and its standard error where there are several values."""
+    if len(values) < 2:
+        return "".join(f"{value:.{digits}f}" for value in values)
+    return f"{np.mean(values):.{digits}f} ± {standard_error(values):.{digits}f}"
+
+
+def standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def saved(results: Results, row: str, bits: float) -> list[float]:
+    """KL of uniform bits minus the row's, for every seed that has both."""
+    uniform = results[UNIFORM, bits]
+    return [uniform[seed].accuracy.kl - o.accuracy.kl for seed, o in results[row, bits].items() if seed in uniform]
+
+
+def table(results: Results, settings: Settings) -> list[str]:
+    """Markdown rows, what the default saves, and what the figures are; KL below uniform's is paired over seeds."""
+    names = (*(name for name, *_ in COLUMNS), "KL below uniform", "average bits")
+    heads = [f"{name}, {bits:g} bits" for bits in settings.widths for name in names]
+    lines = [f"| allocation | {' | '.join(heads)} | seconds |", "|---" * (len(heads) + 2) + "|"]
+    for row in settings.rows:
+        cells, seconds = [], []
+        for bits in settings.widths:
+            own = list(results[row, bits].values())
+            cells += [spread([read(o.accuracy) for o in own], digits) for _, digits, read in COLUMNS]
+            cells += [spread(saved(results, row, bits), 4), spread([o.bits or np.nan for o in own], 2)]
+            seconds += [o.seconds for o in own]
+        lines.append(f"| {TITLES.get(row, row)} | {' | '.join(cells)} | {spread(seconds, 1)} |")
+    if DEFAULT in settings.rows and UNIFORM in settings.rows:
+        lines += ["", *(verdict(saved(results, DEFAULT, bits), bits) for bits in settings.widths)]
+    accuracies = [outcome.accuracy for found in results.values() for outcome in found.values()]
+    error = max(accuracy.standard_error_points for accuracy in accuracies)
+    lines += ["", f"n = {accuracies[0].samples}, which leaves a drop a standard error of up to {error:.2f} points."]
+    return [*lines, "± is the standard error over seeds; seconds are those of allocation, update and rounding."]
+
+
+def verdict(differences: Sequence[float], bits: float) -> str:
+    """Whether the default beats uniform bits by more than the seeds' spread."""
+    count, said = len(differences), f"{bits:g} bits: the default's KL is below uniform's by {spread(differences, 4)}"
+    if count < 2:
+        return f"{said}; one seed shows no spread"
+    beyond = "more" if np.mean(differences) > SIGNIFICANT * standard_error(differences) else "not more"
+    return f"{said}, {sum(d > 0 for d in differences)} of {count} seeds: {beyond} than {SIGNIFICANT:g} standard errors"
+
+
+def main(
+    model: options.Model = DIGITS,
+    checkpoint: options.Checkpoint = None,
+    model_arg: options.ModelArg = None,
+    device: options.Device = "cpu",
+    calibration: options.Calibration = None,
+    validation: options.Validation = None,
+    calibration_size: options.CalibrationSize = None,
+    validation_size: Annotated[int | None, typer.Option(min=1, help="Default: all.")] = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    crop: options.Crop = None,
+    seeds: Annotated[str, typer.Option(help="Of the calibration images and everything else.")] = "0,1,2",
+    bits: Annotated[str, typer.Option(help="Average weight bits.")] = "3,4",
+    activation_bits: Annotated[str, typer.Option(help="A width, or same: those of the weights.")] = "8",
+    effort: options.Effort = "fast",
+    rounding: options.Rounding = "gptq",
+    equalize: options.Equalize = True,
+    rounds: options.Rounds = 8,
+    methods: Annotated[str, typer.Option(help=f"Of {', '.join(KNOWN)}.")] = ",".join(TITLES),
+) -> None:
+    """Compare allocation methods on one model."""
+    inputs = options.parse_activation_bits(activation_bits)
+    if inputs == "mixed":
+        raise UsageError("--activation-bits mixed is not offered: only the widths of weights are compared here")
+    settings = Settings(
+        model=options.model_options(model, checkpoint, False, model_arg, device),
+        images=ImageOptions(
+            calibration=options.calibration_of(calibration), calibration_size=calibration_size,
+            validation=validation, mean=options.numbers(mean, "mean"), std=options.numbers(std, "std"), crop=crop,
+        ),
+        widths=options.numbers(bits, "bits") or (),
+        rows=tuple(options.one_of(row, KNOWN, "methods") for row in dict.fromkeys(methods.split(","))),
+        activation_bits=inputs,
+        rounding=options.rounding_options(rounding, effort),
+        update=UpdateOptions(rounds=rounds),
+        equalize=equalize,
+    )  # fmt: skip
+    for width in settings.widths:
+        allocation.check_request(bits=width, candidates=CANDIDATES, activation_bits=inputs)
+    if not all(part.isdecimal() for part in seeds.split(",")):
+        raise UsageError(f"--seeds takes whole numbers from 0 up with commas between, not {seeds!r}")
+    machine, results = describe_environment("none"), Results(dict)
+    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else machine.cpu
+    versions = ", ".join(f"{name} {machine.versions[name]}" for name in ("torch", "timm", "numpy"))
+    print(f"{model}, inputs of {activation_bits} bits, {rounding} ({effort}), seeds {seeds}", end=", ")
+    print(f"calibration {calibration or 'embedded'}, {calibration_size or 'as many images as the effort takes'}")
+    print(f"{processor} ({', '.join(machine.cpu_flags)}), {time.strftime('%Y-%m-%d %H:%M')}, {versions}\n", flush=True)
+    try:
+        with torch_threads(available_cores()):
+            run(settings, [int(part) for part in seeds.split(",")], validation_size, results)
+    finally:
+        if results:
+            print("\n".join(table(results, settings)))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except LampqError as problem:
+        typer.echo(f"error: {problem}", err=True)
+        raise SystemExit(problem.exit_code) from None
