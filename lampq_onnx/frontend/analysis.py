@@ -33,6 +33,10 @@ HELD_OUT_SHARE = 4
 MOST_HELD_OUT = 64
 """Judging takes many passes; more images than these decide nothing else."""
 
+RANGE_IMAGES = 256
+TRACE_IMAGES = 128
+"""Means and ranges over these stand for the whole set, which is for what is trained on it."""
+
 NUCLEAR_IMAGES = 8
 ALPHA_IMAGES = 64
 INPUT_COST_IMAGES = 32
@@ -79,11 +83,11 @@ class Analysis:
         module, units, images = self.loaded.module, self.exported.units, self.images
         effort = EFFORTS[options.effort]
         count = len(images)
-        fit, held_out = split(images)
+        fit, held_out = split(images.slice(0, RANGE_IMAGES))
         widths = self._input_widths(options)
         with progress.stage("ranges"):
             ranges = choose_ranges(module, units, fit, held_out, widths=widths, seed=seed)
-        with progress.stage("traces", count) as advance:
+        with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
             traces = fisher_traces(module, units, self._labelled(options.labels), seed=seed, progress=advance)
         with progress.stage("weight errors", len(units)) as advance:
             errors = {}
@@ -204,7 +208,7 @@ class Analysis:
         widths: Mapping[str, Sequence[int]],
         progress: ProgressSink,
     ) -> dict[str, dict[int, float]]:
-        _, held_out = split(self.images)
+        _, held_out = split(self.images.slice(0, RANGE_IMAGES))
         quantizers = {
             unit.name: {
                 width: quantizer_of(ranges[unit.name][width], width)
@@ -235,7 +239,7 @@ class Analysis:
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
-        for batch, labels in tensors(self.images, device):
+        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device):
             if kind == "given" and labels is None:
                 raise LampqError(
                     "given labels are asked for and the calibration images have none",

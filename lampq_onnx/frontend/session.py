@@ -50,6 +50,9 @@ SCORE_IMAGES = 128
 ERROR_IMAGES = 64
 """Enough for averages over 197 tokens an image."""
 
+EQUALIZATION_IMAGES = 128
+"""Of the search for strengths; the whole set is for what is trained on it."""
+
 TRIAL_IMAGES = 4
 """Images that an equalization is checked on."""
 
@@ -97,7 +100,7 @@ class Frontend:
             LampqError: the function of the model changed.
         """
         module = self.loaded.module
-        fit, held_out = split(images)
+        fit, held_out = split(images.slice(0, EQUALIZATION_IMAGES))
         sample = next(tensors(images, self._blank.device, batch_size=TRIAL_IMAGES))[0]
         asked = options.activation_bits
         width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
