@@ -105,8 +105,11 @@ def test_a_convolution_starts_as_its_rounding() -> None:
     for kind in KINDS:
         trainable = TrainableLayer(module, Rounding(weight, "nearest", matrix, {}), module.bias, QUANTIZER, kind=kind)
         expected = functional.conv2d(
-            fake_quantize(x, QUANTIZER), torch.from_numpy(weight.dequantize()).reshape(8, 3, 4, 4), module.bias, stride=4
-        )  # fmt: skip
+            fake_quantize(x, QUANTIZER),
+            torch.from_numpy(weight.dequantize()).reshape(8, 3, 4, 4),
+            module.bias,
+            stride=4,
+        )
         torch.testing.assert_close(trainable.eval()(x), expected, rtol=1e-5, atol=1e-5)
 
 

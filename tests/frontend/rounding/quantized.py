@@ -1,0 +1,111 @@
+"""A tiny model, grids and quantizers for the tests of rounding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from lampq_onnx.frontend.chain import BlockChain
+from lampq_onnx.frontend.live import LiveModel, live_model
+from lampq_onnx.frontend.rounding.ladder import Rounding
+from lampq_onnx.frontend.simulation import WeightRounder
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
+from tests.frontend.models import ArrayImages, images, pixels, tiny_vit, units_of, untouched
+
+PLAIN = tiny_vit()
+"""Never changed."""
+
+FIT, HELD_OUT = images(40, seed=1), images(24, seed=2)
+
+
+def model_and_chain() -> tuple[torch.nn.Module, BlockChain]:
+    """A copy of the model."""
+    model = copy.deepcopy(PLAIN)
+    return model, BlockChain(model, units_of(model), pixels(1))
+
+
+def grids(bits: int) -> dict[str, WeightGrid]:
+    """One width in the budget, 8 bits outside."""
+    rounder = WeightRounder(units_of(PLAIN))
+    return {unit.name: rounder.grid(unit.name, 8 if unit.fixed else bits) for unit in units_of(PLAIN)}
+
+
+def quantizers(bits: int = 8) -> dict[str, ActivationQuantizer]:
+    """Of the min-max ranges in the float model."""
+    found: dict[str, ActivationQuantizer] = {}
+    model = copy.deepcopy(PLAIN)
+    for unit in units_of(model):
+        unit.module.register_forward_pre_hook(
+            lambda _, args, name=unit.name: found.update(
+                {name: ActivationQuantizer.from_range(float(args[0].min()), float(args[0].max()), bits)}
+            )
+        )
+    model(torch.from_numpy(FIT.images))
+    return found
+
+
+def nearest(bits: int) -> dict[str, Rounding]:
+    """Every layer rounded to nearest."""
+    found = {}
+    for name, grid in grids(bits).items():
+        matrix = PLAIN.get_submodule(name).weight.flatten(1)
+        found[name] = Rounding(grid.quantize(matrix.numpy()), "nearest", matrix.clone(), {})
+    return found
+
+
+def weights(roundings: Mapping[str, Rounding]) -> dict[str, QuantizedWeight]:
+    return {name: rounding.weight for name, rounding in roundings.items()}
+
+
+def by_hand(changes: Mapping[str, QuantizedWeight], inputs: Mapping[str, ActivationQuantizer]) -> torch.nn.Module:
+    """A copy of the float model with other weights and biases, and with quantized inputs."""
+    changed = copy.deepcopy(PLAIN)
+    for name, weight in changes.items():
+        module = changed.get_submodule(name)
+        module.weight.copy_(torch.from_numpy(weight.dequantize()).reshape(module.weight.shape))
+        if weight.bias is not None:
+            module.bias = torch.nn.Parameter(torch.from_numpy(weight.bias), requires_grad=False)
+    for name, quantizer in inputs.items():
+        changed.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, q=quantizer: (torch.from_numpy(q.fake(args[0].numpy())), *args[1:])
+        )
+    return changed
+
+
+def kl(changed: torch.nn.Module, data: ArrayImages) -> torch.Tensor:
+    """Of each image, float64 (n,)."""
+    p, q = (model(torch.from_numpy(data.images)).double().softmax(1) for model in (PLAIN, changed))
+    return (p * (p / q).log()).sum(1)
+
+
+@contextmanager
+def live_copy() -> Iterator[tuple[LiveModel, BlockChain]]:
+    """A live model that has to be the float one again afterwards."""
+    model, chain = model_and_chain()
+    with live_model(model, units_of(model)) as live:
+        yield live, chain
+    assert untouched(model)
+    for found, expected in zip(model.parameters(), PLAIN.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def use(live: LiveModel, roundings: Mapping[str, Rounding], inputs: Mapping[str, ActivationQuantizer]) -> None:
+    """Quantize the live model."""
+    for name, rounding in roundings.items():
+        live.set_weight(name, rounding.weight)
+        live.set_input(name, inputs.get(name))
+
+
+def same(first: Mapping[str, Rounding], second: Mapping[str, Rounding]) -> bool:
+    """Whether two results are equal to the last number."""
+    return all(
+        second[name].method == one.method
+        and (second[name].weight.codes == one.weight.codes).all()
+        and (second[name].weight.scale == one.weight.scale).all()
+        and ((second[name].weight.bias is None) == (one.weight.bias is None))
+        and (one.weight.bias is None or (second[name].weight.bias == one.weight.bias).all())
+        for name, one in first.items()
+    )
