@@ -19,12 +19,16 @@ def invoke(*words: str | Path) -> tuple[int, str, str]:
     return int(caught.value.code or 0), out.getvalue(), err.getvalue()
 
 
+QUICK = ("--effort", "fast", "--threads", "1")
+"""Handing the products of the digits model to other threads takes longer than computing them."""
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Folder and standard output of `quantize digits` at 3 bits."""
     folder = tmp_path_factory.mktemp("digits") / "out"
     code, out, err = invoke(
-        "quantize", "digits", "--bits", "3", "--output", folder, "--baseline", "uniform", "--latency-runs", "3"
-    )
+        "quantize", "digits", "--bits", "3", "--output", folder, "--baseline", "uniform", "--latency-runs", "3", *QUICK
+    )  # fmt: skip
     assert code == 0, err
     return folder, out

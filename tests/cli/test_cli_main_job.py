@@ -16,7 +16,7 @@ from lampq_onnx import BitPlan, LayerPlan, Report, Sensitivities
 from lampq_onnx.converter import inspect_model, load_model
 from lampq_onnx.frontend.digits import split_images
 
-from .conftest import invoke
+from .conftest import QUICK, invoke
 
 FILES = {"float.onnx", "sensitivity.json", "plan.json", "weights.safetensors", "model.onnx", "report.json"}
 
@@ -172,10 +172,11 @@ def test_schemas_describe_the_files(digits_run: tuple[Path, str]) -> None:
 
 def test_the_run_is_deterministic_but_for_its_clock(digits_run: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = digits_run
-    code, _, err = invoke("quantize", "digits", "--bits", "3", "--output", tmp_path / "out", "--latency-runs", "1")
+    out = tmp_path / "out"
+    code, _, err = invoke("quantize", "digits", "--bits", "3", "--output", out, "--latency-runs", "1", *QUICK)
     assert code == 0, err
     for name in ("plan.json", "model.onnx", "float.onnx"):
-        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes(), name
+        assert (out / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_narrow_activations_run_as_planned(digits_run: tuple[Path, str], test_images: Path, tmp_path: Path) -> None:
