@@ -42,7 +42,7 @@ def test_the_best_effort_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert report.rounding.kept["tuned"] == any(
         layer.activation_range.method == "tuned" for layer in plan.layers.values() if layer.activation_range
     )
-    assert {"equalization", "costs", "input costs", "block reconstruction", "tuning"} <= set(report.seconds)
+    assert {"equalization", "costs", "input_costs", "block_reconstruction", "tuning"} <= set(report.seconds)
     # the file as onnxruntime computes it, against the float one
     pixels, labels = split_images("test")
     from PIL import Image

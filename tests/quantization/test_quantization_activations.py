@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lampq_onnx.quantization import ActivationQuantizer, Histogram, candidate_ranges
-from lampq_onnx.quantization.activations import MSE_SHRINKS, PERCENTILES
+from lampq_onnx.quantization.activations import MSE_SHRINKS, NARROW_SHRINKS, PERCENTILES
 
 RANGES = [(-1.5, 3.0), (0.0, 2.0), (-7.0, 0.0), (0.5, 4.0), (-3.0, -1.0), (-1e-3, 1e4), (-1e30, 1e30)]
 
@@ -146,7 +146,12 @@ def test_the_mse_range_is_the_best_on_the_samples(kind: str, bits: int) -> None:
 def test_candidates() -> None:
     histogram = collected(drawn("normal"))
     ranges = candidate_ranges(histogram, 4)
-    assert list(ranges) == ["minmax", *(f"percentile-{p}" for p in PERCENTILES), "mse"]
+    always = ["minmax", *(f"percentile-{p}" for p in PERCENTILES), "mse"]
+    assert list(ranges) == [*always, *(f"shrink-{part}" for part in NARROW_SHRINKS)]
+    assert list(candidate_ranges(histogram, 8)) == always
+    assert candidate_ranges(histogram, 16) == {"minmax": (histogram.low, histogram.high)}
+    for part in NARROW_SHRINKS:
+        assert ranges[f"shrink-{part}"] == (part * histogram.low, part * histogram.high)
     assert ranges["minmax"] == (histogram.low, histogram.high)
     assert ranges["mse"] == histogram.mse_range(4)
     widths = [ranges[f"percentile-{p}"][1] - ranges[f"percentile-{p}"][0] for p in PERCENTILES]
