@@ -29,7 +29,7 @@ class LiveModel:
     def __init__(self, model: torch.nn.Module, units: Sequence[Unit]) -> None:
         self.model = model
         self.units = {unit.name: unit for unit in units}
-        self._weights = {name: unit.module.weight.data for name, unit in self.units.items()}
+        self._weights = {name: unit.module.weight for name, unit in self.units.items()}
         self._biases: dict[str, torch.nn.Parameter | None] = {
             name: unit.module._parameters["bias"] for name, unit in self.units.items()
         }
@@ -46,15 +46,14 @@ class LiveModel:
         module = self.units[name].module
         original = self._weights[name]
         if weight is None:
-            module.weight.data, module.bias = original, self._biases[name]
+            module.weight, module.bias = original, self._biases[name]
             return
-        rounded = torch.from_numpy(weight.dequantize()).reshape(original.shape).to(original)
-        module.weight.data = rounded
+        # Parameters of their own: modules may share theirs.
+        module.weight = _parameter(torch.from_numpy(weight.dequantize()).reshape(original.shape).to(original))
         if weight.bias is None:
             module.bias = self._biases[name]
         else:
-            # A Parameter of its own: modules may share theirs.
-            module.bias = torch.nn.Parameter(torch.from_numpy(weight.bias).to(original), requires_grad=False)
+            module.bias = _parameter(torch.from_numpy(weight.bias).to(original))
 
     def set_input(self, name: str, quantizer: ActivationQuantizer | None) -> None:
         """Quantize the input of layer ``name``; None: leave it in float."""
@@ -72,29 +71,25 @@ class LiveModel:
 
     def weight(self, name: str) -> torch.Tensor:
         """The float weight as a matrix (outputs, inputs)."""
-        return self._weights[name].flatten(1)
+        return self._weights[name].data.flatten(1)
 
     def bias(self, name: str) -> torch.Tensor | None:
         """The float bias (outputs,), if there is one."""
         bias = self._biases[name]
         return None if bias is None else bias.data
 
-    def original(self, name: str) -> tuple[torch.Tensor, torch.nn.Parameter | None]:
-        """The float weight in the module's shape, and the bias."""
-        return self._weights[name], self._biases[name]
-
     @contextmanager
     def in_float(self) -> Iterator[None]:
         """The float model inside the block, what it was before afterwards."""
         inputs, replaced = dict(self._inputs), dict(self._replaced)
-        parts = {name: (unit.module.weight.data, unit.module.bias) for name, unit in self.units.items()}
+        parts = {name: (unit.module.weight, unit.module.bias) for name, unit in self.units.items()}
         try:
             self.reset()
             yield
         finally:
             self._inputs, self._replaced = inputs, replaced
             for name, unit in self.units.items():
-                unit.module.weight.data, unit.module.bias = parts[name]
+                unit.module.weight, unit.module.bias = parts[name]
 
     def reset(self) -> None:
         """Everything in float."""
@@ -132,3 +127,7 @@ def live_model(model: torch.nn.Module, units: Sequence[Unit]) -> Iterator[LiveMo
     live = LiveModel(model, units)
     with live._installed():
         yield live
+
+
+def _parameter(value: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(value, requires_grad=False)

@@ -52,9 +52,21 @@ one that happens to be lowest is noise, and picking it fifty times in a row fits
 
 
 def clearly_lower(losses: torch.Tensor, others: torch.Tensor, *, evidence: float = EVIDENCE) -> bool:
-    """Whether the mean of paired losses (n,) is lower by more than the pairs' scatter explains."""
-    difference = losses.double() - others.double()
+    """Whether the mean of paired, non-negative losses (n,) is lower by more than the pairs' scatter explains.
+
+    The differences themselves may show it, or the differences relative to the sums: where one image makes up most of
+    the loss, it makes up the scatter as well, and a change that is better on every image would not count.
+    """
+    losses, others = losses.double(), others.double()
+    difference = losses - others
+    if not bool(difference.mean() < 0):
+        return False
     if len(difference) < 2:
-        return bool(difference.mean() < 0)
-    error = difference.std() / len(difference) ** 0.5
-    return bool(difference.mean() < -evidence * error)
+        return True
+    relative = difference / (losses + others).clamp_min(torch.finfo(torch.float64).tiny)
+    return any(bool(values.mean() < -evidence * _error_of_mean(values)) for values in (difference, relative))
+
+
+def _error_of_mean(values: torch.Tensor) -> torch.Tensor:
+    error: torch.Tensor = values.std() / len(values) ** 0.5
+    return error

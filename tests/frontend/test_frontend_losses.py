@@ -24,8 +24,12 @@ def test_lower_by_hand() -> None:
     losses, others = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.5, 5.0])
     # differences -1, -.5, -2: mean -7/6, deviation sqrt(7/12), error of the mean sqrt(7/36) = .441
     assert clearly_lower(losses, others)  # 1.167 > 2 * .441
-    assert clearly_lower(losses, others, evidence=7 / 6 / math.sqrt(7 / 36) - 1e-6)
-    assert not clearly_lower(losses, others, evidence=7 / 6 / math.sqrt(7 / 36) + 1e-6)
+    # relative to the sums -1/3, -1/9, -1/4: mean -.2315, deviation .1123, error of the mean .0648: 3.57 of them
+    relative = torch.tensor([-1 / 3, -1 / 9, -1 / 4], dtype=torch.float64)
+    most = float(-relative.mean() / (relative.std() / math.sqrt(3)))
+    assert most == pytest.approx(3.57, abs=0.01)
+    assert clearly_lower(losses, others, evidence=most - 1e-6)
+    assert not clearly_lower(losses, others, evidence=most + 1e-6)
     assert not clearly_lower(others, losses)
     assert not clearly_lower(losses, losses)
     assert clearly_lower(losses - 1e-3, losses.double())  # the same for every image: no scatter at all
@@ -51,3 +55,9 @@ def test_a_broken_loss_is_never_lower() -> None:
     bad = torch.tensor([float("nan"), 0.0, 0.0])
     assert not clearly_lower(bad, torch.ones(3))
     assert not clearly_lower(torch.ones(3), bad)
+
+
+def test_one_huge_image_does_not_hide_the_others() -> None:
+    others = torch.tensor([1000.0, 1.0, 2.0, 1.5, 0.5, 1.2])
+    assert clearly_lower(others / 50, others)
+    assert not clearly_lower(others * torch.tensor([0.99, 1.1, 0.9, 1.1, 0.9, 1.0]), others)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +25,6 @@ from lampq_onnx.frontend.losses import clearly_lower, image_kl
 from lampq_onnx.frontend.rounding.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
-
-Result = TypeVar("Result")
 
 WIDE_DAMPING = 0.1
 """Damping that is tried besides GPTQ's own where time allows; it stays nearer to the nearest levels."""
@@ -100,9 +97,10 @@ def climb(
     states, held_states = chain.states(fit_batches), chain.states(held_batches)
     for index, block in enumerate(chain.blocks):
         planned = [unit for unit in block.units if unit.name in grids]
-        means = _in_float(live, planned, inputs, partial(float_output_means, chain, true_states))
+        # The block's layers are still in float, and so are their inputs.
+        means = float_output_means(chain, true_states)
         if index + 1 < len(chain):
-            true_states = _in_float(live, planned, inputs, partial(chain.advance, true_states))
+            true_states = chain.advance(true_states)
         for unit in planned:
             live.set_input(unit.name, inputs.get(unit.name))
             moments = layer_moments(chain, states, unit, means[unit.name], inputs.get(unit.name))
@@ -122,18 +120,6 @@ def climb(
 def techniques(roundings: Mapping[str, Rounding]) -> dict[str, int]:
     """How many layers each technique was kept for."""
     return dict(Counter(rounding.method for rounding in roundings.values()))
-
-
-def _in_float(
-    live: LiveModel, units: Sequence[Unit], inputs: Mapping[str, ActivationQuantizer], act: Callable[[], Result]
-) -> Result:
-    """``act`` while the units of one block, which are not rounded yet, read float inputs."""
-    for unit in units:
-        live.set_input(unit.name, None)
-    result = act()
-    for unit in units:
-        live.set_input(unit.name, inputs.get(unit.name))
-    return result
 
 
 def _losses(chain: BlockChain, states: States, reference: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,10 @@ def with_inputs(plan: BitPlan, inputs: Mapping[str, ActivationQuantizer]) -> Bit
     layers = dict(plan.layers)
     for name, quantizer in inputs.items():
         if quantizer != known.get(name):
-            interval = ActivationRange(low=float(quantizer.low), high=float(quantizer.high), method="tuned")
+            # In double precision the scale comes back exactly as it was.
+            top = 2**quantizer.bits - 1
+            low, high = -quantizer.zero_point * quantizer.scale, (top - quantizer.zero_point) * quantizer.scale
+            interval = ActivationRange(low=low, high=high, method="tuned")
             layers[name] = layers[name].model_copy(update={"activation_range": interval})
     return plan.model_copy(update={"layers": layers})
 

@@ -100,11 +100,6 @@ def test_even_channels_are_left_alone() -> None:
     assert not found.equalization.shift.any()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="absolute differences of a few images with large gradients are their own scatter: evidence that all images "
-    "agree on, and a gain of hundreds, does not count",
-)
 def test_what_helps_every_image_a_hundredfold_is_taken() -> None:
     model, links = planted()
     few = images(24, seed=2)

@@ -77,14 +77,7 @@ def test_better_than_nearest_rounding(bits: int) -> None:
     "inputs",
     [
         {},
-        pytest.param(
-            quantizers(4),
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="_in_float leaves the inputs of the block's later layers quantized while a layer is judged, "
-                "and everything behind it is said to be in float",
-            ),
-        ),
+        quantizers(4),
     ],
     ids=["float", "quantized"],
 )

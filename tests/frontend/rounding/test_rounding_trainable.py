@@ -254,19 +254,6 @@ def random_quantizers(bits: int) -> list[ActivationQuantizer]:
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
-def test_quantizers_survive_the_plan_to_the_last_bit_but_one(bits: int) -> None:
-    for quantizer in random_quantizers(bits):
-        found = through_plan(quantizer)
-        assert (found.zero_point, found.bits) == (quantizer.zero_point, bits)
-        assert abs(found.scale - quantizer.scale) <= np.spacing(np.float32(quantizer.scale))
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="low and high are rounded to float32 before their difference is divided: the scale can change by one ulp. "
-    "-zero_point * scale and (top - zero_point) * scale as Python floats are exact, and so is the way back",
-)
-@pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_quantizers_survive_the_plan(bits: int) -> None:
     for quantizer in random_quantizers(bits):
         assert through_plan(quantizer) == quantizer
