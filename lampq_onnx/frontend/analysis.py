@@ -38,7 +38,7 @@ TRACE_IMAGES = 128
 """Means and ranges over these stand for the whole set, which is for what is trained on it."""
 
 NUCLEAR_IMAGES = 8
-ALPHA_IMAGES = 64
+ALPHA_IMAGES = 32
 INPUT_COST_IMAGES = 32
 """Costs of inputs decide only between widths that differ by much."""
 
@@ -198,8 +198,8 @@ class Analysis:
             live_model(self.loaded.module, self.exported.units) as live,
         ):
             return weight_costs(
-                live, self.chain, held_out, self.budgeted, rounder, options.candidates, batch_size=BATCH,
-                progress=advance,
+                live, self.chain, held_out, self.budgeted, rounder, options.candidates,
+                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
             )  # fmt: skip
 
     def _input_costs(

@@ -1,13 +1,14 @@
 """What one layer at one width costs the whole model: the KL to the float model with that layer alone quantized.
 
 The costs come from the very weights that are candidates for the file (after equalization and GPTQ), on images that the
-rounding has not seen. Only the blocks from the layer's own on are computed. Widths above `MEASURED_UP_TO` follow from
-the widest measured one by the ratio of their rounding errors: there the model is in its quadratic regime, and the
-measurement would be noise.
+rounding has not seen. Only the blocks from the layer's own on are computed, and only widths near the budget. Others
+follow from the nearest measured one by the ratio of their rounding errors; above `MEASURED_UP_TO` the model is in its
+quadratic regime, and a measurement would be noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -90,30 +91,42 @@ def weight_costs(
     rounder: WeightRounder,
     candidates: Sequence[int],
     *,
+    expected_bits: float,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[int, float]]:
     """Unit -> width -> mean KL in nats, for every candidate width.
 
     Costs never rise with the width: where a measurement says so, which is noise, the cheaper width's cost stands.
+
+    Args:
+        expected_bits: average width that is asked for; widths more than one bit below it are not measured either.
     """
-    measured = tuple(b for b in candidates if b <= MEASURED_UP_TO) or (min(candidates),)
+    measured = measured_widths(candidates, expected_bits)
 
     def set_weight(name: str, bits: int) -> Setting:
         return lambda: live.set_weight(name, rounder.quantized(name, bits))
 
     settings = {unit.name: [set_weight(unit.name, bits) for bits in measured] for unit in units}
     losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
+    tiny = torch.finfo(torch.float64).tiny
     costs = {}
     for unit in units:
         known = dict(zip(measured, losses[unit.name], strict=True))
-        last = max(measured)
-        base = max(rounder.error(unit.name, last), torch.finfo(torch.float64).tiny)
         for bits in candidates:
-            if bits not in known:
-                known[bits] = known[last] * min(1.0, rounder.error(unit.name, bits) / base)
+            nearest = min(measured, key=lambda width: abs(width - bits))
+            if bits not in measured:
+                ratio = rounder.error(unit.name, bits) / max(rounder.error(unit.name, nearest), tiny)
+                known[bits] = known[nearest] * (min(1.0, ratio) if bits > nearest else max(1.0, ratio))
         costs[unit.name] = _falling(known)
     return costs
+
+
+def measured_widths(candidates: Sequence[int], expected_bits: float) -> tuple[int, ...]:
+    """The candidates that are worth measuring: at most `MEASURED_UP_TO`, at least one below what is expected."""
+    least = min(math.floor(expected_bits) - 1, MEASURED_UP_TO)
+    near = tuple(bits for bits in candidates if least <= bits <= MEASURED_UP_TO)
+    return near or (min(candidates, key=lambda bits: abs(bits - MEASURED_UP_TO)),)
 
 
 def directional_costs(

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from lampq_onnx.frontend.chain import BlockChain
-from lampq_onnx.frontend.costs import FLOOR, activation_costs, directional_costs, measured_losses, weight_costs
+from lampq_onnx.frontend.costs import (
+    FLOOR,
+    activation_costs,
+    directional_costs,
+    measured_losses,
+    measured_widths,
+    weight_costs,
+)
 from lampq_onnx.frontend.fisher import sampled_labels
 from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.live import LiveModel, live_model
@@ -60,7 +67,15 @@ def test_measured_costs_are_those_of_a_plain_forward(setup: Setup) -> None:
     units = units_of(setup.model)  # patch embedding and head as well: before and after the blocks
     done: list[int] = []
     costs = weight_costs(
-        setup.live, setup.chain, DATA, units, setup.rounder, (2, 3, 4), batch_size=3, progress=done.append
+        setup.live,
+        setup.chain,
+        DATA,
+        units,
+        setup.rounder,
+        (2, 3, 4),
+        expected_bits=2,
+        batch_size=3,
+        progress=done.append,
     )
     assert done == list(range(1, 3 * len(units) + 1))
     assert set(costs) == {unit.name for unit in units}
@@ -76,7 +91,9 @@ def test_measured_costs_are_those_of_a_plain_forward(setup: Setup) -> None:
 
 def test_wide_costs_follow_the_rounding_errors(setup: Setup) -> None:
     units = units_of(setup.model)[1:3]
-    costs = weight_costs(setup.live, setup.chain, DATA, units, setup.rounder, (2, 4, 5, 8), batch_size=7)
+    costs = weight_costs(
+        setup.live, setup.chain, DATA, units, setup.rounder, (2, 4, 5, 8), expected_bits=2, batch_size=7
+    )
     for unit in units:
         # tr(dW H dW^T) with the moments that GPTQ used
         same = [u for u in units_of(PLAIN) if u.name == unit.name]
@@ -91,7 +108,7 @@ def test_wide_costs_follow_the_rounding_errors(setup: Setup) -> None:
 
 def test_one_width_above_the_measured_ones_is_measured(setup: Setup) -> None:
     unit = units_of(setup.model)[1]
-    costs = weight_costs(setup.live, setup.chain, DATA, [unit], setup.rounder, (5,), batch_size=7)
+    costs = weight_costs(setup.live, setup.chain, DATA, [unit], setup.rounder, (5,), expected_bits=2, batch_size=7)
     changed = with_weight(PLAIN, unit.name, setup.rounder.quantized(unit.name, 5))
     assert costs[unit.name][5] == pytest.approx(mean_kl(changed, PLAIN, PIXELS), rel=1e-2)
 
@@ -110,7 +127,7 @@ def test_costs_never_rise(setup: Setup, directional: bool) -> None:
     if directional:
         costs = directional_costs(PLAIN, DATA, units, swapped, widths, seed=0)
     else:
-        costs = weight_costs(setup.live, setup.chain, DATA, units, swapped, widths, batch_size=7)
+        costs = weight_costs(setup.live, setup.chain, DATA, units, swapped, widths, expected_bits=2, batch_size=7)
     for own in costs.values():
         assert list(own) == list(widths)
         assert all(own[b] >= own[b + 1] >= FLOOR for b in widths[:-1])
@@ -182,3 +199,20 @@ def test_losses_are_those_of_the_model_as_it_stands(setup: Setup) -> None:
     base = with_weight(PLAIN, first, setup.rounder.quantized(first, 2))
     both = with_weight(base, second, setup.rounder.quantized(second, 2))
     assert losses == {second: [pytest.approx(mean_kl(both, base, PIXELS), rel=1e-3)]}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected", "measured"),
+    [
+        ((2, 3, 4, 5, 6, 7, 8), 4.0, (3, 4)),
+        ((2, 3, 4, 5, 6, 7, 8), 3.5, (2, 3, 4)),
+        ((1, 2, 3, 4), 2.0, (1, 2, 3, 4)),
+        ((2, 3, 4, 8), 8.0, (4,)),
+        ((5, 8), 6.0, (5,)),
+        ((2,), 6.0, (2,)),
+    ],
+)
+def test_only_widths_near_the_budget_are_measured(
+    candidates: tuple[int, ...], expected: float, measured: tuple[int, ...]
+) -> None:
+    assert measured_widths(candidates, expected) == measured

@@ -43,7 +43,7 @@ class ReconstructSettings:
         drop: share of input elements left in float.
     """
 
-    steps: int = 120
+    steps: int = 80
     batch_size: int = 16
     rate: float = 1e-2
     scale_rate: float = 1e-4
