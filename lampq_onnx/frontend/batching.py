@@ -50,6 +50,11 @@ def tensors(
         yield torch.from_numpy(batch.images).to(device), labels
 
 
+def unlabelled(images: Images, device: torch.device) -> Iterator[tuple[torch.Tensor, None]]:
+    """Batches as `tensors` gives them, without their labels."""
+    return ((batch, None) for batch, _ in tensors(images, device))
+
+
 @torch.no_grad()
 def logits_of(model: torch.nn.Module, images: Images) -> torch.Tensor:
     """Logits of all images, float32 (n, classes) on the CPU."""

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from lampq_onnx.artifacts import ActivationRange
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.batching import Images, device_of, tensors
+from lampq_onnx.frontend.batching import Images, device_of, tensors, unlabelled
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.fisher import GradientTap, as_tokens, grads_as_tokens, sampled_labels
+from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens, visit_gradients
 from lampq_onnx.frontend.simulation import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer, Histogram, candidate_ranges
 
@@ -92,7 +91,7 @@ def choose_ranges(
     }
     errors = {key: dict.fromkeys(found, 0.0) for key, found in candidates.items()}
 
-    def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def measure(_: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
             weight = unit.module.weight.flatten(1)
             gradient = grads_as_tokens(unit.module, grads)
@@ -104,12 +103,7 @@ def choose_ranges(
                         (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
                     )
 
-    generator = torch.Generator().manual_seed(seed)
-    for batch, _ in tensors(held_out, device_of(model)):
-        with GradientTap(units, measure), torch.enable_grad():
-            logits = model(batch)
-            labels = sampled_labels(logits, generator)
-            functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed)
     ranges: dict[str, dict[int, ActivationRange]] = {unit.name: {} for unit in units}
     for (name, width), own in errors.items():
         method = min(own, key=lambda m: own[m])  # the first of equals: min-max

@@ -12,12 +12,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch.nn import functional
 
-from lampq_onnx.frontend.batching import Images, device_of, tensors
+from lampq_onnx.frontend.batching import Images, device_of, tensors, unlabelled
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.fisher import GradientTap, as_tokens, grads_as_tokens, sampled_labels
+from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens, visit_gradients
 from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.losses import loss_of
 from lampq_onnx.frontend.simulation import WeightRounder
@@ -151,25 +150,14 @@ def directional_costs(
         for unit in units
     }  # fmt: skip
     sums = {unit.name: torch.zeros(len(candidates), dtype=torch.float64) for unit in units}
-    samples = 0
 
-    def visit(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def visit(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
             gradient = grads_as_tokens(unit.module, grads, samples).mT @ as_tokens(unit.module, inputs, samples)
             inner = gradient.flatten(1) @ changes[unit.name].flatten(1).T
             sums[unit.name] += inner.double().square().sum(0).cpu()
 
-    generator = torch.Generator().manual_seed(seed)
-    total = 0
-    for batch, _ in tensors(images, device_of(model)):
-        samples = len(batch)
-        with GradientTap(units, visit), torch.enable_grad():
-            logits = model(batch)
-            labels = sampled_labels(logits, generator)
-            functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
-        total += samples
-        if progress is not None:
-            progress(total)
+    total = visit_gradients(model, units, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
     return {
         name: _falling(dict(zip(candidates, (value / (2 * total)).clamp_min(FLOOR).tolist(), strict=True)))
         for name, value in sums.items()

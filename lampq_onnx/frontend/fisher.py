@@ -12,6 +12,7 @@ are never asked for from autograd, which makes the backward pass cheaper than a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,6 +123,39 @@ def sampled_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Te
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
 
 
+GradientVisitor = Callable[[int, Unit, torch.Tensor, torch.Tensor], None]
+"""Called with (images in the batch, unit, its input, gradient of its output)."""
+
+
+def visit_gradients(
+    model: torch.nn.Module,
+    units: Sequence[Unit],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
+    visit: GradientVisitor,
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """One forward and one backward pass of -log p(y|x) a batch; returns the number of images.
+
+    Args:
+        batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model.
+        seed: of the sampled labels.
+        progress: called with the number of images done.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = 0
+    for images, labels in batches:
+        with GradientTap(units, partial(visit, len(images))), torch.enable_grad():
+            logits = model(images)
+            targets = sampled_labels(logits, generator) if labels is None else labels
+            functional.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        total += len(images)
+        if progress is not None:
+            progress(total)
+    return total
+
+
 def fisher_traces(
     model: torch.nn.Module,
     units: Sequence[Unit],
@@ -146,23 +180,13 @@ def fisher_traces(
         LampqError: no images, or a gradient that is not finite.
     """
     sums = {unit.name: 0.0 for unit in units}
-    generator = torch.Generator().manual_seed(seed)
-    total = samples = 0
 
-    def visit(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def visit(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         tokens = as_tokens(unit.module, inputs, samples)
         norms = squared_gradient_norms(tokens, grads_as_tokens(unit.module, grads, samples))
         sums[unit.name] += float(norms.double().sum())
 
-    for images, labels in batches:
-        samples = len(images)
-        with GradientTap(units, visit), torch.enable_grad():
-            logits = model(images)
-            targets = sampled_labels(logits, generator) if labels is None else labels
-            functional.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
-        total += samples
-        if progress is not None:
-            progress(total)
+    total = visit_gradients(model, units, batches, visit, seed=seed, progress=progress)
     if total == 0:
         raise LampqError("no calibration images")
     traces = {name: value / total for name, value in sums.items()}

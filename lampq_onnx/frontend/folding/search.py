@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
-from lampq_onnx.frontend.batching import Images, device_of, tensors
+from lampq_onnx.frontend.batching import Images, device_of, unlabelled
 from lampq_onnx.frontend.calibration import visit_inputs
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.fisher import GradientTap, as_tokens, grads_as_tokens, sampled_labels
+from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens, visit_gradients
 from lampq_onnx.frontend.folding.fold import Equalization
 from lampq_onnx.frontend.folding.link import Link
 from lampq_onnx.frontend.losses import clearly_lower
@@ -99,7 +98,7 @@ def choose_strengths(
     # One number an image: a choice has to be better by more than the images' scatter.
     errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
 
-    def measure(unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def measure(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         link = by_unit[unit.name]
         with torch.no_grad():
             gradient = grads_as_tokens(unit.module, grads)
@@ -117,14 +116,7 @@ def choose_strengths(
                     found[row, column] = change.square_().reshape(samples, -1).sum(1, dtype=torch.float64)
             errors[link].append(found.cpu())
 
-    generator = torch.Generator().manual_seed(seed)
-    samples = 0
-    for batch, _ in tensors(held_out, device_of(model)):
-        samples = len(batch)
-        with GradientTap(units, measure), torch.enable_grad():
-            logits = model(batch)
-            labels = sampled_labels(logits, generator)
-            functional.cross_entropy(logits.float(), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed)
     return [_best(link, options[link], _by_image(link, errors[link])) for link in links]
 
 
