@@ -10,7 +10,7 @@ SOURCES := $(shell find lampq_onnx models -type f -not -name '*.pyc')
 .PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/installed
-	$(BIN)/lampq-onnx quantize digits --bits 2 --candidates 1-8 --rounding nearest --baseline uniform --output out
+	$(BIN)/lampq-onnx quantize digits --bits 2 --candidates 1-8 --rounding nearest --baseline uniform --baseline lampq --output out
 
 test: lint
 	$(BIN)/python -m pytest
