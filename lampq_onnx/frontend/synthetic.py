@@ -36,7 +36,7 @@ from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
 
 SyntheticName = Literal["synthetic", "noise"]
 
-KIND = "synthetic-images-1"
+KIND = "synthetic-images-2"
 """Part of the cache's keys; count up when other images come from the same options."""
 
 TAPPED_TYPE = "proj"
@@ -53,6 +53,10 @@ ADAM_BETAS = (0.5, 0.9)
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises; then it falls to zero along a cosine."""
+
+VARIATION_SIDE = 224
+"""Side of the images that the weight of the variation is meant for. The same scene on half the pixels has twice the
+differences between neighbours, four times their squares: small images would be smoothed to nothing."""
 
 SHIFT_SHARE = 1 / 14
 """Largest random shift by the image's side: PSAQ-ViT's 15 of 224 pixels, so that no patch border is special."""
@@ -134,6 +138,7 @@ def optimized_images(
     lowest, highest = -mean / std, (1 - mean) / std
     generator = torch.Generator().manual_seed(options.seed)
     targets = _targets(options.size, classes, options.seed).to(device)
+    resolution = (min(preprocessing.size) / VARIATION_SIDE) ** 2
     tap = _EntropyTap(units, int(getattr(module, "num_prefix_tokens", 0)), generator)
     if not tap.units:
         _log.warning("%s shows no attention outputs: its images follow the class alone", loaded.identity.name)
@@ -144,7 +149,7 @@ def optimized_images(
         for step in range(options.steps):
             optimizer.param_groups[0]["lr"] = options.lr * schedule(step, options.steps)
             with torch.enable_grad():
-                loss = options.variation_weight * total_variation(images).sum()
+                loss = options.variation_weight * resolution * total_variation(images).sum()
                 with tap.listening(size) as entropies:
                     logits = module(_shifted(images, generator))
                 if classes > 1:
