@@ -143,6 +143,17 @@ def test_schedule_rises_and_falls() -> None:
     assert schedule(0, 1) == 1.0
 
 
+def test_small_images_keep_their_contrast(
+    model: LoadedModel, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contrast() -> float:
+        return float(torch.cat(list(optimized_images(model, units, SyntheticOptions(size=8)))).std())
+
+    kept = contrast()
+    monkeypatch.setattr(synthetic, "VARIATION_SIDE", 16)  # the weight of large images, on 16 pixels
+    assert contrast() < 0.5 * kept
+
+
 def test_every_term_falls(model: LoadedModel, units: tuple[Unit, ...]) -> None:
     def terms(images: torch.Tensor) -> tuple[float, float, float]:
         tap = synthetic._EntropyTap(units, 1, torch.Generator().manual_seed(9))
