@@ -17,11 +17,11 @@ from lampq_onnx.options import (
     AnalysisOptions,
     EffortName,
     ImageOptions,
-    MadeImages,
     ModelOptions,
     OutputOptions,
     RoundingOptions,
     UpdateOptions,
+    calibration_of,
 )
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 
@@ -83,7 +83,7 @@ def quantize(
     return pipeline.quantize(
         _model(model, checkpoint, pretrained, model_args, device),
         ImageOptions(
-            calibration=_calibration(calibration),
+            calibration=calibration_of(calibration),
             validation=_path(validation),
             calibration_size=calibration_size,
             seed=seed,
@@ -132,7 +132,7 @@ def analyze(
 
     return pipeline.analyze(
         _model(model, checkpoint, pretrained, model_args, device),
-        ImageOptions(calibration=_calibration(calibration), calibration_size=calibration_size, seed=seed),
+        ImageOptions(calibration=calibration_of(calibration), calibration_size=calibration_size, seed=seed),
         options or AnalysisOptions(),
         RoundingOptions(),
         progress=progress,
@@ -158,7 +158,7 @@ def convert(
     """Write the quantized file of a plan; see `pipeline.convert`."""
     from lampq_onnx import pipeline
 
-    images = ImageOptions(calibration=_calibration(calibration))
+    images = ImageOptions(calibration=calibration_of(calibration))
     pipeline.convert(Path(float_model), plan, Path(output), form or OutputOptions(), images, _path(weights))
 
 
@@ -182,11 +182,6 @@ def inspect(model: str | Path) -> list[QuantizedLayer]:
     from lampq_onnx.converter import inspect_model, load_model
 
     return inspect_model(load_model(Path(model)))
-
-
-def _calibration(value: str | Path | None) -> Path | MadeImages | None:
-    words: tuple[MadeImages, ...] = ("synthetic", "noise")
-    return next((word for word in words if value == word), None) or _path(value)
 
 
 def _path(value: str | Path | None) -> Path | None:

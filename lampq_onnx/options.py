@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -16,6 +16,13 @@ MadeImages = Literal["synthetic", "noise"]
 DEFAULT_CALIBRATION_SIZE = 128
 
 EffortName = Literal["fast", "balanced", "best"]
+
+
+def calibration_of(value: str | Path | None) -> Path | MadeImages | None:
+    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic)."""
+    words: tuple[MadeImages, ...] = get_args(MadeImages)
+    made = next((word for word in words if value == word), None)
+    return made or (None if value is None else Path(value))
 
 
 class ModelOptions(Record):

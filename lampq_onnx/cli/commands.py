@@ -81,7 +81,7 @@ def quantize(
     report = pipeline.quantize(
         o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
-            calibration=o.calibration_of(calibration),
+            calibration=values.calibration_of(calibration),
             validation=validation,
             calibration_size=calibration_size,
             seed=seed,
@@ -187,7 +187,7 @@ def analyze(
     sensitivities = pipeline.analyze(
         o.model_options(model, checkpoint, pretrained, model_arg, device),
         values.ImageOptions(
-            calibration=o.calibration_of(calibration),
+            calibration=values.calibration_of(calibration),
             calibration_size=calibration_size,
             seed=seed,
             mean=o.numbers(mean, "mean"),

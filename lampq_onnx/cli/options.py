@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from lampq_onnx.errors import UsageError
-from lampq_onnx.options import AnalysisOptions, MadeImages, ModelOptions, RoundingOptions
+from lampq_onnx.options import AnalysisOptions, EffortName, ModelOptions, RoundingOptions
 
-EFFORTS = ("fast", "balanced", "best")
+EFFORTS: tuple[EffortName, ...] = get_args(EffortName)
 
 IMAGES = "Images"
 METHOD = "Method"
@@ -148,15 +148,6 @@ def parse_activation_bits(text: str) -> int | Literal["mixed", "same"]:
         return int(text)
     except ValueError:
         raise UsageError(f"--activation-bits takes a width in bits, mixed or same, not {text!r}") from None
-
-
-def calibration_of(text: str | None) -> Path | MadeImages | None:
-    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic)."""
-    words: tuple[MadeImages, ...] = ("synthetic", "noise")
-    for word in words:
-        if text == word:
-            return word
-    return None if text is None else Path(text)
 
 
 def numbers(text: str | None, name: str) -> tuple[float, ...] | None:

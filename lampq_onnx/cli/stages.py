@@ -93,7 +93,9 @@ def convert(
             target=target,
             threads=threads,
         ),
-        values.ImageOptions(calibration=o.calibration_of(calibration), calibration_size=calibration_size, seed=seed),
+        values.ImageOptions(
+            calibration=values.calibration_of(calibration), calibration_size=calibration_size, seed=seed
+        ),
         weights,
         progress=terminal_progress(),
     )

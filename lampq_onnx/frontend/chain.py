@@ -16,9 +16,6 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
 
-MAX_STATE_BYTES = 2**29
-"""Inputs of one block that are held for all images of a stage, 512 MB: 880 images of a ViT-B at 224 pixels."""
-
 
 @dataclass(frozen=True)
 class Block:

@@ -49,11 +49,11 @@ class LiveModel:
             module.weight, module.bias = original, self._biases[name]
             return
         # Parameters of their own: modules may share theirs.
-        module.weight = _parameter(torch.from_numpy(weight.dequantize()).reshape(original.shape).to(original))
+        module.weight = frozen(torch.from_numpy(weight.dequantize()).reshape(original.shape).to(original))
         if weight.bias is None:
             module.bias = self._biases[name]
         else:
-            module.bias = _parameter(torch.from_numpy(weight.bias).to(original))
+            module.bias = frozen(torch.from_numpy(weight.bias).to(original))
 
     def set_input(self, name: str, quantizer: ActivationQuantizer | None) -> None:
         """Quantize the input of layer ``name``; None: leave it in float."""
@@ -129,5 +129,6 @@ def live_model(model: torch.nn.Module, units: Sequence[Unit]) -> Iterator[LiveMo
         yield live
 
 
-def _parameter(value: torch.Tensor) -> torch.nn.Parameter:
+def frozen(value: torch.Tensor) -> torch.nn.Parameter:
+    """A Parameter that asks for no gradient."""
     return torch.nn.Parameter(value, requires_grad=False)

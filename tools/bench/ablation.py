@@ -35,7 +35,15 @@ from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.loading import DIGITS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs
 from lampq_onnx.frontend.session import Frontend, calibration_images, digits_source, load_model, torch_threads
-from lampq_onnx.options import AnalysisOptions, EffortName, ImageOptions, ModelOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.options import (
+    AnalysisOptions,
+    EffortName,
+    ImageOptions,
+    ModelOptions,
+    RoundingOptions,
+    UpdateOptions,
+    calibration_of,
+)
 from lampq_onnx.progress import NO_PROGRESS
 from lampq_onnx.runtime.accuracy import AccuracyMeter
 from lampq_onnx.runtime.environment import available_cores, describe_environment
@@ -262,7 +270,7 @@ def main(
     settings = Settings(
         model=options.model_options(model, checkpoint, False, model_arg, device),
         images=ImageOptions(
-            calibration=options.calibration_of(calibration), calibration_size=calibration_size,
+            calibration=calibration_of(calibration), calibration_size=calibration_size,
             validation=validation, mean=options.numbers(mean, "mean"), std=options.numbers(std, "std"), crop=crop,
         ),
         widths=options.numbers(bits, "bits") or (),

@@ -10,6 +10,7 @@ import torch
 
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.folding.link import Link
+from lampq_onnx.frontend.live import frozen
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ def _read_scaled(unit: Unit, scale: torch.Tensor, shift: torch.Tensor) -> None:
     module = unit.module
     weight = module.weight.data.double()
     if module.bias is not None and bool(shift.any()):
-        module.bias = _parameter((module.bias.data.double() + weight @ shift.double()).to(module.weight.dtype))
-    module.weight = _parameter((weight * scale.double()).to(module.weight.dtype))
+        module.bias = frozen((module.bias.data.double() + weight @ shift.double()).to(module.weight.dtype))
+    module.weight = frozen((weight * scale.double()).to(module.weight.dtype))
 
 
 def _divide_rows(module: torch.nn.Module, scale: torch.Tensor, shift: torch.Tensor, rows: slice) -> None:
@@ -84,12 +85,8 @@ def _divide_rows(module: torch.nn.Module, scale: torch.Tensor, shift: torch.Tens
     assert weight is not None
     changed = weight.data.clone()
     changed[rows] /= scale.reshape(-1, *[1] * (changed.dim() - 1))
-    module.weight = _parameter(changed)
+    module.weight = frozen(changed)
     if bias is not None:
         moved = bias.data.clone()
         moved[rows] = (moved[rows] - shift) / scale
-        module.bias = _parameter(moved)
-
-
-def _parameter(value: torch.Tensor) -> torch.nn.Parameter:
-    return torch.nn.Parameter(value, requires_grad=False)
+        module.bias = frozen(moved)

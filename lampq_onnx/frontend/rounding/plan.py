@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan
-from lampq_onnx.frontend.batching import SlicedImages, tensors
+from lampq_onnx.frontend.batching import SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.effort import Effort
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.live import LiveModel, live_model
+from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.losses import loss_of
-from lampq_onnx.frontend.rounding.ladder import LadderSettings, Rounding, climb
+from lampq_onnx.frontend.rounding.ladder import Rounding, climb
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
@@ -75,7 +75,12 @@ def round_plan(
     losses: dict[str, float] = {}
     kept: dict[str, bool] = {}
     with live_model(model, units) as live:
-        judge = _Judge(live, held_out, effort.ladder)
+        with live.in_float():
+            reference = logits_of(model, held_out)
+
+        def judge() -> float:
+            return loss_of(logits_of(model, held_out), reference, None, "kl")
+
         with progress.stage("rounding", len(grids)) as advance:
             few = fit.slice(0, LADDER_IMAGES)
             roundings = climb(live, chain, grids, inputs, few, held_out, effort.ladder, progress=advance)
@@ -93,7 +98,7 @@ def round_plan(
                 tuned = tune(
                     live, roundings, inputs, pool, chain.blocks[-1].module, effort.tune, seed=seed, progress=advance
                 )
-            before = judge()
+            before = list(losses.values())[-1]
             for name, layer in tuned.items():
                 live.set_weight(name, layer.weight)
                 live.set_input(name, layer.input)
@@ -137,20 +142,3 @@ def with_inputs(plan: BitPlan, inputs: Mapping[str, ActivationQuantizer]) -> Bit
             interval = ActivationRange(low=low, high=high, method="tuned")
             layers[name] = layers[name].model_copy(update={"activation_range": interval})
     return plan.model_copy(update={"layers": layers})
-
-
-class _Judge:
-    """KL of the live model to the float one on held-out images."""
-
-    def __init__(self, live: LiveModel, images: SlicedImages, settings: LadderSettings) -> None:
-        self._live, self._images, self._batch = live, images, settings.batch_size
-        with live.in_float():
-            self._reference = self._logits()
-
-    @torch.no_grad()
-    def _logits(self) -> torch.Tensor:
-        batches = tensors(self._images, self._live.device, batch_size=self._batch)
-        return torch.cat([self._live.model(batch).float() for batch, _ in batches])
-
-    def __call__(self) -> float:
-        return loss_of(self._logits(), self._reference, None, "kl")
