@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from lampq_onnx.allocation.choices import FloatArray, IntArray
+from lampq_onnx.allocation.metrics import at_width
 from lampq_onnx.artifacts import UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
@@ -80,12 +81,8 @@ def _multiply_adds(unit: UnitSensitivity) -> float:
 
 
 def _activation_cost(unit: UnitSensitivity, bits: int) -> float:
-    try:
-        return unit.activation_cost[bits]
-    except KeyError:
-        known = ", ".join(map(str, sorted(unit.activation_cost))) or "no width"
-        raise LampqError(
-            f"unit {unit.name} has no activation cost at {bits} bits (measured: {known})",
-            hint="Measure the sensitivities at this width too, leave it out of the candidates, or give all inputs "
-            "one width, e.g. --activation-bits 8.",
-        ) from None
+    hint = (
+        "Measure the sensitivities at this width too, leave it out of the candidates, or give all inputs "
+        "one width, e.g. --activation-bits 8."
+    )
+    return at_width(unit, unit.activation_cost, bits, "activation cost", hint)

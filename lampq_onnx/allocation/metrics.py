@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -108,24 +108,27 @@ def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -
     return np.array(factors, dtype=np.float64)[:, None] * float(gamma) ** -np.array(candidates, dtype=np.float64)
 
 
+def at_width(unit: UnitSensitivity, values: Mapping[int, float], bits: int, what: str, hint: str) -> float:
+    """What was measured of a unit at one width.
+
+    Raises
+    ------
+    LampqError: nothing was; names the unit, the width and those that were measured.
+    """
+    if bits in values:
+        return values[bits]
+    known = ", ".join(map(str, sorted(values))) or "no width"
+    raise LampqError(f"unit {unit.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
+
+
 def _weight_cost(unit: UnitSensitivity, bits: int) -> float:
-    try:
-        return unit.weight_cost[bits]
-    except KeyError:
-        known = ", ".join(map(str, sorted(unit.weight_cost))) or "no width"
-        raise LampqError(
-            f"unit {unit.name} has no weight cost at {bits} bits (measured: {known})",
-            hint="Measure the sensitivities at this width too, leave it out of the candidates, or use the metric "
-            "'lampq', which needs no measured costs.",
-        ) from None
+    hint = (
+        "Measure the sensitivities at this width too, leave it out of the candidates, or use the metric "
+        "'lampq', which needs no measured costs."
+    )
+    return at_width(unit, unit.weight_cost, bits, "weight cost", hint)
 
 
 def _weight_error(unit: UnitSensitivity, bits: int) -> float:
-    try:
-        return unit.weight_error[bits]
-    except KeyError:
-        known = ", ".join(map(str, sorted(unit.weight_error))) or "no width"
-        raise LampqError(
-            f"unit {unit.name} has no weight error at {bits} bits (measured: {known})",
-            hint="Measure the sensitivities at this width too, or leave it out of the candidates.",
-        ) from None
+    hint = "Measure the sensitivities at this width too, or leave it out of the candidates."
+    return at_width(unit, unit.weight_error, bits, "weight error", hint)
