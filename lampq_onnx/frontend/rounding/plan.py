@@ -95,9 +95,8 @@ def round_plan(
         if effort.tune is not None:
             with progress.stage("tuning", effort.tune.steps) as advance:
                 pool = ImagePool([batch for batch, _ in tensors(fit, live.device)], seed)
-                tuned = tune(
-                    live, roundings, inputs, pool, chain.blocks[-1].module, effort.tune, seed=seed, progress=advance
-                )
+                blocks = [block.module for block in chain.blocks]
+                tuned = tune(live, roundings, inputs, pool, blocks, effort.tune, seed=seed, progress=advance)
             before = list(losses.values())[-1]
             for name, layer in tuned.items():
                 live.set_weight(name, layer.weight)

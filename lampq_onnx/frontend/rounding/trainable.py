@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from lampq_onnx.frontend.rounding.fake_quantize import fake_quantize
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
 
@@ -104,13 +105,11 @@ class TrainableLayer(torch.nn.Module):
         return (self.numbers() * self._step + offset) * (self._buffer("scale") * self.log_scale.exp())
 
     def quantize_input(self, values: torch.Tensor) -> torch.Tensor:
-        """Quantize-dequantize with gradients for scale and zero point (LSQ+, Bhalgat et al., CVPRW 2020)."""
+        """Quantize-dequantize with gradients for scale and zero point."""
         if self._quantizer is None:
             return values
         scale = self._quantizer.scale * self.log_input_scale.exp()
-        top = 2**self._quantizer.bits - 1
-        zero = _round(self.zero.clamp(0, top))
-        seen = ((_round(values / scale) + zero).clamp(0, top) - zero) * scale
+        seen = fake_quantize(values, scale, self.zero, self._quantizer.bits)
         if self.training and self._drop > 0:
             kept = torch.rand(values.shape, generator=self._generator, device=values.device) < self._drop
             seen = torch.where(kept, values, seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class TuneSettings:
         batch_size: views of one step.
         warmup: steps in which the rates rise; afterwards they fall to zero along a cosine.
         drop: share of input elements left in float (QDrop).
-        feature_weight: of the relative squared error of the last block's output, beside the KL.
+        feature_weight: of the relative squared errors of the blocks' outputs, averaged, beside the KL.
     """
 
     steps: int = 400
@@ -57,7 +57,7 @@ def tune(
     roundings: Mapping[str, Rounding],
     inputs: Mapping[str, ActivationQuantizer],
     pool: ImagePool,
-    last: torch.nn.Module,
+    blocks: Sequence[torch.nn.Module],
     settings: TuneSettings,
     *,
     seed: int,
@@ -70,7 +70,7 @@ def tune(
         roundings: where to start.
         inputs: quantizers of the inputs.
         pool: images; the loss is KL(float || quantized) on random views of them.
-        last: module whose output is compared besides the logits (the last block).
+        blocks: modules whose outputs are compared besides the logits.
         seed: of the dropped elements.
         progress: called with the number of steps done.
     """
@@ -85,7 +85,8 @@ def tune(
     teacher = float_copy(live)
     optimizer = _optimizer(layers.values(), settings.rates)
     base = [group["lr"] for group in optimizer.param_groups]
-    with trained(live, layers), _output_of(last) as seen, _output_of(teacher.get_submodule(_path(live, last))) as true:
+    twins = [teacher.get_submodule(_path(live, block)) for block in blocks]
+    with trained(live, layers), _outputs_of(blocks) as seen, _outputs_of(twins) as true:
         for step in range(settings.steps):
             share = 0.5 * (1 + math.cos(math.pi * step / settings.steps)) * min(1.0, (step + 1) / settings.warmup)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -97,8 +98,7 @@ def tune(
                 found = live.model(views).float().log_softmax(-1)
                 loss = (wanted.exp() * (wanted - found)).sum(-1).mean()
                 if settings.feature_weight:
-                    target = true[0]
-                    loss = loss + settings.feature_weight * (seen[0] - target).square().mean() / target.square().mean()
+                    loss = loss + settings.feature_weight * _relative_error(seen, true)
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
@@ -132,18 +132,28 @@ def float_copy(live: LiveModel) -> torch.nn.Module:
 
 
 @contextmanager
-def _output_of(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """A list whose only element is the module's last output."""
-    kept: list[torch.Tensor] = []
+def _outputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
+    """The modules' last outputs, by position in ``modules``."""
+    kept: dict[int, torch.Tensor] = {}
 
-    def keep(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
-        kept[:] = [output]
+    def keep(place: int, output: torch.Tensor) -> None:
+        kept[place] = output
 
-    handle = module.register_forward_hook(keep)
+    handles = [
+        module.register_forward_hook(lambda _, __, output, place=place: keep(place, output))
+        for place, module in enumerate(modules)
+    ]
     try:
         yield kept
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _relative_error(seen: Mapping[int, torch.Tensor], true: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Squared error over squared norm, averaged over the outputs."""
+    errors = [(seen[place] - true[place]).square().mean() / true[place].square().mean() for place in true]
+    return torch.stack(errors).mean()
 
 
 def _path(live: LiveModel, module: torch.nn.Module) -> str:

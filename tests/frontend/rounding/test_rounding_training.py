@@ -53,10 +53,10 @@ def tuned(bits: int, settings: TuneSettings = FAST, seed: int = 0) -> dict[str, 
         use(live, roundings, inputs)
         before = live.model(pixels(3))
         pool = ImagePool(list(torch.from_numpy(FIT.images).split(16)), seed)
-        last = chain.blocks[-1].module
-        found = tune(live, roundings, inputs, pool, last, settings, seed=seed, progress=steps.append)
+        blocks = [block.module for block in chain.blocks]
+        found = tune(live, roundings, inputs, pool, blocks, settings, seed=seed, progress=steps.append)
         assert torch.equal(live.model(pixels(3)), before)
-        assert not last._forward_hooks
+        assert not any(block._forward_hooks for block in blocks)
     assert steps == list(range(1, settings.steps + 1))
     return found
 
@@ -109,7 +109,7 @@ def test_a_failing_tuning_leaves_the_model_as_it_was() -> None:
         use(live, roundings, inputs)
         before = live.model(pixels(3))
         with pytest.raises(RuntimeError, match="inside"):
-            tune(live, roundings, inputs, Failing([pixels(4)], 0), chain.blocks[-1].module, FAST, seed=0)
+            tune(live, roundings, inputs, Failing([pixels(4)], 0), [chain.blocks[-1].module], FAST, seed=0)
         assert torch.equal(live.model(pixels(3)), before)
 
 
