@@ -64,7 +64,9 @@ _ACTIVATIONS = frozenset(
         "Mish",
     ]
 )
-_SHAPE_OPS = frozenset({"Shape", "Size"})
+SHAPE_OPERATORS = frozenset({"Shape", "Size"})
+"""They read how large a tensor is, not what it holds."""
+
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
 
@@ -222,13 +224,13 @@ def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept:
 
 def _forward(node: ir.Node) -> Iterator[ir.Node]:
     for output in node.outputs:
-        yield from (n for n in users(output) if n.op_type not in _SHAPE_OPS)
+        yield from (n for n in users(output) if n.op_type not in SHAPE_OPERATORS)
 
 
 def _backward(node: ir.Node) -> Iterator[ir.Node]:
     for value in node.inputs:
         producer = value.producer() if value is not None else None
-        if producer is not None and producer.op_type not in _SHAPE_OPS:
+        if producer is not None and producer.op_type not in SHAPE_OPERATORS:
             yield producer
 
 

@@ -15,6 +15,7 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.onnx_model.model import OnnxModel
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,12 @@ def _forward_of(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterato
 
 def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.Tensor) -> tuple[Block, ...]:
     modules = dict(model.named_modules())
-    roots = [unit.name for unit in units if unit.type == "qkv"]
-    ends = [unit.name for unit in units if unit.type == "fc2"]
-    names = dict.fromkeys(name for name in (_common_parent(root, ends) for root in roots) if name)
+    if isinstance(model, OnnxModel):
+        names = dict.fromkeys(model.transformer_blocks)
+    else:
+        roots = [unit.name for unit in units if unit.type == "qkv"]
+        ends = [unit.name for unit in units if unit.type == "fc2"]
+        names = dict.fromkeys(name for name in (_common_parent(root, ends) for root in roots) if name)
     # A module that holds another candidate is a stage, not a block.
     names = {n: None for n in names if not any(other != n and other.startswith(f"{n}.") for other in names)}
     calls: dict[str, list[tuple[tuple[Any, ...], Any]]] = {name: [] for name in names}
@@ -213,7 +217,8 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
         if carried is None:
             found = []
             break
-        inside = tuple(by_name[u] for u in dict.fromkeys(seen) if u.startswith(f"{name}."))
+        members = set(modules[name].modules())
+        inside = tuple(by_name[u] for u in dict.fromkeys(seen) if by_name[u].module in members)
         found.append(Block(name, modules[name], inside, carried))
     if found:
         return tuple(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_path
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.onnx_model.source import OnnxSource
 from lampq_onnx.metadata import write_metadata
 
 OPSET = 20
@@ -67,6 +68,8 @@ def export_model(loaded: LoadedModel) -> Exported:
     Raises:
         LampqError: the exporter fails, or no units are found.
     """
+    if loaded.source is not None:
+        return _written(loaded, loaded.source)
     preprocessing = loaded.preprocessing
     device = next(loaded.module.parameters()).device
     example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)
@@ -90,15 +93,34 @@ def export_model(loaded: LoadedModel) -> Exported:
     model = program.model
     units, skipped = _units(model, loaded.module)
     units = _called(units, skipped, loaded.module, example)
-    if not any(not unit.fixed for unit in units):
-        raise LampqError(
-            f"no attention or MLP layers were recognized in {loaded.identity.name}",
-            hint="only Vision Transformers with standard attention are supported",
-        )
+    _require_units(units, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
     write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes)
     return Exported(model, units, skipped)
+
+
+def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
+    """The graph that the model came as, with the module's present weights."""
+    model = source.write()
+    units = []
+    for site in source.sites:
+        module = source.module_of(site)
+        assert isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        units.append(Unit(site.name, site.type, module, fixed=site.type in FIXED_TYPES))
+    _require_units(units, loaded)
+    _strip(model)
+    model.producer_name = "lampq-onnx"
+    write_metadata(model, loaded.identity.name, loaded.preprocessing, loaded.identity.num_classes)
+    return Exported(model, tuple(units), dict(source.skipped))
+
+
+def _require_units(units: Sequence[Unit], loaded: LoadedModel) -> None:
+    if all(unit.fixed for unit in units):
+        raise LampqError(
+            f"no attention or MLP layers were recognized in {loaded.identity.name}",
+            hint="only Vision Transformers with standard attention are supported",
+        )
 
 
 def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], dict[str, str]]:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -20,6 +20,9 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
+
+if TYPE_CHECKING:
+    from lampq_onnx.frontend.onnx_model.source import OnnxSource
 
 DIGITS = "digits"
 """Name of the embedded default."""
@@ -37,11 +40,13 @@ class LoadedModel:
         module: takes float32 (n, c, h, w), returns logits (n, classes).
         preprocessing: what the images go through before.
         identity: name, weights hash, number of classes.
+        source: the graph that the module was built from, where it came as an ONNX file.
     """
 
     module: torch.nn.Module
     preprocessing: Preprocessing
     identity: ModelIdentity
+    source: OnnxSource | None = None
 
 
 def load_digits() -> LoadedModel:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -29,6 +31,8 @@ from lampq_onnx.frontend.folding.links import find_links
 from lampq_onnx.frontend.folding.search import choose_strengths
 from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
+from lampq_onnx.frontend.onnx_model.file_facts import is_onnx_file
+from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.frontend.synthetic import calibration_source
@@ -259,6 +263,10 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
         if options.checkpoint or options.pretrained or options.model_args:
             raise UsageError(f"{DIGITS} is the embedded model: it takes no checkpoint, weights or model arguments")
         loaded = load_digits()
+    elif is_onnx_file(options.name):
+        if options.checkpoint or options.pretrained or options.model_args:
+            raise UsageError(f"{options.name} holds its weights: it takes no checkpoint, weights or model arguments")
+        loaded = load_onnx(Path(options.name), images)
     else:
         loaded = load_timm(
             options.name,
@@ -274,7 +282,7 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {options.device!r} cannot be used: {error}") from error
     preprocessing = loaded.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
-    return LoadedModel(loaded.module, preprocessing, loaded.identity)
+    return replace(loaded, preprocessing=preprocessing)
 
 
 def calibration_images(

@@ -22,7 +22,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.converter.sites import UNIT_KEY, users
+from lampq_onnx.converter.sites import SHAPE_OPERATORS, UNIT_KEY, users
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.export import Exported, Unit
 from lampq_onnx.frontend.folding.fold import Equalization, applied
@@ -110,7 +110,8 @@ def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
     for node in model.graph:
         if node.op_type != "LayerNormalization" or node.outputs[0].is_graph_output():
             continue
-        names = {reader.metadata_props.get(UNIT_KEY, "") for reader in users(node.outputs[0])}
+        readers = [reader for reader in users(node.outputs[0]) if reader.op_type not in SHAPE_OPERATORS]
+        names = {reader.metadata_props.get(UNIT_KEY, "") for reader in readers}
         if "" not in names:
             found |= dict.fromkeys(names, names)
     return found

@@ -1,0 +1,72 @@
+"""Transformer blocks of a list of steps, found where a single tensor joins what is before and what is after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lampq_onnx.frontend.onnx_model.graph import Step
+
+INNER_TYPES = ("proj", "fc1", "fc2")
+"""Layers that belong to the block of the qkv before them."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps ``start`` to ``stop``, exclusive, between the values ``source`` and ``result``."""
+
+    start: int
+    stop: int
+    source: str
+    result: str
+
+
+def find_blocks(steps: Sequence[Step], image: str, free: frozenset[str], types: Mapping[int, str]) -> tuple[Span, ...]:
+    """Spans that begin with the layers that feed an attention and end with the last layer before the next such.
+
+    Args:
+        steps: in order.
+        image: name of the graph's input.
+        free: values that may pass a cut: those that do not depend on the images.
+        types: position of a layer's step -> its type.
+    """
+    cuts = _cuts(steps, image, free)
+    parts = [Span(a[0], b[0], a[1], b[1]) for a, b in pairwise(cuts)]
+    found: list[Span] = []
+    pending: Span | None = None
+    reach = 0
+    for part in parts:
+        inside = {types[i] for i in range(part.start, part.stop) if i in types}
+        if "qkv" in inside:
+            if pending is not None:
+                found.append(_between(pending, parts, reach))
+            pending, reach = part, part.stop
+        elif pending is not None and inside & set(INNER_TYPES):
+            reach = part.stop
+    if pending is not None:
+        found.append(_between(pending, parts, reach))
+    return tuple(found)
+
+
+def _between(first: Span, parts: Sequence[Span], stop: int) -> Span:
+    last = next(part for part in parts if part.stop == stop)
+    return Span(first.start, stop, first.source, last.result)
+
+
+def _cuts(steps: Sequence[Step], image: str, free: frozenset[str]) -> list[tuple[int, str]]:
+    """(number of steps before, name) wherever one value is all that later steps read of earlier ones."""
+    last: dict[str, int] = {}
+    for position, step in enumerate(steps):
+        last |= dict.fromkeys(step.inputs, position)
+    made = {name for step in steps for name in step.outputs} | {image}
+    live = {image}
+    cuts = [(0, image)]
+    for position, step in enumerate(steps):
+        live = {name for name in live if last.get(name, -1) > position}
+        live |= {n for n in step.outputs if n in made and n not in free and last.get(n, -1) > position}
+        if len(live) == 1:
+            name = next(iter(live))
+            if name in step.outputs:
+                cuts.append((position + 1, name))
+    return cuts

@@ -1,0 +1,141 @@
+"""What in a graph depends on the images, and what on their number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lampq_onnx.converter.sites import SHAPE_OPERATORS
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.onnx_model.graph import ShapeValues, Step
+
+PROBES = (2, 3)
+"""Batch sizes that a graph is run with to see what follows from the number of images."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A graph's values at the batch sizes of `PROBES`.
+
+    Attributes:
+        dependent: values that depend on what the images show.
+        known: the other results of steps, at each batch size.
+        sizes: shapes of the dependent ones, at each batch size.
+        real: dependent values of a floating-point type.
+    """
+
+    dependent: frozenset[str]
+    known: tuple[Mapping[str, torch.Tensor], ...]
+    sizes: tuple[Mapping[str, tuple[int, ...]], ...]
+    real: frozenset[str]
+
+
+@torch.no_grad()
+def probe(
+    steps: Sequence[Step],
+    constants: Mapping[str, torch.Tensor],
+    modules: Mapping[str, torch.nn.Module],
+    image: str,
+    shape: tuple[int, int, int],
+) -> Probe:
+    """Run the steps on random images of (channels, height, width).
+
+    Raises:
+        LampqError: a step fails; names its node.
+    """
+    dependent = {image}
+    for step in steps:
+        if step.operator not in SHAPE_OPERATORS and any(name in dependent for name in step.inputs):
+            dependent.update(step.outputs)
+    readers: dict[str, int] = {}
+    for position, step in enumerate(steps):
+        readers |= dict.fromkeys(step.inputs, position)
+    known: list[dict[str, torch.Tensor]] = []
+    sizes: list[dict[str, tuple[int, ...]]] = []
+    real: set[str] = set()
+    for batch in PROBES:
+        pixels = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+        values: dict[str, Any] = {**constants, "": None, image: pixels}
+        sizes.append({image: tuple(pixels.shape)})
+        known.append({})
+        for position, step in enumerate(steps):
+            results = run(step, values, modules)
+            for name, result in zip(step.outputs, results, strict=False):
+                values[name] = result
+                if name in dependent:
+                    sizes[-1][name] = tuple(result.shape)
+                    if result.is_floating_point():
+                        real.add(name)
+                else:
+                    known[-1][name] = result
+            for name in step.inputs:
+                if name in dependent and readers[name] == position:
+                    values.pop(name, None)
+    return Probe(frozenset(dependent), tuple(known), tuple(sizes), frozenset(real))
+
+
+def run(step: Step, values: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> tuple[Any, ...]:
+    """The step's results.
+
+    Raises:
+        LampqError: it fails; names its node.
+    """
+    call = modules[step.call] if isinstance(step.call, str) else step.call
+    try:
+        result = call(*[values[name] for name in step.inputs])
+    except LampqError as error:
+        raise LampqError(f"{error.message} (node {step.node})", hint=error.hint) from error
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise LampqError(f"node {step.node} ({step.operator}) cannot be computed in PyTorch: {reason[:300]}") from error
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Steps without those whose results are known beforehand.
+
+    Attributes:
+        steps: what is left.
+        constants: values that do not depend on anything.
+        shapes: integers that depend on the number of images.
+        expanded: results of steps that depend on the number of images by their shape, such as class tokens.
+    """
+
+    steps: tuple[Step, ...]
+    constants: Mapping[str, torch.Tensor]
+    shapes: Mapping[str, ShapeValues]
+    expanded: frozenset[str]
+
+
+def fold(steps: Sequence[Step], constants: Mapping[str, torch.Tensor], seen: Probe, outputs: Sequence[str]) -> Folded:
+    """Keep the steps that ``outputs`` need and that images or the size of their batch have a part in."""
+    fixed = dict(constants)
+    shapes: dict[str, ShapeValues] = {}
+    for name, low in seen.known[0].items():
+        high = seen.known[1][name]
+        if low.shape == high.shape and torch.equal(low, high):
+            fixed[name] = low.clone()
+        elif low.shape == high.shape and low.dtype == torch.int64:
+            slope = (high - low) // (PROBES[1] - PROBES[0])
+            shapes[name] = ShapeValues(low - PROBES[0] * slope, slope)
+    needed = set(outputs)
+    kept: list[Step] = []
+    for step in reversed(steps):
+        if any(name in needed and name not in fixed and name not in shapes for name in step.outputs):
+            kept.append(step)
+            needed.update(step.inputs)
+    kept.reverse()
+    expanded: set[str] = set()
+    for step in kept:
+        if all(n not in seen.dependent for n in (*step.inputs, *step.outputs)):
+            expanded.update(step.outputs)
+    return Folded(
+        tuple(kept),
+        {name: value for name, value in fixed.items() if name in needed},
+        {name: value for name, value in shapes.items() if name in needed},
+        frozenset(expanded),
+    )

@@ -1,0 +1,5 @@
+"""Foreign ONNX files -> float32 graphs in the form that the other stages work on. Knows neither torch nor the CLI."""
+
+from lampq_onnx.importer.normalize import Imported, import_model
+
+__all__ = ["Imported", "import_model"]

@@ -1,0 +1,103 @@
+"""Files that cannot be worked on, each with what is wrong and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from lampq_onnx.errors import LampqError
+
+LEAST_OPSET = 13
+
+MOST_OPSET = 23
+"""The newest whose changes to operators are known here."""
+
+_QUANTIZED = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"])
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def require_float_file(model: ir.Model, path: Path) -> None:
+    """No quantized operators.
+
+    Raises:
+        LampqError: names the first one.
+    """
+    for node in model.graph.all_nodes():
+        own = node.op_type in _QUANTIZED or node.op_type.startswith(("QLinear", "QAttention", "QGemm"))
+        if own or node.op_type in ("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"):
+            raise LampqError(
+                f"{path} is quantized already: node {label(node)} is a {node.op_type}",
+                hint="give the float model that it was made from",
+            )
+
+
+def require_opset(model: ir.Model, path: Path) -> None:
+    """An opset from 13 to 23.
+
+    Raises:
+        LampqError: another one.
+    """
+    opset = model.opset_imports.get("", 0)
+    if not LEAST_OPSET <= opset <= MOST_OPSET:
+        raise LampqError(
+            f"{path} has opset {opset}, and {LEAST_OPSET} to {MOST_OPSET} are supported",
+            hint="export it with another opset, or convert it with onnx.version_converter",
+        )
+
+
+def require_no_control_flow(model: ir.Model, path: Path) -> None:
+    """No branches or loops that are left after constants are folded.
+
+    Raises:
+        LampqError: names the first one.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type in _CONTROL_FLOW:
+            raise LampqError(
+                f"{path} branches or loops at run time: node {label(node)} is a {node.op_type}, whose layers are not "
+                "the same for every image",
+                hint="export the model with torch.onnx.export(dynamo=True), or by tracing, which leaves one path",
+            )
+
+
+def image_input(model: ir.Model, path: Path) -> ir.Value:
+    """The only input: float images (n, channels, height, width) with 1 or 3 channels.
+
+    Raises:
+        LampqError: other inputs.
+    """
+    inputs = list(model.graph.inputs)
+    described = ", ".join(f"{v.name} {_shape(v)}" for v in inputs)
+    if len(inputs) != 1:
+        raise LampqError(
+            f"{path} takes {len(inputs)} inputs ({described}), and only models of one batch of images are supported",
+            hint="export it with the other inputs fixed to constants",
+        )
+    value = inputs[0]
+    if value.shape is None or len(value.shape) != 4 or value.dtype not in _FLOATS:
+        kind = "unknown type" if value.dtype is None else value.dtype.name
+        raise LampqError(
+            f"{path} takes {described} of {kind}, not a batch of images (n, channels, height, width) in float",
+            hint="only image models are supported",
+        )
+    channels = value.shape[1]
+    if isinstance(channels, int) and channels not in (1, 3):
+        last = value.shape[3]
+        raise LampqError(
+            f"{path} takes {described}: {channels} channels are neither 1 nor 3",
+            hint="its images seem to have their channels last: export it with channels first"
+            if last in (1, 3)
+            else "only grayscale and RGB images are supported",
+        )
+    return value
+
+
+def label(node: ir.Node) -> str:
+    """A node's name, or what it computes where it has none."""
+    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
+
+
+def _shape(value: ir.Value) -> list[int | str]:
+    return [] if value.shape is None else [d if isinstance(d, int) else str(d) for d in value.shape]

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+
+from lampq_onnx.converter import load_model, save_model
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.frontend.chain import BlockChain
+from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.fisher import fisher_traces
+from lampq_onnx.frontend.folding.fold import Equalization, apply
+from lampq_onnx.frontend.folding.links import find_links
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.options import ImageOptions
+from tests.frontend.models import pixels, tiny_vit, units_of
+from tests.frontend.onnx_model import exports
+
+HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.fixture(scope="module", params=["dynamo", "torchscript", "dynamo, opset 23", "no names"])
+def file(
+    request: pytest.FixtureRequest, dynamo_file: Path, torchscript_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    if request.param == "dynamo":
+        return dynamo_file
+    if request.param == "torchscript":
+        return torchscript_file
+    if request.param == "no names":
+        return exports.without_names(torchscript_file, folder / "bare.onnx")
+    return exports.by_dynamo(tiny_vit(), folder / "tiny.onnx", 23)
+
+
+@pytest.fixture(scope="module")
+def loaded(file: Path) -> LoadedModel:
+    return load_onnx(file, HALVES)
+
+
+def test_module_computes_what_the_exported_model_does(loaded: LoadedModel) -> None:
+    for count in (1, 5):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.module(pixels(count)), tiny_vit()(pixels(count)), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_are_those_of_the_exported_model(loaded: LoadedModel) -> None:
+    units = export_model(loaded).units
+    own = units_of(tiny_vit())
+    assert [unit.type for unit in units] == [unit.type for unit in own]
+    assert [unit.fixed for unit in units] == [unit.fixed for unit in own]
+    for unit, other in zip(units, own, strict=True):
+        np.testing.assert_array_equal(unit.matrix(), other.matrix())
+        assert unit.module.bias is not None
+        torch.testing.assert_close(unit.module.bias, other.module.bias)
+
+
+def test_fisher_traces_are_those_of_the_exported_model(loaded: LoadedModel) -> None:
+    units = export_model(loaded).units
+    model = tiny_vit()
+    batches = [(pixels(6), torch.tensor([0, 1, 2, 3, 0, 1]))]
+    found = fisher_traces(loaded.module, units, batches)
+    wanted = fisher_traces(model, units_of(model), batches)
+    np.testing.assert_allclose(list(found.values()), list(wanted.values()), rtol=1e-3)
+
+
+def test_blocks_can_be_skipped(loaded: LoadedModel) -> None:
+    units = export_model(loaded).units
+    chain = BlockChain(loaded.module, units, pixels(2))
+    assert [[unit.type for unit in block.units] for block in chain.blocks] == [["qkv", "proj", "fc1", "fc2"]] * 2
+    assert [unit.type for unit in (*chain.before, *chain.after)] == ["patch_embed", "head"]
+    states = chain.advance(chain.states([pixels(3)]))
+    torch.testing.assert_close(chain.logits(states), loaded.module(pixels(3)))
+
+
+def test_a_copy_has_weights_of_its_own(loaded: LoadedModel) -> None:
+    other = copy.deepcopy(loaded.module)
+    wanted = loaded.module(pixels(2))
+    torch.testing.assert_close(other(pixels(2)), wanted)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(loaded.module(pixels(2)), wanted)
+    assert not torch.allclose(other(pixels(2)), wanted)
+
+
+def test_equalized_graph_is_written_as_the_module_computes_it(file: Path, tmp_path: Path) -> None:
+    fresh = load_onnx(file, HALVES)
+    exported = export_model(fresh)
+    chain = BlockChain(fresh.module, exported.units, pixels(2))
+    links = find_links(exported, fresh.module, chain, pixels(2))
+    assert Counter(link.kind for link in links) == {"norm": 4, "linear": 2, "multiply": 2}
+    generator = torch.Generator().manual_seed(0)
+    for link in links:
+        shift = torch.randn(link.channels, generator=generator) * float(link.shift)
+        apply(Equalization(link, 0.5 + torch.rand(link.channels, generator=generator), shift))
+    written = export_model(fresh)
+    save_model(written.model, tmp_path / "float.onnx")
+    session = ort.InferenceSession(str(tmp_path / "float.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: pixels(3).numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), tiny_vit()(pixels(3)), rtol=1e-3, atol=1e-4)
+    sites = {site.name: site for site in find_sites(load_model(tmp_path / "float.onnx").graph)}
+    for before, unit in zip(exported.units, written.units, strict=True):
+        np.testing.assert_array_equal(sites[unit.name].matrix(), unit.matrix())
+        assert sites[unit.name].type == unit.type
+        assert before.name == unit.name
+    products = [node.op_type for node in written.model.graph if (node.name or "").endswith(".input.multiply")]
+    assert products == ["Mul"] * 2
+
+
+def test_a_shared_constant_is_changed_for_one_layer_only(dynamo_file: Path, tmp_path: Path) -> None:
+    model = ir.load(dynamo_file)
+    norms = [node for node in model.graph if node.op_type == "LayerNormalization"]
+    for norm in norms[1:]:
+        norm.replace_input_with(1, norms[0].inputs[1])
+        norm.replace_input_with(2, norms[0].inputs[2])
+    ir.save(model, tmp_path / "shared.onnx")
+    loaded = load_onnx(tmp_path / "shared.onnx", HALVES)
+    exported = export_model(loaded)
+    with torch.no_grad():
+        wanted = loaded.module(pixels(2))
+    chain = BlockChain(loaded.module, exported.units, pixels(2))
+    link = next(link for link in find_links(exported, loaded.module, chain, pixels(2)) if link.kind == "norm")
+    apply(Equalization(link, torch.full((link.channels,), 2.0), torch.zeros(link.channels)))
+    save_model(export_model(loaded).model, tmp_path / "float.onnx")
+    session = ort.InferenceSession(str(tmp_path / "float.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: pixels(2).numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=1e-4, atol=1e-5)
