@@ -7,28 +7,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.options import (
-    AllocationOptions,
     AnalysisOptions,
     EffortName,
     ImageOptions,
     ModelOptions,
     OutputOptions,
     RoundingOptions,
-    UpdateOptions,
     calibration_of,
 )
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.recipe import Recipe, by_name, read_values
 
 if TYPE_CHECKING:
     from lampq_onnx.converter.inspect import QuantizedLayer
-
-CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
 
 
 def quantize(
@@ -36,82 +33,40 @@ def quantize(
     output: str | Path,
     *,
     checkpoint: str | Path | None = None,
-    pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
     calibration: str | Path | None = None,
     validation: str | Path | None = None,
-    calibration_size: int | None = None,
-    seed: int = 0,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    crop: float | None = None,
-    bits: float = 4.0,
-    activation_bits: int | Literal["mixed", "same"] = 8,
-    activation_budget: float = 8.0,
-    candidates: Sequence[int] = CANDIDATES,
-    metric: str = "kl",
-    gamma: float = 4.0,
-    rounding: Literal["gptq", "nearest"] = "gptq",
-    effort: EffortName = "balanced",
-    equalize: bool = True,
-    device: str = "cpu",
-    update: UpdateOptions | None = None,
-    form: OutputOptions | None = None,
+    bits: float | None = None,
+    activation_bits: int | Literal["mixed", "same"] | None = None,
+    effort: EffortName | None = None,
+    recipe: Recipe | str | Path | None = None,
     progress: ProgressSink = NO_PROGRESS,
+    **options: Any,
 ) -> Report:
     """Analyze, allocate, convert and check a model; the files go to the folder ``output``.
 
     Args:
         model: timm name, or ``digits``.
         calibration: images, or ``synthetic`` or ``noise``: made from the model alone.
-        calibration_size: None: as many as the effort can use.
-        mean, std, crop: override what timm says of the preprocessing.
         bits: average weight bits of the budget.
         activation_bits: of every input; mixed: each its own, ``activation_budget`` on average; same: those of the
             unit's weights.
-        rounding: nearest leaves out everything else; gptq is where ``effort`` starts from.
         effort: how long costs are measured and rounding is refined.
-        equalize: scale input channels where that helps.
-        update: the iterative update; its defaults if None.
-        form: storage, target, threads and latency measurement; defaults if None.
+        recipe: what the arguments override: a recipe, or the path of one.
+        options: any other option of the command line, by its name there with underscores.
 
     Raises:
-        UsageError, LampqError: see `pipeline.quantize`.
+        UsageError, LampqError: see `pipeline.quantize`; also an unknown option.
     """
     from lampq_onnx import pipeline
 
-    return pipeline.quantize(
-        _model(model, checkpoint, pretrained, model_args, device),
-        ImageOptions(
-            calibration=calibration_of(calibration),
-            validation=_path(validation),
-            calibration_size=calibration_size,
-            seed=seed,
-            mean=None if mean is None else tuple(mean),
-            std=None if std is None else tuple(std),
-            crop=crop,
-        ),
-        AnalysisOptions(
-            activation_bits=activation_bits,
-            weight_bits=bits,
-            candidates=tuple(candidates),
-            effort=effort,
-            equalize=equalize,
-        ),
-        RoundingOptions(method=rounding, effort=effort),
-        AllocationOptions(
-            bits=bits,
-            candidates=tuple(candidates),
-            metric=metric,
-            gamma=gamma,
-            activation_bits=activation_bits,
-            activation_budget=activation_budget,
-        ),
-        update or UpdateOptions(),
-        form or OutputOptions(),
-        Path(output),
-        progress=progress,
-    )
+    base = recipe.values() if isinstance(recipe, Recipe) else read_values(Path(recipe)) if recipe else {}
+    given = {
+        "model": model, "checkpoint": checkpoint, "model_args": model_args, "calibration": calibration,
+        "validation": validation, "bits": bits, "activation_bits": activation_bits, "effort": effort, **options,
+    }  # fmt: skip
+    built = Recipe.build(base, by_name(given))
+    return pipeline.quantize(built, Path(output), progress=progress)
 
 
 def analyze(

@@ -13,7 +13,8 @@ from lampq_onnx.errors import LampqError
 
 FLOAT_FILE, MODEL_FILE, WEIGHTS_FILE = "float.onnx", "model.onnx", "weights.safetensors"
 SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
-OUTPUT_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE)
+RECIPE_FILE = "recipe.toml"
+OUTPUT_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE, RECIPE_FILE)
 """What `quantize` writes."""
 
 

@@ -1,13 +1,17 @@
-"""Everything a run can be told, as typed values; the command line and the Python API share them."""
+"""Everything a run can be told, as typed values.
+
+The command line, recipes and the Python API are made from these fields: a new one appears in all of them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.base import Record
+from lampq_onnx.fields import IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 
 Scalar = bool | int | float | str
 
@@ -16,6 +20,8 @@ MadeImages = Literal["synthetic", "noise"]
 DEFAULT_CALIBRATION_SIZE = 128
 
 EffortName = Literal["fast", "balanced", "best"]
+PackingName = Literal["auto", "exact", "native", "container"]
+ActivationWidth = int | Literal["mixed", "same"]
 
 
 def calibration_of(value: str | Path | None) -> Path | MadeImages | None:
@@ -25,14 +31,61 @@ def calibration_of(value: str | Path | None) -> Path | MadeImages | None:
     return made or (None if value is None else Path(value))
 
 
+def _calibration_text(value: Path | MadeImages | None) -> str | None:
+    if isinstance(value, Path):
+        return f"./{value}" if str(value) in get_args(MadeImages) else str(value)
+    return value
+
+
+def _numbers(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise ValueError(f"takes numbers with commas between, not {value!r}") from None
+
+
+def _weight_widths(value: object) -> object:
+    from lampq_onnx.allocation import parse_candidates
+
+    return parse_candidates(value) if isinstance(value, str) else value
+
+
+def _input_widths(value: object) -> object:
+    from lampq_onnx.allocation import parse_activation_candidates
+
+    return parse_activation_candidates(value) if isinstance(value, str) else value
+
+
+def _width_or_word(value: object) -> object:
+    if not isinstance(value, str) or value in ("mixed", "same"):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"takes a width in bits, mixed or same, not {value!r}") from None
+
+
+Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)]
+WeightWidths = Annotated[tuple[int, ...], BeforeValidator(_weight_widths)]
+InputWidths = Annotated[tuple[int, ...], BeforeValidator(_input_widths)]
+Activation = Annotated[ActivationWidth, BeforeValidator(_width_or_word)]
+
+
 class ModelOptions(Record):
     """Which model, and where its weights are."""
 
-    name: str
-    checkpoint: Path | None = None
-    pretrained: bool = False
-    model_args: dict[str, Scalar] = Field(default_factory=dict)
-    device: str = "cpu"
+    name: Annotated[str, Option("A timm model name, or digits, the embedded default.", MODEL, "model")]
+    checkpoint: Annotated[
+        Path | None, Option("Weights: .safetensors, or .pth read with weights_only.", MODEL, shapes_file=False)
+    ] = None
+    pretrained: Annotated[bool, Option("Let timm download its weights.", MODEL)] = False
+    model_args: Annotated[
+        dict[str, Scalar],
+        Option("Argument for timm's constructor, e.g. img_size=32; repeatable.", MODEL, "model_arg"),
+    ] = Field(default_factory=dict)
+    device: Annotated[str, Option("Torch device of the front end.", MODEL)] = "cpu"
 
 
 class ImageOptions(Record):
@@ -43,13 +96,28 @@ class ImageOptions(Record):
         calibration_size: None: as many as the effort can use.
     """
 
-    calibration: Path | MadeImages | None = None
-    validation: Path | None = None
-    calibration_size: Annotated[int | None, Field(ge=1)] = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    crop: float | None = None
+    calibration: Annotated[
+        Path | MadeImages | None,
+        BeforeValidator(calibration_of),
+        PlainSerializer(_calibration_text, return_type=str | None),
+        Option(
+            "Folder of class folders, folder with labels.csv, flat folder, or .npz; or synthetic or noise "
+            "(images made from the model alone).",
+            IMAGES,
+        ),
+    ] = None
+    validation: Annotated[
+        Path | None, Option("Labelled images: class folders, labels.csv or .npz.", IMAGES, shapes_file=False)
+    ] = None
+    calibration_size: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("Calibration images; default: 128, 512 for --effort best, 64 synthetic ones.", IMAGES),
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of image choice and sampled labels.", IMAGES)] = 0
+    mean: Annotated[Numbers, Option("Overrides timm's, e.g. 0.5,0.5,0.5.", IMAGES)] = None
+    std: Annotated[Numbers, Option("Overrides timm's.", IMAGES)] = None
+    crop: Annotated[float | None, Option("Overrides timm's crop_pct.", IMAGES)] = None
 
 
 class SyntheticOptions(Record):
@@ -64,6 +132,27 @@ class SyntheticOptions(Record):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
+class AllocationOptions(Record):
+    """How bits are given out."""
+
+    bits: Annotated[float, Option("Average weight bits of the budget.")] = 4.0
+    candidates: Annotated[WeightWidths, Option("Weight widths, e.g. 2-8 or 2,4,8.")] = (2, 3, 4, 5, 6, 7, 8)
+    metric: Annotated[str, Option("lampq, fisher, nuclear-norm, uniform, kl or omega-error.")] = "kl"
+    gamma: Annotated[float, Option("Error falls by this factor a bit.")] = 4.0
+    fixed_bits: Annotated[int, Field(ge=1, le=8), Option("Of the layers outside the budget.")] = 8
+    time_limit: Annotated[float, Field(gt=0), Option("Seconds for the integer program.")] = 10.0
+    activation_bits: Annotated[
+        Activation, Option("Input bits of every layer, 2..8; mixed: each its own; same: those of its weights.")
+    ] = 8
+    activation_budget: Annotated[float, Field(gt=0), Option("Average input bits, for --activation-bits mixed.")] = 8.0
+    activation_candidates: Annotated[InputWidths, Option("Input widths, for --activation-bits mixed.")] = (4, 6, 8, 16)
+    wide_price: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=True),
+        Option("Nats that 16-bit inputs must save for a whole model of them, where 8 bits are asked for; inf: never."),
+    ] = 0.1
+
+
 class AnalysisOptions(Record):
     """How sensitivities are measured.
 
@@ -75,16 +164,21 @@ class AnalysisOptions(Record):
         effort: how much is measured.
     """
 
-    activation_bits: int | Literal["mixed", "same"] = 8
-    activation_candidates: tuple[int, ...] = (4, 6, 8, 16)
-    weight_bits: Annotated[float, Field(ge=1, le=8)] = 4.0
-    equalize: bool = True
-    effort: EffortName = "balanced"
-    labels: Literal["sampled", "given"] = "sampled"
-    alpha_bits: Annotated[int | None, Field(ge=1, le=8)] = None
-    alpha_samples: Annotated[int, Field(ge=1)] = 3
-    alpha_measure: Literal["kl", "nll", "top1"] = "kl"
-    candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = 8
+    activation_candidates: Annotated[InputWidths, SameAs("allocation", "activation_candidates")] = (4, 6, 8, 16)
+    weight_bits: Annotated[float, Field(ge=1, le=8), SameAs("allocation", "bits")] = 4.0
+    equalize: Annotated[bool, Option("Scale input channels where that helps.")] = True
+    effort: Annotated[
+        EffortName,
+        Option("fast, balanced or best: how long costs are measured and rounding is refined (README has the times)."),
+    ] = "balanced"
+    labels: Annotated[Literal["sampled", "given"], Option("Fisher labels: sampled from the model, or given.", OPEN)] = (
+        "sampled"
+    )
+    alpha_bits: Annotated[int | None, Field(ge=1, le=8), Option("beta; default: the smallest candidate.", OPEN)] = None
+    alpha_samples: Annotated[int, Field(ge=1), Option("mu: layers measured per type.", OPEN)] = 3
+    alpha_measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN)] = "kl"
+    candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = (2, 3, 4, 5, 6, 7, 8)
 
 
 class RoundingOptions(Record):
@@ -95,42 +189,44 @@ class RoundingOptions(Record):
         effort: what is tried beyond GPTQ.
     """
 
-    method: Literal["gptq", "nearest"] = "gptq"
-    effort: EffortName = "balanced"
-
-
-class AllocationOptions(Record):
-    """How bits are given out."""
-
-    bits: float = 4.0
-    candidates: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
-    metric: str = "kl"
-    gamma: float = 4.0
-    fixed_bits: Annotated[int, Field(ge=1, le=8)] = 8
-    time_limit: Annotated[float, Field(gt=0)] = 10.0
-    activation_bits: int | Literal["mixed", "same"] = 8
-    activation_budget: Annotated[float, Field(gt=0)] = 8.0
-    activation_candidates: tuple[int, ...] = (4, 6, 8, 16)
-    wide_price: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 0.1
+    method: Annotated[
+        Literal["gptq", "nearest"],
+        Option("gptq (and what --effort adds), or nearest and nothing else.", METHOD, "rounding"),
+    ] = "gptq"
+    effort: Annotated[EffortName, SameAs("analysis", "effort")] = "balanced"
 
 
 class UpdateOptions(Record):
     """The iterative update after the integer program."""
 
-    rounds: Annotated[int, Field(ge=0)] = 8
-    patience: Annotated[int, Field(ge=1)] = 3
-    rule: Literal["strict", "count"] = "strict"
-    measure: Literal["kl", "nll", "top1"] = "kl"
-    inputs: Literal["quantized", "float"] = "quantized"
+    rounds: Annotated[int, Field(ge=0), Option("Scored swaps of the iterative update; 0: none.")] = 8
+    patience: Annotated[
+        int, Field(ge=1), Option("Undone swaps in a row before the update stops; the paper: 1.", OPEN)
+    ] = 3
+    rule: Annotated[
+        Literal["strict", "count"],
+        Option("strict keeps the budget; count is the paper's letter.", OPEN, "update_rule"),
+    ] = "strict"
+    measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN, "update_measure")] = "kl"
+    inputs: Annotated[
+        Literal["quantized", "float"], Option("Errors on quantized or float inputs.", OPEN, "update_inputs")
+    ] = "quantized"
 
 
 class OutputOptions(Record):
     """The form of the file and how it is checked."""
 
-    packing: Literal["auto", "exact", "native", "container"] = "auto"
-    target: str = "auto"
-    threads: Annotated[int | None, Field(ge=1)] = None
-    latency_threads: Annotated[int, Field(ge=1)] = 1
-    latency_batch: Annotated[int, Field(ge=1)] = 1
-    latency_runs: Annotated[int, Field(ge=1)] = 30
-    baselines: tuple[str, ...] = ()
+    packing: Annotated[PackingName, Option("auto, exact, native or container.", OUTPUT)] = "auto"
+    target: Annotated[str, Option("auto, onnxruntime-x86-avx2, onnxruntime-x86-vnni or onnxruntime-arm64.", OUTPUT)] = (
+        "auto"
+    )
+    threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT)] = None
+    latency_threads: Annotated[
+        int, Field(ge=1), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)
+    ] = 1
+    latency_batch: Annotated[int, Field(ge=1), Option("Images in a timed batch.", OUTPUT, shapes_file=False)] = 1
+    latency_runs: Annotated[int, Field(ge=1), Option("Timed rounds.", OUTPUT, shapes_file=False)] = 30
+    baselines: Annotated[
+        tuple[str, ...],
+        Option("Also measure another metric's plan, e.g. uniform; repeatable.", OUTPUT, "baseline", shapes_file=False),
+    ] = ()

@@ -20,12 +20,14 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.files import (
     OUTPUT_FILES,
     PLAN_FILE,
+    RECIPE_FILE,
     REPORT_FILE,
     SENSITIVITY_FILE,
     WEIGHTS_FILE,
     require_output_file,
     require_writable,
     staging,
+    write_atomic,
 )
 from lampq_onnx.options import (
     AllocationOptions,
@@ -39,6 +41,7 @@ from lampq_onnx.options import (
 )
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.quantization.weights_file import load_weights, save_weights
+from lampq_onnx.recipe import Recipe
 from lampq_onnx.reporting import allocation_record
 
 if TYPE_CHECKING:
@@ -84,20 +87,9 @@ def analyze(
         return _analyze(frontend, crops, analysis, images.seed, clock)
 
 
-def quantize(
-    model: ModelOptions,
-    images: ImageOptions,
-    analysis: AnalysisOptions,
-    rounding: RoundingOptions,
-    allocation: AllocationOptions,
-    update: UpdateOptions,
-    output: OutputOptions,
-    folder: Path,
-    *,
-    progress: ProgressSink = NO_PROGRESS,
-) -> Report:
+def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRESS) -> Report:
     """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
-    weights.safetensors, model.onnx and report.json.
+    weights.safetensors, model.onnx, report.json and recipe.toml.
 
     The files appear together when all is done; an earlier result in ``folder`` stays as it is until then.
 
@@ -110,6 +102,8 @@ def quantize(
     from lampq_onnx.output import QuantizedOutput
     from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
 
+    model, images, analysis, rounding = recipe.model, recipe.images, recipe.analysis, recipe.rounding
+    allocation, update, output = recipe.allocation, recipe.update, recipe.output
     check_request(
         bits=allocation.bits,
         candidates=allocation.candidates,
@@ -169,6 +163,7 @@ def quantize(
         plan.save(stage / PLAN_FILE)
         save_weights(rounded.weights, stage / WEIGHTS_FILE)
         report.save(stage / REPORT_FILE)
+        write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
     return report
 
 

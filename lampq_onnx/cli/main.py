@@ -7,11 +7,10 @@ import traceback
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from lampq_onnx.cli import commands, stages
-from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.errors import LampqError
 
 app = typer.Typer(
     name="lampq-onnx",
@@ -62,10 +61,6 @@ def _explain(error: Exception) -> int:
     """One message for an error, and its exit code."""
     if isinstance(error, LampqError):
         return _fail(error.message, error.hint, error.exit_code)
-    if isinstance(error, ValidationError) and error.title.endswith("Options"):
-        problem = error.errors(include_url=False)[0]
-        option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the options"
-        return _fail(f"{option}: {problem['msg']}", "", UsageError.exit_code)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "check the path, its permissions and the free space", 1)

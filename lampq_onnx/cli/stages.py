@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
-from lampq_onnx.cli import options as o
+from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.errors import UsageError
+from lampq_onnx.recipe import Values, merge, section
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -17,68 +21,43 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
+@with_options("allocation", shown={"--metric": "lampq", "--activation-bits": "what the ranges were measured for"})
 def allocate(
+    *,
     sensitivity: Annotated[Path, typer.Argument(help="sensitivity.json.")],
-    bits: o.Bits = 4.0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("plan.json"),
-    candidates: o.Candidates = "2-8",
-    metric: o.Metric = "lampq",
-    gamma: o.Gamma = 4.0,
-    activation_bits: Annotated[
-        str | None,
-        typer.Option(
-            help="A width, mixed or same. Default: what the ranges were measured for.",
-            rich_help_panel=o.METHOD,
-            show_default=False,
-        ),
-    ] = None,
-    activation_budget: o.ActivationBudget = 8.0,
-    activation_candidates: o.ActivationCandidates = "4,6,8,16",
-    wide_price: o.WidePrice = 0.1,
-    time_limit: o.TimeLimit = 10.0,
+    output: Output = Path("plan.json"),
+    values: Values,
 ) -> None:
     """Give out bits under a budget and write plan.json."""
     from lampq_onnx.allocation import allocate as solve
-    from lampq_onnx.allocation import parse_activation_candidates, parse_candidates
     from lampq_onnx.artifacts import Sensitivities
     from lampq_onnx.cli.tables import print_plan
 
-    plan, solution = solve(
-        Sensitivities.load(sensitivity),
-        bits=bits,
-        candidates=parse_candidates(candidates),
-        metric=metric,
-        gamma=gamma,
-        activation_bits=None if activation_bits is None else o.parse_activation_bits(activation_bits),
-        activation_budget=activation_budget,
-        activation_candidates=parse_activation_candidates(activation_candidates),
-        wide_price=wide_price,
-        time_limit=time_limit,
-    )
+    options = section("allocation", merge({"allocation": {"metric": "lampq"}}, values))
+    asked = options.model_dump()
+    if "activation_bits" not in values.get("allocation", {}):
+        asked["activation_bits"] = None
+    plan, solution = solve(Sensitivities.load(sensitivity), **asked)
     plan.save(output)
     print_plan(plan, solution, output)
 
 
+@with_options("--packing", "--target", "--calibration", "--calibration-size", "--seed", "--threads")
 def convert(
+    *,
     float_model: Annotated[Path, typer.Argument(help="float.onnx.")],
     plan: Annotated[Path, typer.Option(help="plan.json.")],
     weights: Annotated[
         Path | None,
         typer.Option(help="weights.safetensors: rounding that quantize found; else nearest.", show_default=False),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
-    packing: o.Packing = "auto",
-    target: o.Target = "auto",
-    calibration: o.Calibration = None,
-    calibration_size: o.CalibrationSize = None,
-    seed: o.Seed = 0,
-    threads: o.Threads = None,
+    output: Output = Path("model.onnx"),
+    values: Values,
 ) -> None:
     """Write the quantized ONNX file of a plan.
 
     Layers without an activation_range in the plan need --calibration.
     """
-    from lampq_onnx import options as values
     from lampq_onnx import pipeline
     from lampq_onnx.artifacts import BitPlan
     from lampq_onnx.cli.progress import terminal_progress
@@ -88,63 +67,43 @@ def convert(
         float_model,
         BitPlan.load(plan),
         output,
-        values.OutputOptions(
-            packing=o.one_of(packing, ("auto", "exact", "native", "container"), "packing"),
-            target=target,
-            threads=threads,
-        ),
-        values.ImageOptions(
-            calibration=values.calibration_of(calibration), calibration_size=calibration_size, seed=seed
-        ),
+        section("output", values),
+        section("images", values),
         weights,
         progress=terminal_progress(),
     )
     print_conversion(conversion, weights, float_model, output)
 
 
+@with_options(
+    "--validation", "--mean", "--std", "--crop",
+    "--threads", "--latency-threads", "--latency-batch", "--latency-runs",
+)  # fmt: skip
 def validate(
+    *,
     model: Annotated[Path, typer.Argument(help="The quantized file.")],
     reference: Annotated[Path, typer.Option(help="float.onnx.")],
-    validation: o.Validation = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Fail if top-1 drops by more points.", show_default=False)
     ] = None,
     min_agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail below this fraction.", show_default=False)
     ] = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    crop: o.Crop = None,
-    threads: o.Threads = None,
-    latency_threads: Annotated[int, typer.Option(min=1)] = 1,
-    latency_batch: Annotated[int, typer.Option(min=1)] = 1,
-    latency_runs: Annotated[int, typer.Option(min=1)] = 30,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write a report.json.", show_default=False)
     ] = None,
+    values: Values,
 ) -> None:
     """Check accuracy, fidelity and latency of a file against the float one; exits with 1 where a gate fails."""
-    from lampq_onnx import options as values
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
-    from lampq_onnx.errors import UsageError
     from lampq_onnx.validation import apply_gates
 
-    if validation is None:
+    images = section("images", values)
+    if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    report = pipeline.validate(
-        model,
-        reference,
-        values.ImageOptions(validation=validation, mean=o.numbers(mean, "mean"), std=o.numbers(std, "std"), crop=crop),
-        values.OutputOptions(
-            threads=threads,
-            latency_threads=latency_threads,
-            latency_batch=latency_batch,
-            latency_runs=latency_runs,
-        ),
-        progress=terminal_progress(),
-    )
+    report = pipeline.validate(model, reference, images, section("output", values), progress=terminal_progress())
     if output is not None:
         report.save(output)
     print_summary(report)
@@ -176,4 +135,6 @@ def schema(
     from lampq_onnx.artifacts.base import Artifact
 
     kinds: dict[str, type[Artifact]] = {"plan": BitPlan, "sensitivities": Sensitivities, "report": Report}
-    typer.echo(json.dumps(kinds[o.one_of(artifact, tuple(kinds), "artifact")].model_json_schema(), indent=2))
+    if artifact not in kinds:
+        raise UsageError(f"artifact must be one of {', '.join(kinds)}, not {artifact!r}")
+    typer.echo(json.dumps(kinds[artifact].model_json_schema(), indent=2))

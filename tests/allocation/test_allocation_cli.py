@@ -10,8 +10,8 @@ import pytest
 
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.cli.main import run
-from lampq_onnx.cli.options import parse_activation_bits
 from lampq_onnx.errors import UsageError
+from lampq_onnx.recipe import section
 
 
 def invoke(*words: str | Path) -> tuple[int, str]:
@@ -57,7 +57,7 @@ def test_input_widths(files, options, widths):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--activation-bits", "wide"), 2, "--activation-bits takes a width in bits, mixed or same"),
+        (("--activation-bits", "wide"), 2, "takes a width in bits, mixed or same"),
         (("--activation-bits", "mixed", "--activation-budget", "3"), 1, "3 activation bits cannot be met"),
         (("--activation-bits", "mixed", "--activation-candidates", "9"), 2, "candidate widths of activations"),
         (("--wide-price", "0"), 2, "wide_price"),
@@ -72,6 +72,7 @@ def test_wrong_usage(files, options, code, message):
 
 
 def test_widths_and_words():
-    assert [parse_activation_bits(text) for text in ("8", "mixed", "same")] == [8, "mixed", "same"]
-    with pytest.raises(UsageError, match="not 'eight'"):
-        parse_activation_bits("eight")
+    found = [section("allocation", {"allocation": {"activation_bits": text}}) for text in ("8", "mixed", "same")]
+    assert [options.activation_bits for options in found] == [8, "mixed", "same"]
+    with pytest.raises(UsageError, match=r"--activation-bits .* not 'eight'"):
+        section("allocation", {"allocation": {"activation_bits": "eight"}})

@@ -14,7 +14,6 @@ from lampq_onnx.converter import save_model
 from lampq_onnx.data import choose, iter_batches, open_source
 from lampq_onnx.frontend.export import export_model
 from lampq_onnx.frontend.loading import load_timm
-from lampq_onnx.options import OutputOptions, UpdateOptions
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 CIFAR_ARGS = {
@@ -56,8 +55,8 @@ def test_the_cifar_model_keeps_its_accuracy_at_four_bits(tmp_path: Path) -> None
         calibration=images,
         validation=images,
         calibration_size=64,
-        update=UpdateOptions(rounds=2),
-        form=OutputOptions(latency_runs=3),
+        rounds=2,
+        latency_runs=3,
     )
     assert report.accuracy.float_.top1 == pytest.approx(0.69, abs=0.005)
     assert report.accuracy.drop_points < 3

@@ -16,7 +16,6 @@ from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.rounding.reconstruct import ReconstructSettings
 from lampq_onnx.frontend.rounding.tune import TuneSettings
 from lampq_onnx.metadata import read_metadata
-from lampq_onnx.options import OutputOptions, UpdateOptions
 
 
 def test_the_best_effort_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +27,7 @@ def test_the_best_effort_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(EFFORTS, "best", few)
     report = lampq_onnx.quantize(
         "digits", tmp_path, bits=3, activation_bits="mixed", activation_budget=7, effort="best", calibration_size=48,
-        update=UpdateOptions(rounds=1), form=OutputOptions(threads=1, latency_runs=1),
+        rounds=1, threads=1, latency_runs=1,
     )  # fmt: skip
     assert report.rounding is not None
     assert report.rounding.effort == "best"

@@ -18,7 +18,15 @@ from lampq_onnx.frontend.digits import split_images
 
 from .conftest import QUICK, invoke
 
-FILES = {"float.onnx", "sensitivity.json", "plan.json", "weights.safetensors", "model.onnx", "report.json"}
+FILES = {
+    "float.onnx",
+    "sensitivity.json",
+    "plan.json",
+    "weights.safetensors",
+    "model.onnx",
+    "report.json",
+    "recipe.toml",
+}
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ import typer
 from lampq_onnx import allocation
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
-from lampq_onnx.cli import options
+from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.data import CroppedImages, choose, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.batching import SlicedImages, logits_of
@@ -42,9 +42,9 @@ from lampq_onnx.options import (
     ModelOptions,
     RoundingOptions,
     UpdateOptions,
-    calibration_of,
 )
 from lampq_onnx.progress import NO_PROGRESS
+from lampq_onnx.recipe import Recipe, Values
 from lampq_onnx.runtime.accuracy import AccuracyMeter
 from lampq_onnx.runtime.environment import available_cores, describe_environment
 
@@ -242,53 +242,56 @@ def verdict(differences: Sequence[float], bits: float) -> str:
     return f"{said}, {sum(d > 0 for d in differences)} of {count} seeds: {beyond} than {SIGNIFICANT:g} standard errors"
 
 
+@with_options("model", "images", "rounding", "--equalize", "--rounds", without=("--seed",), shown={"--effort": "fast"})
 def main(
-    model: options.Model = DIGITS,
-    checkpoint: options.Checkpoint = None,
-    model_arg: options.ModelArg = None,
-    device: options.Device = "cpu",
-    calibration: options.Calibration = None,
-    validation: options.Validation = None,
-    calibration_size: options.CalibrationSize = None,
+    *,
+    model: Annotated[str, typer.Argument(help="A timm model name, or digits.")] = DIGITS,
     validation_size: Annotated[int | None, typer.Option(min=1, help="Default: all.")] = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    crop: options.Crop = None,
     seeds: Annotated[str, typer.Option(help="Of the calibration images and everything else.")] = "0,1,2",
     bits: Annotated[str, typer.Option(help="Average weight bits.")] = "3,4",
     activation_bits: Annotated[str, typer.Option(help="A width, or same: those of the weights.")] = "8",
-    effort: options.Effort = "fast",
-    rounding: options.Rounding = "gptq",
-    equalize: options.Equalize = True,
-    rounds: options.Rounds = 8,
     methods: Annotated[str, typer.Option(help=f"Of {', '.join(KNOWN)}.")] = ",".join(TITLES),
+    values: Values,
 ) -> None:
     """Compare allocation methods on one model."""
-    inputs = options.parse_activation_bits(activation_bits)
+    recipe = Recipe.build(
+        {"analysis": {"effort": "fast"}, "allocation": {"activation_bits": activation_bits}},
+        values,
+        {"model": {"name": model}},
+    )
+    inputs = recipe.allocation.activation_bits
     if inputs == "mixed":
         raise UsageError("--activation-bits mixed is not offered: only the widths of weights are compared here")
+    rows = tuple(dict.fromkeys(methods.split(",")))
+    if not set(rows) <= set(KNOWN):
+        raise UsageError(f"--methods must be of {', '.join(KNOWN)}, not {methods!r}")
+    try:
+        widths = tuple(float(part) for part in bits.split(","))
+    except ValueError:
+        raise UsageError(f"--bits takes numbers with commas between, not {bits!r}") from None
     settings = Settings(
-        model=options.model_options(model, checkpoint, False, model_arg, device),
-        images=ImageOptions(
-            calibration=calibration_of(calibration), calibration_size=calibration_size,
-            validation=validation, mean=options.numbers(mean, "mean"), std=options.numbers(std, "std"), crop=crop,
-        ),
-        widths=options.numbers(bits, "bits") or (),
-        rows=tuple(options.one_of(row, KNOWN, "methods") for row in dict.fromkeys(methods.split(","))),
+        model=recipe.model,
+        images=recipe.images,
+        widths=widths,
+        rows=rows,
         activation_bits=inputs,
-        rounding=options.rounding_options(rounding, effort),
-        update=UpdateOptions(rounds=rounds),
-        equalize=equalize,
-    )  # fmt: skip
+        rounding=recipe.rounding,
+        update=recipe.update,
+        equalize=recipe.analysis.equalize,
+    )
     for width in settings.widths:
         allocation.check_request(bits=width, candidates=CANDIDATES, activation_bits=inputs)
     if not all(part.isdecimal() for part in seeds.split(",")):
         raise UsageError(f"--seeds takes whole numbers from 0 up with commas between, not {seeds!r}")
     machine, results = describe_environment("none"), Results(dict)
-    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else machine.cpu
+    processor = (
+        torch.cuda.get_device_name(recipe.model.device) if recipe.model.device.startswith("cuda") else machine.cpu
+    )
     versions = ", ".join(f"{name} {machine.versions[name]}" for name in ("torch", "timm", "numpy"))
-    print(f"{model}, inputs of {activation_bits} bits, {rounding} ({effort}), seeds {seeds}", end=", ")
-    print(f"calibration {calibration or 'embedded'}, {calibration_size or 'as many images as the effort takes'}")
+    rounding, images = recipe.rounding, recipe.images
+    print(f"{model}, inputs of {activation_bits} bits, {rounding.method} ({rounding.effort}), seeds {seeds}", end=", ")
+    size = images.calibration_size or "as many images as the effort takes"
+    print(f"calibration {images.calibration or 'embedded'}, {size}")
     print(f"{processor} ({', '.join(machine.cpu_flags)}), {time.strftime('%Y-%m-%d %H:%M')}, {versions}\n", flush=True)
     try:
         with torch_threads(available_cores()):

@@ -17,18 +17,20 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
 import lampq_onnx
 from lampq_onnx.allocation import METRICS
 from lampq_onnx.artifacts import Report
-from lampq_onnx.cli import options
+from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.options import EffortName, MadeImages, OutputOptions
+from lampq_onnx.options import EffortName, MadeImages
+from lampq_onnx.recipe import Values, section
 from lampq_onnx.runtime.environment import describe_environment
 
+DIGITS = "digits"
 SETTINGS = "8/8,6/8,4/8,3/8,6/6,4/4-same,8/8-synthetic,8/8-noise"
 FORM = re.compile(r"(?P<weights>\d+(?:\.\d+)?)/(?P<inputs>\d+)(?P<same>-same)?(?:-(?P<images>synthetic|noise))?")
 
@@ -86,44 +88,28 @@ def row(setting: Setting, effort: str, report: Report, seconds: float, baselines
     return f"| {' | '.join(cells)} |"
 
 
+@with_options("model", "images", "--baseline", "--latency-runs", "--latency-threads")
 def main(
-    model: options.Model = "digits",
-    checkpoint: options.Checkpoint = None,
-    model_arg: options.ModelArg = None,
-    device: options.Device = "cpu",
-    calibration: options.Calibration = None,
-    validation: options.Validation = None,
-    calibration_size: options.CalibrationSize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    crop: options.Crop = None,
+    *,
+    model: Annotated[str, typer.Argument(help="A timm model name, or digits.")] = DIGITS,
     settings: Annotated[str, typer.Option(help="W/A, W/A-same, W/A-synthetic, W/A-noise.")] = SETTINGS,
     efforts: Annotated[str, typer.Option(help="Any of fast, balanced, best.")] = "fast,balanced,best",
-    baseline: Annotated[
-        list[str] | None, typer.Option(help="Metric to compare with, e.g. uniform; repeatable.", show_default=False)
-    ] = None,
-    seed: options.Seed = 0,
-    latency_runs: Annotated[int, typer.Option(min=1)] = 30,
-    latency_threads: Annotated[int, typer.Option(min=1)] = 1,
+    values: Values,
 ) -> None:
     """Quantize one model under several settings and efforts."""
     chosen = [parse_setting(part) for part in settings.split(",")]
-    wanted: list[EffortName] = [options.one_of(part.strip(), options.EFFORTS, "efforts") for part in efforts.split(",")]
-    baselines: tuple[str, ...] = tuple(options.one_of(n, tuple(METRICS), "baseline") for n in baseline or ())
-    shared: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "model_args": options.model_arguments(model_arg),
-        "validation": validation,
-        "calibration_size": calibration_size,
-        "seed": seed,
-        "mean": options.numbers(mean, "mean"),
-        "std": options.numbers(std, "std"),
-        "crop": crop,
-        "device": device,
-        "form": OutputOptions(baselines=baselines, latency_runs=latency_runs, latency_threads=latency_threads),
-    }
+    wanted: list[EffortName] = [
+        section("analysis", {"analysis": {"effort": e.strip()}}).effort for e in efforts.split(",")
+    ]
+    baselines: tuple[str, ...] = section("output", values).baselines
+    for name in baselines:
+        if name not in METRICS:
+            raise UsageError(f"--baseline must be one of {', '.join(METRICS)}, not {name!r}")
+    shared = {key: value for own in values.values() for key, value in own.items()}
+    calibration = shared.pop("calibration", None)
     environment = describe_environment("none")
     versions = ", ".join(f"{name} {environment.versions[name]}" for name in ("onnxruntime", "torch", "timm"))
+    seed = section("images", values).seed
     print(f"{model}, seed {seed}, {environment.cpu} ({', '.join(environment.cpu_flags)}), {environment.cores} cores")
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, {versions}\n\n{head(baselines)}", flush=True)
     failed, last = 0, None

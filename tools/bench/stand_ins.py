@@ -29,7 +29,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from lampq_onnx.cli.options import model_arguments, one_of
+from lampq_onnx.cli.parameters import arguments_of
 from lampq_onnx.data import Preprocessing, choose, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import staging
@@ -369,14 +369,17 @@ def main(
         raise UsageError(f"--factors takes the smallest and the largest, not {factors!r}")
     if not push > 0:
         raise UsageError(f"--push must be positive, not {push:g}")
-    loaded = load_timm(model, checkpoint=checkpoint, model_args=model_arguments(model_arg))
+    loaded = load_timm(model, checkpoint=checkpoint, model_args=arguments_of(model_arg or []))
     both = torch.cat(list(load_images(images, count, seed, loaded.preprocessing)))
     if len(both) < 2:
         raise LampqError(f"{images} holds one image: one is needed to fit with and another to check")
     fitted, checked = both[: len(both) // 2].split(BATCH), both[len(both) // 2 :].split(BATCH)
+    known: dict[str, Kind] = {word: word for word in get_args(Kind)}
+    if kind not in known:
+        raise UsageError(f"--kind must be one of {', '.join(known)}, not {kind!r}")
     changed, massive = stand_in_for(
         loaded.module,
-        one_of(kind, get_args(Kind), "kind"),
+        known[kind],
         fitted,
         seed,
         sigmas=heights,
@@ -384,7 +387,7 @@ def main(
         factors=None if bounds is None else (bounds[0], bounds[1]),
     )
     save(changed, output)
-    reloaded = load_timm(model, checkpoint=output, model_args=model_arguments(model_arg)).module
+    reloaded = load_timm(model, checkpoint=output, model_args=arguments_of(model_arg or [])).module
     result = compare(loaded.module, reloaded, checked)
     source = "noise" if images is None else str(images)
     print(f"{output}: {kind} stand-in of {model}, seed {seed}; {len(both) // 2} other images of {source}:")

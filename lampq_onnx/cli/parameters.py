@@ -1,0 +1,122 @@
+"""Command line options made from the fields of the options' models."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lampq_onnx.errors import UsageError
+from lampq_onnx.fields import Field, text_of
+from lampq_onnx.recipe import FIELDS, Values, by_flag, merge, read_values
+
+VALUES = "values"
+"""Parameter of a command that takes what was given."""
+
+
+def with_options(
+    *names: str, without: tuple[str, ...] = (), shown: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of sections (``images``) and single ones (``--threads``), and ``--recipe``.
+
+    The command's parameter ``values`` gets what the recipe sets, overridden by what the command line sets; options that
+    neither of them sets are not in it.
+
+    Args:
+        without: options of the sections that the command does not have.
+        shown: option -> default in the help text, where it is not the field's.
+    """
+    chosen = [field for field in _chosen(names) if field.dashed not in without and field.flag != "model"]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != VALUES]
+        made = [_parameter(field, (shown or {}).get(field.dashed)) for field in chosen]
+
+        @wraps(command)
+        def run(recipe: Path | None, **given: Any) -> None:
+            typed: dict[str, dict[str, Any]] = {}
+            for field in chosen:
+                value = given.pop(field.flag)
+                if value is not None:
+                    parsed = arguments_of(value) if isinstance(field.default, dict) else value
+                    typed.setdefault(field.section, {})[field.name] = parsed
+            command(**given, **{VALUES: merge(read_values(recipe) if recipe else {}, typed)})
+
+        parameters = [*own, _RECIPE, *made]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        )
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def override(values: Values, section: str, **given: Any) -> dict[str, dict[str, Any]]:
+    """``values`` with some of a section's replaced, where they are not None."""
+    return merge(values, {section: {key: value for key, value in given.items() if value is not None}})
+
+
+def arguments_of(words: list[str]) -> dict[str, Any]:
+    """The table of key=value words; values are JSON where they can be, else text.
+
+    Raises:
+        UsageError: no equals sign, or a value that is a list or object.
+    """
+    arguments: dict[str, Any] = {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(f"--model-arg takes key=value, not {word!r}")
+        try:
+            arguments[key] = json.loads(text)
+        except ValueError:
+            arguments[key] = text
+        if isinstance(arguments[key], list | dict) or arguments[key] is None:
+            raise UsageError(f"--model-arg {key}: only numbers, true, false and text are taken, not {text}")
+    return arguments
+
+
+_RECIPE = inspect.Parameter(
+    "recipe",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option(help="TOML file with options; those of the command line win.", show_default=False),
+    ],
+)
+
+
+def _chosen(names: tuple[str, ...]) -> Iterator[Field]:
+    """The fields meant by ``names``, with those that others have to equal."""
+    seen = set()
+    for name in names:
+        wanted = (
+            [by_flag(name.removeprefix("--").replace("-", "_"))]
+            if name.startswith("--")
+            else [field for field in FIELDS if field.section == name]
+        )
+        for field in wanted:
+            same = field.same_as
+            real = (
+                field if same is None else next(f for f in FIELDS if f.section == same.section and f.name == same.field)
+            )
+            if real.flag not in seen:
+                seen.add(real.flag)
+                yield real
+
+
+def _parameter(field: Field, shown: str | None) -> inspect.Parameter:
+    default = shown if shown is not None else "" if field.default in (None, (), {}) else text_of(field.default)
+    kind: Any = list[str] if field.kind is list else field.kind
+    words = (field.dashed, f"--no-{field.dashed[2:]}") if kind is bool else (field.dashed,)
+    option = typer.Option("/".join(words), help=field.help, rich_help_panel=field.panel, show_default=default or False)
+    return inspect.Parameter(
+        field.flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
