@@ -25,7 +25,7 @@ class LearningRates:
     than they began.
     """
 
-    weight: float = 5e-4
+    weight: float = 1.5e-3
     scale: float = 3e-4
     bias: float = 1e-4
     input_scale: float = 1e-3
@@ -44,11 +44,11 @@ class TuneSettings:
         feature_weight: of the relative squared errors of the blocks' outputs, averaged, beside the KL.
     """
 
-    steps: int = 400
+    steps: int = 600
     batch_size: int = 16
     warmup: int = 20
     drop: float = 0.0
-    feature_weight: float = 1.0
+    feature_weight: float = 16.0
     rates: LearningRates = LearningRates()
 
 
