@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.batching import BATCH, Images, device_of, logits_of, tensors
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.losses import Measure, loss_of
+from lampq_onnx.frontend.losses import Measure, image_losses
 from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
 
@@ -66,10 +68,15 @@ class SimulationEvaluator:
         return {name: LayerSetting(width, self._inputs_of(name, width)) for name, width in widths.items()}
 
     def score(self, bits: Mapping[str, int]) -> float:
-        """Loss of the quantized model on the images; lower is better."""
+        """Mean loss of the quantized model on the images; lower is better."""
+        return float(np.mean(self.losses(bits)))
+
+    def losses(self, bits: Mapping[str, int]) -> npt.NDArray[np.float64]:
+        """Loss of the quantized model on each image, (n,)."""
         with simulated(self._units, self.settings(bits), self._rounder):
             logits = logits_of(self._model, self._images)
-        return loss_of(logits, self._reference, self._labels, self._measure)
+        found: npt.NDArray[np.float64] = image_losses(logits, self._reference, self._labels, self._measure).numpy()
+        return found
 
     @torch.no_grad()
     def reconstruction_errors(self, bits: Mapping[str, int]) -> dict[str, float]:

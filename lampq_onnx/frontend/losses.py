@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
+from lampq_onnx import evidence
 from lampq_onnx.errors import LampqError
 
 Measure = Literal["kl", "nll", "top1"]
@@ -24,20 +26,24 @@ def loss_of(logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor 
     Raises:
         LampqError: labels are needed and not known.
     """
+    return float(image_losses(logits, reference, labels, measure).mean())
+
+
+def image_losses(
+    logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor | None, measure: Measure
+) -> torch.Tensor:
+    """The loss of each image, float64 (n,); see `loss_of`."""
     if measure == "kl":
-        return float(image_kl(logits, reference).mean())
+        return image_kl(logits, reference)
     if labels is None:
         raise LampqError(
             f"the measure {measure} needs labels of the calibration images, and they have none",
             hint="use the measure kl, or give labelled images",
         )
     if measure == "nll":
-        rise = torch.nn.functional.cross_entropy(logits.double(), labels) - torch.nn.functional.cross_entropy(
-            reference.double(), labels
-        )
-        return float(rise)
-    right = (reference.argmax(-1) == labels).double().mean() - (logits.argmax(-1) == labels).double().mean()
-    return float(right)
+        changed, own = (functional.cross_entropy(x.double(), labels, reduction="none") for x in (logits, reference))
+        return changed - own
+    return (reference.argmax(-1) == labels).double() - (logits.argmax(-1) == labels).double()
 
 
 def image_kl(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -46,27 +52,6 @@ def image_kl(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return (p.exp() * (p - q)).sum(-1)
 
 
-EVIDENCE = 2.0
-"""Standard errors by which a loss has to be lower to count as lower. Of dozens of equal choices on tens of images, the
-one that happens to be lowest is noise, and picking it fifty times in a row fits the images."""
-
-
-def clearly_lower(losses: torch.Tensor, others: torch.Tensor, *, evidence: float = EVIDENCE) -> bool:
-    """Whether the mean of paired, non-negative losses (n,) is lower by more than the pairs' scatter explains.
-
-    The differences themselves may show it, or the differences relative to the sums: where one image makes up most of
-    the loss, it makes up the scatter as well, and a change that is better on every image would not count.
-    """
-    losses, others = losses.double(), others.double()
-    difference = losses - others
-    if not bool(difference.mean() < 0):
-        return False
-    if len(difference) < 2:
-        return True
-    relative = difference / (losses + others).clamp_min(torch.finfo(torch.float64).tiny)
-    return any(bool(values.mean() < -evidence * _error_of_mean(values)) for values in (difference, relative))
-
-
-def _error_of_mean(values: torch.Tensor) -> torch.Tensor:
-    error: torch.Tensor = values.std() / len(values) ** 0.5
-    return error
+def clearly_lower(losses: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether the mean of paired losses (n,) is lower by more than the pairs' scatter explains."""
+    return evidence.clearly_lower(losses.double().cpu().numpy(), others.double().cpu().numpy())

@@ -1,0 +1,36 @@
+"""When one loss counts as lower than another on a sample of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+EVIDENCE = 2.0
+"""Standard errors by which a loss has to be lower to count as lower. Of dozens of equal choices on tens of images, the
+one that happens to be lowest is noise, and picking it fifty times in a row fits the images."""
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def clearly_lower(
+    losses: Sequence[float] | FloatArray, others: Sequence[float] | FloatArray, *, evidence: float = EVIDENCE
+) -> bool:
+    """Whether the mean of paired losses (n,) is lower by more than the pairs' scatter explains.
+
+    The differences themselves may show it, or the differences relative to the sums of magnitudes: where one image makes
+    up most of the loss, it makes up the scatter as well, and a change that is better on every image would not count.
+    """
+    first, second = np.asarray(losses, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    difference = first - second
+    if not bool(difference.mean() < 0):
+        return False
+    if len(difference) < 2:
+        return True
+    relative = difference / np.maximum(np.abs(first) + np.abs(second), np.finfo(np.float64).tiny)
+    return any(bool(values.mean() < -evidence * _error_of_mean(values)) for values in (difference, relative))
+
+
+def _error_of_mean(values: FloatArray) -> float:
+    return float(values.std(ddof=1) / len(values) ** 0.5)
