@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lampq_onnx.artifacts.base import Artifact, Record
+from lampq_onnx.artifacts.details import Details
 
 
 class TopK(Record):
@@ -126,6 +127,7 @@ class Baseline(Record):
     weight_average: float
     accuracy: Accuracy
     quantized_bytes: int
+    latency: Latency | None = Field(default=None, description="against the float file; null: not measured")
 
 
 class Environment(Record):
@@ -160,4 +162,5 @@ class Report(Artifact):
     seconds: dict[str, float]
     environment: Environment
     layers: tuple[LayerReport, ...]
+    details: Details | None = Field(default=None, description="where error and time go; null: not measured")
     notes: tuple[str, ...] = Field(default=(), description="what was not measured or deserves attention")

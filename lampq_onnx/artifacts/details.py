@@ -1,0 +1,85 @@
+"""Where a quantized file's error and time go: the parts of a report that its page draws."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lampq_onnx.artifacts.base import Record
+
+
+class OutputError(Record):
+    """Error of one inner tensor, everything before it quantized as well."""
+
+    name: str = Field(description="layer or block")
+    kind: Literal["layer", "block"]
+    sqnr_db: float | None = Field(description="10 log10(|y|^2 / |y - y_q|^2); null when the error is zero")
+
+
+class OutputErrors(Record):
+    """Errors along the model, in the order of the graph."""
+
+    samples: int
+    outputs: tuple[OutputError, ...]
+    missing: tuple[str, ...] = Field(
+        default=(), description="layers whose output the two files do not share under one name"
+    )
+
+
+class OperatorTime(Record):
+    """Kernels of one operator type, after onnxruntime's optimizations."""
+
+    operator: str
+    float_ms: float = Field(description="per run, all nodes of this type; 0: the file has none")
+    quantized_ms: float
+    float_nodes: int
+    quantized_nodes: int
+
+
+class OperatorTimes(Record):
+    """onnxruntime's profile of both files, medians over runs taken in turns."""
+
+    threads: int
+    batch: int
+    runs: int
+    operators: tuple[OperatorTime, ...] = Field(description="slowest first")
+
+
+class ClassChange(Record):
+    """Images of one class, by label."""
+
+    label: int
+    samples: int
+    float_right: int
+    quantized_right: int
+
+
+class ChangedImage(Record):
+    """One image that the two files answer differently."""
+
+    image: str = Field(description="as the image source names it")
+    label: int
+    float_answer: int
+    quantized_answer: int
+    float_probability: float = Field(description="that the float file gives its own answer")
+    quantized_probability: float = Field(description="that the quantized file gives its own answer")
+    thumbnail: str | None = Field(default=None, description="JPEG of the crop, base64")
+
+
+class AnswerChanges(Record):
+    """Which images are answered differently."""
+
+    lost: int = Field(description="images that only the float file gets right")
+    won: int = Field(description="images that only the quantized file gets right")
+    other: int = Field(description="images with two different wrong answers")
+    classes: tuple[ClassChange, ...] = Field(description="classes that have images, by label")
+    images: tuple[ChangedImage, ...] = Field(description="the surest lost ones first, then other and won; a selection")
+
+
+class Details(Record):
+    """What explains the figures of a report."""
+
+    errors: OutputErrors
+    operators: OperatorTimes
+    changes: AnswerChanges

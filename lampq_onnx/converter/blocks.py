@@ -1,0 +1,64 @@
+"""Outputs of a graph's blocks, found from its layers: where the residual stream leaves a block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from lampq_onnx.converter.inspect import QuantizedLayer
+
+_BLOCK = re.compile(r"^(.*\.\d+)(?:\.|$)")
+
+# What may stand between a block's last layer and the Add that joins the stream (layer scale, windows, post-norm).
+_PASSED = frozenset(
+    ["Mul", "Add", "Reshape", "Transpose", "Slice", "Identity", "Cast", "Dropout", "LayerNormalization", "Concat"]
+)
+
+
+def block_of(layer: str) -> str | None:
+    """The block in a layer's name, e.g. blocks.3 of blocks.3.mlp.fc2; None where it has no number."""
+    found = _BLOCK.match(layer)
+    return found.group(1) if found else None
+
+
+def block_outputs(model: ir.Model, layers: Sequence[QuantizedLayer]) -> dict[str, str]:
+    """Block -> name of the tensor that its last layer's result leaves in.
+
+    Args:
+        model: the quantized graph.
+        layers: of that graph, in its order, as `inspect_model` lists them.
+
+    Returns:
+        Blocks in graph order. Where no residual Add follows the last layer, it is the layer's own output.
+    """
+    last = {block: layer for layer in layers if (block := block_of(layer.name)) is not None}
+    values = {output.name: output for node in model.graph for output in node.outputs}
+    order = {layer.name: position for position, layer in enumerate(layers)}
+    found = {}
+    for block, layer in sorted(last.items(), key=lambda item: order[item[1].name]):
+        value = values.get(layer.output)
+        joined = None if value is None else _joined(value)
+        found[block] = layer.output if joined is None else joined
+    return found
+
+
+def _joined(value: ir.Value) -> str | None:
+    """The first sum of two computed tensors downstream."""
+    front, seen = [value], set()
+    while front:
+        current = front.pop(0)
+        for use in current.uses():
+            node = use.node
+            if node in seen or node.op_type not in _PASSED:
+                continue
+            seen.add(node)
+            if node.op_type == "Add" and all(v is not None and _computed(v) for v in node.inputs):
+                return node.outputs[0].name
+            front.extend(node.outputs)
+    return None
+
+
+def _computed(value: ir.Value) -> bool:
+    return value.const_value is None

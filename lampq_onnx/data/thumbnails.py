@@ -1,0 +1,35 @@
+"""Small pictures of what a model sees."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+from lampq_onnx.data.preprocessing import Preprocessing
+from lampq_onnx.data.source import ImageSource
+
+SIDE = 72
+"""Longest side in pixels."""
+
+QUALITY = 80
+
+
+def thumbnail(source: ImageSource, preprocessing: Preprocessing, i: int) -> str:
+    """The crop of image ``i``, as base64 of a JPEG whose longest side is `SIDE`.
+
+    Raises
+    ------
+    LampqError
+        The image cannot be read or cropped.
+    """
+    pixels = preprocessing.crop(source.image(i))
+    image = Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels)
+    ratio = SIDE / max(image.size)
+    size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+    # Enlarged pixels of a tiny image stay visible as such.
+    image = image.resize(size, Image.Resampling.BOX if ratio < 1 else Image.Resampling.NEAREST)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=QUALITY)
+    return base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,78 @@
+"""Time by operator type, from onnxruntime's own profile."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from lampq_onnx.artifacts.details import OperatorTime, OperatorTimes
+from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.sessions import session_options
+
+WARM_UP = 3
+
+
+def operator_times(
+    reference: Path, quantized: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int
+) -> OperatorTimes:
+    """Profile both files on the same batch in turns. The profiler's own cost, some microseconds a node, is in it.
+
+    Args:
+        images: (batch, c, h, w).
+        runs: that count; a few more warm up.
+
+    Raises:
+        LampqError: onnxruntime refuses a file.
+    """
+    with tempfile.TemporaryDirectory(prefix="lampq-") as room:
+        sessions = [_profiled(path, Path(room) / str(i), threads) for i, path in enumerate((reference, quantized))]
+        for _ in range(WARM_UP + runs):
+            for session in sessions:
+                session.run(None, {session.get_inputs()[0].name: images})
+        first, second = (_by_operator(Path(session.end_profiling()), WARM_UP + runs) for session in sessions)
+    rows = [
+        OperatorTime(
+            operator=name,
+            float_ms=first[name][0],
+            quantized_ms=second[name][0],
+            float_nodes=first[name][1],
+            quantized_nodes=second[name][1],
+        )
+        for name in {**first, **second}
+    ]
+    rows.sort(key=lambda row: -max(row.float_ms, row.quantized_ms))
+    return OperatorTimes(threads=threads, batch=len(images), runs=runs, operators=tuple(rows))
+
+
+def _profiled(path: Path, prefix: Path, threads: int) -> Any:
+    options = session_options(threads)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(prefix)
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot load {path}: {str(error).strip()[:500]}") from error
+
+
+def _by_operator(profile: Path, runs: int) -> dict[str, tuple[float, int]]:
+    """Operator -> median milliseconds a run, and nodes a run; the first `WARM_UP` runs are left out."""
+    events = [e for e in json.loads(profile.read_text(encoding="utf-8")) if e.get("cat") == "Node"]
+    nodes = len(events) // runs
+    if nodes == 0 or len(events) % runs:
+        raise LampqError(f"onnxruntime's profile holds {len(events)} node times for {runs} runs, not the same for each")
+    times: dict[str, list[float]] = defaultdict(lambda: [0.0] * runs)
+    counts: dict[str, int] = defaultdict(int)
+    for position, event in enumerate(events):
+        run = position // nodes
+        name = event["args"]["op_name"]
+        times[name][run] += event["dur"] / 1e3
+        counts[name] += run == 0
+    found = {name: (round(float(np.median(own[WARM_UP:])), 6), counts[name]) for name, own in times.items()}
+    return defaultdict(lambda: (0.0, 0), found)

@@ -1,0 +1,97 @@
+"""Inner tensors of a file while it runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.converter.model_file import load_model, save_model
+from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.sessions import open_runner
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of a float tensor and its error, over images."""
+
+    signal: float
+    noise: float
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """10 log10(signal / noise); None for no noise."""
+        tiny = np.finfo(float).tiny
+        return float(10 * np.log10(max(self.signal, tiny) / self.noise)) if self.noise > 0 else None
+
+
+def tensor_names(path: Path) -> set[str]:
+    """Names of everything that the file's nodes write."""
+    return {value.name for node in load_model(path).graph for value in node.outputs if value.name}
+
+
+@contextmanager
+def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Callable[[Array], dict[str, Array]]]:
+    """Run a file for the values of inner tensors.
+
+    Args:
+        names: tensors that nodes write, without repetition.
+        threads: of one operator.
+
+    Raises:
+        LampqError: the file lacks a name, or onnxruntime refuses it.
+    """
+    model = load_model(path)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    unknown = [name for name in names if name not in values]
+    if unknown:
+        raise LampqError(f"{path} has no tensor {unknown[0]}")
+    present = {value.name for value in model.graph.outputs}
+    model.graph.outputs.extend(values[name] for name in names if name not in present)
+    with tempfile.TemporaryDirectory(prefix="lampq-") as room:
+        probe = Path(room) / "probe.onnx"
+        save_model(model, probe)
+        runner = open_runner(probe, threads=threads)
+
+        def run(images: Array) -> dict[str, Array]:
+            return dict(zip(names, runner.session.run(list(names), {runner.input: images}), strict=True))
+
+        yield run
+
+
+def compare_tensors(
+    reference: Path, quantized: Path, names: Sequence[str], images: Array, *, batch: int, threads: int
+) -> Mapping[str, Sums]:
+    """Signal and error of inner tensors that two files share, each file on its own values.
+
+    Args:
+        names: tensors of both files, without repetition.
+        images: (n, c, h, w); run in pieces of ``batch``.
+
+    Raises:
+        LampqError: a file lacks a name or is refused, or a tensor has another shape in the two files.
+    """
+    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    with (
+        open_probe(reference, names, threads=threads) as wanted,
+        open_probe(quantized, names, threads=threads) as found,
+    ):
+        for start in range(0, len(images), batch):
+            piece = images[start : start + batch]
+            left, right = wanted(piece), found(piece)
+            for name in names:
+                if left[name].shape != right[name].shape:
+                    raise LampqError(
+                        f"the tensor {name} is {left[name].shape} in {reference} and {right[name].shape} in {quantized}"
+                    )
+                exact = left[name].astype(np.float64)
+                signal[name] += float((exact**2).sum())
+                noise[name] += float(((exact - right[name]) ** 2).sum())
+    return {name: Sums(signal[name], noise[name]) for name in names}
