@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lampq_onnx.artifacts import BitPlan, Report
+from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.report import Size
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.data import Batch
+from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
+from lampq_onnx.details import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock
 from lampq_onnx.reporting import bit_averages, layer_report
 from lampq_onnx.runtime import describe_environment, open_runner
-from lampq_onnx.validation import Simulation, fidelity_problems, measure_accuracy, measure_fidelity, measure_latency
+from lampq_onnx.runtime.changes import ChangeMeter
+from lampq_onnx.runtime.operators import operator_times
+from lampq_onnx.validation import (
+    BATCH,
+    Simulation,
+    fidelity_problems,
+    measure_accuracy,
+    measure_fidelity,
+    measure_latency,
+)
+
+PROFILED_RUNS = 10
+"""Of each file; a profile says where the time goes, the latency says how much it is."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +40,19 @@ class FilePair:
 
     Attributes:
         model: name for people.
-        preprocessing: of the images, in one line.
         layers: quantized layers of the second file.
         plan: of the second file; None for files of other tools.
-        batches: starts a pass over the labelled images.
-        total: number of images.
+        images: labelled.
+        preprocessing: what they go through.
     """
 
     model: str
-    preprocessing: str
     reference: Path
     quantized: Path
     layers: Sequence[QuantizedLayer]
     plan: BitPlan | None
-    batches: Callable[[], Iterator[Batch]]
-    total: int
+    images: ImageSource
+    preprocessing: Preprocessing
 
 
 def check_files(
@@ -68,10 +80,18 @@ def check_files(
     reference = open_runner(files.reference, threads=threads)
     quantized = open_runner(files.quantized, threads=threads)
     plain = open_runner(files.quantized, threads=threads, optimize=False)
+    changes = ChangeMeter()
     accuracy, excess, simulation_excess, compared = measure_accuracy(
-        reference, quantized, plain, simulation, files.batches(), total=files.total, progress=clock
+        reference,
+        quantized,
+        plain,
+        simulation,
+        iter_batches(files.images, files.preprocessing, BATCH),
+        total=len(files.images),
+        changes=changes,
+        progress=clock,
     )
-    first = next(files.batches()).images
+    first = next(iter_batches(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):
         fidelity = measure_fidelity(
             files.quantized, files.layers, first, excess, simulation_excess, compared, threads=threads
@@ -85,9 +105,19 @@ def check_files(
             threads=options.latency_threads,
             runs=options.latency_runs,
         )
+        operators = operator_times(
+            files.reference, files.quantized, batch, threads=options.latency_threads, runs=PROFILED_RUNS
+        )
+    with clock.stage("output errors"):
+        errors = measure_output_errors(files.reference, files.quantized, files.layers, first, threads=threads)
+    details = Details(
+        errors=errors,
+        operators=operators,
+        changes=changed_answers(changes, files.images, files.preprocessing),
+    )
     return Report(
         model=files.model,
-        preprocessing=files.preprocessing,
+        preprocessing=files.preprocessing.describe(),
         accuracy=accuracy,
         size=Size(float_bytes=file_bytes(files.reference), quantized_bytes=file_bytes(files.quantized)),
         bits=bit_averages(files.plan, files.layers),
@@ -96,5 +126,6 @@ def check_files(
         seconds=dict(clock.seconds),
         environment=describe_environment(target),
         layers=tuple(layer_report(layer) for layer in files.layers),
+        details=details,
         notes=tuple(fidelity_problems(fidelity)),
     )

@@ -13,8 +13,17 @@ from lampq_onnx.errors import LampqError
 
 FLOAT_FILE, MODEL_FILE, WEIGHTS_FILE = "float.onnx", "model.onnx", "weights.safetensors"
 SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
-RECIPE_FILE = "recipe.toml"
-OUTPUT_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE, RECIPE_FILE)
+RECIPE_FILE, PAGE_FILE = "recipe.toml", "report.html"
+OUTPUT_FILES = (
+    FLOAT_FILE,
+    SENSITIVITY_FILE,
+    PLAN_FILE,
+    WEIGHTS_FILE,
+    MODEL_FILE,
+    REPORT_FILE,
+    RECIPE_FILE,
+    PAGE_FILE,
+)
 """What `quantize` writes."""
 
 

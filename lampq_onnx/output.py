@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
@@ -22,7 +23,7 @@ from lampq_onnx.progress import Clock
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.reporting import bit_averages, notes, with_unit
 from lampq_onnx.runtime import open_runner
-from lampq_onnx.validation import BATCH, measure_accuracy
+from lampq_onnx.validation import BATCH, measure_accuracy, measure_latency
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.rounding.plan import RoundedPlan
@@ -89,13 +90,12 @@ class QuantizedOutput:
             conversion = self._convert(rounded, path)
         files = FilePair(
             model=sensitivities.model.name,
-            preprocessing=self._frontend.loaded.preprocessing.describe(),
             reference=self._float,
             quantized=path,
             layers=inspect_model(conversion.model),
             plan=rounded.plan,
-            batches=self._batches,
-            total=len(self._validation),
+            images=self._validation,
+            preprocessing=self._frontend.loaded.preprocessing,
         )
         with self._frontend.simulation(conversion.parameters) as simulation:
             report = check_files(
@@ -127,20 +127,32 @@ class QuantizedOutput:
         )
 
     def baseline(self, rounded: RoundedPlan, name: str) -> Baseline:
-        """Accuracy and size of another plan; its file is not kept."""
+        """Accuracy, size and latency of another plan; its file is not kept."""
         path = self._stage / f"{name}.{MODEL_FILE}"
         with self._clock.stage(f"baseline {name}"):
-            self._convert(rounded, path)
-            runners = (
-                open_runner(self._float, threads=self._threads),
-                open_runner(path, threads=self._threads),
-            )
-            accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
-            size = file_bytes(path)
+            found = self.measure(rounded, path)
             path.unlink()
             path.with_name(path.name + ".data").unlink(missing_ok=True)
+        return found
+
+    def measure(self, rounded: RoundedPlan, path: Path) -> Baseline:
+        """Write a plan's file to ``path`` and measure its accuracy, size and latency."""
+        self._convert(rounded, path)
+        runners = (open_runner(self._float, threads=self._threads), open_runner(path, threads=self._threads))
+        accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
+        first = next(self._batches()).images
+        latency = measure_latency(
+            self._float,
+            path,
+            np.resize(first, (self._options.latency_batch, *first.shape[1:])),
+            threads=self._options.latency_threads,
+            runs=self._options.latency_runs,
+        )
         return Baseline(
-            weight_average=bit_averages(rounded.plan, ()).weight_average, accuracy=accuracy, quantized_bytes=size
+            weight_average=bit_averages(rounded.plan, ()).weight_average,
+            accuracy=accuracy,
+            quantized_bytes=file_bytes(path),
+            latency=latency,
         )
 
     def _convert(self, rounded: RoundedPlan, path: Path) -> Conversion:

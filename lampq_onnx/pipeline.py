@@ -19,6 +19,7 @@ from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import (
     OUTPUT_FILES,
+    PAGE_FILE,
     PLAN_FILE,
     RECIPE_FILE,
     REPORT_FILE,
@@ -89,7 +90,7 @@ def analyze(
 
 def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRESS) -> Report:
     """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
-    weights.safetensors, model.onnx, report.json and recipe.toml.
+    weights.safetensors, model.onnx, report.json, report.html and recipe.toml.
 
     The files appear together when all is done; an earlier result in ``folder`` stays as it is until then.
 
@@ -99,6 +100,7 @@ def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRE
     """
     from lampq_onnx.converter.targets import target_for
     from lampq_onnx.frontend.session import torch_threads
+    from lampq_onnx.html import write_report
     from lampq_onnx.output import QuantizedOutput
     from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
 
@@ -163,6 +165,7 @@ def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRE
         plan.save(stage / PLAN_FILE)
         save_weights(rounded.weights, stage / WEIGHTS_FILE)
         report.save(stage / REPORT_FILE)
+        write_report(report, stage / PAGE_FILE, sensitivities)
         write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
     return report
 
@@ -217,10 +220,9 @@ def validate(
     from lampq_onnx.checks import FilePair, check_files
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
-    from lampq_onnx.data import iter_batches, open_source
+    from lampq_onnx.data import open_source
     from lampq_onnx.metadata import TARGET_KEY, read_metadata
     from lampq_onnx.runtime.environment import available_cores
-    from lampq_onnx.validation import BATCH
 
     if images.validation is None:
         raise LampqError("no validation images", hint="give labelled images with --validation")
@@ -231,13 +233,12 @@ def validate(
     return check_files(
         FilePair(
             model=facts.name,
-            preprocessing=preprocessing.describe(),
             reference=reference_path,
             quantized=model_path,
             layers=inspect_model(model),
             plan=embedded_plan(model),
-            batches=lambda: iter_batches(source, preprocessing, BATCH),
-            total=len(source),
+            images=source,
+            preprocessing=preprocessing,
         ),
         options,
         target=model.metadata_props.get(TARGET_KEY, "unknown"),

@@ -15,6 +15,7 @@ from lampq_onnx.data import Batch
 from lampq_onnx.errors import GateError, LampqError
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import AccuracyMeter, Runner, compare_latency, layer_errors, open_runner
+from lampq_onnx.runtime.changes import ChangeMeter
 
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -42,6 +43,7 @@ def measure_accuracy(
     batches: Iterable[Batch],
     *,
     total: int,
+    changes: ChangeMeter | None = None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> tuple[Accuracy, float, float | None, int]:
     """Stream the validation images once through all models.
@@ -50,6 +52,7 @@ def measure_accuracy(
         reference: float file. quantized: the file, optimized. plain: the same without optimizations, or None.
         simulation: the quantized model in PyTorch, or None.
         batches: labelled images.
+        changes: also counts the images that are answered differently.
 
     Returns:
         accuracy, excess error of the optimized file, that of the simulation, and the images both were taken on.
@@ -63,6 +66,8 @@ def measure_accuracy(
             wanted, got = reference(batch.images), quantized(batch.images)
             _require_classes(wanted, got, batch.labels)
             whole.add(wanted, got, batch.labels)
+            if changes is not None:
+                changes.add(wanted, got, batch.labels, batch.start)
             if plain is not None and compared < FIDELITY_IMAGES:
                 compared += len(batch.labels)
                 fast.add(wanted, got, batch.labels)

@@ -30,6 +30,7 @@ def loaded_after(*modules: str) -> set[str]:
             ["lampq_onnx.converter", "lampq_onnx.runtime", "lampq_onnx.validation", "lampq_onnx.calibration"],
             {"torch", "timm"},
         ),
+        (["lampq_onnx.html"], {"torch", "timm", "onnxruntime"}),
         (["lampq_onnx.allocation"], {"torch", "timm", "onnx", "onnx_ir", "onnxruntime"}),
         (["lampq_onnx.quantization"], {"torch", "timm", "onnx", "onnx_ir", "onnxruntime"}),
     ],

@@ -32,7 +32,8 @@ def quantize(
 ) -> None:
     """Analyze, allocate, convert and check: the whole line in one go.
 
-    Writes float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json and recipe.toml.
+    Writes float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
+    recipe.toml.
     """
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress

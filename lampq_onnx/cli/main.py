@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lampq_onnx.cli import commands, stages
+from lampq_onnx.cli import commands, report, stages
 from lampq_onnx.errors import LampqError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 commands.register(app)
 stages.register(app)
+report.register(app)
 
 
 @app.callback(invoke_without_command=True)

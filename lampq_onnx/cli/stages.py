@@ -90,7 +90,8 @@ def validate(
         float | None, typer.Option(min=0, max=1, help="Fail below this fraction.", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write a report.json.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Also write a report.json, and the page beside it.", show_default=False),
     ] = None,
     values: Values,
 ) -> None:
@@ -98,6 +99,7 @@ def validate(
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
+    from lampq_onnx.html import write_report
     from lampq_onnx.validation import apply_gates
 
     images = section("images", values)
@@ -106,6 +108,7 @@ def validate(
     report = pipeline.validate(model, reference, images, section("output", values), progress=terminal_progress())
     if output is not None:
         report.save(output)
+        write_report(report, output.with_suffix(".html"))
     print_summary(report)
     apply_gates(report.accuracy, report.fidelity, max_drop=max_drop, min_agreement=min_agreement)
 

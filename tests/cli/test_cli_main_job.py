@@ -26,6 +26,7 @@ FILES = {
     "model.onnx",
     "report.json",
     "recipe.toml",
+    "report.html",
 }
 
 

@@ -1,0 +1,34 @@
+"""`report`: the page of a folder that `quantize` or `validate` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report")(report)
+
+
+def report(
+    source: Annotated[Path, typer.Argument(help="Folder with report.json, or such a file.", metavar="DIR")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; default: report.html beside it.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw report.html from report.json: one file that opens offline."""
+    from lampq_onnx.artifacts import Report, Sensitivities
+    from lampq_onnx.files import REPORT_FILE, SENSITIVITY_FILE
+    from lampq_onnx.html import write_report
+
+    path = source / REPORT_FILE if source.is_dir() else source
+    found = Report.load(path)
+    beside = path.parent / SENSITIVITY_FILE
+    sensitivities = Sensitivities.load(beside) if beside.is_file() else None
+    target = output or path.with_suffix(".html")
+    write_report(found, target, sensitivities)
+    typer.echo(f"wrote {target}")

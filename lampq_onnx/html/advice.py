@@ -1,0 +1,135 @@
+"""What to do about the layers that cost most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lampq_onnx.artifacts import Report, Sensitivities
+from lampq_onnx.artifacts.plan import FIXED_BITS
+from lampq_onnx.artifacts.report import LayerReport
+
+RAISED = 5
+LOWERED = 3
+"""Layers that are named."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of a plan."""
+
+    layer: str
+    now: str
+    change: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Changes, best first, and how to make them."""
+
+    caption: str
+    rows: tuple[Step, ...]
+    how: str = ""
+
+
+EDIT = """edit plan.json, then
+lampq-onnx convert float.onnx --plan plan.json --weights weights.safetensors -o edited.onnx
+lampq-onnx validate edited.onnx --reference float.onnx --validation IMAGES -o edited.json
+A layer whose width changed is rounded to nearest there; `lampq-onnx quantize` with other --bits rounds
+it with all else."""
+
+
+def advise(report: Report, sensitivities: Sensitivities | None) -> Advice:
+    """From the measured costs where there are some, else from the errors of the layers."""
+    wide = [_wide(layer) for layer in report.layers if FIXED_BITS < layer.activation_bits < 32]
+    if sensitivities is not None and sensitivities.cost_estimator != "none":
+        rows = (*_by_cost(report, sensitivities), *wide)
+        return Advice(
+            "One bit more or less for single layers: the KL to the float model that the analysis measured for the "
+            "layer alone. Gains of several layers do not simply add up.",
+            rows,
+            EDIT,
+        )
+    rows = (*_by_error(report), *wide)
+    if not rows:
+        return Advice("Nothing was measured that singles out a layer.", ())
+    return Advice(
+        "The layers whose outputs are farthest from float. Costs by width are in the report that quantize writes.",
+        rows,
+        EDIT,
+    )
+
+
+def _by_cost(report: Report, sensitivities: Sensitivities) -> list[Step]:
+    units = {unit.name: unit for unit in sensitivities.units}
+    raised, lowered = [], []
+    for layer in report.layers:
+        unit = units.get(layer.name)
+        if unit is None or layer.weight_bits not in unit.weight_cost:
+            continue
+        cost, now = unit.weight_cost, layer.weight_bits
+        above, below = [b for b in cost if b > now], [b for b in cost if b < now]
+        if above:
+            bits = min(above)
+            raised.append((cost[now] - cost[bits], bits, layer))
+        if below:
+            bits = max(below)
+            saved = layer.parameters * (now - bits) / 8
+            lowered.append(((cost[bits] - cost[now]) / saved, cost[bits] - cost[now], bits, layer))
+    raised.sort(key=lambda item: -item[0])
+    lowered.sort(key=lambda item: item[0])
+    named = {layer.name for _, _, layer in raised[:RAISED]}
+    steps = [
+        Step(
+            layer.name,
+            _now(layer),
+            f"{bits} bits",
+            f"KL -{gain:.2g}, {_kilobytes(layer, bits)} kB",
+        )
+        for gain, bits, layer in raised[:RAISED]
+        if gain > 0
+    ]
+    cheap = [item for item in lowered if item[3].name not in named][:LOWERED]
+    steps += [
+        Step(
+            layer.name, _now(layer), f"{bits} bits (cheapest to save)", f"KL +{loss:.2g}, {_kilobytes(layer, bits)} kB"
+        )
+        for _, loss, bits, layer in cheap
+    ]
+    return steps
+
+
+def _by_error(report: Report) -> list[Step]:
+    known = {
+        output.name: output.sqnr_db
+        for output in (report.details.errors.outputs if report.details else ())
+        if output.kind == "layer" and output.sqnr_db is not None
+    }
+    narrow = [layer for layer in report.layers if layer.name in known and layer.weight_bits < FIXED_BITS]
+    worst = sorted(narrow, key=lambda layer: known[layer.name])[:RAISED]
+    return [
+        Step(
+            layer.name,
+            _now(layer),
+            f"{layer.weight_bits + 1} bits",
+            f"its output is at {known[layer.name]:.1f} dB; {_kilobytes(layer, layer.weight_bits + 1)} kB",
+        )
+        for layer in worst
+    ]
+
+
+def _wide(layer: LayerReport) -> Step:
+    return Step(
+        layer.name,
+        f"inputs of {layer.activation_bits} bits",
+        "8 bits for the inputs, if time counts more",
+        "runs on the float kernel now: 8 bits cannot hold its inputs without loss",
+    )
+
+
+def _now(layer: LayerReport) -> str:
+    return f"{layer.weight_bits} bits"
+
+
+def _kilobytes(layer: LayerReport, bits: int) -> str:
+    return f"{layer.parameters * (bits - layer.weight_bits) / 8e3:+.1f}"

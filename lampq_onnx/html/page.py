@@ -1,0 +1,102 @@
+"""One HTML page with figures, from a template."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from lampq_onnx.html.theme import DARK, GRID, INK, MUTED
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot and the words that go with it.
+
+    Attributes:
+        key: the element's id.
+        alt: what the plot shows, for those who cannot see it.
+    """
+
+    key: str
+    plot: go.Figure
+    alt: str
+
+
+def text(value: str) -> str:
+    """A name as it stands, for Plotly's text, which reads tags."""
+    return html.escape(value, quote=False)
+
+
+def figure(key: str, plot: go.Figure, alt: str, *, height: int) -> Figure:
+    """A plot in the page's style.
+
+    Args:
+        height: in CSS pixels; the width is the page's.
+    """
+    plot.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"color": MUTED}},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}, "align": "left"},
+        dragmode=False,
+        template=None,
+    )
+    axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True, "fixedrange": True}
+    plot.update_xaxes(tickfont={"color": MUTED}, **axis)
+    plot.update_yaxes(tickfont={"color": MUTED}, **axis)
+    return Figure(key, plot, alt)
+
+
+def render(template: str, figures: list[Figure], values: Mapping[str, Any]) -> str:
+    """The page as one text: script, style and data inside.
+
+    Args:
+        template: name of a file in templates/.
+        values: for the template; text in them is escaped.
+    """
+    data = {item.key: item.plot.to_plotly_json() for item in figures}
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            values,
+            figures={item.key: item for item in figures},
+            data=_script_json(data),
+            dark=_script_json(DARK),
+            plotly=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def _script_json(value: object) -> Markup:
+    """JSON that a script element can hold whatever the texts in it say."""
+    escaped = json.dumps(value, allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        escaped = escaped.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(escaped)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("lampq_onnx.html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    found.filters["number"] = lambda value: "" if value is None else f"{value:.3g}"
+    return found

@@ -1,0 +1,145 @@
+"""The page of a report."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from lampq_onnx.artifacts import Report, Sensitivities
+from lampq_onnx.artifacts.details import AnswerChanges, OperatorTimes, OutputErrors
+from lampq_onnx.artifacts.report import Accuracy
+from lampq_onnx.files import write_atomic
+from lampq_onnx.html import figures as draw
+from lampq_onnx.html.advice import advise
+from lampq_onnx.html.page import render
+from lampq_onnx.html.places import place_of
+from lampq_onnx.html.verdict import verdict
+
+
+def report_page(report: Report, sensitivities: Sensitivities | None = None) -> str:
+    """The whole page as text; parts that the report lacks the figures for are left out.
+
+    Args:
+        sensitivities: of the same model; names what single layers would gain.
+    """
+    details = report.details
+    plots = draw.present(
+        draw.bit_map(report.layers),
+        draw.sensitivities(report.layers),
+        draw.output_errors(details.errors) if details else None,
+        draw.operators(details.operators) if details else None,
+        draw.classes(details.changes) if details else None,
+    )
+    return render(
+        "report.html",
+        plots,
+        {
+            "title": f"{report.model}: quantization report",
+            "report": report,
+            "verdict": verdict(report),
+            "comparison": _comparison(report),
+            "bits_caption": _bits_caption(report),
+            "errors_caption": _errors_caption(details.errors) if details else "",
+            "operators_caption": _operators_caption(details.operators, report) if details else "",
+            "changes": details.changes if details else None,
+            "changes_caption": _changes_caption(details.changes, report.accuracy) if details else "",
+            "advice": advise(report, sensitivities),
+            "machine": _machine(report),
+        },
+    )
+
+
+def write_report(report: Report, path: Path, sensitivities: Sensitivities | None = None) -> None:
+    """Write the page atomically."""
+    write_atomic(path, report_page(report, sensitivities).encode())
+
+
+def _comparison(report: Report) -> list[dict[str, object]]:
+    if not report.baselines:
+        return []
+    metric = report.allocation.metric if report.allocation else "plan"
+    rows = [
+        _row(
+            f"{metric} (this file)",
+            report.bits.weight_average,
+            report.size.quantized_bytes,
+            report.accuracy,
+            report.latency.speedup,
+        )
+        | {"own": True}
+    ]
+    for name, other in report.baselines.items():
+        speed = other.latency.speedup if other.latency else None
+        rows.append(_row(name, other.weight_average, other.quantized_bytes, other.accuracy, speed) | {"own": False})
+    return rows
+
+
+def _row(name: str, bits: float, size: int, accuracy: Accuracy, speed: float | None) -> dict[str, object]:
+    return {
+        "name": name,
+        "bits": f"{bits:.3f}",
+        "size": f"{size / 1e6:.2f}",
+        "top1": f"{100 * accuracy.quantized.top1:.2f} %",
+        "drop": f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}",
+        "agreement": f"{100 * accuracy.agreement:.2f} %",
+        "kl": f"{accuracy.kl:.4f}",
+        "speed": "" if speed is None else f"{speed:.2f}x",
+    }
+
+
+def _bits_caption(report: Report) -> str:
+    inside = [layer for layer in report.layers if place_of(layer.name) is not None]
+    outside = [layer for layer in report.layers if place_of(layer.name) is None]
+    parts = []
+    widths = {layer.activation_bits for layer in inside}
+    if len(widths) == 1:
+        parts.append(f"Inputs have {widths.pop()} bits everywhere.")
+    if outside:
+        named = ", ".join(f"{layer.name} {layer.weight_bits} bits" for layer in outside[:6])
+        more = len(outside) - 6
+        parts.append(f"Outside the blocks: {named}{f' and {more} more' if more > 0 else ''}.")
+    if report.bits.covers:
+        parts.append(f"The budget covers {', '.join(report.bits.covers)}.")
+    return " ".join(parts)
+
+
+def _errors_caption(errors: OutputErrors) -> str:
+    known = [(o.name, o.sqnr_db) for o in errors.outputs if o.kind == "block" and o.sqnr_db is not None]
+    text = (
+        f"Signal to noise (float against quantized) on {errors.samples} images, with everything before quantized too; "
+        "higher is better."
+    )
+    falls = [(first[1] - second[1], second[0]) for first, second in itertools.pairwise(known)]
+    if falls and max(falls)[0] > 0:
+        fall, name = max(falls)
+        text += f" The largest fall from one block to the next is {fall:.1f} dB, in {name}."
+    return text
+
+
+def _operators_caption(times: OperatorTimes, report: Report) -> str:
+    return (
+        f"onnxruntime's own profile, median of {times.runs} runs in turns, batch {times.batch}, "
+        f"{times.threads} thread(s), {report.environment.cpu}. The profiler adds some microseconds a node."
+    )
+
+
+def _changes_caption(changes: AnswerChanges, accuracy: Accuracy) -> str:
+    total = changes.lost + changes.won + changes.other
+    if not total:
+        return f"None of {accuracy.samples} images is answered differently."
+    text = (
+        f"{total} of {accuracy.samples} images: {changes.lost} were right and are wrong now, {changes.won} the other "
+        f"way round, {changes.other} wrong in another way."
+    )
+    if total > len(changes.images):
+        text += f" Below: {len(changes.images)} of them, the ones that float was surest of first."
+    return text
+
+
+def _machine(report: Report) -> str:
+    found = report.environment
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    return (
+        f"lampq-onnx {found.lampq_onnx}, {versions}; {found.cpu} ({', '.join(found.cpu_flags) or 'no vector flags'}), "
+        f"{found.cores} cores; target {found.target}. Images: {report.preprocessing}."
+    )

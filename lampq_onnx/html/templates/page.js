@@ -1,0 +1,28 @@
+"use strict";
+(() => {
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const figures = read("figures"), dark = read("dark");
+  const night = window.matchMedia("screen and (prefers-color-scheme: dark)");
+  const config = { displayModeBar: false, responsive: true, displaylogo: false };
+
+  // Colours are exact texts of the palette, so that swapping them needs no knowledge of the figure.
+  const themed = (value, colours) => {
+    if (typeof value === "string") return colours[value] ?? value;
+    if (Array.isArray(value)) return value.map((item) => themed(item, colours));
+    if (value && typeof value === "object")
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item, colours)]));
+    return value;
+  };
+  const draw = (colours, width) => {
+    for (const [key, figure] of Object.entries(figures)) {
+      const { data, layout } = themed(figure, colours);
+      Plotly.react(key, data, width ? { ...layout, width } : { ...layout, autosize: true }, config);
+    }
+  };
+  const screen = () => draw(night.matches ? dark : {});
+  screen();
+  night.addEventListener("change", screen);
+  // A4 less its margins, in CSS pixels: plots have the paper's width before they are laid out on it.
+  window.addEventListener("beforeprint", () => draw({}, 700));
+  window.addEventListener("afterprint", screen);
+})();

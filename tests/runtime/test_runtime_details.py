@@ -1,0 +1,123 @@
+"""Errors along a model, and time by operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from lampq_onnx.converter import TARGETS, convert_model, inspect_model
+from lampq_onnx.converter.blocks import block_of, block_outputs
+from lampq_onnx.details import BATCH, ERROR_IMAGES, measure_output_errors
+from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.operators import WARM_UP, _by_operator, operator_times
+from lampq_onnx.runtime.probes import compare_tensors
+from tests.converter.graphs import as_ir, as_proto, kernels, plan_for, vit, with_outputs
+
+LAYERS = [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+
+
+@pytest.fixture(scope="module", params=["matmul", "gemm"])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """A float file, its quantized form and that one's layers; the patch embedding and the head stay in float."""
+    folder = tmp_path_factory.mktemp("files")
+    reference = vit(linear=request.param)
+    model = convert_model(
+        as_ir(reference), plan_for(LAYERS, weight_bits=3), packing="container", target=TARGETS["onnxruntime-x86-avx2"]
+    ).model
+    onnx.save(reference, folder / "float.onnx")
+    onnx.save(as_proto(model), folder / "model.onnx")
+    return folder / "float.onnx", folder / "model.onnx", model, inspect_model(model)
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(count, 3, 4, 4)).astype(np.float32)
+
+
+def linear_outputs(path: Path) -> list[str]:
+    """Results of the blocks' linear layers in the float file, bias included."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    found = []
+    for node in graph.node:
+        if node.op_type == "Gemm":
+            found.append(node.output[0])
+        elif node.op_type == "MatMul" and node.input[1] in constants:
+            found += [reader.output[0] for reader in graph.node if node.output[0] in reader.input]
+    return found[:-1]  # without the head
+
+
+def test_block_names() -> None:
+    assert block_of("blocks.3.attn.qkv") == "blocks.3"
+    assert block_of("layers.0.blocks.11.mlp.fc1") == "layers.0.blocks.11"
+    assert block_of("head") is None
+
+
+def test_a_block_ends_where_the_next_one_reads(files: tuple) -> None:
+    reference, _, model, layers = files
+    found = block_outputs(model, layers)
+    assert list(found) == ["blocks.0", "blocks.1"]
+    graph = onnx.load(reference).graph
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    # two a block and the last one: the third belongs to the second block's attention
+    assert found == {"blocks.0": norms[2].input[0], "blocks.1": norms[4].input[0]}
+
+
+def test_errors_are_those_of_onnx_own_evaluator(files: tuple) -> None:
+    reference, quantized, model, layers = files
+    batch = images(BATCH + 2)
+    found = measure_output_errors(reference, quantized, layers, batch, threads=1)
+    assert found.samples == len(batch)
+    assert found.missing == ()
+    names = dict(zip(LAYERS, linear_outputs(reference), strict=True)) | block_outputs(model, layers)
+    assert [output.name for output in found.outputs] == list(names)
+    exact, rounded = (
+        ReferenceEvaluator(with_outputs(onnx.load(path), *names.values())).run(None, {"images": batch})
+        for path in (reference, quantized)
+    )
+    for output, left, right in zip(found.outputs, exact, rounded, strict=True):
+        wanted = 10 * np.log10(np.sum(left**2.0) / np.sum((left - right) ** 2.0))
+        assert output.sqnr_db == pytest.approx(wanted, abs=0.3), output.name  # values on a rounding boundary flip
+    many = measure_output_errors(reference, quantized, layers, images(ERROR_IMAGES + 4), threads=1)
+    assert many.samples == ERROR_IMAGES
+
+
+def test_a_file_against_itself_has_no_error(files: tuple) -> None:
+    reference, _, _, _ = files
+    name = linear_outputs(reference)[0]
+    assert compare_tensors(reference, reference, [name], images(3), batch=2, threads=1)[name].sqnr_db is None
+    with pytest.raises(LampqError, match="no tensor nothing"):
+        compare_tensors(reference, reference, ["nothing"], images(1), batch=1, threads=1)
+
+
+def test_operators_are_those_that_run(files: tuple) -> None:
+    reference, quantized, _, _ = files
+    found = operator_times(reference, quantized, images(1), threads=1, runs=3)
+    assert (found.runs, found.batch, found.threads) == (3, 1, 1)
+    for path, key in ((reference, "float_nodes"), (quantized, "quantized_nodes")):
+        counts = {o.operator: getattr(o, key) for o in found.operators if getattr(o, key)}
+        ran = kernels(onnx.load(path))
+        assert counts == {kind: ran.count(kind) for kind in set(ran)}
+    slowest = [max(o.float_ms, o.quantized_ms) for o in found.operators]
+    assert slowest == sorted(slowest, reverse=True)
+
+
+def test_times_are_medians_after_the_warm_up(tmp_path: Path) -> None:
+    durations = [[9000, 9000]] * WARM_UP + [[1000, 500], [3000, 500], [100000, 500]]
+    events = [
+        {"cat": "Node", "dur": duration, "args": {"op_name": kind}}
+        for run in durations
+        for duration, kind in zip(run, ("MatMul", "Add"), strict=True)
+    ]
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps([{"cat": "Session", "dur": 5}, *events]))
+    found = _by_operator(path, len(durations))
+    assert found["MatMul"] == (3.0, 1)
+    assert found["Add"] == (0.5, 1)
+    assert found["Gelu"] == (0.0, 0)
+    with pytest.raises(LampqError, match="not the same for each"):
+        _by_operator(path, len(durations) - 1)
