@@ -112,7 +112,7 @@ class ImageOptions(Record):
     calibration_size: Annotated[
         int | None,
         Field(ge=1),
-        Option("Calibration images; default: 128, 512 for --effort best, 64 synthetic ones.", IMAGES),
+        Option("Calibration images; default: 128, 1024 for --effort best, 64 synthetic ones.", IMAGES),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of image choice and sampled labels.", IMAGES)] = 0
     mean: Annotated[Numbers, Option("Overrides timm's, e.g. 0.5,0.5,0.5.", IMAGES)] = None
