@@ -92,6 +92,11 @@ def notes(sensitivities: Sensitivities, plan: BitPlan, multiplied: Sequence[str]
             + ", ".join(sensitivities.alpha_floored)
             + " at the low width: alpha of their type uses a small floor; more calibration images help"
         )
+    if sensitivities.calibration_made:
+        found.append(
+            "the calibration images were made from the model: inputs keep their whole range at 8 bits, and no channels "
+            "are equalized; a few real images are better"
+        )
     quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
     if any(layer.activation_bits < FIXED_BITS for layer in quantized.values()):
         found.append("inputs of fewer than 8 bits make no layer faster: no CPU kernel is narrower than 8 bits")

@@ -71,6 +71,7 @@ class Sensitivities(Artifact):
     alpha_measure: Literal["kl", "nll", "top1"]
     activation_bits: int = Field(description="width that the activation ranges were chosen for")
     labels: Literal["sampled", "given"]
+    calibration_made: bool = Field(default=False, description="whether the images were made from the model")
     calibration_images: int
     seed: int
     cost_estimator: Literal["measured", "directional", "none"] = Field(

@@ -46,6 +46,7 @@ class CropView:
     first, count : the range of crops.
     labels : int64 (count,) or None.
     preprocessing : how the crops were made and how they are normalized.
+    made : see `ImageSource`.
     """
 
     file: Path
@@ -53,6 +54,7 @@ class CropView:
     count: int
     labels: Labels | None
     preprocessing: Preprocessing
+    made: bool = False
 
     def __len__(self) -> int:
         """The number of images."""
@@ -62,7 +64,7 @@ class CropView:
         """The crops ``start`` to ``stop`` (exclusive) of this view, clipped like a list; copies nothing."""
         start, stop, _ = slice(start, stop).indices(self.count)
         labels = None if self.labels is None else self.labels[start:stop]
-        return CropView(self.file, self.first + start, max(0, stop - start), labels, self.preprocessing)
+        return CropView(self.file, self.first + start, max(0, stop - start), labels, self.preprocessing, self.made)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Normalized batches in order; the last may be smaller. ``start`` counts within this view.
@@ -134,7 +136,7 @@ class CroppedImages:
         except BaseException:
             self._clean()
             raise
-        self._view = CropView(file, 0, len(self.source), self.source.labels, self.preprocessing)
+        self._view = CropView(file, 0, len(self.source), self.source.labels, self.preprocessing, self.source.made)
         return self
 
     def __exit__(
@@ -154,6 +156,11 @@ class CroppedImages:
     def labels(self) -> Labels | None:
         """The source's labels, int64 (n,) or None."""
         return self.source.labels
+
+    @property
+    def made(self) -> bool:
+        """Whether the images were made from the model."""
+        return self.source.made
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Normalized batches in order, see `CropView.batches`."""

@@ -52,17 +52,21 @@ class ImageSource:
     positions : int64 (n,), the reader's position of each image.
     labels : int64 (n,) class indices, or None when they are not known.
     description : what was opened, for people.
+    made : whether the images were made from the model, and so show less than real ones do.
     """
 
     reader: Reader = field(repr=False)
     positions: NDArray[np.int64] = field(repr=False)
     labels: Labels | None = field(repr=False)
     description: str
+    made: bool = False
 
     @classmethod
-    def whole(cls, reader: Reader, count: int, labels: Labels | None, description: str) -> ImageSource:
+    def whole(
+        cls, reader: Reader, count: int, labels: Labels | None, description: str, *, made: bool = False
+    ) -> ImageSource:
         """All ``count`` images of a reader."""
-        return cls(reader, np.arange(count, dtype=np.int64), labels, description)
+        return cls(reader, np.arange(count, dtype=np.int64), labels, description, made)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -88,4 +92,4 @@ class ImageSource:
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"indices must lie in 0..{len(self) - 1}")
         labels = None if self.labels is None else self.labels[chosen]
-        return ImageSource(self.reader, self.positions[chosen], labels, self.description)
+        return ImageSource(self.reader, self.positions[chosen], labels, self.description, self.made)

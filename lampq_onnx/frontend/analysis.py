@@ -130,6 +130,7 @@ class Analysis:
             activation_bits=main,
             labels=options.labels,
             calibration_images=count,
+            calibration_made=images.made,
             seed=seed,
             cost_estimator=effort.costs,
             equalized=dict(equalized),

@@ -18,6 +18,10 @@ class Images(Protocol):
     def labels(self) -> Labels | None:
         """int64 (n,), or None when they are not known."""
 
+    @property
+    def made(self) -> bool:
+        """Whether the images were made from the model, and so show less than real ones do."""
+
     def __len__(self) -> int:
         """Number of images."""
 

@@ -96,7 +96,7 @@ def calibration_source(
         pixels = _cached_pixels(loaded, units, options, progress, cache or ArrayCache.of_user())
     images = pixels[..., 0] if preprocessing.channels == 1 else pixels
     description = f"{len(images)} {name} images made from {loaded.identity.name} (seed {options.seed})"
-    return ImageSource.whole(ArrayReader(name, images), len(images), None, description), preprocessing
+    return ImageSource.whole(ArrayReader(name, images), len(images), None, description, made=True), preprocessing
 
 
 def uncropped(preprocessing: Preprocessing) -> Preprocessing:

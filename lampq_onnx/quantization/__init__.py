@@ -1,9 +1,10 @@
 """Numeric core, numpy only: grids, ranges and rounding."""
 
-from lampq_onnx.quantization.activations import ActivationQuantizer, Histogram, candidate_ranges
+from lampq_onnx.quantization.activations import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
 from lampq_onnx.quantization.weights import Grid, QuantizedWeight, WeightGrid, fit_weight_grid
 
 __all__ = [
+    "MIN_MAX",
     "ActivationQuantizer",
     "Grid",
     "Histogram",

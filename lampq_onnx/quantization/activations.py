@@ -97,13 +97,16 @@ class Histogram:
         return best
 
 
+MIN_MAX = "minmax"
+"""Name of the interval that clips nothing."""
+
 NARROW_SHRINKS = (0.8, 0.6, 0.45, 0.3)
 """Parts of the min-max interval that are candidates below 8 bits, where clipping pays."""
 
 
 def candidate_ranges(histogram: Histogram, bits: int) -> dict[str, tuple[float, float]]:
     """Intervals to choose from, by method name; min-max comes first, and is the only one from 16 bits on."""
-    ranges = {"minmax": (histogram.low, histogram.high)}
+    ranges = {MIN_MAX: (histogram.low, histogram.high)}
     if bits > 8 or histogram.counts.sum() <= 0 or histogram.high <= histogram.low:
         return ranges
     ranges |= {f"percentile-{p}": histogram.percentile_range(p) for p in PERCENTILES}

@@ -60,6 +60,7 @@ class ArrayImages:
 
     images: np.ndarray
     labels: np.ndarray | None
+    made: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,7 +72,7 @@ class ArrayImages:
 
     def slice(self, start: int, stop: int) -> ArrayImages:
         labels = None if self.labels is None else self.labels[start:stop]
-        return ArrayImages(self.images[start:stop], labels)
+        return ArrayImages(self.images[start:stop], labels, self.made)
 
 
 def images(count: int, seed: int = 0, classes: int = 4) -> ArrayImages:

@@ -372,5 +372,10 @@ def test_the_front_end_takes_them(model: LoadedModel) -> None:
         "synthetic", model, front.exported.units, SyntheticOptions(size=8, steps=3)
     )
     with CroppedImages(source, preprocessing) as crops:
+        front.equalize(crops, AnalysisOptions(), seed=0)
         sensitivities = front.analyze(crops.slice(0, 8), AnalysisOptions(), seed=0)
     assert sensitivities.calibration_images == 8
+    assert sensitivities.calibration_made
+    # What such images do not show is neither clipped nor scaled away.
+    assert front.equalized == {}
+    assert {unit.activation_ranges[8].method for unit in sensitivities.units} == {"minmax"}
