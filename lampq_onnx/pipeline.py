@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lampq_onnx.data import ImageSource
     from lampq_onnx.frontend.batching import SlicedImages
     from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.recognition import Recognition
 
 
 def analyze(
@@ -86,6 +87,29 @@ def analyze(
         if rounding.method == "gptq":
             frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
         return _analyze(frontend, crops, analysis, images.seed, clock)
+
+
+def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
+    """Load a model and find its layers; nothing is measured or written.
+
+    Raises:
+        LampqError: the model cannot be used.
+    """
+    from lampq_onnx.frontend.session import Frontend, load_model
+    from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
+
+    frontend = Frontend(load_model(model, images))
+    source = frontend.loaded.source
+    return Recognition(
+        model=frontend.loaded.identity.name,
+        preprocessing=frontend.loaded.preprocessing.describe(),
+        units=tuple(RecognizedUnit(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
+        skipped=frontend.exported.skipped,
+        elsewhere=float_operators(frontend.model),
+        blocks=len(frontend.chain),
+        changes={} if source is None else source.changes,
+        parity=None if source is None else source.parity,
+    )
 
 
 def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRESS) -> Report:

@@ -13,7 +13,9 @@ from lampq_onnx.recipe import SECTIONS, Recipe, Values
 
 Model = Annotated[
     str | None,
-    typer.Argument(help="A timm model name, or [bold]digits[/], the embedded default that needs no other option."),
+    typer.Argument(
+        help="A timm model name, a float .onnx file, or [bold]digits[/], the default that needs no other option."
+    ),
 ]
 
 
@@ -27,7 +29,13 @@ def register(app: typer.Typer) -> None:
 def quantize(
     *,
     model: Model = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.", rich_help_panel=OUTPUT)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the files.", rich_help_panel=OUTPUT, show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print which layers are quantized, and why the others are not.")
+    ] = False,
     values: Values,
 ) -> None:
     """Analyze, allocate, convert and check: the whole line in one go.
@@ -37,10 +45,17 @@ def quantize(
     """
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.cli.recognition import print_recognition
     from lampq_onnx.cli.tables import print_report
+    from lampq_onnx.errors import UsageError
     from lampq_onnx.validation import apply_gates
 
     recipe = Recipe.build(override(values, "model", name=model))
+    if dry_run:
+        print_recognition(pipeline.recognize(recipe.model, recipe.images))
+        return
+    if output is None:
+        raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
     report = pipeline.quantize(recipe, output, progress=terminal_progress())
     print_report(report, output)
     apply_gates(report.accuracy, report.fidelity)

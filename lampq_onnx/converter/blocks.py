@@ -13,20 +13,7 @@ _BLOCK = re.compile(r"^(.*\.\d+)(?:\.|$)")
 
 # What may stand between a block's last layer and the Add that joins the stream (layer scale, windows, post-norm).
 _PASSED = frozenset(
-    [
-        "Mul",
-        "Add",
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-        "Identity",
-        "Cast",
-        "Dropout",
-        "LayerNormalization",
-        "Concat",
-    ]
+    "Mul Add Reshape Transpose Squeeze Unsqueeze Slice Identity Cast Dropout LayerNormalization Concat".split()
 )
 
 

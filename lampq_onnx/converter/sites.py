@@ -167,6 +167,19 @@ def scope_path(node: ir.Node) -> tuple[str, ...]:
     return tuple(part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\""))
 
 
+def module_path(name: str) -> str:
+    """The dotted path in a node's name of torch's old exporter; other names as they are.
+
+    >>> module_path("/blocks/blocks.0/attn/qkv/MatMul")
+    'blocks.0.attn.qkv'
+    """
+    if not name.startswith("/"):
+        return name
+    parts = name.strip("/").split("/")[:-1]
+    kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{part}.")]
+    return ".".join(kept) or name
+
+
 def _is_linear(node: ir.Node) -> bool:
     if node.domain not in ("", "ai.onnx") or len(node.inputs) < 2 or node.inputs[0] is None:
         return False

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
+import onnxscript.version_converter
 
 from lampq_onnx.converter.model_file import load_model
+from lampq_onnx.errors import LampqError
+from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
+from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
+from lampq_onnx.importer.merge_qkv import MergeQKV
 from lampq_onnx.importer.refusals import (
     image_input,
     require_float_file,
     require_no_control_flow,
     require_opset,
 )
+
+OPSET = 20
+"""Has LayerNormalization and Gelu; older graphs are raised to it."""
 
 FOLDED_BYTES = 2**30
 """Largest constant that is folded; above this the file would grow instead of becoming simpler."""
@@ -29,12 +38,16 @@ class Imported:
     Attributes:
         model: the graph.
         changes: what was done -> how often, where it was.
-        half: whether the file takes its images in float16.
+        half: whether the file computes anything in half precision.
+        half_input: whether it takes its images in float16.
+        fixed_batch: number of images that the file takes at once; None: any.
     """
 
     model: ir.Model
     changes: dict[str, int]
     half: bool
+    half_input: bool
+    fixed_batch: int | None
 
 
 def import_model(path: Path) -> Imported:
@@ -49,19 +62,70 @@ def import_model(path: Path) -> Imported:
     if model.functions:
         common_passes.InlinePass()(model)
     common_passes.RemoveInitializersFromInputsPass()(model)
-    half = image_input(model, path).dtype == ir.DataType.FLOAT16
-    before = len(model.graph)
+    half_input = image_input(model, path).dtype == ir.DataType.FLOAT16
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    before = len(model.graph)
     halves = ToFloat32()
     halves(model)
     onnxscript.optimizer.fold_constants_ir(
-        model, input_size_limit=FOLDED_BYTES, output_size_limit=FOLDED_BYTES, onnx_shape_inference=False
+        model,
+        input_size_limit=FOLDED_BYTES,
+        output_size_limit=FOLDED_BYTES,
+        onnx_shape_inference=False,
+        # Left alone by default; in exported models it makes the shapes that class tokens are expanded to.
+        should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
     )
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.IdentityEliminationPass()(model)
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.TopologicalSortPass()(model)
     require_no_control_flow(model, path)
-    common_passes.NameFixPass()(model)
     changes = {"constants folded": before - len(model.graph), "tensors widened to float32": halves.count}
-    return Imported(model, {what: count for what, count in changes.items() if count}, half)
+    common_passes.ShapeInferencePass()(model)
+    batch = DynamicBatch()
+    batch(model)
+    changes["nodes freed from the batch size"] = batch.count
+    changes["opset raised"] = _raise_opset(model, path)
+    # onnx's converter adds constants of its own.
+    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common_passes.ShapeInferencePass()(model)
+    steps: dict[str, FuseLayerNorm | FuseGelu | MergeQKV] = {
+        "layer normalizations joined": FuseLayerNorm(),
+        "GELU joined": FuseGelu(),
+        "qkv joined": MergeQKV(),
+    }
+    for step in steps.values():
+        step(model)
+    changes |= {what: step.count for what, step in steps.items()}
+    common_passes.RemoveUnusedNodesPass()(model)
+    common_passes.NameFixPass()(model)
+    done = {what: count for what, count in changes.items() if count}
+    return Imported(model, done, halves.count > 0, half_input, batch.fixed)
+
+
+def _raise_opset(model: ir.Model, path: Path) -> int:
+    """Bring the graph to an opset that has LayerNormalization and Gelu; 1 if it had to change.
+
+    Raises:
+        LampqError: an operator cannot be converted.
+    """
+    if model.opset_imports.get("", 0) >= OPSET:
+        return 0
+    log = logging.getLogger("onnxscript")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of its own ways; failures are raised below
+    try:
+        onnxscript.version_converter.convert_version(model, OPSET, fallback=True)
+    except Exception as error:  # whatever an adapter raises
+        raise LampqError(
+            f"{path} cannot be brought to opset {OPSET}: {str(error).strip()[:300]}",
+            hint=f"export it with opset {OPSET} or later",
+        ) from error
+    finally:
+        log.setLevel(level)
+    if model.opset_imports.get("", 0) < OPSET:
+        raise LampqError(
+            f"{path} cannot be brought to opset {OPSET}: an operator of it has no adapter",
+            hint=f"export it with opset {OPSET} or later",
+        )
+    return 1

@@ -38,11 +38,13 @@ class Built:
         model: in evaluation mode, nothing asks for gradients.
         layers: node -> Linear, Conv2d or LayerNorm inside the model, for nodes that depend on the images.
         depth: node of a layer -> index of its block.
+        folded: what the graph computes besides, see `fold`.
     """
 
     model: OnnxModel
     layers: Mapping[ir.Node, torch.nn.Module]
     depth: Mapping[ir.Node, int]
+    folded: Folded
 
 
 def build(graph: ir.Graph, sites: Sequence[LinearSite], shape: tuple[int, int, int]) -> Built:
@@ -77,6 +79,7 @@ def build(graph: ir.Graph, sites: Sequence[LinearSite], shape: tuple[int, int, i
         model.eval().requires_grad_(False),
         {node_of[module]: module for module in names},
         {node_of[modules[name]]: index for name, index in depth.items()},
+        folded,
     )
 
 

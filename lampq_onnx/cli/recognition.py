@@ -1,0 +1,38 @@
+"""`quantize --dry-run`: what would be quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.markup import escape
+from rich.table import Table
+
+from lampq_onnx.cli.tables import console
+from lampq_onnx.recognition import REASONS, Recognition
+
+
+def print_recognition(found: Recognition) -> None:
+    """A row for each layer, then what stays in float and why."""
+    out = console()
+    table = Table(title=f"{found.model}: layers that are quantized", title_justify="left")
+    table.add_column("layer", no_wrap=True)
+    for column in ("type", "outputs x inputs", "weights", ""):
+        table.add_column(column, justify="right")
+    for unit in found.units:
+        shape = f"{unit.shape[0]} x {unit.shape[1]}"
+        table.add_row(
+            escape(unit.name), unit.type, shape, f"{unit.parameters:,}", "outside the budget" if unit.fixed else ""
+        )
+    out.print(table)
+    kinds = Counter(unit.type for unit in found.units)
+    out.print(f"{', '.join(f'{count} {kind}' for kind, count in kinds.items())}; {found.blocks} block(s)")
+    for name, reason in found.skipped.items():
+        out.print(f"[yellow]stays in float:[/] {escape(name)}: {escape(reason)}")
+    for what, count in found.elsewhere.items():
+        out.print(f"[yellow]stays in float:[/] {count} {what}: {REASONS[what]}")
+    for what, count in found.changes.items():
+        out.print(f"normal form: {count} {what}")
+    if found.parity is not None:
+        out.print(f"PyTorch and onnxruntime differ by {found.parity:.1e} (relative)")
+    out.print(f"images: {found.preprocessing}", markup=False)
+    out.print("nothing was written")

@@ -1,0 +1,84 @@
+"""What follows from a file's shapes, written into its graph as constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+import torch
+
+from lampq_onnx.converter.passes.base import add_constant
+from lampq_onnx.converter.sites import int_attribute
+from lampq_onnx.frontend.onnx_model.graph import ShapeValues
+from lampq_onnx.frontend.onnx_model.probe import Folded
+
+
+def freeze(model: ir.Model, folded: Folded) -> int:
+    """Replace what the kept nodes read and images have no part in; returns by how many nodes the graph got smaller.
+
+    Integers that depend on the number of images are left for Reshape to infer, or computed from the input's shape.
+    """
+    graph = model.graph
+    before = len(graph)
+    values = {value.name: value for node in graph for value in node.outputs}
+    # Names are those of values, all of which exist while new ones are made.
+    for name, constant in folded.constants.items():
+        if name in values:
+            value = add_constant(graph, f"{name}.constant", constant.numpy())
+            values[name].replace_all_uses_with(value)
+    batch: ir.Value | None = None
+    made: dict[tuple[bytes, bytes, tuple[int, ...]], ir.Value] = {}
+    for name, shape in folded.shapes.items():
+        if name not in values:
+            continue
+        _infer_in_reshapes(graph, values[name], shape)
+        if not values[name].uses():
+            continue
+        if batch is None:
+            node = ir.node("Shape", [graph.inputs[0]], {"start": 0, "end": 1}, name="images.count")
+            graph.insert_before(graph[0], node)
+            batch = node.outputs[0]
+        key = (shape.start.numpy().tobytes(), shape.slope.numpy().tobytes(), tuple(shape.start.shape))
+        if key not in made:
+            made[key] = _computed(graph, batch, shape, f"images.shape{len(made)}")
+        values[name].replace_all_uses_with(made[key])
+    common_passes.RemoveUnusedNodesPass()(model)
+    return before - len(graph)
+
+
+def _infer_in_reshapes(graph: ir.Graph, value: ir.Value, shape: ShapeValues) -> None:
+    """Let every Reshape infer the one size that follows from the number of images: its shape is a constant then."""
+    moving = [i for i, slope in enumerate(shape.slope.reshape(-1).tolist()) if slope]
+    readers = [use.node for use in value.uses() if use.node.op_type == "Reshape" and use.idx == 1]
+    sizes = _vector(shape.start)
+    others = [size for i, size in enumerate(sizes) if i not in moving]
+    if len(moving) != 1 or 0 in others:
+        return
+    copied = moving == [0] and sizes[0] == 0  # the first dimension is the images', in the input as in the result
+    if -1 not in others:
+        sizes[moving[0]] = -1
+    elif not copied:
+        return
+    constant = add_constant(graph, f"{value.name}.sizes", sizes)
+    for node in readers:
+        if -1 not in others or not int_attribute(node, "allowzero", 0):
+            node.replace_input_with(1, constant)
+
+
+def _computed(graph: ir.Graph, batch: ir.Value, shape: ShapeValues, name: str) -> ir.Value:
+    """start + slope * batch."""
+    start, slope = (_vector(value) for value in (shape.start, shape.slope))
+    nodes = [ir.node("Mul", [batch, add_constant(graph, f"{name}.slope", slope)], name=f"{name}.product")]
+    if start.any():
+        nodes.append(ir.node("Add", [nodes[-1].outputs[0], add_constant(graph, f"{name}.start", start)], name=name))
+    if shape.start.dim() != 1:
+        form = add_constant(graph, f"{name}.form", np.array(shape.start.shape, np.int64))
+        nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], form], name=f"{name}.reshaped"))
+    producer = batch.producer()
+    assert producer is not None
+    graph.insert_after(producer, nodes)
+    return nodes[-1].outputs[0]
+
+
+def _vector(value: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return np.array(value.reshape(-1).numpy(), np.int64)

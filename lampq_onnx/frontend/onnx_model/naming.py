@@ -1,0 +1,84 @@
+"""Names of the layers of a file, and why some are left in float."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+
+from lampq_onnx.converter.passes.patch_embed import patch_geometry
+from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
+from lampq_onnx.frontend.export import BLOCK_TYPES, FIXED_TYPES
+from lampq_onnx.frontend.onnx_model.model import Built
+from lampq_onnx.frontend.onnx_model.source import MODULE_KEY, OnnxSource
+
+
+def source_of(model: ir.Model, built: Built) -> OnnxSource:
+    """Name the units in the graph, and say of everything else that holds weights why it is none."""
+    modules: dict[str, torch.nn.Module] = {}
+    for node, module in built.layers.items():
+        key = str(len(modules))
+        node.metadata_props[MODULE_KEY] = key
+        modules[key] = module
+    skipped: dict[str, str] = {}
+    units: list[LinearSite] = []
+    sites = _named(find_sites(model.graph), built.depth)
+    for site in sites:
+        if site.node not in built.layers:
+            skipped[site.name] = "it does not depend on the image, or its bias or padding is of an unusual form"
+        elif site.type not in BLOCK_TYPES + FIXED_TYPES:
+            skipped[site.name] = f"type {site.type} is not quantized"
+        elif site.node.op_type == "Conv" and patch_geometry(site.node) is None:
+            skipped[site.name] = "its patches overlap, are padded, or do not cover the image"
+        else:
+            annotate(site, site.name)
+            units.append(site)
+    linear = {site.node for site in sites}
+    skipped |= {name: why for node in model.graph if node not in linear for name, why in _other_weights(node)}
+    return OnnxSource(model, tuple(units), modules, skipped)
+
+
+def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[LinearSite]:
+    """Sites with unique names: those of their weights or modules, or else their place in the model."""
+    found = []
+    for site in sites:
+        if _tells(site):
+            name = module_path(site.name)
+        elif site.node in depth:
+            name = f"blocks.{depth[site.node]}.{site.type}"
+        else:
+            name = site.type
+        found.append(replace(site, name=name))
+    counts: Counter[str] = Counter()
+    unique = []
+    for site in found:
+        counts[site.name] += 1
+        number = counts[site.name]
+        unique.append(site if number == 1 else replace(site, name=f"{site.name}.{number}"))
+    return unique
+
+
+def _tells(site: LinearSite) -> bool:
+    """Whether a name says where in a model its layer stands, and does not only number it."""
+    bias = site.bias.name if site.bias is not None else None
+    parameter = any((name or "").endswith((".weight", ".bias")) for name in (site.weight.name, bias))
+    return parameter or "/" in site.name or "." in site.name.replace("onnx::", "")
+
+
+def _other_weights(node: ir.Node) -> Iterator[tuple[str, str]]:
+    """Nodes with matrices of weights that are no layers here."""
+    if node.op_type not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"):
+        return
+    constant = [v is not None and v.const_value is not None and len(v.const_value.shape) > 1 for v in node.inputs]
+    if not any(constant):
+        return
+    name = node.name or node.outputs[0].name or node.op_type
+    if node.op_type == "Conv":
+        yield name, "a convolution with groups, or not over images"
+    elif node.op_type == "MatMul" and constant[0]:
+        yield name, "its weights are the left operand"
+    else:
+        yield name, f"its weights are not a plain matrix ({node.op_type})"

@@ -1,0 +1,90 @@
+"""Whether a module, and the graph written from it, compute what the file does in onnxruntime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+from lampq_onnx.converter import save_model
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.onnx_model.model import OnnxModel
+from lampq_onnx.importer import Imported
+from lampq_onnx.runtime import open_runner
+
+PARITY_BOUND = 1e-4
+"""Largest relative difference (L2) between two ways to compute the outputs that float rounding explains."""
+
+HALF_BOUND = 2e-2
+"""The same where the file computes in half precision, and we in float32."""
+
+IMAGES = 4
+
+Arrays = list[npt.NDArray[np.float64]]
+
+
+def require_parity(
+    model: OnnxModel, graph: ir.Model, path: Path, imported: Imported, shape: tuple[int, int, int]
+) -> float:
+    """Compare on random images (channels, height, width): the file, the module, and the graph in normal form.
+
+    Returns:
+        The largest relative difference of an output of the module.
+
+    Raises:
+        LampqError: it is not explained by rounding.
+    """
+    fixed = imported.fixed_batch
+    count = IMAGES if fixed is None else -(-IMAGES // fixed) * fixed
+    images = np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
+    names = list(model.outputs)
+    wanted = _run(path, images.astype(np.float16 if imported.half_input else np.float32), names, fixed)
+    with torch.no_grad():
+        found = model(torch.from_numpy(images))
+    ours = [value.double().numpy() for value in (found if isinstance(found, tuple) else (found,))]
+    bound = HALF_BOUND if imported.half else PARITY_BOUND
+    worst = _require_close("in PyTorch", names, ours, wanted, bound, path, imported)
+    with tempfile.TemporaryDirectory(prefix="lampq-") as room:
+        written = Path(room) / "normal.onnx"
+        save_model(graph, written)
+        _require_close("in normal form", names, _run(written, images, names, None), ours, PARITY_BOUND, path, imported)
+    return worst
+
+
+def _run(path: Path, images: npt.NDArray[np.generic], names: Sequence[str], step: int | None) -> Arrays:
+    runner = open_runner(path, threads=torch.get_num_threads())
+    pieces = [images[i : i + (step or len(images))] for i in range(0, len(images), step or len(images))]
+    try:
+        results = [runner.session.run(list(names), {runner.input: piece}) for piece in pieces]
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:300]}") from error
+    return [np.concatenate(parts).astype(np.float64) for parts in zip(*results, strict=True)]
+
+
+def _require_close(
+    where: str, names: Sequence[str], found: Arrays, wanted: Arrays, bound: float, path: Path, imported: Imported
+) -> float:
+    worst = 0.0
+    for name, ours, theirs in zip(names, found, wanted, strict=True):
+        size = max(float(np.linalg.norm(theirs)), 1e-30)
+        change = float(np.linalg.norm(ours - theirs)) / size if ours.shape == theirs.shape else float("inf")
+        if change <= bound:
+            worst = max(worst, change)
+            continue
+        if imported.fixed_batch is not None:
+            raise LampqError(
+                f"{path} takes {imported.fixed_batch} image(s) at once, and its graph does not give the same results "
+                f"for other numbers of images (output {name}: relative difference {change:.1e})",
+                hint="export it with a dynamic batch dimension",
+            )
+        raise LampqError(
+            f"the output {name} of {path} {where} differs from onnxruntime's by {change:.1e} (relative; bound "
+            f"{bound:.0e}): an operator is computed differently",
+            hint="quantize the PyTorch model itself, if there is one",
+        )
+    return worst

@@ -1,0 +1,119 @@
+"""Files exported for a fixed number of images -> any number."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import add_constant
+from lampq_onnx.converter.sites import constant_array
+
+BATCH = "batch"
+
+
+class DynamicBatch(ir.passes.InPlacePass):
+    """Give a graph with a fixed batch dimension a symbolic one.
+
+    1. A Reshape to a constant shape keeps the batch dimension of its input, or computes it.
+    2. Constants that hold one copy of a row for each image (class tokens) are expanded to the images that come.
+
+    The result is a guess until its outputs have been compared with the file's.
+
+    Attributes:
+        count: nodes that were changed.
+        fixed: the batch size of the file; None: it had none.
+    """
+
+    count = 0
+    fixed: int | None = None
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass; needs inferred shapes."""
+        self.count, self.fixed = 0, None
+        graph = model.graph
+        image = graph.inputs[0]
+        size = image.shape[0] if image.shape is not None else None
+        if not isinstance(size, int) or image.shape is None:
+            return ir.passes.PassResult(model, modified=False)
+        self.fixed = size
+        batch: ir.Value | None = None
+        for node in list(graph):
+            if node.op_type == "Reshape":
+                self.count += _reshape(graph, node, size)
+            elif node.op_type == "Expand" or (node.op_type == "Concat" and _joins_rows(node)):
+                if batch is None:
+                    shape = ir.node("Shape", [image], {"start": 0, "end": 1}, name="images")
+                    graph.insert_before(graph[0], shape)
+                    batch = shape.outputs[0]
+                repeat = _free_expand if node.op_type == "Expand" else _expand_rows
+                self.count += repeat(graph, node, batch, size)
+        image.shape = ir.Shape([BATCH, *image.shape[1:]])
+        inputs = set(graph.initializers.values()) | {image}
+        for node in graph:
+            for value in node.outputs:
+                if value not in inputs:
+                    value.shape = None  # inferred again
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> bool:
+    source, shape = node.inputs[0], node.inputs[1]
+    if source is None or shape is None or shape.const_value is None or source.const_value is not None:
+        return False
+    wanted = [int(v) for v in constant_array(shape)]
+    before = [] if source.shape is None else list(source.shape)
+    if before and wanted and before[0] == size and wanted[0] == size:
+        wanted[0] = 0
+    elif size in wanted and -1 not in wanted:
+        wanted[wanted.index(size)] = -1
+    elif -1 not in wanted and wanted and wanted[0] % size == 0:
+        wanted[0] = -1  # windows or tokens of all images in one dimension
+    else:
+        return False
+    if 0 in wanted and "allowzero" in node.attributes:
+        del node.attributes["allowzero"]
+    node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}.shape", np.array(wanted, np.int64)))
+    return True
+
+
+def _joins_rows(node: ir.Node) -> bool:
+    """Whether a constant with a row for each image is joined to computed values along another axis."""
+    axis = node.attributes["axis"].as_int()
+    ranks = [len(v.const_value.shape) for v in node.inputs if v is not None and v.const_value is not None]
+    computed = any(v is not None and v.const_value is None for v in node.inputs)
+    return computed and any(axis % rank != 0 for rank in ranks if rank > 1)
+
+
+def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> bool:
+    """A constant that is expanded to one copy for each image."""
+    value, shape = node.inputs
+    if value is None or shape is None or value.const_value is None or shape.const_value is None:
+        return False
+    wanted = constant_array(shape)
+    if wanted.size < 2 or wanted[0] != size:
+        return False
+    rest = add_constant(graph, f"{node.outputs[0].name}.rest", np.asarray(wanted[1:], np.int64))
+    joined = ir.node("Concat", [batch, rest], {"axis": 0}, name=f"{node.outputs[0].name}.shape")
+    graph.insert_before(node, joined)
+    node.replace_input_with(1, joined.outputs[0])
+    return True
+
+
+def _expand_rows(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> bool:
+    """Constants that hold a copy for each image already."""
+    changed = False
+    for position, value in enumerate(node.inputs):
+        if value is None or value.const_value is None:
+            continue
+        array = constant_array(value)
+        if array.ndim < 2 or array.shape[0] != size or (array != array[:1]).any():
+            continue
+        name = f"{node.outputs[0].name}.{position}"
+        row = add_constant(graph, f"{name}.row", np.ascontiguousarray(array[:1]))
+        rest = add_constant(graph, f"{name}.rest", np.array(array.shape[1:], np.int64))
+        shape = ir.node("Concat", [batch, rest], {"axis": 0}, name=f"{name}.shape")
+        expand = ir.node("Expand", [row, shape.outputs[0]], name=f"{name}.expand")
+        graph.insert_before(node, [shape, expand])
+        node.replace_input_with(position, expand.outputs[0])
+        changed = True
+    return changed

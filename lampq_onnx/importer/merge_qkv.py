@@ -1,0 +1,121 @@
+"""Separate query, key and value layers of one attention -> one layer."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import add_constant, take_over
+from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites, module_path, users
+
+_PARTS = 3
+_HOPS = 12
+
+
+class MergeQKV(ir.passes.InPlacePass):
+    """Let the three layers that read the same input and feed the same attention be one.
+
+    1. The method has one unit for them, which is how most models write them in the first place.
+    2. Their weights and biases are joined in the order query, key, value; a Split gives each its part again. One layer
+       also reads and quantizes its input once instead of three times.
+
+    Attributes:
+        count: of merged layers.
+    """
+
+    count = 0
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass."""
+        self.count = 0
+        groups: dict[tuple[ir.Value, str], list[LinearSite]] = defaultdict(list)
+        for site in find_sites(model.graph):
+            if site.type == "qkv" and site.node.op_type in ("MatMul", "Gemm"):
+                groups[site.input, site.node.op_type].append(site)
+        for sites in groups.values():
+            ordered = _in_order(sites)
+            if ordered is not None and all(_plain(site) for site in ordered):
+                _merge(model.graph, ordered)
+                self.count += 1
+        return ir.passes.PassResult(model, modified=self.count > 0)
+
+
+def _plain(site: LinearSite) -> bool:
+    """Whether the layer is a product and nothing but a bias of one number per output."""
+    if any(site.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in site.node.attributes):
+        return False
+    if site.bias is not None and constant_array(site.bias).size != site.matrix().shape[0]:
+        return False
+    third = site.node.inputs[2] if len(site.node.inputs) > 2 else None
+    return (third is None or site.bias is not None) and not site.node.outputs[0].is_graph_output()
+
+
+def _in_order(sites: Sequence[LinearSite]) -> list[LinearSite] | None:
+    """Query, key and value; None where the three are not these."""
+    found = {_role(site): site for site in sites}
+    if len(sites) != _PARTS or set(found) != {"query", "key", "value"}:
+        return None
+    return [found["query"], found["key"], found["value"]]
+
+
+def _role(site: LinearSite) -> str:
+    """Which operand of which product of an attention the layer's result becomes."""
+    front = [(site.output, reader) for reader in users(site.output)]
+    for _ in range(_HOPS):
+        following = []
+        for value, node in front:
+            if node.op_type in ("MatMul", "Attention"):
+                place = next(i for i, v in enumerate(node.inputs) if v is value)
+                if node.op_type == "Attention":
+                    return ("query", "key", "value", "")[min(place, 3)]
+                return ("query", "key")[place] if _before_softmax(node) else ("", "value")[place]
+            following += [(out, reader) for out in node.outputs for reader in users(out)]
+        front = following
+    return ""
+
+
+def _before_softmax(product: ir.Node) -> bool:
+    front = [product.outputs[0]]
+    for _ in range(_HOPS):
+        readers = [reader for value in front for reader in users(value)]
+        if any(reader.op_type == "Softmax" for reader in readers):
+            return True
+        front = [out for reader in readers if reader.op_type not in ("MatMul", "Gemm") for out in reader.outputs]
+    return False
+
+
+def _merge(graph: ir.Graph, sites: Sequence[LinearSite]) -> None:
+    name = _joint_name([site.name for site in sites])
+    matrices = [site.matrix() for site in sites]
+    weight = add_constant(graph, f"{name}.weight", np.ascontiguousarray(np.concatenate(matrices).T))
+    source = sites[0].input
+    first = next(node for node in graph if any(node is site.node for site in sites))
+    biases = [
+        np.zeros(len(matrix), np.float32) if site.bias is None else constant_array(site.bias).reshape(-1)
+        for site, matrix in zip(sites, matrices, strict=True)
+    ]
+    bias = add_constant(graph, f"{name}.bias", np.concatenate(biases).astype(np.float32))
+    if sites[0].node.op_type == "Gemm":
+        nodes = [ir.node("Gemm", [source, weight, bias], name=name)]
+    else:
+        product = ir.node("MatMul", [source, weight], name=name)
+        nodes = [product, ir.node("Add", [product.outputs[0], bias], name=f"{name}.add")]
+    sizes = add_constant(graph, f"{name}.sizes", np.array([len(matrix) for matrix in matrices], np.int64))
+    parts = ir.node("Split", [nodes[-1].outputs[0], sizes], {"axis": -1}, num_outputs=_PARTS, name=f"{name}.split")
+    graph.insert_before(first, [*nodes, parts])
+    for site, part in zip(sites, parts.outputs, strict=True):
+        take_over(site.output, part)
+    for site in sites:
+        graph.remove([site.bias_node, site.node] if site.bias_node is not None else [site.node], safe=True)
+
+
+def _joint_name(names: Sequence[str]) -> str:
+    """The modules that the names share, and qkv."""
+    parts = [re.split(r"([./])", name) for name in map(module_path, names)]
+    shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))]
+    return "".join(shared) + "qkv" if shared else f"{names[0]}.qkv"

@@ -1,0 +1,112 @@
+"""Small parts of a graph between two values, recognized by what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from lampq_onnx.converter.sites import users
+
+MOST_NODES = 20
+
+Array = npt.NDArray[np.float32]
+
+
+def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> list[ir.Node] | None:
+    """Nodes that compute ``result`` from ``source`` and constants alone, in graph order.
+
+    None where something else is read, another operator stands between, a value inside is read outside as well, or
+    there are more than `MOST_NODES`.
+    """
+    nodes: dict[ir.Node, None] = {}
+    front = [result]
+    while front:
+        value = front.pop()
+        if value is source or value.const_value is not None:
+            continue
+        node = value.producer()
+        if node is None or node.op_type not in allowed or len(node.outputs) != 1:
+            return None
+        if node not in nodes:
+            nodes[node] = None
+            front.extend(v for v in node.inputs if v is not None)
+        if len(nodes) > MOST_NODES:
+            return None
+    for node in nodes:
+        value = node.outputs[0]
+        if value is not result and (value.is_graph_output() or any(reader not in nodes for reader in users(value))):
+            return None
+    if not any(v is source for node in nodes for v in node.inputs):
+        return None
+    graph = next(iter(nodes)).graph
+    assert graph is not None
+    return _ordered(list(nodes))
+
+
+def _ordered(nodes: list[ir.Node]) -> list[ir.Node]:
+    placed: list[ir.Node] = []
+    left = list(nodes)
+    inside = set(nodes)
+    while left:
+        ready = [n for n in left if all(v is None or v.producer() not in inside.difference(placed) for v in n.inputs)]
+        placed += ready
+        left = [n for n in left if n not in ready]
+    return placed
+
+
+def constants_of(nodes: Collection[ir.Node]) -> Iterator[Array]:
+    """Constants that the nodes read."""
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                yield np.asarray(value.const_value.numpy())
+
+
+def evaluate(nodes: Collection[ir.Node], source: ir.Value, result: ir.Value, values: Array, opset: int) -> Array:
+    """``result`` for ``source`` = ``values``, by onnx's reference implementation."""
+    read = [value for node in nodes for value in node.inputs if value is not None]
+    kept = dict.fromkeys(value for value in read if value.const_value is not None)
+    names = {value: f"v{i}" for i, value in enumerate([source, *kept, *(n.outputs[0] for n in nodes)])}
+    protos = []
+    for node in nodes:
+        proto = ir.to_proto(node)
+        del proto.input[:], proto.output[:]
+        proto.input.extend("" if value is None else names[value] for value in node.inputs)
+        proto.output.append(names[node.outputs[0]])
+        protos.append(proto)
+    graph = onnx.helper.make_graph(
+        protos,
+        "region",
+        [onnx.helper.make_tensor_value_info(names[source], onnx.TensorProto.FLOAT, None)],
+        [onnx.helper.make_tensor_value_info(names[result], onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(v.const_value.numpy()), names[v]) for v in kept if v.const_value],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    (found,) = ReferenceEvaluator(model).run(None, {names[source]: values})
+    return np.asarray(found, dtype=np.float32)
+
+
+def following(value: ir.Value, allowed: Collection[str], hops: int) -> list[ir.Value]:
+    """Values that are computed from ``value`` by at most so many allowed nodes, nearest first."""
+    found: dict[ir.Value, None] = {}
+    front = [value]
+    for _ in range(hops):
+        front = [n.outputs[0] for v in front for n in users(v) if n.op_type in allowed and n.outputs[0] not in found]
+        found |= dict.fromkeys(front)
+    return list(found)
+
+
+def preceding(value: ir.Value, allowed: Collection[str], hops: int) -> list[ir.Value]:
+    """``value``, and values that it is computed from by at most so many allowed nodes, nearest first."""
+    found: dict[ir.Value, None] = {value: None}
+    front = [value]
+    for _ in range(hops):
+        nodes = [n for v in front if (n := v.producer()) is not None and n.op_type in allowed]
+        front = [v for n in nodes for v in n.inputs if v is not None and v.const_value is None and v not in found]
+        found |= dict.fromkeys(front)
+    return list(found)
