@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lampq_onnx.cli import commands, report, stages
+from lampq_onnx.cli import commands, explain, package, report, stages
 from lampq_onnx.errors import LampqError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 commands.register(app)
 stages.register(app)
 report.register(app)
+explain.register(app)
+package.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,15 @@ from pydantic import ValidationError
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter.passes import (
+    FoldShapes,
     GemmToMatMul,
     PatchEmbedToMatMul,
     QuantizeActivations,
     QuantizeWeights,
+    RemoveMoves,
     ReplaceBias,
+    SelectEarly,
+    SplitUnbind,
 )
 from lampq_onnx.converter.passes.base import CountingPass, LayerParameters, Parameters
 from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
@@ -146,6 +150,7 @@ def convert_model(
     packing: Packing | None = None,
     target: Target,
     weights: Mapping[str, QuantizedWeight] | None = None,
+    graph_passes: Sequence[CountingPass] | None = None,
 ) -> Conversion:
     """Quantize a float graph.
 
@@ -155,6 +160,7 @@ def convert_model(
         packing: None takes the target's.
         target: decides storage and the form of 8-bit weights.
         weights: rounded weights from elsewhere, see `layer_parameters`.
+        graph_passes: what runs on the float graph first; None: `default_graph_passes`.
 
     Raises:
         LampqError: the plan does not fit the graph.
@@ -168,6 +174,7 @@ def convert_model(
         annotate(site, name)
     packer = QuantizeWeights(parameters, packing or target.packing, target)
     steps: list[CountingPass] = [
+        *(default_graph_passes() if graph_passes is None else graph_passes),
         ReplaceBias(parameters),
         PatchEmbedToMatMul(parameters),
         GemmToMatMul(parameters),
@@ -185,6 +192,11 @@ def convert_model(
     model.metadata_props["lampq_onnx.target"] = target.name
     model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
     return Conversion(model=model, passes=passes, stored=packer.stored, parameters=parameters, nearest=nearest)
+
+
+def default_graph_passes() -> list[CountingPass]:
+    """Passes that make a float graph faster and leave its function as it is, in order."""
+    return [FoldShapes(), RemoveMoves(), SplitUnbind(), SelectEarly()]
 
 
 def embedded_plan(model: ir.Model) -> BitPlan | None:

@@ -80,3 +80,23 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True) -> 
         outputs=tuple(o.name for o in session.get_outputs()),
         fixed_batch=batch if isinstance(batch, int) else None,
     )
+
+
+def example_images(model: Path, batch: int) -> npt.NDArray[np.float32]:
+    """Gaussian noise of the shape that a file takes: what kernels cost does not depend on the pixels.
+
+    Args:
+        batch: images; files with a fixed batch get theirs.
+
+    Returns:
+        (batch, c, h, w).
+
+    Raises:
+        LampqError: the file cannot be loaded, or the size of its images is not fixed.
+    """
+    runner = open_runner(model, threads=1, optimize=False)
+    shape = runner.session.get_inputs()[0].shape[1:]
+    if not all(isinstance(d, int) for d in shape):
+        raise LampqError(f"{model} takes images of any size {shape}, and what a layer costs depends on it")
+    images = np.random.default_rng(0).normal(size=(runner.fixed_batch or batch, *shape))
+    return images.astype(np.float32)

@@ -1,9 +1,23 @@
 """One concern a file; each pass is called with a model and counts what it changed."""
 
+from lampq_onnx.converter.passes.fold_shapes import FoldShapes
 from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
 from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
 from lampq_onnx.converter.passes.quantize_activations import QuantizeActivations
 from lampq_onnx.converter.passes.quantize_weights import QuantizeWeights
+from lampq_onnx.converter.passes.remove_moves import RemoveMoves
 from lampq_onnx.converter.passes.replace_bias import ReplaceBias
+from lampq_onnx.converter.passes.select_early import SelectEarly
+from lampq_onnx.converter.passes.split_unbind import SplitUnbind
 
-__all__ = ["GemmToMatMul", "PatchEmbedToMatMul", "QuantizeActivations", "QuantizeWeights", "ReplaceBias"]
+__all__ = [
+    "FoldShapes",
+    "GemmToMatMul",
+    "PatchEmbedToMatMul",
+    "QuantizeActivations",
+    "QuantizeWeights",
+    "RemoveMoves",
+    "ReplaceBias",
+    "SelectEarly",
+    "SplitUnbind",
+]

@@ -46,9 +46,8 @@ class CountingPass(ir.passes.InPlacePass):
         count: changes of the last call.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.parameters = parameters
         self.count = 0
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -59,6 +58,18 @@ class CountingPass(ir.passes.InPlacePass):
     @abc.abstractmethod
     def apply(self, model: ir.Model) -> int:
         """Change ``model`` in place and return the number of changes."""
+
+
+class LayerPass(CountingPass):
+    """A pass over the layers that are to be quantized.
+
+    Attributes:
+        parameters: unit -> its numbers.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        super().__init__()
+        self.parameters = parameters
 
     def units(self, model: ir.Model) -> list[tuple[str, ir.Node]]:
         """Nodes of the layers that are to be quantized, in graph order."""

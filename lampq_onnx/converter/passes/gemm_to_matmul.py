@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, move_annotation, take_over
+from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
 from lampq_onnx.converter.sites import constant_array, int_attribute
 
 
-class GemmToMatMul(CountingPass):
+class GemmToMatMul(LayerPass):
     """Rewrite the Gemm of each unit.
 
     1. A Gemm is two-dimensional, and onnxruntime runs a Gemm (or the MatMul + Add that it turns into one) with a

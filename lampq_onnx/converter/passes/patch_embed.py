@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, move_annotation, take_over
+from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
 from lampq_onnx.converter.sites import constant_array, users
 from lampq_onnx.errors import LampqError
 
@@ -35,7 +35,7 @@ def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
     return channels, height // kernel[0], width // kernel[1], kernel[0], kernel[1]
 
 
-class PatchEmbedToMatMul(CountingPass):
+class PatchEmbedToMatMul(LayerPass):
     """Rewrite a Conv whose stride is its kernel.
 
     1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.

@@ -7,13 +7,13 @@ import hashlib
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.passes.base import CountingPass, Parameters
+from lampq_onnx.converter.passes.base import LayerPass, Parameters
 from lampq_onnx.converter.storage import STORAGE_KEY, Packed, Stored, needs_unsigned, pack_weight, scale_weight
 from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.quantization import QuantizedWeight
 
 
-class QuantizeWeights(CountingPass):
+class QuantizeWeights(LayerPass):
     """Give every unit its stored weight.
 
     1. A weight that several units share with equal numbers is stored and unpacked once; each unit scales it, by

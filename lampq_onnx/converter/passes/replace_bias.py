@@ -6,12 +6,12 @@ import math
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
+from lampq_onnx.converter.passes.base import LayerPass, add_constant, take_over
 from lampq_onnx.converter.sites import constant_array, users
 from lampq_onnx.errors import LampqError
 
 
-class ReplaceBias(CountingPass):
+class ReplaceBias(LayerPass):
     """Give a unit the bias of its rounded weights, where they have one.
 
     1. The bias is a new initializer: exporters merge equal constants, and the old one may be another layer's, too.

@@ -1,0 +1,125 @@
+"""Shape arithmetic that is known before any image is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import CountingPass, add_constant
+from lampq_onnx.converter.sites import constant_array, int_attribute
+
+Dimension = int | str
+"""A number, or the name of a symbolic dimension; names are equal only for dimensions that are."""
+
+LONGEST = 16
+"""Integer constants with more elements are no shapes."""
+
+
+class FoldShapes(CountingPass):
+    """Replace computed target shapes of Reshape by constants.
+
+    1. Shape, Slice, Gather, Concat, Squeeze, Unsqueeze, Identity and Cast of shapes are evaluated on the dimensions
+       that the graph declares; the batch stays a symbol.
+    2. A Reshape whose target has at most one symbol takes a constant, with -1 in the symbol's place.
+    3. The result's shape is written into the graph, so that shapes computed from it are known as well. Nodes that
+       nobody reads any more are removed.
+    """
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        graph = model.graph
+        known: dict[ir.Value, tuple[Dimension, ...]] = {}
+        count = 0
+        for node in list(graph):
+            if node.domain not in ("", "ai.onnx"):
+                continue
+            if node.op_type == "Reshape":
+                count += self._fold(graph, node, known)
+            elif node.op_type == "Transpose":
+                _spread(node)
+            else:
+                found = _evaluate(node, known)
+                if found is not None:
+                    known[node.outputs[0]] = found
+        if count:
+            ir.passes.common.RemoveUnusedNodesPass()(model)
+        return count
+
+    def _fold(self, graph: ir.Graph, node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> bool:
+        shape = node.inputs[1]
+        target = None if shape is None else known.get(shape)
+        if shape is None or shape.const_value is not None or target is None:
+            return False
+        numbers = [d for d in target if isinstance(d, int)]
+        symbols = [d for d in target if isinstance(d, str)]
+        inferred = numbers.count(-1)
+        # A dimension of 0 would make the -1 ambiguous, or copy the input's.
+        if len(symbols) + inferred > 1 or any(d == 0 or d < -1 for d in numbers):
+            return False
+        wanted = np.array([d if isinstance(d, int) else -1 for d in target], np.int64)
+        node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}.shape", wanted))
+        if not inferred:
+            node.outputs[0].shape = ir.Shape(target)
+        return True
+
+
+def dimensions(value: ir.Value | None) -> tuple[Dimension, ...] | None:
+    """The declared shape; None where a dimension has neither number nor name."""
+    if value is None or value.shape is None:
+        return None
+    found = tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return None if any(d is None for d in found) else found  # type: ignore[return-value]
+
+
+def _spread(node: ir.Node) -> None:
+    """Give a Transpose's result the shape that its input has."""
+    shape, perm = dimensions(node.inputs[0]), node.attributes.get("perm")
+    if shape is not None and perm is not None and dimensions(node.outputs[0]) is None:
+        node.outputs[0].shape = ir.Shape([shape[i] for i in perm.as_ints()])
+
+
+def _evaluate(node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> tuple[Dimension, ...] | None:
+    """Elements of an integer vector, or of a scalar as a vector of one; None: not known."""
+    if node.op_type == "Shape":
+        shape = dimensions(node.inputs[0])
+        start = int_attribute(node, "start", 0)
+        end = node.attributes.get("end")
+        return None if shape is None else shape[start : None if end is None else end.as_int()]
+    if node.op_type in ("Concat", "Squeeze", "Unsqueeze", "Identity", "Cast"):
+        sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        parts = [_elements(value, known) for value in sources]
+        return None if any(p is None for p in parts) else tuple(d for p in parts if p is not None for d in p)
+    if node.op_type == "Gather":
+        data, indices = _elements(node.inputs[0], known), _integers(node.inputs[1], known)
+        if data is None or indices is None or any(not -len(data) <= i < len(data) for i in indices):
+            return None
+        return tuple(data[i] for i in indices)
+    if node.op_type == "Slice":
+        data = _elements(node.inputs[0], known)
+        bounds = [_integers(value, known) for value in node.inputs[1:] if value is not None]
+        if data is None or any(b is None or len(b) != 1 for b in bounds):
+            return None
+        start, end, *rest = (b[0] for b in bounds if b is not None)
+        step = rest[1] if len(rest) > 1 else 1
+        return data[start:end:step] if step > 0 else None
+    return None
+
+
+def _elements(value: ir.Value | None, known: dict[ir.Value, tuple[Dimension, ...]]) -> tuple[Dimension, ...] | None:
+    if value is None:
+        return None
+    if value in known:
+        return known[value]
+    constant = value.const_value
+    if constant is None or constant.dtype not in (ir.DataType.INT64, ir.DataType.INT32) or constant.size > LONGEST:
+        return None
+    return tuple(int(d) for d in constant_array(value).reshape(-1))
+
+
+def _integers(value: ir.Value | None, known: dict[ir.Value, tuple[Dimension, ...]]) -> Sequence[int] | None:
+    elements = _elements(value, known)
+    if elements is None or any(isinstance(d, str) for d in elements):
+        return None
+    return [d for d in elements if isinstance(d, int)]

@@ -1,0 +1,188 @@
+"""Compute only the tokens that are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
+from lampq_onnx.converter.passes.fold_shapes import dimensions
+from lampq_onnx.converter.sites import constant_array, int_attribute, users
+
+_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
+_UNARY = frozenset(
+    {"Gelu", "Erf", "Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Swish", "Sqrt", "Neg", "Identity", "Clip"}
+)
+_NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
+MIN_OPSET = 13
+"""Squeeze takes its axes as an input since then."""
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """A Gather of one token that stands behind ``value``."""
+
+    gather: ir.Node
+    axis: int
+
+    @property
+    def value(self) -> ir.Value:
+        found = self.gather.inputs[0]
+        assert found is not None
+        return found
+
+
+class SelectEarly(CountingPass):
+    """Move the choice of the class token to the front.
+
+    1. A model that classifies by one token reads a single row of its last block. The Gather that picks it commutes with
+       everything that treats tokens alike: it is moved before normalizations, linear layers, activation functions,
+       residual Adds, and before attention as far as its queries. Keys and values still see all tokens.
+    2. Only values that nothing else reads are narrowed. The picked dimension keeps size 1, so that layers stay
+       three-dimensional (a Gemm has no integer kernel); a Squeeze stands where the Gather was.
+    3. Counted are the operators that now see one token.
+    """
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        if model.graph.opset_imports.get("", 0) < MIN_OPSET:
+            return 0
+        count = 0
+        for node in list(model.graph):
+            if node.op_type == "Gather" and node.domain in ("", "ai.onnx"):
+                count += self._advance(model.graph, node)
+        return count
+
+    def _advance(self, graph: ir.Graph, node: ir.Node) -> int:
+        source, index = node.inputs[0], node.inputs[1]
+        shape = dimensions(source)
+        if index is None or index.const_value is None or source is None or source.const_value is not None:
+            return 0
+        picked = constant_array(index)
+        axis = int_attribute(node, "axis", 0)
+        if shape is None or len(shape) != 3 or axis % 3 != 1 or picked.shape != () or users(source) != [node]:
+            return 0
+        if not _commutes(_Selection(node, 1)):
+            return 0
+        row = add_constant(graph, f"{node.name}.row", picked.reshape(1).astype(np.int64))
+        axes = add_constant(graph, f"{node.name}.axis", np.array([1], np.int64))
+        keep = ir.node("Gather", [source, row], {"axis": 1}, name=f"{node.name}.keep")
+        squeeze = ir.node("Squeeze", [keep.outputs[0], axes], name=f"{node.name}.drop")
+        graph.insert_before(node, [keep, squeeze])
+        take_over(node.outputs[0], squeeze.outputs[0])
+        graph.remove(node, safe=True)
+        narrow = _Narrowing(graph, row)
+        narrow.push(_Selection(keep, 1))
+        return narrow.count
+
+
+class _Narrowing:
+    """Moves one selection through the graph, a node at a time."""
+
+    def __init__(self, graph: ir.Graph, row: ir.Value) -> None:
+        self.graph = graph
+        self.row = row
+        self.count = 0
+
+    def push(self, selection: _Selection) -> None:
+        """Move ``selection`` as far to the front as it goes."""
+        front = [selection]
+        while front:
+            current = front.pop()
+            if current.gather.graph is None:
+                continue  # merged with another one
+            current = self._merge(current)
+            if _commutes(current):
+                front.extend(self._step(current))
+                self.count += 1
+
+    def _merge(self, selection: _Selection) -> _Selection:
+        """One Gather where several read the same value."""
+        for other in users(selection.value):
+            if other is not selection.gather and other.op_type == "Gather" and other.inputs[1] is self.row:
+                other.outputs[0].replace_all_uses_with(selection.gather.outputs[0])
+                self.graph.remove(other, safe=True)
+        return selection
+
+    def _step(self, selection: _Selection) -> list[_Selection]:
+        """Let the selection's producer read selected inputs; the new selections."""
+        node, axis = selection.value.producer(), selection.axis
+        assert node is not None
+        value = selection.value
+        rank = len(dimensions(value) or ())
+        made = []
+        for position, source_axis in _selected_inputs(node, axis, rank).items():
+            source = node.inputs[position]
+            assert source is not None
+            gather = ir.node("Gather", [source, self.row], {"axis": source_axis}, name=f"{node.name}.rows{position}")
+            self.graph.insert_before(node, gather)
+            shape = dimensions(source)
+            if shape is not None:
+                gather.outputs[0].shape = ir.Shape([1 if i == source_axis else d for i, d in enumerate(shape)])
+            gather.outputs[0].type = source.type
+            node.replace_input_with(position, gather.outputs[0])
+            if source.const_value is None:
+                made.append(_Selection(gather, source_axis))
+        if node.op_type == "Reshape":
+            shape = node.inputs[1]
+            assert shape is not None
+            wanted = constant_array(shape).copy()
+            wanted[axis] = 1
+            node.replace_input_with(1, add_constant(self.graph, f"{node.name}.narrow", wanted))
+        shape_after = dimensions(value)
+        if shape_after is not None:
+            value.shape = ir.Shape([1 if i == axis else d for i, d in enumerate(shape_after)])
+        selection.gather.outputs[0].replace_all_uses_with(value)
+        self.graph.remove(selection.gather, safe=True)
+        return made
+
+
+def _commutes(selection: _Selection) -> bool:
+    """Whether the producer of the selected value may read selected inputs instead."""
+    value, axis = selection.value, selection.axis
+    node, shape = value.producer(), dimensions(value)
+    if node is None or node.domain not in ("", "ai.onnx") or shape is None or value.is_graph_output():
+        return False
+    if any(reader is not selection.gather for reader in users(value)) or len(node.outputs) != 1:
+        return False
+    last = axis == len(shape) - 1
+    if node.op_type in _UNARY:
+        return True
+    if node.op_type in _NORMALIZATIONS or node.op_type == "Softmax":
+        return not last and int_attribute(node, "axis", -1) in (-1, len(shape) - 1)
+    if node.op_type in _ELEMENTWISE:
+        return all(dimensions(v) is not None for v in node.inputs)
+    if node.op_type == "MatMul":
+        return axis == len(shape) - 2 and all(dimensions(v) is not None for v in node.inputs)
+    if node.op_type == "Transpose":
+        return node.attributes.get("perm") is not None
+    return node.op_type == "Reshape" and _joins_heads(node, axis)
+
+
+def _joins_heads(node: ir.Node, axis: int) -> bool:
+    """Whether a Reshape leaves the dimensions up to ``axis`` as they are."""
+    before, after, target = dimensions(node.inputs[0]), dimensions(node.outputs[0]), node.inputs[1]
+    if before is None or after is None or target is None or target.const_value is None:
+        return False
+    wanted = constant_array(target).tolist()
+    inferred_before = -1 in wanted[: axis + 1] or -1 not in wanted
+    return before[: axis + 1] == after[: axis + 1] and isinstance(after[axis], int) and inferred_before
+
+
+def _selected_inputs(node: ir.Node, axis: int, rank: int) -> dict[int, int]:
+    """Position of each input that has the selected dimension -> its axis there."""
+    if node.op_type == "Transpose":
+        return {0: int(node.attributes["perm"].as_ints()[axis])}
+    if node.op_type == "MatMul":
+        return {0: len(dimensions(node.inputs[0]) or ()) - 2}
+    if node.op_type not in _ELEMENTWISE:
+        return {0: axis}
+    found = {}
+    for position, value in enumerate(node.inputs):
+        shape = dimensions(value) or ()
+        own = axis - (rank - len(shape))
+        if own >= 0 and shape[own] != 1:
+            found[position] = own
+    return found

@@ -1,0 +1,238 @@
+"""Which kernel each linear layer of a file runs on, what it costs, and why it is not an integer kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
+from lampq_onnx.converter.model_file import load_model
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.runtime.profile import Profile, profile_model
+
+INTEGER_KERNELS = frozenset(
+    {
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "QGemm",
+        "QLinearConv",
+        "ConvInteger",
+    }
+)
+WEIGHT_ONLY_KERNEL = "MatMulNBits"
+_LINEAR = INTEGER_KERNELS | {WEIGHT_ONLY_KERNEL, "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv"}
+_HELPERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+@dataclass(frozen=True)
+class LayerKernel:
+    """One linear layer as onnxruntime runs it.
+
+    Attributes:
+        name: of the layer.
+        weight_bits, activation_bits: 32 is float.
+        kernel: operator of the optimized graph.
+        microseconds: of the kernel alone.
+        conversion_microseconds: of the QuantizeLinear and DequantizeLinear that run for this layer; one that several
+            layers read counts for the first.
+        reason: why the kernel is not an integer one; empty if it is.
+    """
+
+    name: str
+    weight_bits: int
+    activation_bits: int
+    kernel: str
+    microseconds: float
+    conversion_microseconds: float
+    reason: str
+
+    @property
+    def integer(self) -> bool:
+        """Whether the products are computed in integers."""
+        return self.kernel in INTEGER_KERNELS
+
+    @property
+    def total(self) -> float:
+        """Microseconds with conversions."""
+        return self.microseconds + self.conversion_microseconds
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A file as onnxruntime runs it.
+
+    Attributes:
+        layers: linear layers in graph order.
+        operators: operator of the optimized graph -> microseconds, most expensive first.
+        total_microseconds: sum over all operators.
+        batch, threads, runs: how it was measured.
+    """
+
+    layers: tuple[LayerKernel, ...]
+    operators: Mapping[str, float]
+    total_microseconds: float
+    batch: int
+    threads: int
+    runs: int
+
+
+def explain_file(path: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int) -> Explanation:
+    """Profile a file and find its layers in the optimized graph.
+
+    Args:
+        path: an ONNX file with one image input, quantized or not.
+        images: (batch, c, h, w).
+
+    Raises:
+        LampqError: the file cannot be read or run.
+    """
+    model = load_model(path)
+    profile = profile_model(path, images, threads=threads, runs=runs)
+    return Explanation(
+        layers=tuple(_layers(model, profile)),
+        operators=profile.by_operator(),
+        total_microseconds=profile.total,
+        batch=len(images),
+        threads=threads,
+        runs=runs,
+    )
+
+
+def slower_layers(quantized: Explanation, reference: Explanation) -> list[str]:
+    """Layers that cost more in the quantized file than in the float one, worst first, in words."""
+    before = {layer.name: layer.total for layer in reference.layers}
+    found = [
+        (layer.total - before[layer.name], layer)
+        for layer in quantized.layers
+        if layer.name in before and layer.total > before[layer.name]
+    ]
+    return [
+        f"{layer.name} ({layer.kernel}, {layer.total:.0f} us against {layer.total - more:.0f} us)"
+        for more, layer in sorted(found, key=lambda item: -item[0])
+    ]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A linear layer of the file.
+
+    Attributes:
+        outputs: names of tensors that its kernel may write: the product, or the sum with the bias.
+        quantized: None for layers with float weights.
+    """
+
+    name: str
+    node: ir.Node
+    outputs: tuple[str, ...]
+    quantized: QuantizedLayer | None
+
+
+def _layers(model: ir.Model, profile: Profile) -> list[LayerKernel]:
+    producers = {output: node for node in profile.graph.node for output in node.output}
+    counted: set[str] = set()
+    layers = []
+    for place in _places(model):
+        node = next((producers[output] for output in place.outputs if output in producers), None)
+        kernel = node if node is None or node.op_type in _LINEAR else _behind(node, producers)
+        time = 0.0 if kernel is None else profile.microseconds.get(kernel.name, 0.0)
+        helpers = [] if kernel is None else _helpers(kernel, producers)
+        fresh = [h.name for h in helpers if h.name not in counted]
+        counted.update(fresh)
+        operator = "not found" if kernel is None else kernel.op_type
+        quantized = place.quantized
+        layers.append(
+            LayerKernel(
+                name=place.name,
+                weight_bits=32 if quantized is None else quantized.weight_bits,
+                activation_bits=32 if quantized is None else quantized.activation_bits,
+                kernel=operator,
+                microseconds=time,
+                conversion_microseconds=sum(profile.microseconds.get(name, 0.0) for name in fresh),
+                reason="" if operator in INTEGER_KERNELS else _reason(place, operator),
+            )
+        )
+    return layers
+
+
+def _places(model: ir.Model) -> list[_Place]:
+    """All linear layers in graph order, quantized ones and those with float weights."""
+    quantized = {layer.name: layer for layer in inspect_model(model)}
+    by_output = {layer.output: layer for layer in quantized.values()}
+    order = {node: position for position, node in enumerate(model.graph)}
+    nodes = {output.name: node for node in model.graph for output in node.outputs}
+    places = []
+    for layer in quantized.values():
+        node = nodes[layer.output]
+        # The layer's output is that of the Add behind the product, where there is one.
+        while node.op_type == "Add":
+            node = next(p for p in (v.producer() for v in node.inputs if v is not None) if p is not None)
+        places.append(_Place(layer.name, node, (node.outputs[0].name or "", layer.output), layer))
+    for site in find_sites(model.graph):
+        if site.output.name not in by_output:
+            outputs = (site.node.outputs[0].name or "", site.output.name or "")
+            places.append(_Place(site.name, site.node, outputs, None))
+    return sorted(places, key=lambda place: order[place.node])
+
+
+def _behind(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The linear kernel right before an Add or a change of layout."""
+    for name in node.input:
+        found = producers.get(name)
+        if found is not None and found.op_type in _LINEAR:
+            return found
+    return None
+
+
+def _helpers(kernel: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Conversions that run before a kernel, through reshapes and transposes."""
+    found = []
+    front = list(kernel.input)
+    while front:
+        node = producers.get(front.pop())
+        if node is None:
+            continue
+        if node.op_type in _HELPERS:
+            found.append(node)
+            front.extend(node.input)
+        elif node.op_type in ("Reshape", "Transpose", "Unsqueeze", "Squeeze"):
+            front.extend(node.input[:1])
+    return found
+
+
+def _reason(place: _Place, operator: str) -> str:
+    """Why a layer is not on an integer kernel, in words."""
+    layer = place.quantized
+    if operator == "not found":
+        return "its result was fused into another operator or is not computed"
+    if layer is None:
+        return "its weights are in float in the file"
+    if layer.activation_bits > 16:
+        why = "its input is not quantized"
+        return f"{why}; the kernel rounds it to 8 bits on its own" if operator == WEIGHT_ONLY_KERNEL else why
+    if layer.activation_bits > 8:
+        return "no integer kernel reads 16-bit inputs"
+    dequantize = place.node.inputs[1].producer() if place.node.inputs[1] is not None else None
+    source = None if dequantize is None or not dequantize.inputs else dequantize.inputs[0]
+    stored = None if source is None or source.const_value is None else source.const_value.dtype
+    if stored in _NARROW:
+        return f"DequantizeLinear of {stored.name} is not fused; a Cast to INT8 before it, or exact packing, would be"
+    if dequantize is not None and "block_size" in dequantize.attributes:
+        return "its weights have a scale per block; integer kernels take one per output channel"
+    if place.node.op_type == "Gemm" or operator in ("Gemm", "FusedGemm"):
+        return "a Gemm has no integer kernel with float output; a MatMul with three dimensions has one"
+    if place.node.op_type == "Conv":
+        return "a Conv has no integer kernel with float output; a patch embedding can be a MatMul"
+    return (
+        "onnxruntime did not fuse its DequantizeLinear; its input or weight is read in a form no integer kernel takes"
+    )
+
+
+_NARROW: Sequence[ir.DataType] = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2)

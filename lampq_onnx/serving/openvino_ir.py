@@ -1,0 +1,28 @@
+"""OpenVINO's own format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.serving.source import Source
+
+
+def to_openvino(source: Source, folder: Path) -> None:
+    """Write ``<name>.xml`` and ``<name>.bin``.
+
+    Raises:
+        LampqError: openvino is missing, or cannot read the file.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise LampqError(
+            "openvino, which writes its own format, is not installed", hint="install lampq-onnx[openvino]"
+        ) from error
+    try:
+        model = openvino.convert_model(source.path)
+        # The weights are integers already, and halving float32 constants would change what was validated.
+        openvino.save_model(model, folder / f"{source.name}.xml", compress_to_fp16=False)
+    except Exception as error:  # openvino's exceptions share no public base
+        raise LampqError(f"openvino cannot take {source.path}: {str(error).strip()[:500]}") from error

@@ -1,0 +1,41 @@
+"""onnxruntime's own format, for its minimal and mobile builds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.serving.source import Source, copy_model
+
+
+def to_ort(source: Source, folder: Path) -> None:
+    """Write ``<name>.ort`` and the list of operators and types that a minimal build needs to run it.
+
+    The file holds the graph after onnxruntime's optimizations on this machine, its weights unpacked to int8: it is
+    larger than the ONNX file and loads faster. The optimizations are fixed for CPUs of this kind.
+
+    Raises:
+        LampqError: onnxruntime cannot convert the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="lampq-") as scratch:
+        copy = Path(scratch) / f"{source.name}.onnx"
+        if source.path.with_name(source.path.name + ".data").exists():
+            copy = copy.with_name(source.path.name)
+        copy_model(source.path, copy)
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                convert_onnx_models_to_ort(
+                    copy,
+                    output_dir=folder,
+                    optimization_styles=[OptimizationStyle.Fixed],
+                    target_platform="amd64",
+                    enable_type_reduction=True,
+                )
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise LampqError(f"{source.path} cannot be written in onnxruntime's format: {str(error)[:500]}") from error

@@ -1,0 +1,71 @@
+"""What every serving form starts from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from lampq_onnx.errors import LampqError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A quantized file.
+
+    Attributes:
+        path: on disk.
+        model: its graph.
+        name: of the model, letters, digits and underscores.
+    """
+
+    path: Path
+    model: ir.Model
+    name: str
+
+    def tensor(self, value: ir.Value) -> tuple[str, ir.DataType, tuple[int | None, ...]]:
+        """Name, type and shape of an input or output; None is a dimension of any size.
+
+        Raises:
+            LampqError: the file does not say.
+        """
+        if value.name is None or value.dtype is None or value.shape is None:
+            raise LampqError(f"{self.path} does not say the type and shape of {value.name}")
+        return value.name, value.dtype, tuple(d if isinstance(d, int) else None for d in value.shape)
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A private folder beside ``target`` that takes its name when the block succeeds."""
+    stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=".lampq-"))
+    try:
+        yield stage
+        umask = os.umask(0)
+        os.umask(umask)
+        stage.chmod(0o777 & ~umask)
+        stage.rename(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def copy_model(path: Path, target: Path) -> None:
+    """Copy an ONNX file and the data file beside it, which it refers to by name.
+
+    Raises:
+        LampqError: the file has external data, and would get another name.
+    """
+    data = path.with_name(path.name + ".data")
+    if data.exists():
+        if target.name != path.name:
+            raise LampqError(
+                f"{path} keeps its weights in {data.name} and refers to that name",
+                hint=f"call the file {target.name} with lampq-onnx convert -o {target.name}",
+            )
+        shutil.copy2(data, target.with_name(data.name))
+    shutil.copy2(path, target)

@@ -1,0 +1,124 @@
+"""Serving forms: written, then loaded or parsed by their own tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from lampq_onnx.converter import TARGETS, convert_model, save_model
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.data import Preprocessing
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.metadata import write_metadata
+from lampq_onnx.serving import package
+from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a quantized model.onnx."""
+    path = tmp_path_factory.mktemp("out")
+    model = as_ir(vit(blocks=1))
+    plan = plan_for([site.name for site in find_sites(model.graph)], weight_bits=3)
+    quantized = convert_model(model, plan, target=TARGETS["onnxruntime-x86-vnni"]).model
+    facts = Preprocessing(
+        size=(SIDE, SIDE),
+        crop_pct=1.0,
+        crop_mode="center",
+        interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        channels=3,
+    )
+    write_metadata(quantized, "tiny.vit", facts, CLASSES)
+    save_model(quantized, path / "model.onnx")
+    return path
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
+
+
+def answers(path: Path, images: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+
+
+def test_ort_file_runs_and_its_operators_are_listed(folder: Path, images: np.ndarray, tmp_path: Path) -> None:
+    packaged = package(folder, "ort", tmp_path / "mobile")
+    assert (tmp_path / "mobile" / "tiny_vit.ort").read_bytes()[4:8] == b"ORTM"
+    found = answers(tmp_path / "mobile" / "tiny_vit.ort", images)
+    assert np.array_equal(found, answers(folder / "model.onnx", images))
+    (config,) = (name for name in packaged.files if name.endswith(".config"))
+    listed = (tmp_path / "mobile" / config).read_text(encoding="utf-8")
+    assert "com.microsoft;1;" in listed
+    assert "MatMulIntegerToFloat" in listed
+    assert packaged.files["tiny_vit.ort"] == (tmp_path / "mobile" / "tiny_vit.ort").stat().st_size
+
+
+def test_triton_repository_parses_and_serves_the_same_file(folder: Path, images: np.ndarray) -> None:
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs lampq-onnx[triton]")
+    from google.protobuf import text_format
+
+    packaged = package(folder, "triton")
+    assert packaged.folder == folder / "triton"
+    place = folder / "triton" / "tiny_vit"
+    config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    assert (config.name, config.backend) == (place.name, "onnxruntime")
+    assert config.max_batch_size > 1
+    assert config.HasField("dynamic_batching")
+    served = place / "1" / "model.onnx"
+    session = ort.InferenceSession(str(served), providers=["CPUExecutionProvider"])
+    for entries, tensors in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        assert [(e.name, list(e.dims)) for e in entries] == [(t.name, list(t.shape[1:])) for t in tensors]
+        assert {model_config_pb2.DataType.Name(e.data_type) for e in entries} == {"TYPE_FP32"}
+    assert np.array_equal(answers(served, images), answers(folder / "model.onnx", images))
+    note = config.parameters["preprocessing"].string_value
+    assert "0.5" in note
+    assert note in (place / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_fixed_batch_is_not_batched_by_the_server(folder: Path, tmp_path: Path) -> None:
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs lampq-onnx[triton]")
+    from google.protobuf import text_format
+
+    model = onnx.load(folder / "model.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "fixed.onnx")
+    package(tmp_path / "fixed.onnx", "triton")
+    text = (tmp_path / "triton" / "tiny_vit" / "config.pbtxt").read_text(encoding="utf-8")
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert config.max_batch_size == 0
+    assert list(config.input[0].dims) == [2, 3, SIDE, SIDE]
+    assert not config.HasField("dynamic_batching")
+
+
+def test_openvino_reads_its_format_back(folder: Path, images: np.ndarray, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+    package(folder, "openvino-ir", tmp_path / "ir")
+    core = openvino.Core()
+    compiled = core.compile_model(tmp_path / "ir" / "tiny_vit.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found, wanted = compiled(images)[0], answers(folder / "model.onnx", images)
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_what_cannot_be_packaged_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown format 'zip'"):
+        package(folder, "zip", tmp_path / "a")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError, match="exists already"):
+        package(folder, "ort", tmp_path / "there")
+    with pytest.raises(LampqError, match="no such ONNX file"):
+        package(tmp_path, "ort", tmp_path / "b")
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(LampqError, match="cannot be written in onnxruntime's format"):
+        package(tmp_path / "broken.onnx", "ort", tmp_path / "c")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx", "there"]

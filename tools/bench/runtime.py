@@ -1,0 +1,258 @@
+"""Speed of whole files: graph passes one by one, forms of one plan, and loading.
+
+    python tools/bench/runtime.py prepare FOLDER --model deit_small_patch16_224     # writes the files; needs torch
+    python tools/bench/runtime.py speed FOLDER                                      # times them in turns
+    python tools/bench/runtime.py load FOLDER --model vit_base_patch16_224 --bits 3,4,5,6
+
+Without --checkpoint the weights are random, which changes no time. Speeds are medians of ratios within rounds of one
+process; load times and memory come from processes of their own, one a load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.converter import convert_model, load_model, save_model, target_for
+from lampq_onnx.converter.convert import default_graph_passes
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.runtime.sessions import session_options
+
+RANGE = ActivationRange(low=-3.0, high=3.0)
+"""Input range of every layer: times do not depend on it."""
+
+FLOAT = "float"
+STATIC = "quantize_static QDQ"
+NATIVE = "native INT4 QDQ"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("prepare", "speed", "load", "one-load"):
+        command = commands.add_parser(name)
+        command.add_argument("folder", type=Path)
+        command.add_argument("--model", default="deit_small_patch16_224")
+        command.add_argument("--checkpoint", type=Path)
+        command.add_argument("--bits", default="4")
+        command.add_argument("--batch", type=int, default=1)
+        command.add_argument("--threads", type=int, default=1)
+        command.add_argument("--runs", type=int, default=30)
+    options = parser.parse_args()
+    if options.command == "prepare":
+        prepare(options.folder, options.model, options.checkpoint)
+    elif options.command == "speed":
+        speed(options.folder, options.batch, options.threads, options.runs)
+    elif options.command == "load":
+        load(options.folder, options.model, [int(b) for b in options.bits.split(",")], options.runs)
+    else:
+        print(json.dumps(one_load(options.folder)))
+
+
+def float_file(folder: Path, model: str, checkpoint: Path | None) -> Path:
+    """The exported float graph, written once."""
+    path = folder / f"{model}.float.onnx"
+    if not path.is_file():
+        import timm
+        from safetensors.torch import save_file
+
+        from lampq_onnx.frontend.export import export_model
+        from lampq_onnx.frontend.session import load_model as load_torch
+        from lampq_onnx.options import ImageOptions, ModelOptions
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            checkpoint = folder / f"{model}.random.safetensors"
+            save_file(timm.create_model(model).state_dict(), checkpoint)
+        loaded = load_torch(ModelOptions(name=model, checkpoint=checkpoint), ImageOptions())
+        save_model(export_model(loaded).model, path)
+    return path
+
+
+def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passes: int | None = None) -> dict[str, int]:
+    """Write the file of a plan with ``bits`` for all layers; ``passes``: how many of the graph passes run."""
+    if path.is_file():
+        return {}
+    model = load_model(source)
+    layer = LayerPlan(weight_bits=bits, activation_bits=8, activation_range=RANGE)
+    plan = BitPlan(layers={site.name: layer for site in find_sites(model.graph)})
+    chosen = default_graph_passes()[:passes]
+    conversion = convert_model(
+        model,
+        plan,
+        packing=packing,  # type: ignore[arg-type]
+        target=target_for("auto", machine(), cpu_flags()),
+        graph_passes=chosen,
+    )
+    save_model(conversion.model, path)
+    return dict(conversion.passes)
+
+
+def without_cast(source: Path, path: Path) -> None:
+    """The graph that other tools emit: INT4 weights right behind DequantizeLinear, no Cast."""
+    model = onnx.load(source)
+    casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
+    narrow = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and casts.get(node.input[0]) in narrow:
+            node.input[0] = casts[node.input[0]]
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [n for n in model.graph.node if n.op_type != "Cast" or n.output[0] in read]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+class Noise(CalibrationDataReader):
+    """A few random images: only the graph matters here."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        random = np.random.default_rng(0)
+        self.feeds: Iterator[dict[str, np.ndarray]] = iter(
+            [{name: random.normal(size=(1, *shape)).astype(np.float32)} for _ in range(2)]
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
+    """Write every file that `speed` times."""
+    source = float_file(folder, model, checkpoint)
+    names = [type(step).__name__ for step in default_graph_passes()]
+    files = {FLOAT: source}
+    for number in range(len(names) + 1):
+        label = "W4A8, no graph pass" if number == 0 else f"+ {names[number - 1]}"
+        files[label] = folder / f"{model}.passes{number}.onnx"
+        found = quantized(source, files[label], 4, passes=number)
+        print(label, found)
+    fast = load_model(source)
+    for step in default_graph_passes():
+        step(fast)
+    files["float, all graph passes"] = folder / f"{model}.float-passes.onnx"
+    save_model(fast, files["float, all graph passes"])
+    native, cast = folder / f"{model}.native.onnx", folder / f"{model}.cast.onnx"
+    quantized(source, cast, 4, packing="native", passes=0)
+    without_cast(cast, native)
+    files[NATIVE] = native
+    files[STATIC] = folder / f"{model}.static.onnx"
+    if not files[STATIC].is_file():
+        ready = folder / f"{model}.pre.onnx"
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+        image = load_model(source).graph.inputs[0]
+        assert image.shape is not None
+        quantize_static(
+            str(ready),
+            str(files[STATIC]),
+            Noise(image.name or "", tuple(int(d) for d in image.shape[1:])),  # type: ignore[arg-type]
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    listing = {label: path.name for label, path in files.items()}
+    (folder / "files.json").write_text(json.dumps({"model": model, "files": listing}, indent=2), encoding="utf-8")
+
+
+def speed(folder: Path, batch: int, threads: int, runs: int) -> None:
+    """Time all files in turns and print a table."""
+    listing = json.loads((folder / "files.json").read_text(encoding="utf-8"))
+    sessions = {
+        label: ort.InferenceSession(str(folder / name), session_options(threads), providers=["CPUExecutionProvider"])
+        for label, name in listing["files"].items()
+    }
+    image = next(iter(sessions.values())).get_inputs()[0]
+    x = np.random.default_rng(0).normal(size=(batch, *image.shape[1:])).astype(np.float32)
+    labels = list(sessions)
+    times = np.empty((runs, len(labels)))
+    for run in range(-3, runs):
+        order = range(len(labels)) if run % 2 else reversed(range(len(labels)))
+        for column in order:
+            start = time.perf_counter()
+            sessions[labels[column]].run(None, {image.name: x})
+            if run >= 0:
+                times[run, column] = 1e3 * (time.perf_counter() - start)
+    print(f"{listing['model']}, batch {batch}, {threads} thread(s), {runs} interleaved rounds, {where()}\n")
+    print("| file | MB | ms | as fast as float [quartiles] | as fast as the line before |")
+    print("|---|---|---|---|---|")
+    for column, label in enumerate(labels):
+        ratio = np.percentile(times[:, 0] / times[:, column], [25, 50, 75])
+        before = f"{np.median(times[:, column - 1] / times[:, column]):.3f}" if label.startswith("+") else ""
+        size = (folder / listing["files"][label]).stat().st_size / 1e6
+        middle = np.median(times[:, column])
+        print(f"| {label} | {size:.2f} | {middle:.2f} | {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}] | {before} |")
+    ours = max(column for column, label in enumerate(labels) if label.startswith("+"))
+    for other in (FLOAT, "float, all graph passes", STATIC, NATIVE):
+        ratio = np.percentile(times[:, labels.index(other)] / times[:, ours], [25, 50, 75])
+        print(f"\nW4A8 against {other}: {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}]")
+
+
+def load(folder: Path, model: str, bits: list[int], runs: int) -> None:
+    """Session creation and memory of exact storage against int8 containers."""
+    source = float_file(folder, model, None)
+    files = {"float": source, "int8 containers": folder / f"{model}.container.onnx"}
+    quantized(source, files["int8 containers"], 4, packing="container")
+    for width in bits:
+        files[f"exact, {width} bits"] = folder / f"{model}.exact{width}.onnx"
+        quantized(source, files[f"exact, {width} bits"], width)
+    found: dict[str, list[dict[str, float]]] = {label: [] for label in files}
+    for _ in range(runs):
+        for label, path in files.items():
+            words = [sys.executable, __file__, "one-load", str(path)]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            found[label].append(json.loads(done.stdout))
+    base = np.median([one["ms"] for one in found["int8 containers"]])
+    print(f"{model}, {runs} loads each, one thread, {where()}\n")
+    print("| file | MB | session creation, ms | against containers | memory after loading, MB | peak, MB |")
+    print("|---|---|---|---|---|---|")
+    for label, ones in found.items():
+        middle = {key: float(np.median([one[key] for one in ones])) for key in ("ms", "after", "peak")}
+        print(
+            f"| {label} | {files[label].stat().st_size / 1e6:.1f} | {middle['ms']:.0f} | {middle['ms'] / base:.2f} "
+            f"| {middle['after']:.0f} | {middle['peak']:.0f} |"
+        )
+
+
+def one_load(path: Path) -> dict[str, float]:
+    """Milliseconds of creating one session, and memory of this process beyond what it had before, in MB."""
+    before = _resident()
+    start = time.perf_counter()
+    session = ort.InferenceSession(str(path), session_options(1), providers=["CPUExecutionProvider"])
+    elapsed = 1e3 * (time.perf_counter() - start)
+    after = _resident()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    del session
+    return {"ms": elapsed, "after": after - before, "peak": peak - before}
+
+
+def _resident() -> float:
+    """Resident memory of this process in MB."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1e3
+    raise RuntimeError("this system does not say how much memory a process holds")
+
+
+def where() -> str:
+    """Machine and versions."""
+    found = describe_environment("auto")
+    return f"{found.cpu} ({', '.join(found.cpu_flags)}), onnxruntime {found.versions['onnxruntime']}"
+
+
+if __name__ == "__main__":
+    main()
