@@ -20,6 +20,7 @@ from lampq_onnx.progress import Clock
 from lampq_onnx.reporting import bit_averages, layer_report
 from lampq_onnx.runtime import describe_environment, open_runner
 from lampq_onnx.runtime.changes import ChangeMeter
+from lampq_onnx.runtime.explain import slowness
 from lampq_onnx.runtime.operators import operator_times
 from lampq_onnx.validation import (
     BATCH,
@@ -115,6 +116,7 @@ def check_files(
         operators=operators,
         changes=changed_answers(changes, files.images, files.preprocessing),
     )
+    slow = slowness(files.reference, files.quantized, batch, latency) if latency.speedup < 1 else []
     return Report(
         model=files.model,
         preprocessing=files.preprocessing.describe(),
@@ -127,5 +129,5 @@ def check_files(
         environment=describe_environment(target),
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
-        notes=tuple(fidelity_problems(fidelity)),
+        notes=(*fidelity_problems(fidelity), *slow),
     )

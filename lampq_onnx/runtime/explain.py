@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
 from lampq_onnx.converter.model_file import load_model
 from lampq_onnx.converter.sites import find_sites
@@ -27,6 +28,10 @@ INTEGER_KERNELS = frozenset(
         "ConvInteger",
     }
 )
+PROFILE_RUNS = 10
+NAMED = 8
+"""Runs and layers of the explanation why a file is slow."""
+
 WEIGHT_ONLY_KERNEL = "MatMulNBits"
 _LINEAR = INTEGER_KERNELS | {WEIGHT_ONLY_KERNEL, "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv"}
 _HELPERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -98,7 +103,7 @@ def explain_file(path: Path, images: npt.NDArray[np.float32], *, threads: int, r
     profile = profile_model(path, images, threads=threads, runs=runs)
     return Explanation(
         layers=tuple(_layers(model, profile)),
-        operators=profile.by_operator(),
+        operators=profile.operators,
         total_microseconds=profile.total,
         batch=len(images),
         threads=threads,
@@ -118,6 +123,26 @@ def slower_layers(quantized: Explanation, reference: Explanation) -> list[str]:
         f"{layer.name} ({layer.kernel}, {layer.total:.0f} us against {layer.total - more:.0f} us)"
         for more, layer in sorted(found, key=lambda item: -item[0])
     ]
+
+
+def slowness(reference: Path, quantized: Path, images: npt.NDArray[np.float32], latency: Latency) -> list[str]:
+    """Why a quantized file is slower than the float one: both are profiled, and the layers that cost more are named.
+
+    Args:
+        images: (batch, c, h, w).
+        latency: of both files on these images.
+    """
+    before, after = (
+        explain_file(path, images, threads=latency.threads, runs=min(latency.runs, PROFILE_RUNS))
+        for path in (reference, quantized)
+    )
+    slow = slower_layers(after, before)
+    found = f"the quantized file is slower than the float one ({latency.speedup:.2f}x). "
+    if slow:
+        more = f" and {len(slow) - NAMED} more" if len(slow) > NAMED else ""
+        return [f"{found}Layers that cost more, conversions included: {', '.join(slow[:NAMED])}{more}"]
+    conversions = sum(after.operators.get(operator, 0.0) for operator in _HELPERS)
+    return [f"{found}No layer costs more; QuantizeLinear and DequantizeLinear take {conversions:.0f} us in all"]
 
 
 @dataclass(frozen=True)
@@ -222,7 +247,7 @@ def _reason(place: _Place, operator: str) -> str:
     dequantize = place.node.inputs[1].producer() if place.node.inputs[1] is not None else None
     source = None if dequantize is None or not dequantize.inputs else dequantize.inputs[0]
     stored = None if source is None or source.const_value is None else source.const_value.dtype
-    if stored in _NARROW:
+    if stored is not None and stored in _NARROW:
         return f"DequantizeLinear of {stored.name} is not fused; a Cast to INT8 before it, or exact packing, would be"
     if dequantize is not None and "block_size" in dequantize.attributes:
         return "its weights have a scale per block; integer kernels take one per output channel"

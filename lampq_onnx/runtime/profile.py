@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,23 +30,17 @@ class Profile:
     Attributes:
         graph: after all optimizations of the session; large constants are left out.
         microseconds: node name -> median over the runs.
-        total: microseconds of all nodes.
+        operators: operator -> microseconds of all its nodes, most expensive first.
     """
 
     graph: onnx.GraphProto
     microseconds: Mapping[str, float]
+    operators: Mapping[str, float]
 
     @property
     def total(self) -> float:
-        """Sum over the nodes."""
-        return sum(self.microseconds.values())
-
-    def by_operator(self) -> dict[str, float]:
-        """Operator -> microseconds, most expensive first."""
-        found: defaultdict[str, float] = defaultdict(float)
-        for node in self.graph.node:
-            found[node.op_type] += self.microseconds.get(node.name, 0.0)
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        """Microseconds of all nodes."""
+        return sum(self.operators.values())
 
 
 def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int) -> Profile:
@@ -71,7 +66,7 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(str(_named(path, Path(folder))), options, providers=["CPUExecutionProvider"])
             name = session.get_inputs()[0].name
             for _ in range(WARM_UP + runs):
                 session.run(None, {name: images})
@@ -79,15 +74,35 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
             raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         graph = onnx.load(optimized, load_external_data=False).graph
-    return Profile(graph=graph, microseconds=_medians(events, runs))
+    times = _medians(events, runs)
+    operators: defaultdict[str, float] = defaultdict(float)
+    for (_, operator), time in times.items():
+        operators[operator] += time
+    return Profile(
+        graph=graph,
+        microseconds={name: time for (name, _), time in times.items()},
+        operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
+    )
 
 
-def _medians(events: list[dict[str, object]], runs: int) -> dict[str, float]:
-    """Node name -> median duration over the last ``runs`` runs."""
-    times: defaultdict[str, list[float]] = defaultdict(list)
+def _named(path: Path, folder: Path) -> Path:
+    """The file, or a copy in ``folder`` whose nodes all have names: those of the profiler do not lead to the graph."""
+    model = onnx.load(path, load_external_data=False)
+    if all(node.name for node in model.graph.node):
+        return path
+    model = onnx.load(path)
+    for position, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}.unnamed{position}"
+    onnx.save(model, folder / path.name, save_as_external_data=True, location="weights")
+    return folder / path.name
+
+
+def _medians(events: list[dict[str, Any]], runs: int) -> dict[tuple[str, str], float]:
+    """Node name and operator -> median duration over the last ``runs`` runs."""
+    times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     ending = "_kernel_time"
     for event in events:
-        name, duration = str(event.get("name", "")), event.get("dur")
-        if event.get("cat") == "Node" and name.endswith(ending) and isinstance(duration, int | float):
-            times[name.removesuffix(ending)].append(float(duration))
-    return {name: float(np.median(values[-runs:])) for name, values in times.items()}
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(ending):
+            times[name.removesuffix(ending), str(event["args"]["op_name"])].append(float(event["dur"]))
+    return {key: float(np.median(values[-runs:])) for key, values in times.items()}

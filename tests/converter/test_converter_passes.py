@@ -366,6 +366,10 @@ def test_passes_say_what_they_did() -> None:
     _, conversion = convert(model, plan_for(["patch_embed.proj", *layers, "head"]))
     assert conversion.passes == {
         "RaiseOpset": 0,
+        "FoldShapes": 0,
+        "RemoveMoves": 0,
+        "SplitUnbind": 2,
+        "SelectEarly": 0,
         "ReplaceBias": 0,
         "PatchEmbedToMatMul": 1,
         "GemmToMatMul": 9,

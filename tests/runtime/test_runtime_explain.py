@@ -7,21 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from typer.testing import CliRunner
 
 from lampq_onnx.artifacts import BitPlan
+from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.cli.main import app
 from lampq_onnx.converter import TARGETS, convert_model, save_model
+from lampq_onnx.converter.convert import planned_sites
 from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.runtime.explain import Explanation, LayerKernel, explain_file, slower_layers
+from lampq_onnx.quantization import Grid, WeightGrid
+from lampq_onnx.runtime.explain import Explanation, LayerKernel, explain_file, slower_layers, slowness
 from lampq_onnx.runtime.sessions import example_images
 from tests.converter.graphs import SIDE, as_ir, kernels, plan_for, vit
 
 VNNI = TARGETS["onnxruntime-x86-vnni"]
 
 
-def written(path: Path, *, packing: str = "exact", **changes: int) -> Path:
+def written(path: Path, **changes: int) -> Path:
     """A quantized file; ``changes``: layer -> activation bits (dots as two underscores)."""
     model = as_ir(vit(blocks=1))
     plan = plan_for([site.name for site in find_sites(model.graph)], weight_bits=4)
@@ -29,7 +33,7 @@ def written(path: Path, *, packing: str = "exact", **changes: int) -> Path:
     for name, bits in changes.items():
         key = name.replace("__", ".")
         layers[key] = layers[key].model_copy(update={"activation_bits": bits})
-    conversion = convert_model(model, BitPlan(layers=layers), packing=packing, target=VNNI)  # type: ignore[arg-type]
+    conversion = convert_model(model, BitPlan(layers=layers), target=VNNI)
     save_model(conversion.model, path)
     return path
 
@@ -62,7 +66,14 @@ def test_reasons_name_what_keeps_a_layer_in_float(tmp_path: Path) -> None:
 
 
 def test_narrow_types_without_a_cast_are_named(tmp_path: Path) -> None:
-    model = onnx.load(written(tmp_path / "cast.onnx", packing="native"))
+    graph = as_ir(vit(blocks=1))
+    plan = plan_for([site.name for site in find_sites(graph.graph)], weight_bits=4)
+    # Levels that INT4 holds as they are; others need more than a Cast.
+    weights = {
+        name: WeightGrid(np.ones(len(site.matrix()), np.float32), 4, Grid.MID_TREAD, 0.0).quantize(site.matrix())
+        for name, site in planned_sites(graph, plan).items()
+    }
+    model = ir.to_proto(convert_model(graph, plan, packing="native", target=VNNI, weights=weights).model)
     casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in casts:
@@ -81,6 +92,14 @@ def test_float_files_are_explained_as_well(tmp_path: Path) -> None:
     assert all(layer.weight_bits == 32 and layer.microseconds > 0 for layer in layers)
 
 
+def test_unnamed_nodes_are_timed(tmp_path: Path) -> None:
+    onnx.save(vit(blocks=1, named=False), tmp_path / "unnamed.onnx")
+    found = explained(tmp_path / "unnamed.onnx")
+    assert len(found.layers) == 6
+    assert all(layer.microseconds > 0 for layer in found.layers)
+    assert found.operators["MatMul"] >= sum(layer.microseconds for layer in found.layers if layer.kernel == "MatMul")
+
+
 def test_slower_layers_are_the_ones_that_cost_more() -> None:
     def of(**times: float) -> Explanation:
         layers = tuple(LayerKernel(name, 4, 8, "MatMul", time, 1.0, "") for name, time in times.items())
@@ -88,6 +107,19 @@ def test_slower_layers_are_the_ones_that_cost_more() -> None:
 
     found = slower_layers(of(a=9.0, b=2.0, c=30.0), of(a=5.0, b=3.0, c=7.0))
     assert found == ["c (MatMul, 31 us against 8 us)", "a (MatMul, 10 us against 6 us)"]
+
+
+def test_a_slow_file_is_explained_by_its_layers(tmp_path: Path) -> None:
+    onnx.save(vit(blocks=1), tmp_path / "float.onnx")
+    # 16-bit inputs: QuantizeLinear and DequantizeLinear run, and the product stays in float.
+    path = written(tmp_path / "model.onnx", blocks__0__mlp__fc1=16)
+    latency = Latency(
+        float_ms=1.0, quantized_ms=2.0, speedup=0.5, speedup_quartiles=(0.4, 0.6), threads=1, batch=2, runs=3,
+        float_samples_ms=(1.0,), quantized_samples_ms=(2.0,),
+    )  # fmt: skip
+    (note,) = slowness(tmp_path / "float.onnx", path, example_images(path, 2), latency)
+    assert note.startswith("the quantized file is slower than the float one (0.50x). Layers that cost more")
+    assert "blocks.0.mlp.fc1 (" in note
 
 
 def test_the_command_prints_tables_and_json(tmp_path: Path) -> None:

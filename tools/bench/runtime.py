@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
+from native_int4 import write_native_int4
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -83,39 +83,27 @@ def float_file(folder: Path, model: str, checkpoint: Path | None) -> Path:
     return path
 
 
+def uniform(source: Path, bits: int) -> BitPlan:
+    """The same width for all layers."""
+    layer = LayerPlan(weight_bits=bits, activation_bits=8, activation_range=RANGE)
+    return BitPlan(layers={site.name: layer for site in find_sites(load_model(source).graph)})
+
+
 def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passes: int | None = None) -> dict[str, int]:
     """Write the file of a plan with ``bits`` for all layers; ``passes``: how many of the graph passes run."""
     if path.is_file():
         return {}
     model = load_model(source)
-    layer = LayerPlan(weight_bits=bits, activation_bits=8, activation_range=RANGE)
-    plan = BitPlan(layers={site.name: layer for site in find_sites(model.graph)})
     chosen = default_graph_passes()[:passes]
     conversion = convert_model(
         model,
-        plan,
+        uniform(source, bits),
         packing=packing,  # type: ignore[arg-type]
         target=target_for("auto", machine(), cpu_flags()),
         graph_passes=chosen,
     )
     save_model(conversion.model, path)
     return dict(conversion.passes)
-
-
-def without_cast(source: Path, path: Path) -> None:
-    """The graph that other tools emit: INT4 weights right behind DequantizeLinear, no Cast."""
-    model = onnx.load(source)
-    casts = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
-    narrow = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT4}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and casts.get(node.input[0]) in narrow:
-            node.input[0] = casts[node.input[0]]
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [n for n in model.graph.node if n.op_type != "Cast" or n.output[0] in read]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 class Noise(CalibrationDataReader):
@@ -146,10 +134,8 @@ def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
         step(fast)
     files["float, all graph passes"] = folder / f"{model}.float-passes.onnx"
     save_model(fast, files["float, all graph passes"])
-    native, cast = folder / f"{model}.native.onnx", folder / f"{model}.cast.onnx"
-    quantized(source, cast, 4, packing="native", passes=0)
-    without_cast(cast, native)
-    files[NATIVE] = native
+    files[NATIVE] = folder / f"{model}.native.onnx"
+    write_native_int4(source, uniform(source, 4), target_for("auto", machine(), cpu_flags()), files[NATIVE])
     files[STATIC] = folder / f"{model}.static.onnx"
     if not files[STATIC].is_file():
         ready = folder / f"{model}.pre.onnx"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from lampq_onnx.converter.passes.base import CountingPass, add_constant
 from lampq_onnx.converter.sites import constant_array, int_attribute
@@ -44,7 +46,8 @@ class FoldShapes(CountingPass):
                 if found is not None:
                     known[node.outputs[0]] = found
         if count:
-            ir.passes.common.RemoveUnusedNodesPass()(model)
+            common_passes.RemoveUnusedNodesPass()(model)
+            _infer(model)
         return count
 
     def _fold(self, graph: ir.Graph, node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> bool:
@@ -73,6 +76,39 @@ def dimensions(value: ir.Value | None) -> tuple[Dimension, ...] | None:
     return None if any(d is None for d in found) else found  # type: ignore[return-value]
 
 
+def same_reshaped(before: tuple[Dimension, ...] | None, after: tuple[Dimension, ...] | None, leading: int) -> bool:
+    """Whether the first dimensions of a Reshape's input and result are the same.
+
+    Inference gives the batch behind a -1 another name. With one symbol on both sides it is the same number where all
+    others multiply to the same.
+
+    Args:
+        leading: how many dimensions.
+    """
+    if before is None or after is None or min(len(before), len(after)) < leading:
+        return False
+    if before[:leading] == after[:leading]:
+        return True
+    symbols = [[position for position, d in enumerate(shape) if isinstance(d, str)] for shape in (before, after)]
+    if len(symbols[0]) != 1 or symbols[0] != symbols[1]:
+        return False
+    numbers = [[d for d in shape if isinstance(d, int)] for shape in (before, after)]
+    (symbol,) = symbols[0]
+    pairs = zip(before[:leading], after[:leading], strict=True)
+    return math.prod(numbers[0]) == math.prod(numbers[1]) and all(
+        a == b for position, (a, b) in enumerate(pairs) if position != symbol
+    )
+
+
+def _infer(model: ir.Model) -> None:
+    """Shapes behind those that are known now."""
+    for node in model.graph:
+        for output in node.outputs:
+            if dimensions(output) is None and not output.is_graph_output():
+                output.shape = None
+    common_passes.ShapeInferencePass()(model)
+
+
 def _spread(node: ir.Node) -> None:
     """Give a Transpose's result the shape that its input has."""
     shape, perm = dimensions(node.inputs[0]), node.attributes.get("perm")
@@ -84,9 +120,9 @@ def _evaluate(node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> tu
     """Elements of an integer vector, or of a scalar as a vector of one; None: not known."""
     if node.op_type == "Shape":
         shape = dimensions(node.inputs[0])
-        start = int_attribute(node, "start", 0)
-        end = node.attributes.get("end")
-        return None if shape is None else shape[start : None if end is None else end.as_int()]
+        return (
+            None if shape is None else shape[int_attribute(node, "start", 0) : int_attribute(node, "end", len(shape))]
+        )
     if node.op_type in ("Concat", "Squeeze", "Unsqueeze", "Identity", "Cast"):
         sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
         parts = [_elements(value, known) for value in sources]

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
-from lampq_onnx.converter.sites import constant_array, int_attribute
+from lampq_onnx.converter.passes.fold_shapes import dimensions
+from lampq_onnx.converter.sites import constant_array, int_attribute, users
 
 
 class GemmToMatMul(LayerPass):
@@ -16,15 +17,19 @@ class GemmToMatMul(LayerPass):
        dequantized weight in float, dequantizing it at every run. With three dimensions it stays a MatMul, which has an
        integer kernel.
     2. x [n, k] becomes Unsqueeze -> MatMul -> Add -> Squeeze; alpha and beta are folded into the constants.
+    3. A MatMul that reads two dimensions is lifted in the same way, with the Add of its bias.
     """
 
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         count = 0
         for name, node in self.units(model):
-            if node.op_type != "Gemm":
+            if node.op_type == "Gemm":
+                self._rewrite(model.graph, name, node)
+            elif node.op_type == "MatMul" and len(dimensions(node.inputs[0]) or ()) == 2:
+                _lift(model.graph, name, node)
+            else:
                 continue
-            self._rewrite(model.graph, name, node)
             count += 1
         return count
 
@@ -69,6 +74,27 @@ class GemmToMatMul(LayerPass):
         graph.insert_before(node, nodes)
         take_over(node.outputs[0], nodes[-1].outputs[0])
         graph.remove(node, safe=True)
+
+
+def _lift(graph: ir.Graph, name: str, node: ir.Node) -> None:
+    """Put a dimension into a two-dimensional MatMul and the Add of its bias."""
+    last = node.outputs[0]
+    readers = users(last)
+    if len(readers) == 1 and readers[0].op_type == "Add" and not last.is_graph_output():
+        others = [value for value in readers[0].inputs if value is not None and value is not last]
+        if len(others) == 1 and _is_row(others[0]):
+            last = readers[0].outputs[0]
+    axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
+    lift = ir.node("Unsqueeze", [node.inputs[0], axis], name=f"{name}.lift")
+    graph.insert_before(node, lift)
+    node.replace_input_with(0, lift.outputs[0])
+    drop = ir.node("Squeeze", [last, axis], name=f"{name}.drop")
+    producer = last.producer()
+    assert producer is not None
+    graph.insert_after(producer, drop)
+    take_over(last, drop.outputs[0])
+    drop.replace_input_with(0, last)  # take_over redirected this reader as well
+    node.outputs[0].shape = last.shape = None  # three dimensions now; readers infer them
 
 
 def _is_row(bias: ir.Value) -> bool:

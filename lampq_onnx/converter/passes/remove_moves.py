@@ -7,7 +7,7 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import _basic_rules as rules
 
 from lampq_onnx.converter.passes.base import CountingPass, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions
+from lampq_onnx.converter.passes.fold_shapes import dimensions, same_reshaped
 from lampq_onnx.converter.sites import constant_array, users
 
 
@@ -34,8 +34,10 @@ class RemoveMoves(CountingPass):
 
 def _drop(graph: ir.Graph, node: ir.Node) -> bool:
     source, result = node.inputs[0], node.outputs[0]
-    shape = dimensions(source)
-    if source is None or shape is None or shape != dimensions(result) or result.is_graph_output():
+    shape, after = dimensions(source), dimensions(result)
+    if source is None or shape is None or after is None or len(shape) != len(after) or result.is_graph_output():
+        return False
+    if not same_reshaped(shape, after, len(shape)):
         return False
     result.replace_all_uses_with(source)
     graph.remove(node, safe=True)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions
+from lampq_onnx.converter.passes.fold_shapes import dimensions, same_reshaped
 from lampq_onnx.converter.sites import constant_array, int_attribute, users
 
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -66,10 +66,10 @@ class SelectEarly(CountingPass):
             return 0
         if not _commutes(_Selection(node, 1)):
             return 0
-        row = add_constant(graph, f"{node.name}.row", picked.reshape(1).astype(np.int64))
-        axes = add_constant(graph, f"{node.name}.axis", np.array([1], np.int64))
-        keep = ir.node("Gather", [source, row], {"axis": 1}, name=f"{node.name}.keep")
-        squeeze = ir.node("Squeeze", [keep.outputs[0], axes], name=f"{node.name}.drop")
+        row = add_constant(graph, f"{source.name}.row", picked.reshape(1).astype(np.int64))
+        axes = add_constant(graph, f"{source.name}.row_axis", np.array([1], np.int64))
+        keep = ir.node("Gather", [source, row], {"axis": 1}, name=f"{source.name}.keep")
+        squeeze = ir.node("Squeeze", [keep.outputs[0], axes], name=f"{source.name}.drop")
         graph.insert_before(node, [keep, squeeze])
         take_over(node.outputs[0], squeeze.outputs[0])
         graph.remove(node, safe=True)
@@ -116,7 +116,7 @@ class _Narrowing:
         for position, source_axis in _selected_inputs(node, axis, rank).items():
             source = node.inputs[position]
             assert source is not None
-            gather = ir.node("Gather", [source, self.row], {"axis": source_axis}, name=f"{node.name}.rows{position}")
+            gather = ir.node("Gather", [source, self.row], {"axis": source_axis}, name=f"{value.name}.rows{position}")
             self.graph.insert_before(node, gather)
             shape = dimensions(source)
             if shape is not None:
@@ -126,11 +126,11 @@ class _Narrowing:
             if source.const_value is None:
                 made.append(_Selection(gather, source_axis))
         if node.op_type == "Reshape":
-            shape = node.inputs[1]
-            assert shape is not None
-            wanted = constant_array(shape).copy()
+            target = node.inputs[1]
+            assert target is not None
+            wanted = constant_array(target).copy()
             wanted[axis] = 1
-            node.replace_input_with(1, add_constant(self.graph, f"{node.name}.narrow", wanted))
+            node.replace_input_with(1, add_constant(self.graph, f"{value.name}.narrow", wanted))
         shape_after = dimensions(value)
         if shape_after is not None:
             value.shape = ir.Shape([1 if i == axis else d for i, d in enumerate(shape_after)])
@@ -168,7 +168,7 @@ def _joins_heads(node: ir.Node, axis: int) -> bool:
         return False
     wanted = constant_array(target).tolist()
     inferred_before = -1 in wanted[: axis + 1] or -1 not in wanted
-    return before[: axis + 1] == after[: axis + 1] and isinstance(after[axis], int) and inferred_before
+    return same_reshaped(before, after, axis + 1) and isinstance(after[axis], int) and inferred_before
 
 
 def _selected_inputs(node: ir.Node, axis: int, rank: int) -> dict[int, int]:
