@@ -42,7 +42,8 @@ class SelectEarly(CountingPass):
        residual Adds, and before attention as far as its queries. Keys and values still see all tokens.
     2. Only values that nothing else reads are narrowed. The picked dimension keeps size 1, so that layers stay
        three-dimensional (a Gemm has no integer kernel); a Squeeze stands where the Gather was.
-    3. Counted are the operators that now see one token.
+    3. Tensors that hold fewer tokens than before get the suffix .selected, so that none is taken for the whole one.
+    4. Counted are the operators that now see one token.
     """
 
     def apply(self, model: ir.Model) -> int:
@@ -131,6 +132,7 @@ class _Narrowing:
             wanted = constant_array(target).copy()
             wanted[axis] = 1
             node.replace_input_with(1, add_constant(self.graph, f"{value.name}.narrow", wanted))
+        value.name = f"{value.name}.selected"
         shape_after = dimensions(value)
         if shape_after is not None:
             value.shape = ir.Shape([1 if i == axis else d for i, d in enumerate(shape_after)])
