@@ -1,6 +1,6 @@
 """Other quantizers' files beside ours, on one float file and in one interleaved run, as a Markdown table.
 
-    python tools/bench/peers.py deit_tiny.onnx --calibration DIR --validation DIR --ours out/model.onnx
+    python -m tools.bench.peers deit_tiny.onnx --calibration DIR --validation DIR --ours out/model.onnx
 
 The float file is one that lampq-onnx wrote. Without --ours, files of uniform plans, rounded to nearest with min-max
 input ranges, are made here. Every tool runs in a process of its own, which gives its time and peak memory; tools that
@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from native_int4 import write_native_int4
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.calibration import with_measured_ranges
@@ -38,6 +37,7 @@ from lampq_onnx.options import ImageOptions
 from lampq_onnx.runtime import AccuracyMeter, describe_environment, open_runner
 from lampq_onnx.runtime.environment import cpu_flags, machine
 from lampq_onnx.runtime.sessions import session_options
+from tools.bench.native_int4 import write_native_int4
 
 TOOL_SECONDS = 900
 """Longest time of one tool."""

@@ -1,8 +1,8 @@
 """Speed of whole files: graph passes one by one, forms of one plan, and loading.
 
-    python tools/bench/runtime.py prepare FOLDER --model deit_small_patch16_224     # writes the files; needs torch
-    python tools/bench/runtime.py speed FOLDER                                      # times them in turns
-    python tools/bench/runtime.py load FOLDER --model vit_base_patch16_224 --bits 3,4,5,6
+    python -m tools.bench.runtime prepare FOLDER --model deit_small_patch16_224     # writes the files; needs torch
+    python -m tools.bench.runtime speed FOLDER                                      # times them in turns
+    python -m tools.bench.runtime load FOLDER --model vit_base_patch16_224 --bits 3,4,5,6
 
 Without --checkpoint the weights are random, which changes no time. Speeds are medians of ratios within rounds of one
 process; load times and memory come from processes of their own, one a load.
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from native_int4 import write_native_int4
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -31,6 +30,7 @@ from lampq_onnx.converter.convert import default_graph_passes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
 from lampq_onnx.runtime.sessions import session_options
+from tools.bench.native_int4 import write_native_int4
 
 RANGE = ActivationRange(low=-3.0, high=3.0)
 """Input range of every layer: times do not depend on it."""
@@ -199,7 +199,7 @@ def load(folder: Path, model: str, bits: list[int], runs: int) -> None:
     found: dict[str, list[dict[str, float]]] = {label: [] for label in files}
     for _ in range(runs):
         for label, path in files.items():
-            words = [sys.executable, __file__, "one-load", str(path)]
+            words = [sys.executable, "-m", "tools.bench.runtime", "one-load", str(path)]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             found[label].append(json.loads(done.stdout))
     base = np.median([one["ms"] for one in found["int8 containers"]])

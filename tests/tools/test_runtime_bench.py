@@ -1,0 +1,68 @@
+"""What the speed benchmarks make and say, without timing anything that matters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from lampq_onnx.converter import TARGETS
+from lampq_onnx.converter.sites import find_sites
+from tests.converter.graphs import as_ir, count, kernels, plan_for, run, vit
+from tools.bench import peers, runtime
+from tools.bench.native_int4 import write_native_int4
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    onnx.save(vit(blocks=1), tmp_path / "tiny.float.onnx")
+    return tmp_path / "tiny.float.onnx"
+
+
+def test_native_int4_has_no_cast_and_no_integer_kernel(source: Path, tmp_path: Path) -> None:
+    model = onnx.load(source)
+    plan = plan_for([site.name for site in find_sites(as_ir(model).graph)], weight_bits=4)
+    write_native_int4(source, plan, TARGETS["onnxruntime-x86-vnni"], tmp_path / "native.onnx")
+    native = onnx.load(tmp_path / "native.onnx")
+    assert count(native, "Cast") == 0
+    stored = {t.name for t in native.graph.initializer if t.data_type == onnx.TensorProto.INT4}
+    read = {node.input[0] for node in native.graph.node if node.op_type == "DequantizeLinear"}
+    assert len(stored) == 6
+    assert stored <= read
+    assert "MatMulIntegerToFloat" not in kernels(native)
+    images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    wanted, found = run(model, images), run(native, images)
+    assert np.linalg.norm(found - wanted) < 0.5 * np.linalg.norm(wanted)
+
+
+def test_speed_prints_a_row_for_every_file(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = source.parent
+    runtime.prepare(folder, "tiny", None)
+    listed = json.loads((folder / "files.json").read_text(encoding="utf-8"))["files"]
+    capsys.readouterr()
+    runtime.speed(folder, batch=2, threads=1, runs=3)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(listed)
+    assert rows[0].split(" | ")[3] == "1.00 [1.00, 1.00]"
+    sizes = [float(row.split(" | ")[1]) for row in rows]
+    assert sizes == [pytest.approx((folder / name).stat().st_size / 1e6, abs=0.01) for name in listed.values()]
+
+
+def test_a_tool_that_fails_is_skipped_with_its_reason(source: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((1, 3, 4, 4), np.float32))
+    found = peers._run(peers.Peer("none", "no-such-tool"), source, tmp_path / "images.npy", tmp_path, tmp_path)
+    assert found == "KeyError: 'no-such-tool'"
+
+
+def test_a_tool_s_file_comes_with_its_cost(source: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((1, 3, 4, 4), np.float32))
+    peer = peers.Peer("dynamic", "ort-dynamic")
+    found = peers._run(peer, source, tmp_path / "images.npy", tmp_path, tmp_path)
+    assert isinstance(found, peers.Candidate), found
+    assert count(onnx.load(found.path), "DynamicQuantizeLinear") > 0
+    assert found.seconds is not None
+    assert found.megabytes is not None
+    assert found.megabytes > 10
