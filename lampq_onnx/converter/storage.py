@@ -6,7 +6,8 @@ How the integers are packed and how they are scaled are separate choices. Packin
 - native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
 - exact: b bits a weight for every b. The bits of a code are split into fields of 4, 2 and 1 bits (7 = 4 + 2 + 1),
   each field packed 2, 4 or 8 to a byte. A Gather from a table [256, 8 / width] turns each byte into the signed
-  contributions of its fields, and an int8 Add joins the fields.
+  contributions of its fields, and an int8 Add joins the fields. Large models look up two bytes at once, in a table
+  of 65536 rows.
 
 Scaling:
 
@@ -19,6 +20,8 @@ Scaling:
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -33,6 +36,11 @@ STORAGE_KEY = "lampq_onnx.storage"
 """Metadata of the node that scales a weight: how its integers are packed."""
 
 FIELD_WIDTHS = (4, 2, 1)
+
+FieldKey = tuple[Grid, int, int]
+"""Grid, bits and field width: what a lookup table is for."""
+
+PAIR_SHARE = 32
 
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
 """First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
@@ -97,6 +105,12 @@ def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np
     return table
 
 
+def pair_table(table: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """[65536, 16 / width]: the rows of both bytes of a little-endian pair, from the table of one byte."""
+    pairs = np.arange(2**16)
+    return np.concatenate([table[pairs & 255], table[pairs >> 8]], axis=1)
+
+
 def required_opset(bits: int, packing: Packing) -> int:
     """Least opset that a weight of ``bits`` needs in the form ``packing``."""
     if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
@@ -112,7 +126,13 @@ def needs_unsigned(weight: QuantizedWeight, target: Target, *, integer_kernel: b
 
 
 def pack_weight(
-    weight: QuantizedWeight, name: str, packing: Packing, tables: dict[str, ir.Value], *, unsigned: bool = False
+    weight: QuantizedWeight,
+    name: str,
+    packing: Packing,
+    tables: dict[str, ir.Value],
+    *,
+    unsigned: bool = False,
+    paired: Collection[FieldKey] = (),
 ) -> Packed:
     """Write a weight's integers in the form ``packing``.
 
@@ -121,6 +141,7 @@ def pack_weight(
         name: prefix of new tensor names.
         tables: lookup tables that exist already; new ones are added.
         unsigned: see `needs_unsigned`.
+        paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
     """
     scale = _constant(f"{name}.scale", weight.scale)
     if unsigned:
@@ -132,8 +153,9 @@ def pack_weight(
         data8 = np.ascontiguousarray(weight.integers().T)
         value = _constant(f"{name}.quantized", data8)
         return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
-    builder = _native if packing == "native" else _exact
-    return builder(weight, name, scale, tables)
+    if packing == "native":
+        return _native(weight, name, scale, tables)
+    return _exact(weight, name, scale, tables, paired)
 
 
 def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
@@ -175,7 +197,22 @@ def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[st
     return Packed(last, scale, None, tuple(nodes), tuple(new), kind, packed)
 
 
-def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:
+def paired_fields(weights: Iterable[QuantizedWeight]) -> set[FieldKey]:
+    """Fields of exact storage whose table of byte pairs is at most 1 / `PAIR_SHARE` of what it unpacks.
+
+    It halves the indices, which onnxruntime holds as int32 and looks up one by one when the session is created.
+    """
+    totals: Counter[FieldKey] = Counter()
+    for weight in weights:
+        for width in FIELD_WIDTHS:
+            if weight.bits < 8 and weight.bits & width:
+                totals[weight.grid, weight.bits, width] += weight.codes.size * width // 8
+    return {key for key, total in totals.items() if total >= PAIR_SHARE * 2**16 * (16 // key[2])}
+
+
+def _exact(
+    weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value], paired: Collection[FieldKey]
+) -> Packed:
     codes = np.ascontiguousarray(weight.codes.T)
     count = codes.size
     shape = _constant(f"{name}.shape", np.array(codes.shape, np.int64))
@@ -190,11 +227,15 @@ def _exact(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str
         packed = pack(((codes >> shift) & (2**width - 1)).astype(np.uint8), width)
         total += packed.nbytes
         part = f"{name}.bits{width}"
-        data = _constant(part, packed)
         key = f"lampq.table.{weight.grid.value}.b{weight.bits}.f{width}"
+        # Pairs of bytes where the weight has a whole number of them.
+        pair = (weight.grid, weight.bits, width) in paired and count % (16 // width) == 0
+        data = _constant(part, packed.view("<u2") if pair else packed)
+        key += ".pairs" if pair else ""
         table = tables.get(key)
         if table is None:
-            table = tables[key] = _constant(key, field_table(weight.grid, weight.bits, width, shift))
+            rows = field_table(weight.grid, weight.bits, width, shift)
+            table = tables[key] = _constant(key, pair_table(rows) if pair else rows)
             new.append(table)
         cast = ir.node("Cast", [data], {"to": ir.DataType.INT32.value}, name=f"{part}.index")
         gather = ir.node("Gather", [table, cast.outputs[0]], {"axis": 0}, name=f"{part}.levels")

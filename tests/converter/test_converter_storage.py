@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.converter import TARGETS, convert_model
-from lampq_onnx.converter.storage import FIELD_WIDTHS, field_table, pack
+from lampq_onnx.converter.storage import FIELD_WIDTHS, field_table, pack, pair_table, paired_fields
 from lampq_onnx.converter.targets import PACKINGS
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
 from lampq_onnx.runtime import cpu_flags
@@ -275,3 +275,31 @@ def test_a_channel_of_zeros_answers_zero(bits: int, packing: str) -> None:
         assert np.isfinite(y).all()
         assert np.abs(y[..., 2]).max() <= 1e-30
         assert np.abs(y[..., 0]).max() > 0.01
+
+
+@pytest.mark.parametrize(("bits", "grid"), [case for case in CASES if case[0] < 8])
+@pytest.mark.parametrize("shape", [(16, 8), (7, 13)])
+def test_pairs_of_bytes_unpack_to_the_same_levels(
+    bits: int, grid: Grid, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = random_weight(shape, bits, grid)
+    x = np.random.default_rng(2).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
+    plain, _ = converted(weight, "exact", "onnxruntime-x86-vnni")
+    monkeypatch.setattr("lampq_onnx.converter.storage.PAIR_SHARE", 0)
+    paired, stored = converted(weight, "exact", "onnxruntime-x86-vnni")
+    words = [t for t in paired.graph.initializer if t.data_type == TensorProto.UINT16]
+    whole = [width for width in FIELD_WIDTHS if bits & width and weight.codes.size % (16 // width) == 0]
+    assert len(words) == len(whole)
+    assert stored.bytes == sum(-(-weight.codes.size * width // 8) for width in FIELD_WIDTHS if bits & width)
+    for evaluate in (run, reference):
+        assert np.array_equal(evaluate(paired, x), evaluate(plain, x))
+
+
+def test_pairs_are_for_fields_that_outweigh_their_table() -> None:
+    codes = np.zeros((1024, 1024), np.uint8)
+    weights = [QuantizedWeight(codes, np.ones(1024, np.float32), 5, Grid.MID_TREAD)] * 16
+    # 16 x 512 kB of 4-bit fields are 32 times the table of 256 kB; 16 x 128 kB of 1-bit fields are twice theirs.
+    assert paired_fields(weights) == {(Grid.MID_TREAD, 5, 4)}
+    assert paired_fields(weights[1:]) == set()
+    table = field_table(Grid.MID_TREAD, 5, 4, 1)
+    assert pair_table(table)[3 + 256 * 200].tolist() == [*table[3], *table[200]]

@@ -11,8 +11,8 @@ process; load times and memory come from processes of their own, one a load.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -204,32 +204,35 @@ def load(folder: Path, model: str, bits: list[int], runs: int) -> None:
             found[label].append(json.loads(done.stdout))
     base = np.median([one["ms"] for one in found["int8 containers"]])
     print(f"{model}, {runs} loads each, one thread, {where()}\n")
-    print("| file | MB | session creation, ms | against containers | memory after loading, MB | peak, MB |")
-    print("|---|---|---|---|---|---|")
+    print("| file | MB | session creation, ms | against containers | resident, MB | held, MB | peak, MB |")
+    print("|---|---|---|---|---|---|---|")
     for label, ones in found.items():
-        middle = {key: float(np.median([one[key] for one in ones])) for key in ("ms", "after", "peak")}
+        middle = {key: float(np.median([one[key] for one in ones])) for key in ("ms", "after", "held", "peak")}
         print(
             f"| {label} | {files[label].stat().st_size / 1e6:.1f} | {middle['ms']:.0f} | {middle['ms'] / base:.2f} "
-            f"| {middle['after']:.0f} | {middle['peak']:.0f} |"
+            f"| {middle['after']:.0f} | {middle['held']:.0f} | {middle['peak']:.0f} |"
         )
 
 
 def one_load(path: Path) -> dict[str, float]:
     """Milliseconds of creating one session, and memory of this process beyond what it had before, in MB."""
-    before = _resident()
+    before = _memory("VmRSS")
     start = time.perf_counter()
     session = ort.InferenceSession(str(path), session_options(1), providers=["CPUExecutionProvider"])
     elapsed = 1e3 * (time.perf_counter() - start)
-    after = _resident()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    after = _memory("VmRSS")
+    peak = _memory("VmHWM")
+    # The C library keeps freed memory for itself; what the session holds shows when that is handed back.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    held = _memory("VmRSS")
     del session
-    return {"ms": elapsed, "after": after - before, "peak": peak - before}
+    return {"ms": elapsed, "after": after - before, "held": held - before, "peak": peak - before}
 
 
-def _resident() -> float:
-    """Resident memory of this process in MB."""
+def _memory(key: str) -> float:
+    """Memory of this process in MB: VmRSS resident now, VmHWM at most so far."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) / 1e3
     raise RuntimeError("this system does not say how much memory a process holds")
 

@@ -8,7 +8,15 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.passes.base import LayerPass, Parameters
-from lampq_onnx.converter.storage import STORAGE_KEY, Packed, Stored, needs_unsigned, pack_weight, scale_weight
+from lampq_onnx.converter.storage import (
+    STORAGE_KEY,
+    Packed,
+    Stored,
+    needs_unsigned,
+    pack_weight,
+    paired_fields,
+    scale_weight,
+)
 from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.quantization import QuantizedWeight
 
@@ -34,13 +42,16 @@ class QuantizeWeights(LayerPass):
         """See the class."""
         graph = model.graph
         tables: dict[str, ir.Value] = {}
+        paired = paired_fields(numbers.weight for numbers in self.parameters.values())
         first: dict[tuple[bytes, bool], Packed] = {}
         for name, node in self.units(model):
             numbers = self.parameters[name]
             unsigned = needs_unsigned(numbers.weight, self.target, integer_kernel=numbers.integer_kernel)
             key = (_fingerprint(numbers.weight), unsigned)
             if key not in first:
-                packed = pack_weight(numbers.weight, f"{name}.weight", self.packing, tables, unsigned=unsigned)
+                packed = pack_weight(
+                    numbers.weight, f"{name}.weight", self.packing, tables, unsigned=unsigned, paired=paired
+                )
                 first[key] = packed
                 for value in packed.initializers:
                     graph.register_initializer(value)
