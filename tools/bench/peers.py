@@ -149,7 +149,8 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
 
 def _calibration(source: Path, folder: Path, count: int, scratch: Path) -> Path:
     facts = read_metadata(load_model(source), source)
-    batches = iter_batches(open_source(folder, num_classes=facts.num_classes), facts.preprocessing, count)
+    source_of_images = open_source(folder, num_classes=facts.num_classes, need_labels=False)
+    batches = iter_batches(source_of_images, facts.preprocessing, count)
     path = scratch / "calibration.npy"
     np.save(path, np.concatenate([batch.images for batch in islice(batches, 1)]))
     return path
