@@ -13,7 +13,10 @@ _BLOCK = re.compile(r"^(.*\.\d+)(?:\.|$)")
 
 # What may stand between a block's last layer and the Add that joins the stream (layer scale, windows, post-norm).
 _PASSED = frozenset(
-    "Mul Add Reshape Transpose Squeeze Unsqueeze Slice Identity Cast Dropout LayerNormalization Concat".split()
+    [
+        *("Mul", "Add", "Concat", "LayerNormalization"),
+        *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity", "Cast", "Dropout"),
+    ]
 )
 
 
