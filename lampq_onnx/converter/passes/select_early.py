@@ -157,7 +157,7 @@ def _commutes(selection: _Selection) -> bool:
     if node.op_type in _ELEMENTWISE:
         return all(dimensions(v) is not None for v in node.inputs)
     if node.op_type == "MatMul":
-        return axis == len(shape) - 2 and all(dimensions(v) is not None for v in node.inputs)
+        return axis == len(shape) - 2 and len(dimensions(node.inputs[0]) or ()) > 1
     if node.op_type == "Transpose":
         return node.attributes.get("perm") is not None
     return node.op_type == "Reshape" and _joins_heads(node, axis)
