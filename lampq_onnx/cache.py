@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from lampq_onnx.files import write_atomic
 FOLDER_VARIABLE = "LAMPQ_ONNX_CACHE"
 """Environment variable that names the folder."""
 
+LIMIT = 8 * 2**30
+"""Bytes; beyond them the oldest entries go."""
+
+_SUFFIX = ".arrays"
 _XDG_VARIABLE = "XDG_CACHE_HOME"
 _NAME = "lampq-onnx"
 _MAGIC = b"lampq-onnx cache 1\n"
@@ -34,6 +39,19 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 _log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One file of the cache.
+
+    Attributes:
+        written: seconds since the epoch.
+    """
+
+    path: Path
+    bytes: int
+    written: float
 
 
 def cache_folder() -> Path | None:
@@ -114,6 +132,7 @@ class ArrayCache:
             return
         try:
             write_atomic(path, _pack(key, arrays))
+            self._make_room()
         except (OSError, LampqError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             reason = getattr(cause, "strerror", None) or str(error).splitlines()[0]
@@ -124,8 +143,38 @@ class ArrayCache:
                 FOLDER_VARIABLE,
             )
 
+    def remove(self, key: str) -> None:
+        """Forget an entry, if there is one."""
+        path = self._path(key)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+    def entries(self) -> list[CacheEntry]:
+        """Every entry, the most recently written last."""
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        found = [(path, path.stat()) for path in self.folder.glob(f"*{_SUFFIX}")]
+        return sorted((CacheEntry(p, s.st_size, s.st_mtime) for p, s in found), key=lambda entry: entry.written)
+
+    def clear(self) -> int:
+        """Remove every entry; the number of bytes that are free again."""
+        entries = self.entries()
+        for entry in entries:
+            entry.path.unlink(missing_ok=True)
+        return sum(entry.bytes for entry in entries)
+
+    def _make_room(self) -> None:
+        """The oldest entries go where all together are more than LIMIT."""
+        entries = self.entries()
+        total = sum(entry.bytes for entry in entries)
+        for entry in entries[:-1]:
+            if total <= LIMIT:
+                return
+            entry.path.unlink(missing_ok=True)
+            total -= entry.bytes
+
     def _path(self, key: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"{key}.arrays"
+        return None if self.folder is None else self.folder / f"{key}{_SUFFIX}"
 
 
 def _pack(key: str, arrays: Mapping[str, NDArray[Any]]) -> bytes:

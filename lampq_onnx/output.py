@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-from lampq_onnx.artifacts.report import Baseline, RoundingRecord
+from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.data import Batch, ImageSource, iter_batches
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
-from lampq_onnx.options import EffortName, OutputOptions
+from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.reporting import bit_averages, notes, with_unit
@@ -37,6 +36,7 @@ def write_quantized(
     path: Path,
     options: OutputOptions,
     target: Target,
+    metadata: Mapping[str, str] | None = None,
 ) -> Conversion:
     """Convert ``model`` (changed in place), save it and run onnx's full check on the file.
 
@@ -45,6 +45,7 @@ def write_quantized(
     """
     packing = target.packing if options.packing == "auto" else options.packing
     conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
+    conversion.model.metadata_props.update(metadata or {})
     save_model(conversion.model, path)
     check_file(path)
     return conversion
@@ -83,11 +84,11 @@ class QuantizedOutput:
         self._float = stage / FLOAT_FILE
         save_model(frontend.model, self._float)
 
-    def run(self, rounded: RoundedPlan, sensitivities: Sensitivities, effort: EffortName) -> Report:
+    def run(self, rounded: RoundedPlan, sensitivities: Sensitivities, metadata: Mapping[str, str]) -> Report:
         """Write model.onnx and measure everything about it, but for what other stages add to the report."""
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
-            conversion = self._convert(rounded, path)
+            conversion = self._convert(rounded, path, metadata)
         files = FilePair(
             model=sensitivities.model.name,
             reference=self._float,
@@ -115,12 +116,6 @@ class QuantizedOutput:
                         update={"rounding": rounded.methods.get(layer.name)}
                     )
                     for layer in report.layers
-                ),
-                "rounding": RoundingRecord(
-                    effort=effort,
-                    techniques=dict(Counter(rounded.methods.values())),
-                    held_out_kl=dict(rounded.losses),
-                    kept=dict(rounded.kept),
                 ),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }
@@ -155,9 +150,9 @@ class QuantizedOutput:
             latency=latency,
         )
 
-    def _convert(self, rounded: RoundedPlan, path: Path) -> Conversion:
+    def _convert(self, rounded: RoundedPlan, path: Path, metadata: Mapping[str, str] | None = None) -> Conversion:
         return write_quantized(
-            load_model(self._float), rounded.plan, rounded.weights, path, self._options, self._target
+            load_model(self._float), rounded.plan, rounded.weights, path, self._options, self._target, metadata
         )
 
     def _batches(self) -> Iterator[Batch]:

@@ -7,15 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lampq_onnx.allocation import (
-    Solution,
-    UpdateResult,
-    allocate,
-    capacity_of,
-    check_request,
-    iterative_update,
-)
+from lampq_onnx.allocation import check_request
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.cache import ArrayCache
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import (
     OUTPUT_FILES,
@@ -31,24 +25,21 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.options import (
-    AllocationOptions,
     AnalysisOptions,
     EffortName,
     ImageOptions,
     ModelOptions,
     OutputOptions,
     RoundingOptions,
-    UpdateOptions,
 )
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.quantization.weights_file import load_weights, save_weights
 from lampq_onnx.recipe import Recipe
-from lampq_onnx.reporting import allocation_record
+from lampq_onnx.reporting import allocation_record, rounding_record
 
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
-    from lampq_onnx.data import ImageSource
-    from lampq_onnx.frontend.batching import SlicedImages
+    from lampq_onnx.data import CroppedImages, ImageSource
     from lampq_onnx.frontend.session import Frontend
     from lampq_onnx.recognition import Recognition
 
@@ -74,19 +65,17 @@ def analyze(
     from lampq_onnx.converter import save_model
     from lampq_onnx.frontend.session import torch_threads
     from lampq_onnx.runtime.environment import available_cores
+    from lampq_onnx.search import measure
 
     clock = Clock(progress)
     with (
         torch_threads(threads or available_cores()),
-        _prepared(model, images, analysis.effort, clock) as (frontend, crops),
+        prepared(model, images, analysis.effort, clock) as (frontend, crops),
     ):
-        if analysis.equalize:
-            frontend.equalize(crops, analysis, seed=images.seed, progress=clock)
+        sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
         if float_output is not None:
             save_model(frontend.model, float_output)
-        if rounding.method == "gptq":
-            frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
-        return _analyze(frontend, crops, analysis, images.seed, clock)
+        return sensitivities
 
 
 def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
@@ -112,11 +101,22 @@ def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
     )
 
 
-def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRESS) -> Report:
+def quantize(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    progress: ProgressSink = NO_PROGRESS,
+    cache: ArrayCache | None = None,
+    force: bool = False,
+) -> Report:
     """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
     weights.safetensors, model.onnx, report.json, report.html and recipe.toml.
 
     The files appear together when all is done; an earlier result in ``folder`` stays as it is until then.
+
+    Args:
+        cache: where results of finished steps are kept and looked for; None: nowhere.
+        force: do every step again.
 
     Raises:
         UsageError: an option cannot be right.
@@ -126,68 +126,45 @@ def quantize(recipe: Recipe, folder: Path, *, progress: ProgressSink = NO_PROGRE
     from lampq_onnx.frontend.session import torch_threads
     from lampq_onnx.html import write_report
     from lampq_onnx.output import QuantizedOutput
+    from lampq_onnx.provenance import provenance
     from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
+    from lampq_onnx.search import Search, inputs_of, kept_for
 
-    model, images, analysis, rounding = recipe.model, recipe.images, recipe.analysis, recipe.rounding
-    allocation, update, output = recipe.allocation, recipe.update, recipe.output
-    check_request(
-        bits=allocation.bits,
-        candidates=allocation.candidates,
-        metric=allocation.metric,
-        gamma=allocation.gamma,
-        activation_bits=allocation.activation_bits,
-        activation_budget=allocation.activation_budget,
-        activation_candidates=allocation.activation_candidates,
-        wide_price=allocation.wide_price,
-    )
-    for baseline in output.baselines:
-        check_request(bits=allocation.bits, candidates=allocation.candidates, metric=baseline)
+    check_recipe(recipe)
+    output = recipe.output
     target = target_for(output.target, machine(), cpu_flags())
     require_writable(folder)
     threads = output.threads or available_cores()
+    recipe = recipe.with_output(target=target.name, threads=threads)
     clock = Clock(progress)
     with (
         torch_threads(threads),
         staging(folder, OUTPUT_FILES) as stage,
-        _prepared(model, images, analysis.effort, clock) as (frontend, crops),
+        prepared(recipe.model, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):
-        validation = _validation_source(images, frontend)
-        if analysis.equalize:
-            frontend.equalize(crops, analysis, seed=images.seed, progress=clock)
-        if rounding.method == "gptq":
-            frontend.use_gptq(crops, widths=allocation.candidates, progress=clock)
-        sensitivities = _analyze(frontend, crops, analysis, images.seed, clock)
-        with clock.stage("allocation"):
-            plan, solution = _allocate(sensitivities, allocation)
-        plan, result = _update(frontend, crops, plan, allocation, update, sensitivities, clock)
+        validation = _validation_source(recipe.images, frontend)
+        inputs = inputs_of(frontend.loaded, crops)
+        search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
+        found = search.run()
         job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
-        rounded = frontend.round(plan, crops, rounding, update, seed=images.seed, progress=clock)
-        plan = rounded.plan
-        report = job.run(rounded, sensitivities, rounding.effort)
-        evaluator = frontend.evaluator(plan, crops, update)
-        with clock.stage("reconstruction errors"):
-            errors = evaluator.reconstruction_errors(
-                {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
-            )
-        baselines = {}
-        for metric in output.baselines:
-            other, _ = _allocate(sensitivities, allocation.model_copy(update={"metric": metric}))
-            same = frontend.round(other, crops, rounding, update, seed=images.seed, progress=clock)
-            baselines[metric] = job.baseline(same, metric)
+        report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs))
+        errors = search.reconstruction_errors(found.plan)
+        baselines = {metric: job.baseline(search.baseline(found, metric), metric) for metric in output.baselines}
         report = report.model_copy(
             update={
                 "layers": tuple(
                     layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
                 ),
+                "rounding": rounding_record(found.rounded, recipe.rounding.effort),
                 "equalized": frontend.equalized,
-                "allocation": allocation_record(plan, solution, result),
+                "allocation": allocation_record(found.plan, found.solution, found.update),
                 "baselines": baselines,
                 "seconds": clock.seconds,
             }
         )
-        sensitivities.save(stage / SENSITIVITY_FILE)
-        plan.save(stage / PLAN_FILE)
-        save_weights(rounded.weights, stage / WEIGHTS_FILE)
+        found.sensitivities.save(stage / SENSITIVITY_FILE)
+        found.plan.save(stage / PLAN_FILE)
+        save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
         report.save(stage / REPORT_FILE)
         write_report(report, stage / PAGE_FILE, sensitivities)
         write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
@@ -271,16 +248,15 @@ def validate(
     )
 
 
-def _analyze(
-    frontend: Frontend, crops: SlicedImages, options: AnalysisOptions, seed: int, clock: Clock
-) -> Sensitivities:
-    sensitivities = frontend.analyze(crops, options, seed=seed, progress=clock)
-    return sensitivities.model_copy(update={"seconds": dict(clock.seconds)})
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what cannot be right before anything is loaded.
 
-
-def _allocate(sensitivities: Sensitivities, options: AllocationOptions) -> tuple[BitPlan, Solution]:
-    return allocate(
-        sensitivities,
+    Raises:
+        UsageError: an option out of range.
+        LampqError: the budget is below the smallest candidate.
+    """
+    options = recipe.allocation
+    check_request(
         bits=options.bits,
         candidates=options.candidates,
         metric=options.metric,
@@ -289,46 +265,15 @@ def _allocate(sensitivities: Sensitivities, options: AllocationOptions) -> tuple
         activation_budget=options.activation_budget,
         activation_candidates=options.activation_candidates,
         wide_price=options.wide_price,
-        time_limit=options.time_limit,
-        fixed_bits=options.fixed_bits,
     )
-
-
-def _update(
-    frontend: Frontend,
-    crops: SlicedImages,
-    plan: BitPlan,
-    allocation: AllocationOptions,
-    options: UpdateOptions,
-    sensitivities: Sensitivities,
-    clock: Clock,
-) -> tuple[BitPlan, UpdateResult | None]:
-    if options.rounds == 0:
-        return plan, None
-    coupled = sensitivities if allocation.activation_bits == "same" else None
-    counted = {name: layer for name, layer in plan.layers.items() if not layer.fixed}
-    sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
-    with clock.stage("iterative update"):
-        result = iterative_update(
-            {name: layer.weight_bits for name, layer in counted.items()},
-            sizes,
-            capacity_of(allocation.bits, sum(sizes.values())),
-            allocation.candidates,
-            frontend.evaluator(plan, crops, options, coupled=coupled),
-            rounds=options.rounds,
-            patience=options.patience,
-            budget_rule=options.rule,
-        )
-    if coupled is None:
-        return plan.with_weight_bits(result.bits), result
-    ranges = {unit.name: unit.activation_ranges for unit in coupled.units}
-    return plan.with_coupled_bits(result.bits, ranges), result
+    for baseline in recipe.output.baselines:
+        check_request(bits=options.bits, candidates=options.candidates, metric=baseline)
 
 
 @contextmanager
-def _prepared(
+def prepared(
     model: ModelOptions, images: ImageOptions, effort: EffortName, clock: Clock
-) -> Iterator[tuple[Frontend, SlicedImages]]:
+) -> Iterator[tuple[Frontend, CroppedImages]]:
     """The loaded model, and its calibration images cropped once into a temporary file."""
     from lampq_onnx.data import CroppedImages
     from lampq_onnx.frontend.session import Frontend, calibration_images, load_model

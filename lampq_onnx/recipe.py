@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.fields import Field, fields_of
+from lampq_onnx.fields import Field, fields_of, text_of
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -82,6 +82,10 @@ class Recipe(Record):
         """
         return cls.build(read_values(path))
 
+    def with_output(self, **changes: Any) -> Self:
+        """The recipe with other values under [output]."""
+        return self.model_copy(update={"output": self.output.model_copy(update=changes)})
+
     def values(self) -> dict[str, dict[str, Any]]:
         """Section -> field -> plain value; what is None or follows another field is left out."""
         dumped = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
@@ -94,13 +98,24 @@ class Recipe(Record):
             for name in SECTIONS
         }
 
-    def to_toml(self) -> str:
-        """The file's text; `load` gives an equal recipe back."""
-        return tomli_w.dumps(self.values())
+    def to_toml(self, *, only: Sequence[Field] | None = None) -> str:
+        """The file's text; `load` gives an equal recipe back.
+
+        Args:
+            only: fields to write; None: all.
+        """
+        values = self.values()
+        if only is not None:
+            names = {(field.section, field.name) for field in only}
+            values = {s: {k: v for k, v in own.items() if (s, k) in names} for s, own in values.items()}
+        return tomli_w.dumps({name: own for name, own in values.items() if own})
 
 
 def _plain(value: object, dumped: object) -> object:
-    return value if isinstance(value, float) else dumped  # JSON has no infinity, TOML has
+    """JSON has no infinity, TOML has; widths are shorter as text."""
+    if isinstance(value, tuple) and value and all(isinstance(item, int) for item in value):
+        return text_of(value)
+    return value if isinstance(value, float) else dumped
 
 
 SECTIONS: dict[str, type[Record]] = {
@@ -109,6 +124,29 @@ SECTIONS: dict[str, type[Record]] = {
 """Tables of a recipe."""
 
 FIELDS: tuple[Field, ...] = tuple(fields_of(SECTIONS))
+
+
+def template(model: str) -> str:
+    """A recipe with every option, its default and what it does; options without a default are commented out."""
+    recipe = Recipe.build({"model": {"name": model}})
+    values = recipe.values()
+    lines = ["# Options of `lampq-onnx quantize --recipe FILE --output FOLDER`; the command line overrides them."]
+    for name in SECTIONS:
+        lines += ["", f"[{name}]"]
+        for field in FIELDS:
+            if field.section == name and field.same_as is None:
+                value = values[name].get(field.name)
+                lines.append(f"# {field.help}")
+                lines.append(
+                    f"# {field.name} = {_EXAMPLES[field.kind]}"
+                    if value is None or value == {}
+                    else tomli_w.dumps({field.name: value}).rstrip()
+                )
+    return "\n".join(lines) + "\n"
+
+
+_EXAMPLES = {int: "1", float: "1.0", bool: "true", str: '""', Path: '"path"', list: "{ name = 1 }"}
+"""Stand for a value of each kind where there is no default."""
 
 
 def section(name: str, values: Values) -> Any:

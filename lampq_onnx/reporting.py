@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import Solution, UpdateResult
 from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS
-from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport
+from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport, RoundingRecord
+from lampq_onnx.options import EffortName
 
 if TYPE_CHECKING:
     from lampq_onnx.converter.inspect import QuantizedLayer
+    from lampq_onnx.frontend.rounding.plan import RoundedPlan
 
 
 def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
@@ -39,6 +42,16 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
         activation_average=plan.activation_average(),
         activation_average_unweighted=plan.activation_average_unweighted(),
         covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
+    )
+
+
+def rounding_record(rounded: RoundedPlan, effort: EffortName) -> RoundingRecord:
+    """Which techniques were kept."""
+    return RoundingRecord(
+        effort=effort,
+        techniques=dict(Counter(rounded.methods.values())),
+        held_out_kl=dict(rounded.losses),
+        kept=dict(rounded.kept),
     )
 
 

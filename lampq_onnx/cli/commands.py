@@ -36,14 +36,19 @@ def quantize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print which layers are quantized, and why the others are not.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do every step again, even where an earlier run has finished it.")
+    ] = False,
     values: Values,
 ) -> None:
     """Analyze, allocate, convert and check: the whole line in one go.
 
     Writes float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
     recipe.toml.
+    A run that was stopped goes on where it was.
     """
     from lampq_onnx import pipeline
+    from lampq_onnx.cache import ArrayCache
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.recognition import print_recognition
     from lampq_onnx.cli.tables import print_report
@@ -56,7 +61,7 @@ def quantize(
         return
     if output is None:
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
-    report = pipeline.quantize(recipe, output, progress=terminal_progress())
+    report = pipeline.quantize(recipe, output, progress=terminal_progress(), cache=ArrayCache.of_user(), force=force)
     print_report(report, output)
     apply_gates(report.accuracy, report.fidelity)
 

@@ -116,7 +116,12 @@ def _parameter(field: Field, shown: str | None) -> inspect.Parameter:
     default = shown if shown is not None else "" if field.default in (None, (), {}) else text_of(field.default)
     kind: Any = list[str] if field.kind is list else field.kind
     words = (field.dashed, f"--no-{field.dashed[2:]}") if kind is bool else (field.dashed,)
-    option = typer.Option("/".join(words), help=field.help, rich_help_panel=field.panel, show_default=default or False)
+    option = typer.Option(
+        "/".join(words),
+        help=f"{field.help} [dim](default {default})[/]" if default else field.help,
+        rich_help_panel=field.panel,
+        show_default=False,
+    )
     return inspect.Parameter(
         field.flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

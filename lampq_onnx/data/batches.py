@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -169,6 +170,16 @@ class CroppedImages:
     def slice(self, start: int, stop: int) -> CropView:
         """Some consecutive images, see `CropView.slice`."""
         return self._opened().slice(start, stop)
+
+    def sha256(self) -> str:
+        """Over every pixel of the crops, their size, and the labels."""
+        view = self._opened()
+        digest = hashlib.sha256(f"{len(self)} {self.preprocessing.size} {self.preprocessing.channels}".encode())
+        with view.file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+        digest.update(b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()
 
     def _opened(self) -> CropView:
         if self._view is None:

@@ -20,6 +20,7 @@ from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.export import Exported, Unit
 from lampq_onnx.frontend.fisher import fisher_traces
 from lampq_onnx.frontend.hessians import input_moments
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.simulation import WeightRounder
@@ -74,6 +75,7 @@ class Analysis:
         seed: int,
         equalized: Mapping[str, str],
         progress: ProgressSink = NO_PROGRESS,
+        kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
         """Measure everything.
 
@@ -99,7 +101,9 @@ class Analysis:
         alpha_bits = options.alpha_bits or min(options.candidates)
         main = options.activation_bits if isinstance(options.activation_bits, int) else FIXED_BITS
         alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
-        costs = self._weight_costs(options, effort.costs, effort.cost_images, seed, progress)
+        costs = kept.get(
+            "costs", lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress), part=True
+        )
         input_costs = self._input_costs(ranges, widths, progress)
         elements = self._input_elements()
         return Sensitivities(

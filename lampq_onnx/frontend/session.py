@@ -28,8 +28,9 @@ from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import Exported, Unit, export_model
 from lampq_onnx.frontend.folding.fold import apply
 from lampq_onnx.frontend.folding.links import find_links
-from lampq_onnx.frontend.folding.search import choose_strengths
+from lampq_onnx.frontend.folding.search import choose_strengths, of_links, plain
 from lampq_onnx.frontend.hessians import input_moments
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
 from lampq_onnx.frontend.onnx_model.file_facts import is_onnx_file
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
@@ -96,7 +97,13 @@ class Frontend:
         return self.exported.model
 
     def equalize(
-        self, images: SlicedImages, options: AnalysisOptions, *, seed: int, progress: ProgressSink = NO_PROGRESS
+        self,
+        images: SlicedImages,
+        options: AnalysisOptions,
+        *,
+        seed: int,
+        progress: ProgressSink = NO_PROGRESS,
+        kept: Kept = NOT_KEPT,
     ) -> None:
         """Scale and shift input channels where that lowers the expected loss, then export again.
 
@@ -116,10 +123,16 @@ class Frontend:
         with progress.stage("equalization"):
             before = forward(module, sample)
             links = find_links(self.exported, module, self.chain, sample)
-            found = choose_strengths(
-                module, links, fit, held_out, weight_bits=round(options.weight_bits), activation_bits=width, seed=seed
-            )
-            chosen = [strength for strength in found if strength.strength > 0]
+            found = kept.get(
+                "equalization",
+                lambda: plain(
+                    choose_strengths(
+                        module, links, fit, held_out, weight_bits=round(options.weight_bits), activation_bits=width,
+                        seed=seed,
+                    )
+                ),
+            )  # fmt: skip
+            chosen = [strength for strength in of_links(found, links) if strength.strength > 0]
             for strength in chosen:
                 apply(strength.equalization)
             change = float((forward(module, sample) - before).norm() / before.norm())
@@ -153,17 +166,25 @@ class Frontend:
         *,
         seed: int,
         progress: ProgressSink = NO_PROGRESS,
+        kept: Kept = NOT_KEPT,
     ) -> RoundedPlan:
         """Weights and ranges for the plan's file."""
         effort = EFFORTS[rounding.effort]
-        if rounding.method == "nearest" or effort.ladder is None:
-            with progress.stage("rounding"):
-                return self._round_at_once(plan, images, update)
-        fit, held_out = split(images)
-        return round_plan(
-            self.loaded.module, self.exported.units, self.chain, plan, self.rounder, fit, held_out, effort,
-            seed=seed, progress=progress,
-        )  # fmt: skip
+        kept = kept.after(plan, rounding, update, str(seed))
+
+        def make() -> RoundedPlan:
+            if rounding.method == "nearest" or effort.ladder is None:
+                with progress.stage("rounding"):
+                    return self._round_at_once(plan, images, update)
+            fit, held_out = split(images)
+            return round_plan(
+                self.loaded.module, self.exported.units, self.chain, plan, self.rounder, fit, held_out, effort,
+                seed=seed, progress=progress, finished=kept,
+            )  # fmt: skip
+
+        rounded = kept.get("rounding", make)
+        kept.drop_parts()
+        return rounded
 
     def _round_at_once(self, plan: BitPlan, images: SlicedImages, update: UpdateOptions) -> RoundedPlan:
         """GPTQ or nearest rounding for all layers, whichever brings the outputs closer to float.
@@ -194,6 +215,7 @@ class Frontend:
         *,
         seed: int,
         progress: ProgressSink = NO_PROGRESS,
+        kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
         """Ranges, traces, rounding errors, alpha and costs on calibration images.
 
@@ -201,7 +223,13 @@ class Frontend:
             LampqError: labels are asked for and unknown, or a layer cannot be measured.
         """
         analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq)
-        return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress)
+
+        def make() -> Sensitivities:
+            return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
+
+        sensitivities = kept.get("sensitivities", make)
+        kept.drop_parts()
+        return sensitivities
 
     def evaluator(
         self,

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from lampq_onnx import BitPlan
-from lampq_onnx.recipe import Recipe
+from lampq_onnx.cache import FOLDER_VARIABLE, ArrayCache
+from lampq_onnx.converter import load_model, save_model
+from lampq_onnx.provenance import RECIPE_KEY, read_provenance
+from lampq_onnx.recipe import FIELDS, Recipe
 
 from .conftest import invoke
 
@@ -40,3 +46,56 @@ def test_a_wrong_recipe_is_refused_before_anything_starts(tmp_path: Path) -> Non
     code, _, err = invoke("quantize", "--output", tmp_path / "out")
     assert code == 2
     assert "no model is named" in err
+
+
+def test_init_writes_a_recipe_with_all_defaults_and_spares_files(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    assert invoke("init", path)[0] == 0
+    assert Recipe.load(path) == Recipe.build({"model": {"name": "digits"}})
+    assert all(f"# {field.help}" in path.read_text() for field in FIELDS if field.same_as is None)
+    path.write_text("mine")
+    code, _, err = invoke("init", path)
+    assert code == 1
+    assert "--force" in err
+    assert path.read_text() == "mine"
+    assert invoke("init", path, "--force")[0] == 0
+
+
+def test_a_file_says_how_it_was_made_and_is_made_again(digits_run: tuple[Path, str], tmp_path: Path) -> None:
+    model = digits_run[0] / "model.onnx"
+    recipe, inputs = read_provenance(load_model(model), model)
+    assert recipe.allocation.bits == 3
+    assert recipe.output.target.startswith("onnxruntime-")
+    assert recipe.output.threads == 1
+    assert recipe.output.baselines == ()  # only what its bytes depend on
+    assert inputs.versions["torch"]
+    code, out, err = invoke("reproduce", model, "--output", tmp_path / "again.onnx")
+    assert code == 0, err
+    assert "bit for bit" in out
+    assert (tmp_path / "again.onnx").read_bytes() == model.read_bytes()
+
+
+def test_what_is_made_from_something_else_is_not_made_again(digits_run: tuple[Path, str], tmp_path: Path) -> None:
+    model = digits_run[0] / "model.onnx"
+    images = tmp_path / "images.npz"
+    np.savez(images, images=np.zeros((4, 8, 8), np.uint8))
+    code, _, err = invoke("reproduce", model, "--calibration", images)
+    assert code == 1
+    assert "the calibration images differ" in " ".join(err.split())
+    edited = load_model(model)
+    edited.metadata_props[RECIPE_KEY] = edited.metadata_props[RECIPE_KEY].replace("bits = 3", "bits = 4")
+    save_model(edited, tmp_path / "edited.onnx")
+    code, _, err = invoke("reproduce", tmp_path / "edited.onnx")
+    assert code == 1
+    assert "was changed after it was made" in " ".join(err.split())
+    code, _, err = invoke("reproduce", digits_run[0] / "float.onnx")
+    assert code == 1
+    assert "does not say how it was made" in " ".join(err.split())
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    ArrayCache.of_user().put("a", {"x": np.zeros(1000)})
+    assert "1 results, 0.0 MB" in invoke("cache")[1]
+    assert "removed" in invoke("cache", "--clear")[1]
+    assert not list(tmp_path.glob("*.arrays"))

@@ -58,6 +58,27 @@ class Strength:
     name: str
 
 
+PlainStrength = tuple[str, torch.Tensor, torch.Tensor, float, float, str]
+"""Link, scale, shift, strength, gain and name."""
+
+
+def plain(strengths: Sequence[Strength]) -> list[PlainStrength]:
+    """Without the modules that links hold."""
+    return [
+        (s.equalization.link.name, s.equalization.scale, s.equalization.shift, s.strength, s.gain, s.name)
+        for s in strengths
+    ]
+
+
+def of_links(values: Sequence[PlainStrength], links: Sequence[Link]) -> list[Strength]:
+    """The opposite of `plain`."""
+    by_name = {link.name: link for link in links}
+    return [
+        Strength(Equalization(by_name[link], scale, shift), strength, gain, name)
+        for link, scale, shift, strength, gain, name in values
+    ]
+
+
 @dataclass(frozen=True)
 class _Option:
     name: str

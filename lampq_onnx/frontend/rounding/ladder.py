@@ -20,6 +20,7 @@ import torch
 from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import BlockChain, States
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.losses import clearly_lower, image_kl
 from lampq_onnx.frontend.rounding.gptq import DAMPING, gptq_quantize
@@ -75,6 +76,7 @@ def climb(
     settings: LadderSettings,
     *,
     progress: Callable[[int], None] | None = None,
+    kept: Kept = NOT_KEPT,
 ) -> dict[str, Rounding]:
     """Round every layer of ``grids``; afterwards ``live`` is the quantized model.
 
@@ -86,6 +88,7 @@ def climb(
         fit: images that the rounding is made from.
         held_out: images that the techniques are judged on.
         progress: called with the number of layers done.
+        kept: layers that an earlier run finished.
     """
     fit_batches = [batch for batch, _ in tensors(fit, live.device, batch_size=settings.batch_size)]
     held_batches = [batch for batch, _ in tensors(held_out, live.device, batch_size=settings.batch_size)]
@@ -104,9 +107,14 @@ def climb(
         for unit in planned:
             live.set_input(unit.name, inputs.get(unit.name))
             moments = layer_moments(chain, states, unit, means[unit.name], inputs.get(unit.name))
-            found[unit.name] = _best(
-                live, unit, grids[unit.name], moments, settings, partial(_losses, chain, held_states, reference)
-            )
+            found[unit.name] = kept.get(
+                f"rounding of {unit.name}",
+                partial(
+                    _best, live, unit, grids[unit.name], moments, settings,
+                    partial(_losses, chain, held_states, reference),
+                ),
+                part=True,
+            )  # fmt: skip
             live.set_weight(unit.name, found[unit.name].weight)
             if progress is not None:
                 progress(len(found))

@@ -12,6 +12,7 @@ from lampq_onnx.frontend.batching import SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.effort import Effort
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.losses import loss_of
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
@@ -60,6 +61,7 @@ def round_plan(
     *,
     seed: int,
     progress: ProgressSink,
+    finished: Kept = NOT_KEPT,
 ) -> RoundedPlan:
     """Round the weights of a plan.
 
@@ -67,6 +69,7 @@ def round_plan(
         fit: images that roundings are made from.
         held_out: images that decide what is kept.
         seed: of views, drops and sampled labels.
+        finished: layers and blocks that an earlier run finished.
     """
     assert effort.ladder is not None
     quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
@@ -83,12 +86,21 @@ def round_plan(
 
         with progress.stage("rounding", len(grids)) as advance:
             few = fit.slice(0, LADDER_IMAGES)
-            roundings = climb(live, chain, grids, inputs, few, held_out, effort.ladder, progress=advance)
+            roundings = climb(live, chain, grids, inputs, few, held_out, effort.ladder, progress=advance, kept=finished)
         losses["layers"], kept["layers"] = judge(), True
         if effort.reconstruct is not None:
             with progress.stage("block reconstruction", len(chain)) as advance:
                 roundings, inputs = reconstruct(
-                    live, chain, roundings, inputs, few, held_out, effort.reconstruct, seed=seed, progress=advance
+                    live,
+                    chain,
+                    roundings,
+                    inputs,
+                    few,
+                    held_out,
+                    effort.reconstruct,
+                    seed=seed,
+                    progress=advance,
+                    kept=finished,
                 )
             losses["blocks"] = judge()
             kept["blocks"] = losses["blocks"] < losses["layers"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -18,6 +19,7 @@ from torch.nn import functional
 from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import Block, BlockChain, States
 from lampq_onnx.frontend.fisher import sampled_labels
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.losses import clearly_lower, image_kl
 from lampq_onnx.frontend.rounding.ladder import Rounding
@@ -64,6 +66,7 @@ def reconstruct(
     *,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    kept: Kept = NOT_KEPT,
 ) -> tuple[dict[str, Rounding], dict[str, ActivationQuantizer]]:
     """Learned rounding for every block, where it lowers the held-out KL; ``live`` is the result afterwards.
 
@@ -72,6 +75,7 @@ def reconstruct(
         fit: images that blocks are trained on.
         held_out: images that decide.
         progress: called with the number of blocks done.
+        kept: blocks that an earlier run finished.
     """
     size = settings.batch_size
     fit_batches = [batch for batch, _ in tensors(fit, live.device, batch_size=size)]
@@ -91,7 +95,11 @@ def reconstruct(
             if index + 1 < len(chain):
                 true_states = chain.advance(true_states)
         if members:
-            layers = _train(live, block, members, found, quantizers, states, targets, gradients, settings, generator)
+            train = partial(
+                _train, live, block, members, found, quantizers, states, targets, gradients, settings, generator
+            )
+            layers, state = kept.get(f"block {index}", train, part=True)
+            generator.set_state(state)
             for name in members:
                 _set(live, name, layers[name])
             after = image_kl(chain.logits(held_states), reference)
@@ -148,7 +156,8 @@ def _train(
     gradients: list[torch.Tensor],
     settings: ReconstructSettings,
     generator: torch.Generator,
-) -> dict[str, Trained]:
+) -> tuple[dict[str, Trained], torch.Tensor]:
+    """The block's layers, and the generator's state afterwards."""
     drops = torch.Generator(device=live.device).manual_seed(int(torch.randint(2**31, (), generator=generator)))
     layers = {
         name: TrainableLayer(
@@ -175,7 +184,7 @@ def _train(
                 optimizer.zero_grad()
                 total.backward()
             optimizer.step()
-    return {name: layer.eval().result() for name, layer in layers.items()}
+    return {name: layer.eval().result() for name, layer in layers.items()}, generator.get_state()
 
 
 def _indecision(

@@ -1,0 +1,88 @@
+"""`init`, `reproduce` and `cache`: recipes, and what is kept between runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.fields import OUTPUT
+from lampq_onnx.recipe import Values, template
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (init, reproduce, cache):
+        app.command(command.__name__)(command)
+
+
+def init(
+    output: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.toml"),
+    model: Annotated[str, typer.Option(help="The model to name in it.")] = "digits",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a recipe with every option, its default and what it does."""
+    from lampq_onnx.errors import LampqError
+    from lampq_onnx.files import write_atomic
+
+    if output.exists() and not force:
+        raise LampqError(f"{output} exists", hint="name another file, or overwrite it with --force")
+    write_atomic(output, template(model).encode())
+    typer.echo(f"wrote {output}; run it with: lampq-onnx quantize --recipe {output} --output out")
+
+
+@with_options("--checkpoint", "--calibration", "--device")
+def reproduce(
+    *,
+    model: Annotated[Path, typer.Argument(help="A model.onnx that quantize wrote.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="The float model, where it is a file that lies elsewhere now.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Keep the new file there.", rich_help_panel=OUTPUT, show_default=False),
+    ] = None,
+    values: Values,
+) -> None:
+    """Make a file again from the recipe in it, and compare the two bit for bit.
+
+    Weights and images are looked for where the recipe says, or where the options say; they have to be the same. Exits
+    with 1 where the new file differs.
+    """
+    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.reproduction import reproduce as again
+
+    found = again(model, override(values, "model", name=source), output, progress=terminal_progress())
+    if found.changes:
+        typer.echo(
+            f"{model} was made again: the same graph and weights; since then changed: {'; '.join(found.changes)}"
+        )
+    else:
+        typer.echo(f"{model} was made again, bit for bit: sha256 {found.sha256}")
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+) -> None:
+    """Show what is kept between runs, or remove it."""
+    from lampq_onnx.cache import ArrayCache
+
+    kept = ArrayCache.of_user()
+    if kept.folder is None:
+        typer.echo("there is no cache folder")
+        return
+    if clear:
+        typer.echo(f"{kept.folder}: {kept.clear() / 1e6:.1f} MB removed")
+        return
+    entries = kept.entries()
+    total = sum(entry.bytes for entry in entries)
+    typer.echo(f"{kept.folder}: {len(entries)} results, {total / 1e6:.1f} MB")
+    if entries:
+        first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(e.written)) for e in (entries[0], entries[-1]))
+        typer.echo(f"written from {first} to {last}; remove them with: lampq-onnx cache --clear")

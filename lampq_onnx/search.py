@@ -1,0 +1,190 @@
+"""From a loaded model to widths and rounded weights: the stages that take the time, each kept where it is done."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from lampq_onnx.allocation import Solution, UpdateResult, allocate, capacity_of, iterative_update
+from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.cache import ArrayCache
+from lampq_onnx.data import CroppedImages
+from lampq_onnx.frontend.batching import SlicedImages
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.rounding.plan import RoundedPlan
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.synthetic import structure_hash
+from lampq_onnx.options import AllocationOptions, AnalysisOptions, RoundingOptions
+from lampq_onnx.progress import Clock
+from lampq_onnx.provenance import Inputs, code_sha256, versions
+from lampq_onnx.recipe import Recipe
+from lampq_onnx.runtime.environment import describe_environment
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        plan: with the ranges that rounding chose.
+        solution: of the integer program.
+        update: None: there was none.
+    """
+
+    sensitivities: Sensitivities
+    plan: BitPlan
+    solution: Solution
+    update: UpdateResult | None
+    rounded: RoundedPlan
+
+
+def inputs_of(loaded: LoadedModel, crops: CroppedImages) -> Inputs:
+    """What the result depends on beside the recipe; to be taken before the model is equalized."""
+    return Inputs(
+        weights_sha256=loaded.identity.weights_sha256,
+        structure_sha256=structure_hash(loaded.module),
+        preprocessing=crops.preprocessing.model_dump_json(),
+        calibration_sha256=crops.sha256(),
+        code_sha256=code_sha256(),
+        versions=versions(),
+    )
+
+
+def kept_for(inputs: Inputs, recipe: Recipe, cache: ArrayCache | None, clock: Clock, *, force: bool = False) -> Kept:
+    """Results of earlier runs on the same inputs, threads, device and processor."""
+    place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device}"
+    facts = f"{inputs.model_dump_json()}\n{place}"
+    return Kept(cache, hashlib.sha256(facts.encode()).hexdigest(), fresh=force, progress=clock)
+
+
+def measure(
+    frontend: Frontend,
+    crops: SlicedImages,
+    analysis: AnalysisOptions,
+    rounding: RoundingOptions,
+    *,
+    seed: int,
+    clock: Clock,
+    kept: Kept = NOT_KEPT,
+) -> Sensitivities:
+    """Equalize the model, and measure its sensitivities with the rounding that will be used.
+
+    Raises:
+        LampqError: a layer cannot be measured.
+    """
+    if analysis.equalize:
+        frontend.equalize(crops, analysis, seed=seed, progress=clock, kept=kept)
+    if rounding.method == "gptq":
+        frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
+    sensitivities = frontend.analyze(crops, analysis, seed=seed, progress=clock, kept=kept)
+    return sensitivities.model_copy(update={"seconds": sensitivities.seconds or dict(clock.seconds)})
+
+
+class Search:
+    """The stages of one recipe.
+
+    Args:
+        frontend: the loaded model; it is equalized.
+        crops: calibration images.
+        recipe: its output section needs the threads that are used.
+        kept: results of earlier runs.
+        clock: keeps the seconds.
+    """
+
+    def __init__(self, frontend: Frontend, crops: SlicedImages, recipe: Recipe, kept: Kept, clock: Clock) -> None:
+        self._frontend = frontend
+        self._crops = crops
+        self._recipe = recipe
+        self._clock = clock
+        self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed))
+
+    def run(self) -> Found:
+        """All of them.
+
+        Raises:
+            LampqError: a layer cannot be measured, or the budget cannot be met.
+        """
+        recipe, clock = self._recipe, self._clock
+        sensitivities = measure(
+            self._frontend,
+            self._crops,
+            recipe.analysis,
+            recipe.rounding,
+            seed=recipe.images.seed,
+            clock=clock,
+            kept=self._kept,
+        )
+        with clock.stage("allocation"):
+            plan, solution = _allocate(sensitivities, recipe.allocation)
+        plan, update = self._update(plan, sensitivities)
+        rounded = self._round(plan)
+        return Found(sensitivities, rounded.plan, solution, update, rounded)
+
+    def baseline(self, found: Found, metric: str) -> RoundedPlan:
+        """Another metric's allocation, rounded in the same way."""
+        options = self._recipe.allocation.model_copy(update={"metric": metric})
+        return self._round(_allocate(found.sensitivities, options)[0])
+
+    def reconstruction_errors(self, plan: BitPlan) -> dict[str, float]:
+        """Error of every budgeted unit's output on quantized inputs, see `LayerReport`."""
+        evaluator = self._frontend.evaluator(plan, self._crops, self._recipe.update)
+        with self._clock.stage("reconstruction errors"):
+            return evaluator.reconstruction_errors(
+                {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
+            )
+
+    def _round(self, plan: BitPlan) -> RoundedPlan:
+        recipe = self._recipe
+        return self._frontend.round(
+            plan,
+            self._crops,
+            recipe.rounding,
+            recipe.update,
+            seed=recipe.images.seed,
+            progress=self._clock,
+            kept=self._kept,
+        )
+
+    def _update(self, plan: BitPlan, sensitivities: Sensitivities) -> tuple[BitPlan, UpdateResult | None]:
+        recipe, options = self._recipe, self._recipe.update
+        if options.rounds == 0:
+            return plan, None
+        coupled = sensitivities if recipe.allocation.activation_bits == "same" else None
+        counted = {name: layer for name, layer in plan.layers.items() if not layer.fixed}
+        sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
+
+        def make() -> UpdateResult:
+            with self._clock.stage("iterative update"):
+                return iterative_update(
+                    {name: layer.weight_bits for name, layer in counted.items()},
+                    sizes,
+                    capacity_of(recipe.allocation.bits, sum(sizes.values())),
+                    recipe.allocation.candidates,
+                    self._frontend.evaluator(plan, self._crops, options, coupled=coupled),
+                    rounds=options.rounds,
+                    patience=options.patience,
+                    budget_rule=options.rule,
+                )
+
+        result = self._kept.after(plan, recipe.allocation, options).get("iterative update", make)
+        if coupled is None:
+            return plan.with_weight_bits(result.bits), result
+        ranges = {unit.name: unit.activation_ranges for unit in coupled.units}
+        return plan.with_coupled_bits(result.bits, ranges), result
+
+
+def _allocate(sensitivities: Sensitivities, options: AllocationOptions) -> tuple[BitPlan, Solution]:
+    return allocate(
+        sensitivities,
+        bits=options.bits,
+        candidates=options.candidates,
+        metric=options.metric,
+        gamma=options.gamma,
+        activation_bits=options.activation_bits,
+        activation_budget=options.activation_budget,
+        activation_candidates=options.activation_candidates,
+        wide_price=options.wide_price,
+        time_limit=options.time_limit,
+        fixed_bits=options.fixed_bits,
+    )
