@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lampq_onnx.api import allocate, analyze, convert, inspect, quantize, validate
     from lampq_onnx.artifacts import BitPlan, LayerPlan, Report, Sensitivities
+    from lampq_onnx.data import Preprocessing
     from lampq_onnx.errors import GateError, LampqError, UsageError
+    from lampq_onnx.recipe import Recipe
 
 _HOMES = {
     **dict.fromkeys(("allocate", "analyze", "convert", "inspect", "quantize", "validate"), "lampq_onnx.api"),
     **dict.fromkeys(("BitPlan", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
+    "Preprocessing": "lampq_onnx.data",
+    "Recipe": "lampq_onnx.recipe",
     **dict.fromkeys(("GateError", "LampqError", "UsageError"), "lampq_onnx.errors"),
 }
 
@@ -25,6 +29,8 @@ __all__ = [
     "GateError",
     "LampqError",
     "LayerPlan",
+    "Preprocessing",
+    "Recipe",
     "Report",
     "Sensitivities",
     "UsageError",

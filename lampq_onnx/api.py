@@ -1,101 +1,135 @@
-"""The Python API: the command line's stages as functions with plain arguments.
+"""The Python API: the command line's stages as functions.
+
+A module, a DataLoader and arrays go in where the command line takes names and folders; artifacts come out as values.
 
 >>> import lampq_onnx
->>> lampq_onnx.quantize  # doctest: +ELLIPSIS
-<function quantize at 0x...>
+>>> plan = lampq_onnx.BitPlan.model_validate_json('{"layers": {"head": {"weight_bits": 8, "activation_bits": 8}}}')
+>>> plan.with_weight_bits({"head": 4}).layers["head"].weight_bits
+4
+>>> lampq_onnx.quantize("digits", "out", bitz=3)
+Traceback (most recent call last):
+lampq_onnx.errors.UsageError: unknown option 'bitz'
+did you mean bits?
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-from lampq_onnx.options import (
-    AnalysisOptions,
-    EffortName,
-    ImageOptions,
-    ModelOptions,
-    OutputOptions,
-    RoundingOptions,
-    calibration_of,
-)
+from lampq_onnx.options import EffortName, ImageOptions, OutputOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
-from lampq_onnx.recipe import Recipe, by_name, read_values
+from lampq_onnx.recipe import Recipe, by_name, read_values, section
 
 if TYPE_CHECKING:
+    from lampq_onnx.converter import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
+    from lampq_onnx.data import Preprocessing
+
+Images: TypeAlias = str | Path | Iterable[Any]
+"""A folder or .npz file, or batches: of a DataLoader, or arrays (n, c, h, w), each alone or with labels (n,).
+
+Batches are float32 and normalized as the model takes them. They are gone through once.
+"""
+
+
+Module: TypeAlias = Callable[..., Any]
+"""A torch.nn.Module that gives logits (n, classes) for images (n, c, h, w)."""
 
 
 def quantize(
-    model: str,
+    model: str | Path | Module,
     output: str | Path,
     *,
     checkpoint: str | Path | None = None,
     model_args: Mapping[str, Any] | None = None,
-    calibration: str | Path | None = None,
-    validation: str | Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    calibration: Images | None = None,
+    validation: Images | None = None,
     bits: float | None = None,
     activation_bits: int | Literal["mixed", "same"] | None = None,
     effort: EffortName | None = None,
     recipe: Recipe | str | Path | None = None,
+    resume: bool = True,
     progress: ProgressSink = NO_PROGRESS,
     **options: Any,
 ) -> Report:
     """Analyze, allocate, convert and check a model; the files go to the folder ``output``.
 
     Args:
-        model: timm name, or ``digits``.
+        model: timm name, ``digits``, a float ONNX file, or a module; of a module a copy is taken.
+        checkpoint, model_args: for a timm name: weights, and arguments of the constructor.
+        preprocessing: for a module: what its images go through; None: what its timm configuration says.
         calibration: images, or ``synthetic`` or ``noise``: made from the model alone.
+        validation: images with labels.
         bits: average weight bits of the budget.
         activation_bits: of every input; mixed: each its own, ``activation_budget`` on average; same: those of the
             unit's weights.
         effort: how long costs are measured and rounding is refined.
         recipe: what the arguments override: a recipe, or the path of one.
+        resume: take the results of steps that an earlier run finished.
+        progress: told of stages.
         options: any other option of the command line, by its name there with underscores.
 
     Raises:
-        UsageError, LampqError: see `pipeline.quantize`; also an unknown option.
+        UsageError: an unknown option, or a value that it cannot have.
+        LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
     from lampq_onnx import pipeline
+    from lampq_onnx.cache import ArrayCache
 
-    base = recipe.values() if isinstance(recipe, Recipe) else read_values(Path(recipe)) if recipe else {}
-    given = {
-        "model": model, "checkpoint": checkpoint, "model_args": model_args, "calibration": calibration,
-        "validation": validation, "bits": bits, "activation_bits": activation_bits, "effort": effort, **options,
-    }  # fmt: skip
-    built = Recipe.build(base, by_name(given))
-    return pipeline.quantize(built, Path(output), progress=progress)
+    named = {"checkpoint": checkpoint, "model_args": model_args, "bits": bits, "activation_bits": activation_bits}
+    built, given = _asked(model, preprocessing, calibration, validation, recipe, {**named, "effort": effort, **options})
+    cache = ArrayCache.of_user() if resume else None
+    return pipeline.quantize(built, Path(output), progress=progress, cache=cache, given=given)
 
 
 def analyze(
-    model: str,
+    model: str | Path | Module,
     *,
     checkpoint: str | Path | None = None,
-    pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
-    calibration: str | Path | None = None,
-    calibration_size: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    options: AnalysisOptions | None = None,
+    preprocessing: Preprocessing | None = None,
+    calibration: Images | None = None,
+    recipe: Recipe | str | Path | None = None,
+    float_output: str | Path | None = None,
     progress: ProgressSink = NO_PROGRESS,
+    **options: Any,
 ) -> Sensitivities:
-    """Measure the sensitivities of every unit; see `pipeline.analyze`."""
+    """Measure the sensitivities of every unit.
+
+    Args:
+        float_output: where to write the float graph that they belong to.
+        options: see `quantize`, as the other arguments.
+
+    Raises:
+        UsageError, LampqError: see `quantize`.
+    """
     from lampq_onnx import pipeline
 
+    named = {"checkpoint": checkpoint, "model_args": model_args}
+    built, given = _asked(model, preprocessing, calibration, None, recipe, {**named, **options})
     return pipeline.analyze(
-        _model(model, checkpoint, pretrained, model_args, device),
-        ImageOptions(calibration=calibration_of(calibration), calibration_size=calibration_size, seed=seed),
-        options or AnalysisOptions(),
-        RoundingOptions(),
+        built.model,
+        built.images,
+        built.analysis,
+        built.rounding,
+        float_output=None if float_output is None else Path(float_output),
+        threads=built.output.threads,
         progress=progress,
+        given=given,
     )
 
 
 def allocate(sensitivities: Sensitivities, *, bits: float = 4.0, **options: Any) -> BitPlan:
-    """Give out bits under a budget; ``options`` are those of `lampq_onnx.allocation.allocate`."""
+    """Give out bits under a budget; ``options`` are those of `lampq_onnx.allocation.allocate`.
+
+    Raises:
+        UsageError: an option out of range.
+        LampqError: the budget is below the smallest candidate.
+    """
     from lampq_onnx.allocation import allocate as solve
 
     return solve(sensitivities, bits=bits, **options)[0]
@@ -107,14 +141,24 @@ def convert(
     output: str | Path,
     *,
     weights: str | Path | None = None,
-    calibration: str | Path | None = None,
-    form: OutputOptions | None = None,
-) -> None:
-    """Write the quantized file of a plan; see `pipeline.convert`."""
+    **options: Any,
+) -> Conversion:
+    """Write the quantized file of a plan.
+
+    Args:
+        weights: a weights.safetensors with rounding that `quantize` found; None: to nearest.
+        options: packing, target, threads, and calibration (with calibration_size and seed) for ranges that the plan
+            lacks.
+
+    Raises:
+        UsageError, LampqError: the plan or the weights do not fit the file, or ranges are missing.
+    """
     from lampq_onnx import pipeline
 
-    images = ImageOptions(calibration=calibration_of(calibration))
-    pipeline.convert(Path(float_model), plan, Path(output), form or OutputOptions(), images, _path(weights))
+    form, images = _form(options)
+    return pipeline.convert(
+        Path(float_model), plan, Path(output), form, images, None if weights is None else Path(weights)
+    )
 
 
 def validate(
@@ -122,38 +166,58 @@ def validate(
     reference: str | Path,
     validation: str | Path,
     *,
-    form: OutputOptions | None = None,
     progress: ProgressSink = NO_PROGRESS,
+    **options: Any,
 ) -> Report:
-    """Check a quantized file against its float file; see `pipeline.validate`."""
+    """Check a quantized file against its float file.
+
+    Args:
+        options: threads, latency_threads, latency_batch, latency_runs; mean, std and crop of other images.
+
+    Raises:
+        UsageError, LampqError: a file cannot be read, or the images do not fit it.
+    """
     from lampq_onnx import pipeline
 
-    images = ImageOptions(validation=Path(validation))
-    return pipeline.validate(Path(model), Path(reference), images, form or OutputOptions(), progress=progress)
+    form, images = _form({"validation": validation, **options})
+    return pipeline.validate(Path(model), Path(reference), images, form, progress=progress)
 
 
 def inspect(model: str | Path) -> list[QuantizedLayer]:
-    """Quantized layers of a file."""
+    """Quantized layers of a file.
+
+    Raises:
+        LampqError: it cannot be read.
+    """
     from lampq_onnx.converter import inspect_model, load_model
 
     return inspect_model(load_model(Path(model)))
 
 
-def _path(value: str | Path | None) -> Path | None:
-    return None if value is None else Path(value)
+def _form(options: Mapping[str, Any]) -> tuple[OutputOptions, ImageOptions]:
+    values = by_name(options)
+    return section("output", values), section("images", values)
 
 
-def _model(
-    name: str,
-    checkpoint: str | Path | None,
-    pretrained: bool,
-    model_args: Mapping[str, Any] | None,
-    device: str,
-) -> ModelOptions:
-    return ModelOptions(
-        name=name,
-        checkpoint=_path(checkpoint),
-        pretrained=pretrained,
-        model_args=dict(model_args or {}),
-        device=device,
-    )
+def _asked(
+    model: str | Path | Module,
+    preprocessing: Preprocessing | None,
+    calibration: Images | None,
+    validation: Images | None,
+    recipe: Recipe | str | Path | None,
+    options: Mapping[str, Any],
+) -> tuple[Recipe, Any]:
+    """The recipe of the arguments, and the objects among them."""
+    from lampq_onnx.pipeline import Given
+
+    named: dict[str, Any] = dict(options)
+    objects: dict[str, Any] = {}
+    images = {"calibration": calibration, "validation": validation}
+    for name, value in images.items():
+        (named if value is None or isinstance(value, str | Path) else objects)[name] = value
+    if isinstance(model, str | Path):
+        named["model"] = str(model)
+    else:
+        named["model"], objects["module"] = type(model).__name__, model
+    base = recipe.values() if isinstance(recipe, Recipe) else read_values(Path(recipe)) if recipe else {}
+    return Recipe.build(base, by_name(named)), Given(preprocessing=preprocessing, **objects)

@@ -13,7 +13,7 @@ from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.report import Size
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
+from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
 from lampq_onnx.details import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock
@@ -52,7 +52,7 @@ class FilePair:
     quantized: Path
     layers: Sequence[QuantizedLayer]
     plan: BitPlan | None
-    images: ImageSource
+    images: ImageSource | BatchedImages
     preprocessing: Preprocessing
 
 
@@ -87,12 +87,12 @@ def check_files(
         quantized,
         plain,
         simulation,
-        iter_batches(files.images, files.preprocessing, BATCH),
+        batches_of(files.images, files.preprocessing, BATCH),
         total=len(files.images),
         changes=changes,
         progress=clock,
     )
-    first = next(iter_batches(files.images, files.preprocessing, ERROR_IMAGES)).images
+    first = next(batches_of(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):
         fidelity = measure_fidelity(
             files.quantized, files.layers, first, excess, simulation_excess, compared, threads=threads

@@ -14,7 +14,7 @@ from lampq_onnx.artifacts.details import AnswerChanges, OutputError, OutputError
 from lampq_onnx.converter.blocks import block_outputs
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.converter.model_file import load_model
-from lampq_onnx.data import ImageSource, Preprocessing
+from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.runtime.changes import ChangeMeter
 from lampq_onnx.runtime.probes import compare_tensors, tensor_names
@@ -76,7 +76,9 @@ def _shared(value: ir.Value | None, known: set[str]) -> str | None:
     return None if value is None else value.name
 
 
-def changed_answers(meter: ChangeMeter, source: ImageSource, preprocessing: Preprocessing) -> AnswerChanges:
+def changed_answers(
+    meter: ChangeMeter, source: ImageSource | BatchedImages, preprocessing: Preprocessing
+) -> AnswerChanges:
     """What the meter counted, with names and small pictures of the listed images.
 
     Raises:

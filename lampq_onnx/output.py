@@ -15,7 +15,7 @@ from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.data import Batch, ImageSource, iter_batches
+from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock
@@ -67,7 +67,7 @@ class QuantizedOutput:
     def __init__(
         self,
         frontend: Frontend,
-        validation: ImageSource,
+        validation: ImageSource | BatchedImages,
         options: OutputOptions,
         target: Target,
         threads: int,
@@ -156,4 +156,4 @@ class QuantizedOutput:
         )
 
     def _batches(self) -> Iterator[Batch]:
-        return iter_batches(self._validation, self._frontend.loaded.preprocessing, BATCH)
+        return batches_of(self._validation, self._frontend.loaded.preprocessing, BATCH)

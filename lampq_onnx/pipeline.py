@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lampq_onnx.allocation import check_request
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
@@ -39,9 +40,25 @@ from lampq_onnx.reporting import allocation_record, rounding_record
 
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
-    from lampq_onnx.data import CroppedImages, ImageSource
+    from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
     from lampq_onnx.frontend.session import Frontend
     from lampq_onnx.recognition import Recognition
+
+
+@dataclass(frozen=True)
+class Given:
+    """Python objects in the place of what a recipe would name.
+
+    Attributes:
+        module: a torch.nn.Module that gives logits (n, classes) for images (n, c, h, w).
+        preprocessing: of its images; None: what timm's configuration of the module says.
+        calibration, validation: iterables of batches, see `BatchedImages`; those of ``validation`` need labels.
+    """
+
+    module: Any = None
+    preprocessing: Preprocessing | None = None
+    calibration: Iterable[Any] | None = None
+    validation: Iterable[Any] | None = None
 
 
 def analyze(
@@ -53,6 +70,7 @@ def analyze(
     float_output: Path | None = None,
     threads: int | None = None,
     progress: ProgressSink = NO_PROGRESS,
+    given: Given | None = None,
 ) -> Sensitivities:
     """Measure the sensitivities of every unit of a model.
 
@@ -70,7 +88,7 @@ def analyze(
     clock = Clock(progress)
     with (
         torch_threads(threads or available_cores()),
-        prepared(model, images, analysis.effort, clock) as (frontend, crops),
+        prepared(model, images, analysis.effort, clock, given) as (frontend, crops),
     ):
         sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
         if float_output is not None:
@@ -108,6 +126,7 @@ def quantize(
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
     force: bool = False,
+    given: Given | None = None,
 ) -> Report:
     """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
     weights.safetensors, model.onnx, report.json, report.html and recipe.toml.
@@ -117,6 +136,7 @@ def quantize(
     Args:
         cache: where results of finished steps are kept and looked for; None: nowhere.
         force: do every step again.
+        given: Python objects that stand for the model or the images.
 
     Raises:
         UsageError: an option cannot be right.
@@ -140,9 +160,9 @@ def quantize(
     with (
         torch_threads(threads),
         staging(folder, OUTPUT_FILES) as stage,
-        prepared(recipe.model, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
+        prepared(recipe.model, recipe.images, recipe.analysis.effort, clock, given) as (frontend, crops),
+        _validation(recipe.images, frontend, given) as validation,
     ):
-        validation = _validation_source(recipe.images, frontend)
         inputs = inputs_of(frontend.loaded, crops)
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
         found = search.run()
@@ -166,7 +186,7 @@ def quantize(
         found.plan.save(stage / PLAN_FILE)
         save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
         report.save(stage / REPORT_FILE)
-        write_report(report, stage / PAGE_FILE, sensitivities)
+        write_report(report, stage / PAGE_FILE, found.sensitivities)
         write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
     return report
 
@@ -272,31 +292,58 @@ def check_recipe(recipe: Recipe) -> None:
 
 @contextmanager
 def prepared(
-    model: ModelOptions, images: ImageOptions, effort: EffortName, clock: Clock
-) -> Iterator[tuple[Frontend, CroppedImages]]:
+    model: ModelOptions, images: ImageOptions, effort: EffortName, clock: Clock, given: Given | None = None
+) -> Iterator[tuple[Frontend, CroppedImages | BatchedImages]]:
     """The loaded model, and its calibration images cropped once into a temporary file."""
-    from lampq_onnx.data import CroppedImages
-    from lampq_onnx.frontend.session import Frontend, calibration_images, load_model
+    from lampq_onnx.data import BatchedImages, CroppedImages
+    from lampq_onnx.frontend.effort import EFFORTS
+    from lampq_onnx.frontend.loading import load_module
+    from lampq_onnx.frontend.session import Frontend, calibration_images, load_model, on_device
 
     with clock.stage("load"):
-        loaded = load_model(model, images)
-    if isinstance(images.calibration, str):
-        with clock.stage("export"):
-            frontend = Frontend(loaded)
-        chosen, preprocessing = calibration_images(loaded, frontend.exported.units, images, effort, clock)
-    else:
-        # Images first: a wrong folder is found before the export.
-        chosen, preprocessing = calibration_images(loaded, (), images, effort, clock)
-        with clock.stage("export"):
-            frontend = Frontend(loaded)
+        if given is not None and given.module is not None:
+            loaded = on_device(load_module(given.module, model.name, given.preprocessing), model, images)
+        else:
+            loaded = load_model(model, images)
     with ExitStack() as stack:
-        with clock.stage("calibration images", len(chosen)) as advance:
-            cropped = stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
-        yield frontend, cropped
+        if given is not None and given.calibration is not None:
+            most = images.calibration_size or EFFORTS[effort].images
+            with clock.stage("calibration images"):
+                crops: CroppedImages | BatchedImages = stack.enter_context(
+                    BatchedImages(given.calibration, loaded.preprocessing, most=most, name="calibration images")
+                )
+            with clock.stage("export"):
+                frontend = Frontend(loaded)
+        else:
+            if isinstance(images.calibration, str):
+                with clock.stage("export"):
+                    frontend = Frontend(loaded)
+                chosen, preprocessing = calibration_images(loaded, frontend.exported.units, images, effort, clock)
+            else:
+                # Images first: a wrong folder is found before the export.
+                chosen, preprocessing = calibration_images(loaded, (), images, effort, clock)
+                with clock.stage("export"):
+                    frontend = Frontend(loaded)
+            with clock.stage("calibration images", len(chosen)) as advance:
+                crops = stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
+        yield frontend, crops
+
+
+@contextmanager
+def _validation(images: ImageOptions, frontend: Frontend, given: Given | None) -> Iterator[ImageSource | BatchedImages]:
+    """Labelled images, opened (and their labels checked) before any long stage."""
+    from lampq_onnx.data import BatchedImages
+
+    if given is None or given.validation is None:
+        yield _validation_source(images, frontend)
+        return
+    with BatchedImages(given.validation, frontend.loaded.preprocessing, name="validation images") as opened:
+        if opened.labels is None:
+            raise LampqError("the validation images have no labels", hint="give pairs of images and labels")
+        yield opened
 
 
 def _validation_source(images: ImageOptions, frontend: Frontend) -> ImageSource:
-    """Labelled images, opened (and their labels checked) before any long stage."""
     from lampq_onnx.data import open_source
     from lampq_onnx.frontend.loading import DIGITS
     from lampq_onnx.frontend.session import digits_source

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lampq_onnx.allocation import Solution, UpdateResult, allocate, capacity_of, iterative_update
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.cache import ArrayCache
-from lampq_onnx.data import CroppedImages
+from lampq_onnx.data import BatchedImages, CroppedImages
 from lampq_onnx.frontend.batching import SlicedImages
 from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.loading import LoadedModel
@@ -39,7 +39,7 @@ class Found:
     rounded: RoundedPlan
 
 
-def inputs_of(loaded: LoadedModel, crops: CroppedImages) -> Inputs:
+def inputs_of(loaded: LoadedModel, crops: CroppedImages | BatchedImages) -> Inputs:
     """What the result depends on beside the recipe; to be taken before the model is equalized."""
     return Inputs(
         weights_sha256=loaded.identity.weights_sha256,

@@ -25,19 +25,19 @@ class Artifact(Record):
         """The file's text: indented, keys in declaration order, one trailing newline."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the artifact atomically."""
-        write_atomic(path, self.to_json().encode())
+        write_atomic(Path(path), self.to_json().encode())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read and validate a file.
 
         Raises:
             LampqError: missing, unreadable, not JSON, or not this kind of artifact; the message names the first
                 few offending keys.
         """
-        kind = cls.__name__
+        path, kind = Path(path), cls.__name__
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

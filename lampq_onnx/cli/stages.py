@@ -93,15 +93,28 @@ def validate(
         Path | None,
         typer.Option("--output", "-o", help="Also write a report.json, and the page beside it.", show_default=False),
     ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Also write the gates as JUnit XML, for pipelines.", show_default=False)
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Also write Markdown, for a pull request.", show_default=False)
+    ] = None,
     values: Values,
 ) -> None:
     """Check accuracy, fidelity and latency of a file against the float one; exits with 1 where a gate fails."""
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
+    from lampq_onnx.files import require_output_file, write_atomic
+    from lampq_onnx.gates import gates_of
+    from lampq_onnx.gates import junit as gates_junit
+    from lampq_onnx.gates import markdown as gates_markdown
     from lampq_onnx.html import write_report
     from lampq_onnx.validation import apply_gates
 
+    for path in (output, junit, summary):
+        if path is not None:
+            require_output_file(path)
     images = section("images", values)
     if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
@@ -109,6 +122,10 @@ def validate(
     if output is not None:
         report.save(output)
         write_report(report, output.with_suffix(".html"))
+    gates = gates_of(report, max_drop=max_drop, min_agreement=min_agreement)
+    for path, text in ((junit, gates_junit), (summary, gates_markdown)):
+        if path is not None:
+            write_atomic(path, text(report, gates, model.name).encode())
     print_summary(report)
     apply_gates(report.accuracy, report.fidelity, max_drop=max_drop, min_agreement=min_agreement)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lampq_onnx.allocation import Solution
     from lampq_onnx.converter import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
+    from lampq_onnx.doctor import Finding
 
 PLAIN_WIDTH = 110
 """Width of tables that do not go to a terminal."""
@@ -197,6 +198,20 @@ def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
     for name, reason in sensitivities.skipped.items():
         out.print(f"[yellow]note:[/] {escape(name)} stays in float: {escape(reason)}")
     out.print(f"wrote {path}", markup=False)
+
+
+def print_findings(groups: Mapping[str, Sequence[Finding]]) -> None:
+    """What doctor found, group by group."""
+    out = console()
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
+    for name, findings in groups.items():
+        table = Table(title=escape(name), title_justify="left", show_lines=True)
+        for column in ("", "what", "found"):
+            table.add_column(column)
+        for finding in findings:
+            advice = f"\n[bold]{escape(finding.advice)}[/]" if finding.advice else ""
+            table.add_row(marks[finding.status], escape(finding.name), escape(finding.detail) + advice)
+        out.print(table)
 
 
 def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:

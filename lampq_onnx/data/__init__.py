@@ -1,5 +1,6 @@
 """Images from disk to model inputs."""
 
+from lampq_onnx.data.batched import BatchedImages, batches_of
 from lampq_onnx.data.batches import Batch, CroppedImages, CropView, iter_batches
 from lampq_onnx.data.preprocessing import Interpolation, Preprocessing
 from lampq_onnx.data.sampling import choose
@@ -8,11 +9,13 @@ from lampq_onnx.data.sources import open_source
 
 __all__ = [
     "Batch",
+    "BatchedImages",
     "CropView",
     "CroppedImages",
     "ImageSource",
     "Interpolation",
     "Preprocessing",
+    "batches_of",
     "choose",
     "iter_batches",
     "open_source",

@@ -172,9 +172,11 @@ class CroppedImages:
         return self._opened().slice(start, stop)
 
     def sha256(self) -> str:
-        """Over every pixel of the crops, their size, and the labels."""
+        """Over every pixel of the crops, their size, the labels, and whether a model made them."""
         view = self._opened()
-        digest = hashlib.sha256(f"{len(self)} {self.preprocessing.size} {self.preprocessing.channels}".encode())
+        digest = hashlib.sha256(
+            f"{len(self)} {self.preprocessing.size} {self.preprocessing.channels} {self.made}".encode()
+        )
         with view.file.open("rb") as stream:
             while block := stream.read(2**20):
                 digest.update(block)

@@ -7,6 +7,7 @@ import io
 
 from PIL import Image
 
+from lampq_onnx.data.batched import BatchedImages
 from lampq_onnx.data.preprocessing import Preprocessing
 from lampq_onnx.data.source import ImageSource
 
@@ -16,7 +17,7 @@ SIDE = 72
 QUALITY = 80
 
 
-def thumbnail(source: ImageSource, preprocessing: Preprocessing, i: int) -> str:
+def thumbnail(source: ImageSource | BatchedImages, preprocessing: Preprocessing, i: int) -> str:
     """The crop of image ``i``, as base64 of a JPEG whose longest side is `SIDE`.
 
     Raises
@@ -24,7 +25,7 @@ def thumbnail(source: ImageSource, preprocessing: Preprocessing, i: int) -> str:
     LampqError
         The image cannot be read or cropped.
     """
-    pixels = preprocessing.crop(source.image(i))
+    pixels = source.pixels(i) if isinstance(source, BatchedImages) else preprocessing.crop(source.image(i))
     image = Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels)
     ratio = SIDE / max(image.size)
     size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))

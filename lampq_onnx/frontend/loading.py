@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 from collections.abc import Mapping
@@ -104,6 +105,40 @@ def load_timm(
     _require_finite(module, checkpoint or Path(name))
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     return LoadedModel(module=module, preprocessing=_preprocessing(module, model_args or {}), identity=identity)
+
+
+def load_module(
+    module: torch.nn.Module, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    """A model that Python code brings; a copy is taken, which later stages may change.
+
+    Args:
+        preprocessing: None: what timm's configuration of the module says.
+
+    Raises:
+        LampqError: it has no such configuration, does not take images of that size, does not answer with one row of
+            class scores an image, or its weights are not finite.
+    """
+    if preprocessing is None:
+        if not hasattr(module, "pretrained_cfg"):
+            raise LampqError(
+                f"it is not known what the images of {name} go through",
+                hint="say so: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
+            )
+        preprocessing = _preprocessing(module, model_args or {})
+    module = copy.deepcopy(module).eval().requires_grad_(False)
+    _require_finite(module, Path(name))
+    shape = (2, preprocessing.channels, *preprocessing.size)
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(shape, device=next(module.parameters()).device))
+    except Exception as error:  # a model may fail in any way
+        raise LampqError(f"{name} does not take images {shape}: {_first_line(error)}") from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+        answer = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise LampqError(f"{name} answers {answer} for two images, not one row of class scores each")
+    identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=logits.shape[1])
+    return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:

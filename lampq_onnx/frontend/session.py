@@ -307,6 +307,15 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
             pretrained=options.pretrained,
             model_args=options.model_args,
         )
+    return on_device(loaded, options, images)
+
+
+def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:
+    """The model where it is to run, with preprocessing overrides.
+
+    Raises:
+        UsageError: a device that is not there, or an override that cannot be right.
+    """
     try:
         device = torch.device(options.device)
         if device.type == "cuda" and not torch.cuda.is_available():

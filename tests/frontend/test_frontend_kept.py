@@ -20,7 +20,6 @@ from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.options import AnalysisOptions
 from lampq_onnx.progress import NO_PROGRESS, Clock
 from lampq_onnx.quantization import Grid, QuantizedWeight
-from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.search import Found, Search
 
@@ -45,9 +44,12 @@ class _StoppingCache(ArrayCache):
             raise _StoppedError
 
 
-def results(found: Found, folder: Path) -> tuple[bytes, str, object]:
-    save_weights(found.rounded.weights, folder / "weights")
-    return (folder / "weights").read_bytes(), found.plan.to_json(), (found.rounded.methods, found.rounded.losses)
+def results(found: Found) -> tuple[object, ...]:
+    weights = {
+        name: (w.codes.tobytes(), w.scale.tobytes(), w.bits, w.grid, None if w.bias is None else w.bias.tobytes())
+        for name, w in found.rounded.weights.items()
+    }
+    return weights, found.plan.to_json(), found.rounded.methods, found.rounded.losses
 
 
 def test_a_run_stopped_after_any_step_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,20 +69,20 @@ def test_a_run_stopped_after_any_step_ends_as_one_that_was_not(tmp_path: Path, m
         clock = Clock(NO_PROGRESS)
         return Search(frontend, crops, recipe, Kept(cache, "key", progress=clock), clock).run(), clock
 
-    whole = results(run(None)[0], tmp_path)
+    whole = results(run(None)[0])
     cache = tmp_path / "cache"
     for writes in (1, 1, 1, 3, 5, 1):  # costs, sensitivities, update, and within the layers and blocks of the rounding
         with pytest.raises(_StoppedError):
             run(_StoppingCache(cache, writes))
         assert untouched(frontend.loaded.module)
     found, clock = run(ArrayCache(cache))
-    assert results(found, tmp_path) == whole
+    assert results(found) == whole
     assert {"sensitivities_(kept)", "iterative_update_(kept)", "tuning"} <= set(clock.seconds)
     assert "costs" not in clock.seconds
     # Parts of finished steps are gone, but for the costs: a run stopped between keeping what they belong to and that.
     assert len(ArrayCache(cache).entries()) == 4
     found, clock = run(ArrayCache(cache))
-    assert results(found, tmp_path) == whole
+    assert results(found) == whole
     assert not {"rounding", "tuning", "block_reconstruction", "iterative_update"} & set(clock.seconds)
 
 

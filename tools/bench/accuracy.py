@@ -125,6 +125,7 @@ def main(
                         bits=setting.bits,
                         activation_bits=setting.activation_bits,
                         effort=effort,
+                        resume=False,  # the seconds of the row are those of all the work
                         **shared,
                     )
             except LampqError as error:

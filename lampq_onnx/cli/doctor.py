@@ -1,0 +1,72 @@
+"""`doctor`: the environment, and a model, before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.fields import OUTPUT
+from lampq_onnx.recipe import Recipe, Values
+
+if TYPE_CHECKING:
+    from lampq_onnx.doctor import Finding
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+@with_options("model", "--validation", "--mean", "--std", "--crop")
+def doctor(
+    *,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to look at; none: the environment alone.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where files would go.", rich_help_panel=OUTPUT)
+    ] = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    values: Values,
+) -> None:
+    """Check the environment, and that export and preprocessing reproduce a model's accuracy.
+
+    Exits with 1 where something has to be mended first.
+    """
+    import json
+
+    from lampq_onnx.cli.tables import print_findings
+    from lampq_onnx.doctor import examine_environment
+    from lampq_onnx.errors import GateError
+
+    recipes = [Recipe.build(override(values, "model", name=name)) for name in models or ()]
+    groups: dict[str, list[Finding]] = {"environment": list(examine_environment(output))}
+    for recipe in recipes:
+        groups[recipe.model.name] = list(_examine(recipe))
+    if as_json:
+        typer.echo(json.dumps({name: [asdict(f) for f in found] for name, found in groups.items()}, indent=2))
+    else:
+        print_findings(groups)
+    failed = [f.name for found in groups.values() for f in found if f.status == "failure"]
+    if failed:
+        raise GateError(f"to be mended first: {', '.join(failed)}")
+
+
+def _examine(recipe: Recipe) -> Iterator[Finding]:
+    from lampq_onnx.data import open_source
+    from lampq_onnx.frontend.checkup import examine_model
+    from lampq_onnx.frontend.loading import DIGITS
+    from lampq_onnx.frontend.session import digits_source, load_model
+
+    loaded = load_model(recipe.model, recipe.images)
+    source = None
+    if recipe.images.validation is not None:
+        source = open_source(recipe.images.validation, num_classes=loaded.identity.num_classes, need_labels=True)
+    elif recipe.model.name == DIGITS:
+        source = digits_source("test")
+    yield from examine_model(loaded, source)

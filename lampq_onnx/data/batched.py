@@ -1,0 +1,206 @@
+"""Images that Python code brings: batches of a DataLoader, or of any iterable of numpy arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.data.batches import Batch, iter_batches
+from lampq_onnx.data.preprocessing import Preprocessing
+from lampq_onnx.data.source import ImageSource, Labels
+from lampq_onnx.errors import LampqError
+
+
+@dataclass(frozen=True)
+class BatchedView:
+    """Consecutive images of `BatchedImages`."""
+
+    file: Path
+    first: int
+    count: int
+    labels: Labels | None
+    shape: tuple[int, int, int]
+
+    @property
+    def made(self) -> bool:
+        """They are not made from the model."""
+        return False
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.count
+
+    def slice(self, start: int, stop: int) -> BatchedView:
+        """Images ``start`` to ``stop``, exclusive."""
+        start, stop, _ = slice(start, stop).indices(self.count)
+        labels = None if self.labels is None else self.labels[start:stop]
+        return BatchedView(self.file, self.first + start, max(0, stop - start), labels, self.shape)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """In order; the last may be smaller."""
+        for start in range(0, self.count, batch_size):
+            size = min(batch_size, self.count - start)
+            offset = 4 * (self.first + start) * math.prod(self.shape)
+            images = np.array(np.memmap(self.file, np.float32, "r", offset=offset, shape=(size, *self.shape)))
+            labels = None if self.labels is None else self.labels[start : start + size]
+            yield Batch(images, labels, start)
+
+
+class BatchedImages:
+    """Batches in a temporary file, gone through once on entry; the file is removed on exit.
+
+    Args:
+        batches: each a float32 array or tensor (n, c, h, w), normalized as the model takes it, or a pair of that and
+            labels (n,).
+        preprocessing: gives the shape of an image; what the images went through is taken to be this.
+        most: images beyond it are not taken; None: all.
+        name: for messages.
+    """
+
+    def __init__(
+        self, batches: Iterable[Any], preprocessing: Preprocessing, *, most: int | None = None, name: str = "images"
+    ) -> None:
+        self.preprocessing = preprocessing
+        self._batches = batches
+        self._most = most
+        self._name = name
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._view: BatchedView | None = None
+
+    def __enter__(self) -> Self:
+        """Go through all batches.
+
+        Raises:
+            LampqError: there are none, or one has another shape, NaN or infinity; or the file cannot be written.
+        """
+        shape = (self.preprocessing.channels, *self.preprocessing.size)
+        labels: list[npt.NDArray[np.int64]] = []
+        count = 0
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="lampq-")
+            file = Path(self._folder.name, "images.f32")
+            with file.open("wb") as stream:
+                for batch in self._batches:
+                    images, own = self._checked(batch, shape)
+                    room = len(images) if self._most is None else max(0, self._most - count)
+                    stream.write(np.ascontiguousarray(images[:room]).data)
+                    count += len(images[:room])
+                    if own is not None:
+                        labels.append(own[:room])
+                    if self._most is not None and count >= self._most:
+                        break
+            if not count:
+                raise LampqError(f"the {self._name} give no batch")
+            known = np.concatenate(labels) if labels else None
+            if known is not None and len(known) != count:
+                raise LampqError(f"the {self._name}: some batches have labels and others have none")
+        except OSError as error:
+            self._clean()
+            raise LampqError(
+                f"cannot store the {self._name} in {tempfile.gettempdir()}: {error.strerror or error}",
+                hint="free some space there, or set TMPDIR to another folder",
+            ) from error
+        except BaseException:
+            self._clean()
+            raise
+        self._view = BatchedView(file, 0, count, known, shape)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the file."""
+        self._clean()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._opened())
+
+    @property
+    def labels(self) -> Labels | None:
+        """int64 (n,), or None."""
+        return self._opened().labels
+
+    @property
+    def made(self) -> bool:
+        """They are not made from the model."""
+        return False
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """See `BatchedView.batches`."""
+        return self._opened().batches(batch_size)
+
+    def slice(self, start: int, stop: int) -> BatchedView:
+        """See `BatchedView.slice`."""
+        return self._opened().slice(start, stop)
+
+    def name(self, i: int) -> str:
+        """For people."""
+        return f"{self._name}[{i}]"
+
+    def pixels(self, i: int) -> npt.NDArray[np.uint8]:
+        """uint8 (h, w, c): the normalization undone."""
+        image = next(self._opened().slice(i, i + 1).batches(1)).images[0].transpose(1, 2, 0)
+        restored = image * np.array(self.preprocessing.std) + np.array(self.preprocessing.mean)
+        rounded: npt.NDArray[np.uint8] = np.rint(255 * restored.clip(0, 1)).astype(np.uint8)
+        return rounded
+
+    def sha256(self) -> str:
+        """Over every number of the images, their shape, and the labels."""
+        view = self._opened()
+        digest = hashlib.sha256(f"float {len(view)} {view.shape}".encode())
+        with view.file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+        digest.update(b"" if view.labels is None else view.labels.tobytes())
+        return digest.hexdigest()
+
+    def _checked(
+        self, batch: Any, shape: tuple[int, ...]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
+        images, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+        values = np.asarray(images)
+        if values.dtype.kind != "f" or values.ndim != 4 or values.shape[1:] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise LampqError(
+                f"a batch of the {self._name} is {values.dtype} {values.shape}, not float32 (n, {wanted})",
+                hint="give normalized images as the model takes them",
+            )
+        if not np.isfinite(values).all():
+            raise LampqError(f"a batch of the {self._name} holds NaN or infinity")
+        if labels is None:
+            return values.astype(np.float32, copy=False), None
+        known = np.asarray(labels)
+        if known.shape != (len(values),) or known.dtype.kind not in "iu":
+            raise LampqError(
+                f"labels of the {self._name} are {known.dtype} {known.shape}, not one class index for each of "
+                f"{len(values)} images"
+            )
+        return values.astype(np.float32, copy=False), known.astype(np.int64)
+
+    def _opened(self) -> BatchedView:
+        if self._view is None:
+            raise RuntimeError("BatchedImages is used outside its with block")
+        return self._view
+
+    def _clean(self) -> None:
+        self._view = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def batches_of(source: ImageSource | BatchedImages, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
+    """One pass over images of either kind, normalized."""
+    if isinstance(source, BatchedImages):
+        return source.batches(batch_size)
+    return iter_batches(source, preprocessing, batch_size)

@@ -1,0 +1,167 @@
+"""Does the exported file answer as the model does, on images prepared as timm prepares them?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+
+from lampq_onnx.converter import save_model
+from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
+from lampq_onnx.data.decoding import to_mode
+from lampq_onnx.doctor import Finding
+from lampq_onnx.files import FLOAT_FILE
+from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.runtime import Runner, open_runner
+from lampq_onnx.runtime.environment import available_cores
+
+BATCH = 32
+
+EXPORT_BOUND = 1e-3
+"""Relative difference of the logits; float rounding gives 1e-6 to 1e-5."""
+
+PREPROCESSING_BOUND = 0.02
+"""Relative difference of prepared images; rounding of single pixels gives 1e-3."""
+
+ACCURACY_BOUND = 0.5
+"""Points of top-1 between timm's own preparation and ours."""
+
+ABOVE_CHANCE = 5.0
+"""A trained model answers this many times as often right as chance; one with shuffled labels does not."""
+
+
+def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterator[Finding]:
+    """The export on random images; with labelled images the preparation and the accuracy as well.
+
+    Args:
+        loaded: on the CPU.
+        validation: labelled images.
+    """
+    parameters = sum(p.numel() for p in loaded.module.parameters())
+    yield Finding(
+        "model",
+        "ok",
+        f"{loaded.identity.name}: {parameters / 1e6:.1f} M parameters, {loaded.identity.num_classes} classes; "
+        f"images: {loaded.preprocessing.describe()}",
+    )
+    exported = export_model(loaded)
+    units = [unit for unit in exported.units if not unit.fixed]
+    share = sum(unit.parameters for unit in exported.units) / max(parameters, 1)
+    skipped = "" if not exported.skipped else f"; in float: {', '.join(exported.skipped)}"
+    yield Finding(
+        "layers",
+        "ok" if share > 0.5 else "warning",
+        f"{len(units)} layers in the budget; {100 * share:.1f} % of the parameters can be quantized{skipped}",
+        "" if share > 0.5 else "most of the model would stay in float: little is to be gained",
+    )
+    with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
+        path = Path(folder, FLOAT_FILE)
+        save_model(exported.model, path)
+        run = open_runner(path, threads=available_cores())
+        random = np.random.default_rng(0)
+        shape = (4, loaded.preprocessing.channels, *loaded.preprocessing.size)
+        noise = random.normal(size=shape).astype(np.float32)
+        yield _export_finding(_logits(loaded, noise), run(noise))
+        if validation is None:
+            yield Finding(
+                "accuracy", "warning", "not measured", "give labelled images with --validation to have it checked"
+            )
+            return
+        yield from _examine_images(loaded, validation, run)
+
+
+def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -> Iterator[Finding]:
+    """Prepared images, and the answers of the file to ours and of the model to timm's."""
+    assert validation.labels is not None
+    preprocessing, labels = loaded.preprocessing, validation.labels
+    theirs = timm_transform(preprocessing) if preprocessing.channels == 3 else None
+    ours_right = theirs_right = same = 0
+    change = norm = 0.0
+    for batch in iter_batches(validation, preprocessing, BATCH):
+        own = labels[batch.start : batch.start + len(batch.images)]
+        found = run(batch.images).argmax(1)
+        ours_right += int((found == own).sum())
+        if theirs is None:
+            continue
+        pictures = [validation.image(batch.start + i) for i in range(len(batch.images))]
+        prepared = np.stack([np.asarray(theirs(to_mode(picture, 3))) for picture in pictures])
+        change += float(np.square(prepared - batch.images).sum())
+        norm += float(np.square(batch.images).sum())
+        wanted = _logits(loaded, prepared).argmax(1)
+        theirs_right += int((wanted == own).sum())
+        same += int((wanted == found).sum())
+    count = len(validation)
+    if theirs is not None:
+        difference = (change / max(norm, 1e-12)) ** 0.5
+        close = difference <= PREPROCESSING_BOUND
+        yield Finding(
+            "preprocessing",
+            "ok" if close else "failure",
+            f"prepared images differ from timm's by {difference:.1e}",
+            "" if close else "compare --mean, --std and --crop with the training of the model",
+        )
+    yield _accuracy_finding(loaded, count, ours_right, theirs_right if theirs is not None else None, same)
+
+
+def _accuracy_finding(loaded: LoadedModel, count: int, ours: int, theirs: int | None, same: int) -> Finding:
+    top1 = ours / count
+    chance = 1 / loaded.identity.num_classes
+    detail = f"ONNX {100 * top1:.2f} %"
+    if theirs is not None:
+        detail += f", timm {100 * theirs / count:.2f} %, same answer on {100 * same / count:.2f} %"
+    detail += f" (n = {count})"
+    if top1 < min(ABOVE_CHANCE * chance, (1 + chance) / 2):
+        return Finding(
+            "accuracy",
+            "failure",
+            f"{detail}: hardly more than chance, {100 * chance:.2f} %",
+            "check that labels count the classes as the model does (labels.csv: path,label), that the weights are the "
+            "trained ones, and the preprocessing",
+        )
+    if theirs is not None and 100 * abs(ours - theirs) / count > ACCURACY_BOUND:
+        return Finding(
+            "accuracy",
+            "failure",
+            f"{detail}: more than {ACCURACY_BOUND:g} points apart",
+            "the export or the preprocessing changes the model; report it with the model's name",
+        )
+    return Finding("accuracy", "ok", detail)
+
+
+def timm_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
+    """timm's own evaluation transform of the same values: a PIL image to a float32 tensor (c, h, w)."""
+    transform: Callable[[Image.Image], torch.Tensor] = create_transform(
+        input_size=(preprocessing.channels, *preprocessing.size),
+        is_training=False,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+    )
+    return transform
+
+
+@torch.no_grad()
+def _logits(loaded: LoadedModel, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    device = next(loaded.module.parameters()).device
+    result: npt.NDArray[np.float32] = loaded.module(torch.from_numpy(images).to(device)).float().cpu().numpy()
+    return result
+
+
+def _export_finding(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Finding:
+    error = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-12)
+    exact = error <= EXPORT_BOUND
+    return Finding(
+        "export",
+        "ok" if exact else "failure",
+        f"ONNX and PyTorch differ by {error:.1e} on random images",
+        "" if exact else "the exported file is not the model: report it with the model's name and torch's version",
+    )
