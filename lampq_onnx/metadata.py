@@ -31,10 +31,11 @@ class FileFacts:
     num_classes: int | None
 
 
-def write_metadata(model: ir.Model, name: str, preprocessing: Preprocessing, num_classes: int) -> None:
+def write_metadata(model: ir.Model, name: str, preprocessing: Preprocessing, num_classes: int | None) -> None:
     """Store the facts, so that later stages need neither timm nor the options again."""
     model.metadata_props[MODEL_KEY] = name
-    model.metadata_props[CLASSES_KEY] = str(num_classes)
+    if num_classes is not None:
+        model.metadata_props[CLASSES_KEY] = str(num_classes)
     model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
 
 

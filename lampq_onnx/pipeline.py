@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lampq_onnx.allocation import check_request
@@ -203,6 +204,7 @@ def convert(
 ) -> Conversion:
     """Write the QDQ file of a plan; torch is not needed.
 
+    A plan made on another file of the model is matched by the layers' weights.
     Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime. Layers of which
     ``weights_path`` (a weights.safetensors) holds the planned width take its rounding, the others the nearest one.
 
@@ -211,17 +213,31 @@ def convert(
     """
     from lampq_onnx.calibration import with_measured_ranges
     from lampq_onnx.converter import load_model
+    from lampq_onnx.converter.matching import fit_plan, names_layers
     from lampq_onnx.converter.targets import target_for
+    from lampq_onnx.importer import is_foreign, write_normal_form
     from lampq_onnx.output import write_quantized
     from lampq_onnx.runtime.environment import cpu_flags, machine
 
     target = target_for(options.target, machine(), cpu_flags())
     require_output_file(output)
     weights = {} if weights_path is None else load_weights(weights_path)
-    model = load_model(float_path)
-    if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
-        plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
-    with staging(output.parent, (output.name,)) as stage:
+    with ExitStack() as stack:
+        model = load_model(float_path)
+        if is_foreign(model) and not names_layers(model, plan):
+            room = Path(stack.enter_context(TemporaryDirectory(prefix="lampq-")))
+            float_path = write_normal_form(float_path, images, room / float_path.name)
+            model = load_model(float_path)
+        fitted = fit_plan(model, plan)
+        plan = fitted.plan
+        if fitted.renamed and weights_path is not None:
+            raise LampqError(
+                f"{weights_path} was written with another float file than {float_path}, whose layers have other names",
+                hint="leave out --weights: the layers are then rounded to nearest",
+            )
+        if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
+            plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
+        stage = stack.enter_context(staging(output.parent, (output.name,)))
         return write_quantized(model, plan, weights, stage / output.name, options, target)
 
 

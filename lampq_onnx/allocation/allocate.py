@@ -211,6 +211,7 @@ def _layer(unit: UnitSensitivity, weight_bits: int, activation_bits: int) -> Lay
         fixed=unit.fixed,
         activation_range=unit.activation_ranges.get(activation_bits, unit.activation_range),
         input_elements=unit.activation_elements,
+        sketch=unit.sketch,
     )
 
 

@@ -44,6 +44,9 @@ class LayerPlan(Record):
         default=None, description="absent: convert measures it from --calibration"
     )
     input_elements: int | None = Field(default=None, gt=0, description="numbers in the layer's input, one image")
+    sketch: tuple[float, ...] | None = Field(
+        default=None, description="norm and random projections of the weight before equalization, to know it again by"
+    )
 
     @model_validator(mode="after")
     def _no_input_alone(self) -> Self:

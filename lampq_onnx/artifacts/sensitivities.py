@@ -42,6 +42,9 @@ class UnitSensitivity(Record):
         description="bits -> mean KL to the float model (nats) that an input of this width costs; absent: not measured",
     )
     activation_elements: int | None = Field(default=None, gt=0, description="numbers in the unit's input, one image")
+    sketch: tuple[float, ...] | None = Field(
+        default=None, description="norm and random projections of the weight before equalization, to know it again by"
+    )
 
 
 class ModelIdentity(Record):

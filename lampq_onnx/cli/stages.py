@@ -42,7 +42,10 @@ def allocate(
     print_plan(plan, solution, output)
 
 
-@with_options("--packing", "--target", "--calibration", "--calibration-size", "--seed", "--threads")
+@with_options(
+    *("--packing", "--target", "--calibration", "--calibration-size", "--seed", "--threads"),
+    *("--mean", "--std", "--crop"),
+)
 def convert(
     *,
     float_model: Annotated[Path, typer.Argument(help="float.onnx.")],

@@ -15,7 +15,9 @@ import torch
 
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
+from lampq_onnx.converter.matching import SKETCH_KEY
 from lampq_onnx.converter.passes.base import Parameters
+from lampq_onnx.converter.sites import UNIT_KEY
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.errors import LampqError, UsageError
@@ -32,11 +34,11 @@ from lampq_onnx.frontend.folding.search import choose_strengths, of_links, plain
 from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
-from lampq_onnx.frontend.onnx_model.file_facts import is_onnx_file
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.frontend.synthetic import calibration_source
+from lampq_onnx.importer.preprocessing import is_onnx_file
 from lampq_onnx.options import (
     AnalysisOptions,
     EffortName,
@@ -48,6 +50,7 @@ from lampq_onnx.options import (
 )
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.quantization.sketch import to_text, weight_sketch
 
 SCORE_IMAGES = 128
 """Of the update's score."""
@@ -82,6 +85,8 @@ class Frontend:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.exported: Exported = export_model(loaded)
+        self._sketches = {unit.name: weight_sketch(unit.matrix()) for unit in self.exported.units}
+        self._annotate()
         self.rounder = WeightRounder(self.exported.units)
         self.equalized: dict[str, str] = {}
         self.multiplied: tuple[str, ...] = ()
@@ -147,6 +152,7 @@ class Frontend:
         if chosen:
             with progress.stage("export"):
                 self.exported = export_model(self.loaded)
+                self._annotate()
             self.rounder = WeightRounder(self.exported.units)
             self.chain = BlockChain(module, self.exported.units, self._blank)
 
@@ -227,9 +233,17 @@ class Frontend:
         def make() -> Sensitivities:
             return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
 
-        sensitivities = kept.get("sensitivities", make)
+        found = kept.get("sensitivities", make)
         kept.drop_parts()
-        return sensitivities
+        units = (unit.model_copy(update={"sketch": self._sketches[unit.name]}) for unit in found.units)
+        return found.model_copy(update={"units": tuple(units)})
+
+    def _annotate(self) -> None:
+        """Note in the graph what the layers' weights were before equalization."""
+        for node in self.exported.model.graph:
+            name = node.metadata_props.get(UNIT_KEY)
+            if name in self._sketches:
+                node.metadata_props[SKETCH_KEY] = to_text(self._sketches[name])
 
     def evaluator(
         self,

@@ -14,12 +14,12 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.loading import LoadedModel, weights_hash
-from lampq_onnx.frontend.onnx_model.file_facts import file_preprocessing
 from lampq_onnx.frontend.onnx_model.freeze import freeze
 from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
 from lampq_onnx.importer import import_model
+from lampq_onnx.importer.preprocessing import file_preprocessing
 from lampq_onnx.options import ImageOptions
 
 LOGITS = "logits"

@@ -1,0 +1,34 @@
+"""Normal forms as files, for stages that need no gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from lampq_onnx.converter.model_file import save_model
+from lampq_onnx.importer.normalize import import_model
+from lampq_onnx.importer.preprocessing import file_preprocessing
+from lampq_onnx.metadata import MODEL_KEY, write_metadata
+from lampq_onnx.options import ImageOptions
+
+
+def is_foreign(model: ir.Model) -> bool:
+    """Whether lampq-onnx did not write the file."""
+    return MODEL_KEY not in model.metadata_props
+
+
+def write_normal_form(path: Path, images: ImageOptions, output: Path) -> Path:
+    """Write a foreign file's normal form, which also says how its images are prepared; returns ``output``.
+
+    Raises:
+        LampqError: see `import_model` and `file_preprocessing`.
+    """
+    model = import_model(path).model
+    preprocessing = file_preprocessing(model, path, images)
+    image, scores = model.graph.inputs[0], model.graph.outputs[0]
+    image.shape = ir.Shape([image.shape[0] if image.shape else "batch", preprocessing.channels, *preprocessing.size])
+    classes = scores.shape[-1] if scores.shape is not None and len(scores.shape) else None
+    write_metadata(model, path.stem, preprocessing, classes if isinstance(classes, int) else None)
+    save_model(model, output)
+    return output
