@@ -168,8 +168,8 @@ def validate(
     *,
     progress: ProgressSink = NO_PROGRESS,
     **options: Any,
-) -> Report:
-    """Check a quantized file against its float file.
+) -> Report | None:
+    """Check a quantized file against its float file; None in processes of torchrun that only help.
 
     Args:
         options: threads, latency_threads, latency_batch, latency_runs; mean, std and crop of other images.

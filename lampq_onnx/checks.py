@@ -10,13 +10,14 @@ import numpy as np
 
 from lampq_onnx.artifacts import BitPlan, Report
 from lampq_onnx.artifacts.details import Details
-from lampq_onnx.artifacts.report import Size
+from lampq_onnx.artifacts.report import Accuracy, Size
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
 from lampq_onnx.details import ERROR_IMAGES, changed_answers, measure_output_errors
+from lampq_onnx.group import ALONE, Group
 from lampq_onnx.options import OutputOptions
-from lampq_onnx.progress import Clock
+from lampq_onnx.progress import Clock, ProgressSink
 from lampq_onnx.reporting import bit_averages, layer_report
 from lampq_onnx.runtime import describe_environment, open_runner
 from lampq_onnx.runtime.changes import ChangeMeter
@@ -56,6 +57,39 @@ class FilePair:
     preprocessing: Preprocessing
 
 
+def share_accuracy(
+    files: FilePair,
+    threads: int,
+    group: Group,
+    progress: ProgressSink,
+    *,
+    simulation: Simulation | None = None,
+    changes: ChangeMeter | None = None,
+) -> tuple[Accuracy, float, float | None, int]:
+    """This process's part of the accuracy, and the figures of all; see `measure_accuracy`.
+
+    Args:
+        changes: collects the images of this process whose answer changes.
+    """
+    return measure_accuracy(
+        open_runner(files.reference, threads=threads),
+        open_runner(files.quantized, threads=threads),
+        open_runner(files.quantized, threads=threads, optimize=False),
+        simulation,
+        batches_of(files.images, files.preprocessing, BATCH),
+        total=len(files.images),
+        group=group,
+        changes=changes,
+        progress=progress,
+    )
+
+
+def _partial(group: Group) -> list[str]:
+    if group.size == 1:
+        return []
+    return [f"the images shown as changed are those of one of {group.size} processes"]
+
+
 def check_files(
     files: FilePair,
     options: OutputOptions,
@@ -64,6 +98,7 @@ def check_files(
     threads: int,
     clock: Clock,
     simulation: Simulation | None = None,
+    group: Group = ALONE,
 ) -> Report:
     """Accuracy, fidelity and latency of a quantized file; what only other stages know is left out of the report.
 
@@ -74,23 +109,14 @@ def check_files(
         threads: of the accuracy passes.
         clock: keeps the seconds.
         simulation: the quantized model in PyTorch, where there is one.
+        group: the processes that share the images; the others call `share_accuracy`.
 
     Raises:
         LampqError: a file does not load, or images and files do not fit.
     """
-    reference = open_runner(files.reference, threads=threads)
-    quantized = open_runner(files.quantized, threads=threads)
-    plain = open_runner(files.quantized, threads=threads, optimize=False)
     changes = ChangeMeter()
-    accuracy, excess, simulation_excess, compared = measure_accuracy(
-        reference,
-        quantized,
-        plain,
-        simulation,
-        batches_of(files.images, files.preprocessing, BATCH),
-        total=len(files.images),
-        changes=changes,
-        progress=clock,
+    accuracy, excess, simulation_excess, compared = share_accuracy(
+        files, threads, group, clock, simulation=simulation, changes=changes
     )
     first = next(batches_of(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):
@@ -129,5 +155,5 @@ def check_files(
         environment=describe_environment(target),
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
-        notes=(*fidelity_problems(fidelity), *slow),
+        notes=(*fidelity_problems(fidelity), *slow, *_partial(group)),
     )

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 
 from lampq_onnx.cache import cache_folder
-from lampq_onnx.converter.targets import TARGETS, target_for
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import available_cores, cpu_flags, describe_environment, machine
+from lampq_onnx.targets import TARGETS, target_for
 
 Status = Literal["ok", "warning", "failure"]
 

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-METHOD, MODEL, IMAGES, OUTPUT = "Method", "Model", "Images", "Output"
+METHOD, MODEL, IMAGES, OUTPUT, BUDGETS = "Method", "Model", "Images", "Output", "Budgets"
 OPEN = "What the paper leaves open (docs/method.md)"
 """Headings of the help texts."""
 

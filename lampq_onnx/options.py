@@ -5,13 +5,14 @@ The command line, recipes and the Python API are made from these fields: a new o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.base import Record
-from lampq_onnx.fields import IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
+from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 
 Scalar = bool | int | float | str
 
@@ -65,6 +66,30 @@ def _width_or_word(value: object) -> object:
         return int(value)
     except ValueError:
         raise ValueError(f"takes a width in bits, mixed or same, not {value!r}") from None
+
+
+def _size(value: str | None) -> str | None:
+    from lampq_onnx.allocation.limits import parse_size
+
+    return _readable(value, parse_size)
+
+
+def _latency(value: str | None) -> str | None:
+    from lampq_onnx.allocation.limits import parse_latency
+
+    return _readable(value, parse_latency)
+
+
+def _bops(value: str | None) -> str | None:
+    from lampq_onnx.allocation.limits import parse_bops
+
+    return _readable(value, parse_bops)
+
+
+def _readable(value: str | None, parse: Callable[[str], float]) -> str | None:
+    if value is not None:
+        parse(value)
+    return value
 
 
 Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)]
@@ -153,6 +178,32 @@ class AllocationOptions(Record):
     ] = 0.1
 
 
+class BudgetOptions(Record):
+    """What the file must not exceed, beside average bits; any of them together."""
+
+    max_size: Annotated[str | None, AfterValidator(_size), Option("Of the file, e.g. 4MB.", BUDGETS)] = None
+    max_latency: Annotated[
+        str | None, AfterValidator(_latency), Option("Of the file on this machine, e.g. 20ms (see probe).", BUDGETS)
+    ] = None
+    max_bops: Annotated[
+        str | None,
+        AfterValidator(_bops),
+        Option("Multiply-adds times weight bits times input bits, e.g. 60G.", BUDGETS),
+    ] = None
+    min_agreement: Annotated[
+        float | None,
+        Field(gt=0, lt=1),
+        Option("Least fraction of images with float's answer, as simulated plans predict it.", BUDGETS),
+    ] = None
+
+    latency: Annotated[Path | None, Option("latency.json of probe, for --max-latency.", BUDGETS)] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return any(v is not None for v in (self.max_size, self.max_latency, self.max_bops, self.min_agreement))
+
+
 class AnalysisOptions(Record):
     """How sensitivities are measured.
 
@@ -179,6 +230,9 @@ class AnalysisOptions(Record):
     alpha_samples: Annotated[int, Field(ge=1), Option("mu: layers measured per type.", OPEN)] = 3
     alpha_measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN)] = "kl"
     candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = (2, 3, 4, 5, 6, 7, 8)
+    simulate: Annotated[
+        bool, Option("Simulate a few plans, from which allocate --min-agreement predicts.", METHOD, "simulate_plans")
+    ] = False
 
 
 class RoundingOptions(Record):
@@ -217,9 +271,10 @@ class OutputOptions(Record):
     """The form of the file and how it is checked."""
 
     packing: Annotated[PackingName, Option("auto, exact, native or container.", OUTPUT)] = "auto"
-    target: Annotated[str, Option("auto, onnxruntime-x86-avx2, onnxruntime-x86-vnni or onnxruntime-arm64.", OUTPUT)] = (
-        "auto"
-    )
+    target: Annotated[
+        str,
+        Option("auto (this machine), onnxruntime-x86-avx2, -x86-vnni, -arm64, -qnn, tensorrt, openvino.", OUTPUT),
+    ] = "auto"
     threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT)] = None
     latency_threads: Annotated[
         int, Field(ge=1), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)

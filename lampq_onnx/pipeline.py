@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from lampq_onnx.allocation import check_request
+from lampq_onnx.allocation import check_request, width_pairs
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.budgeting import require_inputs
 from lampq_onnx.cache import ArrayCache
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import (
     OUTPUT_FILES,
     PAGE_FILE,
@@ -26,7 +27,9 @@ from lampq_onnx.files import (
     staging,
     write_atomic,
 )
+from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
 from lampq_onnx.options import (
+    AllocationOptions,
     AnalysisOptions,
     EffortName,
     ImageOptions,
@@ -38,6 +41,7 @@ from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.quantization.weights_file import load_weights, save_weights
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.reporting import allocation_record, rounding_record
+from lampq_onnx.targets import Target, target_for
 
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
@@ -75,6 +79,8 @@ def analyze(
 ) -> Sensitivities:
     """Measure the sensitivities of every unit of a model.
 
+    Processes that torchrun starts share the images of ranges, traces, norms and input moments, and do the rest alike.
+
     Args:
         float_output: where to write the float graph that they belong to (equalized, if ``analysis`` says so).
 
@@ -82,18 +88,22 @@ def analyze(
         LampqError: the model or its calibration images cannot be used.
     """
     from lampq_onnx.converter import save_model
+    from lampq_onnx.frontend.distributed import process_group
     from lampq_onnx.frontend.session import torch_threads
-    from lampq_onnx.runtime.environment import available_cores
-    from lampq_onnx.search import measure
+    from lampq_onnx.runtime.environment import own_cores
+    from lampq_onnx.search import measure, simulated
 
-    clock = Clock(progress)
+    clock = Clock(progress if writes_files() else NO_PROGRESS)
     with (
-        torch_threads(threads or available_cores()),
-        prepared(model, images, analysis.effort, clock, given) as (frontend, crops),
+        process_group(model.device) as group,
+        torch_threads(threads or own_cores()),
+        prepared(model, images, analysis.effort, clock, given, group) as (frontend, crops),
     ):
         sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
-        if float_output is not None:
+        if float_output is not None and group.rank == 0:
             save_model(frontend.model, float_output)
+        if analysis.simulate:
+            return simulated(frontend, crops, sensitivities, AllocationOptions(candidates=analysis.candidates), clock)
         return sensitivities
 
 
@@ -143,7 +153,6 @@ def quantize(
         UsageError: an option cannot be right.
         LampqError: any stage; nothing is written then.
     """
-    from lampq_onnx.converter.targets import target_for
     from lampq_onnx.frontend.session import torch_threads
     from lampq_onnx.html import write_report
     from lampq_onnx.output import QuantizedOutput
@@ -151,9 +160,12 @@ def quantize(
     from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
     from lampq_onnx.search import Search, inputs_of, kept_for
 
+    if started_by_torchrun():
+        raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
     check_recipe(recipe)
     output = recipe.output
     target = target_for(output.target, machine(), cpu_flags())
+    check_target(recipe, target)
     require_writable(folder)
     threads = output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
@@ -213,13 +225,14 @@ def convert(
     """
     from lampq_onnx.calibration import with_measured_ranges
     from lampq_onnx.converter import load_model
+    from lampq_onnx.converter.convert import require_runnable
     from lampq_onnx.converter.matching import fit_plan, names_layers
-    from lampq_onnx.converter.targets import target_for
     from lampq_onnx.importer import is_foreign, write_normal_form
     from lampq_onnx.output import write_quantized
     from lampq_onnx.runtime.environment import cpu_flags, machine
 
     target = target_for(options.target, machine(), cpu_flags())
+    require_runnable(plan, target)
     require_output_file(output)
     weights = {} if weights_path is None else load_weights(weights_path)
     with ExitStack() as stack:
@@ -248,18 +261,21 @@ def validate(
     options: OutputOptions,
     *,
     progress: ProgressSink = NO_PROGRESS,
-) -> Report:
+) -> Report | None:
     """Check a quantized file against its float file; torch is not needed.
+
+    Processes that torchrun starts share the images; torch is needed for that. The first one measures what is not a sum
+    over images, and returns the report; the others return None.
 
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
     """
-    from lampq_onnx.checks import FilePair, check_files
+    from lampq_onnx.checks import FilePair, check_files, share_accuracy
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
     from lampq_onnx.data import open_source
     from lampq_onnx.metadata import TARGET_KEY, read_metadata
-    from lampq_onnx.runtime.environment import available_cores
+    from lampq_onnx.runtime.environment import own_cores
 
     if images.validation is None:
         raise LampqError("no validation images", hint="give labelled images with --validation")
@@ -267,21 +283,37 @@ def validate(
     facts = read_metadata(reference, reference_path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     source = open_source(images.validation, num_classes=facts.num_classes, need_labels=True)
-    return check_files(
-        FilePair(
-            model=facts.name,
-            reference=reference_path,
-            quantized=model_path,
-            layers=inspect_model(model),
-            plan=embedded_plan(model),
-            images=source,
-            preprocessing=preprocessing,
-        ),
-        options,
-        target=model.metadata_props.get(TARGET_KEY, "unknown"),
-        threads=options.threads or available_cores(),
-        clock=Clock(progress),
+    files = FilePair(
+        model=facts.name,
+        reference=reference_path,
+        quantized=model_path,
+        layers=inspect_model(model),
+        plan=embedded_plan(model),
+        images=source,
+        preprocessing=preprocessing,
     )
+    threads = options.threads or own_cores()
+    with _group() as group:
+        if group.rank:
+            share_accuracy(files, threads, group, NO_PROGRESS)
+            return None
+        return check_files(
+            files,
+            options,
+            target=model.metadata_props.get(TARGET_KEY, "unknown"),
+            threads=threads,
+            clock=Clock(progress),
+            group=group,
+        )
+
+
+def _group() -> AbstractContextManager[Group]:
+    """The processes of this run, on CPUs; torch is only loaded where there are several."""
+    if not started_by_torchrun():
+        return nullcontext(ALONE)
+    from lampq_onnx.frontend.distributed import process_group
+
+    return process_group("cpu")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -306,9 +338,26 @@ def check_recipe(recipe: Recipe) -> None:
         check_request(bits=options.bits, candidates=options.candidates, metric=baseline)
 
 
+def check_target(recipe: Recipe, target: Target) -> None:
+    """Refuse widths, a packing or budgets that the target cannot have, before anything is loaded.
+
+    Raises:
+        UsageError: names the nearest widths, or the packings, that it can; or what a budget needs.
+    """
+    target.require_widths(width_pairs(recipe.allocation))
+    if recipe.output.packing != "auto":
+        target.require_packing(recipe.output.packing)
+    require_inputs(recipe, target)
+
+
 @contextmanager
 def prepared(
-    model: ModelOptions, images: ImageOptions, effort: EffortName, clock: Clock, given: Given | None = None
+    model: ModelOptions,
+    images: ImageOptions,
+    effort: EffortName,
+    clock: Clock,
+    given: Given | None = None,
+    group: Group = ALONE,
 ) -> Iterator[tuple[Frontend, CroppedImages | BatchedImages]]:
     """The loaded model, and its calibration images cropped once into a temporary file."""
     from lampq_onnx.data import BatchedImages, CroppedImages
@@ -329,17 +378,17 @@ def prepared(
                     BatchedImages(given.calibration, loaded.preprocessing, most=most, name="calibration images")
                 )
             with clock.stage("export"):
-                frontend = Frontend(loaded)
+                frontend = Frontend(loaded, group)
         else:
             if isinstance(images.calibration, str):
                 with clock.stage("export"):
-                    frontend = Frontend(loaded)
+                    frontend = Frontend(loaded, group)
                 chosen, preprocessing = calibration_images(loaded, frontend.exported.units, images, effort, clock)
             else:
                 # Images first: a wrong folder is found before the export.
                 chosen, preprocessing = calibration_images(loaded, (), images, effort, clock)
                 with clock.stage("export"):
-                    frontend = Frontend(loaded)
+                    frontend = Frontend(loaded, group)
             with clock.stage("calibration images", len(chosen)) as advance:
                 crops = stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
         yield frontend, crops

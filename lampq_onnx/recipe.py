@@ -17,6 +17,7 @@ from lampq_onnx.fields import Field, fields_of, text_of
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
+    BudgetOptions,
     ImageOptions,
     ModelOptions,
     OutputOptions,
@@ -41,6 +42,7 @@ class Recipe(Record):
     model: ModelOptions
     images: ImageOptions = ImageOptions()
     allocation: AllocationOptions = AllocationOptions()
+    budgets: BudgetOptions = BudgetOptions()
     analysis: AnalysisOptions = AnalysisOptions()
     rounding: RoundingOptions = RoundingOptions()
     update: UpdateOptions = UpdateOptions()
@@ -93,10 +95,18 @@ class Recipe(Record):
             name: {
                 field.name: _plain(getattr(getattr(self, name), field.name), dumped[name][field.name])
                 for field in FIELDS
-                if field.section == name and field.same_as is None and field.name in dumped[name]
+                if field.section == name
+                and field.same_as is None
+                and field.name in dumped[name]
+                and not (name == "allocation" and field.name == "bits" and not self.bits_count)
             }
             for name in SECTIONS
         }
+
+    @property
+    def bits_count(self) -> bool:
+        """Whether average bits are a budget: not where another one is given and they are not."""
+        return not self.budgets.given or "bits" in self.allocation.model_fields_set
 
     def to_toml(self, *, only: Sequence[Field] | None = None) -> str:
         """The file's text; `load` gives an equal recipe back.

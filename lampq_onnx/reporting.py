@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lampq_onnx.allocation import Solution, UpdateResult
+from lampq_onnx.allocation import FormSolution, Solution, UpdateResult
 from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport, RoundingRecord
@@ -77,7 +77,7 @@ def with_unit(layer: LayerReport, unit: UnitSensitivity | None, sensitivities: S
     return layer.model_copy(update=known)
 
 
-def allocation_record(plan: BitPlan, solution: Solution, result: UpdateResult | None) -> Allocation:
+def allocation_record(plan: BitPlan, solution: Solution | FormSolution, result: UpdateResult | None) -> Allocation:
     """How the plan was found; ``result`` is None where the update did not run."""
     return Allocation(
         metric=plan.metric or "given",

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lampq_onnx.converter import load_model, save_model
-from lampq_onnx.converter.targets import target_for
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, require_output_file, staging
 from lampq_onnx.frontend.session import torch_threads
@@ -20,6 +19,7 @@ from lampq_onnx.provenance import HASH_KEY, INPUTS_KEY, Inputs, provenance, read
 from lampq_onnx.recipe import Recipe, Values
 from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
 from lampq_onnx.search import Search, inputs_of, kept_for
+from lampq_onnx.targets import target_for
 
 CONTENT = ("weights_sha256", "structure_sha256", "preprocessing", "calibration_sha256")
 """Fields of `Inputs` without which there is no point in starting."""

@@ -5,8 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from lampq_onnx.allocation import Solution, UpdateResult, allocate, capacity_of, iterative_update
-from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.allocation import (
+    FormSolution,
+    Limits,
+    Solution,
+    UpdateResult,
+    allocate,
+    capacity_of,
+    iterative_update,
+)
+from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
+from lampq_onnx.artifacts.plan import FIXED_BITS
+from lampq_onnx.budgeting import limits_of, make_plan, simulate_plans
 from lampq_onnx.cache import ArrayCache
 from lampq_onnx.data import BatchedImages, CroppedImages
 from lampq_onnx.frontend.batching import SlicedImages
@@ -15,11 +25,12 @@ from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.synthetic import structure_hash
-from lampq_onnx.options import AllocationOptions, AnalysisOptions, RoundingOptions
+from lampq_onnx.options import AllocationOptions, AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.progress import Clock
 from lampq_onnx.provenance import Inputs, code_sha256, versions
 from lampq_onnx.recipe import Recipe
-from lampq_onnx.runtime.environment import describe_environment
+from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.targets import target_for
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Found:
 
     sensitivities: Sensitivities
     plan: BitPlan
-    solution: Solution
+    solution: Solution | FormSolution
     update: UpdateResult | None
     rounded: RoundedPlan
 
@@ -97,6 +108,7 @@ class Search:
         self._crops = crops
         self._recipe = recipe
         self._clock = clock
+        self._limits = limits_of(recipe.allocation, recipe.budgets, bits_count=recipe.bits_count)
         self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed))
 
     def run(self) -> Found:
@@ -115,8 +127,10 @@ class Search:
             clock=clock,
             kept=self._kept,
         )
+        if recipe.analysis.simulate or self._limits.min_agreement is not None:
+            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, clock)
         with clock.stage("allocation"):
-            plan, solution = _allocate(sensitivities, recipe.allocation)
+            plan, solution = self._allocate(sensitivities, recipe.allocation)
         plan, update = self._update(plan, sensitivities)
         rounded = self._round(plan)
         return Found(sensitivities, rounded.plan, solution, update, rounded)
@@ -124,15 +138,29 @@ class Search:
     def baseline(self, found: Found, metric: str) -> RoundedPlan:
         """Another metric's allocation, rounded in the same way."""
         options = self._recipe.allocation.model_copy(update={"metric": metric})
-        return self._round(_allocate(found.sensitivities, options)[0])
+        return self._round(self._allocate(found.sensitivities, options)[0])
 
     def reconstruction_errors(self, plan: BitPlan) -> dict[str, float]:
         """Error of every budgeted unit's output on quantized inputs, see `LayerReport`."""
         evaluator = self._frontend.evaluator(plan, self._crops, self._recipe.update)
         with self._clock.stage("reconstruction errors"):
             return evaluator.reconstruction_errors(
-                {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
+                {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
             )
+
+    def _allocate(
+        self, sensitivities: Sensitivities, options: AllocationOptions
+    ) -> tuple[BitPlan, Solution | FormSolution]:
+        output, budgets = self._recipe.output, self._recipe.budgets
+        return make_plan(
+            sensitivities,
+            options,
+            self._limits,
+            target_for(output.target, machine(), cpu_flags()),
+            activation_bits=options.activation_bits,
+            packing=output.packing,
+            table=None if budgets.latency is None else LatencyTable.load(budgets.latency),
+        )
 
     def _round(self, plan: BitPlan) -> RoundedPlan:
         recipe = self._recipe
@@ -151,16 +179,26 @@ class Search:
         if options.rounds == 0:
             return plan, None
         coupled = sensitivities if recipe.allocation.activation_bits == "same" else None
-        counted = {name: layer for name, layer in plan.layers.items() if not layer.fixed}
+        counted = {name: layer for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        candidates = recipe.allocation.candidates
+        if self._limits.max_ms is not None:
+            # Swaps among these stay on the kernel that was chosen.
+            candidates = tuple(bits for bits in candidates if bits < FIXED_BITS)
+            counted = {name: layer for name, layer in counted.items() if layer.weight_bits in candidates}
+        if len(counted) < 2 or not _bits_stand_for(self._limits, plan):
+            return plan, None
         sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
+        capacity = capacity_of(recipe.allocation.bits, sum(sizes.values()))
+        if not self._limits.only_bits:
+            capacity = sum(sizes[name] * layer.weight_bits for name, layer in counted.items())
 
         def make() -> UpdateResult:
             with self._clock.stage("iterative update"):
                 return iterative_update(
                     {name: layer.weight_bits for name, layer in counted.items()},
                     sizes,
-                    capacity_of(recipe.allocation.bits, sum(sizes.values())),
-                    recipe.allocation.candidates,
+                    capacity,
+                    candidates,
                     self._frontend.evaluator(plan, self._crops, options, coupled=coupled),
                     rounds=options.rounds,
                     patience=options.patience,
@@ -174,17 +212,18 @@ class Search:
         return plan.with_coupled_bits(result.bits, ranges), result
 
 
-def _allocate(sensitivities: Sensitivities, options: AllocationOptions) -> tuple[BitPlan, Solution]:
-    return allocate(
-        sensitivities,
-        bits=options.bits,
-        candidates=options.candidates,
-        metric=options.metric,
-        gamma=options.gamma,
-        activation_bits=options.activation_bits,
-        activation_budget=options.activation_budget,
-        activation_candidates=options.activation_candidates,
-        wide_price=options.wide_price,
-        time_limit=options.time_limit,
-        fixed_bits=options.fixed_bits,
-    )
+def simulated(
+    frontend: Frontend, crops: SlicedImages, sensitivities: Sensitivities, options: AllocationOptions, clock: Clock
+) -> Sensitivities:
+    """The same sensitivities with simulated plans, from which agreement is predicted."""
+    with clock.stage("simulated plans"):
+        plan, _ = allocate(sensitivities, bits=max(options.candidates), candidates=options.candidates, metric="kl")
+        points = simulate_plans(sensitivities, options, frontend.evaluator(plan, crops, UpdateOptions()))
+    return sensitivities.model_copy(update={"agreement": points})
+
+
+def _bits_stand_for(limits: Limits, plan: BitPlan) -> bool:
+    """Whether swaps that take no more weight bits take no more of any budget: not of bit operations, and not of the
+    bytes of storages that do not hold every width as it is."""
+    exact = all(layer.storage in (None, "exact") for layer in plan.layers.values())
+    return limits.max_bops is None and (exact or limits.only_bits)

@@ -13,6 +13,7 @@ from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Batch
 from lampq_onnx.errors import GateError, LampqError
+from lampq_onnx.group import ALONE, Group, own_items
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import AccuracyMeter, Runner, compare_latency, layer_errors, open_runner
 from lampq_onnx.runtime.changes import ChangeMeter
@@ -43,6 +44,7 @@ def measure_accuracy(
     batches: Iterable[Batch],
     *,
     total: int,
+    group: Group = ALONE,
     changes: ChangeMeter | None = None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> tuple[Accuracy, float, float | None, int]:
@@ -51,7 +53,8 @@ def measure_accuracy(
     Args:
         reference: float file. quantized: the file, optimized. plain: the same without optimizations, or None.
         simulation: the quantized model in PyTorch, or None.
-        batches: labelled images.
+        batches: labelled images, all of them in every process.
+        group: the processes that share them; the figures are those of all.
         changes: also counts the images that are answered differently.
 
     Returns:
@@ -60,7 +63,7 @@ def measure_accuracy(
     whole, fast, slow, simulated = AccuracyMeter(), AccuracyMeter(), AccuracyMeter(), AccuracyMeter()
     compared = 0
     with progress.stage("validation", total) as advance:
-        for batch in batches:
+        for batch in own_items(iter(batches), group):
             if batch.labels is None:
                 raise LampqError("validation needs labelled images", hint="add class folders or a labels.csv")
             wanted, got = reference(batch.images), quantized(batch.images)
@@ -68,13 +71,16 @@ def measure_accuracy(
             whole.add(wanted, got, batch.labels)
             if changes is not None:
                 changes.add(wanted, got, batch.labels, batch.start)
-            if plain is not None and compared < FIDELITY_IMAGES:
+            if plain is not None and batch.start < FIDELITY_IMAGES:
                 compared += len(batch.labels)
                 fast.add(wanted, got, batch.labels)
                 slow.add(wanted, plain(batch.images), batch.labels)
                 if simulation is not None:
                     simulated.add(wanted, simulation(batch.images), batch.labels)
             advance(batch.start + len(batch.labels))
+    if group.size > 1:
+        whole, fast, slow, simulated = (meter.shared(group) for meter in (whole, fast, slow, simulated))
+        compared = int(group.sum(np.array([float(compared)]))[0])
     excess = _excess(fast, slow) if plain is not None else 0.0
     simulation_excess = _excess(simulated, slow) if simulation is not None and plain is not None else None
     return whole.result(), excess, simulation_excess, compared

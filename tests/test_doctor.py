@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lampq_onnx import doctor
-from lampq_onnx.converter.targets import TARGETS
 from lampq_onnx.data import ImageSource
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.doctor import Finding, examine_environment
 from lampq_onnx.frontend import checkup
 from lampq_onnx.frontend.checkup import examine_model
 from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.targets import TARGETS
 
 from .cli.conftest import invoke
 from .frontend.models import SIZE, loaded, tiny_vit

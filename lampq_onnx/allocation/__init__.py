@@ -7,8 +7,10 @@ from lampq_onnx.allocation.activations import (
     wide_units,
 )
 from lampq_onnx.allocation.allocate import allocate
+from lampq_onnx.allocation.budgets import allocate_within
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, ChoiceSolution
 from lampq_onnx.allocation.ilp import solve, solve_choices
+from lampq_onnx.allocation.limits import Limits, parse_bops, parse_latency, parse_size
 from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_units
 from lampq_onnx.allocation.problem import Problem, Solution, capacity_of
 from lampq_onnx.allocation.ratios import RATIO, degradation, gain
@@ -18,8 +20,10 @@ from lampq_onnx.allocation.request import (
     check_request,
     parse_activation_candidates,
     parse_candidates,
+    width_pairs,
 )
 from lampq_onnx.allocation.update import BudgetRule, Evaluator, SwapRecord, UpdateResult, iterative_update
+from lampq_onnx.allocation.within import FormSolution
 
 __all__ = [
     "DEFAULT_ACTIVATION_BUDGET",
@@ -34,12 +38,15 @@ __all__ = [
     "ChoiceProblem",
     "ChoiceSolution",
     "Evaluator",
+    "FormSolution",
+    "Limits",
     "Metric",
     "Problem",
     "Solution",
     "SwapRecord",
     "UpdateResult",
     "allocate",
+    "allocate_within",
     "budgeted_units",
     "capacity_of",
     "check_request",
@@ -47,8 +54,12 @@ __all__ = [
     "gain",
     "iterative_update",
     "parse_activation_candidates",
+    "parse_bops",
     "parse_candidates",
+    "parse_latency",
+    "parse_size",
     "solve",
     "solve_choices",
     "wide_units",
+    "width_pairs",
 ]

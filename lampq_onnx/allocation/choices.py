@@ -26,12 +26,14 @@ class Budget:
     weights : (n, k) what unit i takes with option k, integers that are not negative.
     capacity : what all units together may take.
     total : messages divide by it, e.g. the number of all weights to speak of average bits.
+    offset : messages add it first: what is taken whatever is chosen, and not counted in ``capacity``.
     """
 
     name: str
     weights: IntArray
     capacity: int
     total: int = 1
+    offset: int = 0
 
     def __post_init__(self) -> None:
         """Copy the weights and refuse what has no meaning."""
@@ -46,7 +48,7 @@ class Budget:
 
     def say(self, amount: float) -> str:
         """An amount in the words of a message."""
-        return f"{amount / self.total:.6g}"
+        return f"{(amount + self.offset) / self.total:.6g}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 from lampq_onnx.allocation.activations import DEFAULT_ACTIVATION_CANDIDATES, WIDE_PRICE, ActivationChoice
 from lampq_onnx.allocation.metrics import METRICS
 from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
-from lampq_onnx.artifacts.plan import ACTIVATION_BITS, FLOAT_BITS
+from lampq_onnx.artifacts.plan import ACTIVATION_BITS, FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
 
 DEFAULT_CANDIDATES = tuple(range(2, 9))
@@ -106,6 +107,36 @@ def check_request(
         raise UsageError(
             f"activation_bits must be one of {', '.join(map(str, INPUT_WIDTHS))}, mixed or same, not {activation_bits}"
         )
+
+
+class Widths(Protocol):
+    """The part of an allocation's options that names widths."""
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Weight widths."""
+
+    @property
+    def activation_bits(self) -> ActivationChoice:
+        """See `allocate`."""
+
+    @property
+    def activation_candidates(self) -> tuple[int, ...]:
+        """Input widths, for mixed."""
+
+    @property
+    def fixed_bits(self) -> int:
+        """Weight width of the units outside the budget."""
+
+
+def width_pairs(options: Widths) -> list[tuple[int, int]]:
+    """All (weight, input) widths that an allocation may give out."""
+    asked = options.activation_bits
+    fixed = (options.fixed_bits, FLOAT_BITS if options.fixed_bits == FLOAT_BITS else FIXED_BITS)
+    if asked == "same":
+        return [*((b, b) for b in options.candidates), fixed]
+    inputs = options.activation_candidates if asked == "mixed" else (asked,)
+    return [*((w, a) for w in options.candidates for a in inputs), fixed]
 
 
 def _check_mixed(budget: float, candidates: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """Typed, versioned values that the stages exchange, each with a JSON file form."""
 
+from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import BitPlan, LayerPlan
 from lampq_onnx.artifacts.report import Report
 from lampq_onnx.artifacts.sensitivities import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
@@ -7,6 +8,7 @@ from lampq_onnx.artifacts.sensitivities import ActivationRange, ModelIdentity, S
 __all__ = [
     "ActivationRange",
     "BitPlan",
+    "LatencyTable",
     "LayerPlan",
     "ModelIdentity",
     "Report",

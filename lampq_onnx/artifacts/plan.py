@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.sensitivities import ActivationRange
+from lampq_onnx.targets import Packing
 
 FLOAT_BITS = 32
 """A layer with this width is left in float."""
@@ -47,6 +48,7 @@ class LayerPlan(Record):
     sketch: tuple[float, ...] | None = Field(
         default=None, description="norm and random projections of the weight before equalization, to know it again by"
     )
+    storage: Packing | None = Field(default=None, description="of its weights in the file; absent: as --packing says")
 
     @model_validator(mode="after")
     def _no_input_alone(self) -> Self:
@@ -78,6 +80,11 @@ class BitPlan(Artifact):
     budget: float | None = Field(default=None, gt=0, description="average weight bits asked for")
     activation_budget: float | None = Field(
         default=None, gt=0, description="average input bits asked for; absent: the inputs had no budget of their own"
+    )
+    promised_bytes: int | None = Field(default=None, gt=0, description="size of the file, as it was predicted")
+    promised_ms: float | None = Field(default=None, gt=0, description="its latency where the layers were probed")
+    promised_agreement: float | None = Field(
+        default=None, description="fraction of images with the answer of the float model, as it was predicted"
     )
     layers: dict[str, LayerPlan] = Field(min_length=1)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field
 
 from lampq_onnx.artifacts.base import Artifact, Record
+from lampq_onnx.errors import LampqError
 
 
 class ActivationRange(Record):
@@ -55,6 +57,15 @@ class ModelIdentity(Record):
     num_classes: int
 
 
+class AgreementPoint(Record):
+    """A simulated plan: what its units cost alone, summed, and how often the whole model's answer stayed."""
+
+    cost: float = Field(ge=0, description="sum of the measured costs of its weights and inputs in nats")
+    agreement: float = Field(ge=0, le=1, description="fraction of images with the first answer of the float model")
+    bits: float = Field(description="its average weight bits")
+    images: int = Field(gt=0)
+
+
 class Sensitivities(Artifact):
     """Sensitivities of all units of one model (paper sections 2 and 4, METHOD in the docs)."""
 
@@ -85,7 +96,48 @@ class Sensitivities(Artifact):
     )
     skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
     seconds: dict[str, float] = Field(default_factory=dict)
+    float_bytes: int | None = Field(default=None, gt=0, description="size of the float file")
+    agreement: tuple[AgreementPoint, ...] = Field(
+        default=(), description="simulated plans on held-out calibration images; empty: not measured"
+    )
 
     def omega(self, unit: UnitSensitivity) -> float:
         """Omega_i = alpha_t * tr(F_i), paper equation for the type-aware Fisher metric."""
         return self.alpha[unit.type] * unit.trace
+
+    def cost_at(self, agreement: float) -> float:
+        """The largest summed cost in nats at which the simulated plans keep ``agreement``.
+
+        Between simulated plans it is interpolated (a cost of 0 agrees on all images), and nothing is extrapolated:
+        below the least agreement that was seen the cost of that plan holds.
+
+        Raises:
+            LampqError: no plan was simulated.
+        """
+        curve = self._curve()
+        for (low, high), (cost, kept) in pairwise(curve):
+            if kept < agreement:
+                return low + (cost - low) * (high - agreement) / (high - kept)
+        return curve[-1][0]
+
+    def agreement_at(self, cost: float) -> float | None:
+        """The agreement that a summed cost in nats leaves; None where no plan was simulated, or only cheaper ones."""
+        if not self.agreement:
+            return None
+        curve = self._curve()
+        for (low, high), (own, kept) in pairwise(curve):
+            if cost <= own:
+                return high + (kept - high) * (cost - low) / max(own - low, 1e-300)
+        return None
+
+    def _curve(self) -> list[tuple[float, float]]:
+        """(cost, agreement), rising in cost and falling in agreement, from (0, 1) on."""
+        if not self.agreement:
+            raise LampqError(
+                f"the sensitivities of {self.model.name} hold no simulated plans, from which agreement is predicted",
+                hint="measure them again with analyze, with the metric kl and an effort that measures costs",
+            )
+        curve = [(0.0, 1.0)]
+        for point in sorted(self.agreement, key=lambda p: p.cost):
+            curve.append((point.cost, min(point.agreement, curve[-1][1])))
+        return curve

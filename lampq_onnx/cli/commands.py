@@ -89,6 +89,7 @@ def analyze(
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sensitivities
     from lampq_onnx.files import require_output_file
+    from lampq_onnx.group import writes_files
 
     require_output_file(output)
     if float_output is not None:
@@ -103,5 +104,7 @@ def analyze(
         threads=recipe.output.threads,
         progress=terminal_progress(),
     )
+    if not writes_files():
+        return
     sensitivities.save(output)
     print_sensitivities(sensitivities, output)

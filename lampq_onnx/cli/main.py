@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lampq_onnx.cli import commands, doctor, explain, package, recipes, report, stages
+from lampq_onnx.cli import commands, doctor, explain, package, probe, recipes, report, stages
 from lampq_onnx.errors import LampqError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ explain.register(app)
 package.register(app)
 recipes.register(app)
 doctor.register(app)
+probe.register(app)
 
 
 @app.callback(invoke_without_command=True)

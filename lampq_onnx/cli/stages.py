@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Annotated
 
@@ -21,25 +22,53 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
-@with_options("allocation", shown={"--metric": "lampq", "--activation-bits": "what the ranges were measured for"})
+@with_options(
+    "allocation", "budgets", "--target", "--packing",
+    shown={"--metric": "lampq; kl with a budget other than --bits",
+           "--activation-bits": "what the ranges were measured for",
+           "--bits": "4.0; none with another budget"},
+)  # fmt: skip
 def allocate(
     *,
     sensitivity: Annotated[Path, typer.Argument(help="sensitivity.json.")],
+    float_model: Annotated[
+        Path | None,
+        typer.Option("--float", help="float.onnx, for its size, where sensitivity.json lacks it.", show_default=False),
+    ] = None,
     output: Output = Path("plan.json"),
     values: Values,
 ) -> None:
-    """Give out bits under a budget and write plan.json."""
-    from lampq_onnx.allocation import allocate as solve
-    from lampq_onnx.artifacts import Sensitivities
+    """Give out bits under one or several budgets and write plan.json."""
+    from lampq_onnx.artifacts import LatencyTable, Sensitivities
+    from lampq_onnx.budgeting import limits_of, make_plan, require_table_of
     from lampq_onnx.cli.tables import print_plan
+    from lampq_onnx.targets import target_for
 
-    options = section("allocation", merge({"allocation": {"metric": "lampq"}}, values))
-    asked = options.model_dump()
-    if "activation_bits" not in values.get("allocation", {}):
-        asked["activation_bits"] = None
-    plan, solution = solve(Sensitivities.load(sensitivity), **asked)
+    given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
+    options = section("allocation", merge({"allocation": {"metric": "kl" if budgets.given else "lampq"}}, values))
+    table = None if budgets.latency is None else LatencyTable.load(budgets.latency)
+    known = form.target if table is None or form.target != "auto" else table.target
+    # Without flags: which forms there are does not depend on them, and reading them takes a second.
+    target = target_for(known, platform.machine(), ())
+    if table is not None:
+        require_table_of(table, target)
+    plan, solution = make_plan(
+        Sensitivities.load(sensitivity),
+        options,
+        limits_of(options, budgets, bits_count=not budgets.given or "bits" in given),
+        target,
+        activation_bits=options.activation_bits if "activation_bits" in given else None,
+        packing=form.packing,
+        table=table,
+        float_bytes=None if float_model is None else _size(float_model),
+    )
     plan.save(output)
     print_plan(plan, solution, output)
+
+
+def _size(path: Path) -> int:
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 @with_options(
@@ -122,6 +151,8 @@ def validate(
     if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
     report = pipeline.validate(model, reference, images, section("output", values), progress=terminal_progress())
+    if report is None:
+        return  # another process prints
     if output is not None:
         report.save(output)
         write_report(report, output.with_suffix(".html"))

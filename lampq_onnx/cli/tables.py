@@ -15,7 +15,7 @@ from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.files import OUTPUT_FILES
 
 if TYPE_CHECKING:
-    from lampq_onnx.allocation import Solution
+    from lampq_onnx.allocation import FormSolution, Solution
     from lampq_onnx.converter import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
     from lampq_onnx.doctor import Finding
@@ -214,7 +214,7 @@ def print_findings(groups: Mapping[str, Sequence[Finding]]) -> None:
         out.print(table)
 
 
-def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:
+def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> None:
     """Widths by block row."""
     out = console()
     table = Table(title=f"{plan.model or 'plan'}: weight bits", title_justify="left")
@@ -225,13 +225,28 @@ def print_plan(plan: BitPlan, solution: Solution, path: Path) -> None:
         fixed = " (fixed)" if layer.fixed else ""
         table.add_row(name, layer.type or "", f"{layer.weight_bits}{fixed}", str(layer.activation_bits))
     out.print(table)
+    for usage in getattr(solution, "usage", ()):
+        binds = ", binds" if usage.binds else ""
+        out.print(f"{usage.used:.6g} of {usage.limit:.6g} {usage.name}{binds}", markup=False)
+    _print_promise(out, plan)
     average = plan.weight_average()
+    budget = "no budget" if plan.budget is None else f"budget {plan.budget:g}"
     proof = "proven optimal" if solution.proven_optimal else f"gap {100 * solution.gap:.2g} %"
     out.print(
         f"average {average if average is None else format(average, '.3f')} bits by weights, "
-        f"{plan.weight_average_unweighted():.3f} by units, budget {plan.budget:g}; {proof} in {solution.seconds:.2f} s"
+        f"{plan.weight_average_unweighted():.3f} by units, {budget}; {proof} in {solution.seconds:.2f} s"
     )
     out.print(f"wrote {path}", markup=False)
+
+
+def _print_promise(out: Console, plan: BitPlan) -> None:
+    promised = [
+        f"{plan.promised_bytes / 1e6:.3f} MB" if plan.promised_bytes else "",
+        f"{plan.promised_ms:.2f} ms" if plan.promised_ms else "",
+        f"agreement {_percent(plan.promised_agreement)}" if plan.promised_agreement is not None else "",
+    ]
+    if any(promised):
+        out.print(f"predicted for the file: {', '.join(part for part in promised if part)}")
 
 
 def print_conversion(conversion: Conversion, weights: Path | None, source: Path, path: Path) -> None:

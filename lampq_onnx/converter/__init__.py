@@ -3,7 +3,7 @@
 from lampq_onnx.converter.convert import Conversion, convert_model
 from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.converter.model_file import load_model, save_model
-from lampq_onnx.converter.targets import TARGETS, Target, target_for
+from lampq_onnx.targets import TARGETS, Target, target_for
 
 __all__ = [
     "TARGETS",

@@ -31,9 +31,9 @@ from lampq_onnx.converter.passes.quantize_activations import required_opset as o
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites
 from lampq_onnx.converter.storage import Stored
 from lampq_onnx.converter.storage import required_opset as opset_of_weight
-from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_weight_grid
+from lampq_onnx.targets import Packing, Target
 
 PLAN_KEY = "lampq_onnx.plan"
 """Model metadata that holds the plan as JSON."""
@@ -91,7 +91,11 @@ def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
 
 
 def layer_parameters(
-    sites: Mapping[str, LinearSite], plan: BitPlan, weights: Mapping[str, QuantizedWeight] | None = None
+    sites: Mapping[str, LinearSite],
+    plan: BitPlan,
+    weights: Mapping[str, QuantizedWeight] | None = None,
+    *,
+    symmetric: bool = False,
 ) -> dict[str, LayerParameters]:
     """Numbers for every planned layer.
 
@@ -99,17 +103,23 @@ def layer_parameters(
         sites: the layers.
         plan: widths and ranges.
         weights: rounded weights from elsewhere. A layer that has none of its planned width is rounded to nearest.
+        symmetric: widen the ranges of inputs so that zero lies in the middle, see `Target`.
 
     Raises:
         LampqError: a layer whose input is quantized has no activation range, a layer's weights are not finite, or the
             rounded ones are of another layer.
     """
-    return {name: _parameters(site, plan.layers[name], (weights or {}).get(name)) for name, site in sites.items()}
+    return {
+        name: _parameters(site, plan.layers[name], (weights or {}).get(name), symmetric=symmetric)
+        for name, site in sites.items()
+    }
 
 
-def _parameters(site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | None) -> LayerParameters:
+def _parameters(
+    site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | None, *, symmetric: bool
+) -> LayerParameters:
     matrix = site.matrix()
-    activation = _activation(site.name, layer)
+    activation = _activation(site.name, layer, symmetric=symmetric)
     if rounded is not None and rounded.bits == layer.weight_bits:
         _require_same_layer(site.name, matrix, rounded)
         return LayerParameters(weight=rounded, activation=activation)
@@ -120,7 +130,7 @@ def _parameters(site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | N
     return LayerParameters(weight=grid.quantize(matrix), activation=activation)
 
 
-def _activation(name: str, layer: LayerPlan) -> ActivationQuantizer | None:
+def _activation(name: str, layer: LayerPlan, *, symmetric: bool) -> ActivationQuantizer | None:
     if not layer.input_quantized:
         return None
     interval = layer.activation_range
@@ -129,7 +139,8 @@ def _activation(name: str, layer: LayerPlan) -> ActivationQuantizer | None:
             f"the plan has no activation_range for layer {name}",
             hint="give --calibration SRC, so that convert can measure it",
         )
-    return ActivationQuantizer.from_range(interval.low, interval.high, layer.activation_bits)
+    make = ActivationQuantizer.symmetric if symmetric else ActivationQuantizer.from_range
+    return make(interval.low, interval.high, layer.activation_bits)
 
 
 def _require_same_layer(name: str, matrix: npt.NDArray[np.float32], rounded: QuantizedWeight) -> None:
@@ -157,31 +168,38 @@ def convert_model(
     Args:
         model: changed in place.
         plan: widths by layer name.
-        packing: None takes the target's.
+        packing: None takes the target's. A layer's storage in the plan comes first.
         target: decides storage and the form of 8-bit weights.
         weights: rounded weights from elsewhere, see `layer_parameters`.
         graph_passes: what runs on the float graph first; None: `default_graph_passes`.
 
     Raises:
+        UsageError: the target has no kernel for widths of the plan, or does not read the storage.
         LampqError: the plan does not fit the graph.
     """
+    require_runnable(plan, target)
+    storage = packing or target.packing
+    storages = {name: layer.storage for name, layer in plan.layers.items() if layer.storage is not None}
+    for form in {storage, *storages.values()}:
+        target.require_packing(form)
     # Files of old exporters list their weights as inputs, which would keep them alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
     sites = planned_sites(model, plan)
-    parameters = layer_parameters(sites, plan, weights)
+    parameters = layer_parameters(sites, plan, weights, symmetric=target.symmetric)
     nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
     for name, site in sites.items():
         annotate(site, name)
-    packer = QuantizeWeights(parameters, packing or target.packing, target)
+    packer = QuantizeWeights(parameters, storage, target, storages)
     steps: list[CountingPass] = [
         *(default_graph_passes() if graph_passes is None else graph_passes),
         ReplaceBias(parameters),
         PatchEmbedToMatMul(parameters),
         GemmToMatMul(parameters),
-        QuantizeActivations(parameters),
+        QuantizeActivations(parameters, signed=target.symmetric),
         packer,
     ]
-    raised = _raise_opset(model, parameters, packer.packing)
+    raised = _raise_opset(model, parameters, packer.packing, storages)
+    _require_opset(model, target)
     for step in steps:
         step(model)
     before = len(model.graph.initializers)
@@ -197,6 +215,26 @@ def convert_model(
 def default_graph_passes() -> list[CountingPass]:
     """Passes that make a float graph faster and leave its function as it is, in order."""
     return [FoldShapes(), RemoveMoves(), SplitUnbind(), SelectEarly()]
+
+
+def require_runnable(plan: BitPlan, target: Target) -> None:
+    """Refuse a plan with widths that the target cannot run.
+
+    Raises:
+        UsageError: names the layer and the nearest widths that it can.
+    """
+    for name, layer in plan.layers.items():
+        if layer.quantized:
+            target.require_pair(layer.weight_bits, layer.activation_bits, f"layer {name}")
+
+
+def _require_opset(model: ir.Model, target: Target) -> None:
+    opset = model.opset_imports.get("", 0)
+    if opset > target.opset:
+        raise LampqError(
+            f"the graph has opset {opset}, and {target.name} reads up to {target.opset}",
+            hint="export the model with an older opset, or choose widths and a --packing that need no newer one",
+        )
 
 
 def embedded_plan(model: ir.Model) -> BitPlan | None:
@@ -227,9 +265,11 @@ def check_file(path: Path) -> None:
         raise LampqError(f"{path.name} fails onnx's check: {str(error).strip()[:500]}") from error
 
 
-def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing) -> int:
+def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing, storages: Mapping[str, Packing]) -> int:
     """Bring the graph to the opset that its new types need; 1 if it had to change."""
-    weights = max((opset_of_weight(p.weight.bits, packing) for p in parameters.values()), default=0)
+    weights = max(
+        (opset_of_weight(p.weight.bits, storages.get(name, packing)) for name, p in parameters.items()), default=0
+    )
     inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
     current, needed = model.opset_imports.get("", 0), max(weights, inputs)
     if current >= needed:

@@ -48,6 +48,13 @@ def save_model(model: ir.Model, path: Path) -> None:
     ir.save(model, path, external_data=external)
 
 
+def model_bytes(model: ir.Model) -> int:
+    """Size of the file that `save_model` would write."""
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    # Protobuf cannot say the size of what it cannot hold; beside such weights the graph does not count.
+    return weights if weights > PROTOBUF_LIMIT else int(ir.to_proto(model).ByteSize())
+
+
 def file_bytes(path: Path) -> int:
     """Size on disk with external data."""
     data = path.with_name(path.name + ".data")

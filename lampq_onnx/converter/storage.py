@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.quantization import Grid, QuantizedWeight
+from lampq_onnx.targets import Packing, Target
 
 STORAGE_KEY = "lampq_onnx.storage"
 """Metadata of the node that scales a weight: how its integers are packed."""
@@ -133,6 +133,7 @@ def pack_weight(
     *,
     unsigned: bool = False,
     paired: Collection[FieldKey] = (),
+    folds: bool = True,
 ) -> Packed:
     """Write a weight's integers in the form ``packing``.
 
@@ -142,6 +143,8 @@ def pack_weight(
         tables: lookup tables that exist already; new ones are added.
         unsigned: see `needs_unsigned`.
         paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
+        folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
+            what it cannot hold as it is lies in int8.
     """
     scale = _constant(f"{name}.scale", weight.scale)
     if unsigned:
@@ -149,7 +152,9 @@ def pack_weight(
         zero = _constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
         value = _constant(f"{name}.quantized", data)
         return Packed(value, scale, zero, (), (value, scale, zero), "uint8", data.nbytes)
-    if packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
+    if not folds and packing == "native" and weight.bits == 4 and weight.grid is not Grid.MID_RISE:
+        return _direct_int4(weight, name, scale)
+    if not folds or packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
         data8 = np.ascontiguousarray(weight.integers().T)
         value = _constant(f"{name}.quantized", data8)
         return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
@@ -169,6 +174,15 @@ def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
         cast = ir.node("Cast", [packed.value], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float")
         nodes = [cast, ir.node("Mul", [cast.outputs[0], packed.scale], name=f"{name}.scaled")]
     return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
+
+
+def _direct_int4(weight: QuantizedWeight, name: str, scale: ir.Value) -> Packed:
+    data = np.ascontiguousarray(weight.integers().T).astype(ml_dtypes.int4)
+    tensor = ir.Tensor(data, dtype=ir.DataType.INT4, name=f"{name}.quantized")
+    value = ir.Value(
+        name=tensor.name, const_value=tensor, type=ir.TensorType(ir.DataType.INT4), shape=ir.Shape(data.shape)
+    )
+    return Packed(value, scale, None, (), (value, scale), "int4", -(-data.size // 2))
 
 
 def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:

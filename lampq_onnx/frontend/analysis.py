@@ -10,6 +10,7 @@ import torch
 
 from lampq_onnx.artifacts import ActivationRange, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.converter.model_file import model_bytes
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.alpha import AlphaResult, type_factors
 from lampq_onnx.frontend.batching import Images, SlicedImages, logits_of, tensors
@@ -24,6 +25,7 @@ from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.simulation import WeightRounder
+from lampq_onnx.group import ALONE, Group
 from lampq_onnx.options import AnalysisOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer
@@ -53,6 +55,7 @@ class Analysis:
 
     Attributes:
         rounder: rounded weights as they are for the file, but for what the plan's own rounding improves.
+        group: the processes that share the images of ranges, traces, norms and moments.
         gptq: whether weights are rounded by GPTQ; costs then come from weights that half of the images gave.
     """
 
@@ -62,6 +65,7 @@ class Analysis:
     rounder: WeightRounder
     images: SlicedImages
     gptq: bool
+    group: Group = ALONE
 
     @property
     def budgeted(self) -> tuple[Unit, ...]:
@@ -88,16 +92,17 @@ class Analysis:
         fit, held_out = split(images.slice(0, RANGE_IMAGES))
         widths = self._input_widths(options)
         with progress.stage("ranges"):
-            ranges = choose_ranges(module, units, fit, held_out, widths=widths, seed=seed)
+            ranges = choose_ranges(module, units, fit, held_out, widths=widths, seed=seed, group=self.group)
         with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
-            traces = fisher_traces(module, units, self._labelled(options.labels), seed=seed, progress=advance)
+            batches = self._labelled(options.labels)
+            traces = fisher_traces(module, units, batches, seed=seed, group=self.group, progress=advance)
         with progress.stage("weight errors", len(units)) as advance:
             errors = {}
             for done, unit in enumerate(units, 1):
                 errors[unit.name] = {b: self.rounder.grid(unit.name, b).error for b in options.candidates}
                 advance(done)
         with progress.stage("nuclear norms"):
-            norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES))
+            norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES), group=self.group)
         alpha_bits = options.alpha_bits or min(options.candidates)
         main = options.activation_bits if isinstance(options.activation_bits, int) else FIXED_BITS
         alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
@@ -139,6 +144,7 @@ class Analysis:
             cost_estimator=effort.costs,
             equalized=dict(equalized),
             skipped=self.exported.skipped,
+            float_bytes=model_bytes(self.exported.model),
         )
 
     def _input_widths(self, options: AnalysisOptions) -> dict[str, tuple[int, ...]]:
@@ -188,7 +194,7 @@ class Analysis:
         rounder = WeightRounder(self.exported.units)
         if self.gptq:
             with progress.stage("cost candidates"):
-                moments = input_moments(self.loaded.module, linear_units(self.budgeted), fit)
+                moments = input_moments(self.loaded.module, linear_units(self.budgeted), fit, group=self.group)
                 rounder = WeightRounder(self.exported.units, moments, widths=options.candidates)
                 for unit in self.budgeted:
                     rounder.quantized(unit.name, max(options.candidates))
@@ -244,7 +250,7 @@ class Analysis:
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
-        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device):
+        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
             if kind == "given" and labels is None:
                 raise LampqError(
                     "given labels are asked for and the calibration images have none",

@@ -9,6 +9,7 @@ import torch
 
 from lampq_onnx.data import Batch
 from lampq_onnx.data.source import Labels
+from lampq_onnx.group import ALONE, Group, own_items
 
 
 class Images(Protocol):
@@ -46,17 +47,17 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 
 def tensors(
-    images: Images, device: torch.device, *, batch_size: int = BATCH
+    images: Images, device: torch.device, *, batch_size: int = BATCH, group: Group = ALONE
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """(images float32 (n, c, h, w), labels (n,) or None) on ``device``."""
-    for batch in images.batches(batch_size):
+    """(images float32 (n, c, h, w), labels (n,) or None) on ``device``; of several processes each gets its share."""
+    for batch in own_items(images.batches(batch_size), group):
         labels = None if batch.labels is None else torch.from_numpy(batch.labels).to(device)
         yield torch.from_numpy(batch.images).to(device), labels
 
 
-def unlabelled(images: Images, device: torch.device) -> Iterator[tuple[torch.Tensor, None]]:
+def unlabelled(images: Images, device: torch.device, *, group: Group = ALONE) -> Iterator[tuple[torch.Tensor, None]]:
     """Batches as `tensors` gives them, without their labels."""
-    return ((batch, None) for batch, _ in tensors(images, device))
+    return ((batch, None) for batch, _ in tensors(images, device, group=group))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from lampq_onnx.frontend.batching import Images, device_of, tensors, unlabelled
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens, visit_gradients
 from lampq_onnx.frontend.simulation import fake_quantize
+from lampq_onnx.group import ALONE, Group, summed
 from lampq_onnx.quantization import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
 
 BINS = 4096
@@ -26,22 +27,26 @@ Visitor = Callable[[Unit, torch.Tensor], None]
 
 
 @torch.no_grad()
-def visit_inputs(model: torch.nn.Module, units: Sequence[Unit], images: Images, visit: Visitor) -> None:
-    """Show every unit's input tensor, batch by batch."""
+def visit_inputs(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images, visit: Visitor, *, group: Group = ALONE
+) -> None:
+    """Show every unit's input tensor, batch by batch; of several processes each sees its share."""
 
     def hook(unit: Unit) -> Any:
         return lambda _, inputs: visit(unit, inputs[0])
 
     handles = [unit.module.register_forward_pre_hook(hook(unit)) for unit in units]
     try:
-        for batch, _ in tensors(images, device_of(model)):
+        for batch, _ in tensors(images, device_of(model), group=group):
             model(batch)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def input_histograms(model: torch.nn.Module, units: Sequence[Unit], images: Images) -> dict[str, Histogram]:
+def input_histograms(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
+) -> dict[str, Histogram]:
     """Exact minimum and maximum, then counts between them: two passes over the images.
 
     Raises:
@@ -52,11 +57,12 @@ def input_histograms(model: torch.nn.Module, units: Sequence[Unit], images: Imag
 
     def widen(unit: Unit, values: torch.Tensor) -> None:
         low, high = (float(v) for v in torch.aminmax(values))
+        lows[unit.name], highs[unit.name] = np.fmin(lows[unit.name], low), np.fmax(highs[unit.name], high)
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise LampqError(f"layer {unit.name} reads NaN or infinity on the calibration images")
-        lows[unit.name], highs[unit.name] = min(lows[unit.name], low), max(highs[unit.name], high)
+            highs[unit.name] = np.nan
 
-    visit_inputs(model, units, images, widen)
+    visit_inputs(model, units, images, widen, group=group)
+    _share_extremes(lows, highs, group)
     counts = {unit.name: np.zeros(BINS) for unit in units}
 
     def count(unit: Unit, values: torch.Tensor) -> None:
@@ -64,8 +70,25 @@ def input_histograms(model: torch.nn.Module, units: Sequence[Unit], images: Imag
         if high > low:
             counts[unit.name] += torch.histc(values.float(), BINS, low, high).double().cpu().numpy()
 
-    visit_inputs(model, units, images, count)
-    return {u.name: Histogram(lows[u.name], highs[u.name], counts[u.name]) for u in units}
+    visit_inputs(model, units, images, count, group=group)
+    total = dict(zip(counts, group.sum(np.stack(list(counts.values()))), strict=True)) if counts else {}
+    return {u.name: Histogram(lows[u.name], highs[u.name], total[u.name]) for u in units}
+
+
+def _share_extremes(lows: dict[str, float], highs: dict[str, float], group: Group) -> None:
+    """Those of all processes, in place.
+
+    Raises:
+        LampqError: in every process, where a layer of one reads NaN or infinity.
+    """
+    names = list(lows)
+    low, high = np.array([lows[n] for n in names]), np.array([highs[n] for n in names])
+    # A process without a batch of its own has seen nothing, which its infinities say; NaN stands for a bad input.
+    broken = group.max((np.isnan(low) | np.isnan(high)).astype(np.float64))
+    if broken.any():
+        raise LampqError(f"layer {names[int(broken.argmax())]} reads NaN or infinity on the calibration images")
+    lows.update(zip(names, (-group.max(-low)).tolist(), strict=True))
+    highs.update(zip(names, group.max(high).tolist(), strict=True))
 
 
 def choose_ranges(
@@ -76,6 +99,7 @@ def choose_ranges(
     *,
     widths: Mapping[str, Sequence[int]],
     seed: int,
+    group: Group = ALONE,
 ) -> dict[str, dict[int, ActivationRange]]:
     """The candidate range of the smallest output error on held-out images, for each unit and width.
 
@@ -89,8 +113,9 @@ def choose_ranges(
         held_out: images that choose among them.
         widths: unit -> widths of its input, in bits.
         seed: of the labels that the gradients are taken for.
+        group: the processes that share the images.
     """
-    histograms = input_histograms(model, units, fit)
+    histograms = input_histograms(model, units, fit, group=group)
     candidates = {
         (u.name, width): candidate_ranges(histograms[u.name], width) for u in units for width in widths[u.name]
     }
@@ -113,7 +138,11 @@ def choose_ranges(
                         (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
                     )
 
-    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed)
+    batches = unlabelled(held_out, device_of(model), group=group)
+    visit_gradients(model, units, batches, measure, seed=seed, group=group)
+    flat = {f"{name} {width} {method}": e for (name, width), own in errors.items() for method, e in own.items()}
+    flat = summed(flat, group)
+    errors = {(name, width): {m: flat[f"{name} {width} {m}"] for m in own} for (name, width), own in errors.items()}
     ranges: dict[str, dict[int, ActivationRange]] = {unit.name: {} for unit in units}
     for (name, width), own in errors.items():
         method = min(own, key=lambda m: own[m])  # the first of equals: min-max
@@ -123,7 +152,9 @@ def choose_ranges(
 
 
 @torch.no_grad()
-def nuclear_norms(model: torch.nn.Module, units: Sequence[Unit], images: Images) -> dict[str, float]:
+def nuclear_norms(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
+) -> dict[str, float]:
     """Mean nuclear norm of each unit's output matrix (tokens x features), the metric of VT-PTQ (NeurIPS 2021)."""
     sums = dict.fromkeys((u.name for u in units), 0.0)
 
@@ -140,10 +171,11 @@ def nuclear_norms(model: torch.nn.Module, units: Sequence[Unit], images: Images)
     handles = [unit.module.register_forward_hook(hook(unit)) for unit in units]
     total = 0
     try:
-        for batch, _ in tensors(images, device_of(model)):
+        for batch, _ in tensors(images, device_of(model), group=group):
             model(batch)
             total += len(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: value / max(total, 1) for name, value in sums.items()}
+    everywhere = summed({"images": total}, group)["images"]
+    return {name: value / max(everywhere, 1) for name, value in summed(sums, group).items()}

@@ -73,10 +73,19 @@ class SimulationEvaluator:
 
     def losses(self, bits: Mapping[str, int]) -> npt.NDArray[np.float64]:
         """Loss of the quantized model on each image, (n,)."""
-        with simulated(self._units, self.settings(bits), self._rounder):
-            logits = logits_of(self._model, self._images)
-        found: npt.NDArray[np.float64] = image_losses(logits, self._reference, self._labels, self._measure).numpy()
+        losses = image_losses(self._logits(bits), self._reference, self._labels, self._measure)
+        found: npt.NDArray[np.float64] = losses.numpy()
         return found
+
+    def agreement(self, bits: Mapping[str, int]) -> tuple[float, int]:
+        """Fraction of the images whose first answer is that of the float model, and their number."""
+        logits = self._logits(bits)
+        same = (logits.argmax(-1) == self._reference.argmax(-1)).double().mean()
+        return float(same), len(logits)
+
+    def _logits(self, bits: Mapping[str, int]) -> torch.Tensor:
+        with simulated(self._units, self.settings(bits), self._rounder):
+            return logits_of(self._model, self._images)
 
     @torch.no_grad()
     def reconstruction_errors(self, bits: Mapping[str, int]) -> dict[str, float]:

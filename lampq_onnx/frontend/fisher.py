@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.group import ALONE, Group, summed
 
 SCRATCH_ELEMENTS = 2**22
 """Largest number of elements of per-sample products held at once (16 MB)."""
@@ -117,6 +118,28 @@ class GradientTap:
         return hook
 
 
+class _LabelSampler:
+    """Labels drawn in the order of all batches of all processes, so that each image gets the one it has in one process.
+
+    Batches of other processes are drawn as well and thrown away: what a draw takes from the generator depends on the
+    shape alone. All batches but the last one have equal sizes, and the last one is before no other.
+    """
+
+    def __init__(self, seed: int, group: Group) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._group = group
+        self._size: int | None = None
+
+    def draw(self, logits: torch.Tensor) -> torch.Tensor:
+        """Labels (n,) of the process's next batch."""
+        before = self._group.rank if self._size is None else self._group.size - 1
+        blank = torch.ones(self._size or len(logits), logits.shape[1])
+        for _ in range(before):
+            torch.multinomial(blank, 1, generator=self._generator)
+        self._size = self._size or len(logits)
+        return sampled_labels(logits, self._generator)
+
+
 def sampled_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One label a row, drawn from the model's own softmax on the CPU, so that devices agree."""
     probabilities = logits.detach().float().softmax(-1).cpu()
@@ -134,21 +157,24 @@ def visit_gradients(
     visit: GradientVisitor,
     *,
     seed: int,
+    group: Group = ALONE,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """One forward and one backward pass of -log p(y|x) a batch; returns the number of images.
+    """One forward and one backward pass of -log p(y|x) a batch; returns the number of images of this process.
 
     Args:
-        batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model.
+        batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model; of several processes
+            its share, see `tensors`.
         seed: of the sampled labels.
+        group: the processes.
         progress: called with the number of images done.
     """
-    generator = torch.Generator().manual_seed(seed)
+    sampler = _LabelSampler(seed, group)
     total = 0
     for images, labels in batches:
         with GradientTap(units, partial(visit, len(images))), torch.enable_grad():
             logits = model(images)
-            targets = sampled_labels(logits, generator) if labels is None else labels
+            targets = sampler.draw(logits) if labels is None else labels
             functional.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
         total += len(images)
         if progress is not None:
@@ -162,6 +188,7 @@ def fisher_traces(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
     *,
     seed: int = 0,
+    group: Group = ALONE,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """tr(F_i) of every unit.
@@ -171,6 +198,7 @@ def fisher_traces(
         units: layers of it.
         batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model (the true Fisher).
         seed: of the sampled labels.
+        group: the processes that share the batches.
         progress: called with the number of images done.
 
     Returns:
@@ -186,10 +214,11 @@ def fisher_traces(
         norms = squared_gradient_norms(tokens, grads_as_tokens(unit.module, grads, samples))
         sums[unit.name] += float(norms.double().sum())
 
-    total = visit_gradients(model, units, batches, visit, seed=seed, progress=progress)
+    own = visit_gradients(model, units, batches, visit, seed=seed, group=group, progress=progress)
+    total = summed({"images": own}, group)["images"]
     if total == 0:
         raise LampqError("no calibration images")
-    traces = {name: value / total for name, value in sums.items()}
+    traces = {name: value / total for name, value in summed(sums, group).items()}
     bad = [name for name, value in traces.items() if not torch.isfinite(torch.tensor(value))]
     if bad:
         raise LampqError(f"the Fisher trace of layer {bad[0]} is not finite")

@@ -25,6 +25,7 @@ from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quan
 from lampq_onnx.frontend.batching import BATCH, Images, SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.digits import split_images
+from lampq_onnx.frontend.distributed import own_device
 from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import Exported, Unit, export_model
@@ -38,6 +39,7 @@ from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.frontend.synthetic import calibration_source
+from lampq_onnx.group import ALONE, Group
 from lampq_onnx.importer.preprocessing import is_onnx_file
 from lampq_onnx.options import (
     AnalysisOptions,
@@ -73,6 +75,7 @@ class Frontend:
 
     Args:
         loaded: the model; equalization changes its weights, not its function.
+        group: the processes that share the images of statistics; everything else each of them does alike.
 
     Attributes:
         exported: float graph and units.
@@ -82,8 +85,9 @@ class Frontend:
         multiplied: units of these before which a Mul carries it.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, group: Group = ALONE) -> None:
         self.loaded = loaded
+        self._group = group
         self.exported: Exported = export_model(loaded)
         self._sketches = {unit.name: weight_sketch(unit.matrix()) for unit in self.exported.units}
         self._annotate()
@@ -159,7 +163,7 @@ class Frontend:
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From here on, round the weights of Linear units by GPTQ on the inputs that ``images`` give them."""
         with progress.stage("input moments"):
-            moments = input_moments(self.loaded.module, linear_units(self.exported.units), images)
+            moments = input_moments(self.loaded.module, linear_units(self.exported.units), images, group=self._group)
         self.rounder = WeightRounder(self.exported.units, moments, widths=widths)
         self._gptq = True
 
@@ -228,7 +232,7 @@ class Frontend:
         Raises:
             LampqError: labels are asked for and unknown, or a layer cannot be measured.
         """
-        analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq)
+        analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group)
 
         def make() -> Sensitivities:
             return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
@@ -331,7 +335,7 @@ def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) 
         UsageError: a device that is not there, or an override that cannot be right.
     """
     try:
-        device = torch.device(options.device)
+        device = torch.device(own_device(options.device))
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UsageError(f"device {options.device}: torch sees no CUDA device here")
         loaded.module.to(device)

@@ -41,6 +41,15 @@ class ActivationQuantizer:
         zero_point = int(np.clip(np.rint(-low / float(scale)), 0, top))
         return cls(scale=float(scale), zero_point=zero_point, bits=bits)
 
+    @classmethod
+    def symmetric(cls, low: float, high: float, bits: int) -> Self:
+        """Cover [-m, m], m the larger magnitude, with zero at the level that is 0 in a signed type."""
+        middle = 2 ** (bits - 1)
+        scale = np.float32(max(abs(low), abs(high)) / (middle - 1))
+        if not scale >= np.finfo(np.float32).tiny:
+            scale = np.float32(1)
+        return cls(scale=float(scale), zero_point=middle, bits=bits)
+
     @property
     def low(self) -> np.float32:
         """Smallest representable value."""

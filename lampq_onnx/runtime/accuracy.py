@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lampq_onnx.artifacts.report import Accuracy, TopK
+from lampq_onnx.group import Group
 
 Logits = npt.NDArray[np.floating]
 
@@ -37,6 +38,16 @@ class AccuracyMeter:
         self._noise += float(((reference - quantized) ** 2).sum())
         self._kl += float(kl_divergence(reference, quantized).sum())
         self._changes += [(right & ~still).sum(), (still & ~right).sum()]
+
+    def shared(self, group: Group) -> AccuracyMeter:
+        """What all processes have counted."""
+        scalars = [self._n, self._agree, self._signal, self._noise, self._kl]
+        values = group.sum(np.array([*scalars, *self._float, *self._quantized, *self._changes], np.float64))
+        whole = AccuracyMeter()
+        whole._n, whole._agree = int(values[0]), int(values[1])
+        whole._signal, whole._noise, whole._kl = (float(value) for value in values[2:5])
+        whole._float, whole._quantized, whole._changes = values[5:7], values[7:9], values[9:11]
+        return whole
 
     @property
     def relative_error(self) -> float:

@@ -26,6 +26,11 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     )
 
 
+def cpu_name() -> str:
+    """The brand that the CPU reports."""
+    return _cpu()[0]
+
+
 def cpu_flags() -> tuple[str, ...]:
     """Those of KERNEL_FLAGS that this CPU has."""
     return _cpu()[1]
@@ -41,6 +46,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def own_cores() -> int:
+    """Cores for this process: those available, shared evenly by the processes that torchrun started on this machine."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+
+
 def describe_environment(target: str) -> Environment:
     """The record for the report."""
     versions = {}
@@ -53,7 +63,7 @@ def describe_environment(target: str) -> Environment:
         lampq_onnx=metadata.version("lampq-onnx"),
         python=platform.python_version(),
         versions=versions,
-        cpu=_cpu()[0],
+        cpu=cpu_name(),
         cpu_flags=cpu_flags(),
         cores=available_cores(),
         target=target,

@@ -12,8 +12,8 @@ from lampq_onnx.converter import TARGETS, convert_model, inspect_model, load_mod
 from lampq_onnx.converter.convert import PLAN_KEY, check_file, embedded_plan
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.converter.targets import PACKINGS
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.targets import PACKINGS
 from tests.converter.graphs import (
     LEVELS,
     Builder,

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.converter import TARGETS, convert_model
 from lampq_onnx.converter.storage import FIELD_WIDTHS, field_table, pack, pair_table, paired_fields
-from lampq_onnx.converter.targets import PACKINGS
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
 from lampq_onnx.runtime import cpu_flags
+from lampq_onnx.targets import PACKINGS
 from tests.converter.graphs import (
     LEVELS,
     as_ir,

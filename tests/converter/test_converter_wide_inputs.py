@@ -10,8 +10,8 @@ from onnx import TensorProto, numpy_helper
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import TARGETS, Conversion, convert_model, inspect_model
 from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.converter.targets import PACKINGS
 from lampq_onnx.errors import LampqError
+from lampq_onnx.targets import PACKINGS
 from tests.converter.graphs import (
     LEVELS,
     Builder,

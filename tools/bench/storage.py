@@ -17,10 +17,10 @@ import onnxruntime as ort
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, target_for
-from lampq_onnx.converter.targets import PACKINGS, Target
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
 from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.targets import PACKINGS, Target
 
 OPSET = 20
 

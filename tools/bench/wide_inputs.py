@@ -22,9 +22,9 @@ import onnxruntime as ort
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, target_for
-from lampq_onnx.converter.targets import Target
 from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
 from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.targets import Target
 
 OPSET = 20
 WARM_UP = 3

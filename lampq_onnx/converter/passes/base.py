@@ -29,11 +29,6 @@ class LayerParameters:
     weight: QuantizedWeight
     activation: ActivationQuantizer | None
 
-    @property
-    def integer_kernel(self) -> bool:
-        """Whether the input is quantized to 8 bits at most, for which onnxruntime has an integer kernel."""
-        return self.activation is not None and self.activation.bits <= INTEGER_KERNEL_BITS
-
 
 Parameters = Mapping[str, LayerParameters]
 """Unit name -> numbers."""

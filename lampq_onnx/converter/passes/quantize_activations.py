@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass, add_constant
+from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass, Parameters, add_constant
 from lampq_onnx.quantization import ActivationQuantizer
 
 UINT16_OPSET = 21
@@ -23,7 +23,15 @@ class QuantizeActivations(LayerPass):
     3. Units without a quantizer read the float input as it is.
     4. Layers that read the same tensor with the same numbers share one pair.
     5. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes.
+
+    Args:
+        signed: write int8 or int16 in the place of uint8 or uint16, and zero points lower by half of the levels:
+            the same values.
     """
+
+    def __init__(self, parameters: Parameters, *, signed: bool = False) -> None:
+        super().__init__(parameters)
+        self._signed = signed
 
     def apply(self, model: ir.Model) -> int:
         """See the class."""
@@ -55,7 +63,7 @@ class QuantizeActivations(LayerPass):
             nodes.append(ir.node("Clip", [value, low, high], name=f"{prefix}.clip"))
             value = nodes[-1].outputs[0]
         scale = add_constant(graph, f"{prefix}.scale", np.float32(quantizer.scale))
-        zero = add_constant(graph, f"{prefix}.zero_point", _integer_type(quantizer)(quantizer.zero_point))
+        zero = add_constant(graph, f"{prefix}.zero_point", _zero_point(quantizer, signed=self._signed))
         nodes.append(ir.node("QuantizeLinear", [value, scale, zero], name=f"{prefix}.quantize"))
         graph.insert_before(before, nodes)
         value = nodes[-1].outputs[0]
@@ -75,8 +83,11 @@ def required_opset(quantizer: ActivationQuantizer | None) -> int:
     return UINT16_OPSET if quantizer is not None and quantizer.bits > INTEGER_KERNEL_BITS else 0
 
 
-def _integer_type(quantizer: ActivationQuantizer) -> type[np.uint8] | type[np.uint16]:
-    return np.uint8 if quantizer.bits <= INTEGER_KERNEL_BITS else np.uint16
+def _zero_point(quantizer: ActivationQuantizer, *, signed: bool) -> np.generic:
+    wide = quantizer.bits > INTEGER_KERNEL_BITS
+    if not signed:
+        return (np.uint16 if wide else np.uint8)(quantizer.zero_point)
+    return (np.int16 if wide else np.int8)(quantizer.zero_point - 2 ** (quantizer.bits - 1))
 
 
 def _moves_before(value: ir.Value) -> list[ir.Node]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.passes.base import LayerPass, Parameters
+from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, Parameters
 from lampq_onnx.converter.storage import (
     STORAGE_KEY,
     Packed,
@@ -17,8 +18,8 @@ from lampq_onnx.converter.storage import (
     paired_fields,
     scale_weight,
 )
-from lampq_onnx.converter.targets import Packing, Target
 from lampq_onnx.quantization import QuantizedWeight
+from lampq_onnx.targets import Packing, Target
 
 
 class QuantizeWeights(LayerPass):
@@ -30,11 +31,18 @@ class QuantizeWeights(LayerPass):
 
     Attributes:
         stored: unit name -> how its weight lies in the file, after the call.
+
+    Args:
+        packing: storage of the layers that ``storages`` does not name.
+        storages: unit name -> storage.
     """
 
-    def __init__(self, parameters: Parameters, packing: Packing, target: Target) -> None:
+    def __init__(
+        self, parameters: Parameters, packing: Packing, target: Target, storages: Mapping[str, Packing] | None = None
+    ) -> None:
         super().__init__(parameters)
         self.packing = packing
+        self._storages = storages or {}
         self.target = target
         self.stored: dict[str, Stored] = {}
 
@@ -43,20 +51,29 @@ class QuantizeWeights(LayerPass):
         graph = model.graph
         tables: dict[str, ir.Value] = {}
         paired = paired_fields(numbers.weight for numbers in self.parameters.values())
-        first: dict[tuple[bytes, bool], Packed] = {}
+        first: dict[tuple[bytes, bool, Packing], Packed] = {}
         for name, node in self.units(model):
             numbers = self.parameters[name]
-            unsigned = needs_unsigned(numbers.weight, self.target, integer_kernel=numbers.integer_kernel)
-            key = (_fingerprint(numbers.weight), unsigned)
+            kernel = self.target.kernel(numbers.weight.bits, _input_bits(numbers))
+            integer = kernel is not None and kernel.kind == "integer"
+            unsigned = needs_unsigned(numbers.weight, self.target, integer_kernel=integer)
+            packing = self._storages.get(name, self.packing)
+            key = (_fingerprint(numbers.weight), unsigned, packing)
             if key not in first:
                 packed = pack_weight(
-                    numbers.weight, f"{name}.weight", self.packing, tables, unsigned=unsigned, paired=paired
+                    numbers.weight,
+                    f"{name}.weight",
+                    packing,
+                    tables,
+                    unsigned=unsigned,
+                    paired=paired,
+                    folds=self.target.folds,
                 )
                 first[key] = packed
                 for value in packed.initializers:
                     graph.register_initializer(value)
                 graph.insert_before(node, list(packed.nodes))
-            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=numbers.integer_kernel)
+            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=integer)
             graph.insert_before(node, list(stored.nodes))
             node.replace_input_with(1, stored.value)
             stored.nodes[-1].metadata_props.update(self._labels(name, stored))
@@ -68,10 +85,14 @@ class QuantizeWeights(LayerPass):
         return {
             "lampq_onnx.unit": f"{name}.weight",
             "lampq_onnx.weight_bits": str(numbers.weight.bits),
-            "lampq_onnx.activation_bits": str(FLOAT_BITS if numbers.activation is None else numbers.activation.bits),
+            "lampq_onnx.activation_bits": str(_input_bits(numbers)),
             "lampq_onnx.scheme": numbers.weight.grid.value,
             STORAGE_KEY: stored.storage,
         }
+
+
+def _input_bits(numbers: LayerParameters) -> int:
+    return FLOAT_BITS if numbers.activation is None else numbers.activation.bits
 
 
 def _fingerprint(weight: QuantizedWeight) -> bytes:

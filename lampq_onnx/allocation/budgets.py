@@ -1,0 +1,131 @@
+"""From measured sensitivities, measured times and any mix of budgets to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lampq_onnx.allocation.activations import DEFAULT_ACTIVATION_CANDIDATES, WIDE_PRICE, ActivationChoice
+from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, forms_of
+from lampq_onnx.allocation.limits import Limits
+from lampq_onnx.allocation.metrics import MEASURED_METRICS
+from lampq_onnx.allocation.request import DEFAULT_CANDIDATES, check_request
+from lampq_onnx.allocation.within import FormSolution, fixed_forms, solve_forms, summed_cost
+from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.latency import LatencyTable
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.targets import Packing, Target
+
+
+def allocate_within(
+    sensitivities: Sensitivities,
+    limits: Limits,
+    *,
+    target: Target,
+    packing: Packing | None = None,
+    candidates: Sequence[int] = DEFAULT_CANDIDATES,
+    metric: str = "kl",
+    gamma: float = 4.0,
+    activation_bits: ActivationChoice | None = None,
+    activation_candidates: Sequence[int] = DEFAULT_ACTIVATION_CANDIDATES,
+    fixed_bits: int = FIXED_BITS,
+    table: LatencyTable | None = None,
+    float_bytes: int | None = None,
+    wide_price: float = WIDE_PRICE,
+    time_limit: float = 10.0,
+) -> tuple[BitPlan, FormSolution]:
+    """Find the form of least cost for each unit such that the file keeps all limits.
+
+    A unit takes any width of ``candidates`` with inputs of ``activation_bits`` (or 16 bits where those were measured),
+    in any storage that the target reads, or stays in float: as many units as the budgets allow.
+
+    Args:
+        sensitivities: what the front end measured.
+        limits: what must not be exceeded.
+        target: where the file is meant to run: decides which forms there are.
+        packing: the only storage to take; None: any.
+        candidates: weight widths.
+        metric, gamma: see `allocate`.
+        activation_bits: see `allocate`; mixed needs no budget of its own here.
+        activation_candidates: input widths for mixed.
+        fixed_bits: weight width of the units outside the budget.
+        table: times of the float file's layers; needed for a latency.
+        float_bytes: size of the float file; needed for a size where neither table nor sensitivities hold it.
+        wide_price: see `allocate`; counts where no latency is asked for.
+        time_limit: seconds for the integer program.
+
+    Raises:
+        UsageError: an option that cannot be right, or what a limit needs is missing.
+        LampqError: the limits cannot be kept; says which of them, and what would do.
+    """
+    weights = tuple(sorted(set(candidates)))
+    main = sensitivities.activation_bits if activation_bits is None else activation_bits
+    check_request(
+        bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,
+        gamma=gamma, fixed_bits=fixed_bits, activation_bits=main, activation_candidates=activation_candidates,
+    )  # fmt: skip
+    storages = (packing,) if packing is not None else target.packings
+    for storage in storages:
+        target.require_packing(storage)
+    inputs = _inputs(sensitivities, main, weights, activation_candidates)
+    forms = forms_of(target, weights, inputs, storages, same=main == "same")
+    fixed = fixed_forms(sensitivities, fixed_bits, storages[0])
+    solution = solve_forms(
+        sensitivities, forms, limits, fixed,
+        metric=metric, gamma=gamma, table=table, float_bytes=float_bytes, float_price=wide_price,
+        time_limit=time_limit,
+    )  # fmt: skip
+    chosen = {**fixed, **solution.forms}
+    whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
+    plan = BitPlan(
+        model=sensitivities.model.name,
+        metric=metric,
+        budget=limits.bits,
+        promised_bytes=whole and promised_bytes(sensitivities, chosen, whole),
+        promised_agreement=_agreement(sensitivities, solution, metric, gamma),
+        layers={unit.name: _layer(unit, chosen[unit.name], packing) for unit in sensitivities.units},
+    )
+    if table is not None:
+        plan = plan.model_copy(update={"promised_ms": table.predict(plan)})
+    return plan, solution
+
+
+def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int) -> int:
+    """Size of the file: the float one, with the units' weights in their forms."""
+    return float_bytes + sum(
+        form_bytes(unit, forms[unit.name]) - form_bytes(unit, FLOAT_FORM) for unit in sensitivities.units
+    )
+
+
+def _inputs(
+    sensitivities: Sensitivities, main: ActivationChoice, weights: Sequence[int], candidates: Sequence[int]
+) -> tuple[int, ...]:
+    """Input widths that may be chosen: what is asked for, 16 bits where all of them were measured, and float."""
+    if main == "same":
+        return tuple(weights)
+    own = set(candidates) if main == "mixed" else {main}
+    if all(WIDE_ACTIVATION_BITS in unit.activation_cost for unit in sensitivities.units if not unit.fixed):
+        own.add(WIDE_ACTIVATION_BITS)
+    return tuple(sorted({*own, FLOAT_BITS}))
+
+
+def _agreement(sensitivities: Sensitivities, solution: FormSolution, metric: str, gamma: float) -> float | None:
+    """As the simulated plans predict it."""
+    if metric not in MEASURED_METRICS or not sensitivities.agreement:
+        return None
+    return sensitivities.agreement_at(summed_cost(sensitivities, solution.forms, metric, gamma))
+
+
+def _layer(unit: UnitSensitivity, form: Form, packing: Packing | None) -> LayerPlan:
+    return LayerPlan(
+        weight_bits=form.weight_bits,
+        activation_bits=form.activation_bits,
+        type=unit.type,
+        parameters=unit.parameters,
+        fixed=unit.fixed,
+        activation_range=None
+        if form.activation_bits == FLOAT_BITS
+        else unit.activation_ranges.get(form.activation_bits, unit.activation_range),
+        input_elements=unit.activation_elements,
+        sketch=unit.sketch,
+        storage=None if unit.fixed or packing is not None else form.storage,
+    )

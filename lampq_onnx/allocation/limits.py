@@ -1,0 +1,70 @@
+"""Budgets beside average bits: what they are called, and how amounts are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lampq_onnx.errors import UsageError
+
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
+_SECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file must not exceed; None: no limit.
+
+    Attributes:
+        bits: average weight bits over the units that are not fixed; a unit in float counts 32.
+        max_bytes: of the whole file.
+        max_ms: latency of the whole file as the latency table predicts it.
+        max_bops: bit operations of all units for one image: multiply-adds times weight bits times input bits.
+        min_agreement: fraction of images whose first answer stays that of the float model, as the curve of the
+            sensitivities predicts it.
+    """
+
+    bits: float | None = None
+    max_bytes: int | None = None
+    max_ms: float | None = None
+    max_bops: float | None = None
+    min_agreement: float | None = None
+
+    @property
+    def only_bits(self) -> bool:
+        """Whether there is none beside average bits."""
+        return all(v is None for v in (self.max_bytes, self.max_ms, self.max_bops, self.min_agreement))
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``4MB``, ``4MiB``, ``500kB`` or ``4000000``.
+
+    Raises:
+        UsageError: anything else.
+    """
+    return int(_amount(text, r"([kmg]?i?)b?", _PREFIXES, "a size", "4MB"))
+
+
+def parse_latency(text: str) -> float:
+    """Milliseconds from ``20ms``, ``0.02s``, ``800us`` or ``20``.
+
+    Raises:
+        UsageError: anything else.
+    """
+    return _amount(text, r"(ms|s|us|)", _SECONDS, "a latency", "20ms")
+
+
+def parse_bops(text: str) -> float:
+    """Bit operations from ``60G``, ``1.5T`` or a plain number.
+
+    Raises:
+        UsageError: anything else.
+    """
+    return _amount(text, r"([kmgt]?)", _PREFIXES, "a number of bit operations", "60G")
+
+
+def _amount(text: str, unit: str, factors: dict[str, float], what: str, example: str) -> float:
+    match = re.fullmatch(rf"([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*{unit}", text.strip().lower(), re.ASCII)
+    if match is None or match[2] not in factors or float(match[1]) <= 0:
+        raise UsageError(f"cannot read {text!r} as {what}", hint=f"write it as in {example}")
+    return float(match[1]) * factors[match[2]]

@@ -1,0 +1,136 @@
+"""What layers and the rest of a graph cost in time on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from lampq_onnx.artifacts.base import Artifact, Record
+from lampq_onnx.artifacts.plan import FLOAT_BITS, BitPlan
+from lampq_onnx.errors import LampqError
+
+
+class ProbedLayer(Record):
+    """One layer of the graph; layers of one shape are measured once."""
+
+    name: str
+    shape: str = Field(description="key of the shape, e.g. MatMul 197x384x1152 bias")
+
+
+class LayerTime(Record):
+    """One shape in one form, alone in a session."""
+
+    shape: str
+    weight_bits: tuple[int, ...] = Field(description="weight widths that run like this; 32 is float")
+    activation_bits: tuple[int, ...]
+    storages: tuple[str, ...] = Field(description="storages that run like this; empty for float")
+    milliseconds: float = Field(gt=0, description="median over rounds")
+    noise: float = Field(ge=0, description="standard error of the median, as a fraction of it")
+
+    def covers(self, weight_bits: int, activation_bits: int, storage: str | None) -> bool:
+        """Whether it was measured for these; storage None: any."""
+        return (
+            weight_bits in self.weight_bits
+            and activation_bits in self.activation_bits
+            and (storage is None or not self.storages or storage in self.storages)
+        )
+
+
+class LatencyTable(Artifact):
+    """Measured times from which the latency of any plan follows.
+
+    A layer alone in a session is not a layer inside of a graph: neighbours fuse, weights leave the caches. So two whole
+    files are timed as well, with every layer in float and with every layer in its fastest form, and what forms save is
+    scaled by ``context`` so that the sum is right at both ends:
+
+        latency(plan) = float_ms - context * sum_i (t_i(float) - t_i(form of i)).
+    """
+
+    format: Literal["lampq-onnx/latency"] = "lampq-onnx/latency"
+    version: Literal[1] = 1
+    model: str
+    target: str
+    cpu: str
+    onnxruntime: str
+    threads: int
+    batch: int
+    float_bytes: int = Field(gt=0, description="size of the float file")
+    float_ms: float = Field(gt=0, description="whole file with every layer in float, median")
+    fastest_ms: float = Field(gt=0, description="whole file with every layer in its fastest form, median")
+    noise: float = Field(ge=0, description="half the interquartile range of their ratio, as a fraction of it")
+    context: float = Field(gt=0, description="time saved inside of the graph over time saved alone")
+    layers: tuple[ProbedLayer, ...]
+    times: tuple[LayerTime, ...]
+
+    def layer_times(self) -> LayerTimes:
+        """Times by layer, for many look-ups."""
+        own: dict[str, list[LayerTime]] = {}
+        for time in self.times:
+            own.setdefault(time.shape, []).append(time)
+        return LayerTimes(self, {layer.name: tuple(own.get(layer.shape, ())) for layer in self.layers})
+
+    @property
+    def fixed_ms(self) -> float:
+        """What the graph takes beside its layers."""
+        times = self.layer_times()
+        return self.float_ms - sum(times.ms(layer.name, FLOAT_BITS, FLOAT_BITS) for layer in self.layers)
+
+    def predict(self, plan: BitPlan) -> float:
+        """Latency in ms of the file of a plan.
+
+        Raises:
+            LampqError: a form was not measured.
+        """
+        times, total = self.layer_times(), self.fixed_ms
+        for layer in self.layers:
+            form = plan.layers.get(layer.name)
+            widths = (FLOAT_BITS, FLOAT_BITS) if form is None else (form.weight_bits, form.activation_bits)
+            total += times.ms(layer.name, *widths, None if form is None else form.storage)
+        return total
+
+    def require_layers(self, names: Iterable[str]) -> None:
+        """Refuse a table of another model.
+
+        Raises:
+            LampqError: a layer was not probed.
+        """
+        known = {layer.name for layer in self.layers}
+        missing = next((name for name in names if name not in known), None)
+        if missing is not None:
+            raise LampqError(
+                f"the latency table of {self.model} does not know layer {missing}: it is of another model",
+                hint="probe the float.onnx that belongs to the sensitivities",
+            )
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """A latency table by layer.
+
+    Attributes:
+        table: where it comes from.
+        layers: layer name -> times of its shape.
+    """
+
+    table: LatencyTable
+    layers: Mapping[str, tuple[LayerTime, ...]]
+
+    def ms(self, name: str, weight_bits: int, activation_bits: int, storage: str | None = None) -> float:
+        """A layer's share of the graph's latency in one form; storage None: any.
+
+        Raises:
+            LampqError: the layer or the form was not measured.
+        """
+        if name not in self.layers:
+            self.table.require_layers([name])
+        for time in self.layers[name]:
+            if time.covers(weight_bits, activation_bits, storage):
+                return self.table.context * time.milliseconds
+        raise LampqError(
+            f"the latency table of {self.table.model} has no time of layer {name} with {weight_bits} weight and "
+            f"{activation_bits} input bits{f' in {storage} storage' if storage else ''}",
+            hint="probe the float file again for this target: lampq-onnx probe float.onnx",
+        )

@@ -1,0 +1,89 @@
+"""`probe`: what layers cost in time on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.recipe import Values, section
+
+if TYPE_CHECKING:
+    from lampq_onnx.artifacts.latency import LatencyTable
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("probe")(probe)
+
+
+@with_options("--target", "--latency-threads", "--latency-batch")
+def probe(
+    *,
+    float_model: Annotated[Path, typer.Argument(help="float.onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("latency.json"),
+    rounds: Annotated[int, typer.Option(min=5, help="Turns of every form.")] = 40,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what the cache holds.")] = False,
+    values: Values,
+) -> None:
+    """Time every distinct layer shape in every form of the target, for allocate --max-latency.
+
+    Shapes that were timed before with this onnxruntime on this CPU are taken from the cache.
+    """
+    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.files import require_output_file
+    from lampq_onnx.runtime.environment import cpu_flags, machine
+    from lampq_onnx.runtime.probe import ProbeOptions
+    from lampq_onnx.runtime.probe import probe as measure
+    from lampq_onnx.targets import target_for
+
+    require_output_file(output)
+    form = section("output", values)
+    table = measure(
+        float_model,
+        target_for(form.target, machine(), cpu_flags()),
+        ProbeOptions(threads=form.latency_threads, batch=form.latency_batch, rounds=rounds, reuse=not again),
+        progress=terminal_progress(),
+    )
+    table.save(output)
+    _print(table, output)
+
+
+def _print(table: LatencyTable, path: Path) -> None:
+    from rich.table import Table
+
+    from lampq_onnx.cli.tables import console
+
+    out = console()
+    rows = Table(title=f"{table.model} on {table.cpu}, {table.threads} thread(s)", title_justify="left")
+    rows.add_column("shape")
+    for column in ("layers", "W bits", "A bits", "storage", "ms", "noise", "of float"):
+        rows.add_column(column, justify="right")
+    count = {shape: sum(layer.shape == shape for layer in table.layers) for shape in {t.shape for t in table.times}}
+    base = {time.shape: time.milliseconds for time in table.times if not time.storages}
+    for time in table.times:
+        first = not time.storages
+        rows.add_row(
+            time.shape if first else "",
+            str(count[time.shape]) if first else "",
+            _span(time.weight_bits),
+            _span(time.activation_bits),
+            ",".join(time.storages),
+            f"{time.milliseconds:.4f}",
+            f"{100 * time.noise:.1f} %",
+            f"{time.milliseconds / base[time.shape]:.2f}",
+        )
+    out.print(rows)
+    out.print(
+        f"whole file: float {table.float_ms:.2f} ms, all layers quantized {table.fastest_ms:.2f} ms, noise "
+        f"{100 * table.noise:.1f} %; {table.fixed_ms:.2f} ms beside the layers"
+    )
+    out.print(f"wrote {path}", markup=False)
+
+
+def _span(bits: tuple[int, ...]) -> str:
+    if bits == (32,):
+        return "float"
+    return str(bits[0]) if len(bits) == 1 else f"{bits[0]}-{bits[-1]}"

@@ -1,0 +1,66 @@
+"""The forms of a layer that can differ in time on a target, each with one pair of widths that stands for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.errors import UsageError
+from lampq_onnx.targets import Packing, Target
+
+_LOW = tuple(range(1, FIXED_BITS))
+_NARROW = tuple(range(2, FIXED_BITS))
+
+
+@dataclass(frozen=True)
+class Form:
+    """Widths and storages that run alike.
+
+    Attributes:
+        weights, activations: widths that the form stands for.
+        storages: likewise; empty for float.
+        measured: the pair and the storage that are timed; None: the float layer.
+    """
+
+    weights: tuple[int, ...]
+    activations: tuple[int, ...]
+    storages: tuple[Packing, ...]
+    measured: tuple[int, int, Packing] | None
+
+    @property
+    def name(self) -> str:
+        """Short, unique for a target."""
+        if self.measured is None:
+            return "float"
+        weight, activation, storage = self.measured
+        return f"W{weight}A{activation}-{storage}"
+
+
+FLOAT_FORM = Form((FLOAT_BITS,), (FLOAT_BITS,), (), None)
+
+
+def forms_of(target: Target) -> tuple[Form, ...]:
+    """The forms to measure, float first, then the one that most layers take.
+
+    onnxruntime folds the unpacking of weights when the session is created, so that one width below 8 stands for all;
+    that storages run alike is measured, for narrow weights with 8-bit inputs.
+
+    Raises:
+        UsageError: the target is not onnxruntime on a CPU, which is all that can be timed here.
+    """
+    if not target.name.startswith("onnxruntime-") or not target.folds:
+        raise UsageError(
+            f"{target.name} cannot be timed here: probe runs files in onnxruntime on this CPU",
+            hint="probe for --target auto, and set no --max-latency for this target",
+        )
+    eight, every = (FIXED_BITS,), target.packings
+    narrow = [Form(_LOW, eight, (storage,), (4, FIXED_BITS, storage)) for storage in every]
+    return (
+        FLOAT_FORM,
+        *narrow,
+        Form(eight, eight, every, (FIXED_BITS, FIXED_BITS, "container")),
+        Form(_LOW, _NARROW, every, (4, 6, target.packing)),
+        Form(eight, _NARROW, every, (FIXED_BITS, 6, "container")),
+        Form((*_LOW, FIXED_BITS), (WIDE_ACTIVATION_BITS,), every, (4, WIDE_ACTIVATION_BITS, target.packing)),
+        Form((*_LOW, FIXED_BITS), (FLOAT_BITS,), every, (4, FLOAT_BITS, target.packing)),
+    )

@@ -1,0 +1,73 @@
+"""Times of several sessions taken in turns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.sessions import session_options
+
+WARM_UP = 2
+
+TURN_MS = 2.0
+"""A turn of one session lasts about this long at least: clocks and the first, cold run matter less."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median of the turns in ms, and its standard error as a fraction of it."""
+
+    milliseconds: float
+    noise: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Timing:
+        """From the mean times of the turns.
+
+        The median's standard error is 1.253 sigma / sqrt(n), with sigma from the interquartile range as for a normal
+        distribution: other programs make outliers, which would own a standard deviation.
+        """
+        low, middle, high = (float(value) for value in np.percentile(samples, [25, 50, 75]))
+        return cls(middle, 1.253 * (high - low) / 1.349 / math.sqrt(len(samples)) / middle)
+
+
+def open_session(model: bytes, threads: int) -> Any:
+    """A session of one layer.
+
+    Raises:
+        LampqError: onnxruntime refuses it.
+    """
+    try:
+        return ort.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot load a layer to be timed: {str(error).strip()[:500]}") from error
+
+
+def time_in_turns(sessions: Sequence[Any], x: npt.NDArray[np.float32], rounds: int) -> list[Timing]:
+    """Time sessions with one input ``x`` in turns, so that drifts of the machine hit all of them."""
+    repeats = [max(1, math.ceil(TURN_MS / _once(session, x))) for session in sessions]
+    samples: list[list[float]] = [[] for _ in sessions]
+    for turn in range(rounds):
+        order = range(len(sessions)) if turn % 2 else reversed(range(len(sessions)))
+        for which in order:
+            samples[which].append(_mean(sessions[which], x, repeats[which]))
+    return [Timing.of(own) for own in samples]
+
+
+def _once(session: Any, x: npt.NDArray[np.float32]) -> float:
+    return min(_mean(session, x, 1) for _ in range(1 + WARM_UP))
+
+
+def _mean(session: Any, x: npt.NDArray[np.float32], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        session.run(None, {"x": x})
+    return 1e3 * (time.perf_counter() - start) / repeats

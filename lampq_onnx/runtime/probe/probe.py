@@ -1,0 +1,207 @@
+"""From a float file to a latency table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from lampq_onnx.artifacts import BitPlan
+from lampq_onnx.artifacts.latency import LatencyTable, LayerTime, ProbedLayer
+from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.cache import ArrayCache
+from lampq_onnx.converter import convert_model, load_model, save_model
+from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.errors import LampqError
+from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.runtime.environment import cpu_flags, cpu_name
+from lampq_onnx.runtime.latency import compare_latency
+from lampq_onnx.runtime.probe.forms import Form, forms_of
+from lampq_onnx.runtime.probe.layers import LayerShape, layer_bytes, layer_plan, plain_weight
+from lampq_onnx.runtime.probe.measure import Timing, open_session, time_in_turns
+from lampq_onnx.runtime.sessions import open_runner
+from lampq_onnx.targets import Target
+
+SAME = 3.0
+"""Forms whose times differ by less than this many standard errors count as equal: a choice between them would be
+between noise."""
+
+WHOLE_ROUNDS = 20
+"""Of the two whole files."""
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How times are taken.
+
+    Attributes:
+        threads: of the sessions.
+        batch: images at once.
+        rounds: turns of every form.
+        reuse: whether times that the user's cache holds are taken as they are.
+    """
+
+    threads: int = 1
+    batch: int = 1
+    rounds: int = 40
+    reuse: bool = True
+
+
+def probe(
+    path: Path,
+    target: Target,
+    options: ProbeOptions,
+    *,
+    cache: ArrayCache | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> LatencyTable:
+    """Time every distinct layer shape of a float file in every form of the target, and the whole file twice.
+
+    Args:
+        path: float.onnx.
+        target: onnxruntime on this kind of CPU.
+        cache: of times by shape, onnxruntime's version, CPU and options; default: the user's.
+
+    Raises:
+        UsageError: the target cannot be timed here.
+        LampqError: the file cannot be read, or has no layer.
+    """
+    forms = forms_of(target)
+    model = load_model(path)
+    if not find_sites(model.graph):
+        raise LampqError(f"{path} has no linear layer with constant weights: there is nothing to choose")
+    # Some layers see less of the image once the converter's graph passes have run.
+    model = _converted(model, target, FLOAT_FORM_BITS)
+    opset = model.opset_imports.get("", 0)
+    shapes = {site.name: LayerShape.of(site) for site in find_sites(model.graph)}
+    distinct = list(dict.fromkeys(shapes.values()))
+    kept = ArrayCache.of_user() if cache is None else cache
+    times: list[LayerTime] = []
+    with progress.stage("layers", len(distinct)) as advance:
+        for done, shape in enumerate(distinct, 1):
+            times += _records(shape, forms, _times(shape, forms, opset, target, options, kept))
+            advance(done)
+    with progress.stage("whole files"):
+        float_ms, fastest_ms, noise = _whole(path, target, options)
+    alone = [_saved(times, shape.name) for shape in shapes.values()]
+    return LatencyTable(
+        model=path.name,
+        target=target.name,
+        cpu=cpu_name(),
+        onnxruntime=ort.__version__,
+        threads=options.threads,
+        batch=options.batch,
+        float_bytes=file_bytes(path),
+        float_ms=float_ms,
+        fastest_ms=fastest_ms,
+        noise=noise,
+        context=_context(float_ms - fastest_ms, sum(alone), noise * float_ms),
+        layers=tuple(ProbedLayer(name=name, shape=shape.name) for name, shape in shapes.items()),
+        times=tuple(times),
+    )
+
+
+def _context(whole: float, alone: float, noise: float) -> float:
+    """What is saved in the graph over what is saved by layers alone; 1 where one of the two is noise."""
+    return whole / alone if whole > noise and alone > 0 else 1.0
+
+
+def _saved(times: list[LayerTime], shape: str) -> float:
+    slow, fast = (
+        next(time.milliseconds for time in times if time.shape == shape and time.covers(*bits, None))
+        for bits in (FLOAT_FORM_BITS, WHOLE_FORM)
+    )
+    return slow - fast
+
+
+FLOAT_FORM_BITS = (FLOAT_BITS, FLOAT_BITS)
+WHOLE_FORM = (4, 8)
+"""Widths of the second whole file: the fastest form where integer kernels are faster than float."""
+
+
+def _times(
+    shape: LayerShape, forms: tuple[Form, ...], opset: int, target: Target, options: ProbeOptions, cache: ArrayCache
+) -> list[Timing]:
+    key = _key(shape, forms, target, options)
+    found = cache.get(key) if options.reuse else None
+    if found is not None:
+        return [Timing(*(float(v) for v in found[form.name])) for form in forms]
+    x = np.random.default_rng(1).normal(size=(options.batch, *shape.input)).astype(np.float32)
+    sessions = [open_session(layer_bytes(shape, opset, target, form.measured), options.threads) for form in forms]
+    timings = time_in_turns(sessions, x, options.rounds)
+    cache.put(key, {form.name: np.array([t.milliseconds, t.noise]) for form, t in zip(forms, timings, strict=True)})
+    return timings
+
+
+def _key(shape: LayerShape, forms: tuple[Form, ...], target: Target, options: ProbeOptions) -> str:
+    parts = {
+        "kind": "layer times 1",
+        "shape": shape.name,
+        "forms": [form.name for form in forms],
+        "target": target.name,
+        "cpu": [cpu_name(), *cpu_flags()],
+        "onnxruntime": ort.__version__,
+        "options": [options.threads, options.batch, options.rounds],
+        "version": metadata.version("lampq-onnx"),
+    }
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _records(shape: LayerShape, forms: tuple[Form, ...], timings: list[Timing]) -> list[LayerTime]:
+    """One record a form; storages that run alike share their mean."""
+    pooled = list(timings)
+    for group in {(form.weights, form.activations) for form in forms}:
+        same = [i for i, form in enumerate(forms) if (form.weights, form.activations) == group]
+        low = min(timings[i].milliseconds for i in same)
+        high = max(timings[i].milliseconds for i in same)
+        noise = max(timings[i].noise for i in same)
+        if high - low <= SAME * noise * high:
+            mean = float(np.mean([timings[i].milliseconds for i in same]))
+            for i in same:
+                pooled[i] = Timing(mean, noise)
+    return [
+        LayerTime(
+            shape=shape.name,
+            weight_bits=form.weights,
+            activation_bits=form.activations,
+            storages=form.storages,
+            milliseconds=timing.milliseconds,
+            noise=timing.noise,
+        )
+        for form, timing in zip(forms, pooled, strict=True)
+    ]
+
+
+def _converted(model: ir.Model, target: Target, form: tuple[int, int]) -> ir.Model:
+    """The graph with all layers in one form; ``model`` is changed."""
+    sites = find_sites(model.graph)
+    plan = BitPlan(layers={site.name: layer_plan(*form) for site in sites})
+    weights = {} if form == FLOAT_FORM_BITS else {site.name: plain_weight(site.matrix(), form[0]) for site in sites}
+    return convert_model(model, plan, target=target, weights=weights).model
+
+
+def _whole(path: Path, target: Target, options: ProbeOptions) -> tuple[float, float, float]:
+    """Medians of the files with no and with all layers quantized, in ms, and the noise of their ratio.
+
+    Both go through the converter, whose graph passes make what lies beside the layers faster.
+    """
+    with tempfile.TemporaryDirectory(prefix="lampq-onnx-") as folder:
+        files = [Path(folder, "float.onnx"), Path(folder, "quantized.onnx")]
+        for file, form in zip(files, (FLOAT_FORM_BITS, WHOLE_FORM), strict=True):
+            save_model(_converted(load_model(path), target, form), file)
+        reference, other = (open_runner(file, threads=options.threads) for file in files)
+    sizes = reference.session.get_inputs()[0].shape[1:]
+    if not all(isinstance(size, int) for size in sizes):
+        raise LampqError(f"{path} takes images of any size {sizes}; a latency needs one size")
+    images = np.random.default_rng(2).normal(size=(options.batch, *sizes)).astype(np.float32)
+    found = compare_latency(reference, other, images, threads=options.threads, runs=WHOLE_ROUNDS)
+    low, high = found.speedup_quartiles
+    return found.float_ms, found.quantized_ms, (high - low) / 2 / found.speedup

@@ -1,0 +1,194 @@
+"""Where a file is meant to run, as data: which widths have kernels there, and which forms are safe."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from lampq_onnx.errors import UsageError
+
+Packing = Literal["exact", "native", "container"]
+
+PACKINGS: tuple[Packing, ...] = ("exact", "native", "container")
+
+FLOAT = 32
+
+Kind = Literal["integer", "float"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Widths that one kernel of a target takes.
+
+    Attributes:
+        weights, activations: widths in bits; every pair of the two runs on this kernel. 32 is float.
+        kind: what it multiplies. A float kernel reads weights that are unpacked when the file is loaded.
+    """
+
+    weights: tuple[int, ...]
+    activations: tuple[int, ...]
+    kind: Kind
+
+    def takes(self, weight_bits: int, activation_bits: int) -> bool:
+        """Whether the pair runs on this kernel."""
+        return weight_bits in self.weights and activation_bits in self.activations
+
+
+@dataclass(frozen=True)
+class Target:
+    """What decides the form of a file.
+
+    Attributes:
+        name: the name on the command line.
+        signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add
+            two products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there
+            (onnxruntime issue 14642); uint8 weights with zero point 128 take an exact, slower path.
+        kernels: what runs there; layers in float always do. Narrow inputs are a Clip before 8 bits, and narrow
+            weights are levels within int8, so that a kernel for 8 bits takes them as well.
+        packings: storages that are read there with the same result, the default one first.
+        symmetric: inputs have the zero point 0, in a signed type.
+        folds: constants are folded before kernels are chosen, so that weights may be unpacked by operators. Otherwise
+            DequantizeLinear has to read an initializer.
+        opset: the newest one that is read.
+    """
+
+    name: str
+    signed_8bit_exact: bool
+    kernels: tuple[Kernel, ...]
+    packings: tuple[Packing, ...] = PACKINGS
+    symmetric: bool = False
+    folds: bool = True
+    opset: int = 25
+
+    @property
+    def packing(self) -> Packing:
+        """The storage that `auto` stands for."""
+        return self.packings[0]
+
+    def kernel(self, weight_bits: int, activation_bits: int) -> Kernel | None:
+        """The kernel of a pair of widths; None: there is none. Layers in float (32, 32) have one everywhere."""
+        return next((k for k in (*self.kernels, _FLOAT_LAYER) if k.takes(weight_bits, activation_bits)), None)
+
+    def nearest(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
+        """The pair with a kernel that loses the least: wider where there is one, and then by as little as possible."""
+        pairs = [pair for kernel in self.kernels for pair in product(kernel.weights, kernel.activations)]
+
+        def distance(pair: tuple[int, int]) -> tuple[int, int]:
+            lost = sum(max(0, want - have) for want, have in zip((weight_bits, activation_bits), pair, strict=True))
+            added = sum(max(0, have - want) for want, have in zip((weight_bits, activation_bits), pair, strict=True))
+            return lost, added
+
+        return min(pairs, key=distance)
+
+    def require_pair(self, weight_bits: int, activation_bits: int, where: str = "") -> None:
+        """Refuse widths that the target cannot run.
+
+        Args:
+            where: what has them, for the message, e.g. "layer blocks.0.attn.qkv".
+
+        Raises:
+            UsageError: naming the nearest widths that it can.
+        """
+        if self.kernel(weight_bits, activation_bits) is not None:
+            return
+        w, a = self.nearest(weight_bits, activation_bits)
+        raise UsageError(
+            f"{where + ': ' if where else ''}{self.name} has no kernel for {_words(weight_bits)} weights with "
+            f"{_words(activation_bits)} inputs",
+            hint=f"the nearest that it has is {_words(w)} weights with {_words(a)} inputs (W{w}/A{a})",
+        )
+
+    def require_widths(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Refuse a choice of (weight, input) widths that holds a pair which the target cannot run.
+
+        Raises:
+            UsageError: naming the nearest pair that it can, and the options.
+        """
+        for weight_bits, activation_bits in pairs:
+            self.require_pair(weight_bits, activation_bits, "widths asked for (--candidates, --activation-bits)")
+
+    def require_packing(self, packing: Packing) -> None:
+        """Refuse a storage that the target does not read.
+
+        Raises:
+            UsageError: naming those that it does.
+        """
+        if packing not in self.packings:
+            raise UsageError(
+                f"{self.name} does not read {packing} storage",
+                hint=f"use --packing {' or '.join(self.packings)}",
+            )
+
+
+_FLOAT_LAYER = Kernel((FLOAT,), (FLOAT,), "float")
+
+_LOW = tuple(range(1, 9))
+_NARROW = tuple(range(2, 9))
+
+_ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
+"""onnxruntime on CPUs (docs/runtime.md): narrow weights and inputs run on the 8-bit kernel, wider inputs in float."""
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("onnxruntime-x86-avx2", signed_8bit_exact=False, kernels=_ONNXRUNTIME),
+        Target("onnxruntime-x86-vnni", signed_8bit_exact=True, kernels=_ONNXRUNTIME),
+        Target("onnxruntime-arm64", signed_8bit_exact=True, kernels=_ONNXRUNTIME),
+        # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
+        # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
+        # matched on initializers, so no unpacking is written for it.
+        Target(
+            "onnxruntime-qnn",
+            signed_8bit_exact=True,
+            kernels=(Kernel((4, 8), (8, 16), "integer"),),
+            packings=("native", "container"),
+            folds=False,
+            opset=21,
+        ),
+        # Explicit quantization: int8 with zero point 0 for weights (per channel) and inputs (per tensor), and
+        # DequantizeLinear on constants. INT4 is weight-only and in blocks, which this converter does not write.
+        Target(
+            "tensorrt",
+            signed_8bit_exact=True,
+            kernels=(Kernel(_LOW, (8,), "integer"),),
+            packings=("container",),
+            symmetric=True,
+            folds=False,
+            opset=20,
+        ),
+        # Reads the unpacking of exact storage with a bit-identical result. x86 without VNNI saturates as onnxruntime.
+        Target(
+            "openvino",
+            signed_8bit_exact=False,
+            kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
+            packings=("exact", "container"),
+            opset=20,
+        ),
+    )
+}
+
+
+def target_for(name: str, machine: str, cpu_flags: Collection[str]) -> Target:
+    """The target called ``name``; `auto` reads the machine.
+
+    Args:
+        machine: as ``platform.machine()`` says it.
+        cpu_flags: instruction sets of this CPU.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if name == "auto":
+        if machine.lower() in ("arm64", "aarch64"):
+            return TARGETS["onnxruntime-arm64"]
+        vnni = any("vnni" in flag or flag == "amx_int8" for flag in cpu_flags)
+        return TARGETS["onnxruntime-x86-vnni" if vnni else "onnxruntime-x86-avx2"]
+    if name not in TARGETS:
+        raise UsageError(f"unknown target {name!r}", hint=f"known targets: auto, {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def _words(bits: int) -> str:
+    return "float" if bits == FLOAT else f"{bits}-bit"

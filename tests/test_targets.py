@@ -1,0 +1,107 @@
+"""The table of targets, and what a file for each of them holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from lampq_onnx.converter import convert_model
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.targets import PACKINGS, TARGETS, target_for
+from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+def test_every_pair_has_a_kernel_or_is_refused_with_one_that_has(target):
+    for weight in (*range(1, 9), 32):
+        for inputs in (*range(2, 9), 16, 32):
+            if target.kernel(weight, inputs) is not None:
+                target.require_pair(weight, inputs)
+                assert target.nearest(weight, inputs) == (weight, inputs) or (weight, inputs) == (32, 32)
+                continue
+            near = target.nearest(weight, inputs)
+            assert target.kernel(*near) is not None
+            with pytest.raises(UsageError, match=f"{target.name} has no kernel") as caught:
+                target.require_pair(weight, inputs, "layer fc")
+            assert f"W{near[0]}/A{near[1]}" in caught.value.hint
+            assert "layer fc" in caught.value.message
+
+
+def test_nearest_loses_as_little_as_possible():
+    qnn, tensorrt = TARGETS["onnxruntime-qnn"], TARGETS["tensorrt"]
+    assert qnn.nearest(3, 8) == (4, 8)
+    assert qnn.nearest(5, 6) == (8, 8)
+    assert qnn.nearest(8, 12) == (8, 16)
+    assert tensorrt.nearest(4, 16) == (4, 8)
+    assert tensorrt.nearest(4, 4) == (4, 8)
+
+
+def test_auto_reads_the_machine():
+    assert target_for("auto", "aarch64", ()).name == "onnxruntime-arm64"
+    assert target_for("auto", "x86_64", ("avx2",)).name == "onnxruntime-x86-avx2"
+    assert target_for("auto", "x86_64", ("avx2", "amx_int8")).name == "onnxruntime-x86-vnni"
+    with pytest.raises(UsageError, match="unknown target 'npu'"):
+        target_for("npu", "x86_64", ())
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    return {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+
+def weights() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tensorrt_gets_signed_inputs_with_zero_point_0_and_plain_constants(bits):
+    model = one_matmul(weights())
+    plan = plan_for(["fc"], weight_bits=bits)
+    proto = as_proto(convert_model(as_ir(model), plan, target=TARGETS["tensorrt"]).model)
+    arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    producers = {o: n for n in proto.graph.node for o in n.output}
+    for node in proto.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            if len(node.input) > 2:
+                assert arrays[node.input[2]].dtype == np.int8
+                assert not arrays[node.input[2]].any()
+            if node.op_type == "DequantizeLinear" and "weight" in node.output[0] + node.name:
+                assert node.input[0] not in producers
+    x = np.random.default_rng(1).normal(size=(2, 3, 24)).astype(np.float32)
+    error = reference(proto, x) - x @ weights()
+    assert np.linalg.norm(error) < {4: 0.15, 8: 0.02}[bits] * np.linalg.norm(x @ weights())
+
+
+def test_qnn_gets_int4_without_a_cast_where_the_grid_fits_and_integer_kernels_for_16_bit_inputs():
+    rng = np.random.default_rng(0)
+    on_grid = (rng.integers(-8, 8, (24, 6)) * 0.1).astype(np.float32)
+    on_grid[0] = -0.8
+    for inputs in (8, 16):
+        plan = plan_for(["fc"], weight_bits=4, activation_bits=inputs)
+        proto = as_proto(convert_model(as_ir(one_matmul(on_grid)), plan, target=TARGETS["onnxruntime-qnn"]).model)
+        kinds = [node.op_type for node in proto.graph.node]
+        assert sorted(kinds) == ["DequantizeLinear", "DequantizeLinear", "MatMul", "QuantizeLinear"]
+        assert TensorProto.INT4 in tensor_types(proto).values()
+
+
+def test_what_a_target_cannot_run_is_refused_before_the_graph_is_touched():
+    for target, plan, packing in (
+        ("tensorrt", plan_for(["fc"], activation_bits=16), None),
+        ("onnxruntime-qnn", plan_for(["fc"], weight_bits=3), None),
+        ("tensorrt", plan_for(["fc"]), "exact"),
+    ):
+        model = as_ir(one_matmul(weights()))
+        before = [node.op_type for node in model.graph]
+        with pytest.raises(UsageError):
+            convert_model(model, plan, packing=packing, target=TARGETS[target])
+        assert [node.op_type for node in model.graph] == before
+
+
+def test_an_opset_that_the_target_does_not_read_is_refused():
+    with pytest.raises(LampqError, match="opset 22, and tensorrt reads up to 20"):
+        convert_model(as_ir(one_matmul(weights(), opset=22)), plan_for(["fc"]), target=TARGETS["tensorrt"])
+
+
+def test_packings_are_those_of_the_converter():
+    assert {packing for target in TARGETS.values() for packing in target.packings} <= set(PACKINGS)

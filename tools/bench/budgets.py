@@ -1,0 +1,253 @@
+"""What files of latency and size budgets measure, and how long the allocation takes.
+
+    python tools/bench/budgets.py float.onnx sensitivity.json
+    python tools/bench/budgets.py --export deit_small_patch16_224     # random weights, made-up costs
+    python tools/bench/budgets.py --units 1000                        # the allocation alone
+
+Latency budgets lie evenly between the fastest and the slowest file. All files of one model are timed in turns in one
+process, beside the float file. Weights are rounded to nearest: times and sizes do not depend on the rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from lampq_onnx.allocation import Limits, allocate_within
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LatencyTable, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.converter import convert_model, load_model, save_model
+from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.runtime.probe import ProbeOptions, probe
+from lampq_onnx.runtime.probe.layers import LayerShape, plain_weight
+from lampq_onnx.runtime.sessions import open_runner
+from lampq_onnx.targets import TARGETS, Target, target_for
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+SIZE_BITS = (2.5, 4.0, 6.0)
+WARM_UP = 3
+HEADS = (
+    "budget", "solved in, s", "in float", "predicted ms", "measured ms (quartiles)", "off", "promised MB", "MB", "off",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("float_model", nargs="?", type=Path)
+    parser.add_argument("sensitivity", nargs="?", type=Path)
+    parser.add_argument("--export", metavar="MODEL", help="a timm model with random weights")
+    parser.add_argument("--units", type=int, help="only time the allocation of this many made-up units")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if options.units:
+        time_allocation(options.units)
+        return
+    with source(options.float_model, options.export) as path:
+        sensitivities = Sensitivities.load(options.sensitivity) if options.sensitivity else made_up(path)
+        compare(path, sensitivities, options.rounds, options.threads)
+
+
+@contextmanager
+def source(path: Path | None, name: str | None) -> Iterator[Path]:
+    if name is None:
+        if path is None:
+            raise SystemExit("give float.onnx, or --export MODEL")
+        yield path
+        return
+    import timm
+    import torch
+
+    from lampq_onnx.frontend.export import export_model
+    from lampq_onnx.frontend.loading import load_timm
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        checkpoint = Path(folder, "random.pth")
+        torch.save(timm.create_model(name).state_dict(), checkpoint)
+        target = Path(folder, "float.onnx")
+        save_model(export_model(load_timm(name, checkpoint=checkpoint)).model, target)
+        yield target
+
+
+def made_up(path: Path, seed: int = 0) -> Sensitivities:
+    """Units of a graph with random costs that fall by 4 a bit."""
+    rng = np.random.default_rng(seed)
+    units = []
+    for site in find_sites(load_model(path).graph):
+        shape = LayerShape.of(site)
+        matrix = site.matrix().shape
+        elements = int(np.prod(shape.input))
+        units.append(made_up_unit(site.name, site.type, (matrix[0], matrix[1]), elements, rng))
+    return sensitivities_of(path.name, units)
+
+
+def made_up_unit(
+    name: str, kind: str, shape: tuple[int, int], elements: int, rng: np.random.Generator
+) -> UnitSensitivity:
+    level = float(10.0 ** rng.uniform(-3, 0))
+    return UnitSensitivity(
+        name=name,
+        type=kind,
+        parameters=shape[0] * shape[1],
+        shape=shape,
+        fixed=kind in ("patch_embed", "head"),
+        trace=level,
+        nuclear_norm=1.0,
+        weight_error={b: 4.0**-b for b in range(2, 9)},
+        weight_cost={b: level * float(rng.uniform(0.7, 1.3)) * 4.0**-b for b in range(2, 9)},
+        activation_range=ActivationRange(low=-4, high=4),
+        activation_cost={8: 1e-2 * level, 16: 1e-9},
+        activation_elements=elements,
+    )
+
+
+def sensitivities_of(name: str, units: Sequence[UnitSensitivity]) -> Sensitivities:
+    return Sensitivities(
+        model=ModelIdentity(name=name, weights_sha256="0" * 64, num_classes=1000),
+        units=tuple(units),
+        alpha={unit.type: 1.0 for unit in units},
+        alpha_bits=2,
+        alpha_measure="kl",
+        activation_bits=8,
+        labels="sampled",
+        calibration_images=1,
+        seed=0,
+        float_bytes=4 * sum(unit.parameters for unit in units) + 10**6,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    budget: str
+    limits: Limits
+
+
+def compare(path: Path, sensitivities: Sensitivities, rounds: int, threads: int) -> None:
+    target = target_for("auto", machine(), cpu_flags())
+    start = time.perf_counter()
+    table = probe(path, target, ProbeOptions(threads=threads))
+    seconds = time.perf_counter() - start
+    slowest = table.float_ms
+    cases = [Case(f"{ms:.2f} ms", Limits(max_ms=ms)) for ms in (_between(table.fastest_ms, slowest, s) for s in SHARES)]
+    total = sum(unit.parameters for unit in sensitivities.units)
+    cases += [
+        Case(f"{size / 1e6:.2f} MB", Limits(max_bytes=size))
+        for size in (int(table.float_bytes - 4 * total + total * bits / 8 + 0.1e6) for bits in SIZE_BITS)
+    ]
+    plans = [allocate_within(sensitivities, case.limits, target=target, table=table) for case in cases]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{i}.onnx") for i in range(len(plans))]
+        for file, (plan, _) in zip(files, plans, strict=True):
+            convert(path, plan, target, file)
+        times = in_turns([path, *files], rounds, threads)
+        print(f"{path.name}: probe {seconds:.1f} s; {describe_environment(target.name).cpu}, {threads} thread(s)\n")
+        print(f"| {' | '.join(HEADS)} |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        print(f"| float | | | {table.float_ms:.2f} | {_quartiles(times[0])} | | | {table.float_bytes / 1e6:.3f} | |")
+        for case, file, (plan, solution), own in zip(cases, files, plans, times[1:], strict=True):
+            left = sum(not layer.quantized for layer in plan.layers.values())
+            ms, size = float(np.median(own)), file_bytes(file)
+            assert plan.promised_ms is not None
+            assert plan.promised_bytes is not None
+            print(
+                f"| {case.budget} | {solution.seconds:.2f} | {left} of {len(plan.layers)} | {plan.promised_ms:.2f} | "
+                f"{_quartiles(own)} | {100 * (ms / plan.promised_ms - 1):+.1f} % | {plan.promised_bytes / 1e6:.3f} | "
+                f"{size / 1e6:.3f} | {100 * (size / plan.promised_bytes - 1):+.2f} % |"
+            )
+
+
+def convert(path: Path, plan: BitPlan, target: Target, output: Path) -> None:
+    model = load_model(path)
+    weights = {
+        site.name: plain_weight(site.matrix(), plan.layers[site.name].weight_bits)
+        for site in find_sites(model.graph)
+        if site.name in plan.layers and 1 < plan.layers[site.name].weight_bits <= 8
+    }
+    save_model(convert_model(model, plan, target=target, weights=weights).model, output)
+
+
+def in_turns(files: Sequence[Path], rounds: int, threads: int) -> list[list[float]]:
+    runners = [open_runner(file, threads=threads) for file in files]
+    sizes = runners[0].session.get_inputs()[0].shape[1:]
+    images = np.random.default_rng(0).normal(size=(1, *sizes)).astype(np.float32)
+    samples: list[list[float]] = [[] for _ in files]
+    for turn in range(WARM_UP + rounds):
+        order = range(len(files)) if turn % 2 else reversed(range(len(files)))
+        for which in order:
+            start = time.perf_counter()
+            runners[which](images)
+            if turn >= WARM_UP:
+                samples[which].append(1e3 * (time.perf_counter() - start))
+    return samples
+
+
+def time_allocation(count: int) -> None:
+    """A mix of budgets over units of a ViT-B's shapes, with a made-up latency table."""
+    rng = np.random.default_rng(0)
+    shapes = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
+    units = [made_up_unit(f"unit{i}", "linear", shapes[i % 4], 197 * shapes[i % 4][1], rng) for i in range(count)]
+    sensitivities = sensitivities_of("made up", units)
+    table = made_up_table(units)
+    total = sum(unit.parameters for unit in units)
+    print(f"{count} units\n\n| budgets | seconds | result |\n|---|---|---|")
+    for words, limits in (
+        ("bits", Limits(bits=3.3)),
+        ("size", Limits(max_bytes=int(total * 0.45))),
+        ("latency", Limits(max_ms=0.6 * table.float_ms)),
+        ("bits, latency", Limits(bits=6, max_ms=0.6 * table.float_ms)),
+        ("size, latency, bit operations", Limits(max_bytes=int(total * 0.6), max_ms=0.6 * table.float_ms,
+                                                 max_bops=60.0 * 197 * total)),
+        ("size that nothing keeps", Limits(max_bytes=int(total * 0.2))),
+    ):  # fmt: skip
+        start = time.perf_counter()
+        try:
+            _, solution = allocate_within(
+                sensitivities, limits, target=TARGETS["onnxruntime-x86-vnni"], table=table, metric="kl"
+            )
+            result = "proven optimal" if solution.proven_optimal else f"gap {100 * solution.gap:.2g} %"
+        except LampqError as error:
+            result = f"refused: {error.message}"
+        print(f"| {words} | {time.perf_counter() - start:.2f} | {result} |")
+
+
+def made_up_table(units: Sequence[UnitSensitivity]) -> LatencyTable:
+    shapes = {unit.name: f"{unit.shape[0]}x{unit.shape[1]}" for unit in units}
+    work = {shapes[unit.name]: unit.parameters * 1e-6 for unit in units}
+    forms = (((32,), (32,), 1.0), (tuple(range(1, 9)), (8,), 0.37), (tuple(range(1, 9)), (16, 32), 1.04))
+    return LatencyTable.model_validate(
+        {
+            "model": "made up", "target": "onnxruntime-x86-vnni", "cpu": "none", "onnxruntime": "none",
+            "threads": 1, "batch": 1, "float_bytes": 4 * sum(unit.parameters for unit in units) + 10**6,
+            "float_ms": 1.3 * sum(work[shapes[unit.name]] for unit in units), "fastest_ms": 1.0, "noise": 0.01,
+            "context": 1.0,
+            "layers": [{"name": name, "shape": shape} for name, shape in shapes.items()],
+            "times": [
+                {"shape": shape, "weight_bits": w, "activation_bits": a, "storages": () if w == (32,) else
+                 ("exact", "native", "container"), "milliseconds": share * ms, "noise": 0.01}
+                for shape, ms in work.items() for w, a, share in forms
+            ],
+        }
+    )  # fmt: skip
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + share * (high - low)
+
+
+def _quartiles(samples: Sequence[float]) -> str:
+    low, middle, high = np.percentile(samples, [25, 50, 75])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
