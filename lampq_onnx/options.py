@@ -165,7 +165,7 @@ class AllocationOptions(Record):
     metric: Annotated[str, Option("lampq, fisher, nuclear-norm, uniform, kl or omega-error.")] = "kl"
     gamma: Annotated[float, Option("Error falls by this factor a bit.")] = 4.0
     fixed_bits: Annotated[int, Field(ge=1, le=8), Option("Of the layers outside the budget.")] = 8
-    time_limit: Annotated[float, Field(gt=0), Option("Seconds for the integer program.")] = 10.0
+    time_limit: Annotated[float, Field(gt=0), Option("Seconds for the integer program.")] = 8.0
     activation_bits: Annotated[
         Activation, Option("Input bits of every layer, 2..8; mixed: each its own; same: those of its weights.")
     ] = 8

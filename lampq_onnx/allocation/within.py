@@ -22,6 +22,9 @@ from lampq_onnx.errors import LampqError, UsageError
 _NANOSECONDS = 1e6
 """In a millisecond: latencies are whole numbers in the program."""
 
+_SIZE_MARGIN = 0.005
+"""Share of a size that is kept free: graphs differ by what a layer's nodes and names take."""
+
 _MEGABYTE = 10**6
 _GIGA = 10**9
 _COST_LEVELS = 10**9
@@ -210,6 +213,7 @@ def _resources(
             )
         rest = whole - sum(form_bytes(unit, FLOAT_FORM) for unit in sensitivities.units)
         rest += sum(form_bytes(unit, fixed[unit.name]) for unit in outside)
+        rest += int(limits.max_bytes * _SIZE_MARGIN)
         found.append(Resource("MB of file", form_bytes, rest, limits.max_bytes, _MEGABYTE))
     if limits.max_ms is not None:
         if table is None:

@@ -44,7 +44,7 @@ def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tu
         w, a = widths[unit.name]
         own = {t.activation_bits: t.milliseconds for t in table.times if t.shape == f"{unit.shape[0]}x{unit.shape[1]}"}
         if w != 32:
-            size += packed(unit.parameters, w) + 4 * unit.shape[0] + 1700 - 4 * unit.parameters
+            size += packed(unit.parameters, w) + 4 * unit.shape[0] + 1500 - 4 * unit.parameters
             ms += own[(8,) if a == 8 else (16, 32)] - own[32,]
         bops += unit.parameters * TOKENS * w * a
     return size, ms, bops
@@ -57,7 +57,7 @@ def widths_of(plan) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize(
     ("bits", "size", "share", "bops"),
     [
-        (None, 0.3, None, None), (None, None, 0.6, None), (None, 0.5, 0.7, None), (12, 0.6, 0.8, 0.5),
+        (None, 0.5, None, None), (None, None, 0.6, None), (None, 0.5, 0.7, None), (12, 0.6, 0.8, 0.5),
         (None, None, None, 0.1),
     ],
 )  # fmt: skip
@@ -88,7 +88,7 @@ def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
         took_bytes, took_ms, took_bops = took(sensitivities, table, widths)
         mean = sum(u.parameters * widths[u.name][0] for u in sensitivities.units) / total
         if (
-            (limits.max_bytes is None or took_bytes <= limits.max_bytes)
+            (limits.max_bytes is None or took_bytes + int(0.005 * limits.max_bytes) <= limits.max_bytes)
             and (limits.max_ms is None or took_ms <= limits.max_ms + 1e-6)
             and (limits.max_bops is None or took_bops <= limits.max_bops)
             and (bits is None or mean <= bits)
@@ -130,8 +130,8 @@ def test_what_cannot_be_kept_says_what_could():
     assert float(caught.value.message.rsplit(" ", 1)[1]) == pytest.approx(fastest, rel=1e-3)
     with pytest.raises(LampqError, match="MB of file cannot be met: the smallest feasible value is") as caught:
         allocate_within(sensitivities, Limits(max_bytes=int(least) - 1), target=VNNI, table=table)
-    assert float(caught.value.message.rsplit(" ", 1)[1]) == pytest.approx(least / 1e6, rel=1e-4)
-    with pytest.raises(LampqError, match="takes 1 alone"):
+    assert float(caught.value.message.rsplit(" ", 1)[1]) == pytest.approx(1.005 * least / 1e6, rel=1e-4)
+    with pytest.raises(LampqError, match=r"takes 1\.0005 alone"):
         allocate_within(sensitivities, Limits(max_bytes=10**5), target=VNNI, table=table)
     # Each alone can be kept: 8 bits are fast, and 2 bits in float are small on the slow kernel only.
     slow = tuple(
@@ -146,7 +146,7 @@ def test_what_cannot_be_kept_says_what_could():
     split = table.model_copy(update={"times": slow})
     with pytest.raises(LampqError, match="cannot be met together"):
         allocate_within(
-            sensitivities, Limits(max_bytes=int(least) + 500, max_ms=fastest * 1.01), target=VNNI, table=split
+            sensitivities, Limits(max_bytes=int(1.006 * least), max_ms=fastest * 1.01), target=VNNI, table=split
         )
 
 

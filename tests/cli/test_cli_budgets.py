@@ -20,8 +20,22 @@ def call(*words: str | Path) -> int:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("budgets") / "out"
-    words = ("--effort", "fast", "--rounding", "nearest", "--calibration-size", "16", "--latency-runs", "3")
-    budgets = ("--max-size", "170kB", "--min-agreement", "0.8", "--rounds", "1")
+    words = (
+        "--effort",
+        "fast",
+        "--rounding",
+        "nearest",
+        "--calibration-size",
+        "16",
+        "--latency-runs",
+        "3",
+        "--threads",
+        "1",
+        "--no-equalize",
+        "--alpha-samples",
+        "1",
+    )
+    budgets = ("--max-size", "170kB", "--min-agreement", "0.8", "--rounds", "1", "--candidates", "2,4,8")
     assert call("quantize", "digits", "-o", output, *words, *budgets) == 0
     return output
 
@@ -55,7 +69,16 @@ def test_allocation_alone_keeps_a_measured_latency(folder, tmp_path, monkeypatch
     monkeypatch.setenv("LAMPQ_ONNX_CACHE", str(tmp_path / "cache"))
     table = tmp_path / "latency.json"
     assert call("probe", folder / "float.onnx", "-o", table, "--rounds", "5") == 0
-    allocate = ("allocate", folder / "sensitivity.json", "--latency", table, "-o", tmp_path / "plan.json")
+    allocate = (
+        "allocate",
+        folder / "sensitivity.json",
+        "--latency",
+        table,
+        "--candidates",
+        "2,4,8",
+        "-o",
+        tmp_path / "plan.json",
+    )
     assert call(*allocate, "--max-latency", "1s", "--max-size", "250kB") == 0
     assert "MB of file" in capsys.readouterr().out
     plan = BitPlan.load(tmp_path / "plan.json")
