@@ -23,6 +23,8 @@ from lampq_onnx.runtime import describe_environment, open_runner
 from lampq_onnx.runtime.changes import ChangeMeter
 from lampq_onnx.runtime.explain import slowness
 from lampq_onnx.runtime.operators import operator_times
+from lampq_onnx.tasks import TaskSpec
+from lampq_onnx.tasks.meters import meter_for
 from lampq_onnx.validation import (
     BATCH,
     Simulation,
@@ -44,8 +46,9 @@ class FilePair:
         model: name for people.
         layers: quantized layers of the second file.
         plan: of the second file; None for files of other tools.
-        images: labelled.
+        images: with what the task is scored against.
         preprocessing: what they go through.
+        task: what the outputs mean.
     """
 
     model: str
@@ -55,6 +58,7 @@ class FilePair:
     plan: BitPlan | None
     images: ImageSource | BatchedImages
     preprocessing: Preprocessing
+    task: TaskSpec
 
 
 def share_accuracy(
@@ -71,13 +75,15 @@ def share_accuracy(
     Args:
         changes: collects the images of this process whose answer changes.
     """
+    answers = files.task.outputs
     return measure_accuracy(
-        open_runner(files.reference, threads=threads),
-        open_runner(files.quantized, threads=threads),
-        open_runner(files.quantized, threads=threads, optimize=False),
+        open_runner(files.reference, threads=threads, answers=answers),
+        open_runner(files.quantized, threads=threads, answers=answers),
+        open_runner(files.quantized, threads=threads, optimize=False, answers=answers),
         simulation,
         batches_of(files.images, files.preprocessing, BATCH),
         total=len(files.images),
+        meter=meter_for(files.task, files.images, files.preprocessing),
         group=group,
         changes=changes,
         progress=progress,
@@ -114,7 +120,7 @@ def check_files(
     Raises:
         LampqError: a file does not load, or images and files do not fit.
     """
-    changes = ChangeMeter()
+    changes = ChangeMeter() if files.task.kind == "classification" else None
     accuracy, excess, simulation_excess, compared = share_accuracy(
         files, threads, group, clock, simulation=simulation, changes=changes
     )
@@ -140,7 +146,7 @@ def check_files(
     details = Details(
         errors=errors,
         operators=operators,
-        changes=changed_answers(changes, files.images, files.preprocessing),
+        changes=None if changes is None else changed_answers(changes, files.images, files.preprocessing),
     )
     slow = slowness(files.reference, files.quantized, batch, latency) if latency.speedup < 1 else []
     return Report(

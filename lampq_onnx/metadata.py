@@ -10,10 +10,12 @@ from pydantic import ValidationError
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
 PREPROCESSING_KEY = "lampq_onnx.preprocessing"
 MODEL_KEY = "lampq_onnx.model"
 CLASSES_KEY = "lampq_onnx.num_classes"
+TASK_KEY = "lampq_onnx.task"
 TARGET_KEY = "lampq_onnx.target"
 """Keys of the model's metadata_props."""
 
@@ -29,14 +31,22 @@ class FileFacts:
     name: str
     preprocessing: Preprocessing
     num_classes: int | None
+    task: TaskSpec
 
 
-def write_metadata(model: ir.Model, name: str, preprocessing: Preprocessing, num_classes: int | None) -> None:
+def write_metadata(
+    model: ir.Model,
+    name: str,
+    preprocessing: Preprocessing,
+    num_classes: int | None,
+    task: TaskSpec = CLASSIFICATION,
+) -> None:
     """Store the facts, so that later stages need neither timm nor the options again."""
     model.metadata_props[MODEL_KEY] = name
     if num_classes is not None:
         model.metadata_props[CLASSES_KEY] = str(num_classes)
     model.metadata_props[PREPROCESSING_KEY] = preprocessing.model_dump_json()
+    model.metadata_props[TASK_KEY] = task.model_dump_json()
 
 
 def read_metadata(model: ir.Model, path: Path) -> FileFacts:
@@ -56,9 +66,14 @@ def read_metadata(model: ir.Model, path: Path) -> FileFacts:
         preprocessing = Preprocessing.model_validate_json(text)
     except ValidationError as error:
         raise LampqError(f"{path}: the metadata {PREPROCESSING_KEY} is damaged") from error
+    try:
+        task = TaskSpec.model_validate_json(props[TASK_KEY]) if TASK_KEY in props else CLASSIFICATION
+    except ValidationError as error:
+        raise LampqError(f"{path}: the metadata {TASK_KEY} is damaged") from error
     classes = props.get(CLASSES_KEY, "")
     return FileFacts(
         name=props.get(MODEL_KEY, path.stem),
         preprocessing=preprocessing,
         num_classes=int(classes) if classes.isdigit() else None,
+        task=task,
     )

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
+from lampq_onnx.tasks.spec import TaskName
 
 Scalar = bool | int | float | str
 
@@ -110,6 +111,12 @@ class ModelOptions(Record):
         dict[str, Scalar],
         Option("Argument for timm's constructor, e.g. img_size=32; repeatable.", MODEL, "model_arg"),
     ] = Field(default_factory=dict)
+    task: Annotated[
+        Literal["auto"] | TaskName,
+        Option(
+            "classification, multi-label, embedding, segmentation or detection; auto: what the outputs tell.", MODEL
+        ),
+    ] = "auto"
     device: Annotated[str, Option("Torch device of the front end.", MODEL)] = "cpu"
 
 
@@ -132,7 +139,8 @@ class ImageOptions(Record):
         ),
     ] = None
     validation: Annotated[
-        Path | None, Option("Labelled images: class folders, labels.csv or .npz.", IMAGES, shapes_file=False)
+        Path | None,
+        Option("Labelled images: class folders, labels.csv or .npz; boxes: COCO .json.", IMAGES, shapes_file=False),
     ] = None
     calibration_size: Annotated[
         int | None,

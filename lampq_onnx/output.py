@@ -22,6 +22,7 @@ from lampq_onnx.progress import Clock
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.reporting import bit_averages, notes, with_unit
 from lampq_onnx.runtime import open_runner
+from lampq_onnx.tasks.meters import meter_for
 from lampq_onnx.validation import BATCH, measure_accuracy, measure_latency
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class QuantizedOutput:
             plan=rounded.plan,
             images=self._validation,
             preprocessing=self._frontend.loaded.preprocessing,
+            task=self._frontend.loaded.task,
         )
         with self._frontend.simulation(conversion.parameters) as simulation:
             report = check_files(
@@ -133,13 +135,19 @@ class QuantizedOutput:
     def measure(self, rounded: RoundedPlan, path: Path) -> Baseline:
         """Write a plan's file to ``path`` and measure its accuracy, size and latency."""
         self._convert(rounded, path)
-        runners = (open_runner(self._float, threads=self._threads), open_runner(path, threads=self._threads))
-        accuracy, *_ = measure_accuracy(*runners, None, None, self._batches(), total=len(self._validation))
-        first = next(self._batches()).images
+        loaded = self._frontend.loaded
+        first, second = (
+            open_runner(file, threads=self._threads, answers=loaded.task.outputs) for file in (self._float, path)
+        )
+        meter = meter_for(loaded.task, self._validation, loaded.preprocessing)
+        accuracy, *_ = measure_accuracy(
+            first, second, None, None, self._batches(), total=len(self._validation), meter=meter
+        )
+        images = next(self._batches()).images
         latency = measure_latency(
             self._float,
             path,
-            np.resize(first, (self._options.latency_batch, *first.shape[1:])),
+            np.resize(images, (self._options.latency_batch, *images.shape[1:])),
             threads=self._options.latency_threads,
             runs=self._options.latency_runs,
         )

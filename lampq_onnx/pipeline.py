@@ -273,16 +273,16 @@ def validate(
     from lampq_onnx.checks import FilePair, check_files, share_accuracy
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
-    from lampq_onnx.data import open_source
     from lampq_onnx.metadata import TARGET_KEY, read_metadata
     from lampq_onnx.runtime.environment import own_cores
+    from lampq_onnx.tasks.meters import open_validation
 
     if images.validation is None:
         raise LampqError("no validation images", hint="give labelled images with --validation")
     model, reference = load_model(model_path), load_model(reference_path)
     facts = read_metadata(reference, reference_path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
-    source = open_source(images.validation, num_classes=facts.num_classes, need_labels=True)
+    source = open_validation(images.validation, facts.task, facts.num_classes)
     files = FilePair(
         model=facts.name,
         reference=reference_path,
@@ -291,6 +291,7 @@ def validate(
         plan=embedded_plan(model),
         images=source,
         preprocessing=preprocessing,
+        task=facts.task,
     )
     threads = options.threads or own_cores()
     with _group() as group:
@@ -403,19 +404,19 @@ def _validation(images: ImageOptions, frontend: Frontend, given: Given | None) -
         yield _validation_source(images, frontend)
         return
     with BatchedImages(given.validation, frontend.loaded.preprocessing, name="validation images") as opened:
-        if opened.labels is None:
+        if opened.labels is None and frontend.loaded.task.kind == "classification":
             raise LampqError("the validation images have no labels", hint="give pairs of images and labels")
         yield opened
 
 
 def _validation_source(images: ImageOptions, frontend: Frontend) -> ImageSource:
-    from lampq_onnx.data import open_source
     from lampq_onnx.frontend.loading import DIGITS
     from lampq_onnx.frontend.session import digits_source
+    from lampq_onnx.tasks.meters import open_validation
 
     identity = frontend.loaded.identity
     if images.validation is not None:
-        return open_source(images.validation, num_classes=identity.num_classes, need_labels=True)
+        return open_validation(images.validation, frontend.loaded.task, identity.num_classes)
     if identity.name == DIGITS:
         return digits_source("test")
     raise LampqError("no validation images", hint="give labelled images with --validation")

@@ -64,7 +64,7 @@ def inputs_of(loaded: LoadedModel, crops: CroppedImages | BatchedImages) -> Inpu
 
 def kept_for(inputs: Inputs, recipe: Recipe, cache: ArrayCache | None, clock: Clock, *, force: bool = False) -> Kept:
     """Results of earlier runs on the same inputs, threads, device and processor."""
-    place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device}"
+    place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device} {recipe.model.task}"
     facts = f"{inputs.model_dump_json()}\n{place}"
     return Kept(cache, hashlib.sha256(facts.encode()).hexdigest(), fresh=force, progress=clock)
 

@@ -12,11 +12,13 @@ import onnx
 from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Batch
-from lampq_onnx.errors import GateError, LampqError
+from lampq_onnx.errors import GateError, UsageError
 from lampq_onnx.group import ALONE, Group, own_items
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
-from lampq_onnx.runtime import AccuracyMeter, Runner, compare_latency, layer_errors, open_runner
+from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
 from lampq_onnx.runtime.changes import ChangeMeter
+from lampq_onnx.tasks.classification import ClassificationMeter
+from lampq_onnx.tasks.meter import ErrorMeter, Meter
 
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -44,6 +46,7 @@ def measure_accuracy(
     batches: Iterable[Batch],
     *,
     total: int,
+    meter: Meter | None = None,
     group: Group = ALONE,
     changes: ChangeMeter | None = None,
     progress: ProgressSink = NO_PROGRESS,
@@ -53,33 +56,39 @@ def measure_accuracy(
     Args:
         reference: float file. quantized: the file, optimized. plain: the same without optimizations, or None.
         simulation: the quantized model in PyTorch, or None.
-        batches: labelled images, all of them in every process.
+        batches: images, with labels where the task has them; all of them in every process.
+        meter: of the task; None: top-1 and top-5.
         group: the processes that share them; the figures are those of all.
-        changes: also counts the images that are answered differently.
+        changes: also counts the labelled images that are answered differently.
+
+    Raises:
+        UsageError: several processes, and another task than classification.
 
     Returns:
         accuracy, excess error of the optimized file, that of the simulation, and the images both were taken on.
     """
-    whole, fast, slow, simulated = AccuracyMeter(), AccuracyMeter(), AccuracyMeter(), AccuracyMeter()
+    whole = meter or ClassificationMeter()
+    if group.size > 1 and not isinstance(whole, ClassificationMeter):
+        raise UsageError("several processes share the validation of classification only", hint="run it in one process")
+    fast, slow, simulated = ErrorMeter(), ErrorMeter(), ErrorMeter()
     compared = 0
     with progress.stage("validation", total) as advance:
         for batch in own_items(iter(batches), group):
-            if batch.labels is None:
-                raise LampqError("validation needs labelled images", hint="add class folders or a labels.csv")
             wanted, got = reference(batch.images), quantized(batch.images)
-            _require_classes(wanted, got, batch.labels)
-            whole.add(wanted, got, batch.labels)
-            if changes is not None:
+            whole.add(wanted, got, batch)
+            if changes is not None and batch.labels is not None:
                 changes.add(wanted, got, batch.labels, batch.start)
             if plain is not None and batch.start < FIDELITY_IMAGES:
-                compared += len(batch.labels)
-                fast.add(wanted, got, batch.labels)
-                slow.add(wanted, plain(batch.images), batch.labels)
+                compared += len(batch.images)
+                fast.add(wanted, got)
+                slow.add(wanted, plain(batch.images))
                 if simulation is not None:
-                    simulated.add(wanted, simulation(batch.images), batch.labels)
-            advance(batch.start + len(batch.labels))
+                    simulated.add(wanted, simulation(batch.images))
+            advance(batch.start + len(batch.images))
     if group.size > 1:
-        whole, fast, slow, simulated = (meter.shared(group) for meter in (whole, fast, slow, simulated))
+        assert isinstance(whole, ClassificationMeter)
+        whole = whole.shared(group)
+        fast, slow, simulated = (errors.shared(group) for errors in (fast, slow, simulated))
         compared = int(group.sum(np.array([float(compared)]))[0])
     excess = _excess(fast, slow) if plain is not None else 0.0
     simulation_excess = _excess(simulated, slow) if simulation is not None and plain is not None else None
@@ -139,7 +148,7 @@ def apply_gates(
 
     Args:
         accuracy, fidelity: what was measured.
-        max_drop: points of top-1.
+        max_drop: points of the task's score.
         min_agreement: fraction of images with the same first answer.
 
     Raises:
@@ -147,7 +156,7 @@ def apply_gates(
     """
     failed = []
     if max_drop is not None and accuracy.drop_points > max_drop:
-        failed.append(f"top-1 drops by {accuracy.drop_points:.2f} points, more than {max_drop:g}")
+        failed.append(f"{accuracy.metric} drops by {accuracy.drop_points:.2f} points, more than {max_drop:g}")
     if min_agreement is not None and accuracy.agreement < min_agreement:
         failed.append(f"agreement with float is {accuracy.agreement:.4f}, less than {min_agreement:g}")
     if failed:
@@ -160,21 +169,7 @@ def apply_gates(
         )
 
 
-def _excess(subject: AccuracyMeter, standard: AccuracyMeter) -> float:
+def _excess(subject: ErrorMeter, standard: ErrorMeter) -> float:
     if standard.relative_error == 0:
         return 0.0 if subject.relative_error == 0 else float("inf")
     return subject.relative_error / standard.relative_error - 1
-
-
-def _require_classes(
-    wanted: npt.NDArray[np.float32], got: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-) -> None:
-    if wanted.ndim != 2 or wanted.shape != got.shape:
-        raise LampqError(
-            f"the files answer with shapes {wanted.shape} and {got.shape}, not with one row of class scores an image"
-        )
-    for what, logits in (("float", wanted), ("quantized", got)):
-        if not np.isfinite(logits).all():
-            raise LampqError(f"the {what} file answers with NaN or infinity on a validation image")
-    if labels.size and int(labels.max()) >= wanted.shape[1]:
-        raise LampqError(f"a label is {int(labels.max())}, and the model has {wanted.shape[1]} classes")

@@ -174,7 +174,7 @@ def write_coco(folder: Path, seed: int, count: int, *, width: int = SIZE, height
 
     Category ids start at 1, as COCO's do.
     """
-    from PIL import Image  # noqa: PLC0415 -- drawing and training do without it
+    from PIL import Image
 
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)

@@ -82,4 +82,4 @@ class Details(Record):
 
     errors: OutputErrors
     operators: OperatorTimes
-    changes: AnswerChanges
+    changes: AnswerChanges | None = Field(description="null where images have no one label")

@@ -11,23 +11,32 @@ from lampq_onnx.artifacts.details import Details
 
 
 class TopK(Record):
-    """Fractions of images whose label is the first, or among the first five, of the outputs."""
+    """Fractions of images whose label is the first, or among the first five, of the outputs.
+
+    For tasks without one label an image, `top1` is the score that `Accuracy.metric` names, and there is no `top5`.
+    """
 
     top1: float
-    top5: float
+    top5: float | None
 
 
 class Accuracy(Record):
     """Float model and quantized file on the same validation images, both in onnxruntime."""
 
+    metric: str = Field(default="top-1", description="what top1 is, a fraction; drop_points is the drop of it")
     samples: int
     float_: TopK = Field(alias="float", serialization_alias="float")
     quantized: TopK
     drop_points: float = Field(description="100 * (float.top1 - quantized.top1)")
-    standard_error_points: float = Field(description="of the drop, from the paired per-image outcomes")
-    agreement: float = Field(description="fraction of images with the same first answer")
+    standard_error_points: float = Field(
+        description="of the drop, from the paired per-image outcomes; segmentation: of the pixel agreement"
+    )
+    agreement: float = Field(description="fraction of images (pixels, detections) with the same answer")
     logit_sqnr_db: float | None = Field(description="10 log10(|y|^2 / |y - y_q|^2); null when the error is zero")
     kl: float = Field(description="mean KL(float || quantized) in nats")
+    scores: dict[str, tuple[float | None, float]] = Field(
+        default_factory=dict, description="further scores: name -> (float, quantized); null where float is the truth"
+    )
 
 
 class Size(Record):

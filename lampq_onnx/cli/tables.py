@@ -66,11 +66,11 @@ def print_summary(report: Report) -> None:
     table.add_column("value")
     rows = [
         (
-            "top-1",
+            accuracy.metric,
             f"float {_percent(accuracy.float_.top1)}, quantized {_percent(accuracy.quantized.top1)}, "
             f"drop {accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f} points (n = {accuracy.samples})",
         ),
-        ("top-5", f"float {_percent(accuracy.float_.top5)}, quantized {_percent(accuracy.quantized.top5)}"),
+        *_further_scores(accuracy),
         (
             "agreement with float",
             f"{_percent(accuracy.agreement)}, logit SQNR {_sqnr(accuracy)}, KL {accuracy.kl:.4f}",
@@ -142,10 +142,19 @@ def print_summary(report: Report) -> None:
         out.print(f"[yellow]note:[/] {escape(note)}")
 
 
+def _further_scores(accuracy: Accuracy) -> list[tuple[str, str]]:
+    rows = []
+    if accuracy.float_.top5 is not None and accuracy.quantized.top5 is not None:
+        rows.append(("top-5", f"float {_percent(accuracy.float_.top5)}, quantized {_percent(accuracy.quantized.top5)}"))
+    for name, (first, second) in accuracy.scores.items():
+        rows.append((name, ("" if first is None else f"float {_percent(first)}, ") + f"quantized {_percent(second)}"))
+    return rows
+
+
 def _print_comparison(out: Console, report: Report) -> None:
     table = Table(title="float, baselines and this plan, same base quantizer and graph", title_justify="left")
     table.add_column("allocation")
-    for column in ("avg bits", "MB", "top-1", "drop", "agreement", "SQNR", "KL"):
+    for column in ("avg bits", "MB", report.accuracy.metric, "drop", "agreement", "SQNR", "KL"):
         table.add_column(column, justify="right")
     table.add_row(
         "float",

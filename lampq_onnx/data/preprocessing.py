@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -19,14 +20,39 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lan
 _Side = Annotated[int, Field(ge=1)]
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies in the model's input: input = scale * image - offset, in pixels.
+
+    Attributes
+    ----------
+    scale : down and across.
+    offset : down and across.
+    """
+
+    scale: tuple[float, float]
+    offset: tuple[int, int]
+
+    def to_input(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Boxes (n, 4), left, top, width and height, from pixels of the image to pixels of the input."""
+        (down, across), (top, left) = self.scale, self.offset
+        return np.asarray(boxes * [across, down, across, down] - [left, top, 0, 0])
+
+    def to_image(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The reverse of `to_input`."""
+        (down, across), (top, left) = self.scale, self.offset
+        return np.asarray((boxes + np.array([left, top, 0, 0])) / [across, down, across, down])
+
+
 class Preprocessing(Record):
-    """Resize, center crop and normalization, equal to timm's evaluation transform.
+    """Resize, crop and normalization; but for ``letterbox`` equal to timm's evaluation transform.
 
     Attributes
     ----------
     size : (h, w) of the model's input.
     crop_pct : share of the resized image that the crop keeps, in (0, 1].
-    crop_mode : ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently.
+    crop_mode : ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently; ``letterbox`` keeps the
+        aspect ratio and the whole image, and fills the right or the bottom with the mean.
     interpolation : Pillow's filter.
     mean, std : one number per channel, for values in 0..1.
     channels : 3 (RGB) or 1 (grayscale).
@@ -34,7 +60,7 @@ class Preprocessing(Record):
 
     size: tuple[_Side, _Side]
     crop_pct: Annotated[float, Field(gt=0, le=1)]
-    crop_mode: Literal["center", "squash"]
+    crop_mode: Literal["center", "squash", "letterbox"]
     interpolation: Interpolation
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -116,10 +142,22 @@ class Preprocessing(Record):
             )
         if (height, width) != (image.height, image.width):
             image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
+        if self.crop_mode == "letterbox":
+            return self._letterboxed(image)
         top, left = _offset(height, self.size[0]), _offset(width, self.size[1])
         # Pillow fills what lies outside the image with 0, which is torchvision's padding.
         image = image.crop((left, top, left + self.size[1], top + self.size[0]))
         return np.array(image, dtype=np.uint8).reshape(*self.size, self.channels)
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Where an image of this size lies in the model's input."""
+        resized = self._resized(height, width)
+        offset = (
+            (0, 0)
+            if self.crop_mode == "letterbox"
+            else (_offset(resized[0], self.size[0]), _offset(resized[1], self.size[1]))
+        )
+        return Placement((resized[0] / height, resized[1] / width), offset)
 
     def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn crops into the model's input, ``(x / 255 - mean) / std``.
@@ -145,11 +183,22 @@ class Preprocessing(Record):
         out /= np.asarray(self.std, dtype=np.float32).reshape(1, -1, 1, 1)
         return out
 
+    def _letterboxed(self, image: Image.Image) -> NDArray[np.uint8]:
+        fill = np.rint(255 * np.clip(np.asarray(self.mean), 0, 1)).astype(np.uint8)
+        canvas = np.broadcast_to(fill, (*self.size, self.channels)).copy()
+        canvas[: image.height, : image.width] = np.asarray(image, dtype=np.uint8).reshape(
+            image.height, image.width, self.channels
+        )
+        return canvas
+
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the crop; the three rounding rules are those of timm's three branches."""
         target_h, target_w = (math.floor(side / self.crop_pct) for side in self.size)
         if self.crop_mode == "squash":
             return target_h, target_w
+        if self.crop_mode == "letterbox":
+            scale = min(self.size[0] / height, self.size[1] / width)
+            return max(1, round(height * scale)), max(1, round(width * scale))
         if target_h != target_w:
             ratio = min(height / target_h, width / target_w)
             return round(height / ratio), round(width / ratio)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lampq_onnx.data.decoding import decode
+from lampq_onnx.data.objects import Objects
 
 Labels = NDArray[np.int64]
 
@@ -53,6 +54,7 @@ class ImageSource:
     labels : int64 (n,) class indices, or None when they are not known.
     description : what was opened, for people.
     made : whether the images were made from the model, and so show less than real ones do.
+    objects : boxes of the images, or None when they are not known.
     """
 
     reader: Reader = field(repr=False)
@@ -60,6 +62,7 @@ class ImageSource:
     labels: Labels | None = field(repr=False)
     description: str
     made: bool = False
+    objects: Objects | None = field(default=None, repr=False)
 
     @classmethod
     def whole(
@@ -92,4 +95,5 @@ class ImageSource:
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"indices must lie in 0..{len(self) - 1}")
         labels = None if self.labels is None else self.labels[chosen]
-        return ImageSource(self.reader, self.positions[chosen], labels, self.description, self.made)
+        objects = None if self.objects is None else self.objects.subset(chosen)
+        return ImageSource(self.reader, self.positions[chosen], labels, self.description, self.made, objects)

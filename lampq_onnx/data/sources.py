@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lampq_onnx.data.coco import ANNOTATIONS, open_coco
 from lampq_onnx.data.folders import open_folder
 from lampq_onnx.data.label_table import TABLE, open_table
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource
 from lampq_onnx.errors import LampqError
 
-_FORMS = "give a folder with labels.csv, a folder of class folders, a folder of images, or an .npz file"
+_FORMS = (
+    "give a folder with labels.csv, a folder of class folders, a folder of images, an .npz file, or a COCO annotation "
+    "file (.json)"
+)
 
 
 def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> ImageSource:
@@ -19,25 +23,29 @@ def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> Im
 
     Parameters
     ----------
-    path : a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), or
-        an .npz file.
+    path : a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
+        images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
     num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
     need_labels : whether a collection without labels is an error.
 
     Raises
     ------
     LampqError
-        The path is missing or of no such form, or see `open_table`, `open_folder` and `open_npz`. Images are
-        not decoded here; `ImageSource.image` reports unreadable ones.
+        The path is missing or of no such form, or see `open_table`, `open_folder`, `open_npz` and `open_coco`. Images
+        are not decoded here; `ImageSource.image` reports unreadable ones.
     """
     path = Path(path)
     # os.path answers False where pathlib raises (a name that is too long, a null byte).
     if not os.path.exists(path):
         raise LampqError(f"there is no {path}", hint=_FORMS)
+    if path.suffix.lower() == ".json" or os.path.lexists(path / ANNOTATIONS):
+        if need_labels:
+            raise LampqError(f"{path} holds boxes, and class labels are needed here", hint="run with --task detection")
+        return open_coco(path)
     if os.path.isdir(path):
         if os.path.lexists(path / TABLE):
             return open_table(path, num_classes=num_classes)
         return open_folder(path, num_classes=num_classes, need_labels=need_labels)
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return open_npz(path, num_classes=num_classes, need_labels=need_labels)
-    raise LampqError(f"{path} is neither a folder nor an .npz file", hint=_FORMS)
+    raise LampqError(f"{path} is neither a folder nor an .npz or .json file", hint=_FORMS)

@@ -10,6 +10,7 @@ import torch
 
 from lampq_onnx.frontend.batching import Images, logits_of
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.losses import Measure, loss_of
 from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
@@ -74,7 +75,7 @@ def type_factors(
         for unit in chosen:
             setting = {unit.name: LayerSetting(bits, activations.get(unit.name))}
             with simulated([unit], setting, rounder):
-                loss = loss_of(logits_of(model, images), reference, labels, measure)
+                loss = loss_of(logits_of(model, images), reference, labels, measure, likelihood_of(model))
             if loss < FLOOR:
                 floored.append(unit.name)
             losses[unit.name] = loss

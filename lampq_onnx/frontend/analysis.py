@@ -11,7 +11,7 @@ import torch
 from lampq_onnx.artifacts import ActivationRange, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.converter.model_file import model_bytes
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.alpha import AlphaResult, type_factors
 from lampq_onnx.frontend.batching import Images, SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.calibration import choose_ranges, nuclear_norms, visit_inputs
@@ -250,6 +250,11 @@ class Analysis:
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
+        if kind == "given" and self.loaded.task.kind != "classification":
+            raise UsageError(
+                f"given labels are classes, and the task is {self.loaded.task.kind}",
+                hint="use labels sampled from the model, which is the default",
+            )
         for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
             if kind == "given" and labels is None:
                 raise LampqError(

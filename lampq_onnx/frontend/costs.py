@@ -17,8 +17,8 @@ from lampq_onnx.frontend.batching import Images, device_of, tensors, unlabelled
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens, visit_gradients
+from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import loss_of
 from lampq_onnx.frontend.simulation import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
 
@@ -48,6 +48,7 @@ def measured_losses(
         settings: unit -> changes to try; each sets `live`, which is reset for the unit afterwards.
         progress: called with the number of settings done.
     """
+    likelihood = likelihood_of(live.model)
     batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size)]
     states = chain.states(batches)
     reference = chain.logits(states)
@@ -62,7 +63,7 @@ def measured_losses(
                 setting()
                 # A layer before the blocks changes their inputs: those are computed again.
                 changed = chain.states(batches) if unit in chain.before else states
-                own.append(max(loss_of(chain.logits(changed), reference, None, "kl"), FLOOR))
+                own.append(max(float(likelihood.distance(chain.logits(changed), reference).mean()), FLOOR))
                 done += 1
                 if progress is not None:
                     progress(done)

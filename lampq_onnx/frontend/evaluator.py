@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.errors import UsageError
 from lampq_onnx.frontend.batching import BATCH, Images, device_of, logits_of, tensors
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.losses import Measure, image_losses
 from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
@@ -73,12 +75,18 @@ class SimulationEvaluator:
 
     def losses(self, bits: Mapping[str, int]) -> npt.NDArray[np.float64]:
         """Loss of the quantized model on each image, (n,)."""
-        losses = image_losses(self._logits(bits), self._reference, self._labels, self._measure)
+        losses = image_losses(
+            self._logits(bits), self._reference, self._labels, self._measure, likelihood_of(self._model)
+        )
         found: npt.NDArray[np.float64] = losses.numpy()
         return found
 
     def agreement(self, bits: Mapping[str, int]) -> tuple[float, int]:
         """Fraction of the images whose first answer is that of the float model, and their number."""
+        if likelihood_of(self._model) is not CLASSES:
+            raise UsageError(
+                "agreement of first answers is what classifiers have", hint="give the budget in bits, size or time"
+            )
         logits = self._logits(bits)
         same = (logits.argmax(-1) == self._reference.argmax(-1)).double().mean()
         return float(same), len(logits)

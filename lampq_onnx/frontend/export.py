@@ -17,6 +17,7 @@ from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_p
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.onnx_model.source import OnnxSource
+from lampq_onnx.frontend.task_model import outputs_apart
 from lampq_onnx.metadata import write_metadata
 
 OPSET = 20
@@ -74,14 +75,14 @@ def export_model(loaded: LoadedModel) -> Exported:
     device = next(loaded.module.parameters()).device
     example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)
     try:
-        with _quiet():
+        with _quiet(), outputs_apart(loaded.module):
             program = torch.onnx.export(
                 loaded.module,
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["input"],
-                output_names=["logits"],
+                output_names=list(loaded.task.outputs),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -96,7 +97,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     _require_units(units, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
-    write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes)
+    write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes, loaded.task)
     return Exported(model, units, skipped)
 
 
@@ -111,7 +112,7 @@ def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
     _require_units(units, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
-    write_metadata(model, loaded.identity.name, loaded.preprocessing, loaded.identity.num_classes)
+    write_metadata(model, loaded.identity.name, loaded.preprocessing, loaded.identity.num_classes, loaded.task)
     return Exported(model, tuple(units), dict(source.skipped))
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.likelihoods import Likelihood, likelihood_of
 from lampq_onnx.group import ALONE, Group, summed
 
 SCRATCH_ELEMENTS = 2**22
@@ -118,32 +119,27 @@ class GradientTap:
         return hook
 
 
-class _LabelSampler:
-    """Labels drawn in the order of all batches of all processes, so that each image gets the one it has in one process.
+class _Sampler:
+    """Answers drawn in the order of all batches of all processes, so that each image gets the one it has in one process.
 
     Batches of other processes are drawn as well and thrown away: what a draw takes from the generator depends on the
     shape alone. All batches but the last one have equal sizes, and the last one is before no other.
     """
 
-    def __init__(self, seed: int, group: Group) -> None:
+    def __init__(self, likelihood: Likelihood, seed: int, group: Group) -> None:
+        self._likelihood = likelihood
         self._generator = torch.Generator().manual_seed(seed)
         self._group = group
         self._size: int | None = None
 
-    def draw(self, logits: torch.Tensor) -> torch.Tensor:
-        """Labels (n,) of the process's next batch."""
+    def draw(self, outputs: torch.Tensor) -> Any:
+        """Targets of the process's next batch."""
         before = self._group.rank if self._size is None else self._group.size - 1
-        blank = torch.ones(self._size or len(logits), logits.shape[1])
+        blank = torch.zeros(self._size or len(outputs), *outputs.shape[1:])
         for _ in range(before):
-            torch.multinomial(blank, 1, generator=self._generator)
-        self._size = self._size or len(logits)
-        return sampled_labels(logits, self._generator)
-
-
-def sampled_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One label a row, drawn from the model's own softmax on the CPU, so that devices agree."""
-    probabilities = logits.detach().float().softmax(-1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
+            self._likelihood.sample(blank, self._generator)
+        self._size = self._size or len(outputs)
+        return self._likelihood.sample(outputs, self._generator)
 
 
 GradientVisitor = Callable[[int, Unit, torch.Tensor, torch.Tensor], None]
@@ -169,13 +165,14 @@ def visit_gradients(
         group: the processes.
         progress: called with the number of images done.
     """
-    sampler = _LabelSampler(seed, group)
+    likelihood = likelihood_of(model)
+    sampler = _Sampler(likelihood, seed, group)
     total = 0
     for images, labels in batches:
         with GradientTap(units, partial(visit, len(images))), torch.enable_grad():
             logits = model(images)
             targets = sampler.draw(logits) if labels is None else labels
-            functional.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            likelihood.nll(logits, targets).backward()  # type: ignore[no-untyped-call]
         total += len(images)
         if progress is not None:
             progress(total)

@@ -21,6 +21,7 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
+from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.onnx_model.source import OnnxSource
@@ -38,16 +39,19 @@ class LoadedModel:
     """A float model in evaluation mode.
 
     Attributes:
-        module: takes float32 (n, c, h, w), returns logits (n, classes).
+        module: takes float32 (n, c, h, w), returns one tensor (n, ...), which the task says how to read; it has the
+            task's likelihood as the attribute `likelihood`, unless it classifies.
         preprocessing: what the images go through before.
         identity: name, weights hash, number of classes.
         source: the graph that the module was built from, where it came as an ONNX file.
+        task: what its outputs mean.
     """
 
     module: torch.nn.Module
     preprocessing: Preprocessing
     identity: ModelIdentity
     source: OnnxSource | None = None
+    task: TaskSpec = CLASSIFICATION
 
 
 def load_digits() -> LoadedModel:
@@ -102,7 +106,7 @@ def load_timm(
     if checkpoint is not None:
         _load_weights(module, name, read_checkpoint(checkpoint), checkpoint)
     module.eval().requires_grad_(False)
-    _require_finite(module, checkpoint or Path(name))
+    require_finite(module, checkpoint or Path(name))
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     return LoadedModel(module=module, preprocessing=_preprocessing(module, model_args or {}), identity=identity)
 
@@ -127,7 +131,7 @@ def load_module(
             )
         preprocessing = _preprocessing(module, model_args or {})
     module = copy.deepcopy(module).eval().requires_grad_(False)
-    _require_finite(module, Path(name))
+    require_finite(module, Path(name))
     shape = (2, preprocessing.channels, *preprocessing.size)
     try:
         with torch.no_grad():
@@ -228,13 +232,9 @@ def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | fl
 
 
 def _classes(module: torch.nn.Module) -> int:
+    """Of a model without a head: 0; it gives embeddings."""
     count = getattr(module, "num_classes", 0)
-    if not isinstance(count, int) or count < 1:
-        raise LampqError(
-            f"{type(module).__name__} has no classification head",
-            hint="give the number of classes: --model-arg num_classes=N",
-        )
-    return count
+    return count if isinstance(count, int) else 0
 
 
 def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Preprocessing:
@@ -273,7 +273,8 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def _require_finite(module: torch.nn.Module, source: Path) -> None:
+def require_finite(module: torch.nn.Module, source: Path) -> None:
+    """Raise LampqError where a weight is NaN or infinite."""
     for key, value in module.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise LampqError(f"the tensor {key} of {source} holds NaN or infinity")

@@ -41,6 +41,8 @@ from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.frontend.synthetic import calibration_source
 from lampq_onnx.group import ALONE, Group
 from lampq_onnx.importer.preprocessing import is_onnx_file
+from lampq_onnx.frontend.task_model import with_task
+from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
 from lampq_onnx.options import (
     AnalysisOptions,
     EffortName,
@@ -289,7 +291,7 @@ class Frontend:
     def simulation(
         self, parameters: Parameters
     ) -> Iterator[Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]]:
-        """Images -> logits of the quantized model in PyTorch, from the numbers that the file holds."""
+        """Images -> outputs of the quantized model in PyTorch, from the numbers that the file holds."""
         device = next(self.loaded.module.parameters()).device
 
         @torch.no_grad()
@@ -318,6 +320,10 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
         if options.checkpoint or options.pretrained or options.model_args:
             raise UsageError(f"{options.name} holds its weights: it takes no checkpoint, weights or model arguments")
         loaded = load_onnx(Path(options.name), images)
+    elif is_transformers_name(options.name):
+        if options.checkpoint or options.model_args:
+            raise UsageError(f"{options.name} is a model of transformers: it takes no checkpoint or model arguments")
+        loaded = load_transformers(options.name, pretrained=options.pretrained)
     else:
         loaded = load_timm(
             options.name,
@@ -329,11 +335,13 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
 
 
 def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:
-    """The model where it is to run, with preprocessing overrides.
+    """The model where it is to run, with its task and preprocessing overrides.
 
     Raises:
-        UsageError: a device that is not there, or an override that cannot be right.
+        UsageError: outputs that are not of the task that was asked for, a device that is not there, or an override that
+            cannot be right.
     """
+    loaded = with_task(loaded, options.task)
     try:
         device = torch.device(own_device(options.device))
         if device.type == "cuda" and not torch.cuda.is_available():
@@ -361,7 +369,8 @@ def calibration_images(
             options = options.model_copy(update={"size": images.calibration_size})
         return calibration_source(given, loaded, units, options, progress)
     if given is not None:
-        source = open_source(given, num_classes=loaded.identity.num_classes, need_labels=False)
+        classes = loaded.identity.num_classes if loaded.task.kind == "classification" else None
+        source = open_source(given, num_classes=classes, need_labels=False)
     elif loaded.identity.name == DIGITS:
         source = digits_source("calibration")
     else:

@@ -132,7 +132,8 @@ def optimized_images(
     Raises:
         LampqError: an image is not finite.
     """
-    module, preprocessing, classes = loaded.module, loaded.preprocessing, loaded.identity.num_classes
+    module, preprocessing = loaded.module, loaded.preprocessing
+    classes = loaded.identity.num_classes if loaded.task.kind == "classification" else 1
     device = device_of(module)
     mean, std = _statistics(preprocessing, device)
     lowest, highest = -mean / std, (1 - mean) / std

@@ -28,7 +28,7 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
         draw.sensitivities(report.layers),
         draw.output_errors(details.errors) if details else None,
         draw.operators(details.operators) if details else None,
-        draw.classes(details.changes) if details else None,
+        draw.classes(details.changes) if details and details.changes else None,
     )
     return render(
         "report.html",
@@ -41,8 +41,11 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
             "bits_caption": _bits_caption(report),
             "errors_caption": _errors_caption(details.errors) if details else "",
             "operators_caption": _operators_caption(details.operators, report) if details else "",
+            "metric": report.accuracy.metric,
             "changes": details.changes if details else None,
-            "changes_caption": _changes_caption(details.changes, report.accuracy) if details else "",
+            "changes_caption": _changes_caption(details.changes, report.accuracy)
+            if details and details.changes
+            else "",
             "advice": advise(report, sensitivities),
             "machine": _machine(report),
         },

@@ -25,7 +25,7 @@ class Verdict:
 
     Attributes:
         tone: good: no loss that the images can tell from chance (two standard errors); warn: a loss, and half of the
-            top-1 or more is kept; bad: less, or kernels that do not compute what the file says.
+            score or more is kept; bad: less, or kernels that do not compute what the file says.
     """
 
     line: str
@@ -41,11 +41,15 @@ def verdict(report: Report) -> Verdict:
     told = drop > 2 * spread
     smaller = size.float_bytes / size.quantized_bytes
     if ruined:
-        loss = f"Unusable: top-1 falls from {_percent(accuracy.float_.top1)} to {_percent(accuracy.quantized.top1)}"
+        loss = (
+            f"Unusable: {accuracy.metric} falls from {_percent(accuracy.float_.top1)} to "
+            f"{_percent(accuracy.quantized.top1)}"
+        )
     elif told:
-        loss = f"Loses {drop:.2f} ± {spread:.2f} points of top-1 ({_percent(accuracy.quantized.top1)})"
+        loss = f"Loses {drop:.2f} ± {spread:.2f} points of {accuracy.metric} ({_percent(accuracy.quantized.top1)})"
     else:
-        loss = f"Top-1 {_percent(accuracy.quantized.top1)}, a drop of {drop:.2f} ± {spread:.2f} points"
+        name = accuracy.metric[:1].upper() + accuracy.metric[1:]
+        loss = f"{name} {_percent(accuracy.quantized.top1)}, a drop of {drop:.2f} ± {spread:.2f} points"
     chance = "" if ruined or told else " that the images cannot tell from chance"
     parts = [
         f"{loss}{chance} (n = {accuracy.samples})",
@@ -82,7 +86,7 @@ def _tiles(report: Report) -> tuple[Tile, ...]:
     low, high = latency.speedup_quartiles
     return (
         Tile(
-            "top-1",
+            accuracy.metric,
             _percent(accuracy.quantized.top1),
             f"float {_percent(accuracy.float_.top1)}; drop {accuracy.drop_points:.2f} ± "
             f"{accuracy.standard_error_points:.2f}",

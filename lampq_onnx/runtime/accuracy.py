@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -65,9 +67,12 @@ class AccuracyMeter:
             raise ValueError("no images were counted")
         lost, won = self._changes / n
         spread = np.sqrt(max(lost + won - (lost - won) ** 2, 0) / n)
+        named: dict[str, Any] = {
+            "float": TopK(top1=self._float[0] / n, top5=self._float[1] / n)
+        }  # a keyword that is a built-in's name
         return Accuracy(
             samples=n,
-            **{"float": TopK(top1=self._float[0] / n, top5=self._float[1] / n)},
+            **named,
             quantized=TopK(top1=self._quantized[0] / n, top5=self._quantized[1] / n),
             drop_points=100 * (self._float[0] - self._quantized[0]) / n,
             standard_error_points=float(100 * spread),

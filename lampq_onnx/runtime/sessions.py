@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,26 @@ SILENT = 3
 
 @dataclass(frozen=True)
 class Runner:
-    """A session and the names of its image input and its outputs."""
+    """A session, the names of its image input and its outputs, and those of the outputs that answer, in order."""
 
     session: Any
     input: str
     outputs: tuple[str, ...]
     fixed_batch: int | None
+    answers: tuple[str, ...]
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """First output for a batch (n, c, h, w); files with a fixed batch are fed in pieces of it."""
+        """Outputs for a batch (n, c, h, w), joined; files with a fixed batch are fed in pieces of it."""
         if self.fixed_batch is None:
-            return np.asarray(self.session.run([self.outputs[0]], {self.input: images})[0])
+            return self._run(images)
         step = self.fixed_batch
         if len(images) % step:
             raise LampqError(f"the file takes batches of {step} images and {len(images)} is no multiple of that")
-        parts = [
-            self.session.run([self.outputs[0]], {self.input: images[i : i + step]})[0]
-            for i in range(0, len(images), step)
-        ]
-        return np.concatenate(parts)
+        return np.concatenate([self._run(images[i : i + step]) for i in range(0, len(images), step)])
+
+    def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        found = self.session.run(list(self.answers), {self.input: images})
+        return np.asarray(found[0]) if len(found) == 1 else np.concatenate(found, axis=-1)
 
 
 def session_options(threads: int, *, optimize: bool = True) -> Any:
@@ -50,12 +52,13 @@ def session_options(threads: int, *, optimize: bool = True) -> Any:
     return options
 
 
-def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True) -> Runner:
+def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
     """Create a session.
 
     Args:
         model: a file, or a serialized model.
         threads: of one operator.
+        answers: outputs that count, joined along their last axis; none: the first.
         optimize: False switches all graph optimizations off, which leaves plain QDQ arithmetic in float.
 
     Raises:
@@ -73,12 +76,17 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True) -> 
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes}")
+    outputs = tuple(output.name for output in session.get_outputs())
+    missing = [name for name in answers if name not in outputs]
+    if missing and len(answers) > 1:
+        raise LampqError(f"{where} has no output {missing[0]} (it has: {', '.join(outputs)})")
     batch = inputs[0].shape[0]
     return Runner(
         session=session,
         input=inputs[0].name,
-        outputs=tuple(o.name for o in session.get_outputs()),
+        outputs=outputs,
         fixed_batch=batch if isinstance(batch, int) else None,
+        answers=outputs[:1] if missing or not answers else tuple(answers),
     )
 
 

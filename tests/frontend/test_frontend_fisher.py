@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit, export_model
-from lampq_onnx.frontend.fisher import fisher_traces, sampled_labels, squared_gradient_norms
+from lampq_onnx.frontend.fisher import fisher_traces, squared_gradient_norms
+from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 
 from .models import images, loaded, tiny_vit
 

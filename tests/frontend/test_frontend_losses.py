@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from lampq_onnx.frontend.losses import clearly_lower, image_kl, image_losses, loss_of
+from lampq_onnx.frontend.likelihoods.classification import image_kl
+from lampq_onnx.frontend.losses import clearly_lower, image_losses, loss_of
 
 
 def test_kl_of_each_image_by_hand() -> None:

@@ -21,8 +21,9 @@ from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import BlockChain, States
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import clearly_lower, image_kl
+from lampq_onnx.frontend.losses import clearly_lower
 from lampq_onnx.frontend.rounding.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
@@ -131,7 +132,7 @@ def techniques(roundings: Mapping[str, Rounding]) -> dict[str, int]:
 
 
 def _losses(chain: BlockChain, states: States, reference: torch.Tensor) -> torch.Tensor:
-    return image_kl(chain.logits(states), reference)
+    return likelihood_of(chain.model).distance(chain.logits(states), reference)
 
 
 def _round_nearest(

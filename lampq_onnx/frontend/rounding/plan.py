@@ -13,8 +13,8 @@ from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.effort import Effort
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import live_model
-from lampq_onnx.frontend.losses import loss_of
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
@@ -82,7 +82,7 @@ def round_plan(
             reference = logits_of(model, held_out)
 
         def judge() -> float:
-            return loss_of(logits_of(model, held_out), reference, None, "kl")
+            return float(likelihood_of(model).distance(logits_of(model, held_out), reference).mean())
 
         with progress.stage("rounding", len(grids)) as advance:
             few = fit.slice(0, LADDER_IMAGES)

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch.nn import functional
 
 from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import Block, BlockChain, States
-from lampq_onnx.frontend.fisher import sampled_labels
 from lampq_onnx.frontend.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import clearly_lower, image_kl
+from lampq_onnx.frontend.losses import clearly_lower
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
 from lampq_onnx.frontend.rounding.tune import trained
@@ -78,6 +77,7 @@ def reconstruct(
         kept: blocks that an earlier run finished.
     """
     size = settings.batch_size
+    likelihood = likelihood_of(chain.model)
     fit_batches = [batch for batch, _ in tensors(fit, live.device, batch_size=size)]
     held_batches = [batch for batch, _ in tensors(held_out, live.device, batch_size=size)]
     generator = torch.Generator().manual_seed(seed)
@@ -87,7 +87,7 @@ def reconstruct(
         reference = chain.logits(chain.states(held_batches))
     states, held_states = chain.states(fit_batches), chain.states(held_batches)
     # Everything behind the block is quantized as it stands: that is the model the block will be part of.
-    losses = image_kl(chain.logits(held_states), reference)
+    losses = likelihood.distance(chain.logits(held_states), reference)
     for index, block in enumerate(chain.blocks):
         members = [unit.name for unit in block.units if unit.name in roundings]
         with live.in_float():
@@ -102,7 +102,7 @@ def reconstruct(
             generator.set_state(state)
             for name in members:
                 _set(live, name, layers[name])
-            after = image_kl(chain.logits(held_states), reference)
+            after = likelihood.distance(chain.logits(held_states), reference)
             if clearly_lower(after, losses):
                 losses = after
                 for name in members:
@@ -124,6 +124,7 @@ def _outputs_and_gradients(
     chain: BlockChain, states: States, block: Block, generator: torch.Generator
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Float outputs of one block, and the gradient of a sampled label's negative log-likelihood in them."""
+    likelihood = likelihood_of(chain.model)
     outputs: list[torch.Tensor] = []
     gradients: list[torch.Tensor] = []
 
@@ -137,8 +138,7 @@ def _outputs_and_gradients(
         for arguments, size in states:
             with torch.enable_grad():
                 logits = chain.resume(states.start, arguments, size)
-                labels = sampled_labels(logits, generator)
-                loss = functional.cross_entropy(logits, labels, reduction="sum")
+                loss = likelihood.nll(logits, likelihood.sample(logits, generator))
                 gradients.extend(torch.autograd.grad(loss, [outputs[-1]]))
     finally:
         handle.remove()

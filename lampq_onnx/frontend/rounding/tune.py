@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
@@ -83,6 +84,7 @@ def tune(
         for name, rounding in roundings.items()
     }  # fmt: skip
     teacher = float_copy(live)
+    likelihood = likelihood_of(live.model)
     optimizer = _optimizer(layers.values(), settings.rates)
     base = [group["lr"] for group in optimizer.param_groups]
     twins = [teacher.get_submodule(_path(live, block)) for block in blocks]
@@ -93,14 +95,13 @@ def tune(
                 group["lr"] = rate * share
             views = pool.views(settings.batch_size)
             with torch.no_grad():
-                wanted = teacher(views).float().log_softmax(-1)
+                wanted = teacher(views)
             with torch.enable_grad():
-                found = live.model(views).float().log_softmax(-1)
-                loss = (wanted.exp() * (wanted - found)).sum(-1).mean()
+                loss = likelihood.training_loss(live.model(views), wanted)
                 if settings.feature_weight:
                     loss = loss + settings.feature_weight * _relative_error(seen, true)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if progress is not None:
                 progress(step + 1)

@@ -13,7 +13,7 @@ import torch
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.frontend.chain import Block, BlockChain
 from lampq_onnx.frontend.effort import EFFORTS, Effort
-from lampq_onnx.frontend.fisher import sampled_labels
+from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.rounding import plan as planning
 from lampq_onnx.frontend.rounding import reconstruct as blocks

@@ -1,0 +1,100 @@
+"""A class and a box for each query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from lampq_onnx.frontend.likelihoods.base import normal
+from lampq_onnx.frontend.likelihoods.classification import image_kl, sampled_labels
+from lampq_onnx.frontend.likelihoods.multi_label import bernoulli_kl
+from lampq_onnx.tasks.detection import BOX_DEVIATION, SMALLEST
+
+
+@dataclass(frozen=True)
+class QueryTargets:
+    """Answers that stand for annotations.
+
+    Attributes:
+        classes: int64 (n, queries) with "no object" as the last class, or yes and no, float32 (n, queries, classes).
+        boxes: (n, queries, 4), centre and size as shares of the input.
+        objects: (n, queries), whether the query is an object: only those have a box.
+        deviation: (n, queries, 4) of the boxes.
+    """
+
+    classes: torch.Tensor
+    boxes: torch.Tensor
+    objects: torch.Tensor
+    deviation: torch.Tensor
+
+
+class DetectionLikelihood:
+    """Joined outputs (n, queries, classes + 4) of a detector with queries (YOLOS, DETR).
+
+    p(y|x) is a class for each query, and where that is an object, a box around the query's own: a Gaussian whose
+    deviation is `BOX_DEVIATION` of the box's width and height. Every query labels itself, so nothing has to be matched,
+    and the expectation is that of the model, as the Fisher information wants it. The KL has a closed form.
+
+    Args:
+        background: softmax whose last class is "no object"; else sigmoids, and a query is an object if any is yes.
+    """
+
+    def __init__(self, *, background: bool) -> None:
+        self._background = background
+
+    def sample(self, outputs: torch.Tensor, generator: torch.Generator) -> QueryTargets:
+        """See `Likelihood`."""
+        scores, boxes = (part.detach() for part in _split(outputs))
+        if self._background:
+            rows = scores.reshape(-1, scores.shape[-1])
+            classes = sampled_labels(rows, generator).reshape(scores.shape[:2])
+            objects = classes < scores.shape[-1] - 1
+        else:
+            classes = torch.bernoulli(scores.sigmoid().cpu(), generator=generator).to(scores.device)
+            objects = classes.any(-1)
+        deviation = _deviation(boxes)
+        drawn = boxes + deviation * normal(boxes.shape, generator, boxes)
+        return QueryTargets(classes, drawn, objects, deviation)
+
+    def nll(self, outputs: torch.Tensor, targets: QueryTargets) -> torch.Tensor:
+        """See `Likelihood`."""
+        scores, boxes = _split(outputs)
+        if self._background:
+            answers = functional.cross_entropy(scores.flatten(0, 1), targets.classes.flatten(), reduction="sum")
+        else:
+            answers = functional.binary_cross_entropy_with_logits(scores, targets.classes, reduction="sum")
+        change = ((boxes - targets.boxes) / targets.deviation).square().sum(-1)
+        return answers + (change * targets.objects).sum() / 2
+
+    def distance(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """See `Likelihood`."""
+        (scores, boxes), (wanted, true) = (
+            (values[..., :-4].double(), values[..., -4:].double()) for values in (outputs, reference)
+        )
+        answers = image_kl(scores, wanted) if self._background else bernoulli_kl(scores, wanted).sum(-1)
+        return (answers + self._box_distance(boxes, wanted, true)).sum(-1)
+
+    def training_loss(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """See `Likelihood`."""
+        (scores, boxes), (wanted, true) = _split(outputs), _split(reference)
+        if self._background:
+            p, q = wanted.log_softmax(-1), scores.log_softmax(-1)
+            answers = (p.exp() * (p - q)).sum(-1)
+        else:
+            answers = bernoulli_kl(scores, wanted).sum(-1)
+        return (answers + self._box_distance(boxes, wanted, true)).sum(-1).mean()
+
+    def _box_distance(self, boxes: torch.Tensor, wanted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        chance = 1 - wanted.softmax(-1)[..., -1] if self._background else wanted.sigmoid().amax(-1)
+        return chance * ((boxes - true) / _deviation(true)).square().sum(-1) / 2
+
+
+def _split(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return outputs[..., :-4].float(), outputs[..., -4:].float()
+
+
+def _deviation(boxes: torch.Tensor) -> torch.Tensor:
+    size = boxes[..., 2:].clamp_min(SMALLEST)
+    return BOX_DEVIATION * torch.cat([size, size], -1)

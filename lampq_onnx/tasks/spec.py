@@ -1,0 +1,35 @@
+"""What a model is for: which outputs count and how they are read."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from lampq_onnx.artifacts.base import Record
+
+TaskName = Literal["classification", "multi-label", "embedding", "segmentation", "detection"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+LOGITS, BOXES = "logits", "pred_boxes"
+"""Names of the outputs of detectors, as transformers calls them."""
+
+
+class TaskSpec(Record):
+    """A task, and what its outputs mean. It travels in the metadata of the files.
+
+    Attributes:
+        kind: classification: scores (n, classes) of a softmax; multi-label: scores (n, classes) of sigmoids; embedding:
+            (n, d) of which only the direction counts; segmentation: scores (n, classes, h, w); detection: scores
+            (n, queries, classes) and boxes (n, queries, 4), centre, width and height as shares of the input.
+        outputs: of the graph, in this order; several are joined along their last axis.
+        background: detection: whether the scores are of a softmax whose last class is "no object" (DETR, YOLOS), or of
+            sigmoids (RT-DETR).
+        classes: names, if known.
+    """
+
+    kind: TaskName = "classification"
+    outputs: tuple[str, ...] = (LOGITS,)
+    background: bool = True
+    classes: tuple[str, ...] = ()
+
+
+CLASSIFICATION = TaskSpec()
