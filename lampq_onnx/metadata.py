@@ -66,14 +66,23 @@ def read_metadata(model: ir.Model, path: Path) -> FileFacts:
         preprocessing = Preprocessing.model_validate_json(text)
     except ValidationError as error:
         raise LampqError(f"{path}: the metadata {PREPROCESSING_KEY} is damaged") from error
-    try:
-        task = TaskSpec.model_validate_json(props[TASK_KEY]) if TASK_KEY in props else CLASSIFICATION
-    except ValidationError as error:
-        raise LampqError(f"{path}: the metadata {TASK_KEY} is damaged") from error
     classes = props.get(CLASSES_KEY, "")
     return FileFacts(
         name=props.get(MODEL_KEY, path.stem),
         preprocessing=preprocessing,
         num_classes=int(classes) if classes.isdigit() else None,
-        task=task,
+        task=read_task(model, path) or CLASSIFICATION,
     )
+
+
+def read_task(model: ir.Model, path: Path) -> TaskSpec | None:
+    """The task that a file says it is for; None if it does not.
+
+    Raises:
+        LampqError: the metadata is damaged.
+    """
+    text = model.metadata_props.get(TASK_KEY)
+    try:
+        return None if text is None else TaskSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise LampqError(f"{path}: the metadata {TASK_KEY} is damaged") from error

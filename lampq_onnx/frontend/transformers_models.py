@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ PREPROCESSOR = "preprocessor_config.json"
 PREFIX = "transformers:"
 """Before a name on the hub, as in transformers:hustvl/yolos-tiny."""
 
-SOFTMAX_DETECTORS = ("yolos", "detr", "conditional_detr_softmax", "table-transformer")
+SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
 """Model types whose scores end with "no object"; the others' are sigmoids (RT-DETR, Deformable DETR)."""
 
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -62,18 +64,23 @@ def load_transformers(name: str, *, pretrained: bool) -> LoadedModel:
     if not local and not pretrained:
         raise UsageError(f"{name} is a name on the hub", hint="say --pretrained, or give a folder that holds the model")
     try:
-        config = transformers.AutoConfig.from_pretrained(place, local_files_only=local)
-        loader = getattr(transformers, _loader(name, config))
-        # The plain attention has operators that every exporter and every converter pass knows.
-        module: torch.nn.Module = loader.from_pretrained(
-            place, local_files_only=local, dtype=torch.float32, attn_implementation="eager"
-        )
-        image_processor = _processor(place, local=local)
+        with _silent(transformers.utils.logging):
+            return _loaded(transformers, name, place, local=local)
     except LampqError:
         raise
     except Exception as error:  # configurations, downloads and checkpoints fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise LampqError(f"transformers cannot load {name}: {reason}") from error
+
+
+def _loaded(transformers: Any, name: str, place: str, *, local: bool) -> LoadedModel:
+    config = transformers.AutoConfig.from_pretrained(place, local_files_only=local)
+    loader = getattr(transformers, _loader(name, config))
+    # The plain attention has operators that every exporter and every converter pass knows.
+    module: torch.nn.Module = loader.from_pretrained(
+        place, local_files_only=local, dtype=torch.float32, attn_implementation="eager"
+    )
+    image_processor = _processor(place, local=local)
     module.eval().requires_grad_(False)
     require_finite(module, Path(place))
     task = _task(config)
@@ -89,6 +96,18 @@ def load_transformers(name: str, *, pretrained: bool) -> LoadedModel:
         ),
         task=task,
     )
+
+
+@contextmanager
+def _silent(logging: Any) -> Iterator[None]:
+    """Without transformers' progress bars, which would run into our own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _loader(name: str, config: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lampq_onnx.data import ImageSource, Preprocessing, open_source
+from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, open_source
 from lampq_onnx.errors import LampqError
 from lampq_onnx.tasks.classification import ClassificationMeter
 from lampq_onnx.tasks.detection import DetectionMeter
@@ -14,6 +14,8 @@ from lampq_onnx.tasks.meter import Meter
 from lampq_onnx.tasks.multi_label import MultiLabelMeter
 from lampq_onnx.tasks.segmentation import SegmentationMeter
 from lampq_onnx.tasks.spec import TaskName, TaskSpec
+
+_BOXES = "give a COCO annotation file (.json), or a folder with annotations.json and its images"
 
 
 def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> ImageSource:
@@ -27,21 +29,21 @@ def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> Imag
     if spec.kind == "detection" and source.objects is None:
         raise LampqError(
             f"{source.description}: detection is scored against boxes, and there are none",
-            hint="give a COCO annotation file (.json), or a folder with annotations.json and its images",
+            hint=_BOXES,
         )
     return source
 
 
-def meter_for(spec: TaskSpec, source: ImageSource, preprocessing: Preprocessing) -> Meter:
+def meter_for(spec: TaskSpec, source: ImageSource | BatchedImages, preprocessing: Preprocessing) -> Meter:
     """A meter for one pass over all images of ``source``, in order.
 
     Raises:
-        ValueError: a source without boxes for detection.
+        LampqError: images without boxes for detection.
     """
     if spec.kind != "detection":
         return _METERS[spec.kind]()
-    if source.objects is None:
-        raise ValueError("detection needs a source with objects, see open_validation")
+    if not isinstance(source, ImageSource) or source.objects is None:
+        raise LampqError("detection is scored against boxes, and the validation images have none", hint=_BOXES)
     return DetectionMeter(spec, preprocessing, source.objects)
 
 

@@ -18,8 +18,8 @@ from lampq_onnx.frontend.costs import (
     measured_widths,
     weight_costs,
 )
-from lampq_onnx.frontend.fisher import sampled_labels
 from lampq_onnx.frontend.hessians import input_moments
+from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 from lampq_onnx.frontend.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight

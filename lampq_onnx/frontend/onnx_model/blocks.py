@@ -22,7 +22,9 @@ class Span:
     result: str
 
 
-def find_blocks(steps: Sequence[Step], image: str, free: frozenset[str], types: Mapping[int, str]) -> tuple[Span, ...]:
+def find_blocks(
+    steps: Sequence[Step], image: str, free: frozenset[str], types: Mapping[int, str], outputs: Sequence[str] = ()
+) -> tuple[Span, ...]:
     """Spans that begin with the layers that feed an attention and end with the last layer before the next such.
 
     Args:
@@ -30,8 +32,9 @@ def find_blocks(steps: Sequence[Step], image: str, free: frozenset[str], types: 
         image: name of the graph's input.
         free: values that may pass a cut: those that do not depend on the images.
         types: position of a layer's step -> its type.
+        outputs: values that the graph returns.
     """
-    cuts = _cuts(steps, image, free)
+    cuts = _cuts(steps, image, free, outputs)
     parts = [Span(a[0], b[0], a[1], b[1]) for a, b in pairwise(cuts)]
     found: list[Span] = []
     pending: Span | None = None
@@ -54,11 +57,15 @@ def _between(first: Span, parts: Sequence[Span], stop: int) -> Span:
     return Span(first.start, stop, first.source, last.result)
 
 
-def _cuts(steps: Sequence[Step], image: str, free: frozenset[str]) -> list[tuple[int, str]]:
+def _cuts(steps: Sequence[Step], image: str, free: frozenset[str], outputs: Sequence[str]) -> list[tuple[int, str]]:
     """(number of steps before, name) wherever one value is all that later steps read of earlier ones."""
     last: dict[str, int] = {}
     for position, step in enumerate(steps):
         last |= dict.fromkeys(step.inputs, position)
+    order = {name: position for position, step in enumerate(steps) for name in step.outputs}
+    # An output is read to the end; no cut may leave one behind but the last.
+    earlier = sorted(outputs, key=lambda name: order.get(name, -1))[:-1]
+    last |= dict.fromkeys(earlier, len(steps))
     made = {name for step in steps for name in step.outputs} | {image}
     live = {image}
     cuts = [(0, image)]

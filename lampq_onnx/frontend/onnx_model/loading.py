@@ -20,10 +20,9 @@ from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
 from lampq_onnx.importer import import_model
 from lampq_onnx.importer.preprocessing import file_preprocessing
+from lampq_onnx.metadata import read_task
 from lampq_onnx.options import ImageOptions
-
-LOGITS = "logits"
-"""Name by which the scores are told from other outputs."""
+from lampq_onnx.tasks.spec import BOXES, LOGITS, TaskSpec
 
 
 def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None = None) -> LoadedModel:
@@ -32,7 +31,8 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     Args:
         path: a float file of opset 13 to 23 with one image input.
         images: overrides of the preprocessing, which also say what the file does not.
-        outputs: names of the outputs to keep, in this order; None: the only one, or the one named logits.
+        outputs: names of the outputs to keep, in this order; None: the only one, those of a
+            detector (logits and pred_boxes), or the one named logits.
 
     Raises:
         LampqError: the file cannot be used; see `import_model` and `build`. Also where the module computes something
@@ -54,7 +54,21 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     identity = ModelIdentity(
         name=path.stem, weights_sha256=weights_hash(built.model), num_classes=_width(built.model, shape)
     )
-    return LoadedModel(built.model, preprocessing, identity, replace(source, changes=changes, parity=parity))
+    built.model.joined = True
+    return LoadedModel(
+        built.model, preprocessing, identity, replace(source, changes=changes, parity=parity), _task(model, path)
+    )
+
+
+def _task(model: ir.Model, path: Path) -> TaskSpec:
+    """What the file says, or what the names of its outputs do."""
+    said = read_task(model, path)
+    names = tuple(value.name or "" for value in model.graph.outputs)
+    if said is not None:
+        return said
+    if names == (LOGITS, BOXES):
+        return TaskSpec(kind="detection", outputs=names)
+    return TaskSpec(outputs=names[:1])
 
 
 def _choose_outputs(model: ir.Model, path: Path, wanted: Sequence[str] | None) -> None:
@@ -66,6 +80,8 @@ def _choose_outputs(model: ir.Model, path: Path, wanted: Sequence[str] | None) -
     by_name = {value.name or "": value for value in model.graph.outputs}
     if wanted is None:
         wanted = list(by_name) if len(by_name) == 1 else [LOGITS]
+        if {LOGITS, BOXES} <= set(by_name):
+            wanted = [LOGITS, BOXES]
     missing = [name for name in wanted if name not in by_name]
     if missing:
         raise LampqError(

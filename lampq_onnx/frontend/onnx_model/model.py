@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -23,11 +24,18 @@ class OnnxModel(Graph):
     Attributes:
         transformer_blocks: names of the submodules that are transformer blocks, in order; each takes what precedes it
             as its last argument.
+        joined: whether several outputs are returned as one, side by side along their last axis.
         structure: text that differs between graphs that compute differently.
     """
 
+    joined: bool = False
     transformer_blocks: tuple[str, ...] = ()
     structure: str = ""
+
+    def forward(self, *arguments: torch.Tensor) -> Any:
+        """See `Graph.forward`."""
+        found = super().forward(*arguments)
+        return torch.cat(found, -1) if self.joined and isinstance(found, tuple) else found
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ def _assemble(
     kinds = {position: types[i] for position, (i, _) in enumerate(order) if i in types}
     spans = [
         (span, axis)
-        for span in find_blocks(steps, image, folded.expanded, kinds)
+        for span in find_blocks(steps, image, folded.expanded, kinds, outputs)
         if (axis := _batch_axis(seen, span.source)) is not None
     ]
     outer: list[Step] = list(free)

@@ -180,7 +180,9 @@ def test_training_lowers_the_weighted_error_of_the_block(monkeypatch: pytest.Mon
     losses: list[float] = []
     original = blocks._train
 
-    def train(live: LiveModel, block: Block, members: list[str], *rest: object) -> dict[str, Trained]:
+    def train(
+        live: LiveModel, block: Block, members: list[str], *rest: object
+    ) -> tuple[dict[str, Trained], torch.Tensor]:
         _, inputs, states, targets, gradients, *_ = rest
 
         def measure() -> None:
@@ -192,10 +194,10 @@ def test_training_lowers_the_weighted_error_of_the_block(monkeypatch: pytest.Mon
             losses.append(total / count)
 
         measure()
-        found = original(live, block, members, *rest)
+        found, state = original(live, block, members, *rest)
         with live_again(live, members, found, rest[0], inputs):
             measure()
-        return found
+        return found, state
 
     monkeypatch.setattr(blocks, "_train", train)
     rebuilt(2, settings=replace(BLOCKS, steps=300, rate=1e-2))
@@ -263,7 +265,12 @@ def spoiled(
 
 
 def test_blocks_that_got_worse_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "_train", spoiled)
+    def train(
+        live: object, block: object, members: list[str], *rest: object
+    ) -> tuple[dict[str, Trained], torch.Tensor]:
+        return spoiled(live, block, members, *rest), rest[-1].get_state()
+
+    monkeypatch.setattr(blocks, "_train", train)
     found, inputs = rebuilt(3)
     assert same(found, nearest(3))
     assert [rounding.losses for rounding in found.values()] == [{}] * len(found)
@@ -273,12 +280,15 @@ def test_blocks_that_got_worse_are_undone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_each_block_is_judged_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first becomes perfect, the second noise."""
 
-    def train(live: object, block: object, members: list[str], *rest: object) -> dict[str, Trained]:
+    def train(
+        live: object, block: object, members: list[str], *rest: object
+    ) -> tuple[dict[str, Trained], torch.Tensor]:
+        state = rest[-1].get_state()
         if "blocks.1.attn.qkv" in members:
-            return spoiled(live, block, members, *rest)
+            return spoiled(live, block, members, *rest), state
         return {
             name: Trained(nearest(8)[name].weight, quantizers(8)[name], nearest(8)[name].latent) for name in members
-        }
+        }, state
 
     monkeypatch.setattr(blocks, "_train", train)
     found, inputs = rebuilt(2)

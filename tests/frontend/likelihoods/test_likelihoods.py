@@ -1,0 +1,81 @@
+"""Each likelihood's sampling, gradients and distance agree with each other, as those of one distribution must."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
+from lampq_onnx.tasks.detection import detection_kl
+from lampq_onnx.tasks.spec import TaskName, TaskSpec
+
+DETECTION = TaskSpec(kind="detection", outputs=("logits", "pred_boxes"))
+SPECS = {
+    "classification": TaskSpec(),
+    "multi-label": TaskSpec(kind="multi-label"),
+    "embedding": TaskSpec(kind="embedding"),
+    "segmentation": TaskSpec(kind="segmentation"),
+    "detection": DETECTION,
+    "sigmoid detection": DETECTION.model_copy(update={"background": False}),
+}
+SHAPES: dict[TaskName, tuple[int, ...]] = {
+    "classification": (5,), "multi-label": (4,), "embedding": (6,), "segmentation": (3, 2, 2), "detection": (3, 7),
+}  # fmt: skip
+DRAWS = 4000
+
+
+def outputs_of(spec: TaskSpec, count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(count, *SHAPES[spec.kind], generator=generator)
+    if spec.kind == "detection":
+        found[..., -4:] = 0.3 + 0.1 * torch.rand(count, 3, 4, generator=generator)
+    return found
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_distance_is_zero_for_the_same_and_positive_for_others(name: str) -> None:
+    spec, likelihood = SPECS[name], likelihood_for(SPECS[name])
+    reference, other = outputs_of(spec, 3), outputs_of(spec, 3, seed=1)
+    assert likelihood.distance(reference, reference).abs().max() < 1e-12
+    found = likelihood.distance(other, reference)
+    assert found.shape == (3,)
+    assert (found > 0).all()
+    assert found.dtype == torch.float64
+    assert float(likelihood.training_loss(other, reference)) == pytest.approx(float(found.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_sampled_gradients_have_the_curvature_of_the_distance(name: str) -> None:
+    """E[(g . d)^2] = d^T F d, and KL(p || p + e d) = e^2 d^T F d / 2 for a small e."""
+    spec, likelihood = SPECS[name], likelihood_for(SPECS[name])
+    one = outputs_of(spec, 1)
+    direction = torch.randn(one.shape, generator=torch.Generator().manual_seed(2))
+    if spec.kind == "detection":
+        direction[..., -4:] *= 0.02
+    if name == "sigmoid detection":
+        # A query is an object or not as a whole there, which its sampled answers only approach: see the class.
+        direction[..., -4:] = 0
+    size = 1e-3
+    curvature = 2 * float(likelihood.distance(one + size * direction, one)[0]) / size**2
+    many = one.expand(DRAWS, *one.shape[1:]).clone().requires_grad_()
+    targets = likelihood.sample(many, torch.Generator().manual_seed(3))
+    (gradient,) = torch.autograd.grad(likelihood.nll(many, targets), many)
+    products = (gradient * direction).flatten(1).sum(1).square()
+    error = float(products.std() / DRAWS**0.5)
+    assert abs(float(products.mean()) - curvature) < 4 * error + 0.01 * curvature
+
+
+def test_the_distances_of_detection_are_those_of_the_meter() -> None:
+    for spec in (DETECTION, SPECS["sigmoid detection"]):
+        reference, other = outputs_of(spec, 4), outputs_of(spec, 4, seed=1)
+        found = likelihood_for(spec).distance(other, reference).numpy()
+        np.testing.assert_allclose(found, detection_kl(reference.numpy(), other.numpy(), spec), rtol=1e-6)
+
+
+def test_a_model_has_the_likelihood_that_it_was_given() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert likelihood_of(model) is CLASSES
+    own: Likelihood = likelihood_for(SPECS["embedding"])
+    model.likelihood = own  # type: ignore[assignment]
+    assert likelihood_of(model) is own

@@ -1,0 +1,160 @@
+"""Scenes, the detector's training, and the whole line on a detector that has not learned anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lampq_onnx import pipeline
+from lampq_onnx.artifacts import Report
+from lampq_onnx.data import Preprocessing, iter_batches, open_source
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.session import load_model
+from lampq_onnx.options import ImageOptions, ModelOptions, OutputOptions
+from tools import scenes, train_detector
+from tools.bench import detection
+
+pytest.importorskip("transformers")
+pytest.importorskip("pycocotools")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector after six steps."""
+    folder = tmp_path_factory.mktemp("detector")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(
+        "sys.argv",
+        ["", "--output", str(folder), "--scenes", "8", "--validation", "2", "--steps", "6", "--batch", "4",
+         "--hidden", "24", "--depth", "2", "--every", "6", "--workers", "1"],
+    )  # fmt: skip
+    train_detector.main()
+    patch.undo()
+    return folder
+
+
+def test_boxes_hold_the_drawn_shapes_exactly() -> None:
+    for index in range(12):
+        found = scenes.scene(5, index)
+        assert np.array_equal(found.image, scenes.scene(5, index).image)
+        assert 1 <= len(found.boxes) <= scenes.MOST_OBJECTS
+        assert (found.boxes[:, :2] >= 0).all()
+        assert (found.boxes[:, :2] + found.boxes[:, 2:] <= scenes.SIZE).all()
+    outline = scenes._outline("star", 20.0, 0.4)
+    low, high = scenes._extent("star", outline, 20.0)
+    y, x = np.mgrid[-25:25:400j, -25:25:400j]
+    inside = scenes._polygon_distance(x, y, outline) < 0
+    assert [x[inside].min(), y[inside].min()] == pytest.approx(low, abs=0.3)
+    assert [x[inside].max(), y[inside].max()] == pytest.approx(high, abs=0.3)
+
+
+def test_symmetries_move_boxes_with_their_pixels() -> None:
+    pixels = np.zeros((16, scenes.SIZE, scenes.SIZE, 3), np.uint8)
+    pixels[:, 10:30, 40:100] = 255
+    boxes = torch.tensor([70, 20, 60, 20]).expand(16, 1, 4) / scenes.SIZE
+    targets = train_detector.Targets(boxes, torch.zeros(16, 1, dtype=torch.int64))
+    images, moved = train_detector.augmented(torch.from_numpy(pixels), targets, torch.Generator().manual_seed(0))
+    for image, (cx, cy, w, h) in zip(images, (moved.boxes[:, 0] * scenes.SIZE).tolist(), strict=True):
+        rows, columns = np.nonzero((image[..., 0] != image[64, 64, 0]).numpy())
+        assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx(
+            [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], abs=1e-3
+        )
+    assert len({tuple(box) for box in moved.boxes[:, 0].tolist()}) > 4
+
+
+def test_queries_take_the_nearest_objects_first() -> None:
+    boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]]])
+    targets = train_detector.Targets(boxes[:, [2, 0]], torch.tensor([[1, 0]]))
+    assert train_detector.assign(torch.zeros(1, 3, 7), boxes, targets).tolist() == [[2, 0]]
+
+
+def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> None:
+    drawn = [scenes.scene(3, i) for i in range(4)]
+    perfect = max(len(each.boxes) for each in drawn)
+    scores, classes = np.zeros((4, perfect)), np.zeros((4, perfect), np.int64)
+    boxes = np.zeros((4, perfect, 4))
+    for i, each in enumerate(drawn):
+        count = len(each.boxes)
+        scores[i, :count], classes[i, :count] = 1, each.classes
+        boxes[i, :count] = np.concatenate([each.boxes[:, :2], each.boxes[:, :2] + each.boxes[:, 2:]], 1) / scenes.SIZE
+    shown = {int(kind) for each in drawn for kind in each.classes}
+    found = train_detector.average_precision((scores, classes, boxes), drawn, 0.5)
+    assert found == pytest.approx(len(shown) / len(scenes.CLASSES))
+    record = json.loads((trained / "training.json").read_text())
+    assert record["steps"] == 6
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six scenes that are wider than the model's input."""
+    return scenes.write_coco(tmp_path_factory.mktemp("scenes"), 2, 6, width=160, height=128)
+
+
+def test_a_detector_goes_through_the_whole_line(trained: Path, images: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        detection.app,
+        [str(trained), f"--calibration={images}", f"--validation={images}", "--bits=4", "--effort=fast"],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    rows = [line.split("|")[1:-1] for line in done.output.splitlines() if line.startswith("| ")]
+    assert [cells[1].strip() for cells in rows] == ["model", "float", "uniform", "LampQ"]
+    assert {len(cells) for cells in rows} == {len(detection.COLUMNS)}
+
+
+def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(trained: Path, images: Path, tmp_path: Path) -> None:
+    import lampq_onnx
+
+    source = {"calibration": images, "validation": images, "bits": 4, "effort": "fast", "latency_runs": 1}
+    report = lampq_onnx.quantize(str(trained), tmp_path / "a", **source)
+    session = ort.InferenceSession(tmp_path / "a" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["logits", "pred_boxes"]
+    loaded = load_model(ModelOptions(name=str(trained)), ImageOptions())
+    batch = next(iter_batches(open_source(images, num_classes=None, need_labels=False), loaded.preprocessing, 6))
+    logits, boxes = ort.InferenceSession(tmp_path / "a" / "float.onnx", providers=["CPUExecutionProvider"]).run(
+        None, {"input": batch.images}
+    )
+    with torch.no_grad():
+        wanted = loaded.module(torch.from_numpy(batch.images)).numpy()
+    np.testing.assert_allclose(np.concatenate([logits, boxes], -1), wanted, atol=2e-5)
+    assert report.accuracy.metric == "AP"
+    assert Report.load(tmp_path / "a" / "report.json").accuracy == report.accuracy
+    again = pipeline.validate(
+        tmp_path / "a" / "model.onnx", tmp_path / "a" / "float.onnx", ImageOptions(validation=images),
+        OutputOptions(latency_runs=1),
+    )  # fmt: skip
+    assert again.accuracy == report.accuracy
+    # The float file by itself: same task, same precision.
+    other = lampq_onnx.quantize(str(tmp_path / "a" / "float.onnx"), tmp_path / "b", **source)
+    assert other.accuracy.float_.top1 == pytest.approx(report.accuracy.float_.top1, abs=1e-6)
+    assert other.accuracy.scores.keys() == report.accuracy.scores.keys()
+
+
+def test_tasks_that_do_not_fit_are_refused(trained: Path, images: Path) -> None:
+    with pytest.raises(UsageError, match="not those of segmentation"):
+        load_model(ModelOptions(name=str(trained), task="segmentation"), ImageOptions())
+    with pytest.raises(UsageError, match="takes no checkpoint"):
+        load_model(ModelOptions(name=str(trained), checkpoint=Path("x.safetensors")), ImageOptions())
+    with pytest.raises(UsageError, match="name on the hub"):
+        load_model(ModelOptions(name="transformers:hustvl/yolos-tiny"), ImageOptions())
+
+
+def test_a_missing_detector_says_how_to_train_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LampqError) as error:
+        detection.require_model("models/scenes")
+    assert detection.TRAINING in (error.value.hint or "")
+
+
+def test_preprocessing_is_that_of_the_processor(trained: Path) -> None:
+    found = load_model(ModelOptions(name=str(trained)), ImageOptions()).preprocessing
+    assert found == Preprocessing(
+        size=(128, 128), crop_pct=1, crop_mode="squash", interpolation="bilinear", mean=train_detector.MEAN,
+        std=train_detector.STD, channels=3,
+    )  # fmt: skip
