@@ -120,7 +120,7 @@ class GradientTap:
 
 
 class _Sampler:
-    """Answers drawn in the order of all batches of all processes, so that each image gets the one it has in one process.
+    """Answers drawn in the order of all batches of all processes: an image gets the same one whoever computes it.
 
     Batches of other processes are drawn as well and thrown away: what a draw takes from the generator depends on the
     shape alone. All batches but the last one have equal sizes, and the last one is before no other.

@@ -39,9 +39,9 @@ from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.frontend.synthetic import calibration_source
-from lampq_onnx.group import ALONE, Group
 from lampq_onnx.frontend.task_model import with_task
 from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
+from lampq_onnx.group import ALONE, Group
 from lampq_onnx.importer.preprocessing import is_onnx_file
 from lampq_onnx.options import (
     AnalysisOptions,
