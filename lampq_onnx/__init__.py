@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lampq_onnx.api import allocate, analyze, convert, inspect, quantize, validate
-    from lampq_onnx.artifacts import BitPlan, LayerPlan, Report, Sensitivities
+    from lampq_onnx.artifacts import BitPlan, LatencyTable, LayerPlan, Report, Sensitivities
     from lampq_onnx.data import Preprocessing
     from lampq_onnx.errors import GateError, LampqError, UsageError
     from lampq_onnx.recipe import Recipe
 
 _HOMES = {
-    **dict.fromkeys(("allocate", "analyze", "convert", "inspect", "quantize", "validate"), "lampq_onnx.api"),
-    **dict.fromkeys(("BitPlan", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
+    **dict.fromkeys(("allocate", "analyze", "convert", "inspect", "probe", "quantize", "validate"), "lampq_onnx.api"),
+    **dict.fromkeys(("BitPlan", "LatencyTable", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
     "Preprocessing": "lampq_onnx.data",
     "Recipe": "lampq_onnx.recipe",
     **dict.fromkeys(("GateError", "LampqError", "UsageError"), "lampq_onnx.errors"),
@@ -28,6 +28,7 @@ __all__ = [
     "BitPlan",
     "GateError",
     "LampqError",
+    "LatencyTable",
     "LayerPlan",
     "Preprocessing",
     "Recipe",
@@ -38,6 +39,7 @@ __all__ = [
     "analyze",
     "convert",
     "inspect",
+    "probe",
     "quantize",
     "validate",
 ]

@@ -14,11 +14,12 @@ did you mean bits?
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts import BitPlan, LatencyTable, Report, Sensitivities
 from lampq_onnx.options import EffortName, ImageOptions, OutputOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.recipe import Recipe, by_name, read_values, section
@@ -123,16 +124,64 @@ def analyze(
     )
 
 
-def allocate(sensitivities: Sensitivities, *, bits: float = 4.0, **options: Any) -> BitPlan:
-    """Give out bits under a budget; ``options`` are those of `lampq_onnx.allocation.allocate`.
+def allocate(
+    sensitivities: Sensitivities,
+    *,
+    bits: float | None = None,
+    max_size: str | None = None,
+    max_latency: str | None = None,
+    max_bops: str | None = None,
+    min_agreement: float | None = None,
+    latency: LatencyTable | None = None,
+    target: str = "auto",
+    **options: Any,
+) -> BitPlan:
+    """Give out bits under one or several budgets.
+
+    Args:
+        bits: average weight bits; None: 4 where no other budget is given, else no limit.
+        max_size, max_latency, max_bops, min_agreement: as on the command line, e.g. ``"4MB"`` and ``"20ms"``.
+        latency: what `probe` measured; needed for ``max_latency``.
+        target: where the file is meant to run; with ``latency`` its target.
+        options: those of `lampq_onnx.allocation.allocate`; with a budget beside ``bits`` those of ``allocate_within``.
 
     Raises:
-        UsageError: an option out of range.
-        LampqError: the budget is below the smallest candidate.
+        UsageError: an option out of range, or what a budget needs is not given.
+        LampqError: the budgets cannot be met; says which, and what could be.
     """
+    from lampq_onnx.allocation import Limits, allocate_within, parse_bops, parse_latency, parse_size
     from lampq_onnx.allocation import allocate as solve
+    from lampq_onnx.targets import target_for
 
-    return solve(sensitivities, bits=bits, **options)[0]
+    limits = Limits(
+        bits=bits,
+        max_bytes=None if max_size is None else parse_size(max_size),
+        max_ms=None if max_latency is None else parse_latency(max_latency),
+        max_bops=None if max_bops is None else parse_bops(max_bops),
+        min_agreement=min_agreement,
+    )
+    if limits.only_bits:
+        return solve(sensitivities, bits=4.0 if bits is None else bits, **options)[0]
+    place = target_for(target if latency is None else latency.target, platform.machine(), ())
+    return allocate_within(sensitivities, limits, target=place, table=latency, **options)[0]
+
+
+def probe(
+    float_model: str | Path,
+    *,
+    target: str = "auto",
+    threads: int = 1,
+    batch: int = 1,
+    progress: ProgressSink = NO_PROGRESS,
+) -> LatencyTable:
+    """Time the layers of a float file in every form of the target on this machine; see `runtime.probe.probe`."""
+    from lampq_onnx.runtime.environment import cpu_flags, machine
+    from lampq_onnx.runtime.probe import ProbeOptions
+    from lampq_onnx.runtime.probe import probe as measure
+    from lampq_onnx.targets import target_for
+
+    place = target_for(target, machine(), cpu_flags())
+    return measure(Path(float_model), place, ProbeOptions(threads=threads, batch=batch), progress=progress)
 
 
 def convert(

@@ -31,7 +31,7 @@ def allocate_within(
     table: LatencyTable | None = None,
     float_bytes: int | None = None,
     wide_price: float = WIDE_PRICE,
-    time_limit: float = 10.0,
+    time_limit: float = 8.0,
 ) -> tuple[BitPlan, FormSolution]:
     """Find the form of least cost for each unit such that the file keeps all limits.
 

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.batching import BATCH
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.likelihoods import Likelihood, likelihood_of
 from lampq_onnx.group import ALONE, Group, summed
@@ -123,22 +124,22 @@ class _Sampler:
     """Answers drawn in the order of all batches of all processes: an image gets the same one whoever computes it.
 
     Batches of other processes are drawn as well and thrown away: what a draw takes from the generator depends on the
-    shape alone. All batches but the last one have equal sizes, and the last one is before no other.
+    shape alone. They are of equal size: only the very last batch is smaller, and no other comes after it.
     """
 
-    def __init__(self, likelihood: Likelihood, seed: int, group: Group) -> None:
+    def __init__(self, likelihood: Likelihood, seed: int, group: Group, batch_size: int) -> None:
         self._likelihood = likelihood
         self._generator = torch.Generator().manual_seed(seed)
-        self._group = group
-        self._size: int | None = None
+        self._foreign = group.rank
+        self._between = group.size - 1
+        self._batch_size = batch_size
 
     def draw(self, outputs: torch.Tensor) -> Any:
         """Targets of the process's next batch."""
-        before = self._group.rank if self._size is None else self._group.size - 1
-        blank = torch.zeros(self._size or len(outputs), *outputs.shape[1:])
-        for _ in range(before):
+        blank = torch.zeros(self._batch_size, *outputs.shape[1:])
+        for _ in range(self._foreign):
             self._likelihood.sample(blank, self._generator)
-        self._size = self._size or len(outputs)
+        self._foreign = self._between
         return self._likelihood.sample(outputs, self._generator)
 
 
@@ -154,6 +155,7 @@ def visit_gradients(
     *,
     seed: int,
     group: Group = ALONE,
+    batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """One forward and one backward pass of -log p(y|x) a batch; returns the number of images of this process.
@@ -163,10 +165,11 @@ def visit_gradients(
             its share, see `tensors`.
         seed: of the sampled labels.
         group: the processes.
+        batch_size: images of every batch but the last; only matters with several processes.
         progress: called with the number of images done.
     """
     likelihood = likelihood_of(model)
-    sampler = _Sampler(likelihood, seed, group)
+    sampler = _Sampler(likelihood, seed, group, batch_size)
     total = 0
     for images, labels in batches:
         with GradientTap(units, partial(visit, len(images))), torch.enable_grad():
@@ -186,6 +189,7 @@ def fisher_traces(
     *,
     seed: int = 0,
     group: Group = ALONE,
+    batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """tr(F_i) of every unit.
@@ -196,6 +200,7 @@ def fisher_traces(
         batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model (the true Fisher).
         seed: of the sampled labels.
         group: the processes that share the batches.
+        batch_size: see `visit_gradients`.
         progress: called with the number of images done.
 
     Returns:
@@ -211,7 +216,9 @@ def fisher_traces(
         norms = squared_gradient_norms(tokens, grads_as_tokens(unit.module, grads, samples))
         sums[unit.name] += float(norms.double().sum())
 
-    own = visit_gradients(model, units, batches, visit, seed=seed, group=group, progress=progress)
+    own = visit_gradients(
+        model, units, batches, visit, seed=seed, group=group, batch_size=batch_size, progress=progress
+    )
     total = summed({"images": own}, group)["images"]
     if total == 0:
         raise LampqError("no calibration images")

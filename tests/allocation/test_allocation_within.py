@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+import lampq_onnx
 from lampq_onnx.allocation import Limits, allocate_within, parse_bops, parse_latency, parse_size
 from lampq_onnx.artifacts import LatencyTable, Sensitivities
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
@@ -257,3 +258,13 @@ def test_amounts_are_read(parse, text, value):
 def test_amounts_that_cannot_be_read_are_refused(parse, text):
     with pytest.raises(UsageError, match="cannot read"):
         parse(text)
+
+
+def test_the_api_takes_budgets_as_the_command_line_does():
+    sensitivities = measured(8)
+    table = table_of(sensitivities)
+    limits = Limits(max_bytes=1_150_000, max_ms=0.9 * table.float_ms)
+    plan, _ = allocate_within(sensitivities, limits, target=VNNI, table=table)
+    words = {"max_size": "1.15MB", "max_latency": f"{0.9 * table.float_ms!r}ms", "latency": table}
+    assert lampq_onnx.allocate(sensitivities, **words) == plan
+    assert lampq_onnx.allocate(sensitivities, metric="kl").budget == 4.0

@@ -35,12 +35,16 @@ def statistics(group: Group) -> dict[str, object]:
     traces = fisher_traces(module, units, tensors(images, device, group=group), seed=3, group=group)
     histograms = input_histograms(module, units, images, group=group)
     widths = {unit.name: WIDTHS for unit in units}
-    ranges = choose_ranges(module, units, images, images, widths=widths, seed=1, group=group)
+    # The second process has but the last, smaller batch of these.
+    held_out = ArrayImages(pixels[:24], None)
+    ranges = choose_ranges(module, units, images, held_out, widths=widths, seed=1, group=group)
+    few = fisher_traces(module, units, tensors(held_out, device, group=group), seed=5, group=group)
     linear = [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
     moments = input_moments(module, linear, images, group=group)
     return {
         "own_images": sum(len(batch) for batch, _ in tensors(images, device, group=group)),
         "traces": traces,
+        "few": few,
         "histograms": {name: [h.low, h.high, *h.counts.tolist()] for name, h in histograms.items()},
         "ranges": {f"{n} {w}": [r.low, r.high] for n, own in ranges.items() for w, r in own.items()},
         "norms": nuclear_norms(module, units, images, group=group),

@@ -45,7 +45,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     first, second = figures(tmp_path / "two", 2)
     assert first["own_images"] < alone["own_images"]
     assert first["own_images"] + second["own_images"] == alone["own_images"]
-    for name in ("traces", "histograms", "ranges", "norms", "moments", "accuracy"):
+    for name in ("traces", "few", "histograms", "ranges", "norms", "moments", "accuracy"):
         assert alone[name]
         for shared in (first, second):
             assert shared[name].keys() == alone[name].keys()
