@@ -174,7 +174,7 @@ def quantize(
         torch_threads(threads),
         staging(folder, OUTPUT_FILES) as stage,
         prepared(recipe.model, recipe.images, recipe.analysis.effort, clock, given) as (frontend, crops),
-        _validation(recipe.images, frontend, given) as validation,
+        validation_images(recipe.images, frontend, given) as validation,
     ):
         inputs = inputs_of(frontend.loaded, crops)
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
@@ -396,7 +396,9 @@ def prepared(
 
 
 @contextmanager
-def _validation(images: ImageOptions, frontend: Frontend, given: Given | None) -> Iterator[ImageSource | BatchedImages]:
+def validation_images(
+    images: ImageOptions, frontend: Frontend, given: Given | None
+) -> Iterator[ImageSource | BatchedImages]:
     """Labelled images, opened (and their labels checked) before any long stage."""
     from lampq_onnx.data import BatchedImages
 

@@ -117,20 +117,28 @@ class Search:
         Raises:
             LampqError: a layer cannot be measured, or the budget cannot be met.
         """
-        recipe, clock = self._recipe, self._clock
+        recipe = self._recipe
         sensitivities = measure(
             self._frontend,
             self._crops,
             recipe.analysis,
             recipe.rounding,
             seed=recipe.images.seed,
-            clock=clock,
+            clock=self._clock,
             kept=self._kept,
         )
         if recipe.analysis.simulate or self._limits.min_agreement is not None:
-            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, clock)
-        with clock.stage("allocation"):
-            plan, solution = self._allocate(sensitivities, recipe.allocation)
+            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, self._clock)
+        return self.decide(sensitivities)
+
+    def decide(self, sensitivities: Sensitivities) -> Found:
+        """Allocation, update and rounding on what was measured before on this model.
+
+        Raises:
+            LampqError: the budget cannot be met.
+        """
+        with self._clock.stage("allocation"):
+            plan, solution = self._allocate(sensitivities, self._recipe.allocation)
         plan, update = self._update(plan, sensitivities)
         rounded = self._round(plan)
         return Found(sensitivities, rounded.plan, solution, update, rounded)

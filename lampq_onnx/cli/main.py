@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lampq_onnx.cli import commands, doctor, explain, package, probe, recipes, report, stages
+from lampq_onnx.cli import commands, doctor, explain, package, probe, recipes, report, stages, sweep
 from lampq_onnx.errors import LampqError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ package.register(app)
 recipes.register(app)
 doctor.register(app)
 probe.register(app)
+sweep.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
+from lampq_onnx.artifacts.sweep import Sweep
 from lampq_onnx.files import OUTPUT_FILES
 
 if TYPE_CHECKING:
@@ -149,6 +150,34 @@ def _further_scores(accuracy: Accuracy) -> list[tuple[str, str]]:
     for name, (first, second) in accuracy.scores.items():
         rows.append((name, ("" if first is None else f"float {_percent(first)}, ") + f"quantized {_percent(second)}"))
     return rows
+
+
+def print_sweep(sweep: Sweep, folder: Path) -> None:
+    """A row for each point; those that no other one beats in size and KL are marked."""
+    out = console()
+    table = Table(title=f"{sweep.model}: sweep", title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    for column in ("budget", "avg bits", "MB", "top-1", "drop", "agreement", "KL", "speed", "not beaten"):
+        table.add_column(column, justify="right")
+    for point in sweep.points:
+        accuracy = point.accuracy
+        table.add_row(
+            point.metric,
+            f"{point.bits:g}",
+            f"{point.measured.weight_average:.3f}",
+            f"{point.megabytes:.3f}",
+            _percent(accuracy.quantized.top1),
+            f"{accuracy.drop_points:.2f}",
+            _percent(accuracy.agreement),
+            f"{accuracy.kl:.4f}",
+            "" if point.speedup is None else f"{point.speedup:.2f}x",
+            "yes" if point.name in sweep.front else "",
+            style="bold" if point.name == sweep.picked else None,
+        )
+    out.print(table)
+    if sweep.picked is not None:
+        out.print(f"picked {sweep.picked} ({sweep.request})", markup=False)
+    out.print(f"wrote sweep.json, sweep.csv and sweep.html to {folder}", markup=False)
 
 
 def _print_comparison(out: Console, report: Report) -> None:

@@ -1,0 +1,77 @@
+"""`sweep`: many budgets on one analysis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lampq_onnx.cli.commands import Model
+from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.fields import METHOD, OUTPUT
+from lampq_onnx.recipe import SECTIONS, Recipe, Values
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sweep")(sweep)
+
+
+@with_options(*SECTIONS, without=("--bits", "--baseline"))
+def sweep(
+    *,
+    model: Model = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the points and sweep.json.", rich_help_panel=OUTPUT),
+    ],
+    bits: Annotated[
+        str,
+        typer.Option(help="Budgets: 2.5..8 (steps of 0.5), 2..4:0.25, or 2.5,3,4.", rich_help_panel=METHOD),
+    ] = "2.5..8",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Metrics to compare, with commas; default: --metric, lampq and uniform.",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            help='Also write the model of one point, e.g. "drop<=1, min size".',
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    values: Values,
+) -> None:
+    """Quantize to many budgets on one analysis, and compare: sweep.html, sweep.json and sweep.csv.
+
+    Finished points are kept in the output folder: a stopped sweep goes on where it was, and --pick alone takes seconds.
+    """
+    from lampq_onnx.cache import ArrayCache
+    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.cli.tables import print_sweep
+    from lampq_onnx.sweep import DEFAULT_METRICS, parse_bits, parse_pick
+    from lampq_onnx.sweep.run import sweep as run
+
+    budgets = parse_bits(bits)
+    chosen = None if pick is None else parse_pick(pick)
+    recipe = Recipe.build(
+        override(values, "model", name=model),
+        {"allocation": {"bits": budgets[0]}, "output": {"baselines": ["uniform"]}},
+    )
+    names = metrics.split(",") if metrics else (recipe.allocation.metric, *DEFAULT_METRICS[1:])
+    found = run(
+        recipe,
+        budgets,
+        tuple(dict.fromkeys(name.strip() for name in names)),
+        output,
+        pick=chosen,
+        progress=terminal_progress(),
+        cache=ArrayCache.of_user(),
+    )
+    print_sweep(found, output)

@@ -1,0 +1,115 @@
+"""Which points are worth having, and which one is wanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lampq_onnx.artifacts.sweep import SweepPoint
+from lampq_onnx.errors import LampqError, UsageError
+
+_FIGURES: dict[str, Callable[[SweepPoint], float | None]] = {
+    "drop": lambda point: point.accuracy.drop_points,
+    "top1": lambda point: 100 * point.accuracy.quantized.top1,
+    "agreement": lambda point: point.accuracy.agreement,
+    "kl": lambda point: point.accuracy.kl,
+    "size": lambda point: point.megabytes,
+    "latency": lambda point: point.measured.latency.quantized_ms if point.measured.latency else None,
+    "speedup": lambda point: point.speedup,
+    "bits": lambda point: point.bits,
+}
+"""Names of --pick: points, points, fraction, nats, MB, ms, ratio to float, bits."""
+
+_BOUND = re.compile(r"(\w+)\s*(<=|>=)\s*(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)")
+_GOAL = re.compile(r"(min|max)\s+(\w+)")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One condition."""
+
+    figure: str
+    sign: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.figure}{self.sign}{self.value:g}"
+
+    def excess(self, point: SweepPoint) -> float:
+        """How far the point is outside; 0 or less: inside."""
+        value = _FIGURES[self.figure](point)
+        if value is None:
+            return float("inf")
+        return value - self.value if self.sign == "<=" else self.value - value
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Conditions, and what to make small or large among the points that meet them."""
+
+    text: str
+    bounds: tuple[Bound, ...]
+    figure: str
+    largest: bool
+
+    def choose(self, points: Sequence[SweepPoint]) -> SweepPoint:
+        """The best point; of equally good ones the one with the smaller KL.
+
+        Raises:
+            LampqError: no point meets the conditions; the message names the nearest one.
+        """
+        inside = [point for point in points if all(bound.excess(point) <= 0 for bound in self.bounds)]
+        if not inside:
+            bound = next(b for b in self.bounds if all(b.excess(p) > 0 for p in points) or b is self.bounds[-1])
+            near = min(points, key=bound.excess)
+            raise LampqError(
+                f"no point meets {', '.join(map(str, self.bounds))}; nearest to {bound} is {near.name} "
+                f"with {bound.figure} {_FIGURES[bound.figure](near):.4g}",
+                hint="loosen the condition, or sweep other --bits",
+            )
+
+        def rank(point: SweepPoint) -> tuple[float, float]:
+            value = _FIGURES[self.figure](point)
+            return (float("inf") if value is None else -value if self.largest else value, point.accuracy.kl)
+
+        return min(inside, key=rank)
+
+
+def parse_pick(text: str) -> Pick:
+    """A choice such as ``drop<=1, min size``.
+
+    Raises:
+        UsageError: an unknown figure or form, or not exactly one goal.
+    """
+    bounds, goals = [], []
+    for part in text.split(","):
+        if found := _BOUND.fullmatch(part.strip()):
+            bounds.append(Bound(found[1], found[2], float(found[3])))
+        elif found := _GOAL.fullmatch(part.strip()):
+            goals.append((found[2], found[1] == "max"))
+        else:
+            raise _misread(text, f"cannot read {part.strip()!r}")
+    for name in [bound.figure for bound in bounds] + [name for name, _ in goals]:
+        if name not in _FIGURES:
+            raise _misread(text, f"there is no figure {name!r}")
+    if len(goals) != 1:
+        raise _misread(text, "it needs exactly one goal (min or max)")
+    ((figure, largest),) = goals
+    return Pick(text, tuple(bounds), figure, largest)
+
+
+def _misread(text: str, reason: str) -> UsageError:
+    return UsageError(
+        f"--pick {text!r}: {reason}",
+        hint=f'such as "drop<=1, min size"; figures: {", ".join(_FIGURES)} (size in MB, latency in ms)',
+    )
+
+
+def pareto_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """Points that no other one beats in size and KL both, smallest first."""
+    front: list[SweepPoint] = []
+    for point in sorted(points, key=lambda p: (p.measured.quantized_bytes, p.accuracy.kl)):
+        if not front or point.accuracy.kl < front[-1].accuracy.kl:
+            front.append(point)
+    return tuple(front)

@@ -1,0 +1,272 @@
+"""A sweep: one analysis, then every budget under every metric, each point kept when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lampq_onnx import pipeline
+from lampq_onnx.allocation import check_request
+from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.report import RoundingRecord
+from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
+from lampq_onnx.cache import ArrayCache
+from lampq_onnx.checks import FilePair, check_files
+from lampq_onnx.converter import inspect_model, load_model
+from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.converter.targets import Target, target_for
+from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource
+from lampq_onnx.files import (
+    FLOAT_FILE,
+    MODEL_FILE,
+    PAGE_FILE,
+    PLAN_FILE,
+    REPORT_FILE,
+    SENSITIVITY_FILE,
+    WEIGHTS_FILE,
+    require_writable,
+    staging,
+)
+from lampq_onnx.frontend.session import Frontend, torch_threads
+from lampq_onnx.html import write_report
+from lampq_onnx.html.sweep import write_sweep
+from lampq_onnx.output import QuantizedOutput
+from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.provenance import shaping
+from lampq_onnx.quantization.weights_file import save_weights
+from lampq_onnx.recipe import Recipe
+from lampq_onnx.reporting import notes, with_unit
+from lampq_onnx.runtime.environment import available_cores, cpu_flags, describe_environment, machine
+from lampq_onnx.search import Search, inputs_of, kept_for, measure
+from lampq_onnx.sweep.choice import Pick, pareto_front
+from lampq_onnx.sweep.points import PointFolder, write_points_csv
+
+SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE = "sweep.json", "sweep.csv", "sweep.html"
+POINTS = "points"
+PICKED_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE, PAGE_FILE)
+"""What a pick adds to the folder."""
+
+
+def sweep(
+    recipe: Recipe,
+    bits: Sequence[float],
+    metrics: Sequence[str],
+    folder: Path,
+    *,
+    pick: Pick | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+    cache: ArrayCache | None = None,
+) -> Sweep:
+    """Quantize a model to every budget under every metric, and write sweep.json, sweep.csv and sweep.html.
+
+    The points lie in ``folder``/points/<digest of all they depend on>/<metric>-<bits>; those that are there already
+    are not done again. As in `pipeline.quantize`, the iterative update refines the recipe's own metric only.
+
+    Args:
+        recipe: everything but the budgets; its own is the smallest of them, which the analysis is made for.
+        bits: budgets, ascending.
+        metrics: of the allocation.
+        pick: also write the files of the point that it chooses, with a report.
+        cache: where results of finished steps are kept and looked for; None: nowhere.
+
+    Raises:
+        UsageError: a budget or metric that cannot be.
+        LampqError: any stage, or no point can be picked; finished points stay.
+    """
+    for metric in metrics:
+        for budget in bits:
+            check_request(bits=budget, candidates=recipe.allocation.candidates, metric=metric)
+    pipeline.check_recipe(recipe)
+    target = target_for(recipe.output.target, machine(), cpu_flags())
+    require_writable(folder)
+    threads = recipe.output.threads or available_cores()
+    recipe = recipe.with_output(target=target.name, threads=threads)
+    clock = Clock(progress)
+    with (
+        torch_threads(threads),
+        pipeline.prepared(recipe.model, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
+        pipeline.validation_images(recipe.images, frontend, None) as validation,
+    ):
+        run = SweepRun(recipe, frontend, crops, validation, target, folder, clock, cache)
+        points = tuple(run.point(metric, budget) for metric in metrics for budget in bits)
+        chosen = None if pick is None else pick.choose(points)
+        found = Sweep(
+            model=frontend.loaded.identity.name,
+            float_bytes=file_bytes(run.float_file),
+            points=points,
+            front=tuple(point.name for point in pareto_front(points)),
+            picked=chosen.name if chosen else None,
+            request=pick.text if pick else None,
+            environment=describe_environment(target.name),
+        )
+        with staging(folder, (SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE, *(PICKED_FILES if chosen else ()))) as stage:
+            if chosen is not None:
+                run.write(chosen, stage)
+            found.save(stage / SWEEP_FILE)
+            write_points_csv(found.points, found.front, stage / SWEEP_TABLE)
+            write_sweep(found, stage / SWEEP_PAGE)
+    return found
+
+
+class SweepRun:
+    """The points of one sweep; the analysis is done when the first one is missing."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        frontend: Frontend,
+        crops: CroppedImages | BatchedImages,
+        validation: ImageSource | BatchedImages,
+        target: Target,
+        folder: Path,
+        clock: Clock,
+        cache: ArrayCache | None,
+    ) -> None:
+        self._recipe = recipe
+        self._frontend = frontend
+        self._crops = crops
+        self._validation = validation
+        self._target = target
+        self._threads = recipe.output.threads or available_cores()
+        self._clock = clock
+        # Before anything is equalized: these are of the weights as they were loaded.
+        inputs = inputs_of(frontend.loaded, crops)
+        self._kept = kept_for(inputs, recipe, cache, clock)
+        self._points = PointFolder(folder / POINTS / _digest(recipe, inputs.model_dump_json(), validation))
+        self._job: QuantizedOutput | None = None
+        self._sensitivities: Sensitivities | None = None
+
+    @property
+    def float_file(self) -> Path:
+        """float.onnx that all points belong to."""
+        return self._points.root / FLOAT_FILE
+
+    def point(self, metric: str, bits: float) -> SweepPoint:
+        """A finished point, or a new one."""
+        name = f"{metric}-{bits:g}"
+        found = self._points.get(name)
+        return self._points.put(name, lambda stage: self._make(metric, bits, stage)) if found is None else found
+
+    def write(self, point: SweepPoint, stage: Path) -> None:
+        """The files of a point, with a report like that of `quantize`."""
+        own = self._points.root / point.name
+        sources = [self.float_file, self._points.root / SENSITIVITY_FILE]
+        sources += [own / name for name in (PLAN_FILE, WEIGHTS_FILE, MODEL_FILE)]
+        # Weights beyond protobuf's limit lie beside their file.
+        sources += [path.with_name(f"{path.name}.data") for path in sources if path.suffix == ".onnx"]
+        for path in sources:
+            if path.exists():
+                shutil.copy2(path, stage / path.name)
+        sensitivities = Sensitivities.load(stage / SENSITIVITY_FILE)
+        report = self._report(point, sensitivities, stage)
+        report.save(stage / REPORT_FILE)
+        write_report(report, stage / PAGE_FILE, sensitivities)
+
+    def _report(self, point: SweepPoint, sensitivities: Sensitivities, stage: Path) -> Report:
+        plan = BitPlan.load(stage / PLAN_FILE)
+        report = check_files(
+            FilePair(
+                model=sensitivities.model.name,
+                reference=stage / FLOAT_FILE,
+                quantized=stage / MODEL_FILE,
+                layers=inspect_model(load_model(stage / MODEL_FILE)),
+                plan=plan,
+                images=self._validation,
+                preprocessing=self._frontend.loaded.preprocessing,
+            ),
+            self._recipe.output,
+            target=self._target.name,
+            threads=self._threads,
+            clock=self._clock,
+        )
+        units = {unit.name: unit for unit in sensitivities.units}
+        others = {
+            metric: other.measured
+            for metric in self._recipe.output.baselines
+            if metric != point.metric and (other := self._points.get(f"{metric}-{point.bits:g}")) is not None
+        }
+        return report.model_copy(
+            update={
+                "layers": tuple(
+                    with_unit(layer, units.get(layer.name), sensitivities).model_copy(
+                        update={"rounding": point.rounding.get(layer.name)}
+                    )
+                    for layer in report.layers
+                ),
+                "rounding": RoundingRecord(
+                    effort=self._recipe.rounding.effort,
+                    techniques=dict(Counter(point.rounding.values())),
+                    held_out_kl=point.held_out_kl,
+                    kept=point.kept,
+                ),
+                "equalized": sensitivities.equalized,
+                "baselines": others,
+                "notes": (*report.notes, *notes(sensitivities, plan, ())),
+            }
+        )
+
+    def _make(self, metric: str, bits: float, stage: Path) -> SweepPoint:
+        job, sensitivities = self._ready()
+        own = metric == self._recipe.allocation.metric
+        rounds = self._recipe.update.rounds if own else 0
+        # The analysis stays that of the whole sweep, whatever the point's budget.
+        recipe = self._recipe.model_copy(
+            update={
+                "allocation": self._recipe.allocation.model_copy(update={"metric": metric, "bits": bits}),
+                "update": self._recipe.update.model_copy(update={"rounds": rounds}),
+            }
+        )
+        found = Search(self._frontend, self._crops, recipe, self._kept, self._clock).decide(sensitivities)
+        with self._clock.stage(f"{metric} {bits:g} bits"):
+            measured = job.measure(found.rounded, stage / MODEL_FILE)
+        found.plan.save(stage / PLAN_FILE)
+        save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
+        return SweepPoint(
+            metric=metric,
+            bits=bits,
+            updated=rounds > 0,
+            measured=measured,
+            rounding=dict(found.rounded.methods),
+            held_out_kl=dict(found.rounded.losses),
+            kept=dict(found.rounded.kept),
+        )
+
+    def _ready(self) -> tuple[QuantizedOutput, Sensitivities]:
+        """The model equalized and analyzed, and float.onnx written."""
+        if self._job is None or self._sensitivities is None:
+            recipe = self._recipe
+            self._sensitivities = measure(
+                self._frontend,
+                self._crops,
+                recipe.analysis,
+                recipe.rounding,
+                seed=recipe.images.seed,
+                clock=self._clock,
+                kept=self._kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed)),
+            )
+            root = self._points.root
+            root.mkdir(parents=True, exist_ok=True)
+            self._sensitivities.save(root / SENSITIVITY_FILE)
+            self._job = QuantizedOutput(
+                self._frontend, self._validation, recipe.output, self._target, self._threads, root, self._clock
+            )
+        return self._job, self._sensitivities
+
+
+def _digest(recipe: Recipe, inputs: str, validation: ImageSource | BatchedImages) -> str:
+    """Of everything that all points depend on, the way they are measured included."""
+    output = recipe.output
+    facts = {
+        "recipe": shaping(recipe),
+        "inputs": inputs,
+        "validation": validation.sha256()
+        if isinstance(validation, BatchedImages)
+        else [validation.name(i) for i in range(len(validation))],
+        "labels": None if validation.labels is None else validation.labels.tolist(),
+        "latency": [output.latency_threads, output.latency_batch, output.latency_runs],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
