@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("sweep")(sweep)
 
 
-@with_options(*SECTIONS, without=("--bits", "--baseline"))
+@with_options(*(name for name in SECTIONS if name != "budgets"), without=("--bits", "--baseline"))
 def sweep(
     *,
     model: Model = None,

@@ -157,7 +157,17 @@ def print_sweep(sweep: Sweep, folder: Path) -> None:
     out = console()
     table = Table(title=f"{sweep.model}: sweep", title_justify="left")
     table.add_column("metric", no_wrap=True)
-    for column in ("budget", "avg bits", "MB", "top-1", "drop", "agreement", "KL", "speed", "not beaten"):
+    for column in (
+        "budget",
+        "avg bits",
+        "MB",
+        sweep.points[0].accuracy.metric,
+        "drop",
+        "agreement",
+        "KL",
+        "speed",
+        "not beaten",
+    ):
         table.add_column(column, justify="right")
     for point in sweep.points:
         accuracy = point.accuracy

@@ -16,15 +16,16 @@ Axis = tuple[str, Callable[[SweepPoint], float | None]]
 
 _SIZE: Axis = ("MB", lambda point: point.megabytes)
 _KL: Axis = ("KL to float, nats", lambda point: point.accuracy.kl)
-_TOP1: Axis = ("top-1, %", lambda point: 100 * point.accuracy.quantized.top1)
+_SCORE: Axis = ("%", lambda point: 100 * point.accuracy.quantized.top1)
 _SPEED: Axis = ("speed, float = 1", lambda point: point.speedup)
 
 
 def sweep_page(sweep: Sweep) -> str:
     """The whole page as text."""
+    metric = sweep.points[0].accuracy.metric
     plots = [
         _plot("kl_size", sweep, _SIZE, _KL, "KL to the float model against size", log=True),
-        _plot("top1_size", sweep, _SIZE, _TOP1, "Top-1 against size", log=False),
+        _plot("score_size", sweep, _SIZE, _SCORE, f"{metric} against size", log=False),
         _plot("kl_speed", sweep, _SPEED, _KL, "KL to the float model against speed", log=True),
     ]
     first = sweep.points[0]
@@ -35,6 +36,7 @@ def sweep_page(sweep: Sweep) -> str:
         {
             "title": f"{sweep.model}: sweep of budgets",
             "sweep": sweep,
+            "metric": metric,
             "summary": _summary(sweep),
             "machine": f"{first.accuracy.samples} images; {sweep.environment.cpu}"
             + (
@@ -62,8 +64,8 @@ def _summary(sweep: Sweep) -> str:
         return line
     point = next(point for point in sweep.points if point.name == sweep.picked)
     return (
-        f"Picked by {sweep.request}: {point.metric} at {point.bits:g} bits, {point.megabytes:.2f} MB, top-1 "
-        f"{100 * point.accuracy.quantized.top1:.2f} %, drop {point.accuracy.drop_points:.2f} ± "
+        f"Picked by {sweep.request}: {point.metric} at {point.bits:g} bits, {point.megabytes:.2f} MB, "
+        f"{point.accuracy.metric} {100 * point.accuracy.quantized.top1:.2f} %, drop {point.accuracy.drop_points:.2f} ± "
         f"{point.accuracy.standard_error_points:.2f}. {line}"
     )
 
@@ -85,7 +87,7 @@ def _plot(key: str, sweep: Sweep, x: Axis, y: Axis, alt: str, *, log: bool) -> F
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
-    if y is _TOP1:
+    if y is _SCORE:
         level = 100 * sweep.points[0].accuracy.float_.top1
         plot.add_hline(
             y=level, line={"color": FLOAT, "dash": "dot"}, annotation={"text": "float", "font": {"color": MUTED}}
@@ -112,7 +114,7 @@ def _words(point: SweepPoint) -> str:
     lines = [
         f"<b>{text(point.metric)}, {point.bits:g} bits</b>",
         f"{point.megabytes:.3f} MB, {point.measured.weight_average:.3f} bits on average",
-        f"top-1 {100 * accuracy.quantized.top1:.2f} %, drop {accuracy.drop_points:.2f} ± "
+        f"{text(accuracy.metric)} {100 * accuracy.quantized.top1:.2f} %, drop {accuracy.drop_points:.2f} ± "
         f"{accuracy.standard_error_points:.2f}",
         f"agreement {100 * accuracy.agreement:.2f} %, KL {accuracy.kl:.4g}",
     ]

@@ -18,8 +18,8 @@ from lampq_onnx.cache import ArrayCache
 from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import inspect_model, load_model
 from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.converter.targets import Target, target_for
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource
+from lampq_onnx.errors import UsageError
 from lampq_onnx.files import (
     FLOAT_FILE,
     MODEL_FILE,
@@ -44,6 +44,7 @@ from lampq_onnx.runtime.environment import available_cores, cpu_flags, describe_
 from lampq_onnx.search import Search, inputs_of, kept_for, measure
 from lampq_onnx.sweep.choice import Pick, pareto_front
 from lampq_onnx.sweep.points import PointFolder, write_points_csv
+from lampq_onnx.targets import Target, target_for
 
 SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE = "sweep.json", "sweep.csv", "sweep.html"
 POINTS = "points"
@@ -74,14 +75,17 @@ def sweep(
         cache: where results of finished steps are kept and looked for; None: nowhere.
 
     Raises:
-        UsageError: a budget or metric that cannot be.
+        UsageError: a budget, metric or option that cannot be.
         LampqError: any stage, or no point can be picked; finished points stay.
     """
+    if recipe.budgets.given:
+        raise UsageError("a sweep varies average bits; other budgets are for quantize", hint="leave [budgets] out")
     for metric in metrics:
         for budget in bits:
             check_request(bits=budget, candidates=recipe.allocation.candidates, metric=metric)
     pipeline.check_recipe(recipe)
     target = target_for(recipe.output.target, machine(), cpu_flags())
+    pipeline.check_target(recipe, target)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
@@ -177,6 +181,7 @@ class SweepRun:
                 plan=plan,
                 images=self._validation,
                 preprocessing=self._frontend.loaded.preprocessing,
+                task=self._frontend.loaded.task,
             ),
             self._recipe.output,
             target=self._target.name,
