@@ -91,7 +91,8 @@ def probe(
             advance(done)
     with progress.stage("whole files"):
         float_ms, fastest_ms, noise = _whole(path, target, options)
-    alone = [_saved(times, shape.name) for shape in shapes.values()]
+    slow = [_time(times, shape.name, FLOAT_FORM_BITS) for shape in shapes.values()]
+    fast = [_time(times, shape.name, WHOLE_FORM) for shape in shapes.values()]
     return LatencyTable(
         model=path.name,
         target=target.name,
@@ -103,23 +104,30 @@ def probe(
         float_ms=float_ms,
         fastest_ms=fastest_ms,
         noise=noise,
-        context=_context(float_ms - fastest_ms, sum(alone), noise * float_ms),
+        context=_context(float_ms, float_ms - fastest_ms, sum(slow), sum(slow) - sum(fast), noise * float_ms),
         layers=tuple(ProbedLayer(name=name, shape=shape.name) for name, shape in shapes.items()),
         times=tuple(times),
     )
 
 
-def _context(whole: float, alone: float, noise: float) -> float:
-    """What is saved in the graph over what is saved by layers alone; 1 where one of the two is noise."""
-    return whole / alone if whole > noise and alone > 0 else 1.0
+def _context(whole: float, whole_saved: float, alone: float, alone_saved: float, noise: float) -> float:
+    """What is saved in the graph over what is saved by layers alone; 1 where one of the two is noise.
+
+    Layers cannot take longer in the graph than the graph does. In a tiny model, where the call of a session is most of a
+    layer's time, the ratio would say so, and a plan's latency would come out below zero.
+
+    Args:
+        whole, whole_saved: time of the float file, and what the fastest forms save of it.
+        alone, alone_saved: the same summed over layers in sessions of their own.
+        noise: of ``whole_saved``.
+    """
+    ratio = whole_saved / alone_saved if whole_saved > noise and alone_saved > 0 else 1.0
+    return min(ratio, whole / alone)
 
 
-def _saved(times: list[LayerTime], shape: str) -> float:
-    slow, fast = (
-        next(time.milliseconds for time in times if time.shape == shape and time.covers(*bits, None))
-        for bits in (FLOAT_FORM_BITS, WHOLE_FORM)
-    )
-    return slow - fast
+def _time(times: list[LayerTime], shape: str, form: tuple[int, int]) -> float:
+    """Of a shape in a form, in ms."""
+    return next(time.milliseconds for time in times if time.shape == shape and time.covers(*form, None))
 
 
 FLOAT_FORM_BITS = (FLOAT_BITS, FLOAT_BITS)
