@@ -113,8 +113,8 @@ def probe(
 def _context(whole: float, whole_saved: float, alone: float, alone_saved: float, noise: float) -> float:
     """What is saved in the graph over what is saved by layers alone; 1 where one of the two is noise.
 
-    Layers cannot take longer in the graph than the graph does. In a tiny model, where the call of a session is most of a
-    layer's time, the ratio would say so, and a plan's latency would come out below zero.
+    Layers cannot take longer in the graph than the graph does. In a tiny model, where the call of a session is most of
+    a layer's time, the ratio would say so, and a plan's latency would come out below zero.
 
     Args:
         whole, whole_saved: time of the float file, and what the fastest forms save of it.
