@@ -138,7 +138,7 @@ class BlockChain:
             return (batch,)
         caught: list[tuple[Any, ...]] = []
 
-        def catch(*arguments: Any) -> None:
+        def catch(*arguments: Any, **_: Any) -> None:
             caught.append(tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments))
             raise _Reached
 
@@ -161,9 +161,9 @@ class BlockChain:
         with ExitStack() as stack:
             for earlier in self.blocks[:index]:
                 position = earlier.carried
-                stack.enter_context(_forward_of(earlier.module, lambda *a, p=position: a[p]))
+                stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
-            stack.enter_context(_forward_of(block.module, lambda *_: original(*arguments)))
+            stack.enter_context(_forward_of(block.module, lambda *_, **keywords: original(*arguments, **keywords)))
             yield
 
 
@@ -213,7 +213,7 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
     by_name = {unit.name: unit for unit in units}
     found: list[Block] = []
     for name in order:
-        carried = _carried(calls[name])
+        carried = _carried(modules[name], calls[name])
         if carried is None:
             found = []
             break
@@ -225,18 +225,30 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
     return (Block("", model, tuple(by_name[u] for u in dict.fromkeys(seen))),)
 
 
-def _carried(calls: list[tuple[tuple[Any, ...], Any]]) -> int | None:
+def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) -> int | None:
     """Position of the argument that stands for the output when a block is skipped; None: it cannot be skipped."""
     if len(calls) != 1:
         return None
     (arguments, keywords), output = calls[0]
     if any(isinstance(value, torch.Tensor) for value in keywords.values()) or not isinstance(output, torch.Tensor):
         return None
+    if keywords and not _same_without(module, arguments, output):
+        return None
     for position in reversed(range(len(arguments))):
         value = arguments[position]
         if isinstance(value, torch.Tensor) and value.shape == output.shape:
             return position
     return None
+
+
+@torch.no_grad()
+def _same_without(module: torch.nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> bool:
+    """Whether the keywords of a call do not matter: blocks are called again without them."""
+    try:
+        again = module(*arguments)
+    except TypeError:
+        return False
+    return isinstance(again, torch.Tensor) and torch.equal(again, output)
 
 
 def _common_parent(root: str, ends: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_p
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.onnx_model.source import OnnxSource
-from lampq_onnx.frontend.task_model import outputs_apart
+from lampq_onnx.frontend.task_model import NamedOutputs, outputs_apart
 from lampq_onnx.metadata import write_metadata
 
 OPSET = 20
@@ -92,8 +92,16 @@ def export_model(loaded: LoadedModel) -> Exported:
     if program is None:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
     model = program.model
+    batch = model.graph.inputs[0].shape
+    if batch is not None and isinstance(batch[0], int):
+        raise LampqError(
+            f"{loaded.identity.name} cannot be exported for any number of images: its code fixes it",
+            hint="export it yourself with a symbolic batch, and give the .onnx file",
+        )
     units, skipped = _units(model, loaded.module)
     units = _called(units, skipped, loaded.module, example)
+    if isinstance(loaded.module, NamedOutputs):
+        units = _differentiable(units, skipped, loaded.module, example)
     _require_units(units, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
@@ -177,6 +185,34 @@ def _called(
         else:
             kept.append(unit)
     return tuple(kept)
+
+
+def _differentiable(
+    units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
+) -> tuple[Unit, ...]:
+    """Units that the outputs depend on smoothly: others only choose (the proposals of RT-DETR), or are not read."""
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, output: torch.Tensor) -> torch.Tensor:
+        outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
+        return outputs[name]
+
+    handles = [
+        unit.module.register_forward_hook(lambda _, __, output, name=unit.name: keep(name, output)) for unit in units
+    ]
+    try:
+        with torch.enable_grad():
+            gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
+                module(example[:1]).sum(), list(outputs.values()), allow_unused=True
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    reached = dict(zip(outputs, gradients, strict=True))
+    for name, gradient in reached.items():
+        if gradient is None:
+            skipped[name] = "no gradient of the outputs reaches it, so that its sensitivity cannot be measured"
+    return tuple(unit for unit in units if reached[unit.name] is not None)
 
 
 def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import lampq_onnx
 from lampq_onnx import pipeline
 from lampq_onnx.artifacts import Report
 from lampq_onnx.data import Preprocessing, iter_batches, open_source
@@ -96,42 +97,62 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scenes.write_coco(tmp_path_factory.mktemp("scenes"), 2, 6, width=160, height=128)
 
 
-def test_a_detector_goes_through_the_whole_line(trained: Path, images: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        detection.app,
-        [str(trained), f"--calibration={images}", f"--validation={images}", "--bits=4", "--effort=fast"],
-        catch_exceptions=False,
-    )
+SETTINGS = {"bits": 4, "effort": "fast", "latency_runs": 1, "calibration_size": 4}
+
+
+@pytest.fixture(scope="module")
+def quantized(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    """The files of a whole run."""
+    folder = tmp_path_factory.mktemp("quantized") / "a"
+    settings = {"calibration": images, "validation": images, "baseline": ("uniform",), **SETTINGS}
+    return folder, lampq_onnx.quantize(str(trained), folder, **settings)
+
+
+def test_the_table_has_a_row_for_each_model(
+    trained: Path, images: Path, quantized: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def quantize(*_: object, bits: float, **__: object) -> Report:
+        asked.append(bits)
+        return quantized[1]
+
+    monkeypatch.setattr(lampq_onnx, "quantize", quantize)
+    arguments = [str(trained), f"--calibration={images}", f"--validation={images}", "--bits=6,4"]
+    done = CliRunner().invoke(detection.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [line.split("|")[1:-1] for line in done.output.splitlines() if line.startswith("| ")]
-    assert [cells[1].strip() for cells in rows] == ["model", "float", "uniform", "LampQ"]
+    assert [cells[1].strip() for cells in rows] == ["model", "float", "uniform", "LampQ", "uniform", "LampQ"]
     assert {len(cells) for cells in rows} == {len(detection.COLUMNS)}
+    assert rows[3][3].strip() == f"{100 * quantized[1].accuracy.quantized.top1:.1f} %"
+    assert asked == [6, 4]
 
 
-def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(trained: Path, images: Path, tmp_path: Path) -> None:
-    import lampq_onnx
-
-    source = {"calibration": images, "validation": images, "bits": 4, "effort": "fast", "latency_runs": 1}
-    report = lampq_onnx.quantize(str(trained), tmp_path / "a", **source)
-    session = ort.InferenceSession(tmp_path / "a" / "model.onnx", providers=["CPUExecutionProvider"])
+def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(
+    trained: Path, images: Path, quantized: tuple[Path, Report], tmp_path: Path
+) -> None:
+    folder, report = quantized
+    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["logits", "pred_boxes"]
     loaded = load_model(ModelOptions(name=str(trained)), ImageOptions())
     batch = next(iter_batches(open_source(images, num_classes=None, need_labels=False), loaded.preprocessing, 6))
-    logits, boxes = ort.InferenceSession(tmp_path / "a" / "float.onnx", providers=["CPUExecutionProvider"]).run(
+    logits, boxes = ort.InferenceSession(folder / "float.onnx", providers=["CPUExecutionProvider"]).run(
         None, {"input": batch.images}
     )
     with torch.no_grad():
         wanted = loaded.module(torch.from_numpy(batch.images)).numpy()
     np.testing.assert_allclose(np.concatenate([logits, boxes], -1), wanted, atol=2e-5)
     assert report.accuracy.metric == "AP"
-    assert Report.load(tmp_path / "a" / "report.json").accuracy == report.accuracy
+    assert Report.load(folder / "report.json").accuracy == report.accuracy
     again = pipeline.validate(
-        tmp_path / "a" / "model.onnx", tmp_path / "a" / "float.onnx", ImageOptions(validation=images),
+        folder / "model.onnx", folder / "float.onnx", ImageOptions(validation=images),
         OutputOptions(latency_runs=1),
     )  # fmt: skip
     assert again.accuracy == report.accuracy
     # The float file by itself: same task, same precision.
-    other = lampq_onnx.quantize(str(tmp_path / "a" / "float.onnx"), tmp_path / "b", **source)
+    other = lampq_onnx.quantize(
+        str(folder / "float.onnx"), tmp_path / "b", calibration=images, validation=images, **SETTINGS
+    )
     assert other.accuracy.float_.top1 == pytest.approx(report.accuracy.float_.top1, abs=1e-6)
     assert other.accuracy.scores.keys() == report.accuracy.scores.keys()
 
