@@ -102,7 +102,14 @@ Activation = Annotated[ActivationWidth, BeforeValidator(_width_or_word)]
 class ModelOptions(Record):
     """Which model, and where its weights are."""
 
-    name: Annotated[str, Option("A timm model name, or digits, the embedded default.", MODEL, "model")]
+    name: Annotated[
+        str,
+        Option(
+            "A timm model name, a folder of transformers, a float .onnx, or digits, the embedded default.",
+            MODEL,
+            "model",
+        ),
+    ]
     checkpoint: Annotated[
         Path | None, Option("Weights: .safetensors, or .pth read with weights_only.", MODEL, shapes_file=False)
     ] = None
