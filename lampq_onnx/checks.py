@@ -32,6 +32,7 @@ from lampq_onnx.validation import (
     measure_accuracy,
     measure_fidelity,
     measure_latency,
+    not_measured,
 )
 
 PROFILED_RUNS = 10
@@ -161,5 +162,10 @@ def check_files(
         environment=describe_environment(target),
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
-        notes=(*fidelity_problems(fidelity), *slow, *_partial(group)),
+        notes=(
+            *fidelity_problems(fidelity),
+            *slow,
+            *_partial(group),
+            *not_measured(accuracy, fidelity, latency),
+        ),
     )

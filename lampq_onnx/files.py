@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lampq_onnx.errors import LampqError
+
+if sys.platform != "win32":
+    import fcntl
+
+_log = logging.getLogger(__name__)
 
 FLOAT_FILE, MODEL_FILE, WEIGHTS_FILE = "float.onnx", "model.onnx", "weights.safetensors"
 SENSITIVITY_FILE, PLAN_FILE, REPORT_FILE = "sensitivity.json", "plan.json", "report.json"
@@ -25,6 +33,54 @@ OUTPUT_FILES = (
     PAGE_FILE,
 )
 """What `quantize` writes."""
+
+
+TEXT_LIMIT = 256 * 2**20
+"""Bytes of the largest text file that is read; sensitivities of the largest models have a few megabytes."""
+
+
+def require_file(path: Path, what: str, *, limit: int | None = None) -> None:
+    """Prove that ``path`` is a file of bounded size: pipes and devices would never end.
+
+    Args:
+        what: it is meant to be, for the message.
+        limit: bytes.
+
+    Raises:
+        LampqError: there is none, it is something else, or it is larger.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise LampqError(f"cannot read {what} {shortened(path)}: {reason_of(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise LampqError(f"cannot read {what} {shortened(path)}: it is not a file", hint="give a regular file")
+    if limit is not None and status.st_size > limit:
+        raise LampqError(f"cannot read {what} {path}: it has {status.st_size} bytes, and {limit} is the limit")
+
+
+def read_text(path: Path, what: str, *, limit: int = TEXT_LIMIT) -> str:
+    """The UTF-8 text of a file.
+
+    Raises:
+        LampqError: see `require_file`; also where it is not UTF-8.
+    """
+    require_file(path, what, limit=limit)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LampqError(f"cannot read {what} {path}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be used, without the file's name."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def shortened(path: Path, limit: int = 300) -> str:
+    """A path for a message; names may be as long as the command line."""
+    text = str(path)
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def require_writable(folder: Path) -> None:
@@ -56,10 +112,50 @@ def require_output_file(path: Path) -> None:
 
 
 @contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other runs out of ``folder`` for the time of the block; the lock ends with the process, however it ends.
+
+    Raises:
+        LampqError: another run writes there, or the folder cannot be written.
+    """
+    require_writable(folder)
+    with _locked(folder) as got:
+        if not got:
+            raise LampqError(
+                f"another run is writing to the output folder {folder}",
+                hint="wait for it, or choose another folder with --output",
+            )
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Try to lock a folder; the value says whether nobody else holds it. Where folders cannot be locked, it is True."""
+    if sys.platform == "win32":  # folders cannot be locked there
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            got = True
+        except BlockingIOError:
+            got = False
+        except OSError as error:  # network file systems without locks
+            _log.warning("%s cannot be locked against other runs (%s)", folder, error.strerror or error)
+            got = True
+        yield got
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     """A private folder inside ``folder`` whose files move into it when the block succeeds.
 
-    Each file arrives by an atomic rename. If the block or a rename raises, ``folder`` is as it was.
+    Each file arrives by an atomic rename. If the block or a rename raises, ``folder`` is as it was. If the process is
+    killed before the renames it is so too, and the next call removes what was left; if it is killed between two of
+    them, the next call finishes them.
 
     Args:
         names: the files that are meant to appear; that they can is checked before the block.
@@ -68,31 +164,67 @@ def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
         LampqError: ``folder`` cannot be written, or holds a folder of one of the names.
     """
     require_writable(folder)
+    _settle_abandoned(folder)
     for name in names:
         require_output_file(folder / name)
-    stage = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-"))
-    backup = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-"))
-    try:
-        yield stage
-        arrived: list[Path] = []
+    unlocked = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-new-"))
+    with _locked(unlocked):
+        room = unlocked.replace(folder / unlocked.name.replace(".lampq-new-", _ROOM))
+        stage, backup, complete = (room / name for name in (_STAGE, _BACKUP, _COMPLETE))
+        stage.mkdir()
+        backup.mkdir()
         try:
-            for item in sorted(stage.iterdir()):
-                target = folder / item.name
-                if target.exists():
-                    shutil.copy2(target, backup / item.name)
-                item.replace(target)
-                arrived.append(target)
-        except BaseException:
-            for target in arrived:
-                old = backup / target.name
-                if old.exists():
-                    old.replace(target)
-                else:
-                    target.unlink(missing_ok=True)
-            raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        shutil.rmtree(backup, ignore_errors=True)
+            yield stage
+            _require_room(folder, room)
+            stage.replace(complete)  # from here on a killed run is finished by the next one
+            _arrive(complete, backup, folder)
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+
+_ROOM, _STAGE, _COMPLETE, _BACKUP = ".lampq-run-", "stage", "complete", "backup"
+
+
+def _arrive(complete: Path, backup: Path, folder: Path) -> None:
+    """Move all files into ``folder``; undo it if one cannot."""
+    arrived: list[Path] = []
+    try:
+        for item in sorted(complete.iterdir()):
+            target = folder / item.name
+            if target.exists():
+                shutil.copy2(target, backup / item.name)
+            arrived.append(target)
+            item.replace(target)
+    except BaseException:
+        for target in arrived:
+            old = backup / target.name
+            if old.exists():
+                old.replace(target)
+            else:
+                target.unlink(missing_ok=True)
+        raise
+
+
+def _settle_abandoned(folder: Path) -> None:
+    """Finish or remove what killed processes left in ``folder``."""
+    for room in folder.glob(f"{_ROOM}*"):
+        with suppress(OSError), _locked(room) as abandoned:  # OSError: its owner is just removing it
+            if not abandoned:
+                continue
+            complete = room / _COMPLETE
+            if complete.is_dir():
+                _log.warning("finishing what a killed run left in %s", folder)
+                for item in sorted(complete.iterdir()):
+                    item.replace(folder / item.name)
+            shutil.rmtree(room, ignore_errors=True)
+
+
+def _require_room(folder: Path, room: Path) -> None:
+    if not room.is_dir():
+        raise LampqError(
+            f"the output folder {folder} was removed or emptied while the run wrote to it",
+            hint="run again, and leave the folder alone until it ends",
+        )
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -22,8 +22,8 @@ from lampq_onnx.files import (
     REPORT_FILE,
     SENSITIVITY_FILE,
     WEIGHTS_FILE,
+    exclusive,
     require_output_file,
-    require_writable,
     staging,
     write_atomic,
 )
@@ -166,12 +166,12 @@ def quantize(
     output = recipe.output
     target = target_for(output.target, machine(), cpu_flags())
     check_target(recipe, target)
-    require_writable(folder)
     threads = output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
     clock = Clock(progress)
     with (
         torch_threads(threads),
+        exclusive(folder),
         staging(folder, OUTPUT_FILES) as stage,
         prepared(recipe.model, recipe.images, recipe.analysis.effort, clock, given) as (frontend, crops),
         validation_images(recipe.images, frontend, given) as validation,
@@ -288,7 +288,7 @@ def validate(
         reference=reference_path,
         quantized=model_path,
         layers=inspect_model(model),
-        plan=embedded_plan(model),
+        plan=embedded_plan(model, model_path),
         images=source,
         preprocessing=preprocessing,
         task=facts.task,

@@ -14,6 +14,7 @@ from pydantic import ValidationError, model_validator
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, fields_of, text_of
+from lampq_onnx.files import read_text
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -24,6 +25,9 @@ from lampq_onnx.options import (
     RoundingOptions,
     UpdateOptions,
 )
+
+SIZE_LIMIT, LINE_LIMIT = 2**20, 4096
+"""Bytes of a recipe, characters of a line."""
 
 Values = Mapping[str, Mapping[str, Any]]
 """Section -> field -> value, not yet checked."""
@@ -198,12 +202,7 @@ def read_values(path: Path) -> dict[str, dict[str, Any]]:
         LampqError: unreadable or not TOML.
         UsageError: unknown tables or keys.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise LampqError(f"cannot read the recipe {path}: {reason}") from error
-    return parse_values(text, str(path))
+    return parse_values(read_text(path, "the recipe", limit=SIZE_LIMIT), str(path))
 
 
 def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
@@ -213,9 +212,13 @@ def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
         LampqError: not TOML.
         UsageError: unknown tables or keys.
     """
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > LINE_LIMIT:
+        # The reader's time grows with the square of a dotted key's length.
+        raise LampqError(f"{where} has a line of {longest} characters, and {LINE_LIMIT} is the limit")
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as are too long integers
         raise LampqError(f"{where} is not valid TOML: {error}") from error
     for name, values in data.items():
         if name not in SECTIONS:

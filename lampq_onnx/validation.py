@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency
+from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency, LayerReport, Report
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Batch
 from lampq_onnx.errors import GateError, UsageError
@@ -29,6 +28,9 @@ FIDELITY_IMAGES = 256
 
 EXCESS_IMAGES = 64
 """Fewest images on which an excess error counts: rounding flips alone move it by percents on a few images."""
+
+ACCURACY_IMAGES = 100
+"""Fewer images than this deserve a word beside an accuracy."""
 
 LAYER_IMAGES = 4
 """Images whose activations the layers are compared on."""
@@ -106,7 +108,7 @@ def measure_fidelity(
     threads: int,
 ) -> Fidelity:
     """Layer errors of a file, joined with the figures of the whole model."""
-    errors = layer_errors(onnx.load(model_path), layers, images[:LAYER_IMAGES], threads=threads)
+    errors = layer_errors(model_path, layers, images[:LAYER_IMAGES], threads=threads)
     worst = max(errors, key=lambda name: errors[name], default=None)
     return Fidelity(
         layer_max=errors[worst] if worst is not None else 0.0,
@@ -141,32 +143,66 @@ def fidelity_problems(fidelity: Fidelity) -> list[str]:
     return problems
 
 
-def apply_gates(
-    accuracy: Accuracy, fidelity: Fidelity, *, max_drop: float | None = None, min_agreement: float | None = None
-) -> None:
+def apply_gates(report: Report, *, max_drop: float | None = None, min_agreement: float | None = None) -> None:
     """Raise where the figures are outside the bounds; those of the fidelity always count.
 
     Args:
-        accuracy, fidelity: what was measured.
+        report: what was measured.
         max_drop: points of the task's score.
         min_agreement: fraction of images with the same first answer.
 
     Raises:
         GateError: with every bound that failed.
     """
+    accuracy = report.accuracy
     failed = []
     if max_drop is not None and accuracy.drop_points > max_drop:
         failed.append(f"{accuracy.metric} drops by {accuracy.drop_points:.2f} points, more than {max_drop:g}")
     if min_agreement is not None and accuracy.agreement < min_agreement:
         failed.append(f"agreement with float is {accuracy.agreement:.4f}, less than {min_agreement:g}")
     if failed:
-        raise GateError("the gate fails: " + "; ".join(failed), hint="give it more bits, or a better calibration set")
-    problems = fidelity_problems(fidelity)
+        raise GateError(
+            "the gate fails: " + "; ".join(failed) + _worst_layers(report.layers),
+            hint="give it more bits, or a better calibration set",
+        )
+    problems = fidelity_problems(report.fidelity)
     if problems:
         raise GateError(
             "the file does not run on this machine as written: " + "; ".join(problems),
             hint="convert the plan for this machine (--target auto)",
         )
+
+
+def _worst_layers(layers: Sequence[LayerReport], count: int = 3) -> str:
+    """The layers whose outputs changed most, where that was measured; else those with the fewest bits."""
+    errors = {layer.name: e for layer in layers if (e := layer.reconstruction_error) is not None}
+    if errors:
+        worst = sorted(errors, key=lambda name: -errors[name])[:count]
+        return "; the layers that changed most: " + ", ".join(f"{name} ({errors[name]:.2g})" for name in worst)
+    narrow = sorted(layers, key=lambda layer: (layer.weight_bits, layer.activation_bits))[:count]
+    named = ", ".join(f"{layer.name} ({layer.weight_bits}/{layer.activation_bits} bits)" for layer in narrow)
+    return f"; the layers with the fewest bits: {named}" if named else ""
+
+
+def not_measured(accuracy: Accuracy, fidelity: Fidelity, latency: Latency) -> list[str]:
+    """What the figures do not say, in words."""
+    found = []
+    if fidelity.layer_worst is None:
+        found.append("no layer was compared with its reference arithmetic: the file holds no quantized layer")
+    if fidelity.samples < EXCESS_IMAGES:
+        found.append(
+            f"not judged: the error that kernels add over the whole model ({fidelity.samples} images, and "
+            f"{EXCESS_IMAGES} are needed)"
+        )
+    if fidelity.simulation_excess is None:
+        found.append("not measured: the simulation in PyTorch, which only quantize has")
+    if accuracy.samples < ACCURACY_IMAGES:
+        found.append(f"accuracy on {accuracy.samples} images is known to {100 / accuracy.samples:.1f} points at best")
+    found.append(
+        f"not measured: any other CPU or runtime than this one, batches other than {latency.batch} and threads other "
+        f"than {latency.threads} for the latency"
+    )
+    return found
 
 
 def _excess(subject: ErrorMeter, standard: ErrorMeter) -> float:

@@ -31,7 +31,7 @@ def test_gates_fail_where_the_exit_code_says_so(
     gates = gates_of(found, max_drop=max_drop, min_agreement=min_agreement)
     failed = sum(gate.passed is False for gate in gates)
     try:
-        apply_gates(found.accuracy, found.fidelity, max_drop=max_drop, min_agreement=min_agreement)
+        apply_gates(found, max_drop=max_drop, min_agreement=min_agreement)
     except GateError:
         assert failed
     else:

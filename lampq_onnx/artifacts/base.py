@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import write_atomic
+from lampq_onnx.files import read_text, write_atomic
 
 
 class Record(BaseModel):
@@ -38,19 +38,24 @@ class Artifact(Record):
                 few offending keys.
         """
         path, kind = Path(path), cls.__name__
+        text = read_text(path, f"the {kind} file")
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise LampqError(f"cannot read the {kind} file {path}: {reason}") from error
-        try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_without_repetition)
         except (ValueError, RecursionError) as error:
             raise LampqError(f"{path} is not valid JSON: {error}") from error
         try:
             return cls.model_validate_json(json.dumps(data))
         except (ValidationError, ValueError, RecursionError) as error:
             raise LampqError(f"{path} is not a valid {kind}: {_first_problems(error)}") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON readers disagree on which of two equal keys counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return found
 
 
 def _first_problems(error: Exception, limit: int = 3) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.sensitivities import ActivationRange
@@ -29,8 +29,8 @@ def _one_of(allowed: tuple[int, ...], what: str, value: int) -> int:
     return value
 
 
-WeightBits = Annotated[int, AfterValidator(lambda v: _one_of(WEIGHT_BITS, "weight_bits", v))]
-ActivationBits = Annotated[int, AfterValidator(lambda v: _one_of(ACTIVATION_BITS, "activation_bits", v))]
+WeightBits = Annotated[int, Strict(), AfterValidator(lambda v: _one_of(WEIGHT_BITS, "weight_bits", v))]
+ActivationBits = Annotated[int, Strict(), AfterValidator(lambda v: _one_of(ACTIVATION_BITS, "activation_bits", v))]
 
 
 class LayerPlan(Record):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.errors import LampqError
+
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 class ActivationRange(Record):
@@ -17,6 +19,14 @@ class ActivationRange(Record):
     low: float
     high: float
     method: str = Field(default="given", description="how the interval was found, e.g. minmax or mse")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low:g}, above high, which is {self.high:g}")
+        if max(-self.low, self.high) > FLOAT32_MAX / 2:
+            raise ValueError(f"{self.low:g} ... {self.high:g} is wider than float32 can hold")
+        return self
 
 
 class UnitSensitivity(Record):
@@ -47,6 +57,13 @@ class UnitSensitivity(Record):
     sketch: tuple[float, ...] | None = Field(
         default=None, description="norm and random projections of the weight before equalization, to know it again by"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        outputs, inputs = self.shape
+        if min(self.shape) < 1 or outputs * inputs != self.parameters:
+            raise ValueError(f"shape {outputs} x {inputs} does not have {self.parameters} parameters")
+        return self
 
 
 class ModelIdentity(Record):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -49,6 +51,8 @@ def run(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_run(words, debug=debug))
 
 
@@ -57,11 +61,18 @@ def _run(words: list[str], *, debug: bool) -> int:
         app(words)
     except SystemExit as done:  # Typer's way to end, wrong usage (2) included
         return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", "", 130)
     except Exception as error:
         if debug:
             traceback.print_exc()
         return _explain(error)
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- what signal handlers get
+    """Leave as by any other error, so that temporary files go."""
+    sys.exit(128 + number)
 
 
 def _explain(error: Exception) -> int:

@@ -161,7 +161,7 @@ def validate(
         if path is not None:
             write_atomic(path, text(report, gates, model.name).encode())
     print_summary(report)
-    apply_gates(report.accuracy, report.fidelity, max_drop=max_drop, min_agreement=min_agreement)
+    apply_gates(report, max_drop=max_drop, min_agreement=min_agreement)
 
 
 def inspect(

@@ -15,6 +15,7 @@ import onnxscript.version_converter
 from pydantic import ValidationError
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.converter.completeness import require_complete
 from lampq_onnx.converter.passes import (
     FoldShapes,
     GemmToMatMul,
@@ -205,6 +206,7 @@ def convert_model(
     before = len(model.graph.initializers)
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.TopologicalSortPass()(model)
+    require_complete(model, plan, sites)
     passes = {"RaiseOpset": raised} | {type(step).__name__: step.count for step in steps}
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
     model.metadata_props["lampq_onnx.target"] = target.name
@@ -237,7 +239,7 @@ def _require_opset(model: ir.Model, target: Target) -> None:
         )
 
 
-def embedded_plan(model: ir.Model) -> BitPlan | None:
+def embedded_plan(model: ir.Model, path: Path) -> BitPlan | None:
     """The plan that a converted file carries; None for files of other tools.
 
     Raises:
@@ -249,7 +251,7 @@ def embedded_plan(model: ir.Model) -> BitPlan | None:
     try:
         return BitPlan.model_validate_json(text)
     except ValidationError as error:
-        raise LampqError(f"the plan inside the file (metadata {PLAN_KEY}) is damaged") from error
+        raise LampqError(f"the plan inside {path} (metadata {PLAN_KEY}) is damaged") from error
 
 
 def check_file(path: Path) -> None:

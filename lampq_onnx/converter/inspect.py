@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
 from lampq_onnx.converter.storage import STORAGE_KEY
+from lampq_onnx.errors import LampqError
 
 _TYPE_BITS = {
     ir.DataType.INT2: 2,
@@ -71,7 +74,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     stored = data[0].const_value if data else None
     type_bits = _TYPE_BITS[stored.dtype] if stored is not None else 0
     scale = scaling.inputs[1]
-    bits = int(labels.get("lampq_onnx.weight_bits", type_bits))
+    bits = _width(node, labels, "lampq_onnx.weight_bits", type_bits)
     storage = labels.get(STORAGE_KEY) or (stored.dtype.name.lower() if stored is not None else "unknown")
     total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
     start, activation_bits = _activation(node)
@@ -83,7 +86,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         name=node.metadata_props.get(UNIT_KEY) or node.name or output.name or "",
         type=node.metadata_props.get(TYPE_KEY, "linear"),
         weight_bits=bits,
-        activation_bits=int(labels.get("lampq_onnx.activation_bits", activation_bits)),
+        activation_bits=_width(node, labels, "lampq_onnx.activation_bits", activation_bits),
         storage=storage,
         scheme=labels.get(
             "lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"
@@ -93,6 +96,15 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         input=start.name or "",
         output=output.name or "",
     )
+
+
+def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> int:
+    text = labels.get(key)
+    if text is None:
+        return default
+    if not text.isdecimal() or not 1 <= int(text[:3]) <= FLOAT_BITS:
+        raise LampqError(f"the metadata {key} of node {node.name} is {text[:40]!r}, not a width in bits")
+    return int(text)
 
 
 def _is_fixed(value: ir.Value | None) -> bool:

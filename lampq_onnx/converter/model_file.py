@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
+from lampq_onnx.converter.soundness import require_sound
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import require_writable
+from lampq_onnx.files import require_writable, shortened
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; the margin is for what is not weights."""
 
 
 def load_model(path: Path) -> ir.Model:
-    """Read an ONNX file.
+    """Read an ONNX file; external data stay on disk until they are asked for.
 
     Raises:
-        LampqError: missing, not ONNX, or its external data is missing.
+        LampqError: missing, not ONNX, or unsound (see `require_sound`).
     """
-    if not path.is_file():
-        raise LampqError(f"no such ONNX file: {path}")
+    if not os.path.isfile(path):  # False where pathlib raises, for a name that is too long
+        raise LampqError(f"no such ONNX file: {shortened(path)}")
     try:
-        model = ir.load(path)
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.numpy()
-    except Exception as error:
-        # protobuf, onnx-ir and the operating system each raise their own kinds here
+        proto = onnx.load(path, load_external_data=False, format="protobuf")
+    except Exception as error:  # protobuf and the operating system each raise their own kinds
         raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
-    if not model.graph.inputs or not model.graph.outputs or not len(model.graph):
+    if not proto.graph.input or not proto.graph.output or not proto.graph.node:
         raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or cut short")
+    require_sound(proto, path)
+    try:
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+    except Exception as error:
+        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
     return model
 
 

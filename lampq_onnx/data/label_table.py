@@ -12,6 +12,7 @@ import numpy as np
 
 from lampq_onnx.data.source import FileReader, ImageSource
 from lampq_onnx.errors import LampqError
+from lampq_onnx.files import TEXT_LIMIT, require_file
 
 TABLE = "labels.csv"
 _HEADER = ("path", "label")
@@ -28,6 +29,7 @@ def open_table(folder: Path, *, num_classes: int | None) -> ImageSource:
         is not a class index, or a path that is absent, missing on disk or outside the folder.
     """
     table = folder / TABLE
+    require_file(table, "the table", limit=TEXT_LIMIT)
     root = os.path.realpath(folder)
     files: list[str] = []
     labels: list[int] = []

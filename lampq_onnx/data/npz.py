@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import zipfile
@@ -20,6 +21,7 @@ from lampq_onnx.errors import LampqError
 
 _LAYOUT = "save images as uint8 (N,H,W,C) with C of 1, 3 or 4, or (N,H,W), and labels as integers (N,)"
 _COPY_CHUNK = 1 << 20
+_LABEL_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,9 @@ def _map_images(path: Path, archive: zipfile.ZipFile) -> NDArray[np.uint8]:
     with archive.open("images.npy") as member, tempfile.TemporaryFile() as unpacked:
         shape, fortran, dtype = _header(member)
         _require_layout(path, shape, dtype)
+        size, claimed = archive.getinfo("images.npy").file_size - member.tell(), math.prod(shape)
+        if size != claimed:
+            raise ValueError(f"images has {size} bytes for the shape {shape}, which needs {claimed}")
         # Reading to the end also checks the member's CRC.
         shutil.copyfileobj(member, unpacked, _COPY_CHUNK)
         unpacked.flush()
@@ -103,6 +108,10 @@ def _require_layout(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
 
 
 def _read_labels(path: Path, count: int, num_classes: int | None) -> Labels:
+    with zipfile.ZipFile(path) as archive:
+        size = archive.getinfo("labels.npy").file_size
+        if size > _LABEL_BYTES * (count + 1024):
+            raise ValueError(f"labels has {size} bytes for {count} images")
     with np.load(path, allow_pickle=False) as arrays:
         labels: NDArray[Any] = arrays["labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:

@@ -17,7 +17,7 @@ from lampq_onnx.data.decoding import to_mode
 from lampq_onnx.errors import LampqError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
-_Side = Annotated[int, Field(ge=1)]
+_Side = Annotated[int, Field(ge=1, le=8192)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from lampq_onnx.data.label_table import TABLE, open_table
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource
 from lampq_onnx.errors import LampqError
+from lampq_onnx.files import shortened
 
 _FORMS = (
     "give a folder with labels.csv, a folder of class folders, a folder of images, an .npz file, or a COCO annotation "
@@ -37,7 +38,7 @@ def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> Im
     path = Path(path)
     # os.path answers False where pathlib raises (a name that is too long, a null byte).
     if not os.path.exists(path):
-        raise LampqError(f"there is no {path}", hint=_FORMS)
+        raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)
     if path.suffix.lower() == ".json" or os.path.lexists(path / ANNOTATIONS):
         if need_labels:
             raise LampqError(f"{path} holds boxes, and class labels are needed here", hint="run with --task detection")

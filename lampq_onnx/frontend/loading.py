@@ -20,6 +20,7 @@ from timm.data.config import resolve_model_data_config
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.files import shortened
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
@@ -152,7 +153,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         LampqError: missing, truncated, of another format, or holding no tensors.
     """
     if not path.is_file():
-        raise LampqError(f"no such checkpoint: {path}")
+        raise LampqError(f"no such checkpoint: {shortened(path)}")
     if path.suffix not in CHECKPOINT_SUFFIXES:
         raise LampqError(f"{path} is no checkpoint: expected {', '.join(CHECKPOINT_SUFFIXES)}")
     try:
@@ -196,6 +197,10 @@ def _load_weights(module: torch.nn.Module, name: str, state: dict[str, torch.Ten
         for key in sorted(set(own) & set(state))
         if own[key].shape != state[key].shape
     ]
+    for key in sorted(set(own) & set(state)):
+        problem = _unusable(own[key], state[key])
+        if problem:
+            raise LampqError(f"the tensor {key} of {path} {problem}", hint="save the float weights, as plain tensors")
     if missing or extra or reshaped:
         parts = [f"{len(missing)} missing ({', '.join(missing[:2])})"] if missing else []
         parts += [f"{len(extra)} unknown ({', '.join(extra[:2])})"] if extra else []
@@ -209,11 +214,20 @@ def _load_weights(module: torch.nn.Module, name: str, state: dict[str, torch.Ten
     module.load_state_dict(state, strict=True)
 
 
+def _unusable(own: torch.Tensor, given: torch.Tensor) -> str:
+    """Why a tensor cannot stand for a weight; empty if it can. Copying would convert it without a word."""
+    if given.layout != torch.strided or given.is_meta or given.is_quantized:
+        return "holds no plain numbers: it is sparse, quantized, or without data"
+    if own.is_floating_point() != given.is_floating_point():
+        return f"is of type {str(given.dtype).removeprefix('torch.')}, where the model has {str(own.dtype)[6:]}"
+    return ""
+
+
 def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | float]:
     """timm VisionTransformer arguments that the shapes of a checkpoint tell; empty for other architectures."""
     patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     fc1, head = state.get("blocks.0.mlp.fc1.weight"), state.get("head.weight")
-    if patch is None or position is None or fc1 is None or patch.ndim != 4 or position.ndim != 3:
+    if patch is None or position is None or fc1 is None or (patch.ndim, position.ndim, fc1.ndim) != (4, 3, 2):
         return {}
     width, side = int(patch.shape[0]), int(patch.shape[2])
     grid = int((position.shape[1] - (1 if "cls_token" in state else 0)) ** 0.5)
@@ -226,7 +240,7 @@ def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | fl
         "depth": depth,
         "mlp_ratio": fc1.shape[0] / width,
     }
-    if head is not None:
+    if head is not None and head.ndim == 2:
         guess["num_classes"] = int(head.shape[0])
     return guess
 

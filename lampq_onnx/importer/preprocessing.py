@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.files import read_text
 from lampq_onnx.importer.refusals import image_input
 from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
 from lampq_onnx.options import ImageOptions
@@ -20,6 +21,9 @@ SIDECAR = "preprocessor_config.json"
 
 CROP = 0.9
 """Share of the image that is kept where nothing says so, timm's for ViTs."""
+
+SIDECAR_LIMIT = 2**20
+"""Bytes of a preprocessor_config.json."""
 
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, which the sidecar uses."""
@@ -82,7 +86,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path, "the preprocessing", limit=SIDECAR_LIMIT))
         found: dict[str, Any] = {"crop_mode": "center" if data.get("do_center_crop") else "squash", "crop_pct": 1.0}
         if data.get("do_normalize", True) and "image_mean" in data:
             found |= {"mean": data["image_mean"], "std": data["image_std"]}
@@ -94,7 +98,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
             found["crop_pct"] = min(1.0, cropped[0] / resized[0])
         if "resample" in data:
             found["interpolation"] = _RESAMPLE[data["resample"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise LampqError(f"{path} is damaged or of an unknown form: {type(error).__name__}: {error}") from error
     return found
 

@@ -76,8 +76,9 @@ def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
         and weight.codes.ndim == 2
         and weight.scale.shape == weight.codes.shape[:1]
         and 1 <= weight.bits <= 8
+        and weight.codes.size > 0
         and bool((weight.codes < 2**weight.bits).all())
-        and bool(np.isfinite(weight.scale).all())
+        and bool((np.isfinite(weight.scale) & (weight.scale > 0)).all())
     )
     if not fits:
         raise LampqError(f"the weights file {path} is damaged: layer {name} does not fit its width")

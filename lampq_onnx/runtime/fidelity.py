@@ -7,28 +7,33 @@ implementation being worse. So every quantized layer is cut out and run both way
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.sessions import session_options
+
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option that says where the external data of a model in memory lie."""
 
 LAYERS_AT_ONCE = 8
 """Inputs of this many layers are held in memory together."""
 
 
 def layer_errors(
-    model: onnx.ModelProto, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
+    path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
 ) -> dict[str, float]:
     """Relative L2 error of each layer's output, optimized kernel against unoptimized QDQ, both fed the same input.
 
     Args:
-        model: the quantized file, weights inside.
+        path: the quantized file. Of external data only one layer's are in memory at a time.
         layers: as `inspect_model` lists them.
         images: (n, c, h, w); the layers' inputs are taken from the unoptimized model on them.
 
@@ -36,25 +41,38 @@ def layer_errors(
         LampqError: a layer cannot be cut out or loaded.
     """
     errors: dict[str, float] = {}
+    for layer, (piece, values) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
+        data = piece.SerializeToString()
+        results = []
+        for optimize in (True, False):
+            try:
+                session = ort.InferenceSession(
+                    data, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
+                )
+                results.append(np.asarray(session.run(None, {layer.input: values})[0], np.float64))
+            except Exception as error:  # onnxruntime's exceptions share no public base
+                raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
+        kernel, reference = results
+        scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
+        errors[layer.name] = float(np.linalg.norm(kernel - reference)) / scale
+    return errors
+
+
+def cut_layers(
+    path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
+) -> Iterator[tuple[onnx.ModelProto, npt.NDArray[np.float32]]]:
+    """Each layer as a model of its own, and what it reads in the unoptimized file on ``images``.
+
+    Raises:
+        LampqError: a layer cannot be cut out.
+    """
+    model = onnx.load(path, load_external_data=False)
     producers = {output: node for node in model.graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for group in _groups(layers):
-        captured = _capture(model, [layer.input for layer in group], images, threads)
+        captured = _capture(path, [layer.input for layer in group], images, threads)
         for layer, values in zip(group, captured, strict=True):
-            piece = _cut_out(model, layer, values, producers, constants).SerializeToString()
-            results = []
-            for optimize in (True, False):
-                try:
-                    session = ort.InferenceSession(
-                        piece, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
-                    )
-                    results.append(np.asarray(session.run(None, {layer.input: values})[0], np.float64))
-                except Exception as error:  # onnxruntime's exceptions share no public base
-                    raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
-            kernel, reference = results
-            scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
-            errors[layer.name] = float(np.linalg.norm(kernel - reference)) / scale
-    return errors
+            yield _cut_out(model, path.parent, layer, values, producers, constants), values
 
 
 def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLayer]]:
@@ -63,20 +81,21 @@ def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLaye
 
 
 def _capture(
-    model: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.float32], threads: int
+    path: Path, names: Sequence[str], images: npt.NDArray[np.float32], threads: int
 ) -> list[npt.NDArray[np.float32]]:
     """Values of inner tensors, unoptimized."""
-    model_input = model.graph.input[0].name
+    probe = onnx.load(path, load_external_data=False)
+    model_input = probe.graph.input[0].name
     wanted = [name for name in dict.fromkeys(names) if name != model_input]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
     present = {output.name for output in probe.graph.output}
     for name in wanted:
         if name not in present:
             probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    options = session_options(threads, optimize=False)
+    options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent.resolve()))
     session = ort.InferenceSession(
         probe.SerializeToString(),
-        session_options(threads, optimize=False),
+        options,
         providers=["CPUExecutionProvider"],
     )
     found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
@@ -86,6 +105,7 @@ def _capture(
 
 def _cut_out(
     model: onnx.ModelProto,
+    folder: Path,
     layer: QuantizedLayer,
     values: npt.NDArray[np.float32],
     producers: dict[str, onnx.NodeProto],
@@ -100,7 +120,7 @@ def _cut_out(
         if not name or name == layer.input or name in used:
             continue
         if name in constants:
-            used[name] = constants[name]
+            used[name] = _loaded(constants[name], folder)
             continue
         node = producers.get(name)
         if node is None:
@@ -120,3 +140,15 @@ def _cut_out(
         list(used.values()),
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _loaded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
+    """The constant with its numbers inside."""
+    if not uses_external_data(tensor):
+        return tensor
+    whole = onnx.TensorProto()
+    whole.CopyFrom(tensor)
+    load_external_data_for_tensor(whole, str(folder))
+    whole.data_location = onnx.TensorProto.DEFAULT
+    del whole.external_data[:]
+    return whole

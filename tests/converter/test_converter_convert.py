@@ -179,12 +179,13 @@ def test_the_plan_is_in_the_file(tmp_path: Path) -> None:
     save_model(conversion.model, tmp_path / "q.onnx")
     check_file(tmp_path / "q.onnx")
     again = load_model(tmp_path / "q.onnx")
-    assert embedded_plan(again) == plan
+    assert embedded_plan(again, tmp_path / "q.onnx") == plan
     assert again.metadata_props["lampq_onnx.target"] == "onnxruntime-x86-vnni"
-    assert embedded_plan(load_model(_saved(vit(), tmp_path / "float.onnx"))) is None
+    float_path = _saved(vit(), tmp_path / "float.onnx")
+    assert embedded_plan(load_model(float_path), float_path) is None
     again.metadata_props[PLAN_KEY] = "{}"
     with pytest.raises(LampqError, match="damaged"):
-        embedded_plan(again)
+        embedded_plan(again, tmp_path / "q.onnx")
     assert file_bytes(tmp_path / "q.onnx") == (tmp_path / "q.onnx").stat().st_size
 
 
@@ -346,7 +347,7 @@ def test_inspection_of_another_tools_file(tmp_path: Path, per_channel: bool) -> 
         assert layer.parameters == layer.bytes == site.matrix().size
         assert layer.scheme == ("per-channel" if per_channel else "per-tensor")
     assert found["patch_embed.proj"].input == "images"
-    assert embedded_plan(model) is None
+    assert embedded_plan(model, Path("other.onnx")) is None
 
 
 def test_nothing_to_inspect() -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lampq_onnx.artifacts.report import Accuracy, Fidelity, TopK
+from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency, LayerReport, Report, TopK
 from lampq_onnx.data import Batch
 from lampq_onnx.errors import GateError, LampqError
 from lampq_onnx.runtime import AccuracyMeter
@@ -17,6 +17,7 @@ from lampq_onnx.validation import (
     apply_gates,
     fidelity_problems,
     measure_accuracy,
+    not_measured,
 )
 
 
@@ -213,6 +214,15 @@ def accuracy(drop: float, agreement: float) -> Accuracy:
     )
 
 
+def measured(accuracy: Accuracy, fidelity: Fidelity, **errors: float | None) -> Report:
+    """A report that holds what gates read; ``errors``: layer -> reconstruction error."""
+    layers = tuple(
+        LayerReport.model_construct(name=name, weight_bits=3, activation_bits=8, reconstruction_error=error)
+        for name, error in errors.items()
+    )
+    return Report.model_construct(accuracy=accuracy, fidelity=fidelity, layers=layers)
+
+
 @pytest.mark.parametrize(
     ("drop", "agreement", "max_drop", "min_agreement", "failures"),
     [
@@ -228,13 +238,34 @@ def accuracy(drop: float, agreement: float) -> Accuracy:
 )
 def test_gates(drop: float, agreement: float, max_drop: float, min_agreement: float, failures: int) -> None:
     if failures == 0:
-        apply_gates(accuracy(drop, agreement), fidelity(), max_drop=max_drop, min_agreement=min_agreement)
+        apply_gates(measured(accuracy(drop, agreement), fidelity()), max_drop=max_drop, min_agreement=min_agreement)
         return
     with pytest.raises(GateError) as raised:
-        apply_gates(accuracy(drop, agreement), fidelity(), max_drop=max_drop, min_agreement=min_agreement)
+        apply_gates(measured(accuracy(drop, agreement), fidelity()), max_drop=max_drop, min_agreement=min_agreement)
     message = raised.value.message
     assert message.count("more than") + message.count("less than") == failures
     assert raised.value.exit_code == 1
+
+
+def test_a_failed_gate_names_the_layers_that_changed_most() -> None:
+    errors = {"first": 0.1, "second": 0.4, "third": 0.2, "fourth": 0.3, "float": None}
+    with pytest.raises(GateError, match=r"second \(0.4\), fourth \(0.3\), third \(0.2\)"):
+        apply_gates(measured(accuracy(0.0, 0.4), fidelity(), **errors), min_agreement=0.5)
+    with pytest.raises(GateError, match=r"fewest bits: one \(3/8 bits\)"):
+        apply_gates(measured(accuracy(0.0, 0.4), fidelity(), one=None), min_agreement=0.5)
+
+
+def test_what_was_not_measured_is_said() -> None:
+    timed = Latency.model_construct(batch=1, threads=2)
+    text = "\n".join(not_measured(accuracy(0.0, 1.0), fidelity(), timed))
+    assert "simulation" in text
+    assert "threads other than 2" in text
+    assert "kernels add" not in text
+    few = fidelity().model_copy(update={"samples": 8, "simulation_excess": 0.0})
+    text = "\n".join(not_measured(accuracy(0.0, 1.0).model_copy(update={"samples": 8}), few, timed))
+    assert "8 images, and 64 are needed" in text
+    assert "12.5 points" in text
+    assert "simulation" not in text
 
 
 def fidelity(layer: float = 0.0, excess: float = 0.0) -> Fidelity:
@@ -257,7 +288,7 @@ def test_fidelity_bounds(layer: float, excess: float, problems: int) -> None:
     if problems:  # whatever else was asked for
         for bound in (None, 50.0):
             with pytest.raises(GateError, match="on this machine") as raised:
-                apply_gates(accuracy(0.0, 1.0), fidelity(layer, excess), max_drop=bound)
+                apply_gates(measured(accuracy(0.0, 1.0), fidelity(layer, excess)), max_drop=bound)
             assert all(problem in raised.value.message for problem in found)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from onnx import numpy_helper
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.calibration import BATCH, with_measured_ranges
 from lampq_onnx.converter import TARGETS, convert_model, inspect_model, load_model, save_model
+from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.metadata import write_metadata
@@ -32,6 +35,14 @@ NAMES = [
     *(f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
     "head",
 ]
+
+
+def errors_of(model: onnx.ModelProto, layers: Sequence[QuantizedLayer], x: np.ndarray) -> dict[str, float]:
+    """`layer_errors` of a model in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        return layer_errors(path, layers, x, threads=1)
 
 
 def images(count: int = 4) -> np.ndarray:
@@ -53,14 +64,14 @@ def quantized(bits: int = 8, packing: str = "exact", linear: str = "matmul", act
 @pytest.mark.parametrize("bits", [2, 5, 8])
 def test_exact_kernels_have_no_layer_error(bits: int, packing: str, linear: str) -> None:
     model, layers = quantized(bits, packing, linear)
-    errors = layer_errors(model, layers, images(), threads=1)
+    errors = errors_of(model, layers, images())
     assert list(errors) == NAMES
     assert max(errors.values()) < 1e-5
 
 
 def test_narrow_activations_have_no_layer_error() -> None:
     model, layers = quantized(4, activation_bits=3)
-    assert max(layer_errors(model, layers, images(), threads=1).values()) < 1e-5
+    assert max(errors_of(model, layers, images()).values()) < 1e-5
 
 
 @pytest.mark.parametrize("linear", ["matmul", "gemm"])
@@ -68,7 +79,7 @@ def test_narrow_activations_have_no_layer_error() -> None:
 @pytest.mark.parametrize("activation_bits", [16, 32])
 def test_wide_inputs_have_no_layer_error(activation_bits: int, packing: str, linear: str) -> None:
     model, layers = quantized(3, packing, linear, activation_bits)
-    errors = layer_errors(model, layers, images(), threads=1)
+    errors = errors_of(model, layers, images())
     assert list(errors) == NAMES
     assert max(errors.values()) < 1e-6
 
@@ -90,7 +101,7 @@ def test_kernels_that_round_float_inputs_are_found() -> None:
     layers = inspect_model(as_ir(model))
     assert [(layer.name, layer.activation_bits) for layer in layers] == [("fc", 32)]
     x = np.random.default_rng(1).normal(size=(2, 3, 64)).astype(np.float32)
-    assert layer_errors(model, layers, x, threads=1)["fc"] > LAYER_BOUND
+    assert errors_of(model, layers, x)["fc"] > LAYER_BOUND
 
 
 def saturated(model: onnx.ModelProto, bound: int) -> onnx.ModelProto:
@@ -121,7 +132,7 @@ def wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("wrong_kernel")
 def test_a_wrong_kernel_is_found(tmp_path: Path) -> None:
     model, layers = quantized(8)
-    errors = layer_errors(model, layers, images(), threads=1)
+    errors = errors_of(model, layers, images())
     wrong = errors.pop("blocks.1.mlp.fc1")
     assert wrong > 10 * LAYER_BOUND
     assert max(errors.values()) < 1e-5
@@ -152,7 +163,7 @@ def test_no_layers(tmp_path: Path) -> None:
 def test_a_layer_that_cannot_be_cut_out() -> None:
     model, layers = quantized(4)
     with pytest.raises(LampqError, match=f"layer {layers[3].name} "):
-        layer_errors(model, [replace(layers[3], output="nowhere")], images(), threads=1)
+        errors_of(model, [replace(layers[3], output="nowhere")], images())
 
 
 # sessions

@@ -1,0 +1,38 @@
+"""Is every layer that a plan quantizes quantized in the graph, at the planned widths?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from lampq_onnx.artifacts import BitPlan
+from lampq_onnx.converter.inspect import inspect_model
+from lampq_onnx.errors import LampqError
+
+
+def require_complete(model: ir.Model, plan: BitPlan, names: Iterable[str]) -> None:
+    """Read the converted graph back and compare it with the plan.
+
+    Args:
+        model: converted.
+        plan: what was asked for.
+        names: the layers that it quantizes.
+
+    Raises:
+        LampqError: a layer stayed in float, or has other widths.
+    """
+    written = {layer.name: layer for layer in inspect_model(model)}
+    for name in names:
+        wanted, found = plan.layers[name], written.get(name)
+        if found is None:
+            raise LampqError(
+                f"layer {name} was to be quantized and is still in float in the converted graph",
+                hint="give it 32 weight_bits and 32 activation_bits in the plan to leave it in float on purpose",
+            )
+        widths = (found.weight_bits, found.activation_bits)
+        if widths != (wanted.weight_bits, wanted.activation_bits):
+            raise LampqError(
+                f"layer {name} has {widths[0]} weight and {widths[1]} activation bits in the converted graph, and "
+                f"{wanted.weight_bits} and {wanted.activation_bits} in the plan"
+            )

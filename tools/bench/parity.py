@@ -1,0 +1,240 @@
+"""Does every runtime compute the same function from a written file, layer by layer on the same inputs?
+
+    python tools/bench/parity.py                          # the grid on a small ViT
+    python tools/bench/parity.py --runtimes onnxruntime,reference --bits 3,8
+
+Every form (storage x weight bits x input bits x opset x form of the layers in the float graph) is written once. Each
+quantized layer is cut out and fed the values that it reads in the unoptimized file; the figure is the largest relative
+L2 distance of a layer's output from plain QDQ arithmetic in float64. For whole models, whose values flip at rounding
+boundaries, the figure is the error to the float model over that of the unoptimized file, minus 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx.reference import ReferenceEvaluator
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.converter import convert_model, inspect_model, save_model, target_for
+from lampq_onnx.converter.passes.base import LayerParameters
+from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
+from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.runtime.fidelity import cut_layers
+from lampq_onnx.targets import PACKINGS, Target
+from tests.converter import graphs
+
+LEVELS = {
+    "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+IMAGES, LAYER_IMAGES = 64, 8
+
+Array = np.ndarray
+Run = Callable[[onnx.ModelProto, Array], Array]
+
+
+@dataclass(frozen=True)
+class Form:
+    packing: str
+    weight_bits: int
+    activation_bits: int
+    opset: int
+    linear: str
+
+    def __str__(self) -> str:
+        return f"{self.packing} W{self.weight_bits}A{self.activation_bits} opset {self.opset} {self.linear}"
+
+
+def with_onnxruntime(level: str, threads: int) -> Run:
+    def run(model: onnx.ModelProto, x: Array) -> Array:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = LEVELS[level]
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {model.graph.input[0].name: x})[0])
+
+    return run
+
+
+def with_reference(model: onnx.ModelProto, x: Array) -> Array:
+    return np.asarray(ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x})[0])
+
+
+def with_openvino(model: onnx.ModelProto, x: Array) -> Array:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(model.SerializeToString(), b""),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"},
+    )
+    return np.asarray(compiled([x])[0])
+
+
+def runtimes(names: Sequence[str]) -> dict[str, Run]:
+    found: dict[str, Run] = {}
+    if "onnxruntime" in names:
+        found |= {f"ort {level}, {n} thr": with_onnxruntime(level, n) for level in LEVELS for n in (1, 2)}
+    if "reference" in names:
+        found["onnx reference"] = with_reference
+    if "openvino" in names:
+        try:
+            import openvino
+        except ImportError:
+            print("OpenVINO is not installed (pip install 'lampq-onnx[openvino]'): its column is left out\n")
+        else:
+            found[f"OpenVINO {openvino.__version__.split('-')[0]}"] = with_openvino
+    return found
+
+
+@dataclass(frozen=True)
+class Written:
+    """One form's files: float and quantized model, images, and each layer cut out with its input and its result."""
+
+    model: onnx.ModelProto
+    quantized: onnx.ModelProto
+    images: Array
+    layers: Sequence[tuple[str, onnx.ModelProto, Array, Array]]
+
+
+def written(form: Form, target: Target, folder: Path) -> Written:
+    model = graphs.vit(linear=form.linear, blocks=1, opset=form.opset, seed=form.weight_bits)
+    images = np.random.default_rng(1).normal(size=(IMAGES, 3, graphs.SIDE, graphs.SIDE)).astype(np.float32)
+    sites = find_sites(graphs.as_ir(model).graph)
+    names = [site.input.name or "" for site in sites]
+    inner = [name for name in dict.fromkeys(names) if name != "images"]
+    values = dict(
+        zip(inner, graphs.session(graphs.with_outputs(model, *inner)).run(None, {"images": images}), strict=True)
+    )
+    values["images"] = images
+    layers = {
+        site.name: LayerPlan(
+            weight_bits=form.weight_bits,
+            activation_bits=form.activation_bits,
+            activation_range=ActivationRange(low=float(values[name].min()), high=float(values[name].max())),
+        )
+        for site, name in zip(sites, names, strict=True)
+    }
+    conversion = convert_model(graphs.as_ir(model), BitPlan(layers=layers), packing=form.packing, target=target)  # type: ignore[arg-type]
+    path = folder / "model.onnx"
+    save_model(conversion.model, path)
+    found = inspect_model(conversion.model)
+    by_name = {site.name: site for site in sites}
+    pieces = [
+        (layer.name, piece, x, by_hand(by_name[layer.name], conversion.parameters[layer.name], x))
+        for layer, (piece, x) in zip(found, cut_layers(path, found, images[:LAYER_IMAGES], threads=1), strict=True)
+    ]
+    return Written(model, onnx.load(path), images, pieces)
+
+
+def relative(found: Array, wanted: Array) -> float:
+    if found.size != wanted.size:
+        return float("inf")
+    found = found.reshape(wanted.shape)
+    size = max(float(np.linalg.norm(wanted.astype(np.float64))), 1e-30)
+    return float(np.linalg.norm(found.astype(np.float64) - wanted)) / size
+
+
+def by_hand(site: LinearSite, numbers: LayerParameters, x: Array) -> Array:
+    """The layer's QDQ arithmetic in numpy: float32 rounding of the input, float64 sums."""
+    values = x if numbers.activation is None else numbers.activation.fake(x)
+    if site.node.op_type == "Conv":
+        n, channels, height, width = values.shape
+        side = graphs.PATCH
+        cells = values.reshape(n, channels, height // side, side, width // side, side)
+        values = cells.transpose(0, 2, 4, 1, 3, 5).reshape(n, -1, channels * side * side)
+    elif values.ndim == 4:  # attention heads: QuantizeLinear comes before the moves that join them
+        values = values.transpose(0, 2, 1, 3).reshape(len(values), graphs.TOKENS, -1)
+    result: Array = values.astype(np.float64) @ numbers.weight.dequantize().astype(np.float64).T
+    return result if site.bias is None else result + constant_array(site.bias).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Result:
+    layers: float
+    whole: float
+    failure: str = ""
+
+
+def measure(files: Written, run: Run) -> Result:
+    try:
+        errors = {name: relative(run(piece, x), expected) for name, piece, x, expected in files.layers}
+        wanted = graphs.run(files.model, files.images)
+        plain = relative(graphs.run(files.quantized, files.images), wanted)
+        return Result(max(errors.values()), relative(run(files.quantized, files.images), wanted) / plain - 1)
+    except Exception as error:  # each runtime raises its own kinds; a form that one refuses is a result
+        return Result(float("inf"), float("inf"), f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+
+
+def forms(options: argparse.Namespace) -> Iterator[Form]:
+    for packing, bits, inputs, opset, linear in itertools.product(
+        options.packings, options.bits, options.activation_bits, options.opsets, options.linear
+    ):
+        yield Form(packing, bits, inputs, opset, linear)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
+    words = lambda text: text.split(",")  # noqa: E731
+    parser.add_argument("--packings", type=words, default=list(PACKINGS))
+    parser.add_argument("--bits", type=numbers, default=list(range(1, 9)))
+    parser.add_argument("--activation-bits", type=numbers, default=[4, 8, 16])
+    parser.add_argument("--opsets", type=numbers, default=[17, 20, 21, 23])
+    parser.add_argument("--linear", type=words, default=["matmul", "gemm"])
+    parser.add_argument("--runtimes", type=words, default=["onnxruntime", "reference", "openvino"])
+    parser.add_argument("--target", default="auto")
+    parser.add_argument("--layer-bound", type=float, default=1e-5)
+    options = parser.parse_args()
+    target = target_for(options.target, machine(), cpu_flags())
+    environment = describe_environment(target.name)
+    print(f"{environment.cpu}, target {target.name}, onnxruntime {environment.versions['onnxruntime']}, ", end="")
+    print(f"onnx {environment.versions['onnx']}; {IMAGES} random images\n")
+    columns = runtimes(options.runtimes)
+    grid = list(forms(options))
+    rows: dict[str, list[tuple[Form, Result]]] = {name: [] for name in columns}
+    with tempfile.TemporaryDirectory() as room:
+        for form in grid:
+            files = written(form, target, Path(room))
+            for name, run in columns.items():
+                rows[name].append((form, measure(files, run)))
+    print("| runtime | forms | worst layer | median form | excess over the whole model, median (max) | outside |")
+    print("|---|---|---|---|---|---|")
+    outside = 0
+    details = []
+    for name, results in rows.items():
+        ran = [(form, r) for form, r in results if not r.failure]
+        bad = [(form, r) for form, r in results if r.failure or r.layers > options.layer_bound]
+        outside += len(bad)
+        layers, whole = [r.layers for _, r in ran] or [np.inf], [r.whole for _, r in ran] or [np.inf]
+        print(
+            f"| {name} | {len(results)} | {max(layers):.1e} | {np.median(layers):.1e} "
+            f"| {100 * np.median(whole):.2f} % ({100 * max(whole):.1f} %) | {len(bad)} |"
+        )
+        details += [f"{name}: {form}: {r.failure or f'{r.layers:.1e}'}" for form, r in bad]
+    if details:
+        print(f"\nA layer above {options.layer_bound:g}, or refused:\n")
+        print("\n".join(f"- {line}" for line in details[:60]))
+        if len(details) > 60:
+            print(f"- and {len(details) - 60} more")
+    return int(outside > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
