@@ -48,7 +48,15 @@ def make_sensitivities() -> Callable[..., Sensitivities]:
         ]
         if head:
             units.append(
-                units[0].model_copy(update={"name": "head", "type": "head", "parameters": 10 * width, "fixed": True})
+                units[0].model_copy(
+                    update={
+                        "name": "head",
+                        "type": "head",
+                        "shape": (10, width),
+                        "parameters": 10 * width,
+                        "fixed": True,
+                    }
+                )
             )
         values = {
             "model": ModelIdentity(name="toy", weights_sha256="0" * 64, num_classes=10),
