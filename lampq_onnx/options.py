@@ -296,11 +296,12 @@ class OutputOptions(Record):
     ] = 1
     latency_batch: Annotated[int, Field(ge=1), Option("Images in a timed batch.", OUTPUT, shapes_file=False)] = 1
     latency_runs: Annotated[int, Field(ge=1), Option("Timed rounds.", OUTPUT, shapes_file=False)] = 30
-    min_agreement: Annotated[
+    gate_agreement: Annotated[
         float,
         Field(ge=0, le=1),
         Option(
-            "Fail where the file gives fewer images float's first answer than this fraction; 0: never.",
+            "Fail where the file gives fewer images float's first answer than this fraction; 0: never. What "
+            "--min-agreement asks for is a gate as well.",
             OUTPUT,
             shapes_file=False,
         ),

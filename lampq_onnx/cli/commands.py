@@ -63,7 +63,7 @@ def quantize(
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
     report = pipeline.quantize(recipe, output, progress=terminal_progress(), cache=ArrayCache.of_user(), force=force)
     print_report(report, output)
-    apply_gates(report, min_agreement=recipe.output.min_agreement)
+    apply_gates(report, min_agreement=max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0))
 
 
 @with_options("model", "images", "analysis", "rounding", "--threads", without=("--validation",))

@@ -119,6 +119,6 @@ def test_what_cannot_be_packaged_is_refused_and_leaves_nothing(folder: Path, tmp
     model = onnx.load(folder / "model.onnx")
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, tmp_path / "broken.onnx")
-    with pytest.raises(LampqError, match="cannot be written in onnxruntime's format"):
+    with pytest.raises(LampqError, match="NoSuchOperator"):
         package(tmp_path / "broken.onnx", "ort", tmp_path / "c")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx", "there"]

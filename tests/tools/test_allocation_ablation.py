@@ -32,8 +32,8 @@ def sensitivities(blocks: int = 4) -> Sensitivities:
         UnitSensitivity(
             name=f"blocks.{block}.{name}",
             type=name.partition(".")[2],
-            parameters=int(random.integers(100, 400)),
-            shape=(10, 10),
+            parameters=(size := int(random.integers(100, 400))),
+            shape=(1, size),
             trace=1.0,
             nuclear_norm=float(np.exp(random.normal(0, 3))),
             weight_error={bits: 4.0**-bits for bits in ablation.CANDIDATES},

