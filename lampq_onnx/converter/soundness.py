@@ -56,7 +56,10 @@ def require_sound(proto: onnx.ModelProto, path: Path) -> None:
     except Exception as error:  # the checker raises unrelated kinds
         if _NO_SHAPE in str(error) and any(not out.type.tensor_type.HasField("shape") for out in proto.graph.output):
             return
-        raise LampqError(f"{path} fails onnx's check: {' '.join(str(error).split())[:400]}") from error
+        raise LampqError(
+            f"{path} fails onnx's check: {' '.join(str(error).split())[:400]}",
+            hint="export the model again; if it was edited, onnx.checker.check_model says the same",
+        ) from error
 
 
 def _require_opset(proto: onnx.ModelProto, path: Path) -> None:
