@@ -29,8 +29,9 @@ def clearly_lower(
     if len(difference) < 2:
         return True
     relative = difference / np.maximum(np.abs(first) + np.abs(second), np.finfo(np.float64).tiny)
-    return any(bool(values.mean() < -evidence * _error_of_mean(values)) for values in (difference, relative))
+    return any(bool(values.mean() < -evidence * error_of_mean(values)) for values in (difference, relative))
 
 
-def _error_of_mean(values: FloatArray) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5)
+def error_of_mean(values: FloatArray) -> float:
+    """Standard error of the mean of values (n,); 0 for a single one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0

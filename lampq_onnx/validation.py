@@ -11,13 +11,14 @@ import numpy.typing as npt
 from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency, LayerReport, Report
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Batch
+from lampq_onnx.error_meter import ErrorMeter
 from lampq_onnx.errors import GateError, UsageError
 from lampq_onnx.group import ALONE, Group, own_items
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
 from lampq_onnx.runtime.changes import ChangeMeter
 from lampq_onnx.tasks.classification import ClassificationMeter
-from lampq_onnx.tasks.meter import ErrorMeter, Meter
+from lampq_onnx.tasks.meter import Meter
 
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 

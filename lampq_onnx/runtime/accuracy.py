@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lampq_onnx.artifacts.report import Accuracy, TopK
+from lampq_onnx.error_meter import ErrorMeter
 from lampq_onnx.group import Group
 
 Logits = npt.NDArray[np.floating]
@@ -21,8 +22,7 @@ class AccuracyMeter:
         self._float = np.zeros(2)
         self._quantized = np.zeros(2)
         self._agree = 0
-        self._signal = 0.0
-        self._noise = 0.0
+        self._errors = ErrorMeter()
         self._kl = 0.0
         self._changes = np.zeros(2)  # images that only the float, only the quantized model gets right
 
@@ -36,25 +36,24 @@ class AccuracyMeter:
         self._float += [right.sum(), _in_top5(reference, labels)]
         self._quantized += [still.sum(), _in_top5(quantized, labels)]
         self._agree += int((first == answer).sum())
-        self._signal += float((reference**2).sum())
-        self._noise += float(((reference - quantized) ** 2).sum())
+        self._errors.add(reference, quantized)
         self._kl += float(kl_divergence(reference, quantized).sum())
         self._changes += [(right & ~still).sum(), (still & ~right).sum()]
 
     def shared(self, group: Group) -> AccuracyMeter:
         """What all processes have counted."""
-        scalars = [self._n, self._agree, self._signal, self._noise, self._kl]
+        scalars = [self._n, self._agree, self._kl]
         values = group.sum(np.array([*scalars, *self._float, *self._quantized, *self._changes], np.float64))
         whole = AccuracyMeter()
-        whole._n, whole._agree = int(values[0]), int(values[1])
-        whole._signal, whole._noise, whole._kl = (float(value) for value in values[2:5])
-        whole._float, whole._quantized, whole._changes = values[5:7], values[7:9], values[9:11]
+        whole._n, whole._agree, whole._kl = int(values[0]), int(values[1]), float(values[2])
+        whole._float, whole._quantized, whole._changes = values[3:5], values[5:7], values[7:9]
+        whole._errors = self._errors.shared(group)
         return whole
 
     @property
     def relative_error(self) -> float:
         """|y - y_q| / |y| over all logits so far."""
-        return float(np.sqrt(self._noise / max(self._signal, np.finfo(float).tiny)))
+        return self._errors.relative_error
 
     def result(self) -> Accuracy:
         """Figures over everything counted.
@@ -77,7 +76,7 @@ class AccuracyMeter:
             drop_points=100 * (self._float[0] - self._quantized[0]) / n,
             standard_error_points=float(100 * spread),
             agreement=self._agree / n,
-            logit_sqnr_db=float(10 * np.log10(self._signal / self._noise)) if self._noise > 0 else None,
+            logit_sqnr_db=self._errors.sqnr_db,
             kl=self._kl / n,
         )
 

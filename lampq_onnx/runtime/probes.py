@@ -5,31 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lampq_onnx.converter.model_file import load_model, save_model
+from lampq_onnx.error_meter import ErrorMeter
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.sessions import open_runner
 
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Of a float tensor and its error, over images."""
-
-    signal: float
-    noise: float
-
-    @property
-    def sqnr_db(self) -> float | None:
-        """10 log10(signal / noise); None for no noise."""
-        tiny = np.finfo(float).tiny
-        return float(10 * np.log10(max(self.signal, tiny) / self.noise)) if self.noise > 0 else None
 
 
 def tensor_names(path: Path) -> set[str]:
@@ -68,7 +54,7 @@ def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Ca
 
 def compare_tensors(
     reference: Path, quantized: Path, names: Sequence[str], images: Array, *, batch: int, threads: int
-) -> Mapping[str, Sums]:
+) -> Mapping[str, ErrorMeter]:
     """Signal and error of inner tensors that two files share, each file on its own values.
 
     Args:
@@ -78,7 +64,7 @@ def compare_tensors(
     Raises:
         LampqError: a file lacks a name or is refused, or a tensor has another shape in the two files.
     """
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    errors = {name: ErrorMeter() for name in names}
     with (
         open_probe(reference, names, threads=threads) as wanted,
         open_probe(quantized, names, threads=threads) as found,
@@ -91,7 +77,5 @@ def compare_tensors(
                     raise LampqError(
                         f"the tensor {name} is {left[name].shape} in {reference} and {right[name].shape} in {quantized}"
                     )
-                exact = left[name].astype(np.float64)
-                signal[name] += float((exact**2).sum())
-                noise[name] += float(((exact - right[name]) ** 2).sum())
-    return {name: Sums(signal[name], noise[name]) for name in names}
+                errors[name].add(left[name], right[name])
+    return errors

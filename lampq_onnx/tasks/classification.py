@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.data import Batch
+from lampq_onnx.error_meter import Outputs
 from lampq_onnx.errors import LampqError
 from lampq_onnx.group import Group
 from lampq_onnx.runtime.accuracy import AccuracyMeter
-from lampq_onnx.tasks.meter import Outputs, require_outputs
+from lampq_onnx.tasks.meter import require_outputs
 
 
 class ClassificationMeter:

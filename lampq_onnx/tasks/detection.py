@@ -19,9 +19,10 @@ import numpy.typing as npt
 from lampq_onnx.artifacts.report import Accuracy, TopK
 from lampq_onnx.data import Batch, Preprocessing
 from lampq_onnx.data.objects import ImageObjects, Objects
+from lampq_onnx.error_meter import ErrorMeter, Outputs
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.accuracy import kl_divergence, log_softmax
-from lampq_onnx.tasks.meter import ErrorMeter, Outputs, require_outputs
+from lampq_onnx.tasks.meter import require_outputs
 from lampq_onnx.tasks.multi_label import bernoulli_kl
 from lampq_onnx.tasks.spec import TaskSpec
 

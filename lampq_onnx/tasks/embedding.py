@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.artifacts.report import Accuracy, TopK
+from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.data import Batch
-from lampq_onnx.tasks.meter import ErrorMeter, Outputs, error_of_mean, require_outputs
+from lampq_onnx.error_meter import ErrorMeter, Outputs
+from lampq_onnx.tasks.meter import accuracy_to_float, require_outputs
 
 CONCENTRATION = 100.0
 """1 / variance of the Gaussian around a unit vector: image towers of CLIP scale their cosines by 100."""
@@ -38,16 +37,12 @@ class EmbeddingMeter:
         reference, quantized = np.concatenate(self._float), np.concatenate(self._quantized)
         cosines = (reference * quantized).sum(1)
         same = nearest(reference) == nearest(quantized)
-        named: dict[str, Any] = {"float": TopK(top1=1.0, top5=None)}  # a keyword that is a built-in's name
-        return Accuracy(
-            metric="cosine to float",
-            samples=len(cosines),
-            **named,
-            quantized=TopK(top1=float(cosines.mean()), top5=None),
-            drop_points=float(100 * (1 - cosines.mean())),
-            standard_error_points=100 * error_of_mean(cosines),
+        return accuracy_to_float(
+            "cosine to float",
+            float(cosines.mean()),
+            cosines,
+            self._errors,
             agreement=float(same.mean()),
-            logit_sqnr_db=self._errors.sqnr_db,
             kl=float(CONCENTRATION * (1 - cosines).mean()),
         )
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.artifacts.report import Accuracy
+from lampq_onnx.artifacts.report import Accuracy, TopK
 from lampq_onnx.data import Batch
+from lampq_onnx.error_meter import ErrorMeter, Outputs
 from lampq_onnx.errors import LampqError
-from lampq_onnx.group import Group
-
-Outputs = npt.NDArray[np.floating]
+from lampq_onnx.evidence import error_of_mean
 
 
 class Meter(Protocol):
@@ -33,38 +32,6 @@ class Meter(Protocol):
         """
 
 
-class ErrorMeter:
-    """Size of the outputs and of their errors, in float64."""
-
-    def __init__(self) -> None:
-        self._signal = 0.0
-        self._noise = 0.0
-
-    def add(self, reference: Outputs, quantized: Outputs) -> None:
-        """Count a batch of outputs of any shape."""
-        reference, quantized = reference.astype(np.float64), quantized.astype(np.float64)
-        self._signal += float((reference**2).sum())
-        self._noise += float(((reference - quantized) ** 2).sum())
-
-    def shared(self, group: Group) -> ErrorMeter:
-        """What all processes have counted."""
-        whole = ErrorMeter()
-        whole._signal, whole._noise = (float(v) for v in group.sum(np.array([self._signal, self._noise])))
-        return whole
-
-    @property
-    def relative_error(self) -> float:
-        """|y - y_q| / |y| over all outputs so far."""
-        return float(np.sqrt(self._noise / max(self._signal, np.finfo(float).tiny)))
-
-    @property
-    def sqnr_db(self) -> float | None:
-        """10 log10(|y|^2 / |y - y_q|^2); None where there is no error."""
-        if self._noise == 0:
-            return None
-        return float(10 * np.log10(max(self._signal, np.finfo(float).tiny) / self._noise))
-
-
 def require_outputs(reference: Outputs, quantized: Outputs, axes: int, what: str) -> None:
     """Both models answer alike, with ``axes`` axes and finite numbers.
 
@@ -78,6 +45,34 @@ def require_outputs(reference: Outputs, quantized: Outputs, axes: int, what: str
             raise LampqError(f"the {name} file answers with NaN or infinity on a validation image")
 
 
-def error_of_mean(values: npt.NDArray[np.float64]) -> float:
-    """Standard error of the mean of values (n,); 0 for a single one."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+def accuracy_to_float(
+    metric: str,
+    score: float,
+    images: npt.NDArray[np.float64],
+    errors: ErrorMeter,
+    *,
+    agreement: float,
+    kl: float,
+) -> Accuracy:
+    """The figures of a task whose truth is what the float model answers.
+
+    Args:
+        metric: what ``score`` is called.
+        score: of the quantized model, 0..1; that of the float model is 1.
+        images: (n,) values whose scatter is that of the score.
+        errors: of the outputs.
+        agreement: share of images that are answered alike.
+        kl: mean divergence, in nats.
+    """
+    named: dict[str, Any] = {"float": TopK(top1=1.0, top5=None)}  # a keyword that is a built-in's name
+    return Accuracy(
+        metric=metric,
+        samples=len(images),
+        **named,
+        quantized=TopK(top1=score, top5=None),
+        drop_points=100 * (1 - score),
+        standard_error_points=100 * error_of_mean(images),
+        agreement=agreement,
+        logit_sqnr_db=errors.sqnr_db,
+        kl=kl,
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.artifacts.report import Accuracy, TopK
+from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.data import Batch
-from lampq_onnx.tasks.meter import ErrorMeter, Outputs, error_of_mean, require_outputs
+from lampq_onnx.error_meter import ErrorMeter, Outputs
+from lampq_onnx.tasks.meter import accuracy_to_float, require_outputs
 
 
 class MultiLabelMeter:
@@ -37,16 +36,12 @@ class MultiLabelMeter:
     def result(self) -> Accuracy:
         """See `Meter`."""
         jaccard = np.concatenate(self._jaccard)
-        named: dict[str, Any] = {"float": TopK(top1=1.0, top5=None)}  # a keyword that is a built-in's name
-        return Accuracy(
-            metric="Jaccard index to float",
-            samples=len(jaccard),
-            **named,
-            quantized=TopK(top1=float(jaccard.mean()), top5=None),
-            drop_points=float(100 * (1 - jaccard.mean())),
-            standard_error_points=100 * error_of_mean(jaccard),
+        return accuracy_to_float(
+            "Jaccard index to float",
+            float(jaccard.mean()),
+            jaccard,
+            self._errors,
             agreement=float(np.concatenate(self._same).mean()),
-            logit_sqnr_db=self._errors.sqnr_db,
             kl=float(np.concatenate(self._kl).mean()),
         )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from lampq_onnx.artifacts.report import Accuracy, TopK
+from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.data import Batch
+from lampq_onnx.error_meter import ErrorMeter, Outputs
 from lampq_onnx.runtime.accuracy import kl_divergence
-from lampq_onnx.tasks.meter import ErrorMeter, Outputs, error_of_mean, require_outputs
+from lampq_onnx.tasks.meter import accuracy_to_float, require_outputs
 
 
 class SegmentationMeter:
@@ -44,15 +43,11 @@ class SegmentationMeter:
         union = self._confusion.sum(0) + self._confusion.sum(1) - right
         iou = float((right[union > 0] / union[union > 0]).mean())
         same = np.array(self._same)
-        named: dict[str, Any] = {"float": TopK(top1=1.0, top5=None)}  # a keyword that is a built-in's name
-        return Accuracy(
-            metric="mean IoU to float",
-            samples=len(same),
-            **named,
-            quantized=TopK(top1=iou, top5=None),
-            drop_points=100 * (1 - iou),
-            standard_error_points=100 * error_of_mean(same),
+        return accuracy_to_float(
+            "mean IoU to float",
+            iou,
+            same,
+            self._errors,
             agreement=float(same.mean()),
-            logit_sqnr_db=self._errors.sqnr_db,
             kl=float(np.mean(self._kl)),
         )

@@ -30,6 +30,7 @@ from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.data import CroppedImages, choose, open_source
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.evidence import error_of_mean
 from lampq_onnx.frontend.batching import SlicedImages, logits_of
 from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.loading import DIGITS
@@ -199,11 +200,7 @@ def spread(values: Sequence[float], digits: int) -> str:
     """Mean, and its standard error where there are several values."""
     if len(values) < 2:
         return "".join(f"{value:.{digits}f}" for value in values)
-    return f"{np.mean(values):.{digits}f} ± {standard_error(values):.{digits}f}"
-
-
-def standard_error(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1) / len(values) ** 0.5)
+    return f"{np.mean(values):.{digits}f} ± {error_of_mean(np.array(values)):.{digits}f}"
 
 
 def saved(results: Results, row: str, bits: float) -> list[float]:
@@ -238,7 +235,7 @@ def verdict(differences: Sequence[float], bits: float) -> str:
     count, said = len(differences), f"{bits:g} bits: the default's KL is below uniform's by {spread(differences, 4)}"
     if count < 2:
         return f"{said}; one seed shows no spread"
-    beyond = "more" if np.mean(differences) > SIGNIFICANT * standard_error(differences) else "not more"
+    beyond = "more" if np.mean(differences) > SIGNIFICANT * error_of_mean(np.array(differences)) else "not more"
     return f"{said}, {sum(d > 0 for d in differences)} of {count} seeds: {beyond} than {SIGNIFICANT:g} standard errors"
 
 

@@ -1,0 +1,42 @@
+"""Signal and error of what two models compute, streamed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.group import Group
+
+Outputs = npt.NDArray[np.floating]
+
+
+class ErrorMeter:
+    """Size of the outputs and of their errors, in float64."""
+
+    def __init__(self) -> None:
+        self._signal = 0.0
+        self._noise = 0.0
+
+    def add(self, reference: Outputs, quantized: Outputs) -> None:
+        """Count a batch of outputs of any shape."""
+        reference, quantized = reference.astype(np.float64), quantized.astype(np.float64)
+        self._signal += float((reference**2).sum())
+        self._noise += float(((reference - quantized) ** 2).sum())
+
+    def shared(self, group: Group) -> ErrorMeter:
+        """What all processes have counted."""
+        whole = ErrorMeter()
+        whole._signal, whole._noise = (float(v) for v in group.sum(np.array([self._signal, self._noise])))
+        return whole
+
+    @property
+    def relative_error(self) -> float:
+        """|y - y_q| / |y| over all outputs so far."""
+        return float(np.sqrt(self._noise / max(self._signal, np.finfo(float).tiny)))
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """10 log10(|y|^2 / |y - y_q|^2); None where there is no error."""
+        if self._noise == 0:
+            return None
+        return float(10 * np.log10(max(self._signal, np.finfo(float).tiny) / self._noise))
