@@ -117,8 +117,9 @@ def test_what_cannot_be_packaged_is_refused_and_leaves_nothing(folder: Path, tmp
     with pytest.raises(LampqError, match="no such ONNX file"):
         package(tmp_path, "ort", tmp_path / "b")
     model = onnx.load(folder / "model.onnx")
-    model.graph.node[0].op_type = "NoSuchOperator"
+    model.graph.node[0].op_type, model.graph.node[0].domain = "NoSuchOperator", "com.example"
+    model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
     onnx.save(model, tmp_path / "broken.onnx")
-    with pytest.raises(LampqError, match="NoSuchOperator"):
+    with pytest.raises(LampqError, match="cannot be written in onnxruntime's format"):
         package(tmp_path / "broken.onnx", "ort", tmp_path / "c")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx", "there"]
