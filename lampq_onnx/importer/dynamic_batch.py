@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import add_constant
+from lampq_onnx.converter.passes.base import CountingPass, add_constant
 from lampq_onnx.converter.sites import constant_array
 
 BATCH = "batch"
 
 
-class DynamicBatch(ir.passes.InPlacePass):
+class DynamicBatch(CountingPass):
     """Give a graph with a fixed batch dimension a symbolic one.
 
     1. A Reshape to a constant shape keeps the batch dimension of its input, or computes it.
@@ -24,36 +24,35 @@ class DynamicBatch(ir.passes.InPlacePass):
         fixed: the batch size of the file; None: it had none.
     """
 
-    count = 0
     fixed: int | None = None
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
+    def apply(self, model: ir.Model) -> int:
         """Run the pass; needs inferred shapes."""
-        self.count, self.fixed = 0, None
+        count, self.fixed = 0, None
         graph = model.graph
         image = graph.inputs[0]
         size = image.shape[0] if image.shape is not None else None
         if not isinstance(size, int) or image.shape is None:
-            return ir.passes.PassResult(model, modified=False)
+            return 0
         self.fixed = size
         batch: ir.Value | None = None
         for node in list(graph):
             if node.op_type == "Reshape":
-                self.count += _reshape(graph, node, size)
+                count += _reshape(graph, node, size)
             elif node.op_type == "Expand" or (node.op_type == "Concat" and _joins_rows(node)):
                 if batch is None:
                     shape = ir.node("Shape", [image], {"start": 0, "end": 1}, name="images")
                     graph.insert_before(graph[0], shape)
                     batch = shape.outputs[0]
                 repeat = _free_expand if node.op_type == "Expand" else _expand_rows
-                self.count += repeat(graph, node, batch, size)
+                count += repeat(graph, node, batch, size)
         image.shape = ir.Shape([BATCH, *image.shape[1:]])
         inputs = set(graph.initializers.values()) | {image}
         for node in graph:
             for value in node.outputs:
                 if value not in inputs:
                     value.shape = None  # inferred again
-        return ir.passes.PassResult(model, modified=True)
+        return count
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from lampq_onnx.converter.passes.base import CountingPass
+
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-class ToFloat32(ir.passes.InPlacePass):
+class ToFloat32(CountingPass):
     """Compute everything that is in float16 or bfloat16 in float32.
 
     1. Initializers and tensor attributes are converted; so are the types of inputs, outputs and values.
@@ -18,33 +20,35 @@ class ToFloat32(ir.passes.InPlacePass):
         count: tensors that were converted.
     """
 
-    count = 0
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
+    def apply(self, model: ir.Model) -> int:
         """Run the pass."""
-        self.count = 0
+        count = 0
         for graph in (model.graph, *model.graph.subgraphs()):
             for value in graph.initializers.values():
                 tensor = value.const_value
                 if tensor is not None and tensor.dtype in _HALVES:
                     value.const_value = _widened(tensor)
-                    self.count += 1
+                    count += 1
             for value in (*graph.inputs, *graph.initializers.values()):
                 _widen_type(value)
             for node in graph:
-                self._node(node)
-        return ir.passes.PassResult(model, modified=self.count > 0)
+                count += _widen_node(node)
+        return count
 
-    def _node(self, node: ir.Node) -> None:
-        for value in node.outputs:
-            _widen_type(value)
-        for name, attribute in list(node.attributes.items()):
-            if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
-                node.attributes[name] = ir.AttrTensor(name, _widened(attribute.as_tensor()))
-                self.count += 1
-            is_type = name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT
-            if is_type and ir.DataType(attribute.as_int()) in _HALVES:
-                node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
+
+def _widen_node(node: ir.Node) -> int:
+    """Widen what a node holds and makes; returns the number of its tensors that were converted."""
+    for value in node.outputs:
+        _widen_type(value)
+    count = 0
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
+            node.attributes[name] = ir.AttrTensor(name, _widened(attribute.as_tensor()))
+            count += 1
+        is_type = name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT
+        if is_type and ir.DataType(attribute.as_int()) in _HALVES:
+            node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
+    return count
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

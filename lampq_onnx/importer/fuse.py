@@ -5,178 +5,209 @@ Which primitives stand for them differs by exporter and version, so they are rec
 
 from __future__ import annotations
 
+import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import add_constant, take_over
-from lampq_onnx.importer.regions import constants_of, evaluate, following, preceding, region
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
+from lampq_onnx.importer.regions import Region, following, preceding, region
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Identity", "Cast"})
-NORMALIZING = ELEMENTWISE | {"ReduceMean", "Sqrt", "Reciprocal"}
+MEANS = frozenset({"ReduceMean", "ReduceSum"})
 CURVES = frozenset({"Erf", "Tanh"})
 """What the forms of GELU are built around."""
 
-GELU_OPSET = 20
-NORM_OPSET = 17
+BEFORE, AFTER = 8, 10
+"""Farthest that a part reaches from the node that it is built around, in nodes."""
 
-TOLERANCE = 2e-6
-"""Largest difference of a function from what it is taken for, relative to its largest value on the grid."""
+GELU_BOUND = 1.6e-5
+"""Largest difference of a function from GELU for inputs up to 8."""
+
+HALF_GELU_BOUND = 2e-3
+"""The same where the function's constants were rounded to half precision."""
+
+NORM_BOUND = 1e-4
+"""Largest difference from a normalization, relative to its largest value."""
+
+SAME_BOUND = 2e-5
+"""A measured constant is one of the graph's up to this, relative to the largest value."""
 
 DEFAULT_WIDTH = 8
 
+Vector = npt.NDArray[np.float32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-class FuseGelu(ir.passes.InPlacePass):
-    """Replace parts that compute GELU, exactly or with tanh, by the operator.
+class Fusion(CountingPass):
+    """Replace parts of a graph that compute a known function by an operator.
 
     Attributes:
         count: of replacements.
+        centers: operators that such a part is built around.
+        allowed: others that it may hold.
+        opset: the first that has the operator; the pass does nothing before.
     """
 
-    count = 0
+    centers: frozenset[str]
+    allowed: frozenset[str]
+    opset: int
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Run the pass; does nothing before opset 20."""
-        self.count = 0
-        opset = model.opset_imports.get("", 0)
-        if opset >= GELU_OPSET:
-            for node in [n for n in model.graph if n.op_type in CURVES]:
-                self.count += _fuse_gelu(model.graph, node, opset)
-        return ir.passes.PassResult(model, modified=self.count > 0)
+    def apply(self, model: ir.Model) -> int:
+        """Run the pass."""
+        if model.opset_imports.get("", 0) < self.opset:
+            return 0
+        nodes = [node for node in model.graph if node.op_type in self.centers]
+        # A replacement may have removed a later one.
+        return sum(node.graph is not None and self._fuse(model, node) for node in nodes)
 
+    def _fuse(self, model: ir.Model, center: ir.Node) -> bool:
+        opset = model.opset_imports[""]
+        for source in self.sources(center):
+            for result in reversed(following(center.outputs[0], self.allowed, AFTER)):
+                part = region(result, source, self.allowed | {center.op_type})
+                operator = None if part is None or center not in part.nodes else self.operator(part, opset)
+                if part is not None and operator is not None:
+                    _replace(model.graph, part, operator)
+                    return True
+        return False
 
-def _fuse_gelu(graph: ir.Graph, curve: ir.Node, opset: int) -> bool:
-    grid = np.linspace(-8, 8, 321, dtype=np.float32)
-    allowed = ELEMENTWISE | {curve.op_type}
-    assert curve.inputs[0] is not None
-    for source in reversed(preceding(curve.inputs[0], ELEMENTWISE, 8)):
-        for result in reversed(following(curve.outputs[0], ELEMENTWISE, 4)):
-            nodes = region(result, source, allowed)
-            if nodes is None or curve not in nodes or any(c.size != 1 for c in constants_of(nodes)):
-                continue
-            kind = _gelu_kind(grid, evaluate(nodes, source, result, grid, opset))
-            if kind is not None:
-                attributes = {"approximate": kind} if kind != "none" else {}
-                _replace(graph, nodes, result, ir.node("Gelu", [source], attributes))
-                return True
-    return False
+    @abc.abstractmethod
+    def sources(self, center: ir.Node) -> Iterable[ir.Value]:
+        """Values that the part around ``center`` may be a function of, the likeliest first."""
 
-
-def _gelu_kind(x: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> str | None:
-    if found.shape != x.shape:
-        return None
-    wide = x.astype(np.float64)
-    forms = {
-        "none": 0.5 * wide * (1 + _erf(wide / math.sqrt(2))),
-        "tanh": 0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))),
-    }
-    return next((kind for kind, form in forms.items() if np.abs(found - form).max() <= TOLERANCE * 8), None)
+    @abc.abstractmethod
+    def operator(self, part: Region, opset: int) -> ir.Node | None:
+        """A node that computes the same from ``part.source``; None where the part is another function."""
 
 
-class FuseLayerNorm(ir.passes.InPlacePass):
-    """Replace parts that normalize the last axis by LayerNormalization.
+class FuseGelu(Fusion):
+    """Join GELU, exact or with tanh.
 
-    Attributes:
-        count: of replacements.
+    Args:
+        half: whether constants may have been rounded to half precision.
     """
 
-    count = 0
+    centers = CURVES
+    allowed = ELEMENTWISE
+    opset = 20
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Run the pass; does nothing before opset 17."""
-        self.count = 0
-        opset = model.opset_imports.get("", 0)
-        if opset >= NORM_OPSET:
-            for node in [n for n in model.graph if n.op_type == "ReduceMean"]:
-                if node.graph is not None:  # not removed by a replacement before
-                    self.count += _fuse_norm(model.graph, node, opset)
-        return ir.passes.PassResult(model, modified=self.count > 0)
+    def __init__(self, *, half: bool = False) -> None:
+        super().__init__()
+        self._bound = HALF_GELU_BOUND if half else GELU_BOUND
+
+    def sources(self, center: ir.Node) -> Iterable[ir.Value]:
+        """What the curve is computed from, the farthest first."""
+        assert center.inputs[0] is not None
+        return reversed(preceding(center.inputs[0], ELEMENTWISE, BEFORE))
+
+    def operator(self, part: Region, opset: int) -> ir.Node | None:
+        """A Gelu of the kind that the curve is of."""
+        if any(constant.size != 1 for constant in part.constants()):
+            return None
+        rank = 1 if part.source.shape is None else len(part.source.shape)
+        x = np.linspace(-8, 8, 321, dtype=np.float32).reshape(*[1] * (rank - 1), -1)
+        found = part.evaluate(x, opset)
+        if found.shape != x.shape:
+            return None
+        wide = x.astype(np.float64)
+        if any(node.op_type == "Erf" for node in part.nodes):
+            wanted, attributes = 0.5 * wide * (1 + _erf(wide / math.sqrt(2))), {}
+        else:
+            inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)
+            wanted, attributes = 0.5 * wide * (1 + np.tanh(inner)), {"approximate": "tanh"}
+        if not np.abs(found - wanted).max() <= self._bound:
+            return None
+        return ir.node("Gelu", [part.source], attributes)
 
 
-def _fuse_norm(graph: ir.Graph, mean: ir.Node, opset: int) -> bool:
-    source = mean.inputs[0]
-    assert source is not None
-    rank = None if source.shape is None else len(source.shape)
-    last = None if source.shape is None else source.shape[-1]
-    for result in reversed(following(source, NORMALIZING, 10)):
-        nodes = region(result, source, NORMALIZING)
-        if nodes is None or mean not in nodes or sum(n.op_type == "ReduceMean" for n in nodes) < 2:
-            continue
-        vectors = [c.size for c in constants_of(nodes) if c.dtype == np.float32 and c.size > 1]
+class FuseLayerNorm(Fusion):
+    """Join normalizations of the last axis, with or without scale and bias."""
+
+    centers = MEANS
+    allowed = ELEMENTWISE | MEANS | {"Sqrt", "Reciprocal"}
+    opset = 17
+
+    def sources(self, center: ir.Node) -> Iterable[ir.Value]:
+        """What is averaged."""
+        assert center.inputs[0] is not None
+        return [center.inputs[0]]
+
+    def operator(self, part: Region, opset: int) -> ir.Node | None:
+        """A LayerNormalization with the scale and the bias that the part is measured to have."""
+        if sum(node.op_type in MEANS for node in part.nodes) < 2:
+            return None
+        shape = part.source.shape
+        last = None if shape is None else shape[-1]
+        vectors = [c.size for c in part.constants() if c.dtype == np.float32 and c.size > 1]
         width = last if isinstance(last, int) else max(vectors, default=DEFAULT_WIDTH)
         if any(size != width for size in vectors):
-            continue
-        for dims in (rank,) if rank else (3, 2, 4):
-            norm = _norm_of(nodes, source, result, dims, width, opset)
+            return None
+        for rank in (3, 2, 4) if shape is None else (len(shape),):
+            norm = _norm_of(part, rank, width, opset)
             if norm is not None:
+                graph, name = part.nodes[-1].graph, part.result.name
+                assert isinstance(graph, ir.Graph)
                 scale, bias, epsilon = norm
-                values = [
-                    add_constant(graph, f"{result.name}.norm.scale", scale),
-                    add_constant(graph, f"{result.name}.norm.bias", bias),
+                inputs = [
+                    add_constant(graph, f"{name}.norm.scale", scale),
+                    add_constant(graph, f"{name}.norm.bias", bias),
                 ]
-                node = ir.node("LayerNormalization", [source, *values], {"epsilon": epsilon, "axis": -1})
-                _replace(graph, nodes, result, node)
-                return True
-    return False
+                return ir.node("LayerNormalization", [part.source, *inputs], {"epsilon": epsilon, "axis": -1})
+        return None
 
 
-Norm = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]
-
-
-def _norm_of(
-    nodes: list[ir.Node], source: ir.Value, result: ir.Value, rank: int, width: int, opset: int
-) -> Norm | None:
+def _norm_of(part: Region, rank: int, width: int, opset: int) -> tuple[Vector, Vector, float] | None:
     """Scale, bias and epsilon of a normalization that computes the same; None if there is none."""
     lead = [1] * (rank - 2)
-    random = np.random.default_rng(0)
 
     def compute(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
         try:
-            found = evaluate(nodes, source, result, rows.astype(np.float32).reshape(*lead, *rows.shape), opset)
+            found = part.evaluate(rows.astype(np.float32).reshape(*lead, *rows.shape), opset)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, np.exceptions.AxisError):
             return None  # of another rank, or reduced along another axis
         return found.reshape(rows.shape).astype(np.float64) if found.size == rows.size else None
 
-    rows = random.normal(size=(6, width))
+    rows = np.random.default_rng(0).normal(size=(6, width))
     # Rows of another size show epsilon, which only matters where the variance is small.
     rows[3:] *= 3e-3
     found, floor = compute(rows), compute(np.zeros((6, width)))
     if found is None or floor is None or not np.isfinite(found).all():
         return None
     bias = floor[0]
-    for epsilon in _epsilons(nodes):
+    for epsilon in _epsilons(part):
         centered = rows - rows.mean(-1, keepdims=True)
         normal = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon)
         scale = ((found - bias) * normal).sum(0) / (normal**2).sum(0)
-        if np.abs(normal * scale + bias - found).max() <= 1e-4 * max(np.abs(found).max(), 1e-30):
-            return _exact(nodes, scale, 1.0), _exact(nodes, bias, 0.0), epsilon
+        if np.abs(normal * scale + bias - found).max() <= NORM_BOUND * max(np.abs(found).max(), 1e-30):
+            return _exact(part, scale, 1.0), _exact(part, bias, 0.0), epsilon
     return None
 
 
-def _epsilons(nodes: list[ir.Node]) -> Iterator[float]:
-    for constant in constants_of(nodes):
+def _epsilons(part: Region) -> Iterator[float]:
+    for constant in part.constants():
         if constant.size == 1 and 0 < float(constant.reshape(-1)[0]) < 1e-2:
             yield float(constant.reshape(-1)[0])
 
 
-def _exact(nodes: list[ir.Node], values: npt.NDArray[np.float64], neutral: float) -> npt.NDArray[np.float32]:
+def _exact(part: Region, values: npt.NDArray[np.float64], neutral: float) -> Vector:
     """The constant of the graph, or the neutral number, that the measured values are up to rounding."""
-    known = [c.reshape(-1) for c in constants_of(nodes) if c.dtype == np.float32 and c.size == values.size]
-    for candidate in (*known, np.full(values.size, neutral, np.float32)):
-        if np.abs(candidate - values).max() <= 1e-3 * max(np.abs(values).max(), 1e-6):
-            return np.array(candidate, np.float32)
+    known = [c.reshape(-1) for c in part.constants() if c.dtype == np.float32 and c.size == values.size]
+    candidates = [*known, np.full(values.size, neutral, np.float32)]
+    distances = [np.abs(candidate - values).max() for candidate in candidates]
+    best = int(np.argmin(distances))
+    if distances[best] <= SAME_BOUND * max(np.abs(values).max(), 1.0):
+        return np.array(candidates[best], np.float32)
     return values.astype(np.float32)
 
 
-def _replace(graph: ir.Graph, nodes: list[ir.Node], result: ir.Value, node: ir.Node) -> None:
-    graph.insert_before(nodes[-1], node)
-    name = result.name
-    take_over(result, node.outputs[0])
+def _replace(graph: ir.Graph, part: Region, node: ir.Node) -> None:
+    graph.insert_before(part.nodes[-1], node)
+    name = part.result.name
+    take_over(part.result, node.outputs[0])
     node.name = f"{name}.{node.op_type}"
-    graph.remove(list(reversed(nodes)), safe=True)
+    graph.remove(list(reversed(part.nodes)), safe=True)

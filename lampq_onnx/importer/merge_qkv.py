@@ -10,14 +10,14 @@ from itertools import takewhile
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import add_constant, take_over
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
 from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites, module_path, users
 
 _PARTS = 3
 _HOPS = 12
 
 
-class MergeQKV(ir.passes.InPlacePass):
+class MergeQKV(CountingPass):
     """Let the three layers that read the same input and feed the same attention be one.
 
     1. The method has one unit for them, which is how most models write them in the first place.
@@ -28,21 +28,19 @@ class MergeQKV(ir.passes.InPlacePass):
         count: of merged layers.
     """
 
-    count = 0
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
+    def apply(self, model: ir.Model) -> int:
         """Run the pass."""
-        self.count = 0
         groups: dict[tuple[ir.Value, str], list[LinearSite]] = defaultdict(list)
         for site in find_sites(model.graph):
             if site.type == "qkv" and site.node.op_type in ("MatMul", "Gemm"):
                 groups[site.input, site.node.op_type].append(site)
+        count = 0
         for sites in groups.values():
             ordered = _in_order(sites)
             if ordered is not None and all(_plain(site) for site in ordered):
                 _merge(model.graph, ordered)
-                self.count += 1
-        return ir.passes.PassResult(model, modified=self.count > 0)
+                count += 1
+        return count
 
 
 def _plain(site: LinearSite) -> bool:

@@ -12,6 +12,7 @@ import onnxscript.optimizer
 import onnxscript.version_converter
 
 from lampq_onnx.converter.model_file import load_model
+from lampq_onnx.converter.passes.base import CountingPass
 from lampq_onnx.errors import LampqError
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
@@ -89,9 +90,9 @@ def import_model(path: Path) -> Imported:
     # onnx's converter adds constants of its own.
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.ShapeInferencePass()(model)
-    steps: dict[str, FuseLayerNorm | FuseGelu | MergeQKV] = {
+    steps: dict[str, CountingPass] = {
         "layer normalizations joined": FuseLayerNorm(),
-        "GELU joined": FuseGelu(),
+        "GELU joined": FuseGelu(half=halves.count > 0),
         "qkv joined": MergeQKV(),
     }
     for step in steps.values():

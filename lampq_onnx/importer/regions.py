@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,54 @@ MOST_NODES = 20
 Array = npt.NDArray[np.float32]
 
 
-def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> list[ir.Node] | None:
-    """Nodes that compute ``result`` from ``source`` and constants alone, in graph order.
+@dataclass(frozen=True)
+class Region:
+    """What computes ``result`` from ``source`` and constants alone.
+
+    Attributes:
+        nodes: in an order in which they can run; the last one computes ``result``.
+    """
+
+    source: ir.Value
+    result: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+    def constants(self) -> Iterator[Array]:
+        """Constants that the nodes read."""
+        for node in self.nodes:
+            for value in node.inputs:
+                if value is not None and value.const_value is not None:
+                    yield np.asarray(value.const_value.numpy())
+
+    def evaluate(self, values: Array, opset: int) -> Array:
+        """``result`` for ``source`` = ``values``, by onnx's reference implementation."""
+        read = [value for node in self.nodes for value in node.inputs if value is not None]
+        kept = dict.fromkeys(value for value in read if value.const_value is not None)
+        made = [node.outputs[0] for node in self.nodes]
+        names = {value: f"v{i}" for i, value in enumerate([self.source, *kept, *made])}
+        protos = []
+        for node in self.nodes:
+            proto = ir.to_proto(node)
+            del proto.input[:], proto.output[:]
+            proto.input.extend("" if value is None else names[value] for value in node.inputs)
+            proto.output.append(names[node.outputs[0]])
+            protos.append(proto)
+        graph = onnx.helper.make_graph(
+            protos,
+            "region",
+            [onnx.helper.make_tensor_value_info(names[self.source], onnx.TensorProto.FLOAT, None)],
+            [onnx.helper.make_tensor_value_info(names[self.result], onnx.TensorProto.FLOAT, None)],
+            [onnx.numpy_helper.from_array(np.asarray(v.const_value.numpy()), names[v]) for v in kept if v.const_value],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        # Trial inputs may be such that a part divides by zero; what it gives then is looked at.
+        with np.errstate(all="ignore"):
+            (found,) = ReferenceEvaluator(model).run(None, {names[self.source]: values})
+        return np.asarray(found, dtype=np.float32)
+
+
+def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> Region | None:
+    """The part of the graph between two values; its nodes are of the allowed operators.
 
     None where something else is read, another operator stands between, a value inside is read outside as well, or
     there are more than `MOST_NODES`.
@@ -30,7 +77,7 @@ def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> list
         if value is source or value.const_value is not None:
             continue
         node = value.producer()
-        if node is None or node.op_type not in allowed or len(node.outputs) != 1:
+        if node is None or node.domain or node.op_type not in allowed or len(node.outputs) != 1:
             return None
         if node not in nodes:
             nodes[node] = None
@@ -43,9 +90,7 @@ def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> list
             return None
     if not any(v is source for node in nodes for v in node.inputs):
         return None
-    graph = next(iter(nodes)).graph
-    assert graph is not None
-    return _ordered(list(nodes))
+    return Region(source, result, tuple(_ordered(list(nodes))))
 
 
 def _ordered(nodes: list[ir.Node]) -> list[ir.Node]:
@@ -57,38 +102,6 @@ def _ordered(nodes: list[ir.Node]) -> list[ir.Node]:
         placed += ready
         left = [n for n in left if n not in ready]
     return placed
-
-
-def constants_of(nodes: Collection[ir.Node]) -> Iterator[Array]:
-    """Constants that the nodes read."""
-    for node in nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                yield np.asarray(value.const_value.numpy())
-
-
-def evaluate(nodes: Collection[ir.Node], source: ir.Value, result: ir.Value, values: Array, opset: int) -> Array:
-    """``result`` for ``source`` = ``values``, by onnx's reference implementation."""
-    read = [value for node in nodes for value in node.inputs if value is not None]
-    kept = dict.fromkeys(value for value in read if value.const_value is not None)
-    names = {value: f"v{i}" for i, value in enumerate([source, *kept, *(n.outputs[0] for n in nodes)])}
-    protos = []
-    for node in nodes:
-        proto = ir.to_proto(node)
-        del proto.input[:], proto.output[:]
-        proto.input.extend("" if value is None else names[value] for value in node.inputs)
-        proto.output.append(names[node.outputs[0]])
-        protos.append(proto)
-    graph = onnx.helper.make_graph(
-        protos,
-        "region",
-        [onnx.helper.make_tensor_value_info(names[source], onnx.TensorProto.FLOAT, None)],
-        [onnx.helper.make_tensor_value_info(names[result], onnx.TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(np.asarray(v.const_value.numpy()), names[v]) for v in kept if v.const_value],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    (found,) = ReferenceEvaluator(model).run(None, {names[source]: values})
-    return np.asarray(found, dtype=np.float32)
 
 
 def following(value: ir.Value, allowed: Collection[str], hops: int) -> list[ir.Value]:

@@ -50,7 +50,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     shrunk = freeze(model, built.folded)
     source = source_of(model, built)
     parity = require_parity(built.model, source.write(), path, imported, shape)
-    changes = imported.changes | ({"nodes that follow from shapes": shrunk} if shrunk else {})
+    changes = imported.changes | ({"nodes that follow from shapes": shrunk} if shrunk > 0 else {})
     identity = ModelIdentity(
         name=path.stem, weights_sha256=weights_hash(built.model), num_classes=_width(built.model, shape)
     )
