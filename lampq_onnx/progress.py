@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+_log = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 
@@ -18,8 +21,14 @@ class ProgressSink(Protocol):
 
 
 class _NoProgress:
+    """Draws nothing; stages go to the logger of this module, at level INFO, when they begin."""
+
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002 -- the protocol's names
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        if total is None:
+            _log.info("%s", name)
+        else:
+            _log.info("%s (%d steps)", name, total)
         yield lambda _: None
 
 

@@ -18,6 +18,9 @@ from rich.progress import (
 
 from lampq_onnx.progress import Advance, ProgressSink
 
+EVERY = 10.0
+"""Seconds after which a stage that is still running says so where there is no terminal."""
+
 
 class _Terminal:
     def __init__(self, console: Console) -> None:
@@ -40,14 +43,34 @@ class _Terminal:
 
 
 class _Plain:
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, every: float = EVERY) -> None:
         self._console = console
+        self._every = every
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002 -- the protocol's names
-        start = time.perf_counter()
-        yield lambda _: None
-        self._console.print(f"{name:22} {time.perf_counter() - start:6.1f} s", highlight=False)
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        start = said = time.perf_counter()
+
+        def advance(done: int) -> None:
+            nonlocal said
+            now = time.perf_counter()
+            if now - said >= self._every and done != total:
+                said = now
+                self._say(name, now - start, _state(done, total, now - start))
+
+        yield advance
+        self._say(name, time.perf_counter() - start)
+
+    def _say(self, name: str, seconds: float, more: str = "") -> None:
+        self._console.print(f"{name:22} {seconds:6.1f} s{more}", highlight=False)
+
+
+def _state(done: int, total: int | None, seconds: float) -> str:
+    """Steps so far, and the seconds left if the others take as long."""
+    if total is None:
+        return f" so far, {done} done"
+    left = f", about {seconds * (total - done) / done:.0f} s left" if done else ""
+    return f" so far, {done} of {total}{left}"
 
 
 def terminal_progress() -> ProgressSink:

@@ -1,0 +1,97 @@
+"""Open report.html or sweep.html in a headless Chromium: does it draw, without a complaint and without the network?
+
+    python tools/look.py out/report.html [--light light.png] [--dark dark.png] [--height PIXELS]
+
+Exits with 1 where a plot is missing, the browser complains, or the page fetches anything, and with 3 where there is no
+Chromium on the PATH. It needs playwright (in the extra dev), which drives the Chromium that is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+NO_BROWSER = 3
+UNDRAWN = (
+    "[...document.querySelectorAll('.plot')].filter(plot => !plot.querySelector('.main-svg')).map(plot => plot.id)"
+)
+
+
+class NotDrawn(Exception):
+    """Plots stay empty."""
+
+
+def find_browser() -> str | None:
+    """The first Chromium on the PATH."""
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def open_page(browser: Any, path: Path, *, height: int, seconds: float = 20.0) -> tuple[Any, list[str]]:
+    """The drawn page, and a list into which goes whatever the browser complains about or fetches.
+
+    Raises:
+        NotDrawn: a plot is empty after so many seconds.
+    """
+    trouble: list[str] = []
+    page = browser.new_page(viewport={"width": 1000, "height": height}, color_scheme="light")
+    page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on("request", lambda asked: trouble.append(f"fetches {asked.url}") if asked.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    end = time.monotonic() + seconds
+    while undrawn := page.evaluate(UNDRAWN):
+        if time.monotonic() > end:
+            raise NotDrawn(f"{path.name}: not drawn: {', '.join(undrawn)}; {'; '.join(trouble) or 'no complaint'}")
+        page.wait_for_timeout(50)
+    return page, trouble
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Open a page of lampq-onnx in a headless Chromium, and check it.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--light", type=Path, help="write a picture in the light theme")
+    parser.add_argument("--dark", type=Path, help="write a picture in the dark theme")
+    parser.add_argument("--height", type=int, default=800, help="of the window and the pictures, in pixels")
+    options = parser.parse_args()
+    program = find_browser()
+    if program is None:
+        print(f"no Chromium: none of {', '.join(NAMES)} is on the PATH", file=sys.stderr)
+        return NO_BROWSER
+
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        try:
+            page, trouble = open_page(browser, options.page.resolve(), height=options.height)
+            names = page.evaluate("[...document.querySelectorAll('.plot')].map(plot => plot.id)")
+            print(f"{browser.version}: {page.title()}")
+            print(page.locator("#verdict").inner_text())
+            print(f"plots drawn: {', '.join(names)}")
+            if not names:
+                trouble.append("no plot on the page")
+            for scheme in ("light", "dark"):
+                if (picture := getattr(options, scheme)) is not None:
+                    page.emulate_media(color_scheme=scheme)
+                    page.wait_for_timeout(300)  # the plots are coloured anew
+                    page.screenshot(path=picture)
+        except NotDrawn as error:
+            trouble = [str(error)]
+        finally:
+            browser.close()
+    for line in trouble:
+        print(line, file=sys.stderr)
+    return int(bool(trouble))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

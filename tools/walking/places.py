@@ -1,0 +1,19 @@
+"""Where the files of a run go."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def working_folder(given: Path | None, *, again: bool = False) -> Iterator[Path]:
+    """A new folder, which stays if it was named; ``again``: a named one may exist."""
+    if given is None:
+        with tempfile.TemporaryDirectory(prefix="lampq-") as made:
+            yield Path(made).resolve()
+        return
+    given.mkdir(parents=True, exist_ok=again)
+    yield given.resolve()
