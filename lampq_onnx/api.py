@@ -175,12 +175,11 @@ def probe(
     progress: ProgressSink = NO_PROGRESS,
 ) -> LatencyTable:
     """Time the layers of a float file in every form of the target on this machine; see `runtime.probe.probe`."""
-    from lampq_onnx.runtime.environment import cpu_flags, machine
+    from lampq_onnx.runtime.environment import target_here
     from lampq_onnx.runtime.probe import ProbeOptions
     from lampq_onnx.runtime.probe import probe as measure
-    from lampq_onnx.targets import target_for
 
-    place = target_for(target, machine(), cpu_flags())
+    place = target_here(target)
     return measure(Path(float_model), place, ProbeOptions(threads=threads, batch=batch), progress=progress)
 
 
@@ -257,7 +256,7 @@ def _asked(
     options: Mapping[str, Any],
 ) -> tuple[Recipe, Any]:
     """The recipe of the arguments, and the objects among them."""
-    from lampq_onnx.pipeline import Given
+    from lampq_onnx.inputs import Given
 
     named: dict[str, Any] = dict(options)
     objects: dict[str, Any] = {}

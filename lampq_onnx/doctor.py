@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 
 from lampq_onnx.cache import cache_folder
 from lampq_onnx.runtime import open_runner
-from lampq_onnx.runtime.environment import available_cores, cpu_flags, describe_environment, machine
-from lampq_onnx.targets import TARGETS, target_for
+from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
+from lampq_onnx.targets import TARGETS
 
 Status = Literal["ok", "warning", "failure"]
 
@@ -90,7 +90,7 @@ def versions() -> Iterator[Finding]:
 def processor() -> Finding:
     """Instruction sets, and the target that they mean."""
     environment = describe_environment("")
-    target = target_for("auto", machine(), cpu_flags())
+    target = target_here("auto")
     flags = ", ".join(environment.cpu_flags) or "none that matter"
     detail = f"{environment.cpu}, {available_cores()} core(s), {flags}; --target auto is {target.name}"
     if target.signed_8bit_exact:
@@ -106,7 +106,7 @@ def processor() -> Finding:
 
 def kernels() -> Finding:
     """An int8 product in onnxruntime with the largest numbers, in the form of this machine's target, against numpy."""
-    target = target_for("auto", machine(), cpu_flags())
+    target = target_here("auto")
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
         path = Path(folder, "product.onnx")
         model, x, expected = _extreme_product(signed=target.signed_8bit_exact)

@@ -20,7 +20,7 @@ from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock
 from lampq_onnx.quantization import QuantizedWeight
-from lampq_onnx.reporting import bit_averages, notes, with_unit
+from lampq_onnx.reporting import bit_averages, notes, with_units
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.tasks.meters import meter_for
 from lampq_onnx.validation import BATCH, measure_accuracy, measure_latency
@@ -109,16 +109,10 @@ class QuantizedOutput:
                 clock=self._clock,
                 simulation=simulation,
             )
-        units = {unit.name: unit for unit in sensitivities.units}
         return report.model_copy(
             update={
                 "passes": dict(conversion.passes),
-                "layers": tuple(
-                    with_unit(layer, units.get(layer.name), sensitivities).model_copy(
-                        update={"rounding": rounded.methods.get(layer.name)}
-                    )
-                    for layer in report.layers
-                ),
+                "layers": with_units(report.layers, sensitivities, rounded.methods),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }
         )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import check_request, width_pairs
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
@@ -28,10 +26,10 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
+from lampq_onnx.inputs import Given, prepared, validation_images
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
-    EffortName,
     ImageOptions,
     ModelOptions,
     OutputOptions,
@@ -41,29 +39,11 @@ from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.quantization.weights_file import load_weights, save_weights
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.reporting import allocation_record, rounding_record
-from lampq_onnx.targets import Target, target_for
+from lampq_onnx.targets import Target
 
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
-    from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
-    from lampq_onnx.frontend.session import Frontend
     from lampq_onnx.recognition import Recognition
-
-
-@dataclass(frozen=True)
-class Given:
-    """Python objects in the place of what a recipe would name.
-
-    Attributes:
-        module: a torch.nn.Module that gives logits (n, classes) for images (n, c, h, w).
-        preprocessing: of its images; None: what timm's configuration of the module says.
-        calibration, validation: iterables of batches, see `BatchedImages`; those of ``validation`` need labels.
-    """
-
-    module: Any = None
-    preprocessing: Preprocessing | None = None
-    calibration: Iterable[Any] | None = None
-    validation: Iterable[Any] | None = None
 
 
 def analyze(
@@ -157,14 +137,14 @@ def quantize(
     from lampq_onnx.html import write_report
     from lampq_onnx.output import QuantizedOutput
     from lampq_onnx.provenance import provenance
-    from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
+    from lampq_onnx.runtime.environment import available_cores, target_here
     from lampq_onnx.search import Search, inputs_of, kept_for
 
     if started_by_torchrun():
         raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
     check_recipe(recipe)
     output = recipe.output
-    target = target_for(output.target, machine(), cpu_flags())
+    target = target_here(output.target)
     check_target(recipe, target)
     threads = output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
@@ -188,7 +168,9 @@ def quantize(
                 "layers": tuple(
                     layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
                 ),
-                "rounding": rounding_record(found.rounded, recipe.rounding.effort),
+                "rounding": rounding_record(
+                    recipe.rounding.effort, found.rounded.methods, found.rounded.losses, found.rounded.kept
+                ),
                 "equalized": frontend.equalized,
                 "allocation": allocation_record(found.plan, found.solution, found.update),
                 "baselines": baselines,
@@ -229,9 +211,9 @@ def convert(
     from lampq_onnx.converter.matching import fit_plan, names_layers
     from lampq_onnx.importer import is_foreign, write_normal_form
     from lampq_onnx.output import write_quantized
-    from lampq_onnx.runtime.environment import cpu_flags, machine
+    from lampq_onnx.runtime.environment import target_here
 
-    target = target_for(options.target, machine(), cpu_flags())
+    target = target_here(options.target)
     require_runnable(plan, target)
     require_output_file(output)
     weights = {} if weights_path is None else load_weights(weights_path)
@@ -349,76 +331,3 @@ def check_target(recipe: Recipe, target: Target) -> None:
     if recipe.output.packing != "auto":
         target.require_packing(recipe.output.packing)
     require_inputs(recipe, target)
-
-
-@contextmanager
-def prepared(
-    model: ModelOptions,
-    images: ImageOptions,
-    effort: EffortName,
-    clock: Clock,
-    given: Given | None = None,
-    group: Group = ALONE,
-) -> Iterator[tuple[Frontend, CroppedImages | BatchedImages]]:
-    """The loaded model, and its calibration images cropped once into a temporary file."""
-    from lampq_onnx.data import BatchedImages, CroppedImages
-    from lampq_onnx.frontend.effort import EFFORTS
-    from lampq_onnx.frontend.loading import load_module
-    from lampq_onnx.frontend.session import Frontend, calibration_images, load_model, on_device
-
-    with clock.stage("load"):
-        if given is not None and given.module is not None:
-            loaded = on_device(load_module(given.module, model.name, given.preprocessing), model, images)
-        else:
-            loaded = load_model(model, images)
-    with ExitStack() as stack:
-        if given is not None and given.calibration is not None:
-            most = images.calibration_size or EFFORTS[effort].images
-            with clock.stage("calibration images"):
-                crops: CroppedImages | BatchedImages = stack.enter_context(
-                    BatchedImages(given.calibration, loaded.preprocessing, most=most, name="calibration images")
-                )
-            with clock.stage("export"):
-                frontend = Frontend(loaded, group)
-        else:
-            if isinstance(images.calibration, str):
-                with clock.stage("export"):
-                    frontend = Frontend(loaded, group)
-                chosen, preprocessing = calibration_images(loaded, frontend.exported.units, images, effort, clock)
-            else:
-                # Images first: a wrong folder is found before the export.
-                chosen, preprocessing = calibration_images(loaded, (), images, effort, clock)
-                with clock.stage("export"):
-                    frontend = Frontend(loaded, group)
-            with clock.stage("calibration images", len(chosen)) as advance:
-                crops = stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
-        yield frontend, crops
-
-
-@contextmanager
-def validation_images(
-    images: ImageOptions, frontend: Frontend, given: Given | None
-) -> Iterator[ImageSource | BatchedImages]:
-    """Labelled images, opened (and their labels checked) before any long stage."""
-    from lampq_onnx.data import BatchedImages
-
-    if given is None or given.validation is None:
-        yield _validation_source(images, frontend)
-        return
-    with BatchedImages(given.validation, frontend.loaded.preprocessing, name="validation images") as opened:
-        if opened.labels is None and frontend.loaded.task.kind == "classification":
-            raise LampqError("the validation images have no labels", hint="give pairs of images and labels")
-        yield opened
-
-
-def _validation_source(images: ImageOptions, frontend: Frontend) -> ImageSource:
-    from lampq_onnx.frontend.loading import DIGITS
-    from lampq_onnx.frontend.session import digits_source
-    from lampq_onnx.tasks.meters import open_validation
-
-    identity = frontend.loaded.identity
-    if images.validation is not None:
-        return open_validation(images.validation, frontend.loaded.task, identity.num_classes)
-    if identity.name == DIGITS:
-        return digits_source("test")
-    raise LampqError("no validation images", hint="give labelled images with --validation")

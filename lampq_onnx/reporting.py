@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import FormSolution, Solution, UpdateResult
-from lampq_onnx.artifacts import BitPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport, RoundingRecord
 from lampq_onnx.options import EffortName
 
 if TYPE_CHECKING:
     from lampq_onnx.converter.inspect import QuantizedLayer
-    from lampq_onnx.frontend.rounding.plan import RoundedPlan
 
 
 def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
@@ -45,13 +44,12 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
     )
 
 
-def rounding_record(rounded: RoundedPlan, effort: EffortName) -> RoundingRecord:
-    """Which techniques were kept."""
+def rounding_record(
+    effort: EffortName, methods: Mapping[str, str], losses: Mapping[str, float], kept: Mapping[str, bool]
+) -> RoundingRecord:
+    """Which techniques were kept; see `frontend.rounding.plan.RoundedPlan` for the arguments."""
     return RoundingRecord(
-        effort=effort,
-        techniques=dict(Counter(rounded.methods.values())),
-        held_out_kl=dict(rounded.losses),
-        kept=dict(rounded.kept),
+        effort=effort, techniques=dict(Counter(methods.values())), held_out_kl=dict(losses), kept=dict(kept)
     )
 
 
@@ -69,12 +67,18 @@ def layer_report(layer: QuantizedLayer) -> LayerReport:
     )
 
 
-def with_unit(layer: LayerReport, unit: UnitSensitivity | None, sensitivities: Sensitivities) -> LayerReport:
-    """The same with the unit's sensitivities."""
-    if unit is None:
-        return layer
-    known = {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
-    return layer.model_copy(update=known)
+def with_units(
+    layers: Sequence[LayerReport], sensitivities: Sensitivities, methods: Mapping[str, str]
+) -> tuple[LayerReport, ...]:
+    """The same with the units' sensitivities, and the technique that each was rounded with."""
+    units = {unit.name: unit for unit in sensitivities.units}
+    found = []
+    for layer in layers:
+        known: dict[str, float | str | None] = {"rounding": methods.get(layer.name)}
+        if (unit := units.get(layer.name)) is not None:
+            known |= {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
+        found.append(layer.model_copy(update=known))
+    return tuple(found)
 
 
 def allocation_record(plan: BitPlan, solution: Solution | FormSolution, result: UpdateResult | None) -> Allocation:

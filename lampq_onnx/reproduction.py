@@ -12,14 +12,13 @@ from lampq_onnx.converter import load_model, save_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, require_output_file, staging
 from lampq_onnx.frontend.session import torch_threads
+from lampq_onnx.inputs import prepared
 from lampq_onnx.output import write_quantized
-from lampq_onnx.pipeline import prepared
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.provenance import HASH_KEY, INPUTS_KEY, Inputs, provenance, read_provenance
 from lampq_onnx.recipe import Recipe, Values
-from lampq_onnx.runtime.environment import available_cores, cpu_flags, machine
+from lampq_onnx.runtime.environment import available_cores, target_here
 from lampq_onnx.search import Search, inputs_of, kept_for
-from lampq_onnx.targets import target_for
 
 CONTENT = ("weights_sha256", "structure_sha256", "preprocessing", "calibration_sha256")
 """Fields of `Inputs` without which there is no point in starting."""
@@ -68,7 +67,7 @@ def reproduce(
         made, source = Path(folder, MODEL_FILE), Path(folder, FLOAT_FILE)
         with clock.stage("conversion"):
             save_model(frontend.model, source)
-            target = target_for(recipe.output.target, machine(), cpu_flags())
+            target = target_here(recipe.output.target)
             write_quantized(
                 load_model(source), found.plan, found.rounded.weights, made, recipe.output, target,
                 provenance(stored, now),

@@ -29,8 +29,7 @@ from lampq_onnx.options import AllocationOptions, AnalysisOptions, RoundingOptio
 from lampq_onnx.progress import Clock
 from lampq_onnx.provenance import Inputs, code_sha256, versions
 from lampq_onnx.recipe import Recipe
-from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
-from lampq_onnx.targets import target_for
+from lampq_onnx.runtime.environment import describe_environment, target_here
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,9 @@ class Search:
         self._recipe = recipe
         self._clock = clock
         self._limits = limits_of(recipe.allocation, recipe.budgets, bits_count=recipe.bits_count)
+        self._target = target_here(recipe.output.target)
+        latency = recipe.budgets.latency
+        self._times = None if latency is None else LatencyTable.load(latency)
         self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed))
 
     def run(self) -> Found:
@@ -117,8 +119,19 @@ class Search:
         Raises:
             LampqError: a layer cannot be measured, or the budget cannot be met.
         """
+        recipe, sensitivities = self._recipe, self.measure()
+        if recipe.analysis.simulate or self._limits.min_agreement is not None:
+            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, self._clock)
+        return self.decide(sensitivities)
+
+    def measure(self) -> Sensitivities:
+        """Equalize the model and measure its sensitivities; see the function of this name.
+
+        Raises:
+            LampqError: a layer cannot be measured.
+        """
         recipe = self._recipe
-        sensitivities = measure(
+        return measure(
             self._frontend,
             self._crops,
             recipe.analysis,
@@ -127,9 +140,6 @@ class Search:
             clock=self._clock,
             kept=self._kept,
         )
-        if recipe.analysis.simulate or self._limits.min_agreement is not None:
-            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, self._clock)
-        return self.decide(sensitivities)
 
     def decide(self, sensitivities: Sensitivities) -> Found:
         """Allocation, update and rounding on what was measured before on this model.
@@ -159,15 +169,14 @@ class Search:
     def _allocate(
         self, sensitivities: Sensitivities, options: AllocationOptions
     ) -> tuple[BitPlan, Solution | FormSolution]:
-        output, budgets = self._recipe.output, self._recipe.budgets
         return make_plan(
             sensitivities,
             options,
             self._limits,
-            target_for(output.target, machine(), cpu_flags()),
+            self._target,
             activation_bits=options.activation_bits,
-            packing=output.packing,
-            table=None if budgets.latency is None else LatencyTable.load(budgets.latency),
+            packing=self._recipe.output.packing,
+            table=self._times,
         )
 
     def _round(self, plan: BitPlan) -> RoundedPlan:

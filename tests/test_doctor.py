@@ -71,7 +71,7 @@ def test_both_forms_of_weights_are_the_same_product() -> None:
 
 
 def test_a_processor_without_exact_kernels_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "target_for", lambda *_: TARGETS["onnxruntime-x86-avx2"])
+    monkeypatch.setattr(doctor, "target_here", lambda *_: TARGETS["onnxruntime-x86-avx2"])
     found = doctor.processor()
     assert found.status == "warning"
     assert "onnxruntime-x86-vnni" in found.advice

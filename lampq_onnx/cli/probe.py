@@ -34,16 +34,15 @@ def probe(
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.files import require_output_file
-    from lampq_onnx.runtime.environment import cpu_flags, machine
+    from lampq_onnx.runtime.environment import target_here
     from lampq_onnx.runtime.probe import ProbeOptions
     from lampq_onnx.runtime.probe import probe as measure
-    from lampq_onnx.targets import target_for
 
     require_output_file(output)
     form = section("output", values)
     table = measure(
         float_model,
-        target_for(form.target, machine(), cpu_flags()),
+        target_here(form.target),
         ProbeOptions(threads=form.latency_threads, batch=form.latency_batch, rounds=rounds, reuse=not again),
         progress=terminal_progress(),
     )

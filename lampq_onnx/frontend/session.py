@@ -90,17 +90,15 @@ class Frontend:
     def __init__(self, loaded: LoadedModel, group: Group = ALONE) -> None:
         self.loaded = loaded
         self._group = group
-        self.exported: Exported = export_model(loaded)
-        self._sketches = {unit.name: weight_sketch(unit.matrix()) for unit in self.exported.units}
-        self._annotate()
-        self.rounder = WeightRounder(self.exported.units)
-        self.equalized: dict[str, str] = {}
-        self.multiplied: tuple[str, ...] = ()
-        self._gptq = False
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
         self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
-        self.chain = BlockChain(loaded.module, self.exported.units, self._blank)
+        self._build(export_model(loaded))
+        self._sketches = {unit.name: weight_sketch(unit.matrix()) for unit in self.exported.units}
+        self._annotate()
+        self.equalized: dict[str, str] = {}
+        self.multiplied: tuple[str, ...] = ()
+        self._gptq = False
 
     @property
     def model(self) -> ir.Model:
@@ -157,10 +155,8 @@ class Frontend:
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
         if chosen:
             with progress.stage("export"):
-                self.exported = export_model(self.loaded)
+                self._build(export_model(self.loaded))
                 self._annotate()
-            self.rounder = WeightRounder(self.exported.units)
-            self.chain = BlockChain(module, self.exported.units, self._blank)
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From here on, round the weights of Linear units by GPTQ on the inputs that ``images`` give them."""
@@ -243,6 +239,12 @@ class Frontend:
         kept.drop_parts()
         units = (unit.model_copy(update={"sketch": self._sketches[unit.name]}) for unit in found.units)
         return found.model_copy(update={"units": tuple(units)})
+
+    def _build(self, exported: Exported) -> None:
+        """Take an export of the module as it stands."""
+        self.exported = exported
+        self.rounder = WeightRounder(exported.units)
+        self.chain = BlockChain(self.loaded.module, exported.units, self._blank)
 
     def _annotate(self) -> None:
         """Note in the graph what the layers' weights were before equalization."""

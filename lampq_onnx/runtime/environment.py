@@ -10,6 +10,7 @@ from importlib import metadata
 import cpuinfo
 
 from lampq_onnx.artifacts.report import Environment
+from lampq_onnx.targets import Target, target_for
 
 PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm", "pulp")
 
@@ -39,6 +40,15 @@ def cpu_flags() -> tuple[str, ...]:
 def machine() -> str:
     """Architecture, as platform.machine() says it."""
     return platform.machine()
+
+
+def target_here(name: str) -> Target:
+    """The target called ``name``; `auto` is this machine.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    return target_for(name, machine(), cpu_flags())
 
 
 def available_cores() -> int:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from lampq_onnx import pipeline
 from lampq_onnx.allocation import check_request
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-from lampq_onnx.artifacts.report import RoundingRecord
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
 from lampq_onnx.cache import ArrayCache
 from lampq_onnx.checks import FilePair, check_files
@@ -34,17 +32,18 @@ from lampq_onnx.files import (
 from lampq_onnx.frontend.session import Frontend, torch_threads
 from lampq_onnx.html import write_report
 from lampq_onnx.html.sweep import write_sweep
+from lampq_onnx.inputs import prepared, validation_images
 from lampq_onnx.output import QuantizedOutput
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.provenance import shaping
 from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.recipe import Recipe
-from lampq_onnx.reporting import notes, with_unit
-from lampq_onnx.runtime.environment import available_cores, cpu_flags, describe_environment, machine
-from lampq_onnx.search import Search, inputs_of, kept_for, measure
+from lampq_onnx.reporting import notes, rounding_record, with_units
+from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
+from lampq_onnx.search import Search, inputs_of, kept_for
 from lampq_onnx.sweep.choice import Pick, pareto_front
 from lampq_onnx.sweep.points import PointFolder, write_points_csv
-from lampq_onnx.targets import Target, target_for
+from lampq_onnx.targets import Target
 
 SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE = "sweep.json", "sweep.csv", "sweep.html"
 POINTS = "points"
@@ -84,7 +83,7 @@ def sweep(
         for budget in bits:
             check_request(bits=budget, candidates=recipe.allocation.candidates, metric=metric)
     pipeline.check_recipe(recipe)
-    target = target_for(recipe.output.target, machine(), cpu_flags())
+    target = target_here(recipe.output.target)
     pipeline.check_target(recipe, target)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()
@@ -92,8 +91,8 @@ def sweep(
     clock = Clock(progress)
     with (
         torch_threads(threads),
-        pipeline.prepared(recipe.model, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
-        pipeline.validation_images(recipe.images, frontend, None) as validation,
+        prepared(recipe.model, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
+        validation_images(recipe.images, frontend, None) as validation,
     ):
         run = SweepRun(recipe, frontend, crops, validation, target, folder, clock, cache)
         points = tuple(run.point(metric, budget) for metric in metrics for budget in bits)
@@ -188,7 +187,6 @@ class SweepRun:
             threads=self._threads,
             clock=self._clock,
         )
-        units = {unit.name: unit for unit in sensitivities.units}
         others = {
             metric: other.measured
             for metric in self._recipe.output.baselines
@@ -196,17 +194,9 @@ class SweepRun:
         }
         return report.model_copy(
             update={
-                "layers": tuple(
-                    with_unit(layer, units.get(layer.name), sensitivities).model_copy(
-                        update={"rounding": point.rounding.get(layer.name)}
-                    )
-                    for layer in report.layers
-                ),
-                "rounding": RoundingRecord(
-                    effort=self._recipe.rounding.effort,
-                    techniques=dict(Counter(point.rounding.values())),
-                    held_out_kl=point.held_out_kl,
-                    kept=point.kept,
+                "layers": with_units(report.layers, sensitivities, point.rounding),
+                "rounding": rounding_record(
+                    self._recipe.rounding.effort, point.rounding, point.held_out_kl, point.kept
                 ),
                 "equalized": sensitivities.equalized,
                 "baselines": others,
@@ -244,15 +234,7 @@ class SweepRun:
         """The model equalized and analyzed, and float.onnx written."""
         if self._job is None or self._sensitivities is None:
             recipe = self._recipe
-            self._sensitivities = measure(
-                self._frontend,
-                self._crops,
-                recipe.analysis,
-                recipe.rounding,
-                seed=recipe.images.seed,
-                clock=self._clock,
-                kept=self._kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed)),
-            )
+            self._sensitivities = Search(self._frontend, self._crops, recipe, self._kept, self._clock).measure()
             root = self._points.root
             root.mkdir(parents=True, exist_ok=True)
             self._sensitivities.save(root / SENSITIVITY_FILE)

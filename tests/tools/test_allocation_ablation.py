@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 
 from lampq_onnx.artifacts import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.report import Accuracy, TopK
-from lampq_onnx.errors import UsageError
+from lampq_onnx.errors import LampqError, UsageError
 from tools.bench import ablation
 
 UNITS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -22,6 +24,7 @@ SETTINGS = ablation.Settings(
     rounding=ablation.RoundingOptions(),
     update=ablation.UpdateOptions(),
     equalize=False,
+    validation_size=None,
 )
 
 
@@ -61,11 +64,11 @@ def outcome(kl: float) -> ablation.Outcome:
         **{"float": top}, samples=10, quantized=top, drop_points=0.0, standard_error_points=1.0, agreement=1.0,
         logit_sqnr_db=20.0, kl=kl,
     )  # fmt: skip
-    return ablation.Outcome(accuracy, 3.0, 1.0)
+    return ablation.Outcome(accuracy=accuracy, bits=3.0, seconds=1.0)
 
 
 def results(default: list[float], uniform: list[float]) -> ablation.Results:
-    found = ablation.Results(dict)
+    found = ablation.Results(None, SETTINGS.common(), range(len(uniform)))
     for row, losses in (("kl+update", default), ("uniform", uniform)):
         found[row, 3.0] = {seed: outcome(kl) for seed, kl in enumerate(losses)}
     return found
@@ -103,6 +106,21 @@ def test_an_interrupted_run_compares_what_it_has() -> None:
     assert any("0.0200; one seed shows no spread" in line for line in lines)
     del found["kl+update", 3.0]
     assert len(cells(ablation.table(found, SETTINGS)[3])) == len(cells(lines[0]))
+
+
+def test_finished_runs_of_the_same_settings_are_kept(tmp_path: Path) -> None:
+    file, key = tmp_path / "runs.jsonl", SETTINGS.common()
+    for seed, kl in ((0, 0.1), (1, 0.2), (7, 0.3)):
+        ablation.Results(file, key, (seed,)).add("uniform", 3.0, seed, outcome(kl))
+    read = ablation.Results(file, key, (0, 1))
+    assert read["uniform", 3.0] == {0: outcome(0.1), 1: outcome(0.2)}
+    ablation.run(replace(SETTINGS, rows=("uniform",)), (0, 1), read)  # the model "tiny" cannot be loaded
+    with pytest.raises(LampqError, match="tiny"):
+        ablation.run(replace(SETTINGS, rows=("uniform",)), (0, 1, 2), read)
+    assert not ablation.Results(file, replace(SETTINGS, equalize=True).common(), (0, 1))
+    assert (
+        replace(SETTINGS, rows=("kl",), widths=(3.0, 4.0)).common() == key != replace(SETTINGS, widths=(4.0,)).common()
+    )
 
 
 def test_the_command_prints_a_row_for_each_method(tiny: list[str]) -> None:

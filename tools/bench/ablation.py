@@ -9,20 +9,24 @@ for rounding flips by the order of float sums; `lampq-onnx quantize` checks that
 A seed chooses the calibration images and everything else, not the validation images. Each is analyzed once for all rows
 and widths (twice where rows need measured and directional costs), and equalized for the lowest width.
 A row is an allocation, or one with +update for the iterative update after it. I1 is one width for each layer, I2 the
-type-aware Fisher metric, I3 the update. Runs go to stderr as they end; an interrupted run prints the table so far.
+type-aware Fisher metric, I3 the update. Runs go to stderr as they end; an interrupted run prints the table so far, and
+goes on where it was with the same --results FILE. Processes with different seeds may share that file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import typer
+from pydantic import BaseModel
 
 from lampq_onnx import allocation
 from lampq_onnx.artifacts import BitPlan, Sensitivities
@@ -79,13 +83,10 @@ COLUMNS: tuple[tuple[str, int, Callable[[Accuracy], float]], ...] = (
 )
 
 
-class Outcome(NamedTuple):
+class Outcome(BaseModel, frozen=True):
     accuracy: Accuracy
     bits: float | None  # the plan's average
     seconds: float  # of allocation, update and rounding
-
-
-Results = defaultdict[tuple[str, float], dict[int, Outcome]]  # by row and width, then by seed
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,41 @@ class Settings:
     rounding: RoundingOptions
     update: UpdateOptions
     equalize: bool
+    validation_size: int | None
+
+    def common(self) -> str:
+        """What the runs of all rows, widths and seeds share; equalization looks at the lowest width."""
+        shared = replace(self, rows=(), widths=(min(self.widths),), images=self.images.model_copy(update={"seed": 0}))
+        return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+
+
+class SavedRun(BaseModel, frozen=True):
+    """A line of the results file."""
+
+    settings: str
+    row: str
+    width: float
+    seed: int
+    outcome: Outcome
+
+
+class Results(defaultdict[tuple[str, float], dict[int, Outcome]]):
+    """Outcomes by row and width, then by seed; kept in a file of JSON lines if there is one."""
+
+    def __init__(self, file: Path | None, settings: str, seeds: Sequence[int]) -> None:
+        super().__init__(dict)
+        self._file, self._settings = file, settings
+        lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
+        for run in map(SavedRun.model_validate_json, lines):
+            if run.settings == settings and run.seed in seeds:
+                self[run.row, run.width][run.seed] = run.outcome
+
+    def add(self, row: str, width: float, seed: int, outcome: Outcome) -> None:
+        self[row, width][seed] = outcome
+        if self._file is not None:
+            run = SavedRun(settings=self._settings, row=row, width=width, seed=seed, outcome=outcome)
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(run.model_dump_json(by_alias=True) + "\n")
 
 
 def module_wise(sensitivities: Sensitivities, bits: float) -> dict[str, int]:
@@ -167,16 +203,23 @@ def evaluate(frontend: Frontend, rounded: RoundedPlan, validation: CroppedImages
     return meter.result()
 
 
-def run(settings: Settings, seeds: Sequence[int], size: int | None, into: Results) -> None:
-    """All rows at all widths for all seeds."""
+def run(settings: Settings, seeds: Sequence[int], into: Results) -> None:
+    """All rows at all widths for all seeds, but for those that ``into`` has."""
+    missing = {
+        seed: [(bits, row) for bits in settings.widths for row in settings.rows if seed not in into[row, bits]]
+        for seed in seeds
+    }
+    if not any(missing.values()):
+        return
     images, loaded = settings.images, load_model(settings.model, settings.images)
     if images.validation is None and settings.model.name != DIGITS:
         raise LampqError("no validation images", hint="give labelled images with --validation")
     classes, folder = loaded.identity.num_classes, images.validation
     tested = open_source(folder, num_classes=classes, need_labels=True) if folder else digits_source("test")
-    with CroppedImages(choose(tested, size or len(tested), 0), loaded.preprocessing) as validation:
+    size = settings.validation_size or len(tested)
+    with CroppedImages(choose(tested, size, 0), loaded.preprocessing) as validation:
         reference = logits_of(loaded.module, validation)
-        for seed in seeds:
+        for seed in (seed for seed in seeds if missing[seed]):
             start = time.perf_counter()
             # Equalization changes the weights: every seed starts from the checkpoint.
             frontend = Frontend(load_model(settings.model, images))
@@ -185,13 +228,13 @@ def run(settings: Settings, seeds: Sequence[int], size: int | None, into: Result
             with CroppedImages(*source) as crops:
                 known = analyzed(frontend, crops, settings, seed)
                 typer.echo(f"seed {seed}: analyzed in {time.perf_counter() - start:.0f} s", err=True)
-                for bits, row in ((bits, row) for bits in settings.widths for row in settings.rows):
+                for bits, row in missing[seed]:
                     start = time.perf_counter()
                     plan = plan_for(row, bits, known, frontend, crops, settings)
                     rounded = frontend.round(plan, crops, settings.rounding, settings.update, seed=seed)
                     seconds = time.perf_counter() - start
                     accuracy = evaluate(frontend, rounded, validation, reference)
-                    into[row, bits][seed] = Outcome(accuracy, plan.weight_average(), seconds)
+                    into.add(row, bits, seed, Outcome(accuracy=accuracy, bits=plan.weight_average(), seconds=seconds))
                     said = ", ".join(f"{name} {read(accuracy):.{digits}f}" for name, digits, read in COLUMNS)
                     typer.echo(f"seed {seed}, {bits:g} bits, {row}: {said}, {seconds:.1f} s", err=True)
 
@@ -248,6 +291,7 @@ def main(
     bits: Annotated[str, typer.Option(help="Average weight bits.")] = "3,4",
     activation_bits: Annotated[str, typer.Option(help="A width, or same: those of the weights.")] = "8",
     methods: Annotated[str, typer.Option(help=f"Of {', '.join(KNOWN)}.")] = ",".join(TITLES),
+    results: Annotated[Path | None, typer.Option(help="Keeps finished runs, which are not repeated.")] = None,
     values: Values,
 ) -> None:
     """Compare allocation methods on one model."""
@@ -275,12 +319,14 @@ def main(
         rounding=recipe.rounding,
         update=recipe.update,
         equalize=recipe.analysis.equalize,
+        validation_size=validation_size,
     )
     for width in settings.widths:
         allocation.check_request(bits=width, candidates=CANDIDATES, activation_bits=inputs)
     if not all(part.isdecimal() for part in seeds.split(",")):
         raise UsageError(f"--seeds takes whole numbers from 0 up with commas between, not {seeds!r}")
-    machine, results = describe_environment("none"), Results(dict)
+    numbers = [int(part) for part in seeds.split(",")]
+    machine, found = describe_environment("none"), Results(results, settings.common(), numbers)
     processor = (
         torch.cuda.get_device_name(recipe.model.device) if recipe.model.device.startswith("cuda") else machine.cpu
     )
@@ -292,10 +338,10 @@ def main(
     print(f"{processor} ({', '.join(machine.cpu_flags)}), {time.strftime('%Y-%m-%d %H:%M')}, {versions}\n", flush=True)
     try:
         with torch_threads(available_cores()):
-            run(settings, [int(part) for part in seeds.split(",")], validation_size, results)
+            run(settings, numbers, found)
     finally:
-        if results:
-            print("\n".join(table(results, settings)))
+        if any(found.values()):
+            print("\n".join(table(found, settings)))
 
 
 if __name__ == "__main__":
