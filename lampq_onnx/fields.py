@@ -25,12 +25,14 @@ class Option:
         panel: heading it stands under.
         flag: its name on the command line, with underscores; None: the field's own.
         shapes_file: whether the bytes of model.onnx depend on it.
+        example: a value that stands in recipes where there is no default; None: nobody needs one.
     """
 
     help: str
     panel: str = METHOD
     flag: str | None = None
     shapes_file: bool = True
+    example: Any = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Field:
         default: None for required fields as well, see ``required``.
         kind: what one word of the command line is: bool, int, float, Path, str, or list for repeatable words.
         same_as: whose value it takes.
+        example: see Option.
     """
 
     section: str
@@ -61,6 +64,7 @@ class Field:
     help: str
     panel: str
     shapes_file: bool
+    example: Any
     required: bool
     default: Any
     kind: type
@@ -84,6 +88,7 @@ def fields_of(sections: Mapping[str, type[BaseModel]]) -> Iterator[Field]:
                 help=option.help,
                 panel=option.panel,
                 shapes_file=option.shapes_file,
+                example=option.example,
                 required=info.is_required(),
                 default=None if info.is_required() else info.get_default(call_default_factory=True),
                 kind=_kind(info),

@@ -111,12 +111,23 @@ class ModelOptions(Record):
         ),
     ]
     checkpoint: Annotated[
-        Path | None, Option("Weights: .safetensors, or .pth read with weights_only.", MODEL, shapes_file=False)
+        Path | None,
+        Option(
+            "Weights: .safetensors, or .pth read with weights_only.",
+            MODEL,
+            shapes_file=False,
+            example="model.safetensors",
+        ),
     ] = None
     pretrained: Annotated[bool, Option("Let timm download its weights.", MODEL)] = False
     model_args: Annotated[
         dict[str, Scalar],
-        Option("Argument for timm's constructor, e.g. img_size=32; repeatable.", MODEL, "model_arg"),
+        Option(
+            "Argument for timm's constructor, e.g. img_size=32; repeatable.",
+            MODEL,
+            "model_arg",
+            example={"img_size": 32, "patch_size": 4},
+        ),
     ] = Field(default_factory=dict)
     task: Annotated[
         Literal["auto"] | TaskName,
@@ -143,21 +154,27 @@ class ImageOptions(Record):
             "Folder of class folders, folder with labels.csv, flat folder, or .npz; or synthetic or noise "
             "(images made from the model alone).",
             IMAGES,
+            example="calibration",
         ),
     ] = None
     validation: Annotated[
         Path | None,
-        Option("Labelled images: class folders, labels.csv or .npz; boxes: COCO .json.", IMAGES, shapes_file=False),
+        Option(
+            "Labelled images: class folders, labels.csv or .npz; boxes: COCO .json.",
+            IMAGES,
+            shapes_file=False,
+            example="validation",
+        ),
     ] = None
     calibration_size: Annotated[
         int | None,
         Field(ge=1),
-        Option("Calibration images; default: 128, 1024 for --effort best, 64 synthetic ones.", IMAGES),
+        Option("Calibration images; default: 128, 1024 for --effort best, 64 synthetic ones.", IMAGES, example=128),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of image choice and sampled labels.", IMAGES)] = 0
-    mean: Annotated[Numbers, Option("Overrides timm's, e.g. 0.5,0.5,0.5.", IMAGES)] = None
-    std: Annotated[Numbers, Option("Overrides timm's.", IMAGES)] = None
-    crop: Annotated[float | None, Option("Overrides timm's crop_pct.", IMAGES)] = None
+    mean: Annotated[Numbers, Option("Overrides timm's, e.g. 0.5,0.5,0.5.", IMAGES, example=[0.5, 0.5, 0.5])] = None
+    std: Annotated[Numbers, Option("Overrides timm's.", IMAGES, example=[0.5, 0.5, 0.5])] = None
+    crop: Annotated[float | None, Option("Overrides timm's crop_pct.", IMAGES, example=0.9)] = None
 
 
 class SyntheticOptions(Record):
@@ -196,22 +213,28 @@ class AllocationOptions(Record):
 class BudgetOptions(Record):
     """What the file must not exceed, beside average bits; any of them together."""
 
-    max_size: Annotated[str | None, AfterValidator(_size), Option("Of the file, e.g. 4MB.", BUDGETS)] = None
+    max_size: Annotated[str | None, AfterValidator(_size), Option("Of the file, e.g. 4MB.", BUDGETS, example="4MB")] = (
+        None
+    )
     max_latency: Annotated[
-        str | None, AfterValidator(_latency), Option("Of the file on this machine, e.g. 20ms (see probe).", BUDGETS)
+        str | None,
+        AfterValidator(_latency),
+        Option("Of the file on this machine, e.g. 20ms (see probe).", BUDGETS, example="20ms"),
     ] = None
     max_bops: Annotated[
         str | None,
         AfterValidator(_bops),
-        Option("Multiply-adds times weight bits times input bits, e.g. 60G.", BUDGETS),
+        Option("Multiply-adds times weight bits times input bits, e.g. 60G.", BUDGETS, example="60G"),
     ] = None
     min_agreement: Annotated[
         float | None,
         Field(gt=0, lt=1),
-        Option("Least fraction of images with float's answer, as simulated plans predict it.", BUDGETS),
+        Option("Least fraction of images with float's answer, as simulated plans predict it.", BUDGETS, example=0.95),
     ] = None
 
-    latency: Annotated[Path | None, Option("latency.json of probe, for --max-latency.", BUDGETS)] = None
+    latency: Annotated[
+        Path | None, Option("latency.json of probe, for --max-latency.", BUDGETS, example="latency.json")
+    ] = None
 
     @property
     def given(self) -> bool:
@@ -241,7 +264,9 @@ class AnalysisOptions(Record):
     labels: Annotated[Literal["sampled", "given"], Option("Fisher labels: sampled from the model, or given.", OPEN)] = (
         "sampled"
     )
-    alpha_bits: Annotated[int | None, Field(ge=1, le=8), Option("beta; default: the smallest candidate.", OPEN)] = None
+    alpha_bits: Annotated[
+        int | None, Field(ge=1, le=8), Option("beta; default: the smallest candidate.", OPEN, example=2)
+    ] = None
     alpha_samples: Annotated[int, Field(ge=1), Option("mu: layers measured per type.", OPEN)] = 3
     alpha_measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN)] = "kl"
     candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = (2, 3, 4, 5, 6, 7, 8)
@@ -290,7 +315,7 @@ class OutputOptions(Record):
         str,
         Option("auto (this machine), onnxruntime-x86-avx2, -x86-vnni, -arm64, -qnn, tensorrt, openvino.", OUTPUT),
     ] = "auto"
-    threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT)] = None
+    threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT, example=1)] = None
     latency_threads: Annotated[
         int, Field(ge=1), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)
     ] = 1

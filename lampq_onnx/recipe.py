@@ -151,16 +151,18 @@ def template(model: str) -> str:
             if field.section == name and field.same_as is None:
                 value = values[name].get(field.name)
                 lines.append(f"# {field.help}")
-                lines.append(
-                    f"# {field.name} = {_EXAMPLES[field.kind]}"
-                    if value is None or value == {}
-                    else tomli_w.dumps({field.name: value}).rstrip()
-                )
+                lines.append(_line(field, field.example, "# ") if value in (None, {}) else _line(field, value))
     return "\n".join(lines) + "\n"
 
 
-_EXAMPLES = {int: "1", float: "1.0", bool: "true", str: '""', Path: '"path"', list: "{ name = 1 }"}
-"""Stand for a value of each kind where there is no default."""
+def _line(field: Field, value: Any, before: str = "") -> str:
+    """A key and its value on one line, as TOML."""
+    if isinstance(value, dict):
+        inside = ", ".join(tomli_w.dumps({key: item}).rstrip() for key, item in value.items())
+        return f"{before}{field.name} = {{ {inside} }}"
+    if isinstance(value, list):
+        return f"{before}{field.name} = {value}"  # numbers and quoted words are written alike
+    return before + tomli_w.dumps({field.name: value}).rstrip()
 
 
 def section(name: str, values: Values) -> Any:

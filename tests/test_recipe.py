@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.main import get_command
 
 from lampq_onnx.cli.main import app
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.recipe import FIELDS, SECTIONS, Recipe, by_name, parse_values
+from lampq_onnx.recipe import FIELDS, SECTIONS, Recipe, by_name, parse_values, template
 
 DIGITS = {"model": {"name": "digits"}}
 
@@ -104,3 +105,20 @@ def test_options_by_name() -> None:
     }
     with pytest.raises(UsageError, match="did you mean latency_runs"):
         by_name({"latency_run": 5})
+
+
+OPTIONAL = [line for line in template("vit_tiny_patch16_224").splitlines() if re.match(r"# \w+ = ", line)]
+
+
+def test_options_without_a_default_have_an_example() -> None:
+    shown = {line.split()[1] for line in OPTIONAL}
+    assert shown == {field.name for field in FIELDS if field.same_as is None and field.default in (None, {})} - {"name"}
+
+
+@pytest.mark.parametrize("line", OPTIONAL, ids=lambda line: line.split()[1])
+def test_examples_in_a_recipe_can_be_used_as_they_stand(line: str) -> None:
+    key = line.split()[1]
+    text = template("vit_tiny_patch16_224").replace(line, line.removeprefix("# "))
+    recipe = Recipe.build(parse_values(text, "recipe.toml"))
+    (field,) = (field for field in FIELDS if field.name == key and field.same_as is None)
+    assert getattr(getattr(recipe, field.section), key) not in (None, {})

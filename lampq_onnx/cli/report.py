@@ -22,10 +22,13 @@ def report(
 ) -> None:
     """Draw report.html from report.json: one file that opens offline."""
     from lampq_onnx.artifacts import Report, Sensitivities
+    from lampq_onnx.errors import UsageError
     from lampq_onnx.files import REPORT_FILE, SENSITIVITY_FILE
     from lampq_onnx.html import write_report
 
     path = source / REPORT_FILE if source.is_dir() else source
+    if source.is_dir() and not path.is_file():
+        raise UsageError(f"{source} has no {REPORT_FILE}", hint="name a folder that quantize wrote, or a .json file")
     found = Report.load(path)
     beside = path.parent / SENSITIVITY_FILE
     sensitivities = Sensitivities.load(beside) if beside.is_file() else None

@@ -114,7 +114,10 @@ def convert(
 def validate(
     *,
     model: Annotated[Path, typer.Argument(help="The quantized file.")],
-    reference: Annotated[Path, typer.Option(help="float.onnx.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="The float file; default: float.onnx in the same folder.", show_default=False),
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Fail if top-1 drops by more points.", show_default=False)
     ] = None,
@@ -137,7 +140,7 @@ def validate(
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
-    from lampq_onnx.files import require_output_file, write_atomic
+    from lampq_onnx.files import FLOAT_FILE, require_output_file, write_atomic
     from lampq_onnx.gates import gates_of
     from lampq_onnx.gates import junit as gates_junit
     from lampq_onnx.gates import markdown as gates_markdown
@@ -147,10 +150,13 @@ def validate(
     for path in (output, junit, summary):
         if path is not None:
             require_output_file(path)
+    against = reference or model.with_name(FLOAT_FILE)
+    if reference is None and not against.is_file():
+        raise UsageError(f"there is no {FLOAT_FILE} beside {model}", hint="name the float file with --reference FILE")
     images = section("images", values)
     if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    report = pipeline.validate(model, reference, images, section("output", values), progress=terminal_progress())
+    report = pipeline.validate(model, against, images, section("output", values), progress=terminal_progress())
     if report is None:
         return  # another process prints
     if output is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -150,7 +151,7 @@ def test_a_plan_written_by_hand(digits_run: tuple[Path, str], test_images: Path,
 
 def test_validate_and_its_gates(digits_run: tuple[Path, str], test_images: Path, tmp_path: Path) -> None:
     folder, _ = digits_run
-    words = ("validate", folder / "model.onnx", "--reference", folder / "float.onnx", "--validation", test_images)
+    words = ("validate", folder / "model.onnx", "--validation", test_images)  # float.onnx lies beside it
     code, out, err = invoke(*words, "--latency-runs", "2", "--max-drop", "50", "-o", tmp_path / "r.json")
     assert code == 0, err
     report, first = Report.load(tmp_path / "r.json"), Report.load(folder / "report.json")
@@ -207,6 +208,16 @@ def test_narrow_activations_run_as_planned(digits_run: tuple[Path, str], test_im
     )  # fmt: skip
     assert code == 0, err
     assert Report.load(tmp_path / "r.json").fidelity.layer_max < 1e-3
+
+
+def test_validate_asks_for_the_float_file_where_it_is_not_beside(
+    digits_run: tuple[Path, str], test_images: Path, tmp_path: Path
+) -> None:
+    shutil.copy(digits_run[0] / "model.onnx", tmp_path)
+    code, _, err = invoke("validate", tmp_path / "model.onnx", "--validation", test_images)
+    assert code == 2
+    assert "there is no float.onnx beside" in err
+    assert "--reference FILE" in err
 
 
 def test_a_float_file_with_external_data(digits_run: tuple[Path, str], tmp_path: Path) -> None:

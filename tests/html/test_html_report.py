@@ -143,6 +143,10 @@ def test_the_command_draws_a_folder(tmp_path: Path) -> None:
     sensitivities().save(tmp_path / "sensitivity.json")
     code, _, _ = invoke("report", tmp_path / "report.json", "-o", tmp_path / "other.html")
     assert (tmp_path / "other.html").read_text() == report_page(report(), sensitivities())
+    (tmp_path / "empty").mkdir()
+    code, _, err = invoke("report", tmp_path / "empty")
+    assert code == 2
+    assert "empty has no report.json" in err
     code, _, err = invoke("report", tmp_path / "nothing")
     assert code == 1
     assert "nothing" in err
