@@ -1,0 +1,71 @@
+"""Rows of the table of families: figures of small models, refusals, and processes that fail."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.bench import families
+from tools.bench.family_models import FAMILIES, Family
+from tools.bench.family_rows import Row, measure_family, unexpected
+
+TINY = Family(
+    "tiny", "vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "depth": 1}
+)
+
+
+def test_a_row_of_a_small_vit() -> None:
+    row = measure_family(TINY, seed=0, threads=1, runs=1)
+    assert (row.status, row.problems, unexpected(row, TINY)) == ("done", (), "")
+    assert row.units == {"patch_embed": 1, "qkv": 1, "proj": 1, "fc1": 1, "fc2": 1, "head": 1}
+    assert row.skipped == {}
+    assert 0 < row.parity < 1e-5
+    assert 0.001 < row.widths[8].error < row.widths[4].error
+    assert row.widths[4].size < row.widths[8].size < 0.5
+    cells = families.line(row).split(" | ")
+    assert len(cells) == len(families.COLUMNS)
+    assert cells[2] == "1 patch_embed, 1 qkv, 1 proj, 1 fc1, 1 fc2, 1 head"
+
+
+def test_random_weights_are_those_of_the_seed_and_outputs_depend_on_the_image() -> None:
+    first, again, other = (TINY.build(seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_a_refusal_is_a_failure_only_where_it_is_not_expected() -> None:
+    resnet = Family("resnet", "resnet10t")
+    row = measure_family(resnet, seed=0, threads=1, runs=1)
+    assert row.status == "refused"
+    assert "no attention or MLP layers were recognized" in row.reason
+    assert unexpected(row, resnet).startswith("refused: ")
+    expected = Family("resnet", "resnet10t", refused="no attention or MLP layers")
+    assert unexpected(row, expected) == ""
+    done = Row(family="resnet", model="resnet10t", arguments={}, status="done")
+    assert "where a refusal was expected" in unexpected(done, expected)
+
+
+def test_a_process_that_fails_is_a_row_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(families, "FAMILIES", (Family("nothing", "no_such_model"),))
+    assert families.main(["--json", str(tmp_path / "rows.json"), "--threads", "1"]) == 1
+    (row,) = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert row["status"] == "failed"
+    assert "its process ended with 1" in row["reason"]
+    assert "| nothing | no_such_model | **failed**: " in capsys.readouterr().out
+
+
+def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "LIMIT_SECONDS", 0.01)
+    row = families.in_process(FAMILIES[0], argparse.Namespace(seed=0, threads=1, runs=1))
+    assert (row.status, row.reason) == ("failed", "it took more than 0.01 s")
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(SystemExit, match="unknown family swim; known: vit, "):
+        families.chosen(["swim"])

@@ -1,0 +1,136 @@
+"""How each family of Vision Transformers fares: one row for each, through the whole line at W8A8 and W4A8.
+
+    python tools/bench/families.py                       # all rows
+    python tools/bench/families.py --only swin pvt_v2    # some
+    python tools/bench/families.py --json families.json  # the figures as well
+
+The models are timm's, made smaller by their constructors, with random weights of a fixed seed: the table shows what is
+recognized and that the file computes what was asked for, not accuracy. Every row runs in a process of its own; one that
+fails is a row with its reason, and the exit code is then 1. Families that the tool is known to refuse are not failures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from lampq_onnx.runtime.environment import available_cores, describe_environment
+from tools.bench.family_models import FAMILIES, Family
+from tools.bench.family_rows import CALIBRATION_IMAGES, WIDTHS, Row, Width, measure_family, unexpected
+
+COLUMNS = (
+    "family", "model", "units", "share", "parity", "W8A8", "W4A8", "W8A8 speed", "stays in float", "s",
+)  # fmt: skip
+
+LIMIT_SECONDS = 300
+"""Of one row."""
+
+
+def in_process(family: Family, options: argparse.Namespace) -> Row:
+    """The row, from a process of its own; how that ended where it gives none."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="lampq-") as room:
+        file = Path(room, "row.json")
+        command = [
+            *(sys.executable, __file__, "--row", family.name, "--json", str(file)),
+            *("--seed", str(options.seed), "--threads", str(options.threads), "--runs", str(options.runs)),
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+            if file.is_file():
+                return Row.model_validate_json(file.read_text(encoding="utf-8"))
+            last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+            reason = f"its process ended with {done.returncode}: {last}"
+        except subprocess.TimeoutExpired:
+            reason = f"it took more than {LIMIT_SECONDS} s"
+    return Row(
+        family=family.name, model=family.model, arguments=dict(family.arguments), status="failed", reason=reason,
+        seconds=time.perf_counter() - start,
+    )  # fmt: skip
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    arguments = ", ".join(f"{key}={value}" for key, value in row.arguments.items())
+    model = f"{row.model} ({arguments})" if arguments else row.model
+    if row.status == "done":
+        cells = (
+            ", ".join(f"{count} {kind}" for kind, count in row.units.items()),
+            f"{100 * row.share:.0f} %",
+            f"{row.parity:.0e}",
+            *(fidelity(row.widths[bits]) for bits in WIDTHS),
+            "{:.2f} [{:.2f}, {:.2f}]".format(*row.widths[WIDTHS[0]].speedup),
+            "; ".join(f"{len(names)}: {reason}" for reason, names in row.skipped.items()),
+        )
+    else:
+        cells = (f"**{row.status}**: {row.reason}", "", "", "", "", "", "")
+    return f"| {' | '.join((row.family, model, *cells, f'{row.seconds:.0f}'))} |"
+
+
+def fidelity(width: Width) -> str:
+    """Largest layer error / excess of onnxruntime / of the simulation."""
+    return f"{width.layer_error:.0e} / {100 * width.excess:+.1f} % / {100 * width.simulation_excess:+.1f} %"
+
+
+def chosen(names: Sequence[str]) -> list[Family]:
+    """Families by name; all without names.
+
+    Raises:
+        SystemExit: an unknown name.
+    """
+    known = {family.name: family for family in FAMILIES}
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"unknown family {name}; known: {', '.join(known)}")
+    return [known[name] for name in names] or list(FAMILIES)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="families to try; default: all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="of everything but the timed runs")
+    parser.add_argument("--runs", type=int, default=20, help="timed rounds")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.row is not None:
+        (family,) = chosen([options.row])
+        row = measure_family(family, seed=options.seed, threads=options.threads, runs=options.runs)
+        options.json.write_text(row.model_dump_json(), encoding="utf-8")
+        return 0
+    families = chosen(options.only)
+    environment = describe_environment("none")
+    versions = ", ".join(f"{name} {environment.versions[name]}" for name in ("onnxruntime", "torch", "timm"))
+    print(
+        f"Random weights (seed {options.seed}), {CALIBRATION_IMAGES} calibration images of noise; {environment.cpu}, "
+        f"{options.threads} thread(s), latency with 1; {versions}\n"
+    )
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
+    rows, wrong = [], []
+    for family in families:
+        row = in_process(family, options)
+        rows.append(row)
+        problem = unexpected(row, family)
+        if problem:
+            wrong.append(f"{family.name}: {problem}")
+        print(line(row), flush=True)
+    if options.json is not None:
+        options.json.write_bytes(TypeAdapter(list[Row]).dump_json(rows, indent=1))
+    for problem in wrong:
+        print(f"error: {problem}", file=sys.stderr)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,88 @@
+"""The families of Vision Transformers that the table has rows for, as small models with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import timm
+import torch
+
+SMALL_SCALE = 0.1
+"""A constant vector below this is a LayerScale or another gate at its start, where a trained one is larger."""
+
+GRID = 8
+"""Side of the coarse noise that images are made of."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row.
+
+    Attributes:
+        name: of the row.
+        model: as timm knows it.
+        arguments: for timm's constructor; they make the model smaller.
+        refused: part of the reason for which the tool refuses this family; empty where it must not.
+    """
+
+    name: str
+    model: str
+    arguments: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    refused: str = ""
+
+    def build(self, seed: int) -> torch.nn.Module:
+        """The model with random weights, in evaluation mode."""
+        torch.manual_seed(seed)
+        module = timm.create_model(self.model, **dict(self.arguments)).eval().requires_grad_(False)
+        randomize(module, seed)
+        return module
+
+
+_NARROW: dict[str, int | tuple[int, ...]] = {"depth": 2, "embed_dim": 192, "num_heads": 3}
+
+FAMILIES = (
+    Family("vit", "vit_tiny_patch16_224", {"depth": 2}),
+    Family("deit-distilled", "deit_tiny_distilled_patch16_224", {"depth": 2}),
+    Family("deit3", "deit3_small_patch16_224", {"depth": 2}),
+    Family("beit", "beit_base_patch16_224", _NARROW),
+)
+
+
+@torch.no_grad()
+def randomize(module: torch.nn.Module, seed: int) -> None:
+    """Give all parameters and running statistics values of the sizes that training gives them. In place.
+
+    timm starts with weights of 0.02, tokens and gates near zero: outputs would hardly depend on the image. Matrices
+    get a variance that keeps that of their input, vectors scatter around what they are, batch norms see noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    for own in module.modules():
+        matrix = isinstance(own, torch.nn.Linear | torch.nn.Conv2d)
+        for name, value in own.named_parameters(recurse=False):
+            if matrix and name == "weight":
+                value.copy_(normal(value) * value[0].numel() ** -0.5)
+            elif value.min() != value.max() or value.numel() == 1:
+                value.copy_(0.2 * normal(value))
+            elif (start := float(value.flatten()[0])) == 0:
+                value.copy_(0.1 * normal(value))
+            else:
+                level = start if abs(start) >= SMALL_SCALE else 0.3
+                value.copy_(level * (1 + 0.1 * normal(value)))
+        if isinstance(own, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            assert own.running_mean is not None
+            assert own.running_var is not None
+            own.running_mean.copy_(0.1 * normal(own.running_mean))
+            own.running_var.copy_(1 + 0.2 * normal(own.running_var).clamp(-3, 3))
+
+
+def noise_images(count: int, shape: tuple[int, int, int], seed: int) -> torch.Tensor:
+    """float32 (count, c, h, w): coarse noise and fine noise, so that images differ at every scale."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, shape[0], GRID, GRID, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="bilinear")
+    return smooth + 0.5 * torch.randn(count, *shape, generator=generator)

@@ -1,0 +1,212 @@
+"""One row of the table of families: a model through the whole line at two widths, and what was seen of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import save_file
+
+from lampq_onnx.artifacts import Report
+from lampq_onnx.artifacts.base import Record
+from lampq_onnx.data import BatchedImages
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import FLOAT_FILE
+from lampq_onnx.frontend.checkup import EXPORT_BOUND
+from lampq_onnx.frontend.kept import NOT_KEPT
+from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.session import Frontend, load_model, torch_threads
+from lampq_onnx.options import ImageOptions
+from lampq_onnx.output import QuantizedOutput
+from lampq_onnx.progress import NO_PROGRESS, Clock
+from lampq_onnx.recipe import Recipe
+from lampq_onnx.runtime import open_runner
+from lampq_onnx.runtime.environment import cpu_flags, machine
+from lampq_onnx.search import Search, measure
+from lampq_onnx.targets import target_for
+from lampq_onnx.validation import EXCESS_BOUND, EXCESS_IMAGES, fidelity_problems
+from tools.bench.family_models import Family, noise_images
+
+CALIBRATION_IMAGES = 16
+BATCH = 16
+WIDTHS = (8, 4)
+"""Weight bits; inputs have 8."""
+
+LEAST_SPREAD = 0.02
+"""Outputs that vary less from image to image than this share of their size show nothing."""
+
+
+class Width(Record):
+    """One quantized file of a row.
+
+    Attributes:
+        layer_error: largest relative error of a layer, onnxruntime's kernel against reference arithmetic.
+        excess: error to float of the file over that of reference arithmetic, minus 1.
+        simulation_excess: the same of the simulation in PyTorch.
+        error: to float, relative (L2).
+        size: bytes over those of the float file.
+        speedup: time of the float file over its own, batch 1: median and quartiles.
+    """
+
+    layer_error: float
+    excess: float
+    simulation_excess: float
+    error: float
+    size: float
+    speedup: tuple[float, float, float]
+
+
+class Row(Record):
+    """What the table says of a family.
+
+    Attributes:
+        reason: why it is not done; the tool's own words where it refuses.
+        units: type -> layers that are quantized.
+        share: weights in those layers, of all parameters.
+        skipped: reason -> layers that stay in float for it.
+        parity: relative difference (L2) of outputs, PyTorch and the equalized float file in onnxruntime.
+        spread: of the outputs over images, relative to their size.
+        widths: weight bits -> figures.
+        problems: figures out of bounds.
+    """
+
+    family: str
+    model: str
+    arguments: dict[str, int | tuple[int, ...]]
+    status: Literal["done", "refused", "failed"]
+    reason: str = ""
+    units: dict[str, int] = Field(default_factory=dict)
+    share: float = 0.0
+    skipped: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    parity: float = 0.0
+    spread: float = 0.0
+    widths: dict[int, Width] = Field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def measure_family(family: Family, *, seed: int, threads: int, runs: int) -> Row:
+    """Quantize the family's model to both widths; a refusal is a row as well.
+
+    Args:
+        runs: timed rounds.
+    """
+    start = time.perf_counter()
+    facts = {"family": family.name, "model": family.model, "arguments": dict(family.arguments)}
+    try:
+        with tempfile.TemporaryDirectory(prefix="lampq-") as room, torch_threads(threads):
+            row = Row(**facts, **_measured(family, Path(room), seed, threads, runs))
+    except LampqError as error:
+        row = Row(**facts, status="refused", reason=str(error))
+    return row.model_copy(update={"seconds": time.perf_counter() - start})
+
+
+def unexpected(row: Row, family: Family) -> str:
+    """What is wrong with a row; empty if it is as it should be."""
+    if row.status == "refused":
+        expected = bool(family.refused) and family.refused in row.reason
+        return "" if expected else f"refused: {row.reason}"
+    if row.status == "failed":
+        return row.reason
+    if family.refused:
+        return f"it is done, where a refusal was expected: {family.refused}"
+    return "; ".join(row.problems)
+
+
+def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) -> dict[str, object]:
+    checkpoint = room / "weights.safetensors"
+    original = family.build(seed)
+    save_file({name: value.contiguous() for name, value in original.state_dict().items()}, checkpoint)
+    recipe = Recipe.build(
+        {
+            "model": {"name": family.model, "checkpoint": checkpoint, "model_args": dict(family.arguments)},
+            "allocation": {"candidates": WIDTHS, "wide_price": float("inf")},
+            "analysis": {"alpha_samples": 1},
+            "update": {"rounds": 0},
+            "output": {"threads": threads, "latency_runs": runs},
+        }
+    )
+    recipe = recipe.model_copy(
+        update={
+            "analysis": recipe.analysis.model_copy(update={"effort": "fast"}),
+            "rounding": recipe.rounding.model_copy(update={"effort": "fast"}),
+        }
+    )
+    clock = Clock(NO_PROGRESS)
+    loaded = load_model(recipe.model, ImageOptions())
+    pre = loaded.preprocessing
+    shape = (pre.channels, *pre.size)
+    checked = noise_images(EXCESS_IMAGES, shape, seed + 1)
+    wanted = torch.cat([original(batch) for batch in checked.split(BATCH)]).numpy().astype(np.float64)
+    labels = np.zeros(len(checked), np.int64)
+    calibration = BatchedImages(noise_images(CALIBRATION_IMAGES, shape, seed).split(BATCH), pre)
+    validation = BatchedImages(zip(checked.split(BATCH), np.split(labels, len(labels) // BATCH), strict=True), pre)
+    frontend = Frontend(loaded)
+    found = _recognized(frontend, loaded)
+    target = target_for("auto", machine(), cpu_flags())
+    widths: dict[int, Width] = {}
+    problems: list[str] = []
+    with calibration as crops, validation as images:
+        sensitivities = measure(frontend, crops, recipe.analysis, recipe.rounding, seed=seed, clock=clock)
+        output = QuantizedOutput(frontend, images, recipe.output, target, threads, room, clock)
+        run = open_runner(room / FLOAT_FILE, threads=threads, answers=loaded.task.outputs)
+        parity = _relative(np.concatenate([run(batch.numpy()) for batch in checked.split(BATCH)]), wanted)
+        for bits in WIDTHS:
+            own = recipe.model_copy(update={"allocation": recipe.allocation.model_copy(update={"bits": float(bits)})})
+            rounded = Search(frontend, crops, own, NOT_KEPT, clock).decide(sensitivities).rounded
+            report = output.run(rounded, sensitivities, {})
+            widths[bits] = _width(report)
+            problems += [f"W{bits}A8: {problem}" for problem in _outside(report)]
+    if not parity <= EXPORT_BOUND:
+        problems.append(f"PyTorch and the float file differ by {parity:.1e} (bound {EXPORT_BOUND:.0e})")
+    spread = _relative(wanted, np.broadcast_to(wanted.mean(0), wanted.shape))
+    if not spread >= LEAST_SPREAD:
+        problems.append(f"outputs vary by {spread:.1e} from image to image: the row shows nothing")
+    return {
+        **found, "status": "done", "parity": parity, "spread": spread, "widths": widths, "problems": tuple(problems),
+    }  # fmt: skip
+
+
+def _recognized(frontend: Frontend, loaded: LoadedModel) -> dict[str, object]:
+    units = frontend.exported.units
+    reasons: dict[str, list[str]] = {}
+    for name, reason in frontend.exported.skipped.items():
+        reasons.setdefault(reason, []).append(name)
+    everything = sum(p.numel() for p in loaded.module.parameters())
+    return {
+        "units": dict(Counter(unit.type for unit in units)),
+        "share": sum(unit.parameters for unit in units) / everything,
+        "skipped": {reason: tuple(names) for reason, names in reasons.items()},
+    }
+
+
+def _width(report: Report) -> Width:
+    fidelity, sqnr = report.fidelity, report.accuracy.logit_sqnr_db
+    assert fidelity.simulation_excess is not None
+    low, high = report.latency.speedup_quartiles
+    return Width(
+        layer_error=fidelity.layer_max,
+        excess=fidelity.excess_error,
+        simulation_excess=fidelity.simulation_excess,
+        error=0.0 if sqnr is None else 10 ** (-sqnr / 20),
+        size=report.size.quantized_bytes / report.size.float_bytes,
+        speedup=(report.latency.speedup, low, high),
+    )
+
+
+def _outside(report: Report) -> list[str]:
+    problems = fidelity_problems(report.fidelity)
+    excess = report.fidelity.simulation_excess
+    if excess is None or not abs(excess) <= EXCESS_BOUND:
+        problems.append(f"the simulation's error differs by {excess} (bound {EXCESS_BOUND})")
+    return problems
+
+
+def _relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
