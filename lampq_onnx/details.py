@@ -14,6 +14,7 @@ from lampq_onnx.artifacts.details import AnswerChanges, OutputError, OutputError
 from lampq_onnx.converter.blocks import block_outputs
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.converter.model_file import load_model
+from lampq_onnx.converter.passes.select_early import SELECTED, selected_row
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.runtime.changes import ChangeMeter
@@ -51,8 +52,10 @@ def measure_output_errors(
     values = {value.name: value for node in model.graph for value in node.outputs if value.name}
     tensors = {layer.name: _shared(values.get(layer.output), known) for layer in layers}
     blocks = {name: _shared(values.get(output), known) for name, output in block_outputs(model, layers).items()}
-    names = [name for name in dict.fromkeys([*tensors.values(), *blocks.values()]) if name is not None]
-    sums = compare_tensors(reference, quantized, names, images, batch=BATCH, threads=threads)
+    names = {name: _original(name) for name in [*tensors.values(), *blocks.values()] if name is not None}
+    sums = compare_tensors(
+        reference, quantized, names, images, batch=BATCH, threads=threads, row=selected_row(model.graph)
+    )
 
     def errors(kind: Literal["layer", "block"], found: Mapping[str, str | None]) -> list[OutputError]:
         return [
@@ -69,11 +72,16 @@ def measure_output_errors(
 
 
 def _shared(value: ir.Value | None, known: set[str]) -> str | None:
-    """The tensor's name in the float file, or that of the same numbers in another order a little later."""
-    while value is not None and value.name not in known:
+    """A tensor that the float file has as well: this one, or the same numbers in another order a little later."""
+    while value is not None and (value.name is None or _original(value.name) not in known):
         readers = [use.node for use in value.uses()]
         value = readers[0].outputs[0] if len(readers) == 1 and readers[0].op_type in _REORDERS else None
     return None if value is None else value.name
+
+
+def _original(name: str) -> str:
+    """In the float file, which computes all tokens."""
+    return name.removesuffix(SELECTED)
 
 
 def changed_answers(

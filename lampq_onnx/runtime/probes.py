@@ -53,29 +53,50 @@ def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Ca
 
 
 def compare_tensors(
-    reference: Path, quantized: Path, names: Sequence[str], images: Array, *, batch: int, threads: int
+    reference: Path,
+    quantized: Path,
+    names: Mapping[str, str],
+    images: Array,
+    *,
+    batch: int,
+    threads: int,
+    row: int | None = None,
 ) -> Mapping[str, ErrorMeter]:
     """Signal and error of inner tensors that two files share, each file on its own values.
 
     Args:
-        names: tensors of both files, without repetition.
+        names: tensor of the quantized file -> the same one of the reference.
         images: (n, c, h, w); run in pieces of ``batch``.
+        row: along an axis on which the quantized file holds one row of several: which one it is.
+
+    Returns:
+        Meters by the tensors of the quantized file.
 
     Raises:
         LampqError: a file lacks a name or is refused, or a tensor has another shape in the two files.
     """
     errors = {name: ErrorMeter() for name in names}
     with (
-        open_probe(reference, names, threads=threads) as wanted,
-        open_probe(quantized, names, threads=threads) as found,
+        open_probe(reference, list(dict.fromkeys(names.values())), threads=threads) as wanted,
+        open_probe(quantized, list(names), threads=threads) as found,
     ):
         for start in range(0, len(images), batch):
             piece = images[start : start + batch]
             left, right = wanted(piece), found(piece)
-            for name in names:
-                if left[name].shape != right[name].shape:
+            for name, original in names.items():
+                whole, part = left[original], right[name]
+                kept = whole if row is None else _narrowed(whole, part.shape, row)
+                if kept.shape != part.shape:
                     raise LampqError(
-                        f"the tensor {name} is {left[name].shape} in {reference} and {right[name].shape} in {quantized}"
+                        f"the tensor {name} is {whole.shape} in {reference} and {part.shape} in {quantized}"
                     )
-                errors[name].add(left[name], right[name])
+                errors[name].add(kept, part)
     return errors
+
+
+def _narrowed(whole: Array, shape: tuple[int, ...], row: int) -> Array:
+    """One row of the axis on which ``shape`` has a single one, where that is all that differs."""
+    differing = [axis for axis, (a, b) in enumerate(zip(whole.shape, shape, strict=False)) if a != b]
+    if whole.ndim != len(shape) or len(differing) != 1 or shape[differing[0]] != 1:
+        return whole
+    return whole.take([row], axis=differing[0])

@@ -12,11 +12,15 @@ from onnx.reference import ReferenceEvaluator
 
 from lampq_onnx.converter import TARGETS, convert_model, inspect_model
 from lampq_onnx.converter.blocks import block_of, block_outputs
+from lampq_onnx.converter.model_file import load_model
+from lampq_onnx.converter.passes.select_early import SELECTED
+from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.details import BATCH, ERROR_IMAGES, measure_output_errors
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.operators import WARM_UP, _by_operator, operator_times
 from lampq_onnx.runtime.probes import compare_tensors
 from tests.converter.graphs import as_ir, as_proto, kernels, plan_for, vit, with_outputs
+from tests.converter.test_converter_graph_passes import attention_block
 
 LAYERS = [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
 
@@ -89,9 +93,48 @@ def test_errors_are_those_of_onnx_own_evaluator(files: tuple) -> None:
 def test_a_file_against_itself_has_no_error(files: tuple) -> None:
     reference, _, _, _ = files
     name = linear_outputs(reference)[0]
-    assert compare_tensors(reference, reference, [name], images(3), batch=2, threads=1)[name].sqnr_db is None
+    assert compare_tensors(reference, reference, {name: name}, images(3), batch=2, threads=1)[name].sqnr_db is None
     with pytest.raises(LampqError, match="no tensor nothing"):
-        compare_tensors(reference, reference, ["nothing"], images(1), batch=1, threads=1)
+        compare_tensors(reference, reference, {"nothing": "nothing"}, images(1), batch=1, threads=1)
+
+
+@pytest.mark.parametrize("index", [0, 3, -1])
+def test_layers_that_see_one_token_are_compared_on_it(index: int, tmp_path: Path) -> None:
+    original = attention_block(index=index)
+    original.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("images", 1, ["batch", 1, 5, 8]))
+    original.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "channel"))
+    original.graph.node.insert(0, onnx.helper.make_node("Squeeze", ["images", "channel"], ["x"]))
+    names = [site.name for site in find_sites(as_ir(original).graph)]
+    target = TARGETS["onnxruntime-x86-vnni"]
+    model = convert_model(as_ir(original), plan_for(names, weight_bits=3), target=target).model
+    reference, quantized = tmp_path / "float.onnx", tmp_path / "model.onnx"
+    onnx.save(original, reference)
+    onnx.save(as_proto(model), quantized)
+    layers = inspect_model(load_model(quantized))
+    tokens = np.random.default_rng(3).normal(size=(BATCH + 1, 1, 5, 8)).astype(np.float32)
+    found = measure_output_errors(reference, quantized, layers, tokens, threads=1)
+    assert found.missing == ()
+    selected = {layer.name: layer.output for layer in layers if layer.output.endswith(SELECTED)}
+    assert len(selected) == 3  # the projection and both layers of the MLP; queries share a layer with keys
+    for name, tensor in selected.items():
+        sources = ((original, tensor.removesuffix(SELECTED)), (onnx.load(quantized), tensor))
+        whole, part = (
+            ReferenceEvaluator(with_outputs(graph, wanted)).run(None, {"images": tokens})[0]
+            for graph, wanted in sources
+        )
+        kept = whole[:, [index]]
+        wanted = 10 * np.log10(np.sum(kept**2.0) / np.sum((kept - part) ** 2.0))
+        (measured,) = (output.sqnr_db for output in found.outputs if output.name == name)
+        assert measured == pytest.approx(wanted, abs=0.3)
+
+
+def test_other_shapes_are_refused(files: tuple, tmp_path: Path) -> None:
+    reference, _, _, _ = files
+    first, *_, last = linear_outputs(reference)
+    pair = {first: last}
+    for row in (None, 0):
+        with pytest.raises(LampqError, match=r"the tensor .* is "):
+            compare_tensors(reference, reference, pair, images(2), batch=2, threads=1, row=row)
 
 
 def test_operators_are_those_that_run(files: tuple) -> None:

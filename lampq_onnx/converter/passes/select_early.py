@@ -16,6 +16,10 @@ _UNARY = frozenset(
     {"Gelu", "Erf", "Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Swish", "Sqrt", "Neg", "Identity", "Clip"}
 )
 _NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
+SELECTED = ".selected"
+"""What the names of narrowed tensors end in."""
+
+_ROW = ".row"
 MIN_OPSET = 13
 """Squeeze takes its axes as an input since then."""
 
@@ -67,7 +71,7 @@ class SelectEarly(CountingPass):
             return 0
         if not _commutes(_Selection(node, 1)):
             return 0
-        row = add_constant(graph, f"{source.name}.row", picked.reshape(1).astype(np.int64))
+        row = add_constant(graph, f"{source.name}{_ROW}", picked.reshape(1).astype(np.int64))
         axes = add_constant(graph, f"{source.name}.row_axis", np.array([1], np.int64))
         keep = ir.node("Gather", [source, row], {"axis": 1}, name=f"{source.name}.keep")
         squeeze = ir.node("Squeeze", [keep.outputs[0], axes], name=f"{source.name}.drop")
@@ -77,6 +81,19 @@ class SelectEarly(CountingPass):
         narrow = _Narrowing(graph, row)
         narrow.push(_Selection(keep, 1))
         return narrow.count
+
+
+def selected_row(graph: ir.Graph) -> int | None:
+    """The row that `SelectEarly` kept; None where it did nothing, or kept different rows."""
+    rows = {
+        int(constant_array(index)[0])
+        for node in graph
+        if node.op_type == "Gather"
+        and (index := node.inputs[1]) is not None
+        and index.const_value is not None
+        and (index.name or "").endswith(_ROW)
+    }
+    return rows.pop() if len(rows) == 1 else None
 
 
 class _Narrowing:
@@ -132,7 +149,7 @@ class _Narrowing:
             wanted = constant_array(target).copy()
             wanted[axis] = 1
             node.replace_input_with(1, add_constant(self.graph, f"{value.name}.narrow", wanted))
-        value.name = f"{value.name}.selected"
+        value.name = f"{value.name}{SELECTED}"
         shape_after = dimensions(value)
         if shape_after is not None:
             value.shape = ir.Shape([1 if i == axis else d for i, d in enumerate(shape_after)])
