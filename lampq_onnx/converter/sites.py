@@ -67,6 +67,9 @@ _ACTIVATIONS = frozenset(
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 """They read how large a tensor is, not what it holds."""
 
+_NORMALIZING = frozenset({"Add", "Sub", "Mul", "Div"})
+"""With a constant, what may happen to images inside a graph before the first layer."""
+
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
 
@@ -257,17 +260,31 @@ def _type(node: ir.Node, graph: ir.Graph) -> str:
     """The role of a layer, from what it reads and what reads it."""
     if node.op_type == "Conv":
         return "patch_embed" if _streams_from_input(node, graph) else "conv"
+    if _streams_from_input(node, graph) and not _ends(node, graph):
+        return "patch_embed"
     if _before_residual(node, _is_attention):
         return "qkv"
     if _reach(node, _backward_one, lambda n: n.op_type in _ACTIVATIONS):
         return "fc2" if not _ends(node, graph) else "head"
     if _reach(node, _backward_stream, _is_attention):
         return "proj"
-    if _before_residual(node, lambda n: n.op_type in _ACTIVATIONS):
+    if _before_residual(node, lambda n: n.op_type in _ACTIVATIONS or _is_gate(n)):
         return "fc1"
     if _ends(node, graph):
         return "head"
     return "linear"
+
+
+def _is_gate(node: ir.Node) -> bool:
+    """Whether two values are multiplied, one of which an activation function made, as in SwiGLU."""
+    return node.op_type == "Mul" and sum(map(_is_activated, _backward(node))) == 1
+
+
+def _is_activated(node: ir.Node) -> bool:
+    if node.op_type in _ACTIVATIONS:
+        return True
+    # x * sigmoid(x) is an activation function in two nodes.
+    return node.op_type == "Mul" and any(n.op_type in _ACTIVATIONS for n in _backward(node))
 
 
 def _before_residual(node: ir.Node, accept: Callable[[ir.Node], bool]) -> bool:
@@ -313,10 +330,14 @@ def _ends(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _streams_from_input(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether a layer reads images, cut into patches or normalized perhaps."""
     value = node.inputs[0]
     while value is not None and value not in graph.inputs:
         producer = value.producer()
-        if producer is None or producer.op_type not in _STREAM:
+        if producer is None or producer.op_type not in _STREAM | _NORMALIZING:
             return False
-        value = producer.inputs[0]
+        computed = [v for v in producer.inputs if v is not None and v.const_value is None]
+        if producer.op_type in _NORMALIZING and len(computed) != 1:
+            return False
+        value = computed[0] if producer.op_type in _NORMALIZING else producer.inputs[0]
     return value is not None

@@ -14,6 +14,7 @@ from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_ov
 from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites, module_path, users
 
 _PARTS = 3
+_PRODUCTS = frozenset({"MatMul", "Einsum", "Attention"})
 _HOPS = 12
 
 
@@ -67,23 +68,27 @@ def _role(site: LinearSite) -> str:
     for _ in range(_HOPS):
         following = []
         for value, node in front:
-            if node.op_type in ("MatMul", "Attention"):
+            if node.op_type in _PRODUCTS:
                 place = next(i for i, v in enumerate(node.inputs) if v is value)
                 if node.op_type == "Attention":
                     return ("query", "key", "value", "")[min(place, 3)]
-                return ("query", "key")[place] if _before_softmax(node) else ("", "value")[place]
+                if len(node.inputs) != 2 or any(v is None or v.const_value is not None for v in node.inputs):
+                    return ""
+                return ("query", "key")[place] if _makes_weights(node) else ("", "value")[place]
             following += [(out, reader) for out in node.outputs for reader in users(out)]
         front = following
     return ""
 
 
-def _before_softmax(product: ir.Node) -> bool:
+def _makes_weights(product: ir.Node) -> bool:
+    """Whether a product's result is multiplied with other activations, by softmax or without, before any layer."""
     front = [product.outputs[0]]
     for _ in range(_HOPS):
         readers = [reader for value in front for reader in users(value)]
-        if any(reader.op_type == "Softmax" for reader in readers):
+        layers = [n for n in readers if n.op_type in _PRODUCTS or n.op_type == "Gemm"]
+        if any(n.op_type != "Gemm" and all(v is None or v.const_value is None for v in n.inputs) for n in layers):
             return True
-        front = [out for reader in readers if reader.op_type not in ("MatMul", "Gemm") for out in reader.outputs]
+        front = [out for reader in readers if reader not in layers for out in reader.outputs]
     return False
 
 

@@ -18,6 +18,7 @@ from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
 from lampq_onnx.importer.merge_qkv import MergeQKV
+from lampq_onnx.importer.plain_layers import PlainLayers
 from lampq_onnx.importer.refusals import (
     image_input,
     require_float_file,
@@ -91,6 +92,7 @@ def import_model(path: Path) -> Imported:
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.ShapeInferencePass()(model)
     steps: dict[str, CountingPass] = {
+        "layers in plain form": PlainLayers(),
         "layer normalizations joined": FuseLayerNorm(),
         "GELU joined": FuseGelu(half=halves.count > 0),
         "qkv joined": MergeQKV(),

@@ -110,6 +110,23 @@ def branching(model: ir.Model) -> None:
     model.graph.outputs[0] = choice.outputs[0]
 
 
+def looping(model: ir.Model) -> None:
+    """The answers are doubled as often as the sum of the images says."""
+    image, logits = model.graph.inputs[0], model.graph.outputs[0]
+    total = ir.node("ReduceSum", [image], {"keepdims": 0})
+    trips = ir.node("Cast", [total.outputs[0]], {"to": int(ir.DataType.INT64)})
+    turn, going, state = (ir.Value(name=name) for name in ("turn", "going", "state"))
+    turn.type, going.type, state.type = ir.TensorType(ir.DataType.INT64), ir.TensorType(ir.DataType.BOOL), logits.type
+    turn.shape, going.shape = ir.Shape([]), ir.Shape([])
+    still, doubled = ir.node("Identity", [going]), ir.node("Add", [state, state])
+    still.outputs[0].name, doubled.outputs[0].name = "still", "doubled"
+    body = ir.Graph([turn, going, state], [still.outputs[0], doubled.outputs[0]], nodes=[still, doubled], name="body")
+    loop = ir.node("Loop", [trips.outputs[0], None, logits], {"body": body}, name="again")
+    loop.outputs[0].name, loop.outputs[0].type = "looped", logits.type
+    model.graph.extend([total, trips, loop])
+    model.graph.outputs[0] = loop.outputs[0]
+
+
 def second_input(model: ir.Model) -> None:
     model.graph.inputs.append(ir.Value(name="mask", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1, 16])))
 
@@ -160,6 +177,7 @@ def old(model: ir.Model) -> None:
 REFUSED: list[tuple[Callable[[ir.Model], None], str]] = [
     (quantized, "quantized already: node squeeze is a QuantizeLinear"),
     (branching, "branches or loops at run time: node choice is a If"),
+    (looping, "branches or loops at run time: node again is a Loop"),
     (second_input, r"takes 2 inputs .*mask \[1, 16\]"),
     (tokens, "of INT64, not a batch of images"),
     (channels_last, "16 channels are neither 1 nor 3"),

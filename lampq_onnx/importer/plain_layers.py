@@ -1,0 +1,131 @@
+"""Linear layers that are written in unusual ways -> MatMul with a matrix, and Add with a vector."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
+from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites, users
+
+ELLIPSIS = "."
+"""Stands for ``...`` in a term."""
+
+
+class PlainLayers(CountingPass):
+    """Give linear layers the form that the other stages know.
+
+    1. An Einsum of activations and constant weights becomes a MatMul, between Reshapes where it sums over several
+       dimensions or makes several.
+    2. A bias of shape (1, ..., 1, n) becomes one of shape (n,).
+
+    Attributes:
+        count: of changed layers.
+    """
+
+    def apply(self, model: ir.Model) -> int:
+        """Run the pass; needs inferred shapes."""
+        graph = model.graph
+        count = sum(_plain_einsum(graph, node) for node in list(graph) if node.op_type == "Einsum")
+        return count + sum(_plain_bias(graph, site) for site in find_sites(graph))
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Letters of an Einsum of activations (lead, summed) and weights, to (lead, made)."""
+
+    lead: str
+    summed: str
+    made: str
+
+
+def contraction(activation: str, weight: str, result: str) -> Contraction | None:
+    """How a product with weights reads as one of matrices; None where it is none.
+
+    >>> contraction("bqhd", "hde", "bqe")
+    Contraction(lead='bq', summed='hd', made='e')
+    >>> contraction("bqd", "bde", "bqe") is None  # other weights for every image
+    True
+    """
+    summed = "".join(letter for letter in activation if letter in weight)
+    made = "".join(letter for letter in weight if letter not in activation)
+    lead = activation.removesuffix(summed)
+    if not summed or not made or ELLIPSIS in weight or set(summed) & set(result):
+        return None
+    if any(len(set(term)) != len(term) for term in (activation, weight)):
+        return None
+    # Made dimensions come in the order of the result.
+    made = "".join(letter for letter in result if letter in made)
+    if lead + summed != activation or lead + made != result or len(summed) + len(made) != len(weight):
+        return None
+    return Contraction(lead, summed, made)
+
+
+def _plain_einsum(graph: ir.Graph, node: ir.Node) -> bool:
+    terms, arrow, result = (
+        node.attributes["equation"].as_string().replace(" ", "").replace("...", ELLIPSIS).partition("->")
+    )
+    operands = list(zip(terms.split(","), node.inputs, strict=False))
+    if not arrow or len(operands) != 2:
+        return False
+    if operands[0][1] is not None and operands[0][1].const_value is not None:
+        operands.reverse()
+    (activation, source), (letters, weight) = operands
+    if source is None or weight is None or weight.const_value is None or source.const_value is not None:
+        return False
+    product = contraction(activation, letters, result)
+    if product is None or (ELLIPSIS in product.lead and len(product.summed + product.made) > 2):
+        return False
+    name = node.outputs[0].name
+    array = constant_array(weight).transpose([letters.index(letter) for letter in product.summed + product.made])
+    inner, outer = array.shape[: len(product.summed)], array.shape[len(product.summed) :]
+    matrix = np.ascontiguousarray(array.reshape(math.prod(inner), math.prod(outer)))
+    lead = [0] * len(product.lead)  # as many dimensions are copied from the input
+    nodes: list[ir.Node] = []
+    if len(inner) > 1:
+        shape = add_constant(graph, f"{name}.rows", np.array([*lead, len(matrix)], np.int64))
+        nodes.append(ir.node("Reshape", [source, shape], name=f"{name}.flat"))
+    value = nodes[-1].outputs[0] if nodes else source
+    nodes.append(ir.node("MatMul", [value, _changed(graph, weight, matrix, name)], name=node.name))
+    nodes[-1].metadata_props.update(node.metadata_props)
+    if len(outer) > 1:
+        shape = add_constant(graph, f"{name}.sizes", np.array([*lead, *outer], np.int64))
+        nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], shape], name=f"{name}.parts"))
+    graph.insert_before(node, nodes)
+    take_over(node.outputs[0], nodes[-1].outputs[0])
+    graph.remove(node, safe=True)
+    return True
+
+
+def _plain_bias(graph: ir.Graph, site: LinearSite) -> bool:
+    product = site.node.outputs[0]
+    readers = users(product)
+    if site.node.op_type != "MatMul" or site.bias is not None or len(readers) != 1 or readers[0].op_type != "Add":
+        return False
+    (add,) = readers
+    position = next(i for i, value in enumerate(add.inputs) if value is not product)
+    bias = add.inputs[position]
+    if bias is None or bias.const_value is None or product.shape is None:
+        return False
+    vector = constant_array(bias)
+    if (
+        not 1 < vector.ndim <= len(product.shape)
+        or vector.size != vector.shape[-1]
+        or vector.size != len(site.matrix())
+    ):
+        return False
+    add.replace_input_with(position, _changed(graph, bias, vector.reshape(-1), add.outputs[0].name))
+    return True
+
+
+def _changed(graph: ir.Graph, constant: ir.Value, array: npt.NDArray[np.generic], reader: str | None) -> ir.Value:
+    """The constant with another array, under its own name unless others read it as well."""
+    if len(constant.uses()) > 1 or constant.is_graph_output():
+        return add_constant(graph, f"{constant.name}.{reader}", array)
+    constant.const_value = ir.tensor(array, name=constant.name)
+    constant.shape = ir.Shape(array.shape)
+    return constant
