@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 import timm
 import torch
-from timm.layers import SwiGLU, SwiGLUPacked
+from timm.layers import Mlp, SwiGLU, SwiGLUPacked
 
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.export import Exported, export_model
@@ -219,10 +219,28 @@ def test_the_linear_half_of_a_gate_carries_a_scale() -> None:
     assert_exact(found)
 
 
-def test_a_norm_that_a_float_layer_reads_too_is_left_alone() -> None:
-    """The linear half of SwiGLU with two layers is no unit: it stays in float."""
+def test_both_layers_of_a_gate_are_readers_of_a_norm() -> None:
     found = found_in(tiny_vit(mlp_layer=SwiGLU))
-    assert "blocks.0.mlp.fc1_x" in found.exported.skipped
-    kinds = found.kinds()
-    assert kinds["blocks.0.mlp.fc1_g"] == kinds["blocks.0.mlp.fc2"] == "multiply"
+    assert found.exported.skipped == {}
+    link = found.of("blocks.0.mlp.fc1_x")
+    assert link is found.of("blocks.0.mlp.fc1_g")
+    assert link.kind == "norm"
+    assert_exact(found)
+
+
+class MlpWithBypass(Mlp):
+    """A linear layer beside the MLP, which is no unit and stays in float."""
+
+    def __init__(self, in_features: int, **arguments: object) -> None:
+        super().__init__(in_features, **arguments)
+        self.bypass = torch.nn.Linear(in_features, in_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.bypass(x)
+
+
+def test_a_norm_that_a_float_layer_reads_too_is_left_alone() -> None:
+    found = found_in(tiny_vit(mlp_layer=MlpWithBypass))
+    assert "blocks.0.mlp.bypass" in found.exported.skipped
+    assert found.of("blocks.0.mlp.fc1").kind == "multiply"
     assert_exact(found)
