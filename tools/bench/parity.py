@@ -6,8 +6,8 @@
 Every form (storage x weight bits x input bits x opset x form of the layers in the float graph) is written once. Each
 quantized layer is cut out and fed the values that it reads in the unoptimized file; the figure is the largest relative
 L2 distance of a layer's output from plain QDQ arithmetic in float64. For whole models, whose values flip at rounding
-boundaries, the figure is the error to the float model over that of the unoptimized file, minus 1. Inputs of 16 bits have
-a wider bound: a value on a rounding boundary moves by a level, 1.5e-5 of the range.
+boundaries, the figure is the error to the float model over that of the unoptimized file, minus 1. Inputs of 16 bits
+have a wider bound: a value on a rounding boundary moves by a level, 1.5e-5 of the range.
 """
 
 from __future__ import annotations
