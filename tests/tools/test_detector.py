@@ -20,6 +20,7 @@ from lampq_onnx.frontend.session import load_model
 from lampq_onnx.options import ImageOptions, ModelOptions, OutputOptions
 from tools import scenes, train_detector
 from tools.bench import detection
+from tools.detector import data, judge, loss
 
 pytest.importorskip("transformers")
 pytest.importorskip("pycocotools")
@@ -59,8 +60,8 @@ def test_symmetries_move_boxes_with_their_pixels() -> None:
     pixels = np.zeros((16, scenes.SIZE, scenes.SIZE, 3), np.uint8)
     pixels[:, 10:30, 40:100] = 255
     boxes = torch.tensor([70, 20, 60, 20]).expand(16, 1, 4) / scenes.SIZE
-    targets = train_detector.Targets(boxes, torch.zeros(16, 1, dtype=torch.int64))
-    images, moved = train_detector.augmented(torch.from_numpy(pixels), targets, torch.Generator().manual_seed(0))
+    targets = data.Targets(boxes, torch.zeros(16, 1, dtype=torch.int64))
+    images, moved = data.augmented(torch.from_numpy(pixels), targets, torch.Generator().manual_seed(0))
     for image, (cx, cy, w, h) in zip(images, (moved.boxes[:, 0] * scenes.SIZE).tolist(), strict=True):
         rows, columns = np.nonzero((image[..., 0] != image[64, 64, 0]).numpy())
         assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx(
@@ -71,8 +72,8 @@ def test_symmetries_move_boxes_with_their_pixels() -> None:
 
 def test_queries_take_the_nearest_objects_first() -> None:
     boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]]])
-    targets = train_detector.Targets(boxes[:, [2, 0]], torch.tensor([[1, 0]]))
-    assert train_detector.assign(torch.zeros(1, 3, 7), boxes, targets).tolist() == [[2, 0]]
+    targets = data.Targets(boxes[:, [2, 0]], torch.tensor([[1, 0]]))
+    assert loss.assign(torch.zeros(1, 3, 7), boxes, targets).tolist() == [[2, 0]]
 
 
 def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> Non
         scores[i, :count], classes[i, :count] = 1, each.classes
         boxes[i, :count] = np.concatenate([each.boxes[:, :2], each.boxes[:, :2] + each.boxes[:, 2:]], 1) / scenes.SIZE
     shown = {int(kind) for each in drawn for kind in each.classes}
-    found = train_detector.average_precision((scores, classes, boxes), drawn, 0.5)
+    found = judge.average_precision((scores, classes, boxes), drawn, 0.5)
     assert found == pytest.approx(len(shown) / len(scenes.CLASSES))
     record = json.loads((trained / "training.json").read_text())
     assert record["steps"] == 6
@@ -176,6 +177,6 @@ def test_a_missing_detector_says_how_to_train_it(tmp_path: Path, monkeypatch: py
 def test_preprocessing_is_that_of_the_processor(trained: Path) -> None:
     found = load_model(ModelOptions(name=str(trained)), ImageOptions()).preprocessing
     assert found == Preprocessing(
-        size=(128, 128), crop_pct=1, crop_mode="squash", interpolation="bilinear", mean=train_detector.MEAN,
-        std=train_detector.STD, channels=3,
+        size=(128, 128), crop_pct=1, crop_mode="squash", interpolation="bilinear", mean=data.MEAN,
+        std=data.STD, channels=3,
     )  # fmt: skip
