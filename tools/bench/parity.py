@@ -7,7 +7,8 @@ Every form (storage x weight bits x input bits x opset x form of the layers in t
 quantized layer is cut out and fed the values that it reads in the unoptimized file; the figure is the largest relative
 L2 distance of a layer's output from plain QDQ arithmetic in float64. For whole models, whose values flip at rounding
 boundaries, the figure is the error to the float model over that of the unoptimized file, minus 1. Inputs of 16 bits
-have a wider bound: a value on a rounding boundary moves by a level, 1.5e-5 of the range.
+have a wider bound: a value on a rounding boundary moves by a level, 1.5e-5 of the range. Left out are forms that a
+runtime's target forbids (OpenVINO: INT2 and INT4 storage, inputs of 16 bits) and opsets that onnx's reference lacks.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lampq_onnx.converter.passes.base import LayerParameters
 from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
 from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
 from lampq_onnx.runtime.fidelity import cut_layers
-from lampq_onnx.targets import PACKINGS, Target
+from lampq_onnx.targets import PACKINGS, TARGETS, Target
 from tests.converter import graphs
 
 LEVELS = {
@@ -54,8 +55,19 @@ LAYER_BOUND, WIDE_LAYER_BOUND = 1e-5, 1e-4  # inputs of up to 8 bits, and of 16:
 
 @dataclass(frozen=True)
 class Runtime:
+    """What runs files, which opsets it knows, and the target whose table says which forms are written for it."""
+
     run: Run
     lowest_opset: int = 0
+    target: Target | None = None
+
+    def takes(self, form: Form) -> bool:
+        """Whether the form is written for it at all."""
+        if form.opset < self.lowest_opset:
+            return False
+        if self.target is None:
+            return True
+        return form.packing in self.target.packings and bool(self.target.kernel(form.weight_bits, form.activation_bits))
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ def runtimes(names: Sequence[str]) -> dict[str, Runtime]:
         except ImportError:
             print("OpenVINO is not installed (pip install 'lampq-onnx[openvino]'): its column is left out\n")
         else:
-            found[f"OpenVINO {openvino.__version__.split('-')[0]}"] = Runtime(with_openvino)
+            found[f"OpenVINO {openvino.__version__.split('-')[0]}"] = Runtime(with_openvino, target=TARGETS["openvino"])
     return found
 
 
@@ -229,9 +241,11 @@ def main() -> int:
         for form in grid:
             files = written(form, target, Path(room))
             for name, runtime in columns.items():
-                if form.opset >= runtime.lowest_opset:
+                if runtime.takes(form):
                     rows[name].append((form, measure(files, runtime.run)))
-    print("| runtime | forms | not run | worst layer | 16-bit inputs | median form | excess, median (max) | outside |")
+    print(
+        "| runtime | forms | not for it | worst layer | 16-bit inputs | median form | excess, median (max) | outside |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     outside = 0
     details = []
