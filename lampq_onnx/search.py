@@ -210,7 +210,7 @@ class Search:
             capacity = sum(sizes[name] * layer.weight_bits for name, layer in counted.items())
 
         def make() -> UpdateResult:
-            with self._clock.stage("iterative update"):
+            with self._clock.stage("iterative update", options.rounds) as advance:
                 return iterative_update(
                     {name: layer.weight_bits for name, layer in counted.items()},
                     sizes,
@@ -220,6 +220,7 @@ class Search:
                     rounds=options.rounds,
                     patience=options.patience,
                     budget_rule=options.rule,
+                    progress=advance,
                 )
 
         result = self._kept.after(plan, recipe.allocation, options).get("iterative update", make)

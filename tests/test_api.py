@@ -6,6 +6,8 @@ import copy
 import doctest
 import importlib
 import runpy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,20 @@ PREPROCESSING = lampq_onnx.Preprocessing(
 )  # fmt: skip
 
 
+class Recorder:
+    """Keeps what every stage said, by its name: how many steps there are, and how many were done each time."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int | None] = {}
+        self.done: dict[str, list[int]] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        self.totals[name] = total
+        self.done[name] = []
+        yield self.done[name].append
+
+
 class Wrapped(torch.nn.Module):
     """A module that timm does not know."""
 
@@ -43,10 +59,17 @@ def test_a_module_and_a_loader_are_quantized_and_left_alone(tmp_path: Path) -> N
     loader = DataLoader(TensorDataset(torch.from_numpy(data.images), torch.from_numpy(data.labels)), batch_size=7)
     module = Wrapped()
     before = copy.deepcopy(module.state_dict())
+    recorder = Recorder()
     report = lampq_onnx.quantize(
         module, tmp_path / "out", preprocessing=PREPROCESSING, calibration=loader, validation=loader, bits=4,
-        effort="fast", rounds=0, threads=1, latency_runs=1, calibration_size=16, resume=False,
+        rounding="nearest", rounds=2, threads=1, latency_runs=1, calibration_size=16, resume=False, progress=recorder,
     )  # fmt: skip
+    for name in ("equalization", "ranges", "traces", "costs", "input costs", "validation"):
+        assert recorder.done[name] == sorted(recorder.done[name]), name
+        assert recorder.done[name][-1] == recorder.totals[name], name
+    swaps = recorder.done["iterative update"]
+    assert swaps == list(range(1, len(swaps) + 1))
+    assert 1 <= len(swaps) <= recorder.totals["iterative update"] == 2  # it may stop early
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert report.model == "Wrapped"
     assert report.accuracy.samples == 24

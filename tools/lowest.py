@@ -29,9 +29,11 @@ from tools.walking.places import working_folder  # noqa: E402
 
 BOUND = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[^\]]*\])?>=(?P<version>[0-9.]+)(,.*)?")
 TESTS = (
-    "allocation", "artifacts", "cli", "converter", "html", "quantization", "runtime", "test_doctor.py",
-    "test_recipe.py",
+    "allocation", "artifacts", "cli/test_cli_errors.py", "converter", "html", "quantization", "runtime",
+    "test_doctor.py", "test_recipe.py",
 )  # fmt: skip
+"""Those that touch every dependency and take seconds each; the quickstart stands for whole runs."""
+
 RUNNERS = ("pytest", "hypothesis", "jsonschema")
 """What the tests need besides; at any version that goes with the others."""
 
@@ -88,6 +90,7 @@ def main() -> int:
             run([str(python.with_name(program)), *words], folder, LAMPQ_ONNX_CACHE=str(folder / "cache"))
             print(results(folder / "out"))
             run([str(python.with_name(program)), "doctor"], folder)
+            run([str(python.with_name(program)), "quantize", "--help"], folder)
             # a copy of the tests alone, so that they find the installed package and not the checkout's
             shutil.rmtree(folder / "checkout", ignore_errors=True)
             for name in ("tests", "tools", "models", "docs"):

@@ -9,7 +9,7 @@ without).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -77,6 +77,7 @@ def iterative_update(
     rounds: int = 8,
     patience: int = 1,
     budget_rule: BudgetRule = "strict",
+    progress: Callable[[int], None] | None = None,
 ) -> UpdateResult:
     """Swap widths between units while the score, the mean loss, clearly improves (`lampq_onnx.evidence`).
 
@@ -98,6 +99,7 @@ def iterative_update(
     patience : stop after this many undone swaps in a row. The paper stops at the first.
     budget_rule : ``strict`` keeps sum c_i B_i <= capacity. ``count`` is the paper's letter: as many bits up
         as down, whatever the sizes, which keeps the plain mean of the widths and not the size.
+    progress : called with the number of swaps scored so far.
 
     Raises
     ------
@@ -135,6 +137,8 @@ def iterative_update(
         trial_score = float(trial_losses.mean())
         kept = clearly_lower(trial_losses, losses)
         history.append(SwapRecord(up.unit, down.unit, trial_score, kept))
+        if progress is not None:
+            progress(len(history))
         if kept:
             current, losses, score, errors, undone = trial, trial_losses, trial_score, None, 0
         else:

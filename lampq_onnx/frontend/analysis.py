@@ -16,7 +16,7 @@ from lampq_onnx.frontend.alpha import AlphaResult, type_factors
 from lampq_onnx.frontend.batching import Images, SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.calibration import choose_ranges, nuclear_norms, visit_inputs
 from lampq_onnx.frontend.chain import BlockChain
-from lampq_onnx.frontend.costs import FLOOR, activation_costs, directional_costs, weight_costs
+from lampq_onnx.frontend.costs import FLOOR, activation_costs, directional_costs, measured_widths, weight_costs
 from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.export import Exported, Unit
 from lampq_onnx.frontend.fisher import fisher_traces
@@ -91,8 +91,10 @@ class Analysis:
         count = len(images)
         fit, held_out = split(images.slice(0, RANGE_IMAGES))
         widths = self._input_widths(options)
-        with progress.stage("ranges"):
-            ranges = choose_ranges(module, units, fit, held_out, widths=widths, seed=seed, group=self.group)
+        with progress.stage("ranges", len(held_out)) as advance:
+            ranges = choose_ranges(
+                module, units, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
+            )
         with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
             batches = self._labelled(options.labels)
             traces = fisher_traces(module, units, batches, seed=seed, group=self.group, progress=advance)
@@ -204,8 +206,9 @@ class Analysis:
                     self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
                     progress=advance,
                 )  # fmt: skip
+        settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
         with (
-            progress.stage("costs") as advance,
+            progress.stage("costs", settings) as advance,
             live_model(self.loaded.module, self.exported.units) as live,
         ):
             return weight_costs(
@@ -229,7 +232,7 @@ class Analysis:
             for unit in self.budgeted
         }
         with (
-            progress.stage("input costs") as advance,
+            progress.stage("input costs", sum(map(len, quantizers.values()))) as advance,
             live_model(self.loaded.module, self.exported.units) as live,
         ):
             costs = activation_costs(

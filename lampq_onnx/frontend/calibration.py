@@ -100,6 +100,7 @@ def choose_ranges(
     widths: Mapping[str, Sequence[int]],
     seed: int,
     group: Group = ALONE,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[int, ActivationRange]]:
     """The candidate range of the smallest output error on held-out images, for each unit and width.
 
@@ -114,6 +115,7 @@ def choose_ranges(
         widths: unit -> widths of its input, in bits.
         seed: of the labels that the gradients are taken for.
         group: the processes that share the images.
+        progress: called with the number of ``held_out`` images done.
     """
     histograms = input_histograms(model, units, fit, group=group)
     candidates = {
@@ -139,7 +141,7 @@ def choose_ranges(
                     )
 
     batches = unlabelled(held_out, device_of(model), group=group)
-    visit_gradients(model, units, batches, measure, seed=seed, group=group)
+    visit_gradients(model, units, batches, measure, seed=seed, group=group, progress=progress)
     flat = {f"{name} {width} {method}": e for (name, width), own in errors.items() for method, e in own.items()}
     flat = summed(flat, group)
     errors = {(name, width): {m: flat[f"{name} {width} {m}"] for m in own} for (name, width), own in errors.items()}

@@ -129,7 +129,7 @@ class Frontend:
         sample = next(tensors(images, self._blank.device, batch_size=TRIAL_IMAGES))[0]
         asked = options.activation_bits
         width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
-        with progress.stage("equalization"):
+        with progress.stage("equalization", len(held_out)) as advance:
             before = forward(module, sample)
             links = find_links(self.exported, module, self.chain, sample)
             found = kept.get(
@@ -137,7 +137,7 @@ class Frontend:
                 lambda: plain(
                     choose_strengths(
                         module, links, fit, held_out, weight_bits=round(options.weight_bits), activation_bits=width,
-                        seed=seed,
+                        seed=seed, progress=advance,
                     )
                 ),
             )  # fmt: skip

@@ -127,7 +127,12 @@ class Walk:
 
     def shown(self, words: list[str]) -> str:
         """The command as a person types it in the folder."""
-        places = {str(self.folder) + os.sep: "", str(Path(__file__).parents[2]): "CHECKOUT", sys.executable: "python"}
+        places = {
+            str(self.folder) + os.sep: "",
+            str(self.binaries) + os.sep: "",
+            str(Path(__file__).parents[2]): "CHECKOUT",
+            sys.executable: "python",
+        }
         line = shlex.join(words)
         for place, short in places.items():
             line = line.replace(place, short)

@@ -8,7 +8,7 @@ up what the channels give away. Which one pays depends on the layer and on both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +98,7 @@ def choose_strengths(
     weight_bits: int,
     activation_bits: int,
     seed: int,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Strength]:
     """The best strength of every link.
 
@@ -111,6 +112,7 @@ def choose_strengths(
         weight_bits: expected width, rounded to nearest here.
         activation_bits: width of the inputs; 16 and more leave them in float.
         seed: of the sampled labels.
+        progress: called with the number of ``held_out`` images done.
     """
     units = [unit for link in links for unit in link.readers]
     lows, highs = channel_ranges(model, units, fit)
@@ -137,7 +139,7 @@ def choose_strengths(
                     found[row, column] = change.square_().reshape(samples, -1).sum(1, dtype=torch.float64)
             errors[link].append(found.cpu())
 
-    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed)
+    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed, progress=progress)
     return [_best(link, options[link], _by_image(link, errors[link])) for link in links]
 
 
