@@ -45,7 +45,8 @@ def prepared(
     """The loaded model, and its calibration images cropped once into a temporary file."""
     from lampq_onnx.frontend.effort import EFFORTS
     from lampq_onnx.frontend.loading import load_module
-    from lampq_onnx.frontend.session import Frontend, calibration_images, load_model, on_device
+    from lampq_onnx.frontend.opening import calibration_images, load_model, on_device
+    from lampq_onnx.frontend.session import Frontend
 
     given = Given() if given is None else given
     with clock.stage("load"):
@@ -95,7 +96,7 @@ def validation_images(
 
 def _validation_source(images: ImageOptions, frontend: Frontend) -> ImageSource:
     from lampq_onnx.frontend.loading import DIGITS
-    from lampq_onnx.frontend.session import digits_source
+    from lampq_onnx.frontend.opening import digits_source
     from lampq_onnx.tasks.meters import open_validation
 
     identity = frontend.loaded.identity

@@ -69,7 +69,7 @@ def analyze(
     """
     from lampq_onnx.converter import save_model
     from lampq_onnx.frontend.distributed import process_group
-    from lampq_onnx.frontend.session import torch_threads
+    from lampq_onnx.frontend.threads import torch_threads
     from lampq_onnx.runtime.environment import own_cores
     from lampq_onnx.search import measure, simulated
 
@@ -93,7 +93,8 @@ def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
     Raises:
         LampqError: the model cannot be used.
     """
-    from lampq_onnx.frontend.session import Frontend, load_model
+    from lampq_onnx.frontend.opening import load_model
+    from lampq_onnx.frontend.session import Frontend
     from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
 
     frontend = Frontend(load_model(model, images))
@@ -133,7 +134,7 @@ def quantize(
         UsageError: an option cannot be right.
         LampqError: any stage; nothing is written then.
     """
-    from lampq_onnx.frontend.session import torch_threads
+    from lampq_onnx.frontend.threads import torch_threads
     from lampq_onnx.html import write_report
     from lampq_onnx.output import QuantizedOutput
     from lampq_onnx.provenance import provenance

@@ -11,7 +11,7 @@ from pathlib import Path
 from lampq_onnx.converter import load_model, save_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, require_output_file, staging
-from lampq_onnx.frontend.session import torch_threads
+from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.inputs import prepared
 from lampq_onnx.output import write_quantized
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink

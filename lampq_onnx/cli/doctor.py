@@ -61,7 +61,7 @@ def _examine(recipe: Recipe) -> Iterator[Finding]:
     from lampq_onnx.data import open_source
     from lampq_onnx.frontend.checkup import examine_model
     from lampq_onnx.frontend.loading import DIGITS
-    from lampq_onnx.frontend.session import digits_source, load_model
+    from lampq_onnx.frontend.opening import digits_source, load_model
 
     loaded = load_model(recipe.model, recipe.images)
     source = None

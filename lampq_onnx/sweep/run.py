@@ -29,7 +29,8 @@ from lampq_onnx.files import (
     require_writable,
     staging,
 )
-from lampq_onnx.frontend.session import Frontend, torch_threads
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.html import write_report
 from lampq_onnx.html.sweep import write_sweep
 from lampq_onnx.inputs import prepared, validation_images

@@ -17,7 +17,7 @@ from lampq_onnx.converter import save_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.export import export_model
 from lampq_onnx.frontend.loading import guess_vit_arguments, load_timm, read_checkpoint, weights_hash
-from lampq_onnx.frontend.session import load_model
+from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.metadata import read_metadata
 from lampq_onnx.options import ImageOptions, ModelOptions
 

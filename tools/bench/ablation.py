@@ -38,8 +38,10 @@ from lampq_onnx.evidence import error_of_mean
 from lampq_onnx.frontend.batching import SlicedImages, logits_of
 from lampq_onnx.frontend.live import live_model
 from lampq_onnx.frontend.loading import DIGITS
+from lampq_onnx.frontend.opening import calibration_images, digits_source, load_model
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs
-from lampq_onnx.frontend.session import Frontend, calibration_images, digits_source, load_model, torch_threads
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.options import (
     AnalysisOptions,
     EffortName,

@@ -21,7 +21,9 @@ from lampq_onnx.files import FLOAT_FILE
 from lampq_onnx.frontend.checkup import EXPORT_BOUND
 from lampq_onnx.frontend.kept import NOT_KEPT
 from lampq_onnx.frontend.loading import LoadedModel
-from lampq_onnx.frontend.session import Frontend, load_model, torch_threads
+from lampq_onnx.frontend.opening import load_model
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.options import ImageOptions
 from lampq_onnx.output import QuantizedOutput
 from lampq_onnx.progress import NO_PROGRESS, Clock

@@ -43,7 +43,8 @@ from lampq_onnx.frontend.analysis import TRACE_IMAGES
 from lampq_onnx.frontend.batching import BATCH
 from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 from lampq_onnx.frontend.loading import LoadedModel
-from lampq_onnx.frontend.session import calibration_images, load_model, torch_threads
+from lampq_onnx.frontend.opening import calibration_images, load_model
+from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.options import EffortName, ImageOptions, ModelOptions
 from lampq_onnx.progress import NO_PROGRESS
 from lampq_onnx.quantization.sketch import same_weights

@@ -71,7 +71,7 @@ def float_file(folder: Path, model: str, checkpoint: Path | None) -> Path:
         from safetensors.torch import save_file
 
         from lampq_onnx.frontend.export import export_model
-        from lampq_onnx.frontend.session import load_model as load_torch
+        from lampq_onnx.frontend.opening import load_model as load_torch
         from lampq_onnx.options import ImageOptions, ModelOptions
 
         folder.mkdir(parents=True, exist_ok=True)

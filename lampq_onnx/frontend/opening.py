@@ -1,0 +1,109 @@
+"""What a run opens: the model by its name, and the images to calibrate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
+from lampq_onnx.data.npz import ArrayReader
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.digits import split_images
+from lampq_onnx.frontend.distributed import own_device
+from lampq_onnx.frontend.effort import EFFORTS
+from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
+from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.synthetic import calibration_source
+from lampq_onnx.frontend.task_model import with_task
+from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
+from lampq_onnx.importer.preprocessing import is_onnx_file
+from lampq_onnx.options import EffortName, ImageOptions, ModelOptions, SyntheticOptions
+from lampq_onnx.progress import ProgressSink
+
+
+def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
+    """Load by name, on the device asked for, with preprocessing overrides.
+
+    Raises:
+        UsageError, LampqError: see `load_timm`; also an unknown device.
+    """
+    if options.name == DIGITS:
+        if options.checkpoint or options.pretrained or options.model_args:
+            raise UsageError(f"{DIGITS} is the embedded model: it takes no checkpoint, weights or model arguments")
+        loaded = load_digits()
+    elif is_onnx_file(options.name):
+        if options.checkpoint or options.pretrained or options.model_args:
+            raise UsageError(f"{options.name} holds its weights: it takes no checkpoint, weights or model arguments")
+        loaded = load_onnx(Path(options.name), images)
+    elif is_transformers_name(options.name):
+        if options.checkpoint or options.model_args:
+            raise UsageError(f"{options.name} is a model of transformers: it takes no checkpoint or model arguments")
+        loaded = load_transformers(options.name, pretrained=options.pretrained)
+    else:
+        loaded = load_timm(
+            options.name,
+            checkpoint=options.checkpoint,
+            pretrained=options.pretrained,
+            model_args=options.model_args,
+        )
+    return on_device(loaded, options, images)
+
+
+def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:
+    """The model where it is to run, with its task and preprocessing overrides.
+
+    Raises:
+        UsageError: outputs that are not of the task that was asked for, a device that is not there, or an override that
+            cannot be right.
+    """
+    loaded = with_task(loaded, options.task)
+    try:
+        device = torch.device(own_device(options.device))
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UsageError(f"device {options.device}: torch sees no CUDA device here")
+        loaded.module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {options.device!r} cannot be used: {error}") from error
+    preprocessing = loaded.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+    return replace(loaded, preprocessing=preprocessing)
+
+
+def calibration_images(
+    loaded: LoadedModel, units: Sequence[Unit], images: ImageOptions, effort: EffortName, progress: ProgressSink
+) -> tuple[ImageSource, Preprocessing]:
+    """The images to calibrate on, and their preprocessing: given ones, those of the embedded model, or made ones.
+
+    Raises:
+        LampqError: there are none, or they cannot be opened.
+    """
+    size = images.calibration_size or EFFORTS[effort].images
+    given = images.calibration
+    if isinstance(given, str):
+        options = SyntheticOptions(seed=images.seed)
+        if images.calibration_size is not None:
+            options = options.model_copy(update={"size": images.calibration_size})
+        return calibration_source(given, loaded, units, options, progress)
+    if given is not None:
+        classes = loaded.identity.num_classes if loaded.task.kind == "classification" else None
+        source = open_source(given, num_classes=classes, need_labels=False)
+    elif loaded.identity.name == DIGITS:
+        source = digits_source("calibration")
+    else:
+        raise LampqError(
+            "no calibration images",
+            hint="give a folder or .npz file with --calibration; 128 images are enough. Without any, "
+            "--calibration synthetic makes them from the model",
+        )
+    return choose(source, size, images.seed), loaded.preprocessing
+
+
+def digits_source(part: Literal["calibration", "test"]) -> ImageSource:
+    """Images of the embedded split."""
+    pixels, labels = split_images(part)
+    reader = ArrayReader(f"digits/{part}", pixels[..., 0])
+    return ImageSource.whole(reader, len(pixels), labels, f"{len(pixels)} digits {part} images")
