@@ -15,6 +15,7 @@ from lampq_onnx.files import write_atomic
 from lampq_onnx.quantization.weights import Grid, QuantizedWeight
 
 FORMAT = "lampq-onnx/weights 1"
+LENGTH_BYTES = 8  # of the header's length in a safetensors file, and what the header is padded to
 
 
 def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
@@ -31,7 +32,17 @@ def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
             arrays[f"{name}.bias"] = np.ascontiguousarray(weight.bias)
         layers[name] = {"bits": weight.bits, "grid": weight.grid.value}
     header = {"format": FORMAT, "layers": json.dumps(layers, sort_keys=True)}
-    write_atomic(path, safetensors.numpy.save(arrays, metadata=header))
+    write_atomic(path, _ordered(safetensors.numpy.save(arrays, metadata=header)))
+
+
+def _ordered(file: bytes) -> bytes:
+    """The same file with its metadata in the order of their names; safetensors writes them in any order."""
+    end = LENGTH_BYTES + int.from_bytes(file[:LENGTH_BYTES], "little")
+    header = json.loads(file[LENGTH_BYTES:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text + file[end:]
 
 
 def load_weights(path: Path) -> dict[str, QuantizedWeight]:

@@ -30,6 +30,18 @@ def test_rounded_weights_as_a_file(tmp_path: Path) -> None:
         assert (found[name].bits, found[name].grid) == (value.bits, value.grid)
 
 
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    path, good = tmp_path / "w.safetensors", fit_weight_grid(some_weight(), 3).quantize(some_weight())
+    found = set()
+    for _ in range(20):  # safetensors orders two entries of metadata by chance
+        save_weights({"ä": good, "b": good}, path)
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    assert set(load_weights(path)) == {"ä", "b"}
+    whole = next(iter(found))
+    assert (8 + int.from_bytes(whole[:8], "little")) % 8 == 0
+
+
 def test_bad_weights_files(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     with pytest.raises(LampqError, match="no such weights file"):
