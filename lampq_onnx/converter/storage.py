@@ -4,10 +4,11 @@ How the integers are packed and how they are scaled are separate choices. Packin
 
 - container: one int8 a weight.
 - native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
-- exact: b bits a weight for every b. The bits of a code are split into fields of 4, 2 and 1 bits (7 = 4 + 2 + 1),
-  each field packed 2, 4 or 8 to a byte. A Gather from a table [256, 8 / width] turns each byte into the signed
-  contributions of its fields, and an int8 Add joins the fields. Large models look up two bytes at once, in a table
-  of 65536 rows.
+- exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
+  byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
+  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits: a MatMulInteger and a Cast that
+  drops the high bits give the codes without a byte of their own, BitShift and Sub make levels of all. That loads in
+  about half the time; the fields remain where a weight has no whole number of groups, or the target cannot shift.
 
 Scaling:
 
@@ -20,8 +21,7 @@ Scaling:
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -29,18 +29,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lampq_onnx.converter.bit_layout import (
+    FIELD_WIDTHS,
+    FieldKey,
+    field_table,
+    loan_matrix,
+    pack,
+    pair_table,
+    share_bytes,
+    shares_bytes,
+)
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
 STORAGE_KEY = "lampq_onnx.storage"
 """Metadata of the node that scales a weight: how its integers are packed."""
-
-FIELD_WIDTHS = (4, 2, 1)
-
-FieldKey = tuple[Grid, int, int]
-"""Grid, bits and field width: what a lookup table is for."""
-
-PAIR_SHARE = 32
 
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
 """First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
@@ -85,32 +88,6 @@ class Stored:
     bytes: int
 
 
-def pack(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
-    """Pack values below 2^width, 8 / width to a byte, the first one lowest; the last byte is padded with zeros."""
-    each = 8 // width
-    flat = codes.reshape(-1)
-    padded = np.zeros(-(-flat.size // each) * each, np.uint8)
-    padded[: flat.size] = flat
-    shifts = np.arange(each, dtype=np.uint8) * width
-    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
-    return packed
-
-
-def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np.int8]:
-    """[256, 8 / width]: what each field of a byte adds to the level; the top field carries the grid's offset."""
-    fields = (np.arange(256)[:, None] >> (np.arange(8 // width) * width)) & (2**width - 1)
-    step = 2 if grid is Grid.MID_RISE else 1
-    offset = int(grid.level(np.zeros(1, np.uint8), bits)[0]) if shift + width == bits else 0
-    table: npt.NDArray[np.int8] = (step * (fields << shift) + offset).astype(np.int8)
-    return table
-
-
-def pair_table(table: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """[65536, 16 / width]: the rows of both bytes of a little-endian pair, from the table of one byte."""
-    pairs = np.arange(2**16)
-    return np.concatenate([table[pairs & 255], table[pairs >> 8]], axis=1)
-
-
 def required_opset(bits: int, packing: Packing) -> int:
     """Least opset that a weight of ``bits`` needs in the form ``packing``."""
     if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
@@ -134,6 +111,7 @@ def pack_weight(
     unsigned: bool = False,
     paired: Collection[FieldKey] = (),
     folds: bool = True,
+    shifts: bool = True,
 ) -> Packed:
     """Write a weight's integers in the form ``packing``.
 
@@ -145,6 +123,7 @@ def pack_weight(
         paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
         folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
             what it cannot hold as it is lies in int8.
+        shifts: False: exact storage must do without BitShift, see `Target`.
     """
     scale = _constant(f"{name}.scale", weight.scale)
     if unsigned:
@@ -160,7 +139,9 @@ def pack_weight(
         return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
     if packing == "native":
         return _native(weight, name, scale, tables)
-    return _exact(weight, name, scale, tables, paired)
+    if shifts and shares_bytes(weight):
+        return _shared_bytes(weight, name, scale, tables)
+    return _fields(weight, name, scale, tables, paired)
 
 
 def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
@@ -211,20 +192,7 @@ def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[st
     return Packed(last, scale, None, tuple(nodes), tuple(new), kind, packed)
 
 
-def paired_fields(weights: Iterable[QuantizedWeight]) -> set[FieldKey]:
-    """Fields of exact storage whose table of byte pairs is at most 1 / `PAIR_SHARE` of what it unpacks.
-
-    It halves the indices, which onnxruntime holds as int32 and looks up one by one when the session is created.
-    """
-    totals: Counter[FieldKey] = Counter()
-    for weight in weights:
-        for width in FIELD_WIDTHS:
-            if weight.bits < 8 and weight.bits & width:
-                totals[weight.grid, weight.bits, width] += weight.codes.size * width // 8
-    return {key for key, total in totals.items() if total >= PAIR_SHARE * 2**16 * (16 // key[2])}
-
-
-def _exact(
+def _fields(
     weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value], paired: Collection[FieldKey]
 ) -> Packed:
     codes = np.ascontiguousarray(weight.codes.T)
@@ -274,6 +242,32 @@ def _exact(
         nodes.append(add)
         joined = add.outputs[0]
     return Packed(joined, scale, None, tuple(nodes), tuple(new), "exact", total)
+
+
+def _shared_bytes(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:
+    bits = weight.bits
+    codes = np.ascontiguousarray(weight.codes.T)
+    packed = share_bytes(codes.reshape(-1), bits)
+    data = _constant(f"{name}.bits{bits}", packed)
+    shape = _constant(f"{name}.shape", np.array(codes.shape, np.int64))
+    new = [scale, shape, data]
+    matrix = _shared(tables, new, f"lampq.loans.b{bits}", loan_matrix(bits))
+    spare = _shared(tables, new, f"lampq.spare.b{bits}", np.array([8 - bits], np.uint8))
+    middle = _shared(tables, new, f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
+    nodes = [ir.node("MatMulInteger", [matrix, data], name=f"{name}.loans")]
+
+    def then(operator: str, inputs: list[ir.Value], attributes: dict[str, int | str], step: str) -> ir.Value:
+        nodes.append(ir.node(operator, inputs, attributes, name=f"{name}.{step}"))
+        return nodes[-1].outputs[0]
+
+    # Cast to a narrower integer drops the high bits, by its specification.
+    rest = then("Cast", [nodes[0].outputs[0]], {"to": ir.DataType.UINT8.value}, "rest")
+    both = then("Concat", [data, rest], {"axis": 0}, "bytes")
+    code = then("BitShift", [both, spare], {"direction": "RIGHT"}, "codes")
+    signed = then("Cast", [code], {"to": ir.DataType.INT8.value}, "int8")
+    level = then("Sub", [signed, middle], {}, "levels")
+    value = then("Reshape", [level, shape], {}, "matrix")
+    return Packed(value, scale, None, tuple(nodes), tuple(new), "exact", packed.nbytes)
 
 
 def _shared(tables: dict[str, ir.Value], new: list[ir.Value], name: str, array: npt.NDArray[np.generic]) -> ir.Value:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.converter import TARGETS, convert_model
-from lampq_onnx.converter.storage import FIELD_WIDTHS, field_table, pack, pair_table, paired_fields
+from lampq_onnx.converter.bit_layout import FIELD_WIDTHS, field_table, pack, pair_table, paired_fields
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
 from lampq_onnx.runtime import cpu_flags
 from lampq_onnx.targets import PACKINGS
@@ -27,7 +27,7 @@ from tests.converter.graphs import (
 )
 
 BITS = range(1, 9)
-SHAPES = [(1, 1), (1, 7), (7, 1), (3, 5), (7, 13)]
+SHAPES = [(1, 1), (1, 7), (7, 1), (3, 5), (2, 6), (8, 9), (7, 13)]
 """(outputs, inputs)"""
 
 ACTIVATION = ActivationQuantizer.from_range(-3.0, 2.5, 8)
@@ -284,9 +284,9 @@ def test_pairs_of_bytes_unpack_to_the_same_levels(
 ) -> None:
     weight = random_weight(shape, bits, grid)
     x = np.random.default_rng(2).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
-    plain, _ = converted(weight, "exact", "onnxruntime-x86-vnni")
-    monkeypatch.setattr("lampq_onnx.converter.storage.PAIR_SHARE", 0)
-    paired, stored = converted(weight, "exact", "onnxruntime-x86-vnni")
+    plain, _ = converted(weight, "exact", "openvino")
+    monkeypatch.setattr("lampq_onnx.converter.bit_layout.PAIR_SHARE", 0)
+    paired, stored = converted(weight, "exact", "openvino")
     words = [t for t in paired.graph.initializer if t.data_type == TensorProto.UINT16]
     whole = [width for width in FIELD_WIDTHS if bits & width and weight.codes.size % (16 // width) == 0]
     assert len(words) == len(whole)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.converter.bit_layout import paired_fields, shares_bytes
 from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, Parameters
 from lampq_onnx.converter.storage import (
     STORAGE_KEY,
@@ -15,7 +16,6 @@ from lampq_onnx.converter.storage import (
     Stored,
     needs_unsigned,
     pack_weight,
-    paired_fields,
     scale_weight,
 )
 from lampq_onnx.quantization import QuantizedWeight
@@ -50,7 +50,8 @@ class QuantizeWeights(LayerPass):
         """See the class."""
         graph = model.graph
         tables: dict[str, ir.Value] = {}
-        paired = paired_fields(numbers.weight for numbers in self.parameters.values())
+        weights = [numbers.weight for numbers in self.parameters.values()]
+        paired = paired_fields(w for w in weights if not (self.target.shifts and shares_bytes(w)))
         first: dict[tuple[bytes, bool, Packing], Packed] = {}
         for name, node in self.units(model):
             numbers = self.parameters[name]
@@ -68,6 +69,7 @@ class QuantizeWeights(LayerPass):
                     unsigned=unsigned,
                     paired=paired,
                     folds=self.target.folds,
+                    shifts=self.target.shifts,
                 )
                 first[key] = packed
                 for value in packed.initializers:
