@@ -51,7 +51,7 @@ class Target:
         symmetric: inputs have the zero point 0, in a signed type.
         folds: constants are folded before kernels are chosen, so that weights may be unpacked by operators. Otherwise
             DequantizeLinear has to read an initializer.
-        shifts: BitShift of uint8 is computed right when it is folded.
+        wraps: folded arithmetic of uint8 is modulo 256, and BitShift right.
         opset: the newest one that is read.
     """
 
@@ -61,7 +61,7 @@ class Target:
     packings: tuple[Packing, ...] = PACKINGS
     symmetric: bool = False
     folds: bool = True
-    shifts: bool = True
+    wraps: bool = True
     opset: int = 25
 
     @property
@@ -160,14 +160,14 @@ TARGETS = {
             folds=False,
             opset=20,
         ),
-        # Reads the lookups of exact storage with a bit-identical result, and a BitShift (2026.4) wrongly. x86 without
-        # VNNI saturates as onnxruntime.
+        # Reads the lookups of exact storage with a bit-identical result, and BitShift and Mul of uint8 wrongly
+        # (2026.4). x86 without VNNI saturates as onnxruntime.
         Target(
             "openvino",
             signed_8bit_exact=False,
             kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
             packings=("exact", "container"),
-            shifts=False,
+            wraps=False,
             opset=20,
         ),
     )

@@ -141,10 +141,10 @@ def share_bytes(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8
 
 
 def shares_bytes(weight: QuantizedWeight) -> bool:
-    """Whether exact storage can hold the weight in bytes that share their spare bits."""
+    """Whether exact storage can hold the weight in bytes that share their spare bits: groups run over its inputs."""
     return (
         weight.bits in LOANS
         and weight.grid is Grid.MID_TREAD
         and weight.codes.size > 0
-        and weight.codes.size % codes_in_group(weight.bits) == 0
+        and weight.codes.shape[1] % codes_in_group(weight.bits) == 0
     )

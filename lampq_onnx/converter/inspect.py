@@ -92,7 +92,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
             "lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"
         ),
         bytes=total,
-        parameters=_count(scaling, stored),
+        parameters=_count(scaling, data, bits),
         input=start.name or "",
         output=output.name or "",
     )
@@ -165,11 +165,15 @@ def _is_vector(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 1
 
 
-def _count(scaling: ir.Node, stored: ir.TensorProtocol | None) -> int:
+def _count(scaling: ir.Node, data: list[ir.Value], bits: int) -> int:
     source = scaling.inputs[0]
     if source is not None and source.const_value is not None:
         return int(source.const_value.size)
     for value in _constants(source):
         if value.name and value.name.endswith(".weight.shape") and value.const_value is not None:
             return int(np.prod(value.const_value.numpy()))
-    return int(stored.size) if stored is not None else 0
+    tensors = [value.const_value for value in data if value.const_value is not None]
+    if scaling.metadata_props.get(STORAGE_KEY) == "exact" and bits:
+        # Whole groups of bytes that share their spare bits.
+        return sum(tensor.nbytes for tensor in tensors) * 8 // bits
+    return int(tensors[0].size) if tensors else 0

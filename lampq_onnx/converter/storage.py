@@ -6,9 +6,9 @@ How the integers are packed and how they are scaled are separate choices. Packin
 - native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
 - exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
   byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
-  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits: a MatMulInteger and a Cast that
-  drops the high bits give the codes without a byte of their own, BitShift and Sub make levels of all. That loads in
-  about half the time; the fields remain where a weight has no whole number of groups, or the target cannot shift.
+  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits: sums of multiples, modulo 256, are
+  the codes without a byte of their own, BitShift and Sub make levels of all. That loads faster than lookups, which
+  remain where the inputs make no whole number of groups, and where the target does not compute modulo 256.
 
 Scaling:
 
@@ -26,19 +26,10 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.bit_layout import (
-    FIELD_WIDTHS,
-    FieldKey,
-    field_table,
-    loan_matrix,
-    pack,
-    pair_table,
-    share_bytes,
-    shares_bytes,
-)
+from lampq_onnx.converter.bit_layout import FieldKey, shares_bytes
+from lampq_onnx.converter.unpacking import Unpacking, constant, look_up_fields, read_shared_bytes
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
@@ -111,7 +102,7 @@ def pack_weight(
     unsigned: bool = False,
     paired: Collection[FieldKey] = (),
     folds: bool = True,
-    shifts: bool = True,
+    wraps: bool = True,
 ) -> Packed:
     """Write a weight's integers in the form ``packing``.
 
@@ -123,25 +114,26 @@ def pack_weight(
         paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
         folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
             what it cannot hold as it is lies in int8.
-        shifts: False: exact storage must do without BitShift, see `Target`.
+        wraps: False: exact storage must do without arithmetic modulo 256, see `Target`.
     """
-    scale = _constant(f"{name}.scale", weight.scale)
+    scale = constant(f"{name}.scale", weight.scale)
     if unsigned:
         data = np.ascontiguousarray((weight.integers().astype(np.int16) + 128).astype(np.uint8).T)
-        zero = _constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
-        value = _constant(f"{name}.quantized", data)
+        zero = constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
+        value = constant(f"{name}.quantized", data)
         return Packed(value, scale, zero, (), (value, scale, zero), "uint8", data.nbytes)
     if not folds and packing == "native" and weight.bits == 4 and weight.grid is not Grid.MID_RISE:
         return _direct_int4(weight, name, scale)
     if not folds or packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
         data8 = np.ascontiguousarray(weight.integers().T)
-        value = _constant(f"{name}.quantized", data8)
+        value = constant(f"{name}.quantized", data8)
         return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
     if packing == "native":
         return _native(weight, name, scale, tables)
-    if shifts and shares_bytes(weight):
-        return _shared_bytes(weight, name, scale, tables)
-    return _fields(weight, name, scale, tables, paired)
+    graph = Unpacking(name, tables)
+    shared = wraps and shares_bytes(weight)
+    value = read_shared_bytes(weight, graph) if shared else look_up_fields(weight, graph, paired)
+    return Packed(value, scale, None, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 
 
 def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
@@ -182,7 +174,7 @@ def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[st
     if weight.grid is Grid.MID_RISE:
         one = tables.get("lampq.one")
         if one is None:
-            one = tables["lampq.one"] = _constant("lampq.one", np.ones(1, np.int8))
+            one = tables["lampq.one"] = constant("lampq.one", np.ones(1, np.int8))
             new.append(one)
         double = ir.node("Add", [last, last], name=f"{name}.double")
         odd = ir.node("Add", [double.outputs[0], one], name=f"{name}.odd")
@@ -190,93 +182,3 @@ def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[st
         last = odd.outputs[0]
     packed = -(-half.size * (2 if kind == "int2" else 4) // 8)
     return Packed(last, scale, None, tuple(nodes), tuple(new), kind, packed)
-
-
-def _fields(
-    weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value], paired: Collection[FieldKey]
-) -> Packed:
-    codes = np.ascontiguousarray(weight.codes.T)
-    count = codes.size
-    shape = _constant(f"{name}.shape", np.array(codes.shape, np.int64))
-    nodes: list[ir.Node] = []
-    new = [scale, shape]
-    total, parts = 0, []
-    shift = weight.bits
-    for width in FIELD_WIDTHS:
-        if not weight.bits & width:
-            continue
-        shift -= width
-        packed = pack(((codes >> shift) & (2**width - 1)).astype(np.uint8), width)
-        total += packed.nbytes
-        part = f"{name}.bits{width}"
-        key = f"lampq.table.{weight.grid.value}.b{weight.bits}.f{width}"
-        # Pairs of bytes where the weight has a whole number of them.
-        pair = (weight.grid, weight.bits, width) in paired and count % (16 // width) == 0
-        data = _constant(part, packed.view("<u2") if pair else packed)
-        key += ".pairs" if pair else ""
-        table = tables.get(key)
-        if table is None:
-            rows = field_table(weight.grid, weight.bits, width, shift)
-            table = tables[key] = _constant(key, pair_table(rows) if pair else rows)
-            new.append(table)
-        cast = ir.node("Cast", [data], {"to": ir.DataType.INT32.value}, name=f"{part}.index")
-        gather = ir.node("Gather", [table, cast.outputs[0]], {"axis": 0}, name=f"{part}.levels")
-        nodes += [cast, gather]
-        last = gather.outputs[0]
-        if count % (8 // width):
-            flat = _shared(tables, new, "lampq.flat", np.array([-1], np.int64))
-            start = _shared(tables, new, "lampq.start", np.array([0], np.int64))
-            end = _constant(f"{part}.end", np.array([count], np.int64))
-            new.append(end)
-            line = ir.node("Reshape", [last, flat], name=f"{part}.flat")
-            cut = ir.node("Slice", [line.outputs[0], start, end], name=f"{part}.cut")
-            nodes += [line, cut]
-            last = cut.outputs[0]
-        reshape = ir.node("Reshape", [last, shape], name=f"{part}.matrix")
-        nodes.append(reshape)
-        parts.append(reshape.outputs[0])
-        new.append(data)
-    joined = parts[0]
-    for position, part_value in enumerate(parts[1:], 1):
-        add = ir.node("Add", [joined, part_value], name=f"{name}.join{position}")
-        nodes.append(add)
-        joined = add.outputs[0]
-    return Packed(joined, scale, None, tuple(nodes), tuple(new), "exact", total)
-
-
-def _shared_bytes(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:
-    bits = weight.bits
-    codes = np.ascontiguousarray(weight.codes.T)
-    packed = share_bytes(codes.reshape(-1), bits)
-    data = _constant(f"{name}.bits{bits}", packed)
-    shape = _constant(f"{name}.shape", np.array(codes.shape, np.int64))
-    new = [scale, shape, data]
-    matrix = _shared(tables, new, f"lampq.loans.b{bits}", loan_matrix(bits))
-    spare = _shared(tables, new, f"lampq.spare.b{bits}", np.array([8 - bits], np.uint8))
-    middle = _shared(tables, new, f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
-    nodes = [ir.node("MatMulInteger", [matrix, data], name=f"{name}.loans")]
-
-    def then(operator: str, inputs: list[ir.Value], attributes: dict[str, int | str], step: str) -> ir.Value:
-        nodes.append(ir.node(operator, inputs, attributes, name=f"{name}.{step}"))
-        return nodes[-1].outputs[0]
-
-    # Cast to a narrower integer drops the high bits, by its specification.
-    rest = then("Cast", [nodes[0].outputs[0]], {"to": ir.DataType.UINT8.value}, "rest")
-    both = then("Concat", [data, rest], {"axis": 0}, "bytes")
-    code = then("BitShift", [both, spare], {"direction": "RIGHT"}, "codes")
-    signed = then("Cast", [code], {"to": ir.DataType.INT8.value}, "int8")
-    level = then("Sub", [signed, middle], {}, "levels")
-    value = then("Reshape", [level, shape], {}, "matrix")
-    return Packed(value, scale, None, tuple(nodes), tuple(new), "exact", packed.nbytes)
-
-
-def _shared(tables: dict[str, ir.Value], new: list[ir.Value], name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    if name not in tables:
-        tables[name] = _constant(name, array)
-        new.append(tables[name])
-    return tables[name]
-
-
-def _constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))

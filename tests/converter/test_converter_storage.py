@@ -27,7 +27,7 @@ from tests.converter.graphs import (
 )
 
 BITS = range(1, 9)
-SHAPES = [(1, 1), (1, 7), (7, 1), (3, 5), (2, 6), (8, 9), (7, 13)]
+SHAPES = [(1, 1), (1, 7), (7, 1), (3, 5), (2, 8), (9, 16), (7, 13)]
 """(outputs, inputs)"""
 
 ACTIVATION = ActivationQuantizer.from_range(-3.0, 2.5, 8)
@@ -118,7 +118,7 @@ def test_every_storage_is_the_plain_graph(bits: int, grid: Grid, packing: str, t
         packed = [
             tensor
             for tensor in model.graph.initializer
-            if tensor.name == "fc.weight.quantized" or re.fullmatch(r"fc\.weight\.bits\d", tensor.name)
+            if tensor.name == "fc.weight.quantized" or re.fullmatch(r"fc\.weight\.bits\d(\.\d)?", tensor.name)
         ]
         assert sum(len(tensor.raw_data) for tensor in packed) == stored.bytes
         assert not [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]

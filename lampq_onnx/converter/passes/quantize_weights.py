@@ -51,7 +51,7 @@ class QuantizeWeights(LayerPass):
         graph = model.graph
         tables: dict[str, ir.Value] = {}
         weights = [numbers.weight for numbers in self.parameters.values()]
-        paired = paired_fields(w for w in weights if not (self.target.shifts and shares_bytes(w)))
+        paired = paired_fields(w for w in weights if not (self.target.wraps and shares_bytes(w)))
         first: dict[tuple[bytes, bool, Packing], Packed] = {}
         for name, node in self.units(model):
             numbers = self.parameters[name]
@@ -69,7 +69,7 @@ class QuantizeWeights(LayerPass):
                     unsigned=unsigned,
                     paired=paired,
                     folds=self.target.folds,
-                    shifts=self.target.shifts,
+                    wraps=self.target.wraps,
                 )
                 first[key] = packed
                 for value in packed.initializers:
