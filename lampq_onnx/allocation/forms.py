@@ -13,8 +13,11 @@ from lampq_onnx.targets import Packing, Target
 FLOAT_BYTES = 4
 
 LAYER_BYTES = 1500
-"""Nodes, names, shapes and the plan's entry of a quantized layer in exact storage. Measured: 1470 for the digits
-model, 1400 to 1900 for DeiT-Ti, whose more widths need more lookup tables."""
+"""Nodes, names, shapes and the plan's entry of a quantized layer. Measured: 1470 for the digits model; for DeiT-Ti, all
+layers at one width in exact storage, 1650, 1180, 2460, 1760 and 1500 at 3 to 7 bits."""
+
+BLOCK_BYTES = {5: 1000, 6: 300}
+"""What more nodes take in exact storage whose bytes lie in several blocks."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def form_bytes(unit: UnitSensitivity, form: Form) -> int:
     """Bytes that a unit's weights take in the file, scales and the layer's share of the graph included."""
     if form.storage is None:
         return FLOAT_BYTES * unit.parameters
-    return stored_bytes(unit.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * unit.shape[0] + LAYER_BYTES
+    nodes = LAYER_BYTES + (BLOCK_BYTES.get(form.weight_bits, 0) if form.storage == "exact" else 0)
+    return stored_bytes(unit.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * unit.shape[0] + nodes
 
 
 def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:

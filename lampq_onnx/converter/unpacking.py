@@ -56,9 +56,9 @@ class Unpacking:
         self.new: list[ir.Value] = []
         self.bytes = 0
 
-    def then(self, operator: str, inputs: list[ir.Value], step: str, **attributes: int | str) -> ir.Value:
-        """Add a node with one output."""
-        node = ir.node(operator, inputs, attributes, name=f"{self.name}.{step}")
+    def then(self, operator: str, inputs: list[ir.Value], step: str | None, **attributes: int | str) -> ir.Value:
+        """Add a node with one output; without a ``step`` it has no name, which takes room in the file."""
+        node = ir.node(operator, inputs, attributes, name=None if step is None else f"{self.name}.{step}")
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -137,7 +137,7 @@ def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> ir.Value:
     else:
         blocks = packed.reshape(len(packed), -1, outputs)
         pieces = [graph.packed(f"bits{bits}.{at}", block) for at, block in enumerate(blocks)]
-        pieces += [_sum_of_loans(graph, pieces, loans, row) for row, loans in enumerate(LOANS[bits])]
+        pieces += [_sum_of_loans(graph, pieces, loans) for loans in LOANS[bits]]
     joined = graph.then("Concat", pieces, "bytes", axis=0)
     spare = graph.shared(f"lampq.spare.b{bits}", np.array([8 - bits], np.uint8))
     code = graph.then("BitShift", [joined, spare], "codes", direction="RIGHT")
@@ -149,13 +149,13 @@ def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> ir.Value:
     return graph.then("Reshape", [level, graph.own("shape", np.array([inputs, outputs], np.int64))], "matrix")
 
 
-def _sum_of_loans(graph: Unpacking, blocks: list[ir.Value], loans: tuple[Loan, ...], row: int) -> ir.Value:
+def _sum_of_loans(graph: Unpacking, blocks: list[ir.Value], loans: tuple[Loan, ...]) -> ir.Value:
     """The codes of one row, in uint8 and so modulo 256."""
     parts = []
-    for at, loan in enumerate(loans):
+    for loan in loans:
         factor = graph.shared(f"lampq.times{loan.factor}", np.array([loan.factor], np.uint8))
-        parts.append(graph.then("Mul", [blocks[loan.byte], factor], f"loan{row}.{at}"))
+        parts.append(graph.then("Mul", [blocks[loan.byte], factor], None))
     total = parts[0]
-    for at, part in enumerate(parts[1:], 1):
-        total = graph.then("Add", [total, part], f"sum{row}.{at}")
+    for part in parts[1:]:
+        total = graph.then("Add", [total, part], None)
     return total

@@ -36,6 +36,11 @@ def packed(count: int, bits: int) -> int:
     return sum(-(-count * width // 8) for width in (8, 4, 2, 1) if bits & width)
 
 
+def nodes(bits: int) -> int:
+    """Bytes of a layer's nodes in exact storage."""
+    return {5: 2500, 6: 1800}.get(bits, 1500)
+
+
 def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tuple[int, int]]) -> tuple[float, ...]:
     """Bytes, ms and bit operations of a plan, the long way."""
     size = float(table.float_bytes)
@@ -45,7 +50,7 @@ def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tu
         w, a = widths[unit.name]
         own = {t.activation_bits: t.milliseconds for t in table.times if t.shape == f"{unit.shape[0]}x{unit.shape[1]}"}
         if w != 32:
-            size += packed(unit.parameters, w) + 4 * unit.shape[0] + 1500 - 4 * unit.parameters
+            size += packed(unit.parameters, w) + 4 * unit.shape[0] + nodes(w) - 4 * unit.parameters
             ms += own[(8,) if a == 8 else (16, 32)] - own[32,]
         bops += unit.parameters * TOKENS * w * a
     return size, ms, bops
