@@ -208,9 +208,10 @@ def load(folder: Path, model: str, bits: list[int], runs: int) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for label, ones in found.items():
         middle = {key: float(np.median([one[key] for one in ones])) for key in ("ms", "busy", "after", "held", "peak")}
+        ratio, busy = middle["ms"] / base["ms"], middle["busy"] / base["busy"]
         print(
-            f"| {label} | {files[label].stat().st_size / 1e6:.1f} | {middle['ms']:.0f} | {middle['ms'] / base['ms']:.2f} "
-            f"| {middle['busy'] / base['busy']:.2f} | {middle['after']:.0f} | {middle['held']:.0f} | {middle['peak']:.0f} |"
+            f"| {label} | {files[label].stat().st_size / 1e6:.1f} | {middle['ms']:.0f} | {ratio:.2f} | {busy:.2f} "
+            f"| {middle['after']:.0f} | {middle['held']:.0f} | {middle['peak']:.0f} |"
         )
 
 
