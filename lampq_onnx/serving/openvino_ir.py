@@ -12,8 +12,14 @@ def to_openvino(source: Source, folder: Path) -> None:
     """Write ``<name>.xml`` and ``<name>.bin``.
 
     Raises:
-        LampqError: openvino is missing, or cannot read the file.
+        LampqError: openvino is missing, cannot read the file, or would read its weights wrongly.
     """
+    shifted = next((node for node in source.model.graph if node.op_type == "BitShift"), None)
+    if shifted is not None:
+        raise LampqError(
+            f"{source.path} was written for another target: OpenVINO computes {shifted.name} wrongly",
+            hint="write it for OpenVINO: lampq-onnx convert --target openvino (or quantize --target openvino)",
+        )
     try:
         import openvino
     except ImportError as error:

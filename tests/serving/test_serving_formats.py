@@ -108,6 +108,23 @@ def test_openvino_reads_its_format_back(folder: Path, images: np.ndarray, tmp_pa
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
+def test_storage_that_openvino_reads_wrongly_is_refused(tmp_path: Path) -> None:
+    plan = plan_for([site.name for site in find_sites(as_ir(vit(blocks=1)).graph)], weight_bits=6)
+
+    def write(target: str) -> None:
+        converted = convert_model(as_ir(vit(blocks=1)), plan, target=TARGETS[target])
+        save_model(converted.model, tmp_path / "model.onnx")
+
+    write("onnxruntime-x86-vnni")
+    with pytest.raises(LampqError, match="written for another target") as error:
+        package(tmp_path / "model.onnx", "openvino-ir", tmp_path / "ir")
+    assert "--target openvino" in (error.value.hint or "")
+    assert not (tmp_path / "ir").exists()
+    write("openvino")
+    pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+    package(tmp_path / "model.onnx", "openvino-ir", tmp_path / "ir")
+
+
 def test_what_cannot_be_packaged_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown format 'zip'"):
         package(folder, "zip", tmp_path / "a")

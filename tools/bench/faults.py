@@ -35,13 +35,20 @@ def command(folder: Path, bits: float) -> list[str]:
 
 def start(folder: Path, bits: float, cache: Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LAMPQ_ONNX_CACHE": str(cache), "TMPDIR": str(cache.parent)}
+
+    def prepare() -> None:
+        # A background job ignores Ctrl-C, and its children would too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if before is not None:
+            before()
+
     return subprocess.Popen(
         command(folder, bits),
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=before,  # noqa: PLW1509 -- no threads here; limits must hold before Python starts
+        preexec_fn=prepare,  # noqa: PLW1509 -- no threads here; limits must hold before Python starts
     )
 
 
