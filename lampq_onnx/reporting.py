@@ -30,6 +30,7 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
             budget=None,
             covers=kinds,
         )
+    plan = _completed(plan, layers)
     weighted = plan.weight_average()
     chosen = [layer for layer in plan.layers.values() if layer.quantized]
     total = sum(layer.parameters or 0 for layer in chosen)
@@ -42,6 +43,22 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
         activation_average_unweighted=plan.activation_average_unweighted(),
         covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
     )
+
+
+def _completed(plan: BitPlan, layers: Sequence[QuantizedLayer]) -> BitPlan:
+    """The plan with the sizes and types that it lacks, as a written one may, from the file."""
+    known = {layer.name: layer for layer in layers}
+    added = {
+        name: layer.model_copy(
+            update={
+                "type": layer.type or known[name].type,
+                "parameters": known[name].parameters if layer.parameters is None else layer.parameters,
+            }
+        )
+        for name, layer in plan.layers.items()
+        if name in known
+    }
+    return plan.model_copy(update={"layers": {**plan.layers, **added}})
 
 
 def rounding_record(

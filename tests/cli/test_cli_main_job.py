@@ -17,6 +17,7 @@ from lampq_onnx import BitPlan, LayerPlan, Report, Sensitivities
 from lampq_onnx.converter import inspect_model, load_model
 from lampq_onnx.frontend.digits import split_images
 from lampq_onnx.provenance import HASH_KEY, INPUTS_KEY, RECIPE_KEY
+from lampq_onnx.reporting import bit_averages
 
 from .conftest import QUICK, invoke
 
@@ -147,6 +148,12 @@ def test_a_plan_written_by_hand(digits_run: tuple[Path, str], test_images: Path,
         "blocks.0.attn.qkv": (5, 8),
         "blocks.7.mlp.fc2": (1, 6),
     }
+    # sizes and types, which the plan does not say, are those of the file
+    bits = bit_averages(BitPlan.load(path), list(found.values()))
+    qkv, fc2 = 32 * 96, 128 * 32
+    assert bits.weight_average == bits.weight_average_all == pytest.approx((5 * qkv + fc2) / (qkv + fc2))
+    assert bits.weight_average_unweighted == 3
+    assert bits.covers == ("qkv", "fc2")
 
 
 def test_validate_and_its_gates(digits_run: tuple[Path, str], test_images: Path, tmp_path: Path) -> None:
