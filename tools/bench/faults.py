@@ -163,7 +163,11 @@ class Bench:
             time.sleep(0.01)
         shutil.rmtree(folder)
         said = last_line(process)
-        self.row("output folder removed", f"exit code {process.returncode}; {said}", extra=process.returncode == 1)
+        # It may be made again, if all of the result is in it then.
+        whole = folder.is_dir() and result(folder) == self.new
+        outcome = "whole result in a new folder" if whole else said
+        kept = whole if process.returncode == 0 else not folder.exists()
+        self.row("output folder removed", f"exit code {process.returncode}; {outcome}", extra=kept)
 
     def little_memory(self) -> None:
         for megabytes in (600, 1200, 1800):
