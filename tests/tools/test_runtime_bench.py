@@ -11,8 +11,9 @@ import pytest
 
 from lampq_onnx.converter import TARGETS
 from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.errors import LampqError
 from tests.converter.graphs import as_ir, count, kernels, plan_for, run, vit
-from tools.bench import peers, runtime
+from tools.bench import attention_edits, peers, runtime
 from tools.bench.native_int4 import write_native_int4
 
 
@@ -49,6 +50,45 @@ def test_speed_prints_a_row_for_every_file(source: Path, capsys: pytest.CaptureF
     assert rows[0].split(" | ")[3] == "1.00 [1.00, 1.00]"
     sizes = [float(row.split(" | ")[1]) for row in rows]
     assert sizes == [pytest.approx((folder / name).stat().st_size / 1e6, abs=0.01) for name in listed.values()]
+
+
+def test_scales_are_folded_without_a_change(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "folded.onnx"
+    assert attention_edits.fold_scales(source, path) == 1
+    before, after = onnx.load(source), onnx.load(path)
+    assert count(before, "Mul") - count(after, "Mul") == 1
+    images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(after, images), run(before, images), rtol=1e-4, atol=1e-5)
+
+
+def test_products_of_attention_are_quantized(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    assert attention_edits.quantize_products(source, path) == 2
+    model = onnx.load(path)
+    assert count(model, "QuantizeLinear") == 4
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    restored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    assert sum(set(node.input) <= restored for node in products) == 2
+
+
+def test_attention_prints_a_row_for_every_edit(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime.attention(source.parent, "tiny", None, runs=2)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == [
+        "| float, scale folded in 1 layers",
+        "| W4A8, scale folded in 1 layers",
+        "| W4A8, scale folded, 2 int8 products",
+    ]
+    assert "MatMulIntegerToFloat" in rows[2][1]
+    assert all(len(row[4].split(", ")) == 5 for row in rows)
+
+
+def test_an_edit_that_changes_the_answers_is_no_comparison(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    attention_edits.quantize_products(source, path)
+    edit = attention_edits.Edit("int8", source, path, 1e-6)
+    with pytest.raises(LampqError, match="int8: the edited file answers differently"):
+        attention_edits.compare([edit], runs=1, repeats=1, folder=tmp_path)
 
 
 def test_a_tool_that_fails_is_skipped_with_its_reason(source: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     python -m tools.bench.runtime prepare FOLDER --model deit_small_patch16_224     # writes the files; needs torch
     python -m tools.bench.runtime speed FOLDER                                      # times them in turns
     python -m tools.bench.runtime load FOLDER --model vit_base_patch16_224 --bits 3,4,5,6
+    python -m tools.bench.runtime attention FOLDER --model deit_small_patch16_224   # scale folded, int8 products
 
 Without --checkpoint the weights are random, which changes no time. Speeds are medians of ratios within rounds of one
 process; load times and memory come from processes of their own, one a load.
@@ -30,6 +31,7 @@ from lampq_onnx.converter.convert import default_graph_passes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
 from lampq_onnx.runtime.sessions import session_options
+from tools.bench.attention_edits import ALIKE, Edit, compare, fold_scales, quantize_products
 from tools.bench.native_int4 import write_native_int4
 
 RANGE = ActivationRange(low=-3.0, high=3.0)
@@ -43,7 +45,7 @@ NATIVE = "native INT4 QDQ"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("prepare", "speed", "load", "one-load"):
+    for name in ("prepare", "speed", "load", "one-load", "attention"):
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)
         command.add_argument("--model", default="deit_small_patch16_224")
@@ -59,6 +61,8 @@ def main() -> None:
         speed(options.folder, options.batch, options.threads, options.runs)
     elif options.command == "load":
         load(options.folder, options.model, [int(b) for b in options.bits.split(",")], options.runs)
+    elif options.command == "attention":
+        attention(options.folder, options.model, options.checkpoint, options.runs)
     else:
         print(json.dumps(one_load(options.folder)))
 
@@ -186,6 +190,23 @@ def speed(folder: Path, batch: int, threads: int, runs: int) -> None:
     for other in (FLOAT, "float, all graph passes", STATIC, NATIVE):
         ratio = np.percentile(times[:, labels.index(other)] / times[:, ours], [25, 50, 75])
         print(f"\nW4A8 against {other}: {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}]")
+
+
+def attention(folder: Path, model: str, checkpoint: Path | None, runs: int) -> None:
+    """Time the float and the W4A8 file with and without edits of their attention."""
+    source = float_file(folder, model, checkpoint)
+    w4a8 = folder / f"{model}.attention4.onnx"
+    quantized(source, w4a8, 4)
+    edits = []
+    for label, path in ((FLOAT, source), ("W4A8", w4a8)):
+        folded = path.with_suffix(".folded.onnx")
+        layers = fold_scales(path, folded)
+        edits.append(Edit(f"{label}, scale folded in {layers} layers", path, folded, ALIKE))
+    int8 = w4a8.with_suffix(".int8.onnx")
+    products = quantize_products(edits[-1].edited, int8)
+    edits.append(Edit(f"W4A8, scale folded, {products} int8 products", w4a8, int8, None))
+    print(f"{model}, batch 1, one thread, {runs} rounds in each repetition, processor time, {where()}\n")
+    compare(edits, runs, repeats=5, folder=folder)
 
 
 def load(folder: Path, model: str, bits: list[int], runs: int) -> None:

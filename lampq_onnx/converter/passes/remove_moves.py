@@ -15,7 +15,7 @@ class RemoveMoves(CountingPass):
     """Remove data movement without effect.
 
     1. Reshape [.., m, n] -> [-1, m, n], Transpose of the last two, Reshape -> [.., n, m] is one Transpose of the last
-       two, which onnxruntime takes into the MatMul that reads it.
+       two, which onnxruntime merges with a Transpose before it.
     2. A Reshape to the shape that its input has is dropped.
     3. Transposes that do nothing or follow another, Casts and Expands without effect: onnxscript's rules.
     """
