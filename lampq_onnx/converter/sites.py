@@ -35,6 +35,7 @@ _TRANSPARENT = frozenset(
         "Expand",
         "Flatten",
         "Clip",
+        "BatchNormalization",
         "LayerNormalization",
         "RMSNormalization",
         "ReduceMean",
@@ -79,7 +80,7 @@ class LinearSite:
 
     Attributes:
         name: unit name, unique in the graph.
-        type: qkv, proj, fc1, fc2, patch_embed, head or linear.
+        type: qkv, proj, fc1, fc2, patch_embed or head; linear: another one; conv: a convolution whose patches overlap.
         node: the MatMul, Gemm or Conv.
         weight: its constant input.
         bias: constant that is added to the result, if any.
@@ -233,9 +234,16 @@ def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept:
         seen.add(node)
         if accept(node):
             return True
-        if node.op_type in _TRANSPARENT and not _is_linear(node):
+        if _is_transparent(node):
             front.extend(step(node))
     return False
+
+
+def _is_transparent(node: ir.Node) -> bool:
+    """Whether a node belongs to no layer; a convolution of single channels mixes positions only."""
+    if node.op_type == "Conv":
+        return int_attribute(node, "group", 1) > 1
+    return node.op_type in _TRANSPARENT and not _is_linear(node)
 
 
 def _forward(node: ir.Node) -> Iterator[ir.Node]:
@@ -259,20 +267,43 @@ def _is_attention(node: ir.Node) -> bool:
 def _type(node: ir.Node, graph: ir.Graph) -> str:
     """The role of a layer, from what it reads and what reads it."""
     if node.op_type == "Conv":
-        return "patch_embed" if _streams_from_input(node, graph) else "conv"
-    if _streams_from_input(node, graph) and not _ends(node, graph):
+        if _streams_from_input(node, graph):
+            return "patch_embed"
+        if not _cuts_patches(node):
+            return "conv"
+    elif _streams_from_input(node, graph) and not _ends(node, graph):
         return "patch_embed"
     if _before_residual(node, _is_attention):
         return "qkv"
-    if _reach(node, _backward_one, lambda n: n.op_type in _ACTIVATIONS):
-        return "fc2" if not _ends(node, graph) else "head"
-    if _reach(node, _backward_stream, _is_attention):
+    if _reach(node, _backward_activated, _is_attention):
         return "proj"
-    if _before_residual(node, lambda n: n.op_type in _ACTIVATIONS or _is_gate(n)):
+    if _reach(node, _backward_one, _is_activation):
+        return "head" if _ends(node, graph) and not _joins_residual(node) else "fc2"
+    if _before_residual(node, lambda n: _is_activation(n) or _is_gate(n)):
         return "fc1"
     if _ends(node, graph):
         return "head"
     return "linear"
+
+
+def _cuts_patches(node: ir.Node) -> bool:
+    """Whether a Conv is a matrix applied to patches that do not overlap; a pointwise one is."""
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    kernel = [int(k) for k in weight.const_value.shape.numpy()[2:]]
+    attributes = {key: list(a.as_ints()) for key, a in node.attributes.items() if a.type == ir.AttributeType.INTS}
+    padded = any(attributes.get("pads", [0])) or any(d != 1 for d in attributes.get("dilations", [1]))
+    return attributes.get("strides", [1, 1]) == kernel and not padded
+
+
+def _is_activation(node: ir.Node) -> bool:
+    return node.op_type in _ACTIVATIONS
+
+
+def _combines(node: ir.Node, operator: str) -> bool:
+    """Whether a node is this operator on computed values only."""
+    return node.op_type == operator and all(value is not None and value.const_value is None for value in node.inputs)
 
 
 def _is_gate(node: ir.Node) -> bool:
@@ -291,27 +322,48 @@ def _before_residual(node: ir.Node, accept: Callable[[ir.Node], bool]) -> bool:
     """Forward search that stops where the result joins a residual stream (an Add of two computed values)."""
 
     def step(current: ir.Node) -> Iterator[ir.Node]:
-        for reader in _forward(current):
-            if reader.op_type == "Add" and all(v is not None and v.const_value is None for v in reader.inputs):
-                continue
-            yield reader
+        yield from (reader for reader in _forward(current) if not _combines(reader, "Add"))
 
     return _reach(node, step, accept)
 
 
+def _joins_residual(node: ir.Node) -> bool:
+    """Whether the result is added to something that the layer itself depends on."""
+    earlier: set[ir.Node] = set()
+    front = [node]
+    while front:
+        fresh = [producer for producer in _backward(front.pop()) if producer not in earlier]
+        earlier.update(fresh)
+        front.extend(fresh)
+
+    def joins(reader: ir.Node) -> bool:
+        return _combines(reader, "Add") and any(v is not None and v.producer() in earlier for v in reader.inputs)
+
+    def step(current: ir.Node) -> Iterator[ir.Node]:
+        if not _combines(current, "Add"):
+            yield from _forward(current)
+
+    return _reach(node, step, joins)
+
+
 def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
-    """Producers of the activation, not through residual Adds or normalizations."""
+    """Producers of the activation, not through residual Adds or normalizations; through that of a gated product."""
     for producer in _backward(node):
-        if producer.op_type in ("LayerNormalization", "RMSNormalization", "ReduceMean"):
-            continue
-        if producer.op_type == "Add" and all(v is not None and v.const_value is None for v in producer.inputs):
+        if producer.op_type in ("LayerNormalization", "RMSNormalization"):
+            normalized = next(_backward(producer), None)
+            if normalized is None or not _combines(normalized, "Mul"):
+                continue
+        elif producer.op_type == "ReduceMean" or _combines(producer, "Add"):
             continue
         yield producer
 
 
-def _backward_stream(node: ir.Node) -> Iterator[ir.Node]:
+def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
+    """Producers as far back as attention: through data movement, and the activation and the gate behind it."""
     for producer in _backward(node):
-        if producer.op_type in _STREAM or _is_attention(producer):
+        if _is_activation(producer):
+            yield from _backward_activated(producer)
+        elif producer.op_type in _STREAM or _is_attention(producer) or _combines(producer, "Mul"):
             yield producer
 
 

@@ -15,6 +15,7 @@ import torch
 from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_path
 from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.attention import FourDimensionalAttention
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.onnx_model.source import OnnxSource
 from lampq_onnx.frontend.task_model import NamedOutputs, outputs_apart
@@ -26,7 +27,11 @@ OPSET = 20
 BLOCK_TYPES = ("qkv", "proj", "fc1", "fc2")
 """Types in the budget; the others are fixed."""
 
-FIXED_TYPES = ("patch_embed", "head")
+FIXED_TYPES = ("patch_embed", "head", "linear")
+"""Outside the blocks, or in them but none of the four, as Swin's patch merging."""
+
+OVERLAPPING = "its patches overlap, are padded, or do not cover the image"
+"""Why a convolution stays in float: it is no product with a matrix, and with float outputs has no integer kernel."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     device = next(loaded.module.parameters()).device
     example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)
     try:
-        with _quiet(), outputs_apart(loaded.module):
+        with _quiet(), outputs_apart(loaded.module), FourDimensionalAttention():
             program = torch.onnx.export(
                 loaded.module,
                 (example,),
@@ -87,8 +92,7 @@ def export_model(loaded: LoadedModel) -> Exported:
                 verbose=False,
             )
     except Exception as error:  # torch.export's failures share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise LampqError(f"{loaded.identity.name} cannot be exported to ONNX: {reason[:300]}") from error
+        raise LampqError(f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}") from error
     if program is None:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
     model = program.model
@@ -125,9 +129,9 @@ def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
 
 
 def _require_units(units: Sequence[Unit], loaded: LoadedModel) -> None:
-    if all(unit.fixed for unit in units):
+    if all(unit.type != "qkv" for unit in units):
         raise LampqError(
-            f"no attention or MLP layers were recognized in {loaded.identity.name}",
+            f"no attention layers were recognized in {loaded.identity.name}",
             hint="only Vision Transformers with standard attention are supported",
         )
 
@@ -140,10 +144,8 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
         name = _module_name(site, modules)
         if name is None:
             skipped[site.name] = "no single Linear or Conv2d module holds its weight"
-        elif site.type not in BLOCK_TYPES + FIXED_TYPES:
-            skipped[name] = f"type {site.type} is not quantized"
-        elif site.node.op_type == "Conv" and patch_geometry(site.node) is None:
-            skipped[name] = "its patches overlap, are padded, or do not cover the image"
+        elif site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None):
+            skipped[name] = OVERLAPPING
         elif any(unit.name == name for unit in units):
             skipped[f"{name} (again)"] = "the module is used twice"
         else:
@@ -225,6 +227,13 @@ def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str |
             if weight.shape == matrix.shape and np.array_equal(weight, matrix):
                 return scope
     return None
+
+
+def _root(error: BaseException) -> str:
+    """First line of what an error began with; the exporter wraps it in advice about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _strip(model: ir.Model) -> None:

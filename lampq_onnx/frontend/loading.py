@@ -22,6 +22,7 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import shortened
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
+from lampq_onnx.frontend.rewrites import rewrite
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def load_timm(
 
     Raises:
         UsageError: no weights were named, or both kinds.
-        LampqError: unknown model, unreadable or unfitting checkpoint, failed download.
+        LampqError: unknown model, unreadable or unfitting checkpoint, failed download, or `rewrite` fails.
     """
     if (checkpoint is None) == (not pretrained):
         raise UsageError(
@@ -109,7 +110,9 @@ def load_timm(
     module.eval().requires_grad_(False)
     require_finite(module, checkpoint or Path(name))
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
-    return LoadedModel(module=module, preprocessing=_preprocessing(module, model_args or {}), identity=identity)
+    preprocessing = _preprocessing(module, model_args or {})
+    rewrite(module, name, _noise(preprocessing, module))
+    return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
 def load_module(
@@ -143,6 +146,7 @@ def load_module(
         answer = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise LampqError(f"{name} answers {answer} for two images, not one row of class scores each")
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=logits.shape[1])
+    rewrite(module, name, _noise(preprocessing, module))
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
@@ -243,6 +247,13 @@ def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | fl
     if head is not None and head.ndim == 2:
         guess["num_classes"] = int(head.shape[0])
     return guess
+
+
+def _noise(preprocessing: Preprocessing, module: torch.nn.Module) -> torch.Tensor:
+    """Two images, on the model's device."""
+    shape = (2, preprocessing.channels, *preprocessing.size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return images.to(next(module.parameters()).device)
 
 
 def _classes(module: torch.nn.Module) -> int:

@@ -109,13 +109,15 @@ def test_what_is_no_layer() -> None:
     assert find_sites(as_ir(model).graph) == []
 
 
-def test_a_later_convolution_is_no_patch_embedding() -> None:
+@pytest.mark.parametrize(("kernel", "kind"), [(2, "head"), (1, "conv"), (3, "conv")])
+def test_a_later_convolution_is_a_layer_where_its_patches_do_not_overlap(kernel: int, kind: str) -> None:
     b = Builder()
     x = b.op("Conv", "x", b.random("stem.weight", 3, 3, 2, 2), strides=[2, 2], kernel_shape=[2, 2])
-    x = b.op("Conv", b.op("Relu", x), b.random("next.weight", 3, 3, 2, 2), strides=[2, 2], kernel_shape=[2, 2])
+    weight = b.random("next.weight", 3, 3, kernel, kernel)
+    x = b.op("Conv", b.op("Relu", x), weight, strides=[2, 2], kernel_shape=[kernel, kernel])
     b.rename(x, "y")
-    sites = find_sites(as_ir(b.model({"x": ["n", 3, 4, 4]}, {"y": ["n", 3, 1, 1]})).graph)
-    assert [(site.name, site.type) for site in sites] == [("stem", "patch_embed"), ("next", "conv")]
+    sites = find_sites(as_ir(b.model({"x": ["n", 3, 12, 12]}, {"y": ["n", 3, None, None]})).graph)
+    assert [(site.name, site.type) for site in sites] == [("stem", "patch_embed"), ("next", kind)]
 
 
 def test_an_add_of_two_computed_values_is_no_bias() -> None:

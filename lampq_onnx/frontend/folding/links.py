@@ -49,11 +49,13 @@ def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, im
     for link in _norm_links(exported, model, own, counts, images):
         if trial.holds(link):
             found |= {unit.name: link for unit in link.readers}
+    before = _layers_before(exported.model)
     for block in chain.blocks:
         members = [u for u in block.units if u in own]
         for unit in members:
             if unit.name not in found:
-                for link in _linear_links(unit, members):
+                sources = [u for u in members if u.name in before.get(unit.name, ())]
+                for link in _linear_links(unit, sources):
                     if trial.holds(link):
                         found[unit.name] = link
                         break
@@ -117,10 +119,35 @@ def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
     return found
 
 
-def _linear_links(unit: Unit, members: Sequence[Unit]) -> Iterator[Link]:
-    """Row ranges of other layers of the block that may produce the unit's input; the last rows first (values)."""
+def _layers_before(model: ir.Model) -> dict[str, set[str]]:
+    """Unit -> units whose result its input is made of, without another layer or an Add of two results in between: past
+    such an Add a factor on one of them is a factor on the sum no more."""
+    found: dict[str, set[str]] = {}
+    for node in model.graph:
+        name = node.metadata_props.get(UNIT_KEY)
+        if name is None:
+            continue
+        reached: set[str] = set()
+        seen: set[ir.Node] = set()
+        front = [node.inputs[0]]
+        while front:
+            value = front.pop()
+            producer = None if value is None else value.producer()
+            if producer is None or producer in seen or producer.op_type in SHAPE_OPERATORS:
+                continue
+            seen.add(producer)
+            if UNIT_KEY in producer.metadata_props:
+                reached.add(producer.metadata_props[UNIT_KEY])
+            elif producer.op_type != "Add" or any(v is not None and v.const_value is not None for v in producer.inputs):
+                front.extend(producer.inputs)
+        found[name] = reached
+    return found
+
+
+def _linear_links(unit: Unit, sources: Sequence[Unit]) -> Iterator[Link]:
+    """Row ranges of ``sources`` that may produce the unit's input; the last rows first (values)."""
     channels = int(unit.module.weight.shape[1])
-    for source in members:
+    for source in sources:
         rows = int(source.module.weight.shape[0])
         if source is unit or rows % channels:
             continue

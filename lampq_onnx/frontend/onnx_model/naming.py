@@ -11,7 +11,7 @@ import torch
 
 from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
-from lampq_onnx.frontend.export import BLOCK_TYPES, FIXED_TYPES
+from lampq_onnx.frontend.export import OVERLAPPING
 from lampq_onnx.frontend.onnx_model.model import Built
 from lampq_onnx.frontend.onnx_model.source import MODULE_KEY, OnnxSource
 
@@ -29,10 +29,8 @@ def source_of(model: ir.Model, built: Built) -> OnnxSource:
     for site in sites:
         if site.node not in built.layers:
             skipped[site.name] = "it does not depend on the image, or its bias or padding is of an unusual form"
-        elif site.type not in BLOCK_TYPES + FIXED_TYPES:
-            skipped[site.name] = f"type {site.type} is not quantized"
-        elif site.node.op_type == "Conv" and patch_geometry(site.node) is None:
-            skipped[site.name] = "its patches overlap, are padded, or do not cover the image"
+        elif site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None):
+            skipped[site.name] = OVERLAPPING
         else:
             annotate(site, site.name)
             units.append(site)

@@ -229,14 +229,14 @@ def test_both_layers_of_a_gate_are_readers_of_a_norm() -> None:
 
 
 class MlpWithBypass(Mlp):
-    """A linear layer beside the MLP, which is no unit and stays in float."""
+    """A linear layer beside the MLP whose weight is read without calling it: it stays in float."""
 
     def __init__(self, in_features: int, **arguments: object) -> None:
         super().__init__(in_features, **arguments)
         self.bypass = torch.nn.Linear(in_features, in_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + self.bypass(x)
+        return super().forward(x) + torch.nn.functional.linear(x, self.bypass.weight, self.bypass.bias)
 
 
 def test_a_norm_that_a_float_layer_reads_too_is_left_alone() -> None:

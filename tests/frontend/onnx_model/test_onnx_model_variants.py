@@ -191,6 +191,7 @@ VARIANTS: dict[str, tuple[dict[str, str], list[str]]] = {
     },
     "swiglu": ({"mlp": "swiglu"}, ["patch_embed", "qkv", "proj", "fc1", "fc1", "fc2", "head"]),
     "quick gelu": ({"mlp": "quick gelu"}, PLAIN),
+    "1x1 convolutions": ({"mlp": "1x1 convolutions"}, PLAIN),
     "patches: linear": ({"patches": "linear"}, PLAIN),
     "patches: normalized inside": ({"patches": "normalized inside"}, PLAIN),
 }
@@ -208,21 +209,11 @@ def test_units_of_other_architectures(variant: str, tmp_path: Path) -> None:
     assert exported.skipped == {}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reasons"),
-    [
-        ({"patches": "padded"}, {"padded": "its patches overlap, are padded, or do not cover the image"}),
-        ({"mlp": "1x1 convolutions"}, dict.fromkeys(("wide_conv", "narrow_conv"), "type conv is not quantized")),
-    ],
-    ids=["padded patches", "1x1 convolutions"],
-)
-def test_layers_without_an_integer_form_stay_in_float_with_a_reason(
-    arguments: dict[str, str], reasons: dict[str, str], tmp_path: Path
-) -> None:
-    model = Variant(**arguments)
+def test_overlapping_patches_stay_in_float_with_a_reason(tmp_path: Path) -> None:
+    model = Variant(patches="padded")
     loaded = load_onnx(exports.by_torchscript(model, tmp_path / "variant.onnx", 17), HALVES)
     assert close(loaded, model)
-    assert export_model(loaded).skipped == reasons
+    assert export_model(loaded).skipped == {"padded": "its patches overlap, are padded, or do not cover the image"}
 
 
 def test_weights_on_the_left_stay_in_float_with_a_reason(torchscript_file: Path, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Which layers of each family get a width, on models as small as their constructors make them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import timm
+
+from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.rewrites import rewrite
+from tools.bench.family_models import randomize
+
+from .models import SIZE, loaded, pixels
+
+VIT = {"img_size": SIZE, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "depth": 1, "num_classes": 4}
+BLOCK = {"qkv": 1, "proj": 1, "fc1": 1, "fc2": 1}
+WINDOWS = {"img_size": SIZE, "patch_size": 2, "embed_dim": 8, "num_heads": (2, 2), "depths": (1, 1), "num_classes": 4}
+OVERLAP = "its patches overlap, are padded, or do not cover the image"
+
+CASES: dict[str, tuple[str, dict[str, object], dict[str, int], dict[str, int]]] = {
+    "beit": ("beit_base_patch16_224", VIT, {"patch_embed": 1, **BLOCK, "head": 1}, {}),
+    "eva02 without a head": (
+        "eva02_base_patch14_224", {**VIT, "num_classes": 0},
+        {"patch_embed": 1, **BLOCK, "qkv": 3, "fc1": 2}, {},
+    ),
+    "swin": (
+        "swin_tiny_patch4_window7_224", {**WINDOWS, "window_size": 4},
+        {"patch_embed": 1, **dict.fromkeys(BLOCK, 2), "linear": 1, "head": 1}, {},
+    ),
+    "pvt_v2": (
+        "pvt_v2_b0",
+        {"depths": (1, 1), "embed_dims": (8, 16), "num_heads": (1, 2), "sr_ratios": (2, 1), "mlp_ratios": (2, 2)},
+        {**dict.fromkeys(BLOCK, 2), "qkv": 4, "linear": 1, "head": 1}, {OVERLAP: 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_units_of_a_family(case: str) -> None:
+    name, arguments, units, skipped = CASES[case]
+    model = timm.create_model(name, **arguments).eval().requires_grad_(False)
+    randomize(model, 0)
+    rewrite(model, name, pixels(2))
+    exported = export_model(loaded(model))
+    assert Counter(unit.type for unit in exported.units) == units
+    assert Counter(exported.skipped.values()) == skipped
+    fixed = {unit.type for unit in exported.units if unit.fixed}
+    assert fixed <= {"patch_embed", "linear", "head"}
