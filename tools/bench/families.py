@@ -4,9 +4,10 @@
     python tools/bench/families.py --only swin pvt_v2    # some
     python tools/bench/families.py --json families.json  # the figures as well
 
-The models are timm's, made smaller by their constructors, with random weights of a fixed seed: the table shows what is
-recognized and that the file computes what was asked for, not accuracy. Every row runs in a process of its own; one that
-fails is a row with its reason, and the exit code is then 1. Families that the tool is known to refuse are not failures.
+The models are timm's, made smaller by their constructors, with random weights of a fixed seed, rounded to nearest: the
+table shows what is recognized and that the file computes what was asked for, not accuracy. Every row runs in a process
+of its own; one that fails is a row with its reason, and the exit code is then 1. Families that the tool is known to
+refuse are not failures.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COLUMNS = (
     "family", "model", "units", "share", "parity", "W8A8", "W4A8", "W8A8 speed", "stays in float", "s",
 )  # fmt: skip
 
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600
 """Of one row."""
 
 

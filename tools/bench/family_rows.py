@@ -20,11 +20,10 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE
 from lampq_onnx.frontend.checkup import EXPORT_BOUND
 from lampq_onnx.frontend.kept import NOT_KEPT
-from lampq_onnx.frontend.loading import LoadedModel
-from lampq_onnx.frontend.opening import load_model
+from lampq_onnx.frontend.loading import LoadedModel, load_timm
+from lampq_onnx.frontend.opening import on_device
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.threads import torch_threads
-from lampq_onnx.options import ImageOptions
 from lampq_onnx.output import QuantizedOutput
 from lampq_onnx.progress import NO_PROGRESS, Clock
 from lampq_onnx.recipe import Recipe
@@ -35,8 +34,8 @@ from lampq_onnx.targets import target_for
 from lampq_onnx.validation import EXCESS_BOUND, EXCESS_IMAGES, fidelity_problems
 from tools.bench.family_models import Family, noise_images
 
-CALIBRATION_IMAGES = 16
-BATCH = 16
+CALIBRATION_IMAGES = 8
+BATCH = 8
 WIDTHS = (8, 4)
 """Weight bits; inputs have 8."""
 
@@ -127,9 +126,10 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
     save_file({name: value.contiguous() for name, value in original.state_dict().items()}, checkpoint)
     recipe = Recipe.build(
         {
-            "model": {"name": family.model, "checkpoint": checkpoint, "model_args": dict(family.arguments)},
+            "model": {"name": family.model},
             "allocation": {"candidates": WIDTHS, "wide_price": float("inf")},
             "analysis": {"alpha_samples": 1},
+            "rounding": {"method": "nearest"},
             "update": {"rounds": 0},
             "output": {"threads": threads, "latency_runs": runs},
         }
@@ -141,7 +141,8 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
         }
     )
     clock = Clock(NO_PROGRESS)
-    loaded = load_model(recipe.model, ImageOptions())
+    loaded = load_timm(family.model, checkpoint=checkpoint, model_args=family.arguments)
+    loaded = on_device(loaded, recipe.model, recipe.images)
     pre = loaded.preprocessing
     shape = (pre.channels, *pre.size)
     checked = noise_images(EXCESS_IMAGES, shape, seed + 1)
