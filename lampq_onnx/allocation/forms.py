@@ -19,6 +19,13 @@ layers at one width in exact storage, 1650, 1180, 2460, 1760 and 1500 at 3 to 7 
 BLOCK_BYTES = {5: 1000, 6: 300}
 """What more nodes take in exact storage whose bytes lie in several blocks."""
 
+PAIR_SHARE, PAIR_ROWS = 32, 2**16
+"""Exact storage of large models looks two bytes up at once, in a table of so many rows for each field, where what it
+unpacks is at least that many times its size."""
+
+PAIR_USERS = {4: 1, 2: 2, 1: 2}
+"""Field width -> widths of at most 4 bits that have such a field."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -72,6 +79,12 @@ def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
     else:
         fields = [8]
     return sum(-(-parameters * width // 8) for width in fields)
+
+
+def pair_table_bytes(parameters: int) -> int:
+    """The most that tables of byte pairs take in a file whose units have so many weights in all."""
+    sizes = {width: PAIR_ROWS * (16 // width) for width in PAIR_USERS}
+    return sum(PAIR_USERS[w] * size for w, size in sizes.items() if parameters * w // 8 >= PAIR_SHARE * size)
 
 
 def multiply_adds(unit: UnitSensitivity) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form, bit_operations, form_bytes, multiply_adds
+from lampq_onnx.allocation.forms import FLOAT_FORM, Form, bit_operations, form_bytes, multiply_adds, pair_table_bytes
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
@@ -213,7 +213,7 @@ def _resources(
             )
         rest = whole - sum(form_bytes(unit, FLOAT_FORM) for unit in sensitivities.units)
         rest += sum(form_bytes(unit, fixed[unit.name]) for unit in outside)
-        rest += int(limits.max_bytes * _SIZE_MARGIN)
+        rest += int(limits.max_bytes * _SIZE_MARGIN) + pair_table_bytes(total)
         found.append(Resource("MB of file", form_bytes, rest, limits.max_bytes, _MEGABYTE))
     if limits.max_ms is not None:
         if table is None:
