@@ -107,7 +107,9 @@ def test_the_folder_is_removed_during_the_run(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
 def test_terminated_runs_leave_nothing(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom lampq_onnx.cli import main\nfrom lampq_onnx import files\nfrom pathlib import Path\n"
+        # A background job's children ignore Ctrl-C unless they say otherwise.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from lampq_onnx.cli import main\nfrom lampq_onnx import files\nfrom pathlib import Path\n"
         "def app(words):\n"
         "    with files.staging(Path(sys.argv[1]), ['x']):\n"
         "        print('ready', flush=True)\n"
