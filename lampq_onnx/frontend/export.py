@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from lampq_onnx.converter.other_weights import other_weights
 from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_path
 from lampq_onnx.errors import LampqError
@@ -140,7 +141,8 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
     modules = dict(module.named_modules())
     units: list[Unit] = []
     skipped: dict[str, str] = {}
-    for site in find_sites(model.graph):
+    sites = find_sites(model.graph)
+    for site in sites:
         name = _module_name(site, modules)
         if name is None:
             skipped[site.name] = "no single Linear or Conv2d module holds its weight"
@@ -153,7 +155,7 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
             assert isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
             annotate(site, name)
             units.append(Unit(name, site.type, part, fixed=site.type in FIXED_TYPES))
-    return tuple(units), skipped
+    return tuple(units), skipped | other_weights(model.graph, sites)
 
 
 def _called(

@@ -17,6 +17,7 @@ VIT = {"img_size": SIZE, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "dept
 BLOCK = {"qkv": 1, "proj": 1, "fc1": 1, "fc2": 1}
 WINDOWS = {"img_size": SIZE, "patch_size": 2, "embed_dim": 8, "num_heads": (2, 2), "depths": (1, 1), "num_classes": 4}
 OVERLAP = "its patches overlap, are padded, or do not cover the image"
+GROUPS = "a convolution with groups, or not over images"
 
 CASES: dict[str, tuple[str, dict[str, object], dict[str, int], dict[str, int]]] = {
     "beit": ("beit_base_patch16_224", VIT, {"patch_embed": 1, **BLOCK, "head": 1}, {}),
@@ -31,7 +32,7 @@ CASES: dict[str, tuple[str, dict[str, object], dict[str, int], dict[str, int]]] 
     "pvt_v2": (
         "pvt_v2_b0",
         {"depths": (1, 1), "embed_dims": (8, 16), "num_heads": (1, 2), "sr_ratios": (2, 1), "mlp_ratios": (2, 2)},
-        {**dict.fromkeys(BLOCK, 2), "qkv": 4, "linear": 1, "head": 1}, {OVERLAP: 2},
+        {**dict.fromkeys(BLOCK, 2), "qkv": 4, "linear": 1, "head": 1}, {OVERLAP: 2, GROUPS: 2},
     ),
 }  # fmt: skip
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
 import torch
 
+from lampq_onnx.converter.other_weights import other_weights
 from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
 from lampq_onnx.frontend.export import OVERLAPPING
@@ -34,8 +35,7 @@ def source_of(model: ir.Model, built: Built) -> OnnxSource:
         else:
             annotate(site, site.name)
             units.append(site)
-    linear = {site.node for site in sites}
-    skipped |= {name: why for node in model.graph if node not in linear for name, why in _other_weights(node)}
+    skipped |= other_weights(model.graph, sites)
     return OnnxSource(model, tuple(units), modules, skipped)
 
 
@@ -64,19 +64,3 @@ def _tells(site: LinearSite) -> bool:
     bias = site.bias.name if site.bias is not None else None
     parameter = any((name or "").endswith((".weight", ".bias")) for name in (site.weight.name, bias))
     return parameter or "/" in site.name or "." in site.name.replace("onnx::", "")
-
-
-def _other_weights(node: ir.Node) -> Iterator[tuple[str, str]]:
-    """Nodes with matrices of weights that are no layers here."""
-    if node.op_type not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"):
-        return
-    constant = [v is not None and v.const_value is not None and len(v.const_value.shape) > 1 for v in node.inputs]
-    if not any(constant):
-        return
-    name = node.name or node.outputs[0].name or node.op_type
-    if node.op_type == "Conv":
-        yield name, "a convolution with groups, or not over images"
-    elif node.op_type == "MatMul" and constant[0]:
-        yield name, "its weights are the left operand"
-    else:
-        yield name, f"its weights are not a plain matrix ({node.op_type})"
