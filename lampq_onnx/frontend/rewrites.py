@@ -25,6 +25,8 @@ def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[s
       from that of q, zeros and that of v in every pass, and read the weight past its module.
     - A batch norm that alone reads a Linear or Conv2d goes into it. Exporters do so with convolutions, and the
       weights in the file are then nobody's.
+    - Activations that overwrite what they read give a new tensor: hooks keep what layers gave, and leaves of a backward
+      pass cannot be overwritten.
 
     Args:
         module: in evaluation mode.
@@ -34,6 +36,9 @@ def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[s
     Raises:
         LampqError: the outputs changed.
     """
+    for part in module.modules():
+        if getattr(part, "inplace", False) is True:
+            part.inplace = False  # type: ignore[assignment]
     pairs = _normalized_layers(module, example)
     attentions = [part for part in module.modules() if _has_split_bias(part)]
     if not pairs and not attentions:

@@ -67,6 +67,7 @@ def test_batch_norms_go_into_the_layers_before_them() -> None:
     torch.testing.assert_close(model(pixels(3)), wanted, rtol=1e-4, atol=1e-5)
     assert not any(isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for part in model.modules())
     assert isinstance(model.first_norm[0], torch.nn.ReLU)
+    assert not model.first_norm[0].inplace
     assert not any(p.requires_grad for p in model.parameters())
 
 
