@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tools.detector.data import Targets, augmented, batches, draw, normalized, to_tensors
-from tools.detector.judge import TRAIN_SEED, VALIDATION_SEED, Judge
+from tools.detector.data import TRAIN_SEED, VALIDATION_SEED, Targets, augmented, batches, draw, normalized, to_tensors
+from tools.detector.judge import Judge
 from tools.detector.loss import loss_of
 from tools.detector.model import Detector, configuration
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lampq_onnx.artifacts import UnitSensitivity
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
+from lampq_onnx.pairs import pair_table_size, pairs_pay
 from lampq_onnx.targets import Packing, Target
 
 FLOAT_BYTES = 4
@@ -18,10 +19,6 @@ layers at one width in exact storage, 1650, 1180, 2460, 1760 and 1500 at 3 to 7 
 
 BLOCK_BYTES = {5: 1000, 6: 300}
 """What more nodes take in exact storage whose bytes lie in several blocks."""
-
-PAIR_SHARE, PAIR_ROWS = 32, 2**16
-"""Exact storage of large models looks two bytes up at once, in a table of so many rows for each field, where what it
-unpacks is at least that many times its size."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> widths of at most 4 bits that have such a field."""
@@ -83,8 +80,11 @@ def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
 
 def pair_table_bytes(parameters: int) -> int:
     """The most that tables of byte pairs take in a file whose units have so many weights in all."""
-    sizes = {width: PAIR_ROWS * (16 // width) for width in PAIR_USERS}
-    return sum(PAIR_USERS[w] * size for w, size in sizes.items() if parameters * w // 8 >= PAIR_SHARE * size)
+    return sum(
+        users * pair_table_size(width)
+        for width, users in PAIR_USERS.items()
+        if pairs_pay(width, parameters * width // 8)
+    )
 
 
 def multiply_adds(unit: UnitSensitivity) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lampq_onnx.errors import UsageError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, text_of
 from lampq_onnx.recipe import FIELDS, Values, by_flag, merge, read_values
 
@@ -55,6 +55,15 @@ def with_options(
         return run
 
     return decorate
+
+
+def run_tool(main: Callable[..., None]) -> None:
+    """Run a script's only command; an error of ours ends in its message and exit code."""
+    try:
+        typer.run(main)
+    except LampqError as problem:
+        typer.echo(f"error: {problem}", err=True)
+        raise SystemExit(problem.exit_code) from None
 
 
 def override(values: Values, section: str, **given: Any) -> dict[str, dict[str, Any]]:

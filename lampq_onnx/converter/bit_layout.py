@@ -18,14 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lampq_onnx.pairs import PAIR_ROWS, pairs_pay
 from lampq_onnx.quantization import Grid, QuantizedWeight
 
 FIELD_WIDTHS = (4, 2, 1)
 
 FieldKey = tuple[Grid, int, int]
 """Grid, bits and field width: what a lookup table is for."""
-
-PAIR_SHARE = 32
 
 
 def pack(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
@@ -50,12 +49,12 @@ def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np
 
 def pair_table(table: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """[65536, 16 / width]: the rows of both bytes of a little-endian pair, from the table of one byte."""
-    pairs = np.arange(2**16)
+    pairs = np.arange(PAIR_ROWS)
     return np.concatenate([table[pairs & 255], table[pairs >> 8]], axis=1)
 
 
 def paired_fields(weights: Iterable[QuantizedWeight]) -> set[FieldKey]:
-    """Fields of exact storage whose table of byte pairs is at most 1 / `PAIR_SHARE` of what it unpacks.
+    """Fields of exact storage that are looked up in pairs of bytes, see `pairs_pay`.
 
     ``weights`` are those that `shares_bytes` does not hold. Pairs halve the indices, which onnxruntime holds as int32
     and looks up one by one when the session is created.
@@ -65,7 +64,7 @@ def paired_fields(weights: Iterable[QuantizedWeight]) -> set[FieldKey]:
         for width in FIELD_WIDTHS:
             if weight.bits < 8 and weight.bits & width:
                 totals[weight.grid, weight.bits, width] += weight.codes.size * width // 8
-    return {key for key, total in totals.items() if total >= PAIR_SHARE * 2**16 * (16 // key[2])}
+    return {key for key, total in totals.items() if pairs_pay(key[2], total)}
 
 
 @dataclass(frozen=True)

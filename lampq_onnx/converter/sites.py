@@ -269,7 +269,7 @@ def _type(node: ir.Node, graph: ir.Graph) -> str:
     if node.op_type == "Conv":
         if _streams_from_input(node, graph):
             return "patch_embed"
-        if not _cuts_patches(node):
+        if not cuts_patches(node):
             return "conv"
     elif _streams_from_input(node, graph) and not _ends(node, graph):
         return "patch_embed"
@@ -286,7 +286,7 @@ def _type(node: ir.Node, graph: ir.Graph) -> str:
     return "linear"
 
 
-def _cuts_patches(node: ir.Node) -> bool:
+def cuts_patches(node: ir.Node) -> bool:
     """Whether a Conv is a matrix applied to patches that do not overlap; a pointwise one is."""
     weight = node.inputs[1]
     assert weight is not None

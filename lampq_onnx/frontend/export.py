@@ -146,7 +146,7 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
         name = _module_name(site, modules)
         if name is None:
             skipped[site.name] = "no single Linear or Conv2d module holds its weight"
-        elif site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None):
+        elif overlaps(site):
             skipped[name] = OVERLAPPING
         elif any(unit.name == name for unit in units):
             skipped[f"{name} (again)"] = "the module is used twice"
@@ -156,6 +156,11 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
             annotate(site, name)
             units.append(Unit(name, site.type, part, fixed=site.type in FIXED_TYPES))
     return tuple(units), skipped | other_weights(model.graph, sites)
+
+
+def overlaps(site: LinearSite) -> bool:
+    """Whether a layer is a convolution that is no product with a matrix, see `OVERLAPPING`."""
+    return site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None)
 
 
 def _called(

@@ -31,11 +31,7 @@ from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.group import ALONE, Group
-from lampq_onnx.options import (
-    AnalysisOptions,
-    RoundingOptions,
-    UpdateOptions,
-)
+from lampq_onnx.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.quantization.sketch import to_text, weight_sketch

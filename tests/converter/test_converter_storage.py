@@ -285,7 +285,7 @@ def test_pairs_of_bytes_unpack_to_the_same_levels(
     weight = random_weight(shape, bits, grid)
     x = np.random.default_rng(2).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
     plain, _ = converted(weight, "exact", "openvino")
-    monkeypatch.setattr("lampq_onnx.converter.bit_layout.PAIR_SHARE", 0)
+    monkeypatch.setattr("lampq_onnx.pairs.PAIR_SHARE", 0)
     paired, stored = converted(weight, "exact", "openvino")
     words = [t for t in paired.graph.initializer if t.data_type == TensorProto.UINT16]
     whole = [width for width in FIELD_WIDTHS if bits & width and weight.codes.size % (16 // width) == 0]

@@ -31,7 +31,7 @@ from pydantic import BaseModel
 from lampq_onnx import allocation
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
-from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.cli.parameters import run_tool, with_options
 from lampq_onnx.data import CroppedImages, choose, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evidence import error_of_mean
@@ -347,8 +347,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except LampqError as problem:
-        typer.echo(f"error: {problem}", err=True)
-        raise SystemExit(problem.exit_code) from None
+    run_tool(main)

@@ -24,7 +24,7 @@ import typer
 import lampq_onnx
 from lampq_onnx.allocation import METRICS
 from lampq_onnx.artifacts import Report
-from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.cli.parameters import run_tool, with_options
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.options import EffortName, MadeImages
 from lampq_onnx.recipe import Values, section
@@ -141,8 +141,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except LampqError as problem:
-        typer.echo(f"error: {problem}", err=True)
-        raise SystemExit(problem.exit_code) from None
+    run_tool(main)

@@ -23,17 +23,10 @@ import onnxruntime as ort
 from lampq_onnx.converter import load_model, save_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.sessions import session_options
+from tools.bench.attention import CONSTANTS
 
 ALIKE = 0.02
 """Largest relative difference of logits after folding: scales that are rounded differently flip a few roundings."""
-
-ATTENTION_CONSTANTS = {
-    "step": np.float32(0.03),
-    "share": np.float32(1 / 255),
-    "middle": np.uint8(128),
-    "bottom": np.uint8(0),
-    "signed": np.int8(0),
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ def quantize_products(source: Path, path: Path) -> int:
     model = load_model(source)
     constants = {
         name: ir.Value(name=f"attention.{name}", const_value=ir.tensor(array, name=f"attention.{name}"))
-        for name, array in ATTENTION_CONSTANTS.items()
+        for name, array in CONSTANTS.items()
     }
     for constant in constants.values():
         model.graph.register_initializer(constant)

@@ -26,11 +26,11 @@ from lampq_onnx.converter import convert_model, load_model, save_model
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.probe import ProbeOptions, probe
 from lampq_onnx.runtime.probe.layers import LayerShape, plain_weight
 from lampq_onnx.runtime.sessions import open_runner
-from lampq_onnx.targets import TARGETS, Target, target_for
+from lampq_onnx.targets import TARGETS, Target
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 SIZE_BITS = (2.5, 4.0, 6.0)
@@ -133,7 +133,7 @@ class Case:
 
 
 def compare(path: Path, sensitivities: Sensitivities, rounds: int, threads: int) -> None:
-    target = target_for("auto", machine(), cpu_flags())
+    target = target_here("auto")
     start = time.perf_counter()
     table = probe(path, target, ProbeOptions(threads=threads))
     seconds = time.perf_counter() - start

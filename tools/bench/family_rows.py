@@ -28,9 +28,8 @@ from lampq_onnx.output import QuantizedOutput
 from lampq_onnx.progress import NO_PROGRESS, Clock
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.runtime import open_runner
-from lampq_onnx.runtime.environment import cpu_flags, machine
+from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.search import Search, measure
-from lampq_onnx.targets import target_for
 from lampq_onnx.validation import EXCESS_BOUND, EXCESS_IMAGES, fidelity_problems
 from tools.bench.family_models import Family, noise_images
 
@@ -152,7 +151,7 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
     validation = BatchedImages(zip(checked.split(BATCH), np.split(labels, len(labels) // BATCH), strict=True), pre)
     frontend = Frontend(loaded)
     found = _recognized(frontend, loaded)
-    target = target_for("auto", machine(), cpu_flags())
+    target = target_here("auto")
     widths: dict[int, Width] = {}
     problems: list[str] = []
     with calibration as crops, validation as images:

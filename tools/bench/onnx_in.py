@@ -35,7 +35,7 @@ import typer
 import lampq_onnx
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
-from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.cli.parameters import run_tool, with_options
 from lampq_onnx.data import Batch, choose, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import MODEL_FILE, PLAN_FILE, SENSITIVITY_FILE
@@ -225,8 +225,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except LampqError as problem:
-        typer.echo(f"error: {problem}", err=True)
-        raise SystemExit(problem.exit_code) from None
+    run_tool(main)

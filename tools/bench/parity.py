@@ -30,10 +30,10 @@ from onnx.reference import ReferenceEvaluator
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import convert_model, inspect_model, save_model, target_for
+from lampq_onnx.converter import convert_model, inspect_model, save_model
 from lampq_onnx.converter.passes.base import LayerParameters
 from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
-from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.fidelity import cut_layers
 from lampq_onnx.targets import PACKINGS, TARGETS, Target
 from tests.converter import graphs
@@ -232,7 +232,7 @@ def main() -> int:
     parser.add_argument("--runtimes", type=words, default=["onnxruntime", "reference", "openvino"])
     parser.add_argument("--target", default="auto")
     options = parser.parse_args()
-    target = target_for(options.target, machine(), cpu_flags())
+    target = target_here(options.target)
     environment = describe_environment(target.name)
     print(f"{environment.cpu}, target {target.name}, onnxruntime {environment.versions['onnxruntime']}, ", end="")
     print(f"onnx {environment.versions['onnx']}; {IMAGES} random images\n")

@@ -28,14 +28,14 @@ import onnxruntime as ort
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.calibration import with_measured_ranges
-from lampq_onnx.converter import convert_model, load_model, save_model, target_for
+from lampq_onnx.converter import convert_model, load_model, save_model
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.data import iter_batches, open_source
 from lampq_onnx.metadata import read_metadata
 from lampq_onnx.options import ImageOptions
 from lampq_onnx.runtime import AccuracyMeter, describe_environment, open_runner
-from lampq_onnx.runtime.environment import cpu_flags, machine
+from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.runtime.sessions import session_options
 from tools.bench.native_int4 import write_native_int4
 
@@ -133,7 +133,7 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
     start = time.perf_counter()
     plan = with_measured_ranges(model, source, plan, options, threads=1)
     ranges = time.perf_counter() - start
-    target = target_for("auto", machine(), cpu_flags())
+    target = target_here("auto")
     found = []
     for bits in (8, 4):
         narrow = BitPlan(layers={n: x.model_copy(update={"weight_bits": bits}) for n, x in plan.layers.items()})

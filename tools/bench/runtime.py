@@ -26,10 +26,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import convert_model, load_model, save_model, target_for
+from lampq_onnx.converter import convert_model, load_model, save_model
 from lampq_onnx.converter.convert import default_graph_passes
 from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options
 from tools.bench.attention_edits import ALIKE, Edit, compare, fold_scales, quantize_products
 from tools.bench.native_int4 import write_native_int4
@@ -103,7 +103,7 @@ def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passe
         model,
         uniform(source, bits),
         packing=packing,  # type: ignore[arg-type]
-        target=target_for("auto", machine(), cpu_flags()),
+        target=target_here("auto"),
         graph_passes=chosen,
     )
     save_model(conversion.model, path)
@@ -139,7 +139,7 @@ def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
     files["float, all graph passes"] = folder / f"{model}.float-passes.onnx"
     save_model(fast, files["float, all graph passes"])
     files[NATIVE] = folder / f"{model}.native.onnx"
-    write_native_int4(source, uniform(source, 4), target_for("auto", machine(), cpu_flags()), files[NATIVE])
+    write_native_int4(source, uniform(source, 4), target_here("auto"), files[NATIVE])
     files[STATIC] = folder / f"{model}.static.onnx"
     if not files[STATIC].is_file():
         ready = folder / f"{model}.pre.onnx"

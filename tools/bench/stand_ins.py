@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from lampq_onnx.cli.parameters import arguments_of
+from lampq_onnx.cli.parameters import arguments_of, run_tool
 from lampq_onnx.data import Preprocessing, choose, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import staging
@@ -413,8 +412,4 @@ def _positive(text: str, name: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except LampqError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_tool(main)

@@ -21,8 +21,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import convert_model, target_for
-from lampq_onnx.runtime.environment import cpu_flags, describe_environment, machine
+from lampq_onnx.converter import convert_model
+from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options
 from lampq_onnx.targets import Target
 
@@ -131,7 +131,7 @@ def main() -> None:
     weight = random.normal(size=(options.inputs, options.outputs)).astype(np.float32) * 0.05
     bias = random.normal(size=options.outputs).astype(np.float32)
     x = random.normal(size=(1, options.tokens, options.inputs)).astype(np.float32)
-    target = target_for(options.target, machine(), cpu_flags())
+    target = target_here(options.target)
     plain = x.astype(np.float64) @ weight + bias
     forms = [open_form("float", layer(weight, bias), x, plain, weight.nbytes)]
     for activation_bits, scaled in ((8, False), (8, True), (16, False), (FLOAT_BITS, False)):

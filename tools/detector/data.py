@@ -11,6 +11,9 @@ import torch
 
 from tools.scenes import MOST_OBJECTS, SIZE, Scene, scene
 
+TRAIN_SEED, VALIDATION_SEED = 0, 3
+"""Series of scenes."""
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -17,11 +17,9 @@ import numpy.typing as npt
 import torch
 from transformers import YolosForObjectDetection
 
-from tools.detector.data import MEAN, STD, normalized, to_tensors
+from tools.detector.data import MEAN, STD, VALIDATION_SEED, normalized, to_tensors
 from tools.detector.loss import corners
 from tools.scenes import CLASSES, SIZE, Scene
-
-TRAIN_SEED, VALIDATION_SEED = 0, 3
 
 
 class Judge:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
-from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.converter.sites import constant_array, cuts_patches, users
 from lampq_onnx.errors import LampqError
 
 
@@ -20,13 +20,8 @@ def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
         return None
     kernel = [int(k) for k in weight.const_value.shape.numpy()[2:]]
     size = source.shape[2:] if len(source.shape) == 4 else ()
-    attributes = {key: list(a.as_ints()) for key, a in node.attributes.items() if a.type == ir.AttributeType.INTS}
     sides = [d for d in size if isinstance(d, int)]
-    if len(sides) != 2:
-        return None
-    if attributes.get("strides", [1, 1]) != kernel or any(attributes.get("pads", [0])):
-        return None
-    if any(d != 1 for d in attributes.get("dilations", [1])):
+    if len(sides) != 2 or not cuts_patches(node):
         return None
     height, width = sides
     if height % kernel[0] or width % kernel[1]:

@@ -10,9 +10,8 @@ import onnx_ir as ir
 import torch
 
 from lampq_onnx.converter.other_weights import other_weights
-from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
-from lampq_onnx.frontend.export import OVERLAPPING
+from lampq_onnx.frontend.export import OVERLAPPING, overlaps
 from lampq_onnx.frontend.onnx_model.model import Built
 from lampq_onnx.frontend.onnx_model.source import MODULE_KEY, OnnxSource
 
@@ -30,7 +29,7 @@ def source_of(model: ir.Model, built: Built) -> OnnxSource:
     for site in sites:
         if site.node not in built.layers:
             skipped[site.name] = "it does not depend on the image, or its bias or padding is of an unusual form"
-        elif site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None):
+        elif overlaps(site):
             skipped[site.name] = OVERLAPPING
         else:
             annotate(site, site.name)
