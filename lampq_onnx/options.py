@@ -315,7 +315,9 @@ class OutputOptions(Record):
         str,
         Option("auto (this machine), onnxruntime-x86-avx2, -x86-vnni, -arm64, -qnn, tensorrt, openvino.", OUTPUT),
     ] = "auto"
-    threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT, example=1)] = None
+    threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT, shapes_file=False, example=1)] = (
+        None
+    )
     latency_threads: Annotated[
         int, Field(ge=1), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)
     ] = 1

@@ -255,6 +255,7 @@ def _digest(recipe: Recipe, inputs: str, validation: ImageSource | BatchedImages
         if isinstance(validation, BatchedImages)
         else [validation.name(i) for i in range(len(validation))],
         "labels": None if validation.labels is None else validation.labels.tolist(),
+        "threads": output.threads,
         "latency": [output.latency_threads, output.latency_batch, output.latency_runs],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -66,7 +66,7 @@ def test_a_file_says_how_it_was_made_and_is_made_again(digits_run: tuple[Path, s
     recipe, inputs = read_provenance(load_model(model), model)
     assert recipe.allocation.bits == 3
     assert recipe.output.target.startswith("onnxruntime-")
-    assert recipe.output.threads == 1
+    assert recipe.output.threads is None
     assert recipe.output.baselines == ()  # only what its bytes depend on
     assert inputs.versions["torch"]
     code, out, err = invoke("reproduce", model, "--output", tmp_path / "again.onnx")
