@@ -92,7 +92,10 @@ def processor() -> Finding:
     environment = describe_environment("")
     target = target_here("auto")
     flags = ", ".join(environment.cpu_flags) or "none that matter"
-    detail = f"{environment.cpu}, {available_cores()} core(s), {flags}; --target auto is {target.name}"
+    detail = (
+        f"{environment.cpu}, {available_cores()} core(s), {flags}; --target auto is {target.name}. Other processors round "
+        "sums in another order: the same run there gives the same widths, but not every rounded weight"
+    )
     if target.signed_8bit_exact:
         return Finding("processor", "ok", detail)
     exact = ", ".join(name for name, other in TARGETS.items() if other.signed_8bit_exact)

@@ -21,6 +21,9 @@ MadeImages = Literal["synthetic", "noise"]
 
 DEFAULT_CALIBRATION_SIZE = 128
 
+TRAINING_THREADS = 2
+"""For the same bytes everywhere, see `frontend.threads`; on many cores, more are faster."""
+
 EffortName = Literal["fast", "balanced", "best"]
 PackingName = Literal["auto", "exact", "native", "container"]
 ActivationWidth = int | Literal["mixed", "same"]
@@ -288,6 +291,11 @@ class RoundingOptions(Record):
         Option("gptq (and what --effort adds), or nearest and nothing else.", METHOD, "rounding"),
     ] = "gptq"
     effort: Annotated[EffortName, SameAs("analysis", "effort")] = "balanced"
+    training_threads: Annotated[
+        int,
+        Field(ge=1),
+        Option("Of --effort best's training, whatever --threads says: its sums, and so the bytes, depend on it.", OPEN),
+    ] = TRAINING_THREADS
 
 
 class UpdateOptions(Record):

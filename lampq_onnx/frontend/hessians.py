@@ -11,6 +11,7 @@ from lampq_onnx.frontend.batching import Images
 from lampq_onnx.frontend.calibration import visit_inputs
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import as_tokens
+from lampq_onnx.frontend.threads import SUM_THREADS, torch_threads
 from lampq_onnx.group import ALONE, Group, summed
 
 
@@ -28,10 +29,11 @@ def input_moments(
     def visit(unit: Unit, values: torch.Tensor) -> None:
         tokens = as_tokens(unit.module, values).flatten(0, 1).float()
         tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        if unit.name in sums:
-            sums[unit.name].addmm_(tokens.T, tokens)
-        else:
-            sums[unit.name] = tokens.T @ tokens
+        with torch_threads(SUM_THREADS):
+            if unit.name in sums:
+                sums[unit.name].addmm_(tokens.T, tokens)
+            else:
+                sums[unit.name] = tokens.T @ tokens
         counts[unit.name] += len(tokens)
 
     visit_inputs(model, units, images, visit, group=group)

@@ -167,7 +167,7 @@ class Frontend:
             fit, held_out = split(images)
             return round_plan(
                 self.loaded.module, self.exported.units, self.chain, plan, self.rounder, fit, held_out, effort,
-                seed=seed, progress=progress, finished=kept,
+                seed=seed, training_threads=rounding.training_threads, progress=progress, finished=kept,
             )  # fmt: skip
 
         rounded = kept.get("rounding", make)

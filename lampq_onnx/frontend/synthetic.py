@@ -31,6 +31,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.batching import BATCH, device_of
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.threads import SUM_THREADS, torch_threads
 from lampq_onnx.options import SyntheticOptions
 from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
 
@@ -301,8 +302,9 @@ def _cached_pixels(
         if kept is not None:
             advance(total)
             return kept["images"]
-        batches = optimized_images(loaded, units, options, advance)
-        pixels = np.concatenate([to_pixels(batch, preprocessing) for batch in batches])
+        with torch_threads(SUM_THREADS):
+            batches = optimized_images(loaded, units, options, advance)
+            pixels = np.concatenate([to_pixels(batch, preprocessing) for batch in batches])
         cache.put(key, {"images": pixels})
     return pixels
 

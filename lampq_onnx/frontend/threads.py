@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+SUM_THREADS = 2
+"""Where many numbers are added up, whatever the run's number: PyTorch and its libraries split long sums (products over
+tokens, factorizations, gradients) into one part a thread, and the result would depend on it."""
+
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:

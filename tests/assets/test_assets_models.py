@@ -57,6 +57,7 @@ def test_the_cifar_model_keeps_its_accuracy_at_four_bits(tmp_path: Path) -> None
         calibration_size=64,
         rounds=2,
         latency_runs=3,
+        threads=1,
     )
     assert report.accuracy.float_.top1 == pytest.approx(0.69, abs=0.005)
     assert report.accuracy.drop_points < 3

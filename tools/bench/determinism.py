@@ -1,63 +1,93 @@
-"""Whether quantize gives the same bytes on one thread and on two.
+"""What quantize makes on one thread, on two, and with the kernels of another processor.
 
-    python tools/bench/determinism.py digits --effort fast --effort balanced
+    python tools/bench/determinism.py --effort fast --effort balanced --effort best digits
     python tools/bench/determinism.py -- deit_tiny_patch16_224 --checkpoint W --calibration C --validation V
 
-Every run is a process of its own without results of earlier ones; compared are the files that hold no times.
+Every run is a process of its own without results of earlier ones. Compared are the files that hold no times, and the
+widths of the plan. PyTorch and its libraries are told by their environment variables to compute as on a processor with
+AVX2 only; their sums then differ in the last bits.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.cli.parameters import run_tool
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, PLAN_FILE, WEIGHTS_FILE
 
-THREADS = (1, 2)
 FILES = (PLAN_FILE, WEIGHTS_FILE, FLOAT_FILE, MODEL_FILE)
 """Of quantize, without times in them."""
 
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""PyTorch's own kernels, and those of the two libraries it multiplies matrices with."""
 
-def digests(words: list[str], threads: int) -> dict[str, str]:
-    """sha256 of each of FILES after a run.
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left.
+
+    Attributes:
+        files: bytes of each of FILES.
+        widths: layer -> weight and input bits.
+    """
+
+    files: dict[str, bytes]
+    widths: dict[str, tuple[int, int]]
+
+
+def quantized(words: list[str], threads: int, environment: dict[str, str]) -> Result:
+    """Run quantize.
 
     Raises:
-        LampqError: the run failed.
+        LampqError: it failed.
     """
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
         output = Path(room, "out")
         command = [sys.executable, "-m", "lampq_onnx", "quantize", *words]
         command += ["--threads", str(threads), "--latency-runs", "1", "--output", str(output)]
-        environment = {**os.environ, "LAMPQ_ONNX_CACHE": str(Path(room, "cache"))}
+        environment = {**os.environ, "LAMPQ_ONNX_CACHE": str(Path(room, "cache")), **environment}
         found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if found.returncode:
             raise LampqError(f"{' '.join(command)}: exit code {found.returncode}\n{found.stderr[-1000:]}")
-        return {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in FILES}
+        layers = BitPlan.load(output / PLAN_FILE).layers
+        return Result(
+            {name: (output / name).read_bytes() for name in FILES},
+            {name: (layer.weight_bits, layer.activation_bits) for name, layer in layers.items()},
+        )
 
 
 def main(
     words: Annotated[list[str], typer.Argument(help="What quantize gets: the model, and after -- its options.")],
     effort: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    kernels: Annotated[bool, typer.Option(help="Also run with the kernels of AVX2.")] = True,
 ) -> None:
-    """Print a table; exit code 1 where bytes differ."""
-    same = True
-    print(f"| model | effort | {' | '.join(FILES)} |\n|---|---|{'---|' * len(FILES)}", flush=True)
+    """Print a table; exit code 1 where two threads change bytes, or other kernels change widths."""
+    wrong = False
+    print(f"| model | effort | against one thread | {' | '.join(FILES)} | other widths |", flush=True)
+    print(f"|---|---|---|{'---|' * len(FILES)}---|", flush=True)
     for name in effort or ["fast"]:
-        one, *others = [digests([*words, "--effort", name], count) for count in THREADS]
-        equal = {file: all(other[file] == one[file] for other in others) for file in FILES}
-        same &= all(equal.values())
-        cells = (f"{one[file][:12]}, same" if equal[file] else "differs" for file in FILES)
-        print(f"| {words[0]} | {name} | {' | '.join(cells)} |", flush=True)
-    if not same:
+        own = [*words, "--effort", name]
+        one = quantized(own, 1, {})
+        for place, threads, environment in (("two threads", 2, {}), ("AVX2 kernels in PyTorch", 1, AVX2)):
+            if environment and not kernels:
+                continue
+            other = quantized(own, threads, environment)
+            same = [other.files[file] == one.files[file] for file in FILES]
+            moved = sum(other.widths[layer] != width for layer, width in one.widths.items())
+            wrong |= moved > 0 or (not environment and not all(same))
+            cells = " | ".join("same" if equal else "other bytes" for equal in same)
+            print(f"| {words[0]} | {name} | {place} | {cells} | {moved} of {len(one.widths)} |", flush=True)
+    if wrong:
         raise typer.Exit(1)
 
 

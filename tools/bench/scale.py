@@ -226,7 +226,7 @@ def measure_images(counts: list[int], calibration: list[int]) -> None:
         for count in calibration:
             pictures = images(folder / "images.npz", count, 8, classes=10, channels=1)
             options = ("--calibration", pictures, "--calibration-size", count, "--effort", "fast", "--threads", "1")
-            used, seconds = peak(*lampq, "quantize", "digits", *options, "--min-agreement", "0", "-o", folder / "out")
+            used, seconds = peak(*lampq, "quantize", "digits", *options, "--gate-agreement", "0", "-o", folder / "out")
             print(f"| quantize digits, fast | {count} | {used:.0f} | {seconds:.0f} |", flush=True)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.frontend.threads import SUM_THREADS, torch_threads
 from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
 
 DAMPING = 0.01
@@ -69,7 +70,8 @@ def gptq_quantize(
     damped = hessian.double() + damping * mean * torch.eye(inputs, dtype=torch.float64, device=hessian.device)
     damped = damped[order][:, order]
     # Upper Cholesky factor of the inverse: row j holds how column j's error spreads over the columns after it.
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True).float()
+    with torch_threads(SUM_THREADS):
+        factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True).float()
     device = weight.device
     scale = torch.stack([torch.from_numpy(grid.scale) for grid in grids]).to(device)
     rise = torch.tensor([[grid.grid is Grid.MID_RISE] for grid in grids], device=device)

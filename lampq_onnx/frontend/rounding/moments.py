@@ -10,6 +10,7 @@ from lampq_onnx.frontend.chain import BlockChain, States
 from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation import fake_quantize
+from lampq_onnx.frontend.threads import SUM_THREADS, torch_threads
 from lampq_onnx.quantization import ActivationQuantizer
 
 
@@ -68,7 +69,8 @@ def layer_moments(
         mean.add_(tokens.sum(0, dtype=torch.float64))
         count += len(tokens)
         tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        hessian.addmm_(tokens.T, tokens)
+        with torch_threads(SUM_THREADS):
+            hessian.addmm_(tokens.T, tokens)
 
     handle = unit.module.register_forward_pre_hook(visit)
     try:

@@ -20,6 +20,7 @@ from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
 from lampq_onnx.frontend.simulation import WeightRounder
+from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.progress import ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
@@ -60,6 +61,7 @@ def round_plan(
     effort: Effort,
     *,
     seed: int,
+    training_threads: int,
     progress: ProgressSink,
     finished: Kept = NOT_KEPT,
 ) -> RoundedPlan:
@@ -69,6 +71,7 @@ def round_plan(
         fit: images that roundings are made from.
         held_out: images that decide what is kept.
         seed: of views, drops and sampled labels.
+        training_threads: of the stages that train.
         finished: layers and blocks that an earlier run finished.
     """
     assert effort.ladder is not None
@@ -89,7 +92,7 @@ def round_plan(
             roundings = climb(live, chain, grids, inputs, few, held_out, effort.ladder, progress=advance, kept=finished)
         losses["layers"], kept["layers"] = judge(), True
         if effort.reconstruct is not None:
-            with progress.stage("block reconstruction", len(chain)) as advance:
+            with torch_threads(training_threads), progress.stage("block reconstruction", len(chain)) as advance:
                 roundings, inputs = reconstruct(
                     live,
                     chain,
@@ -105,7 +108,7 @@ def round_plan(
             losses["blocks"] = judge()
             kept["blocks"] = losses["blocks"] < losses["layers"]
         if effort.tune is not None:
-            with progress.stage("tuning", effort.tune.steps) as advance:
+            with torch_threads(training_threads), progress.stage("tuning", effort.tune.steps) as advance:
                 pool = ImagePool([batch for batch, _ in tensors(fit, live.device)], seed)
                 blocks = [block.module for block in chain.blocks]
                 tuned = tune(live, roundings, inputs, pool, blocks, effort.tune, seed=seed, progress=advance)

@@ -319,7 +319,8 @@ def rounded(effort: Effort, seed: int = 0) -> RoundedPlan:
     units = units_of(model)
     rounder = WeightRounder(units)
     found = round_plan(
-        model, units, chain, plan_3(), rounder, FIT, HELD_OUT, effort, seed=seed, progress=NO_PROGRESS
+        model, units, chain, plan_3(), rounder, FIT, HELD_OUT, effort, seed=seed, training_threads=1,
+        progress=NO_PROGRESS,
     )  # fmt: skip
     assert untouched(model)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), PLAIN.parameters(), strict=True))
@@ -385,7 +386,7 @@ def test_all_stages_work_without_blocks() -> None:
     quick = replace(QUICK, ladder=LadderSettings(batch_size=8))
     found = round_plan(
         model, units, chain, plan_3(), WeightRounder(units), images(16), images(16, seed=1), quick, seed=0,
-        progress=NO_PROGRESS,
+        training_threads=1, progress=NO_PROGRESS,
     )  # fmt: skip
     stages = [name for name in found.losses if found.kept[name]]
     loss = float(kl(by_hand(found.weights, plan_inputs(found.plan)), images(16, seed=1)).mean())
