@@ -93,8 +93,8 @@ def processor() -> Finding:
     target = target_here("auto")
     flags = ", ".join(environment.cpu_flags) or "none that matter"
     detail = (
-        f"{environment.cpu}, {available_cores()} core(s), {flags}; --target auto is {target.name}. Other processors round "
-        "sums in another order: the same run there gives the same widths, but not every rounded weight"
+        f"{environment.cpu}, {available_cores()} core(s), {flags}; --target auto is {target.name}. Other processors "
+        "round sums in another order: the same run there gives the same widths, but not every rounded weight"
     )
     if target.signed_8bit_exact:
         return Finding("processor", "ok", detail)
