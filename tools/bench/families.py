@@ -73,7 +73,7 @@ def line(row: Row) -> str:
             "; ".join(f"{len(names)}: {reason}" for reason, names in row.skipped.items()),
         )
     else:
-        cells = (f"**{row.status}**: {row.reason}", "", "", "", "", "", "")
+        cells = (f"**{row.status}**: {'; '.join(row.reason.splitlines())}", "", "", "", "", "", "")
     return f"| {' | '.join((row.family, model, *cells, f'{row.seconds:.0f}'))} |"
 
 
