@@ -21,7 +21,7 @@ from lampq_onnx.allocation.forms import FLOAT_FORM, Form
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
 from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
-from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
 from lampq_onnx.errors import UsageError
 from lampq_onnx.options import ActivationWidth, AllocationOptions, BudgetOptions, PackingName
@@ -86,6 +86,7 @@ def make_plan(
             wide_price=options.wide_price if wide else math.inf,
             time_limit=options.time_limit,
             fixed_bits=options.fixed_bits,
+            float_inputs=target.kernel(FIXED_BITS, FLOAT_BITS) is not None,
         )
         storage = target.packing if packing == "auto" else packing
         return _with_promises(plan, sensitivities, storage, table, float_bytes), solution

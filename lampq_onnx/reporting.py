@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import FormSolution, Solution, UpdateResult
 from lampq_onnx.artifacts import BitPlan, Sensitivities
-from lampq_onnx.artifacts.plan import FIXED_BITS
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
 from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport, RoundingRecord
 from lampq_onnx.options import EffortName
 
@@ -134,9 +134,15 @@ def notes(sensitivities: Sensitivities, plan: BitPlan, multiplied: Sequence[str]
     quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
     if any(layer.activation_bits < FIXED_BITS for layer in quantized.values()):
         found.append("inputs of fewer than 8 bits make no layer faster: no CPU kernel is narrower than 8 bits")
-    wide = [name for name, layer in quantized.items() if layer.activation_bits > FIXED_BITS]
+    wide = [name for name, layer in quantized.items() if FIXED_BITS < layer.activation_bits < FLOAT_BITS]
     if wide:
         found.append("8 bits cannot hold the inputs of these layers, which run on the float kernel: " + ", ".join(wide))
+    bare = [name for name, layer in quantized.items() if not layer.input_quantized]
+    if bare:
+        found.append(
+            "only the weights of these layers are quantized (pointwise convolutions, which are faster on float inputs, "
+            "and what a budget of latency left so): " + ", ".join(bare)
+        )
     if multiplied:
         found.append("a Mul of its own equalizes the input channels of: " + ", ".join(multiplied))
     return tuple(found)

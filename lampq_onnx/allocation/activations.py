@@ -10,7 +10,7 @@ import numpy as np
 
 from lampq_onnx.allocation.choices import FloatArray, IntArray
 from lampq_onnx.allocation.metrics import at_width
-from lampq_onnx.artifacts import UnitSensitivity
+from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
 
@@ -52,6 +52,12 @@ def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
                 hint="Measure the sensitivities again, or give all inputs one width, e.g. --activation-bits 8.",
             )
     return np.array([unit.activation_elements for unit in units], dtype=np.int64)
+
+
+def quantized_inputs(sensitivities: Sensitivities) -> Sensitivities:
+    """The same without inputs that stay in float, for targets that have no kernel for those."""
+    units = tuple(unit.model_copy(update={"float_input": False}) for unit in sensitivities.units)
+    return sensitivities.model_copy(update={"units": units})
 
 
 def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float = WIDE_PRICE) -> frozenset[str]:

@@ -13,9 +13,10 @@ from lampq_onnx.allocation.activations import (
     ActivationChoice,
     activation_costs,
     input_elements,
+    quantized_inputs,
     wide_units,
 )
-from lampq_onnx.allocation.choices import Budget, ChoiceProblem
+from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
 from lampq_onnx.allocation.ilp import solve, solve_choices
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
 from lampq_onnx.allocation.problem import (
@@ -51,6 +52,7 @@ def allocate(
     wide_price: float = WIDE_PRICE,
     time_limit: float = 10.0,
     fixed_bits: int = 8,
+    float_inputs: bool = True,
 ) -> tuple[BitPlan, Solution]:
     """Find the widths of least cost whose averages keep the budgets.
 
@@ -74,6 +76,8 @@ def allocate(
         multiply-adds (see ``WIDE_PRICE``); infinite: never. Only where all inputs have 8 bits.
     time_limit : seconds for the integer program.
     fixed_bits : weight width of the units outside the budget.
+    float_inputs : whether units that are better so read float inputs (``UnitSensitivity.float_input``); False where
+        the target has no kernel for quantized weights and float inputs.
 
     Returns
     -------
@@ -98,6 +102,8 @@ def allocate(
         activation_candidates=activation_candidates,
         wide_price=wide_price,
     )
+    if not float_inputs:
+        sensitivities = quantized_inputs(sensitivities)
     units = _units(sensitivities)
     if activation_bits == "mixed":
         widths = tuple(sorted(set(activation_candidates)))
@@ -107,7 +113,7 @@ def allocate(
     else:
         costs = METRICS[metric](sensitivities, chosen, gamma)
         if activation_bits == "same" and metric in MEASURED_METRICS:
-            costs = costs + activation_costs(units, chosen)
+            costs = costs + _input_costs(units, chosen)
         sizes = np.array([unit.parameters for unit in units], dtype=np.int64)
         problem = Problem(tuple(unit.name for unit in units), sizes, chosen, costs, float(bits))
         solution = solve(problem, time_limit=time_limit)
@@ -117,10 +123,11 @@ def allocate(
         inputs = solution.activation_bits
     else:
         width = _activation_bits(sensitivities, activation_bits)
-        wide = wide_units(units, width, wide_price)
+        wide = wide_units([unit for unit in units if not unit.float_input], width, wide_price)
         inputs = {unit.name: WIDE_ACTIVATION_BITS if unit.name in wide else width for unit in units}
+    inputs = {**inputs, **{unit.name: FLOAT_BITS for unit in units if unit.float_input}}
     layers = {
-        unit.name: _layer(unit, fixed_bits, _fixed_activation_bits(fixed_bits))
+        unit.name: _layer(unit, fixed_bits, _fixed_activation_bits(unit, fixed_bits))
         if unit.fixed
         else _layer(unit, solution.bits[unit.name], inputs[unit.name])
         for unit in sensitivities.units
@@ -166,18 +173,19 @@ def _solve_pairs(
     """
     pairs = [(w, a) for w in widths[0] for a in widths[1]]
     weight_costs = METRICS[metric](sensitivities, widths[0], gamma)
-    input_costs = activation_costs(units, widths[1])
+    input_costs = _input_costs(units, widths[1])
     if metric not in MEASURED_METRICS:
         spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
         if min(spreads) > 0:
             weight_costs = weight_costs * (spreads[1] / spreads[0])
-    counts = (np.array([unit.parameters for unit in units], dtype=np.int64), input_elements(units))
+    elements = input_elements(units) * np.array([not unit.float_input for unit in units])
+    counts = (np.array([unit.parameters for unit in units], dtype=np.int64), elements)
     budgets = tuple(
         Budget(
             name=name,
             weights=count[:, None] * np.array([pair[index] for pair in pairs], dtype=np.int64),
             capacity=capacity_of(average, int(count.sum())),
-            total=int(count.sum()),
+            total=max(1, int(count.sum())),
         )
         for index, (name, count, average) in enumerate(
             zip((WEIGHT_BUDGET, ACTIVATION_BUDGET), counts, averages, strict=True)
@@ -202,6 +210,15 @@ def _solve_pairs(
     )
 
 
+def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
+    """(n, k) measured costs in nats of quantized inputs; zero for inputs that stay in float."""
+    costs = np.zeros((len(units), len(widths)))
+    rows = [i for i, unit in enumerate(units) if not unit.float_input]
+    if rows:
+        costs[rows] = activation_costs([units[i] for i in rows], widths)
+    return costs
+
+
 def _layer(unit: UnitSensitivity, weight_bits: int, activation_bits: int) -> LayerPlan:
     return LayerPlan(
         weight_bits=weight_bits,
@@ -209,14 +226,16 @@ def _layer(unit: UnitSensitivity, weight_bits: int, activation_bits: int) -> Lay
         type=unit.type,
         parameters=unit.parameters,
         fixed=unit.fixed,
-        activation_range=unit.activation_ranges.get(activation_bits, unit.activation_range),
+        activation_range=None
+        if activation_bits == FLOAT_BITS
+        else unit.activation_ranges.get(activation_bits, unit.activation_range),
         input_elements=unit.activation_elements,
         sketch=unit.sketch,
     )
 
 
-def _fixed_activation_bits(fixed_bits: int) -> int:
-    return FLOAT_BITS if fixed_bits == FLOAT_BITS else FIXED_BITS
+def _fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
+    return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
 def _activation_bits(sensitivities: Sensitivities, asked: int | None) -> int:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lampq_onnx.allocation.activations import DEFAULT_ACTIVATION_CANDIDATES, WIDE_PRICE, ActivationChoice
+from lampq_onnx.allocation.activations import (
+    DEFAULT_ACTIVATION_CANDIDATES,
+    WIDE_PRICE,
+    ActivationChoice,
+    quantized_inputs,
+)
 from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
@@ -58,6 +63,8 @@ def allocate_within(
         LampqError: the limits cannot be kept; says which of them, and what would do.
     """
     weights = tuple(sorted(set(candidates)))
+    if target.kernel(FIXED_BITS, FLOAT_BITS) is None:
+        sensitivities = quantized_inputs(sensitivities)
     main = sensitivities.activation_bits if activation_bits is None else activation_bits
     check_request(
         bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,

@@ -18,6 +18,7 @@ from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.targets import Packing
 
 _NANOSECONDS = 1e6
 """In a millisecond: latencies are whole numbers in the program."""
@@ -175,11 +176,15 @@ def form_costs(
 
 
 def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[Form], price: float) -> FloatArray:
-    """(n, k) price of the float kernel by the unit's share of the multiply-adds; an infinite price forbids it."""
+    """(n, k) price of the float kernel by the unit's share of the multiply-adds; an infinite price forbids it.
+
+    Units that are faster on it pay nothing.
+    """
     work = np.array([float(multiply_adds(unit)) for unit in units])
     slow = np.array([form.activation_bits > FIXED_BITS for form in forms])
+    pays = slow[None, :] & ~np.array([unit.float_input for unit in units])[:, None]
     share = (work / work.sum())[:, None]
-    prices: FloatArray = np.where(slow[None, :], price * share, 0.0)
+    prices: FloatArray = np.where(pays, price * share, 0.0)
     return prices
 
 
@@ -304,7 +309,12 @@ def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
     return tuple(found)
 
 
-def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: str) -> dict[str, Form]:
+def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, Form]:
     """Forms of the units outside the budget."""
-    form = FLOAT_FORM if fixed_bits == FLOAT_BITS else Form(fixed_bits, FIXED_BITS, storage)  # type: ignore[arg-type]
-    return {unit.name: form for unit in sensitivities.units if unit.fixed}
+
+    def form(unit: UnitSensitivity) -> Form:
+        if fixed_bits == FLOAT_BITS:
+            return FLOAT_FORM
+        return Form(fixed_bits, FLOAT_BITS if unit.float_input else FIXED_BITS, storage)
+
+    return {unit.name: form(unit) for unit in sensitivities.units if unit.fixed}

@@ -106,11 +106,12 @@ class BitPlan(Artifact):
         return sum(layer.weight_bits for layer in counted) / len(counted)
 
     def activation_average(self) -> float | None:
-        """Input bits averaged over the numbers in the inputs of the layers in the budget.
+        """Input bits averaged over the numbers in the inputs of the layers in the budget that are quantized.
 
-        None if the plan does not say how many numbers every input has.
+        Layers of which only the weights are quantized do not count. None if the plan does not say how many numbers
+        every input has.
         """
-        counted = self._counted()
+        counted = [layer for layer in self._counted() if layer.input_quantized or not layer.quantized]
         elements = [layer.input_elements for layer in counted]
         if not counted or any(count is None for count in elements):
             return None
@@ -136,7 +137,7 @@ class BitPlan(Artifact):
             name: layer.model_copy(
                 update={
                     "weight_bits": bits[name],
-                    "activation_bits": bits[name],
+                    "activation_bits": bits[name] if layer.input_quantized else FLOAT_BITS,
                     "activation_range": ranges[name].get(bits[name], layer.activation_range),
                 }
             )

@@ -37,6 +37,10 @@ class UnitSensitivity(Record):
     parameters: int = Field(gt=0, description="number of weights c_i, without the bias")
     shape: tuple[int, int] = Field(description="(outputs, inputs) of the weight as a matrix")
     fixed: bool = Field(default=False, description="outside the budget: keeps its width (patch_embed, head)")
+    float_input: bool = Field(
+        default=False,
+        description="its input stays in float where the target has a kernel for that: a pointwise convolution",
+    )
     trace: float = Field(ge=0, description="tr(F_i): mean over images of the squared gradient norm")
     nuclear_norm: float = Field(ge=0, description="mean nuclear norm of the unit's output matrix (tokens x features)")
     weight_error: dict[int, float] = Field(description="bits -> squared Frobenius error of the rounded weights")

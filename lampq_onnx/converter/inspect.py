@@ -56,10 +56,21 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
     for node in model.graph:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
-        scaling = node.inputs[1].producer()
+        scaling = _scaling(node)
         if scaling is not None and _scales_integers(scaling) and _is_fixed(scaling.inputs[0]):
             layers.append(_layer(node, scaling))
     return layers
+
+
+def _scaling(node: ir.Node) -> ir.Node | None:
+    """What makes the float weight of a layer; a Conv reads it through a Transpose and a Reshape."""
+    weight = node.inputs[1]
+    found = weight.producer() if weight is not None else None
+    while (
+        node.op_type == "Conv" and found is not None and found.op_type in ("Reshape", "Transpose") and found.inputs[0]
+    ):
+        found = found.inputs[0].producer()
+    return found
 
 
 def _scales_integers(node: ir.Node) -> bool:

@@ -122,6 +122,7 @@ class Analysis:
                     parameters=unit.parameters,
                     shape=unit.matrix().shape,
                     fixed=unit.fixed,
+                    float_input=unit.float_input,
                     trace=traces[unit.name],
                     nuclear_norm=norms[unit.name],
                     weight_error=errors[unit.name],

@@ -55,6 +55,13 @@ class Unit:
         """Number of weights c_i."""
         return self.module.weight.numel()
 
+    @property
+    def float_input(self) -> bool:
+        """Whether the input stays in float where the target can: a pointwise convolution inside the network. No
+        integer kernel has one with float output, and as a MatMul between transposes it is slower than in float."""
+        pointwise = isinstance(self.module, torch.nn.Conv2d) and tuple(self.module.kernel_size) == (1, 1)
+        return pointwise and self.type != "patch_embed"
+
     def matrix(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """float32 (outputs, inputs)."""
         return self.module.weight.detach().float().cpu().flatten(1).numpy()

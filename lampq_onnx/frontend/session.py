@@ -249,7 +249,7 @@ class Frontend:
         """
         images = images.slice(0, SCORE_IMAGES)
         inputs = plan_inputs(plan)
-        ranges = {unit.name: unit.activation_ranges for unit in coupled.units if not unit.fixed} if coupled else {}
+        ranges = {unit.name: unit.activation_ranges for unit in coupled.units if unit.name in inputs} if coupled else {}
 
         def input_of(name: str, width: int) -> ActivationQuantizer | None:
             return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)

@@ -104,6 +104,35 @@ def test_mixed_gives_wide_inputs_to_those_that_need_them(measured):
     assert narrow.activation_range.high == 0.5
 
 
+@pytest.mark.parametrize("asked", [8, 4, "mixed", "same"])
+def test_inputs_that_stay_in_float(measured, asked):
+    sensitivities = change(measured(), 2, float_input=True)
+    name = sensitivities.units[2].name
+    plan, _ = allocate(sensitivities, bits=4, activation_bits=asked)
+    layer = plan.layers[name]
+    assert (layer.activation_bits, layer.activation_range, layer.quantized) == (32, None, True)
+    assert all(other.activation_bits <= 16 for unit, other in plan.layers.items() if unit != name)
+    assert plan.activation_average() <= 8
+    quantized, _ = allocate(sensitivities, bits=4, activation_bits=asked, float_inputs=False)
+    assert quantized.layers[name].activation_bits <= 16
+
+
+def test_mixed_leaves_the_budget_to_inputs_that_are_quantized(measured):
+    sensitivities = change(measured(blocks=1), 2, float_input=True)
+    units = [unit for unit in sensitivities.units if not unit.fixed and not unit.float_input]
+    plan, _ = allocate(sensitivities, bits=8, activation_bits="mixed", activation_budget=6)
+    total = sum(unit.activation_elements for unit in units)
+    used = sum(unit.activation_elements * plan.layers[unit.name].activation_bits for unit in units)
+    assert plan.activation_average() == used / total <= 6
+    best = min(
+        sum(unit.activation_cost[bits] for unit, bits in zip(units, choice, strict=True))
+        for choice in itertools.product(WIDTHS, repeat=len(units))
+        if sum(u.activation_elements * b for u, b in zip(units, choice, strict=True)) <= 6 * total
+    )
+    found = sum(unit.activation_cost[plan.layers[unit.name].activation_bits] for unit in units)
+    assert found == pytest.approx(best, rel=1e-9)
+
+
 def test_mixed_needs_measured_costs(make_sensitivities, measured):
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no activation cost at 4 bits \(measured: no width\)"):
         allocate(make_sensitivities(), bits=4, activation_bits="mixed")

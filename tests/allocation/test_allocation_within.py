@@ -273,3 +273,25 @@ def test_the_api_takes_budgets_as_the_command_line_does():
     words = {"max_size": "1.15MB", "max_latency": f"{0.9 * table.float_ms!r}ms", "latency": table}
     assert lampq_onnx.allocate(sensitivities, **words) == plan
     assert lampq_onnx.allocate(sensitivities, metric="kl").budget == 4.0
+
+
+def test_inputs_that_stay_in_float_pay_nothing_for_the_float_kernel():
+    sensitivities = measured()
+    units = list(sensitivities.units)
+    units[1] = units[1].model_copy(update={"float_input": True})
+    sensitivities = sensitivities.model_copy(update={"units": tuple(units)})
+    limits = Limits(bits=4)
+    for price in (0.1, float("inf")):
+        plan, _ = allocate_within(sensitivities, limits, target=VNNI, wide_price=price)
+        found = widths_of(plan)
+        assert found["u1"][0] <= 8
+        assert found["u1"][1] == 32
+        assert plan.layers["u1"].activation_range is None
+    assert all(inputs == 8 for name, (_, inputs) in found.items() if name != "u1")
+    plan, _ = allocate_within(sensitivities, limits, target=TARGETS["onnxruntime-qnn"], candidates=(4, 8))
+    assert widths_of(plan)["u1"][1] != 32 or widths_of(plan)["u1"] == (32, 32)
+    fixed = sensitivities.model_copy(
+        update={"units": (*units[:1], units[1].model_copy(update={"fixed": True}), *units[2:])}
+    )
+    plan, _ = allocate_within(fixed, limits, target=VNNI)
+    assert widths_of(plan)["u1"] == (8, 32)

@@ -214,4 +214,37 @@ def test_a_patch_embedding(activation_bits: int) -> None:
     wanted = values @ conversion.parameters["pe"].weight.dequantize().T.astype(np.float64) + b.constants["pe.bias"]
     for level in LEVELS:
         close(run(quantized, images, level), wanted)
-    assert count(quantized, "Conv") == 0
+    assert count(quantized, "Conv") == (activation_bits == 32)  # a float kernel is best at it as it is
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 7, 8])
+def test_a_convolution_with_float_inputs(bits: int, packing: str) -> None:
+    b = Builder(1)
+    x = b.op("Relu", "images")
+    conv = b.op("Conv", x, b.random("mix.weight", 16, 8, 1, 1), b.random("mix.bias", 16), kernel_shape=[1, 1])
+    b.rename(b.op("Relu", conv), "y")
+    model = b.model({"images": ["n", 8, 5, 3]}, {"y": ["n", 16, 5, 3]})
+    images = np.random.default_rng(0).uniform(-3, 3, (4, 8, 5, 3)).astype(np.float32)
+    plan = BitPlan(layers={"mix": LayerPlan(weight_bits=bits, activation_bits=32)})
+    quantized, conversion = convert(model, plan, packing)
+    weight = conversion.parameters["mix"].weight.dequantize().astype(np.float64)
+    values = np.einsum("oi,nihw->nohw", weight, np.maximum(images, 0).astype(np.float64))
+    wanted = np.maximum(values + b.constants["mix.bias"][:, None, None], 0)
+    for level in LEVELS:
+        close(run(quantized, images, level), wanted)
+    if bits != 2 and (bits != 4 or packing != "native"):  # onnx's reference knows these types from other opsets
+        close(reference(quantized, images), wanted)
+    # The unpacking is folded: what is left is a float convolution.
+    assert not set(kernels(quantized)) & {"Cast", "Mul", "Gather", "Transpose", "Reshape", "BitShift", "MatMulInteger"}
+    (layer,) = inspect_model(as_ir(quantized))
+    assert (layer.weight_bits, layer.activation_bits, layer.parameters) == (bits, 32, 128)
+    assert (layer.input, layer.output) == (conv_input(quantized), conv_output(quantized))
+
+
+def conv_input(model: onnx.ModelProto) -> str:
+    return next(node for node in model.graph.node if node.op_type == "Conv").input[0]
+
+
+def conv_output(model: onnx.ModelProto) -> str:
+    return next(node for node in model.graph.node if node.op_type == "Conv").output[0]

@@ -38,6 +38,9 @@ BATCH = 8
 WIDTHS = (8, 4)
 """Weight bits; inputs have 8."""
 
+FLOAT_INPUT = "only the input, of a pointwise convolution"
+"""What stays in float of units whose weights are quantized."""
+
 LEAST_SPREAD = 0.02
 """Outputs that vary less from image to image than this share of their size show nothing."""
 
@@ -180,6 +183,9 @@ def _recognized(frontend: Frontend, loaded: LoadedModel) -> dict[str, object]:
     reasons: dict[str, list[str]] = {}
     for name, reason in frontend.exported.skipped.items():
         reasons.setdefault(reason, []).append(name)
+    for unit in units:
+        if unit.float_input:
+            reasons.setdefault(FLOAT_INPUT, []).append(unit.name)
     everything = sum(p.numel() for p in loaded.module.parameters())
     return {
         "units": dict(Counter(unit.type for unit in units)),

@@ -37,7 +37,8 @@ class PatchEmbedToMatMul(LayerPass):
     2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw]
        -> MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved
        instead of floats (see QuantizeActivations).
-    3. Where the Conv is followed only by the flattening of ViTs (Reshape to [n, d, tokens], Transpose to
+    3. A Conv whose input stays in float stays a Conv: float kernels are best at it as it is.
+    4. Where the Conv is followed only by the flattening of ViTs (Reshape to [n, d, tokens], Transpose to
        [n, tokens, d]), its result takes that place; elsewhere it is brought back to [n, d, rows, columns].
     """
 
@@ -45,7 +46,7 @@ class PatchEmbedToMatMul(LayerPass):
         """See the class."""
         count = 0
         for name, node in self.units(model):
-            if node.op_type != "Conv":
+            if node.op_type != "Conv" or self.parameters[name].activation is None:
                 continue
             geometry = patch_geometry(node)
             if geometry is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.bit_layout import paired_fields, shares_bytes
-from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, Parameters
+from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, Parameters, add_constant
 from lampq_onnx.converter.storage import (
     STORAGE_KEY,
     Packed,
@@ -27,7 +28,8 @@ class QuantizeWeights(LayerPass):
 
     1. A weight that several units share with equal numbers is stored and unpacked once; each unit scales it, by
        DequantizeLinear for the integer kernel, by Cast and Mul for the float kernel (see `storage`).
-    2. The last node of a weight carries the unit's name, widths, scheme and storage in its metadata.
+    2. A Conv reads its weight through a Transpose and a Reshape.
+    3. The last of the nodes that scale a weight carries the unit's name, widths, scheme and storage in its metadata.
 
     Attributes:
         stored: unit name -> how its weight lies in the file, after the call.
@@ -75,9 +77,12 @@ class QuantizeWeights(LayerPass):
                 for value in packed.initializers:
                     graph.register_initializer(value)
                 graph.insert_before(node, list(packed.nodes))
+            kernel_shape = _kernel_shape(node)
             stored = scale_weight(first[key], f"{name}.weight", integer_kernel=integer)
             graph.insert_before(node, list(stored.nodes))
             node.replace_input_with(1, stored.value)
+            if kernel_shape is not None:
+                _reshape_weight(graph, name, node, kernel_shape)
             stored.nodes[-1].metadata_props.update(self._labels(name, stored))
             self.stored[name] = stored
         return len(self.stored)
@@ -91,6 +96,23 @@ class QuantizeWeights(LayerPass):
             "lampq_onnx.scheme": numbers.weight.grid.value,
             STORAGE_KEY: stored.storage,
         }
+
+
+def _kernel_shape(node: ir.Node) -> tuple[int, ...] | None:
+    """(outputs, inputs, height, width) of a Conv's weight; None for other nodes."""
+    weight = node.inputs[1]
+    if node.op_type != "Conv" or weight is None or weight.const_value is None:
+        return None
+    return tuple(int(size) for size in weight.const_value.shape.numpy())
+
+
+def _reshape_weight(graph: ir.Graph, name: str, node: ir.Node, shape: tuple[int, ...]) -> None:
+    """From (inputs, outputs) to the shape that a Conv reads; constants, which are folded when the file is loaded."""
+    rows = ir.node("Transpose", [node.inputs[1]], {"perm": [1, 0]}, name=f"{name}.weight.rows")
+    kernel = add_constant(graph, f"{name}.weight.kernel", np.array(shape, np.int64))
+    reshape = ir.node("Reshape", [rows.outputs[0], kernel], name=f"{name}.weight.reshape")
+    graph.insert_before(node, [rows, reshape])
+    node.replace_input_with(1, reshape.outputs[0])
 
 
 def _input_bits(numbers: LayerParameters) -> int:
