@@ -69,3 +69,15 @@ def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(SystemExit, match="unknown family swim; known: vit, "):
         families.chosen(["swim"])
+
+
+def test_a_row_of_a_small_hybrid() -> None:
+    hybrid = Family(
+        "hybrid", "tiny_vit_5m_224",
+        {"embed_dims": (8, 16, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)},
+    )  # fmt: skip
+    row = measure_family(hybrid, seed=0, threads=1, runs=1)
+    assert (row.status, row.problems, unexpected(row, hybrid)) == ("done", (), "")
+    inputs = row.skipped["only the input, of a pointwise convolution"]
+    assert {"stages.0.blocks.0.conv1.conv", "stages.0.blocks.0.conv3.conv"} <= set(inputs)
+    assert row.widths[4].size < row.widths[8].size < 0.8
