@@ -60,6 +60,12 @@ class Peer:
     requirements: tuple[str, ...] = ()
 
 
+MODELOPT = (
+    *("nvidia-modelopt==0.47.0", "requests", "onnx==1.21.0", "onnxruntime==1.24.4", "onnx-graphsurgeon", "polygraphy"),
+    *("onnxslim", "onnxconverter-common~=1.16.0", "lief", "cppimport", "onnxscript", "ml_dtypes"),
+)
+"""Its extra `onnx` without the packages for CUDA."""
+
 PEERS = (
     Peer("onnxruntime quantize_dynamic", "ort-dynamic"),
     Peer("onnxruntime quantize_static QDQ W8A8", "ort-static"),
@@ -68,16 +74,8 @@ PEERS = (
     Peer("NNCF W8A8", "nncf", ("nncf==3.4.0", "onnx==1.21.0", "onnxruntime==1.32.0")),
     Peer("AIMET W8A8", "aimet-w8", ("aimet-onnx==2.42.0",)),
     Peer("AIMET W4A8", "aimet-w4", ("aimet-onnx==2.42.0",)),
-    Peer(
-        "Model Optimizer INT8",
-        "modelopt-int8",
-        ("nvidia-modelopt==0.47.0", "requests", "onnx==1.21.0", "onnxruntime==1.24.4"),
-    ),
-    Peer(
-        "Model Optimizer INT4",
-        "modelopt-int4",
-        ("nvidia-modelopt==0.47.0", "requests", "onnx==1.21.0", "onnxruntime==1.24.4"),
-    ),
+    Peer("Model Optimizer INT8", "modelopt-int8", MODELOPT),
+    Peer("Model Optimizer INT4", "modelopt-int4", MODELOPT),
 )
 
 
