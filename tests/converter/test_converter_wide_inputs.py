@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -217,9 +219,8 @@ def test_a_patch_embedding(activation_bits: int) -> None:
     assert count(quantized, "Conv") == (activation_bits == 32)  # a float kernel is best at it as it is
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("bits", [1, 2, 4, 5, 7, 8])
-def test_a_convolution_with_float_inputs(bits: int, packing: str) -> None:
+def convolution(bits: int, packing: str, target: str) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    """A pointwise one with float inputs, images, and what it makes of them."""
     b = Builder(1)
     x = b.op("Relu", "images")
     conv = b.op("Conv", x, b.random("mix.weight", 16, 8, 1, 1), b.random("mix.bias", 16), kernel_shape=[1, 1])
@@ -227,10 +228,26 @@ def test_a_convolution_with_float_inputs(bits: int, packing: str) -> None:
     model = b.model({"images": ["n", 8, 5, 3]}, {"y": ["n", 16, 5, 3]})
     images = np.random.default_rng(0).uniform(-3, 3, (4, 8, 5, 3)).astype(np.float32)
     plan = BitPlan(layers={"mix": LayerPlan(weight_bits=bits, activation_bits=32)})
-    quantized, conversion = convert(model, plan, packing)
+    quantized, conversion = convert(model, plan, packing, target)
     weight = conversion.parameters["mix"].weight.dequantize().astype(np.float64)
     values = np.einsum("oi,nihw->nohw", weight, np.maximum(images, 0).astype(np.float64))
-    wanted = np.maximum(values + b.constants["mix.bias"][:, None, None], 0)
+    return quantized, images, np.maximum(values + b.constants["mix.bias"][:, None, None], 0)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_openvino_reads_a_convolution_with_float_inputs(bits: int, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    quantized, images, wanted = convolution(bits, "exact", "openvino")
+    onnx.save(quantized, tmp_path / "model.onnx")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", options)
+    close(compiled([images])[compiled.output(0)], wanted)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 7, 8])
+def test_a_convolution_with_float_inputs(bits: int, packing: str) -> None:
+    quantized, images, wanted = convolution(bits, packing, "onnxruntime-x86-avx2")
     for level in LEVELS:
         close(run(quantized, images, level), wanted)
     if bits != 2 and (bits != 4 or packing != "native"):  # onnx's reference knows these types from other opsets
