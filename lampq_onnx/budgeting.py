@@ -16,12 +16,13 @@ from lampq_onnx.allocation import (
     parse_size,
     width_pairs,
 )
+from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.budgets import promised_bytes
 from lampq_onnx.allocation.forms import FLOAT_FORM, Form
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
 from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
-from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
 from lampq_onnx.errors import UsageError
 from lampq_onnx.options import ActivationWidth, AllocationOptions, BudgetOptions, PackingName
@@ -75,7 +76,7 @@ def make_plan(
         target.require_widths(width_pairs(options))
         wide = target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is not None
         plan, solution = allocate(
-            sensitivities,
+            inputs_for(sensitivities, target),
             bits=options.bits,
             candidates=options.candidates,
             metric=options.metric,
@@ -86,7 +87,6 @@ def make_plan(
             wide_price=options.wide_price if wide else math.inf,
             time_limit=options.time_limit,
             fixed_bits=options.fixed_bits,
-            float_inputs=target.kernel(FIXED_BITS, FLOAT_BITS) is not None,
         )
         storage = target.packing if packing == "auto" else packing
         return _with_promises(plan, sensitivities, storage, table, float_bytes), solution

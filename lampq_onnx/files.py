@@ -35,6 +35,9 @@ OUTPUT_FILES = (
 """What `quantize` writes."""
 
 
+TIMELESS_FILES = (PLAN_FILE, WEIGHTS_FILE, FLOAT_FILE, MODEL_FILE)
+"""Those of them that hold no times: the same run again gives the same bytes."""
+
 TEXT_LIMIT = 256 * 2**20
 """Bytes of the largest text file that is read; sensitivities of the largest models have a few megabytes."""
 

@@ -11,8 +11,9 @@ import numpy as np
 from lampq_onnx.allocation.choices import FloatArray, IntArray
 from lampq_onnx.allocation.metrics import at_width
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
-from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
+from lampq_onnx.targets import Target
 
 ActivationChoice = int | Literal["mixed", "same"]
 """One width for all inputs; "mixed": each its own under a budget of its own; "same": that of the unit's weights."""
@@ -54,10 +55,17 @@ def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
     return np.array([unit.activation_elements for unit in units], dtype=np.int64)
 
 
-def quantized_inputs(sensitivities: Sensitivities) -> Sensitivities:
-    """The same without inputs that stay in float, for targets that have no kernel for those."""
+def inputs_for(sensitivities: Sensitivities, target: Target) -> Sensitivities:
+    """The same, without inputs that stay in float where the target has no kernel for those."""
+    if target.kernel(FIXED_BITS, FLOAT_BITS) is not None:
+        return sensitivities
     units = tuple(unit.model_copy(update={"float_input": False}) for unit in sensitivities.units)
     return sensitivities.model_copy(update={"units": units})
+
+
+def fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
+    """Input width of a unit outside the budget whose weights have ``fixed_bits``."""
+    return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
 def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float = WIDE_PRICE) -> frozenset[str]:

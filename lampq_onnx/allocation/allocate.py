@@ -12,8 +12,8 @@ from lampq_onnx.allocation.activations import (
     WIDE_PRICE,
     ActivationChoice,
     activation_costs,
+    fixed_activation_bits,
     input_elements,
-    quantized_inputs,
     wide_units,
 )
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
@@ -32,8 +32,9 @@ from lampq_onnx.allocation.request import (
     check_request,
 )
 from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
-from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.plan import FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.targets import Packing
 
 ACTIVATION_BUDGET = "average activation bits"
 """Name of the budget over the widths of the inputs, each counted as often as it has numbers."""
@@ -52,13 +53,12 @@ def allocate(
     wide_price: float = WIDE_PRICE,
     time_limit: float = 10.0,
     fixed_bits: int = 8,
-    float_inputs: bool = True,
 ) -> tuple[BitPlan, Solution]:
     """Find the widths of least cost whose averages keep the budgets.
 
     Parameters
     ----------
-    sensitivities : what the front end measured.
+    sensitivities : what the front end measured; inputs marked to stay in float do so (see ``inputs_for``).
     bits : budget, average weight bits over the units that are not fixed, 1..8.
     candidates : weight widths to choose from, in bits.
     metric : a key of ``METRICS``.
@@ -76,8 +76,6 @@ def allocate(
         multiply-adds (see ``WIDE_PRICE``); infinite: never. Only where all inputs have 8 bits.
     time_limit : seconds for the integer program.
     fixed_bits : weight width of the units outside the budget.
-    float_inputs : whether units that are better so read float inputs (``UnitSensitivity.float_input``); False where
-        the target has no kernel for quantized weights and float inputs.
 
     Returns
     -------
@@ -102,8 +100,6 @@ def allocate(
         activation_candidates=activation_candidates,
         wide_price=wide_price,
     )
-    if not float_inputs:
-        sensitivities = quantized_inputs(sensitivities)
     units = _units(sensitivities)
     if activation_bits == "mixed":
         widths = tuple(sorted(set(activation_candidates)))
@@ -127,9 +123,9 @@ def allocate(
         inputs = {unit.name: WIDE_ACTIVATION_BITS if unit.name in wide else width for unit in units}
     inputs = {**inputs, **{unit.name: FLOAT_BITS for unit in units if unit.float_input}}
     layers = {
-        unit.name: _layer(unit, fixed_bits, _fixed_activation_bits(unit, fixed_bits))
+        unit.name: layer_plan(unit, fixed_bits, fixed_activation_bits(unit, fixed_bits))
         if unit.fixed
-        else _layer(unit, solution.bits[unit.name], inputs[unit.name])
+        else layer_plan(unit, solution.bits[unit.name], inputs[unit.name])
         for unit in sensitivities.units
     }
     plan = BitPlan(
@@ -219,7 +215,10 @@ def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> Flo
     return costs
 
 
-def _layer(unit: UnitSensitivity, weight_bits: int, activation_bits: int) -> LayerPlan:
+def layer_plan(
+    unit: UnitSensitivity, weight_bits: int, activation_bits: int, storage: Packing | None = None
+) -> LayerPlan:
+    """A unit's entry of the plan; an input that stays in float has no range."""
     return LayerPlan(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
@@ -231,11 +230,8 @@ def _layer(unit: UnitSensitivity, weight_bits: int, activation_bits: int) -> Lay
         else unit.activation_ranges.get(activation_bits, unit.activation_range),
         input_elements=unit.activation_elements,
         sketch=unit.sketch,
+        storage=storage,
     )
-
-
-def _fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
-    return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
 def _activation_bits(sensitivities: Sensitivities, asked: int | None) -> int:

@@ -8,8 +8,9 @@ from lampq_onnx.allocation.activations import (
     DEFAULT_ACTIVATION_CANDIDATES,
     WIDE_PRICE,
     ActivationChoice,
-    quantized_inputs,
+    inputs_for,
 )
+from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
@@ -63,8 +64,7 @@ def allocate_within(
         LampqError: the limits cannot be kept; says which of them, and what would do.
     """
     weights = tuple(sorted(set(candidates)))
-    if target.kernel(FIXED_BITS, FLOAT_BITS) is None:
-        sensitivities = quantized_inputs(sensitivities)
+    sensitivities = inputs_for(sensitivities, target)
     main = sensitivities.activation_bits if activation_bits is None else activation_bits
     check_request(
         bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,
@@ -123,16 +123,5 @@ def _agreement(sensitivities: Sensitivities, solution: FormSolution, metric: str
 
 
 def _layer(unit: UnitSensitivity, form: Form, packing: Packing | None) -> LayerPlan:
-    return LayerPlan(
-        weight_bits=form.weight_bits,
-        activation_bits=form.activation_bits,
-        type=unit.type,
-        parameters=unit.parameters,
-        fixed=unit.fixed,
-        activation_range=None
-        if form.activation_bits == FLOAT_BITS
-        else unit.activation_ranges.get(form.activation_bits, unit.activation_range),
-        input_elements=unit.activation_elements,
-        sketch=unit.sketch,
-        storage=None if unit.fixed or packing is not None else form.storage,
-    )
+    storage = None if unit.fixed or packing is not None else form.storage
+    return layer_plan(unit, form.weight_bits, form.activation_bits, storage)

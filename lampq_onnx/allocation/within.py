@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lampq_onnx.allocation.activations import activation_costs
+from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
 from lampq_onnx.allocation.forms import FLOAT_FORM, Form, bit_operations, form_bytes, multiply_adds, pair_table_bytes
 from lampq_onnx.allocation.ilp import solve_choices
@@ -315,6 +315,6 @@ def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing)
     def form(unit: UnitSensitivity) -> Form:
         if fixed_bits == FLOAT_BITS:
             return FLOAT_FORM
-        return Form(fixed_bits, FLOAT_BITS if unit.float_input else FIXED_BITS, storage)
+        return Form(fixed_bits, fixed_activation_bits(unit, fixed_bits), storage)
 
     return {unit.name: form(unit) for unit in sensitivities.units if unit.fixed}

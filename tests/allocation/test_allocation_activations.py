@@ -8,8 +8,10 @@ import math
 import pytest
 
 from lampq_onnx.allocation import METRICS, WIDE_PRICE, allocate, parse_activation_candidates, wide_units
+from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.targets import TARGETS
 
 WIDTHS = (4, 6, 8, 16)
 
@@ -113,7 +115,7 @@ def test_inputs_that_stay_in_float(measured, asked):
     assert (layer.activation_bits, layer.activation_range, layer.quantized) == (32, None, True)
     assert all(other.activation_bits <= 16 for unit, other in plan.layers.items() if unit != name)
     assert plan.activation_average() <= 8
-    quantized, _ = allocate(sensitivities, bits=4, activation_bits=asked, float_inputs=False)
+    quantized, _ = allocate(inputs_for(sensitivities, TARGETS["tensorrt"]), bits=4, activation_bits=asked)
     assert quantized.layers[name].activation_bits <= 16
 
 

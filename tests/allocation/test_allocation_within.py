@@ -290,8 +290,7 @@ def test_inputs_that_stay_in_float_pay_nothing_for_the_float_kernel():
     assert all(inputs == 8 for name, (_, inputs) in found.items() if name != "u1")
     plan, _ = allocate_within(sensitivities, limits, target=TARGETS["onnxruntime-qnn"], candidates=(4, 8))
     assert widths_of(plan)["u1"][1] != 32 or widths_of(plan)["u1"] == (32, 32)
-    fixed = sensitivities.model_copy(
-        update={"units": (*units[:1], units[1].model_copy(update={"fixed": True}), *units[2:])}
-    )
+    units[1] = units[1].model_copy(update={"fixed": True})
+    fixed = sensitivities.model_copy(update={"units": tuple(units)})
     plan, _ = allocate_within(fixed, limits, target=VNNI)
     assert widths_of(plan)["u1"] == (8, 32)

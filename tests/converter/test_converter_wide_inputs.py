@@ -256,12 +256,5 @@ def test_a_convolution_with_float_inputs(bits: int, packing: str) -> None:
     assert not set(kernels(quantized)) & {"Cast", "Mul", "Gather", "Transpose", "Reshape", "BitShift", "MatMulInteger"}
     (layer,) = inspect_model(as_ir(quantized))
     assert (layer.weight_bits, layer.activation_bits, layer.parameters) == (bits, 32, 128)
-    assert (layer.input, layer.output) == (conv_input(quantized), conv_output(quantized))
-
-
-def conv_input(model: onnx.ModelProto) -> str:
-    return next(node for node in model.graph.node if node.op_type == "Conv").input[0]
-
-
-def conv_output(model: onnx.ModelProto) -> str:
-    return next(node for node in model.graph.node if node.op_type == "Conv").output[0]
+    conv = next(node for node in quantized.graph.node if node.op_type == "Conv")
+    assert (layer.input, layer.output) == (conv.input[0], conv.output[0])

@@ -23,10 +23,7 @@ import typer
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.cli.parameters import run_tool
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, PLAN_FILE, WEIGHTS_FILE
-
-FILES = (PLAN_FILE, WEIGHTS_FILE, FLOAT_FILE, MODEL_FILE)
-"""Of quantize, without times in them."""
+from lampq_onnx.files import PLAN_FILE, TIMELESS_FILES
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """PyTorch's own kernels, and those of the two libraries it multiplies matrices with."""
@@ -37,7 +34,7 @@ class Result:
     """What a run left.
 
     Attributes:
-        files: bytes of each of FILES.
+        files: bytes of each of TIMELESS_FILES.
         widths: layer -> weight and input bits.
     """
 
@@ -61,7 +58,7 @@ def quantized(words: list[str], threads: int, environment: dict[str, str]) -> Re
             raise LampqError(f"{' '.join(command)}: exit code {found.returncode}\n{found.stderr[-1000:]}")
         layers = BitPlan.load(output / PLAN_FILE).layers
         return Result(
-            {name: (output / name).read_bytes() for name in FILES},
+            {name: (output / name).read_bytes() for name in TIMELESS_FILES},
             {name: (layer.weight_bits, layer.activation_bits) for name, layer in layers.items()},
         )
 
@@ -73,8 +70,8 @@ def main(
 ) -> None:
     """Print a table; exit code 1 where two threads change bytes, or other kernels change widths."""
     wrong = False
-    print(f"| model | effort | against one thread | {' | '.join(FILES)} | other widths |", flush=True)
-    print(f"|---|---|---|{'---|' * len(FILES)}---|", flush=True)
+    print(f"| model | effort | against one thread | {' | '.join(TIMELESS_FILES)} | other widths |", flush=True)
+    print(f"|---|---|---|{'---|' * len(TIMELESS_FILES)}---|", flush=True)
     for name in effort or ["fast"]:
         own = [*words, "--effort", name]
         one = quantized(own, 1, {})
@@ -82,7 +79,7 @@ def main(
             if environment and not kernels:
                 continue
             other = quantized(own, threads, environment)
-            same = [other.files[file] == one.files[file] for file in FILES]
+            same = [other.files[file] == one.files[file] for file in TIMELESS_FILES]
             moved = sum(other.widths[layer] != width for layer, width in one.widths.items())
             wrong |= moved > 0 or (not environment and not all(same))
             cells = " | ".join("same" if equal else "other bytes" for equal in same)

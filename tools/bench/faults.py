@@ -23,9 +23,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lampq_onnx.files import TIMELESS_FILES
+
 ROOT = Path(__file__).resolve().parents[2]
-SAME = ("float.onnx", "plan.json", "weights.safetensors", "model.onnx")
-"""Files without times in them."""
 
 
 def command(folder: Path, bits: float) -> list[str]:
@@ -53,7 +53,7 @@ def start(folder: Path, bits: float, cache: Path, before: Callable[[], None] | N
 
 
 def result(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in SAME if (folder / name).exists()}
+    return {name: (folder / name).read_bytes() for name in TIMELESS_FILES if (folder / name).exists()}
 
 
 def last_line(process: subprocess.Popen[str]) -> str:
@@ -76,7 +76,7 @@ class Bench:
         clean = room / "clean"
         assert start(clean, 4, room / "clean-cache").wait() == 0
         self.new = result(clean)
-        assert self.old.keys() == self.new.keys() == set(SAME)
+        assert self.old.keys() == self.new.keys() == set(TIMELESS_FILES)
 
     def row(self, fault: str, outcome: str, *, extra: bool = True) -> None:
         found = result(self.folder)
