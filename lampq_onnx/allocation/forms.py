@@ -15,11 +15,10 @@ FLOAT_BYTES = 4
 
 LAYER_BYTES = 1500
 """Nodes, names, shapes and the plan's entry of a quantized layer. Measured: 1470 for the digits model; for DeiT-Ti, all
-layers at one width in exact storage, 1650, 1180, 2460, 1760 and 1500 at 3 to 7 bits; 1370 from 5 bits where one block
-holds them (VNNI, arm64)."""
+layers at one width in exact storage, 1650, 1180, 2460, 1760 and 1500 at 3 to 7 bits."""
 
 BLOCK_BYTES = {5: 1000, 6: 300}
-"""What more nodes take in exact storage whose bytes lie in several blocks, as for CPUs with AVX2 and without VNNI."""
+"""What more nodes take in exact storage whose bytes lie in several blocks."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> widths of at most 4 bits that have such a field."""

@@ -7,10 +7,8 @@ How the integers are packed and how they are scaled are separate choices. Packin
 - exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
   byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
   at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits: sums of multiples, modulo 256, are
-  the codes without a byte of their own. A BitwiseAnd then clears the spare bits, which leaves levels times 2, 4 or 8,
-  and the scale is divided by as much. Where 8-bit weights would saturate, or the opset has no BitwiseAnd, BitShift and
-  Sub make the levels themselves. Both load faster than lookups, which remain where the inputs make no whole number of
-  groups, and where the target does not compute modulo 256.
+  the codes without a byte of their own, BitShift and Sub make levels of all. That loads faster than lookups, which
+  remain where the inputs make no whole number of groups, and where the target does not compute modulo 256.
 
 Scaling:
 
@@ -25,21 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.bit_layout import FieldKey, shares_bytes
-from lampq_onnx.converter.unpacking import (
-    Unpacking,
-    constant,
-    level_multiple,
-    look_up_fields,
-    read_multiples,
-    read_shared_bytes,
-)
+from lampq_onnx.converter.unpacking import Unpacking, constant, look_up_fields, read_shared_bytes
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
@@ -49,20 +39,14 @@ STORAGE_KEY = "lampq_onnx.storage"
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
 """First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
 
-MASK_OPSET = 18
-"""First opset of BitwiseAnd."""
-
-SharedBytes = Literal["masked", "shifted", "none"]
-"""How exact storage reads bytes that share their spare bits: to multiples of levels, to levels, or not at all."""
-
 
 @dataclass(frozen=True)
 class Packed:
     """A weight's integers and scales in the graph.
 
     Attributes:
-        value: integers (inputs, outputs), unpacked: levels, or one multiple of all of them.
-        scale: float32 (outputs,), of these integers.
+        value: integers (inputs, outputs), unpacked.
+        scale: float32 (outputs,).
         zero_point: of uint8 integers; None: zero.
         nodes: what unpacks them, in topological order.
         initializers: new constants; lookup tables are shared between layers by name.
@@ -109,16 +93,6 @@ def needs_unsigned(weight: QuantizedWeight, target: Target, *, integer_kernel: b
     return integer_kernel and weight.bits == 8 and not target.signed_8bit_exact
 
 
-def shared_bytes(target: Target, opset: int) -> SharedBytes:
-    """The fastest form that the target computes exactly.
-
-    Multiples of levels are as wide as 8-bit weights, so they need a kernel that holds those exactly.
-    """
-    if not target.wraps:
-        return "none"
-    return "masked" if target.signed_8bit_exact and opset >= MASK_OPSET else "shifted"
-
-
 def pack_weight(
     weight: QuantizedWeight,
     name: str,
@@ -128,7 +102,7 @@ def pack_weight(
     unsigned: bool = False,
     paired: Collection[FieldKey] = (),
     folds: bool = True,
-    sharing: SharedBytes = "shifted",
+    wraps: bool = True,
 ) -> Packed:
     """Write a weight's integers in the form ``packing``.
 
@@ -140,7 +114,7 @@ def pack_weight(
         paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
         folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
             what it cannot hold as it is lies in int8.
-        sharing: of exact storage, see `shared_bytes`.
+        wraps: False: exact storage must do without arithmetic modulo 256, see `Target`.
     """
     scale = constant(f"{name}.scale", weight.scale)
     if unsigned:
@@ -157,14 +131,8 @@ def pack_weight(
     if packing == "native":
         return _native(weight, name, scale, tables)
     graph = Unpacking(name, tables)
-    if sharing == "none" or not shares_bytes(weight):
-        value = look_up_fields(weight, graph, paired)
-    elif sharing == "masked":
-        value = read_multiples(weight, graph)
-        # A power of two: products with the scale stay what they were, to the bit.
-        scale = constant(f"{name}.scale", weight.scale / np.float32(level_multiple(weight.bits)))
-    else:
-        value = read_shared_bytes(weight, graph)
+    shared = wraps and shares_bytes(weight)
+    value = read_shared_bytes(weight, graph) if shared else look_up_fields(weight, graph, paired)
     return Packed(value, scale, None, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 
 

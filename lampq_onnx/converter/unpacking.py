@@ -26,9 +26,8 @@ from lampq_onnx.converter.bit_layout import (
 from lampq_onnx.quantization import QuantizedWeight
 
 PRODUCT_BITS = 7
-"""Width at which `read_shared_bytes` takes the codes without a byte of their own from one product. It writes int32 for
-one code in eight, and its output has to be reshaped; at 5 and 6 bits, for 3 codes in 8 and 1 in 4, sums of multiples
-write less."""
+"""Width whose codes without a byte of their own come from one product. It writes int32 for one code in eight, and its
+output has to be reshaped; at 5 and 6 bits, for 3 codes in 8 and 1 in 4, sums of multiples write less."""
 
 
 def constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
@@ -127,58 +126,27 @@ def look_up_fields(weight: QuantizedWeight, graph: Unpacking, paired: Collection
 def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> ir.Value:
     """Levels (inputs, outputs) of bytes that share their spare bits."""
     bits = weight.bits
+    inputs, outputs = weight.codes.shape[::-1]
     packed = share_bytes(np.ascontiguousarray(weight.codes.T).reshape(-1), bits)
-    in_product = bits == PRODUCT_BITS
-    joined = _by_product(graph, packed, bits) if in_product else _by_sums(graph, packed, bits, len(weight.codes))
+    if bits == PRODUCT_BITS:
+        data = graph.packed(f"bits{bits}", packed)
+        matrix = graph.shared(f"lampq.loans.b{bits}", loan_matrix(bits))
+        total = graph.then("MatMulInteger", [matrix, data], "total")
+        # Cast to a narrower integer drops the high bits.
+        pieces = [data, graph.then("Cast", [total], "rest", to=ir.DataType.UINT8.value)]
+    else:
+        blocks = packed.reshape(len(packed), -1, outputs)
+        pieces = [graph.packed(f"bits{bits}.{at}", block) for at, block in enumerate(blocks)]
+        pieces += [_sum_of_loans(graph, pieces, loans) for loans in LOANS[bits]]
+    joined = graph.then("Concat", pieces, "bytes", axis=0)
     spare = graph.shared(f"lampq.spare.b{bits}", np.array([8 - bits], np.uint8))
     code = graph.then("BitShift", [joined, spare], "codes", direction="RIGHT")
     signed = graph.then("Cast", [code], "int8", to=ir.DataType.INT8.value)
     middle = graph.shared(f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
     level = graph.then("Sub", [signed, middle], "levels")
-    return _as_matrix(graph, level, weight) if in_product else level
-
-
-def read_multiples(weight: QuantizedWeight, graph: Unpacking) -> ir.Value:
-    """Levels (inputs, outputs) times `level_multiple`, of bytes that share their spare bits.
-
-    Bytes hold the level in two's complement, so that nothing is left to do but to clear the spare bits. Codes without a
-    byte come from a product at every width: OpenVINO (2026.4) computes that right, and sums modulo 256 wrongly.
-    """
-    bits = weight.bits
-    # The level modulo 2^bits: the code with its highest bit inverted.
-    levels = weight.codes.T ^ np.uint8(2 ** (bits - 1))
-    packed = share_bytes(np.ascontiguousarray(levels).reshape(-1), bits)
-    joined = _by_product(graph, packed.view(np.int8), bits)
-    mask = graph.shared(f"lampq.mask.b{bits}", np.array([-level_multiple(bits)], np.int8))
-    return _as_matrix(graph, graph.then("BitwiseAnd", [joined, mask], "levels"), weight)
-
-
-def level_multiple(bits: int) -> int:
-    """What `read_multiples` multiplies levels by."""
-    return 1 << (8 - bits)
-
-
-def _by_product(graph: Unpacking, packed: npt.NDArray[np.uint8] | npt.NDArray[np.int8], bits: int) -> ir.Value:
-    """(codes in a group, groups): bytes of the type of ``packed`` whose high bits are the codes."""
-    data = graph.packed(f"bits{bits}", packed)
-    matrix = graph.shared(f"lampq.loans.b{bits}", loan_matrix(bits))
-    total = graph.then("MatMulInteger", [matrix, data], "total")
-    # Cast to a narrower integer drops the high bits.
-    rest = graph.then("Cast", [total], "rest", to=ir.DataType.from_numpy(packed.dtype).value)
-    return graph.then("Concat", [data, rest], "bytes", axis=0)
-
-
-def _by_sums(graph: Unpacking, packed: npt.NDArray[np.uint8], bits: int, outputs: int) -> ir.Value:
-    """(inputs, outputs): uint8 whose high bits are the codes."""
-    blocks = packed.reshape(len(packed), -1, outputs)
-    pieces = [graph.packed(f"bits{bits}.{at}", block) for at, block in enumerate(blocks)]
-    pieces += [_sum_of_loans(graph, pieces, loans) for loans in LOANS[bits]]
-    return graph.then("Concat", pieces, "bytes", axis=0)
-
-
-def _as_matrix(graph: Unpacking, levels: ir.Value, weight: QuantizedWeight) -> ir.Value:
-    """From (codes in a group, groups) to (inputs, outputs)."""
-    return graph.then("Reshape", [levels, graph.own("shape", np.array(weight.codes.shape[::-1], np.int64))], "matrix")
+    if bits != PRODUCT_BITS:
+        return level
+    return graph.then("Reshape", [level, graph.own("shape", np.array([inputs, outputs], np.int64))], "matrix")
 
 
 def _sum_of_loans(graph: Unpacking, blocks: list[ir.Value], loans: tuple[Loan, ...]) -> ir.Value:

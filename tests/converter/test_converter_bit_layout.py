@@ -1,4 +1,4 @@
-"""Shared bytes: every code comes back, by plain arithmetic and by the nodes, in every evaluator that reads the form."""
+"""Shared bytes: every code comes back, by plain arithmetic and by the nodes; OpenVINO reads what its target gets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from lampq_onnx.converter.bit_layout import (
     share_bytes,
     shares_bytes,
 )
-from lampq_onnx.converter.storage import MASK_OPSET
-from lampq_onnx.converter.unpacking import PRODUCT_BITS
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from tests.converter.graphs import LEVELS, as_ir, as_proto, one_matmul, plan_for, reference, run
 
@@ -99,18 +97,13 @@ def test_factors_shift_bits_out_of_the_way_of_the_code(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", SHARED)
 @pytest.mark.parametrize("shape", [(5, 8), (3, 16), (64, 24)])
-@pytest.mark.parametrize("target", ["onnxruntime-x86-avx2", "onnxruntime-x86-vnni"])
-def test_levels_in_every_evaluator(bits: int, shape: tuple[int, int], target: str) -> None:
+def test_levels_in_every_evaluator(bits: int, shape: tuple[int, int]) -> None:
     codes = np.random.default_rng(bits).integers(0, 2**bits, shape).astype(np.uint8)
     codes.flat[0], codes.flat[-1] = 2**bits - 1, 0
     weight = weight_of(codes, bits)
-    model = converted(weight, target)
-    masked = target == "onnxruntime-x86-vnni"
-    if masked:
-        assert {"MatMulInteger", "BitwiseAnd"} <= operators(model)
-    else:
-        assert {"BitShift", "MatMulInteger" if bits == 7 else "Mul"} <= operators(model)
-    assert not operators(model) & ({"Gather", "BitShift", "Mul"} if masked else {"Gather", "BitwiseAnd"})
+    model = converted(weight, "onnxruntime-x86-avx2")
+    assert {"BitShift", "MatMulInteger" if bits == 7 else "Mul"} <= operators(model)
+    assert "Gather" not in operators(model)
     data = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     stored = [array for name, array in data.items() if name.startswith(f"fc.weight.bits{bits}")]
     assert sum(array.nbytes for array in stored) * 8 == codes.size * bits
@@ -119,9 +112,7 @@ def test_levels_in_every_evaluator(bits: int, shape: tuple[int, int], target: st
     scaled = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and "fc.weight" in node.name)
     levels = ReferenceEvaluator(_ending_at(model, scaled.input[0])).run(None, {})[0]
     assert levels.dtype == np.int8
-    multiple = 2 ** (8 - bits) if masked else 1
-    np.testing.assert_array_equal(levels, multiple * (codes.T.astype(int) - 2 ** (bits - 1)))
-    np.testing.assert_array_equal(data[scaled.input[1]], weight.scale / multiple)
+    np.testing.assert_array_equal(levels, codes.T.astype(int) - 2 ** (bits - 1))
 
     x = np.random.default_rng(0).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
     looked_up = converted(weight, "openvino")
@@ -152,44 +143,25 @@ def test_weights_without_whole_groups_are_looked_up() -> None:
 
 
 @pytest.mark.parametrize("bits", SHARED)
-def test_without_bitwise_and_codes_are_shifted(bits: int) -> None:
-    codes = np.random.default_rng(bits).integers(0, 2**bits, (16, 8)).astype(np.uint8)
-    weight = weight_of(codes, bits)
-    graph = one_matmul(weight.dequantize().T)
-    graph.opset_import[0].version = MASK_OPSET - 1
-    plan = plan_for(["fc"], weight_bits=bits, low=-3.0, high=2.5)
-    result = convert_model(as_ir(graph), plan, target=TARGETS["onnxruntime-x86-vnni"], weights={"fc": weight})
-    assert "BitShift" in operators(as_proto(result.model))
-    assert result.model.opset_imports[""] == MASK_OPSET - 1
-
-
-@pytest.mark.parametrize("bits", SHARED)
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime-x86-vnni", "onnxruntime-arm64"])
-def test_openvino_reads_every_form_without_shifts(bits: int, target: str) -> None:
+def test_openvino_reads_what_its_target_gets(bits: int) -> None:
     openvino = pytest.importorskip("openvino")
-    codes = np.random.default_rng(bits).integers(0, 2**bits, (16, 24)).astype(np.uint8)
-    codes[0], codes[1] = 0, 2**bits - 1
-    model = converted(weight_of(codes, bits), target)
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (16, 8)).astype(np.uint8)
+    model = converted(weight_of(codes, bits), "openvino")
     assert "BitShift" not in operators(model)
     name = next(node.input[0] for node in model.graph.node if "fc.weight.dequantize" in node.name)
     part = _ending_at(model, name)
-    part.graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 24]))
+    part.graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 8]))
     part.graph.node.append(onnx.helper.make_node("Cast", [name], ["float"], to=onnx.TensorProto.FLOAT))
     part.graph.node.append(onnx.helper.make_node("MatMul", ["x", "float"], ["y"]))
     part.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None))
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(part.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = compiled(np.eye(24, dtype=np.float32))[0]
-    multiple = 1 if target == "openvino" else 2 ** (8 - bits)
-    np.testing.assert_array_equal(found, multiple * (codes.T.astype(np.float32) - 2 ** (bits - 1)))
+    found = compiled(np.eye(8, dtype=np.float32))[0]
+    np.testing.assert_array_equal(found, codes.T.astype(np.float32) - 2 ** (bits - 1))
 
 
 @pytest.mark.parametrize("bits", SHARED)
-@pytest.mark.parametrize(
-    ("target", "shared"),
-    [("onnxruntime-arm64", ("mask", "loans")), ("onnxruntime-x86-avx2", ("middle", "spare"))],
-)
-def test_constants_are_shared_between_layers(bits: int, target: str, shared: tuple[str, ...]) -> None:
+def test_constants_are_shared_between_layers(bits: int) -> None:
     matrix = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
     nodes = [
         onnx.helper.make_node("MatMul", ["x", "a.weight"], ["h"]),
@@ -202,12 +174,12 @@ def test_constants_are_shared_between_layers(bits: int, target: str, shared: tup
     model = ir.from_proto(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     )
-    plan = plan_for(["a", "b"], weight_bits=bits)
-    proto = as_proto(convert_model(model, plan, packing="exact", target=TARGETS[target]).model)
+    target = TARGETS["onnxruntime-arm64"]
+    proto = as_proto(convert_model(model, plan_for(["a", "b"], weight_bits=bits), packing="exact", target=target).model)
     names = [tensor.name for tensor in proto.graph.initializer]
     assert len(names) == len(set(names))
-    assert {f"lampq.{part}.b{bits}" for part in shared} <= set(names)
-    product = {f"lampq.loans.b{bits}"}
-    sums = {f"lampq.times{factor}" for loans in LOANS[bits] for factor in factors(loans)}
-    constants = product if "loans" in shared or bits == PRODUCT_BITS else sums
+    assert {f"lampq.middle.b{bits}", f"lampq.spare.b{bits}"} <= set(names)
+    constants = (
+        {"lampq.loans.b7"} if bits == 7 else {f"lampq.times{f}" for loans in LOANS[bits] for f in factors(loans)}
+    )
     assert {name for name in names if name.startswith(("lampq.loans", "lampq.times"))} == constants

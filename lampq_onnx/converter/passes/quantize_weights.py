@@ -18,7 +18,6 @@ from lampq_onnx.converter.storage import (
     needs_unsigned,
     pack_weight,
     scale_weight,
-    shared_bytes,
 )
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.targets import Packing, Target
@@ -54,8 +53,7 @@ class QuantizeWeights(LayerPass):
         graph = model.graph
         tables: dict[str, ir.Value] = {}
         weights = [numbers.weight for numbers in self.parameters.values()]
-        sharing = shared_bytes(self.target, model.opset_imports.get("", 0))
-        paired = paired_fields(w for w in weights if sharing == "none" or not shares_bytes(w))
+        paired = paired_fields(w for w in weights if not (self.target.wraps and shares_bytes(w)))
         first: dict[tuple[bytes, bool, Packing], Packed] = {}
         for name, node in self.units(model):
             numbers = self.parameters[name]
@@ -73,7 +71,7 @@ class QuantizeWeights(LayerPass):
                     unsigned=unsigned,
                     paired=paired,
                     folds=self.target.folds,
-                    sharing=sharing,
+                    wraps=self.target.wraps,
                 )
                 first[key] = packed
                 for value in packed.initializers:
