@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter.completeness import require_complete
 from lampq_onnx.converter.passes import (
+    BiasInGemm,
     FoldShapes,
     GemmToMatMul,
     PatchEmbedToMatMul,
@@ -198,6 +199,7 @@ def convert_model(
         GemmToMatMul(parameters),
         QuantizeActivations(parameters, signed=target.symmetric),
         packer,
+        BiasInGemm(parameters, target),
     ]
     raised = _raise_opset(model, parameters, packer.packing, storages)
     _require_opset(model, target)

@@ -93,6 +93,13 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     readers = [use.node for use in output.uses()]
     if len(readers) == 1 and readers[0].op_type == "Add" and any(_is_vector(v) for v in readers[0].inputs):
         output = readers[0].outputs[0]
+    elif (
+        len(readers) == 1
+        and readers[0].op_type == "Reshape"
+        and node.op_type == "Gemm"
+        and UNIT_KEY in node.metadata_props
+    ):
+        output = readers[0].outputs[0]  # what was a MatMul of more dimensions, see the pass BiasInGemm
     return QuantizedLayer(
         name=node.metadata_props.get(UNIT_KEY) or node.name or output.name or "",
         type=node.metadata_props.get(TYPE_KEY, "linear"),
@@ -107,6 +114,13 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         input=start.name or "",
         output=output.name or "",
     )
+
+
+def _ends_layer(reader: ir.Node, node: ir.Node) -> bool:
+    """Whether the one reader of a product belongs to the layer: it adds the bias, or undoes the pass BiasInGemm."""
+    if reader.op_type == "Reshape":
+        return node.op_type == "Gemm" and UNIT_KEY in node.metadata_props
+    return reader.op_type == "Add" and any(_is_vector(value) for value in reader.inputs)
 
 
 def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> int:

@@ -196,8 +196,8 @@ def _places(model: ir.Model) -> list[_Place]:
     places = []
     for layer in quantized.values():
         node = nodes[layer.output]
-        # The layer's output is that of the Add behind the product, where there is one.
-        while node.op_type == "Add":
+        # The layer's output is that of the Add or the Reshape behind the product, where there is one.
+        while node.op_type in ("Add", "Reshape"):
             node = next(p for p in (v.producer() for v in node.inputs if v is not None) if p is not None)
         places.append(_Place(layer.name, node, (node.outputs[0].name or "", layer.output), layer))
     for site in find_sites(model.graph):
@@ -252,7 +252,10 @@ def _reason(place: _Place, operator: str) -> str:
     if dequantize is not None and "block_size" in dequantize.attributes:
         return "its weights have a scale per block; integer kernels take one per output channel"
     if place.node.op_type == "Gemm" or operator in ("Gemm", "FusedGemm"):
-        return "a Gemm has no integer kernel with float output; a MatMul with three dimensions has one"
+        return (
+            "a Gemm has an integer kernel only with a bias in int32 and zero points for weight and bias; "
+            "a MatMul with three dimensions needs neither"
+        )
     if place.node.op_type == "Conv":
         return "a Conv has no integer kernel with float output; a patch embedding can be a MatMul"
     return (

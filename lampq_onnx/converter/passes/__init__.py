@@ -1,5 +1,6 @@
 """One concern a file; each pass is called with a model and counts what it changed."""
 
+from lampq_onnx.converter.passes.bias_in_gemm import BiasInGemm
 from lampq_onnx.converter.passes.fold_shapes import FoldShapes
 from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
 from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
@@ -11,6 +12,7 @@ from lampq_onnx.converter.passes.select_early import SelectEarly
 from lampq_onnx.converter.passes.split_unbind import SplitUnbind
 
 __all__ = [
+    "BiasInGemm",
     "FoldShapes",
     "GemmToMatMul",
     "PatchEmbedToMatMul",

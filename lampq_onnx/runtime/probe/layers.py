@@ -99,6 +99,8 @@ class LayerShape:
             nodes = [ir.node(self.operator, [x, *constants], attributes, name=_LAYER)]
         y = nodes[-1].outputs[0]
         y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
+        if self.operator == "MatMul":
+            y.shape = ir.Shape(("batch", *self.input[:-1], self.outputs))
         graph = ir.Graph([x], [y], nodes=nodes, initializers=constants, opset_imports={"": opset}, name="layer")
         return ir.Model(graph, ir_version=10)
 

@@ -1,0 +1,156 @@
+"""MatMul + Add -> Gemm, so that onnxruntime's integer kernel adds the bias."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lampq_onnx.converter.passes.base import (
+    INTEGER_KERNEL_BITS,
+    LayerPass,
+    Parameters,
+    add_constant,
+    move_annotation,
+    take_over,
+)
+from lampq_onnx.converter.passes.fold_shapes import dimensions
+from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.targets import Target
+
+LARGEST_BIAS = 2**30
+"""Bound of a bias in units of input scale times weight scale; it is added to sums of products in int32."""
+
+_TAKE_BIAS = frozenset({"Gelu", "Erf", "Div", "Pow", "Sigmoid", "Tanh"})
+"""First nodes of activation functions within which onnxruntime may add the bias (BiasGelu, FastGelu). A Mul is another,
+unless it is by a constant for each output (layer scale)."""
+
+
+class BiasInGemm(LayerPass):
+    """Let the integer kernel of a layer add its bias, where a pass over the layer's result is saved by it.
+
+    1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
+       Reshape [-1, ..., outputs]. Zero points are written even where they are zero: without them onnxruntime makes no
+       QGemm, and the layer would run in float.
+    2. Left as they are: results that an activation function reads, which adds the bias on its way; results of one row
+       an image; layers whose sizes are not known but for the batch; biases that int32 does not hold in these units;
+       layers in float.
+
+    Args:
+        target: see `Target.gemm_bias`.
+    """
+
+    def __init__(self, parameters: Parameters, target: Target) -> None:
+        super().__init__(parameters)
+        self._target = target
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        if not self._target.gemm_bias:
+            return 0
+        return sum(self._rewrite(model.graph, name, node) for name, node in self.units(model))
+
+    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
+        numbers = self.parameters[name]
+        source, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
+        if numbers.activation is None or numbers.activation.bits > INTEGER_KERNEL_BITS or node.op_type != "MatMul":
+            return False
+        add = _bias_add(node)
+        if add is None or source is None or weight is None or source.inputs[0] is None:
+            return False
+        sizes = dimensions(add.outputs[0])
+        if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
+            return False
+        if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
+            return False
+        # The scales as onnxruntime reads them, from the file.
+        scale = np.float32(numbers.activation.scale) * constant_array(_scale_of(weight)).astype(np.float32)
+        bias = _in_steps(_bias_of(add, node), scale)
+        if bias is None:
+            return False
+        outputs, inputs = numbers.weight.codes.shape
+        if len(weight.inputs) < 3:
+            weight.resize_inputs(3)
+            weight.replace_input_with(2, _shared(graph, f"zero.int8.{outputs}", np.zeros(outputs, np.int8)))
+        rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))])
+        data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name=f"{name}.rows.dequantize")
+        # Folded when the file is loaded, and a product takes less room than its result.
+        step = ir.node("Mul", [source.inputs[1], weight.inputs[1]])
+        integers = add_constant(graph, f"{name}.bias.quantized", bias)
+        zeros = _shared(graph, f"zero.int32.{outputs}", np.zeros(outputs, np.int32))
+        offset = ir.node(
+            "DequantizeLinear",
+            [integers, step.outputs[0], zeros],
+            {"axis": 0},
+            name=f"{name}.bias.dequantize",
+        )
+        product = ir.node(
+            "Gemm",
+            [data.outputs[0], weight.outputs[0], offset.outputs[0]],
+            # onnxruntime looks at beta's value, which must therefore be there.
+            {"alpha": 1.0, "beta": 1.0},
+            name=name,
+        )
+        move_annotation(node, product)
+        shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
+        result = ir.node("Reshape", [product.outputs[0], shape], name=f"{name}.result")
+        graph.insert_before(node, [rows, data, step, offset, product, result])
+        take_over(add.outputs[0], result.outputs[0])
+        graph.remove([add, node], safe=True)
+        return True
+
+
+def _bias_add(node: ir.Node) -> ir.Node | None:
+    """The Add of a constant row that alone reads a product; None where an activation function adds the row."""
+    product = node.outputs[0]
+    readers = users(product)
+    if len(readers) != 1 or readers[0].op_type != "Add" or product.is_graph_output():
+        return None
+    add = readers[0]
+    other = next((value for value in add.inputs if value is not product), None)
+    if other is None or other.const_value is None or math.prod(other.const_value.shape.numpy()) == 0:
+        return None
+    return None if any(_takes_bias(reader) for reader in users(add.outputs[0])) else add
+
+
+def _takes_bias(reader: ir.Node) -> bool:
+    if reader.op_type == "Mul":
+        constants = [
+            value.const_value for value in reader.inputs if value is not None and value.const_value is not None
+        ]
+        return not any(constant.size > 1 for constant in constants)
+    return reader.op_type in _TAKE_BIAS
+
+
+def _bias_of(add: ir.Node, node: ir.Node) -> npt.NDArray[np.float32]:
+    value = next(v for v in add.inputs if v is not node.outputs[0] and v is not None)
+    return constant_array(value).astype(np.float32)
+
+
+def _scale_of(weight: ir.Node) -> ir.Value:
+    value = weight.inputs[1]
+    assert value is not None
+    return value
+
+
+def _in_steps(bias: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:
+    """(outputs,) int32: the bias in steps of ``scale``; None where it is no row or int32 does not hold it."""
+    if bias.size not in (1, scale.size) or (bias.ndim and bias.shape[-1] != bias.size) or not (scale > 0).all():
+        return None
+    steps = np.rint(np.broadcast_to(bias.reshape(-1), scale.shape).astype(np.float64) / scale)
+    if not (np.abs(steps) < LARGEST_BIAS).all():
+        return None
+    return steps.astype(np.int32)
+
+
+def _sizes(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
+    """A target shape."""
+    return _shared(graph, f"shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+
+
+def _shared(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """A constant that layers share."""
+    name = f"lampq.{name}"
+    return graph.initializers.get(name) or add_constant(graph, name, array)

@@ -1,0 +1,140 @@
+"""Biases that the integer kernel adds: the same function, on the kernel that is meant, and only where it pays."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.converter import TARGETS, convert_model
+from lampq_onnx.converter.inspect import inspect_model
+from lampq_onnx.converter.sites import find_sites
+from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, kernels, one_matmul, plan_for, reference, run, vit
+
+TARGET = TARGETS["onnxruntime-x86-vnni"]
+PLAIN = dataclasses.replace(TARGET, gemm_bias=False)
+
+
+def converted(model: onnx.ModelProto, plan: BitPlan, *, plain: bool = False) -> tuple[onnx.ModelProto, int]:
+    result = convert_model(as_ir(model), plan, target=PLAIN if plain else TARGET)
+    return as_proto(result.model), result.passes["BiasInGemm"]
+
+
+def random_layer(inputs: int = 16, outputs: int = 8, bias_size: float = 1.0) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(inputs, outputs)).astype(np.float32)
+    return one_matmul(matrix, (bias_size * rng.normal(size=outputs)).astype(np.float32))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("activation_bits", [4, 8])
+def test_the_same_function_with_and_without(bits: int, activation_bits: int) -> None:
+    model = random_layer()
+    plan = plan_for(["fc"], weight_bits=bits, activation_bits=activation_bits, low=-3.0, high=2.5)
+    (inside, count), (outside, none) = converted(model, plan), converted(model, plan, plain=True)
+    assert (count, none) == (1, 0)
+    x = np.random.default_rng(1).uniform(-3, 2.5, (4, 3, 16)).astype(np.float32)
+    wanted = reference(outside, x)
+    # Half a step of int32, and float32's own rounding.
+    bound = 2e-6 * np.abs(wanted).max()
+    data = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in inside.graph.initializer}
+    bound += 0.5 * float((data["fc.input.scale"] * data["fc.weight.scale"]).max())
+    np.testing.assert_allclose(reference(inside, x), wanted, rtol=0, atol=bound)
+    for level in LEVELS:
+        np.testing.assert_allclose(run(inside, x, level), wanted, rtol=0, atol=bound)
+
+
+def test_the_kernel_is_an_integer_one() -> None:
+    plan = plan_for(["fc"], weight_bits=4)
+    inside, _ = converted(random_layer(), plan)
+    outside, _ = converted(random_layer(), plan, plain=True)
+    assert "QGemm" in kernels(inside)
+    assert not set(kernels(inside)) & {"Gemm", "Add", "DequantizeLinear", "Mul"}
+    assert "QGemm" not in kernels(outside)
+
+
+def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
+    model = vit()
+    plan = plan_for([site.name for site in find_sites(as_ir(model).graph)], weight_bits=5)
+    (inside, count), (outside, _) = converted(model, plan), converted(model, plan, plain=True)
+    # Patch embedding, and qkv, proj and fc2 of two blocks, but for the rows that only the class token has.
+    assert count >= 6
+    assert "BiasGelu" in kernels(inside)
+    both = [inspect_model(as_ir(proto)) for proto in (inside, outside)]
+    assert both[0] == both[1]
+    x = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(inside, x, LEVELS[0]), run(outside, x, LEVELS[0]), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("gelu", ["op", "erf"])
+def test_the_bias_before_gelu_stays_with_it(gelu: str) -> None:
+    model = vit(gelu=gelu)
+    inside, _ = converted(model, plan_for([site.name for site in find_sites(as_ir(model).graph)]))
+    fc1 = [node for node in inside.graph.node if node.name.endswith("mlp.fc1")]
+    assert fc1
+    assert {node.op_type for node in fc1} == {"MatMul"}
+    assert "BiasGelu" in kernels(inside)
+
+
+def test_layer_scale_does_not_hide_the_bias() -> None:
+    b = Builder(0)
+    y = b.op("Add", b.op("MatMul", "x", b.random("fc.weight", 16, 8), name="mm"), b.random("fc.bias", 8))
+    b.rename(b.op("Mul", y, b.random("gamma", 8)), "y")
+    model = b.model({"x": ["n", 3, 16]}, {"y": ["n", 3, 8]})
+    inside, count = converted(model, plan_for(["fc"]))
+    assert count == 1
+    assert "QGemm" in kernels(inside)
+
+
+def left_alone(case: str) -> tuple[onnx.ModelProto, BitPlan]:
+    model, plan = random_layer(), plan_for(["fc"], weight_bits=8 if case == "large" else 4)
+    if case == "large":
+        model = random_layer(bias_size=1e9)
+    elif case == "no bias":
+        model = one_matmul(np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32))
+    elif case == "float input":
+        plan = BitPlan(layers={"fc": LayerPlan(weight_bits=4, activation_bits=32)})
+    elif case in ("one row", "open sizes"):
+        b = Builder(0)
+        b.rename(b.op("Add", b.op("MatMul", "x", b.random("fc.weight", 16, 8)), b.random("fc.bias", 8)), "y")
+        rows = 1 if case == "one row" else "tokens"
+        model = b.model({"x": ["n", rows, 16]}, {"y": ["n", rows, 8]})
+    return model, plan
+
+
+@pytest.mark.parametrize("case", ["large", "no bias", "float input", "one row", "open sizes"])
+def test_what_wins_nothing_or_does_not_fit_is_left_alone(case: str) -> None:
+    model, plan = left_alone(case)
+    proto, count = converted(model, plan)
+    assert count == 0
+    assert proto.SerializeToString() == converted(model, plan, plain=True)[0].SerializeToString()
+    assert "Gemm" not in {node.op_type for node in proto.graph.node}
+
+
+def test_other_targets_keep_the_add() -> None:
+    plan = plan_for(["fc"], weight_bits=4)
+    for name, target in TARGETS.items():
+        count = convert_model(as_ir(random_layer()), plan, target=target).passes["BiasInGemm"]
+        assert count == (name == "onnxruntime-x86-vnni"), name
+
+
+def test_two_layers_with_equal_biases_share_constants_and_stay_on_the_kernel() -> None:
+    rng = np.random.default_rng(0)
+    b = Builder(0)
+    weight = rng.normal(size=(8, 8)).astype(np.float32)
+    x = "x"
+    for name in ("a", "b"):
+        x = b.op("MatMul", x, b.constant(f"{name}.weight", weight), name=name)
+        x = b.op("Add", x, b.constant(f"{name}.bias", np.zeros(8)))
+    b.rename(x, "y")
+    inside, count = converted(b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]}), plan_for(["a", "b"]))
+    assert count == 2
+    assert kernels(inside).count("QGemm") == 2
+    names = [tensor.name for tensor in inside.graph.initializer]
+    assert len(names) == len(set(names))
+    session = ort.InferenceSession(inside.SerializeToString())
+    assert session.run(None, {"x": np.zeros((2, 3, 8), np.float32)})[0].shape == (2, 3, 8)
