@@ -89,7 +89,7 @@ def make_plan(
             fixed_bits=options.fixed_bits,
         )
         storage = target.packing if packing == "auto" else packing
-        return _with_promises(plan, sensitivities, storage, table, float_bytes), solution
+        return _with_promises(plan, sensitivities, target, storage, table, float_bytes), solution
     return allocate_within(
         sensitivities,
         limits,
@@ -109,12 +109,17 @@ def make_plan(
 
 
 def _with_promises(
-    plan: BitPlan, sensitivities: Sensitivities, storage: Packing, table: LatencyTable | None, float_bytes: int | None
+    plan: BitPlan,
+    sensitivities: Sensitivities,
+    target: Target,
+    storage: Packing,
+    table: LatencyTable | None,
+    float_bytes: int | None,
 ) -> BitPlan:
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     promises: dict[str, float | None] = {}
     if whole is not None:
-        promises["promised_bytes"] = promised_bytes(sensitivities, plan_forms(plan, storage), whole)
+        promises["promised_bytes"] = promised_bytes(sensitivities, plan_forms(plan, storage), whole, target)
     if table is not None:
         promises["promised_ms"] = table.predict(plan)
     return plan.model_copy(update=promises)

@@ -77,7 +77,7 @@ def allocate_within(
     forms = forms_of(target, weights, inputs, storages, same=main == "same")
     fixed = fixed_forms(sensitivities, fixed_bits, storages[0])
     solution = solve_forms(
-        sensitivities, forms, limits, fixed,
+        sensitivities, forms, limits, fixed, target,
         metric=metric, gamma=gamma, table=table, float_bytes=float_bytes, float_price=wide_price,
         time_limit=time_limit,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def allocate_within(
         model=sensitivities.model.name,
         metric=metric,
         budget=limits.bits,
-        promised_bytes=whole and promised_bytes(sensitivities, chosen, whole),
+        promised_bytes=whole and promised_bytes(sensitivities, chosen, whole, target),
         promised_agreement=_agreement(sensitivities, solution, metric, gamma),
         layers={unit.name: _layer(unit, chosen[unit.name], packing) for unit in sensitivities.units},
     )
@@ -96,10 +96,11 @@ def allocate_within(
     return plan, solution
 
 
-def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int) -> int:
+def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int, target: Target) -> int:
     """Size of the file: the float one, with the units' weights in their forms."""
     return float_bytes + sum(
-        form_bytes(unit, forms[unit.name]) - form_bytes(unit, FLOAT_FORM) for unit in sensitivities.units
+        form_bytes(unit, forms[unit.name], target) - form_bytes(unit, FLOAT_FORM, target)
+        for unit in sensitivities.units
     )
 
 

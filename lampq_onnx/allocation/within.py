@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.targets import Packing
+from lampq_onnx.targets import Packing, Target
 
 _NANOSECONDS = 1e6
 """In a millisecond: latencies are whole numbers in the program."""
@@ -84,6 +85,7 @@ def solve_forms(
     forms: Sequence[Form],
     limits: Limits,
     fixed: Mapping[str, Form],
+    target: Target,
     *,
     metric: str,
     gamma: float,
@@ -102,6 +104,7 @@ def solve_forms(
         forms: to choose from; float among them if a unit may stay in float.
         limits: at least one.
         fixed: forms of the units outside the budget.
+        target: where the file is to run, which decides a part of its size.
         metric, gamma: what a width costs.
         table: of the float file; needed for ``max_ms``.
         float_bytes: size of the float file; needed for ``max_bytes`` where there is no table.
@@ -115,7 +118,7 @@ def solve_forms(
     units = budgeted_units(sensitivities)
     if table is not None:
         table.require_layers(unit.name for unit in sensitivities.units)
-    resources = _resources(sensitivities, limits, fixed, table, float_bytes)
+    resources = _resources(sensitivities, limits, fixed, target, table, float_bytes)
     costs = form_costs(sensitivities, units, forms, metric, gamma)
     if limits.max_ms is None:
         costs = costs + _float_prices(units, forms, float_price)
@@ -124,7 +127,7 @@ def solve_forms(
     if limits.min_agreement is not None:
         ceiling = _ceiling(sensitivities, limits.min_agreement, metric)
         budgets.append(_cost_budget(costs, ceiling))
-        objective = np.array([[float(form_bytes(unit, form)) for form in forms] for unit in units])
+        objective = np.array([[float(form_bytes(unit, form, target)) for form in forms] for unit in units])
     if not budgets:
         raise UsageError("no budget is given", hint="give at least one, e.g. --bits 4 or --max-size 4MB")
     for budget in budgets:
@@ -200,6 +203,7 @@ def _resources(
     sensitivities: Sensitivities,
     limits: Limits,
     fixed: Mapping[str, Form],
+    target: Target,
     table: LatencyTable | None,
     float_bytes: int | None,
 ) -> list[Resource]:
@@ -216,10 +220,10 @@ def _resources(
                 "--max-size needs the size of the float file, which these sensitivities do not hold",
                 hint="measure them again, or give --latency latency.json or --float float.onnx",
             )
-        rest = whole - sum(form_bytes(unit, FLOAT_FORM) for unit in sensitivities.units)
-        rest += sum(form_bytes(unit, fixed[unit.name]) for unit in outside)
+        rest = whole - sum(form_bytes(unit, FLOAT_FORM, target) for unit in sensitivities.units)
+        rest += sum(form_bytes(unit, fixed[unit.name], target) for unit in outside)
         rest += int(limits.max_bytes * _SIZE_MARGIN) + pair_table_bytes(total)
-        found.append(Resource("MB of file", form_bytes, rest, limits.max_bytes, _MEGABYTE))
+        found.append(Resource("MB of file", partial(form_bytes, target=target), rest, limits.max_bytes, _MEGABYTE))
     if limits.max_ms is not None:
         if table is None:
             raise UsageError(

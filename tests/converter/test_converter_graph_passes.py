@@ -183,5 +183,6 @@ def test_quantized_files_give_the_same_answers_with_and_without() -> None:
     files = as_proto(fast.model), as_proto(plain.model)
     assert np.allclose(run(files[0], images()), run(files[1], images()), rtol=1e-5, atol=1e-5)
     found = kernels(files[0])
-    assert found.count("MatMulIntegerToFloat") == len(names)
+    assert found.count("MatMulIntegerToFloat") + found.count("QGemm") == len(names)
+    assert found.count("QGemm") == fast.passes["BiasInGemm"] == 1
     assert found.count("BiasGelu") == found.count("FusedMatMul") == 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import subprocess
 import sys
@@ -94,16 +95,23 @@ def uniform(source: Path, bits: int) -> BitPlan:
 
 
 def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passes: int | None = None) -> dict[str, int]:
-    """Write the file of a plan with ``bits`` for all layers; ``passes``: how many of the graph passes run."""
+    """Write the file of a plan with ``bits`` for all layers.
+
+    Args:
+        passes: how many of the graph passes run, and biases stay outside of the kernels; None: all, and they do not.
+    """
     if path.is_file():
         return {}
     model = load_model(source)
+    target = target_here("auto")
+    if passes is not None:
+        target = dataclasses.replace(target, gemm_bias=False)
     chosen = default_graph_passes()[:passes]
     conversion = convert_model(
         model,
         uniform(source, bits),
         packing=packing,  # type: ignore[arg-type]
-        target=target_here("auto"),
+        target=target,
         graph_passes=chosen,
     )
     save_model(conversion.model, path)
@@ -133,6 +141,9 @@ def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
         files[label] = folder / f"{model}.passes{number}.onnx"
         found = quantized(source, files[label], 4, passes=number)
         print(label, found)
+    if target_here("auto").gemm_bias:
+        files["+ BiasInGemm"] = folder / f"{model}.w4a8.onnx"
+        print("+ BiasInGemm", quantized(source, files["+ BiasInGemm"], 4))
     fast = load_model(source)
     for step in default_graph_passes():
         step(fast)

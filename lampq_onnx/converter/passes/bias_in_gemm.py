@@ -74,8 +74,9 @@ class BiasInGemm(LayerPass):
         if len(weight.inputs) < 3:
             weight.resize_inputs(3)
             weight.replace_input_with(2, _shared(graph, f"zero.int8.{outputs}", np.zeros(outputs, np.int8)))
+        # Most nodes have no name, and values short ones: a file of few bits has as many bytes of names as of weights.
         rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))])
-        data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name=f"{name}.rows.dequantize")
+        data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]])
         # Folded when the file is loaded, and a product takes less room than its result.
         step = ir.node("Mul", [source.inputs[1], weight.inputs[1]])
         integers = add_constant(graph, f"{name}.bias.quantized", bias)
@@ -84,7 +85,6 @@ class BiasInGemm(LayerPass):
             "DequantizeLinear",
             [integers, step.outputs[0], zeros],
             {"axis": 0},
-            name=f"{name}.bias.dequantize",
         )
         product = ir.node(
             "Gemm",
@@ -95,7 +95,7 @@ class BiasInGemm(LayerPass):
         )
         move_annotation(node, product)
         shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
-        result = ir.node("Reshape", [product.outputs[0], shape], name=f"{name}.result")
+        result = ir.node("Reshape", [product.outputs[0], shape])
         graph.insert_before(node, [rows, data, step, offset, product, result])
         take_over(add.outputs[0], result.outputs[0])
         graph.remove([add, node], safe=True)
