@@ -207,7 +207,7 @@ def attention(folder: Path, model: str, checkpoint: Path | None, runs: int) -> N
     """Time the float and the W4A8 file with and without edits of their attention."""
     source = float_file(folder, model, checkpoint)
     w4a8 = folder / f"{model}.attention4.onnx"
-    quantized(source, w4a8, 4)
+    quantized(source, w4a8, 4, passes=len(default_graph_passes()))
     edits = []
     for label, path in ((FLOAT, source), ("W4A8", w4a8)):
         folded = path.with_suffix(".folded.onnx")
