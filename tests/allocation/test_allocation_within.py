@@ -36,9 +36,9 @@ def packed(count: int, bits: int) -> int:
     return sum(-(-count * width // 8) for width in (8, 4, 2, 1) if bits & width)
 
 
-def nodes(bits: int, activation_bits: int) -> int:
-    """Bytes of a layer's nodes in exact storage; the integer kernel adds its bias."""
-    return {5: 2500, 6: 1800}.get(bits, 1500) + (400 if activation_bits <= 8 else 0)
+def nodes(bits: int) -> int:
+    """Bytes of a layer's nodes in exact storage, biases within the integer kernel."""
+    return {3: 2050, 5: 2750, 6: 2050}.get(bits, 1750)
 
 
 def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tuple[int, int]]) -> tuple[float, ...]:
@@ -50,7 +50,7 @@ def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tu
         w, a = widths[unit.name]
         own = {t.activation_bits: t.milliseconds for t in table.times if t.shape == f"{unit.shape[0]}x{unit.shape[1]}"}
         if w != 32:
-            size += packed(unit.parameters, w) + 4 * unit.shape[0] + nodes(w, a) - 4 * unit.parameters
+            size += packed(unit.parameters, w) + 4 * unit.shape[0] + nodes(w) - 4 * unit.parameters
             ms += own[(8,) if a == 8 else (16, 32)] - own[32,]
         bops += unit.parameters * TOKENS * w * a
     return size, ms, bops
@@ -130,8 +130,7 @@ def test_what_cannot_be_kept_says_what_could():
     sensitivities = measured()
     table = table_of(sensitivities)
     fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.units})[1]
-    # With inputs in float: the integer kernel's bias takes a few nodes more.
-    least = took(sensitivities, table, {u.name: (2, 32) for u in sensitivities.units})[0]
+    least = took(sensitivities, table, {u.name: (2, 8) for u in sensitivities.units})[0]
     with pytest.raises(LampqError, match="ms of latency cannot be met: the smallest feasible value is") as caught:
         allocate_within(sensitivities, Limits(max_ms=0.99 * fastest), target=VNNI, table=table)
     assert float(caught.value.message.rsplit(" ", 1)[1]) == pytest.approx(fastest, rel=1e-3)
