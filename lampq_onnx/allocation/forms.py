@@ -21,8 +21,8 @@ BLOCK_BYTES = {3: 300, 5: 1000, 6: 300}
 """What more nodes take in exact storage whose bytes lie in several blocks."""
 
 GEMM_BYTES = 250
-"""What more layers take where the integer kernel adds biases (`Target.gemm_bias`). Measured, in the mean of all layers: 215
-for the digits model, 330 for DeiT-Ti."""
+"""What more layers take where the integer kernel adds biases (`Target.gemm_bias`). Measured, in the mean of all layers:
+215 for the digits model, 330 for DeiT-Ti."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> widths of at most 4 bits that have such a field."""
