@@ -129,7 +129,7 @@ def test_two_layers_with_equal_biases_share_constants_and_stay_on_the_kernel() -
     x = "x"
     for name in ("a", "b"):
         x = b.op("MatMul", x, b.constant(f"{name}.weight", weight), name=name)
-        x = b.op("Add", x, b.constant(f"{name}.bias", np.zeros(8)))
+        x = b.op("Add", x, b.constant(f"{name}.bias", np.ones(8)))
     b.rename(x, "y")
     inside, count = converted(b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]}), plan_for(["a", "b"]))
     assert count == 2
@@ -138,3 +138,17 @@ def test_two_layers_with_equal_biases_share_constants_and_stay_on_the_kernel() -
     assert len(names) == len(set(names))
     session = ort.InferenceSession(inside.SerializeToString())
     assert session.run(None, {"x": np.zeros((2, 3, 8), np.float32)})[0].shape == (2, 3, 8)
+
+
+@pytest.mark.parametrize("shape", [(8,), (1,), ()])
+def test_a_bias_of_zeros_goes(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    model = one_matmul(rng.normal(size=(16, 8)).astype(np.float32), np.zeros(shape, np.float32))
+    inside, count = converted(model, plan_for(["fc"], weight_bits=4))
+    outside, _ = converted(model, plan_for(["fc"], weight_bits=4), plain=True)
+    assert count == 1
+    names = {node.op_type for node in inside.graph.node if not node.name.startswith("fc.weight")}
+    assert not names & {"Add", "Gemm"}
+    x = rng.normal(size=(4, 3, 16)).astype(np.float32)
+    np.testing.assert_array_equal(run(inside, x), run(outside, x))
+    assert [layer.output for layer in inspect_model(as_ir(inside))] == ["y"]

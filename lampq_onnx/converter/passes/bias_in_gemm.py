@@ -34,7 +34,8 @@ class BiasInGemm(LayerPass):
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
        Reshape [-1, ..., outputs]. Zero points are written even where they are zero: without them onnxruntime makes no
        QGemm, and the layer would run in float.
-    2. Left as they are: results that an activation function reads, which adds the bias on its way; results of one row
+    2. A bias of zeros goes with its Add.
+    3. Left as they are: results that an activation function reads, which adds the bias on its way; results of one row
        an image; layers whose sizes are not known but for the batch; biases that int32 does not hold in these units;
        layers in float.
 
@@ -65,9 +66,14 @@ class BiasInGemm(LayerPass):
             return False
         if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
             return False
+        row = _bias_of(add, node)
+        if not row.any():
+            take_over(add.outputs[0], node.outputs[0])
+            graph.remove(add, safe=True)
+            return True
         # The scales as onnxruntime reads them, from the file.
         scale = np.float32(numbers.activation.scale) * constant_array(_scale_of(weight)).astype(np.float32)
-        bias = _in_steps(_bias_of(add, node), scale)
+        bias = _in_steps(row, scale)
         if bias is None:
             return False
         outputs, inputs = numbers.weight.codes.shape
