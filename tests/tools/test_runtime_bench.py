@@ -106,3 +106,15 @@ def test_a_tool_s_file_comes_with_its_cost(source: Path, tmp_path: Path) -> None
     assert found.seconds is not None
     assert found.megabytes is not None
     assert found.megabytes > 10
+
+
+def test_files_with_the_same_name_have_rows_of_their_own(tmp_path: Path) -> None:
+    paths = [tmp_path / "eight" / "model.onnx", tmp_path / "four" / "model.onnx"]
+    assert [one.label for one in peers.own_files(paths)] == [
+        "lampq-onnx, eight/model.onnx",
+        "lampq-onnx, four/model.onnx",
+    ]
+    deeper = [tmp_path / "a" / "out" / "model.onnx", tmp_path / "b" / "out" / "model.onnx"]
+    assert len({one.label for one in peers.own_files(deeper)}) == 2
+    with pytest.raises(SystemExit, match="given twice"):
+        peers.own_files([paths[0], paths[0]])

@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lampq-peers-") as scratch:
         folder = Path(scratch)
         candidates = [Candidate("float", options.float_file)]
-        candidates += [Candidate(f"lampq-onnx, {path.stem}", path) for path in options.ours]
+        candidates += own_files(options.ours)
         candidates += _own(options.float_file, folder, options.calibration, options.images, made=not options.ours)
         skipped = {}
         images = _calibration(options.float_file, options.calibration, options.images, folder)
@@ -120,6 +120,20 @@ def main() -> None:
             else:
                 candidates.append(found)
         _table(candidates, skipped, options.validation, options.samples, shapes, options.runs)
+
+
+def own_files(paths: Sequence[Path]) -> list[Candidate]:
+    """Files of ours, each with a label of its own: rows are told apart by it.
+
+    Raises:
+        SystemExit: a file is given twice.
+    """
+    labels = [f"lampq-onnx, {path.parent.name}/{path.name}" for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise SystemExit("peers: a file of --ours is given twice")
+    if len(set(labels)) < len(labels):
+        labels = [f"lampq-onnx, {path}" for path in paths]
+    return [Candidate(label, path) for label, path in zip(labels, paths, strict=True)]
 
 
 def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bool) -> list[Candidate]:
