@@ -19,6 +19,13 @@ def invoke(*words: str | Path) -> tuple[int, str, str]:
     return int(caught.value.code or 0), out.getvalue(), err.getvalue()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that read the run go to one worker, which makes it once (`--dist loadgroup`)."""
+    for item in items:
+        if "digits_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("digits_run"))
+
+
 QUICK = ("--effort", "fast", "--threads", "1")
 """Handing the products of the digits model to other threads takes longer than computing them."""
 

@@ -14,8 +14,8 @@ class GemmToMatMul(LayerPass):
     """Rewrite the Gemm of each unit.
 
     1. A Gemm is two-dimensional, and onnxruntime runs a Gemm (or the MatMul + Add that it turns into one) with a
-       dequantized weight in float, dequantizing it at every run. With three dimensions it stays a MatMul, which has an
-       integer kernel.
+       dequantized weight in float, dequantizing it at every run, unless its bias is int32 (see `BiasInGemm`). With
+       three dimensions it stays a MatMul, which has an integer kernel.
     2. x [n, k] becomes Unsqueeze -> MatMul -> Add -> Squeeze; alpha and beta are folded into the constants.
     3. A MatMul that reads two dimensions is lifted in the same way, with the Add of its bias.
     """
