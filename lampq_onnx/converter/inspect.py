@@ -91,15 +91,8 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     start, activation_bits = _activation(node)
     output = node.outputs[0]
     readers = [use.node for use in output.uses()]
-    if len(readers) == 1 and readers[0].op_type == "Add" and any(_is_vector(v) for v in readers[0].inputs):
+    if len(readers) == 1 and _ends_layer(readers[0], node):
         output = readers[0].outputs[0]
-    elif (
-        len(readers) == 1
-        and readers[0].op_type == "Reshape"
-        and node.op_type == "Gemm"
-        and UNIT_KEY in node.metadata_props
-    ):
-        output = readers[0].outputs[0]  # what was a MatMul of more dimensions, see the pass BiasInGemm
     return QuantizedLayer(
         name=node.metadata_props.get(UNIT_KEY) or node.name or output.name or "",
         type=node.metadata_props.get(TYPE_KEY, "linear"),

@@ -38,7 +38,7 @@ def packed(count: int, bits: int) -> int:
 
 def nodes(bits: int) -> int:
     """Bytes of a layer's nodes in exact storage, biases within the integer kernel."""
-    return {3: 2050, 5: 2750, 6: 2050}.get(bits, 1750)
+    return {3: 2000, 5: 2700, 6: 2000}.get(bits, 1700)
 
 
 def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tuple[int, int]]) -> tuple[float, ...]:

@@ -101,7 +101,7 @@ static const char *place_below(int folder, const char *path)
 
 #define MODE(flags, last) \
     mode_t mode = 0; \
-    if ((flags) & (O_CREAT | O_TMPFILE)) { va_list rest; va_start(rest, last); mode = va_arg(rest, mode_t); va_end(rest); }
+    if (((flags) & O_CREAT) || ((flags) & O_TMPFILE) == O_TMPFILE) { va_list rest; va_start(rest, last); mode = va_arg(rest, mode_t); va_end(rest); }
 
 #define OPEN(name) \
     int name(const char *path, int flags, ...) \

@@ -128,7 +128,7 @@ def own_files(paths: Sequence[Path]) -> list[Candidate]:
     Raises:
         SystemExit: a file is given twice.
     """
-    labels = [f"lampq-onnx, {path.parent.name}/{path.name}" for path in paths]
+    labels = [f"lampq-onnx, {path.resolve().parent.name}/{path.name}" for path in paths]
     if len({path.resolve() for path in paths}) < len(paths):
         raise SystemExit("peers: a file of --ours is given twice")
     if len(set(labels)) < len(labels):

@@ -100,10 +100,10 @@ def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passe
     Args:
         passes: how many of the graph passes run, and biases stay outside of the kernels; None: all, and they do not.
     """
-    if path.is_file():
+    target = target_here("auto")
+    if path.is_file() and load_model(path).metadata_props.get("lampq_onnx.target") == target.name:
         return {}
     model = load_model(source)
-    target = target_here("auto")
     if passes is not None:
         target = dataclasses.replace(target, gemm_bias=False)
     chosen = default_graph_passes()[:passes]

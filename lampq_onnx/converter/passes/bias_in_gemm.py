@@ -18,6 +18,7 @@ from lampq_onnx.converter.passes.base import (
 )
 from lampq_onnx.converter.passes.fold_shapes import dimensions
 from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Target
 
 LARGEST_BIAS = 2**30
@@ -34,8 +35,7 @@ class BiasInGemm(LayerPass):
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
        Reshape [-1, ..., outputs]. Zero points are written even where they are zero: without them onnxruntime makes no
        QGemm, and the layer would run in float.
-    2. A bias of zeros goes with its Add.
-    3. Left as they are: results that an activation function reads, which adds the bias on its way; results of one row
+    2. Left as they are: results that an activation function reads, which adds the bias on its way; results of one row
        an image; layers whose sizes are not known but for the batch; biases that int32 does not hold in these units;
        layers in float.
 
@@ -66,14 +66,9 @@ class BiasInGemm(LayerPass):
             return False
         if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
             return False
-        row = _bias_of(add, node)
-        if not row.any():
-            take_over(add.outputs[0], node.outputs[0])
-            graph.remove(add, safe=True)
-            return True
         # The scales as onnxruntime reads them, from the file.
         scale = np.float32(numbers.activation.scale) * constant_array(_scale_of(weight)).astype(np.float32)
-        bias = _in_steps(row, scale)
+        bias = _in_steps(_bias_of(add, node), scale)
         if bias is None:
             return False
         outputs, inputs = numbers.weight.codes.shape
@@ -81,27 +76,27 @@ class BiasInGemm(LayerPass):
             weight.resize_inputs(3)
             weight.replace_input_with(2, _shared(graph, f"zero.int8.{outputs}", np.zeros(outputs, np.int8)))
         # Most nodes have no name, and values short ones: a file of few bits has as many bytes of names as of weights.
-        rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))])
-        data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]])
+        rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))], name="")
+        data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name="")
         # Folded when the file is loaded, and a product takes less room than its result.
-        step = ir.node("Mul", [source.inputs[1], weight.inputs[1]])
+        step = ir.node("Mul", [source.inputs[1], weight.inputs[1]], name="")
         integers = add_constant(graph, f"{name}.bias.quantized", bias)
         zeros = _shared(graph, f"zero.int32.{outputs}", np.zeros(outputs, np.int32))
         offset = ir.node(
             "DequantizeLinear",
             [integers, step.outputs[0], zeros],
             {"axis": 0},
+            name="",
         )
         product = ir.node(
             "Gemm",
             [data.outputs[0], weight.outputs[0], offset.outputs[0]],
             # onnxruntime looks at beta's value, which must therefore be there.
             {"alpha": 1.0, "beta": 1.0},
-            name=name,
         )
         move_annotation(node, product)
         shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
-        result = ir.node("Reshape", [product.outputs[0], shape])
+        result = ir.node("Reshape", [product.outputs[0], shape], name="")
         graph.insert_before(node, [rows, data, step, offset, product, result])
         take_over(add.outputs[0], result.outputs[0])
         graph.remove([add, node], safe=True)
@@ -159,4 +154,10 @@ def _sizes(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
 def _shared(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """A constant that layers share."""
     name = f"lampq.{name}"
-    return graph.initializers.get(name) or add_constant(graph, name, array)
+    there = graph.initializers.get(name)
+    if there is None:
+        return add_constant(graph, name, array)
+    found = constant_array(there)
+    if found.dtype != array.dtype or not np.array_equal(found, array):
+        raise LampqError(f"the graph has a tensor {name} of its own", hint="rename it")
+    return there

@@ -151,7 +151,7 @@ def _times(
 
 def _key(shape: LayerShape, forms: tuple[Form, ...], target: Target, options: ProbeOptions) -> str:
     parts = {
-        "kind": "layer times 1",
+        "kind": "layer times 2",
         "shape": shape.name,
         "forms": [form.name for form in forms],
         "target": target.name,
