@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, inspect_model, save_model
-from lampq_onnx.converter.passes.base import LayerParameters
+from lampq_onnx.converter.convert import Conversion
 from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.fidelity import cut_layers
@@ -168,7 +168,7 @@ def written(form: Form, target: Target, folder: Path) -> Written:
     found = inspect_model(conversion.model)
     by_name = {site.name: site for site in sites}
     pieces = [
-        (layer.name, piece, x, by_hand(by_name[layer.name], conversion.parameters[layer.name], x))
+        (layer.name, piece, x, by_hand(by_name[layer.name], conversion, x))
         for layer, (piece, x) in zip(found, cut_layers(path, found, images[:LAYER_IMAGES], threads=1), strict=True)
     ]
     return Written(model, onnx.load(path), images, pieces)
@@ -182,8 +182,9 @@ def relative(found: Array, wanted: Array) -> float:
     return float(np.linalg.norm(found.astype(np.float64) - wanted)) / size
 
 
-def by_hand(site: LinearSite, numbers: LayerParameters, x: Array) -> Array:
+def by_hand(site: LinearSite, conversion: Conversion, x: Array) -> Array:
     """The layer's QDQ arithmetic in numpy: float32 rounding of the input, float64 sums."""
+    numbers = conversion.parameters[site.name]
     values = x if numbers.activation is None else numbers.activation.fake(x)
     if site.node.op_type == "Conv":
         n, channels, height, width = values.shape
@@ -193,6 +194,10 @@ def by_hand(site: LinearSite, numbers: LayerParameters, x: Array) -> Array:
     elif values.ndim == 4:  # attention heads: QuantizeLinear comes before the moves that join them
         values = values.transpose(0, 2, 1, 3).reshape(len(values), graphs.TOKENS, -1)
     result: Array = values.astype(np.float64) @ numbers.weight.dequantize().astype(np.float64).T
+    inside = conversion.model.graph.initializers.get(f"{site.name}.bias.quantized")
+    if inside is not None and numbers.activation is not None:  # the kernel adds it, in these steps
+        steps = np.float32(numbers.activation.scale) * numbers.weight.scale
+        return result + constant_array(inside).astype(np.float64) * steps
     return result if site.bias is None else result + constant_array(site.bias).astype(np.float64)
 
 

@@ -35,8 +35,10 @@ class BiasInGemm(LayerPass):
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
        Reshape [-1, ..., outputs]. Zero points are written even where they are zero: without them onnxruntime makes no
        QGemm, and the layer would run in float.
-    2. Left as they are: results that an activation function reads, which adds the bias on its way; results of one row
-       an image; layers whose sizes are not known but for the batch; biases that int32 does not hold in these units;
+    2. That moves the bias by up to half a unit, which is half of what one input does that is one level off. Narrow
+       inputs, whose levels are far apart, keep the Add.
+    3. Left as they are, too: results that an activation function reads, which adds the bias on its way; results of one
+       row an image; layers whose sizes are not known but for the batch; biases that int32 does not hold in these units;
        layers in float.
 
     Args:
@@ -56,7 +58,7 @@ class BiasInGemm(LayerPass):
     def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
         numbers = self.parameters[name]
         source, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
-        if numbers.activation is None or numbers.activation.bits > INTEGER_KERNEL_BITS or node.op_type != "MatMul":
+        if numbers.activation is None or numbers.activation.bits != INTEGER_KERNEL_BITS or node.op_type != "MatMul":
             return False
         add = _bias_add(node)
         if add is None or source is None or weight is None or source.inputs[0] is None:
