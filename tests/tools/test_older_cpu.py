@@ -30,7 +30,7 @@ def can_hide() -> bool:
 @pytest.mark.skipif(not can_hide(), reason="needs Linux on a CPU with cpuid_fault, and a C compiler")
 def test_target_and_kernels_are_those_of_the_older_cpu() -> None:
     code = (
-        "from lampq_onnx.runtime.environment import cpu_flags, target_here; import numpy; "
+        "from lampq_onnx.runtime.environment import cpu_flags, target_here; "
         "print(target_here('auto').name, *cpu_flags())"
     )
     command = [sys.executable, "-m", "tools.bench.older_cpu", "--", sys.executable, "-c", code]

@@ -99,16 +99,21 @@ static const char *place_below(int folder, const char *path)
     return place("/proc/cpuinfo");
 }
 
-#define MODE(flags, last) \
+#define MODE(flags) \
     mode_t mode = 0; \
-    if (((flags) & O_CREAT) || ((flags) & O_TMPFILE) == O_TMPFILE) { va_list rest; va_start(rest, last); mode = va_arg(rest, mode_t); va_end(rest); }
+    if ((flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE) { \
+        va_list rest; \
+        va_start(rest, flags); \
+        mode = va_arg(rest, mode_t); \
+        va_end(rest); \
+    }
 
 #define OPEN(name) \
     int name(const char *path, int flags, ...) \
     { \
         static int (*real)(const char *, int, ...); \
         if (!real) real = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, #name); \
-        MODE(flags, flags) \
+        MODE(flags) \
         return real(place(path), flags, mode); \
     }
 OPEN(open)
@@ -119,7 +124,7 @@ OPEN(open64)
     { \
         static int (*real)(int, const char *, int, ...); \
         if (!real) real = (int (*)(int, const char *, int, ...))dlsym(RTLD_NEXT, #name); \
-        MODE(flags, flags) \
+        MODE(flags) \
         return real(folder, place_below(folder, path), flags, mode); \
     }
 OPENAT(openat)

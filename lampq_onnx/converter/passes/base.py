@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
+from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY, constant_array
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 INTEGER_KERNEL_BITS = 8
@@ -78,6 +79,14 @@ def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array)))
     graph.register_initializer(value)
     return value
+
+
+def is_bias(value: ir.Value, outputs: int) -> bool:
+    """Whether ``value`` is a constant that is the same for every row of a layer's result."""
+    if value.const_value is None:
+        return False
+    shape = constant_array(value).shape
+    return math.prod(shape) == 1 or (math.prod(shape) == outputs == shape[-1])
 
 
 def move_annotation(old: ir.Node, new: ir.Node) -> None:

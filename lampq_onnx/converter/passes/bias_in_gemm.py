@@ -13,6 +13,7 @@ from lampq_onnx.converter.passes.base import (
     LayerPass,
     Parameters,
     add_constant,
+    is_bias,
     move_annotation,
     take_over,
 )
@@ -60,20 +61,21 @@ class BiasInGemm(LayerPass):
         source, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
         if numbers.activation is None or numbers.activation.bits != INTEGER_KERNEL_BITS or node.op_type != "MatMul":
             return False
-        add = _bias_add(node)
-        if add is None or source is None or weight is None or source.inputs[0] is None:
+        outputs, inputs = numbers.weight.codes.shape
+        found = _added_row(node, outputs)
+        if found is None or source is None or weight is None or weight.inputs[1] is None:
             return False
+        add, row = found
         sizes = dimensions(add.outputs[0])
         if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
             return False
         if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
             return False
         # The scales as onnxruntime reads them, from the file.
-        scale = np.float32(numbers.activation.scale) * constant_array(_scale_of(weight)).astype(np.float32)
-        bias = _in_steps(_bias_of(add, node), scale)
+        scale = np.float32(numbers.activation.scale) * constant_array(weight.inputs[1]).astype(np.float32)
+        bias = _in_steps(row, scale)
         if bias is None:
             return False
-        outputs, inputs = numbers.weight.codes.shape
         if len(weight.inputs) < 3:
             weight.resize_inputs(3)
             weight.replace_input_with(2, _shared(graph, f"zero.int8.{outputs}", np.zeros(outputs, np.int8)))
@@ -84,12 +86,7 @@ class BiasInGemm(LayerPass):
         step = ir.node("Mul", [source.inputs[1], weight.inputs[1]], name="")
         integers = add_constant(graph, f"{name}.bias.quantized", bias)
         zeros = _shared(graph, f"zero.int32.{outputs}", np.zeros(outputs, np.int32))
-        offset = ir.node(
-            "DequantizeLinear",
-            [integers, step.outputs[0], zeros],
-            {"axis": 0},
-            name="",
-        )
+        offset = ir.node("DequantizeLinear", [integers, step.outputs[0], zeros], {"axis": 0}, name="")
         product = ir.node(
             "Gemm",
             [data.outputs[0], weight.outputs[0], offset.outputs[0]],
@@ -105,17 +102,17 @@ class BiasInGemm(LayerPass):
         return True
 
 
-def _bias_add(node: ir.Node) -> ir.Node | None:
-    """The Add of a constant row that alone reads a product; None where an activation function adds the row."""
+def _added_row(node: ir.Node, outputs: int) -> tuple[ir.Node, npt.NDArray[np.float32]] | None:
+    """The Add that alone reads a product, and its row; None: there is none, or an activation function adds the row."""
     product = node.outputs[0]
     readers = users(product)
     if len(readers) != 1 or readers[0].op_type != "Add" or product.is_graph_output():
         return None
     add = readers[0]
-    other = next((value for value in add.inputs if value is not product), None)
-    if other is None or other.const_value is None or math.prod(other.const_value.shape.numpy()) == 0:
+    row = next((value for value in add.inputs if value is not None and value is not product), None)
+    if row is None or not is_bias(row, outputs) or any(_takes_bias(reader) for reader in users(add.outputs[0])):
         return None
-    return None if any(_takes_bias(reader) for reader in users(add.outputs[0])) else add
+    return add, constant_array(row).astype(np.float32).reshape(-1)
 
 
 def _takes_bias(reader: ir.Node) -> bool:
@@ -127,22 +124,11 @@ def _takes_bias(reader: ir.Node) -> bool:
     return reader.op_type in _TAKE_BIAS
 
 
-def _bias_of(add: ir.Node, node: ir.Node) -> npt.NDArray[np.float32]:
-    value = next(v for v in add.inputs if v is not node.outputs[0] and v is not None)
-    return constant_array(value).astype(np.float32)
-
-
-def _scale_of(weight: ir.Node) -> ir.Value:
-    value = weight.inputs[1]
-    assert value is not None
-    return value
-
-
-def _in_steps(bias: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:
-    """(outputs,) int32: the bias in steps of ``scale``; None where it is no row or int32 does not hold it."""
-    if bias.size not in (1, scale.size) or (bias.ndim and bias.shape[-1] != bias.size) or not (scale > 0).all():
+def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:
+    """(outputs,) int32: the row, one number or one an output, in steps of ``scale``; None: int32 does not hold it."""
+    if not (scale > 0).all():
         return None
-    steps = np.rint(np.broadcast_to(bias.reshape(-1), scale.shape).astype(np.float64) / scale)
+    steps = np.rint(np.broadcast_to(row, scale.shape).astype(np.float64) / scale)
     if not (np.abs(steps) < LARGEST_BIAS).all():
         return None
     return steps.astype(np.int32)

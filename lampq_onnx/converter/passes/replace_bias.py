@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import LayerPass, add_constant, take_over
+from lampq_onnx.converter.passes.base import LayerPass, add_constant, is_bias, take_over
 from lampq_onnx.converter.sites import constant_array, users
 from lampq_onnx.errors import LampqError
 
@@ -37,7 +35,7 @@ class ReplaceBias(LayerPass):
 
 def _set_third_input(name: str, node: ir.Node, bias: ir.Value) -> None:
     old = node.inputs[2] if len(node.inputs) > 2 else None
-    if old is not None and not _is_bias(old, bias):
+    if old is not None and not is_bias(old, constant_array(bias).size):
         raise _unclear(name)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
@@ -51,7 +49,7 @@ def _set_added(graph: ir.Graph, name: str, node: ir.Node, bias: ir.Value) -> Non
         for reader in users(product)
         if reader.op_type == "Add"
         for position, operand in enumerate(reader.inputs)
-        if operand is not None and operand is not product and _is_bias(operand, bias)
+        if operand is not None and operand is not product and is_bias(operand, constant_array(bias).size)
     ]
     if not adds:
         add = ir.node("Add", [product, bias], name=f"{name}.add")
@@ -63,14 +61,6 @@ def _set_added(graph: ir.Graph, name: str, node: ir.Node, bias: ir.Value) -> Non
         reader.replace_input_with(position, bias)
     else:
         raise _unclear(name)
-
-
-def _is_bias(value: ir.Value, bias: ir.Value) -> bool:
-    """Whether ``value`` is a constant that is the same for every row of the layer's result."""
-    if value.const_value is None:
-        return False
-    shape, outputs = constant_array(value).shape, constant_array(bias).size
-    return math.prod(shape) == 1 or (math.prod(shape) == outputs == shape[-1])
 
 
 def _unclear(name: str) -> LampqError:
