@@ -17,6 +17,7 @@ from lampq_onnx.converter.model_file import load_model
 from lampq_onnx.converter.passes.select_early import SELECTED, selected_row
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing
 from lampq_onnx.data.thumbnails import thumbnail
+from lampq_onnx.error_meter import ErrorMeter
 from lampq_onnx.runtime.changes import ChangeMeter
 from lampq_onnx.runtime.probes import compare_tensors, tensor_names
 
@@ -50,25 +51,31 @@ def measure_output_errors(
     model = load_model(quantized)
     known = tensor_names(reference)
     values = {value.name: value for node in model.graph for value in node.outputs if value.name}
-    tensors = {layer.name: _shared(values.get(layer.output), known) for layer in layers}
-    blocks = {name: _shared(values.get(output), known) for name, output in block_outputs(model, layers).items()}
-    names = {name: _original(name) for name in [*tensors.values(), *blocks.values()] if name is not None}
+    tensors = {layer.name: _all_shared([values.get(output) for output in layer.outputs], known) for layer in layers}
+    blocks = {name: _all_shared([values.get(output)], known) for name, output in block_outputs(model, layers).items()}
+    names = {name: _original(name) for found in (*tensors.values(), *blocks.values()) for name in found}
     sums = compare_tensors(
         reference, quantized, names, images, batch=BATCH, threads=threads, row=selected_row(model.graph)
     )
 
-    def errors(kind: Literal["layer", "block"], found: Mapping[str, str | None]) -> list[OutputError]:
+    def errors(kind: Literal["layer", "block"], found: Mapping[str, Sequence[str]]) -> list[OutputError]:
         return [
-            OutputError(name=name, kind=kind, sqnr_db=sums[tensor].sqnr_db)
-            for name, tensor in found.items()
-            if tensor is not None
+            OutputError(name=name, kind=kind, sqnr_db=ErrorMeter.joined(sums[tensor] for tensor in parts).sqnr_db)
+            for name, parts in found.items()
+            if parts
         ]
 
     return OutputErrors(
         samples=len(images),
         outputs=(*errors("layer", tensors), *errors("block", blocks)),
-        missing=tuple(name for name, tensor in tensors.items() if tensor is None),
+        missing=tuple(name for name, parts in tensors.items() if not parts),
     )
+
+
+def _all_shared(values: Sequence[ir.Value | None], known: set[str]) -> tuple[str, ...]:
+    """For each of these the tensor that the float file has as well; empty if one has none."""
+    found = [_shared(value, known) for value in values]
+    return () if None in found else tuple(name for name in found if name is not None)
 
 
 def _shared(value: ir.Value | None, known: set[str]) -> str | None:

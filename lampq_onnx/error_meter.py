@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,15 @@ class ErrorMeter:
         reference, quantized = reference.astype(np.float64), quantized.astype(np.float64)
         self._signal += float((reference**2).sum())
         self._noise += float(((reference - quantized) ** 2).sum())
+
+    @classmethod
+    def joined(cls, parts: Iterable[ErrorMeter]) -> ErrorMeter:
+        """What several meters have counted."""
+        whole = cls()
+        for part in parts:
+            whole._signal += part._signal
+            whole._noise += part._noise
+        return whole
 
     def shared(self, group: Group) -> ErrorMeter:
         """What all processes have counted."""

@@ -34,16 +34,17 @@ def block_outputs(model: ir.Model, layers: Sequence[QuantizedLayer]) -> dict[str
         layers: of that graph, in its order, as `inspect_model` lists them.
 
     Returns:
-        Blocks in graph order. Where no residual Add follows the last layer, it is the layer's own output.
+        Blocks in graph order. Where no residual Add follows the last layer, it is the layer's own output, the first
+        one of several.
     """
     last = {block: layer for layer in layers if (block := block_of(layer.name)) is not None}
     values = {output.name: output for node in model.graph for output in node.outputs}
     order = {layer.name: position for position, layer in enumerate(layers)}
     found = {}
     for block, layer in sorted(last.items(), key=lambda item: order[item[1].name]):
-        value = values.get(layer.output)
+        value = values.get(layer.outputs[0])
         joined = None if value is None else _joined(value)
-        found[block] = layer.output if joined is None else joined
+        found[block] = layer.outputs[0] if joined is None else joined
     return found
 
 

@@ -21,6 +21,7 @@ from lampq_onnx.converter.passes import (
     FoldShapes,
     GemmToMatMul,
     PatchEmbedToMatMul,
+    ProductPerPart,
     QuantizeActivations,
     QuantizeWeights,
     RemoveMoves,
@@ -199,6 +200,7 @@ def convert_model(
         GemmToMatMul(parameters),
         QuantizeActivations(parameters, signed=target.symmetric),
         packer,
+        ProductPerPart(parameters, target),
         BiasInGemm(parameters, target),
     ]
     raised = _raise_opset(model, parameters, packer.packing, storages)

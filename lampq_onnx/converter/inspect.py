@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -30,7 +30,8 @@ class QuantizedLayer:
     """One layer whose weight comes out of integers: by DequantizeLinear, or by this converter's Cast and Mul.
 
     Attributes:
-        input, output: names of the float tensors the layer reads (before quantization) and writes (bias included).
+        input: name of the float tensor that the layer reads (before quantization).
+        outputs: names of the float tensors that it writes, bias included; several where each is a product of its own.
         weight_bits: width that was planned, or that of the stored type in files of other tools.
         activation_bits: likewise; 32 where the input is not quantized.
         storage: exact, int2, int4, int8, uint8 ...
@@ -47,19 +48,23 @@ class QuantizedLayer:
     bytes: int
     parameters: int
     input: str
-    output: str
+    outputs: tuple[str, ...]
 
 
 def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
     """Quantized layers in graph order; also reads plain QDQ files of other tools."""
-    layers = []
+    layers: dict[str | ir.Node, QuantizedLayer] = {}
     for node in model.graph:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
         scaling = _scaling(node)
         if scaling is not None and _scales_integers(scaling) and _is_fixed(scaling.inputs[0]):
-            layers.append(_layer(node, scaling))
-    return layers
+            part = _layer(node, scaling)
+            # Products of one unit (`ProductPerPart`) read the same packed weights.
+            unit = node.metadata_props.get(UNIT_KEY) or node
+            first = layers.get(unit)
+            layers[unit] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
+    return list(layers.values())
 
 
 def _scaling(node: ir.Node) -> ir.Node | None:
@@ -105,7 +110,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         bytes=total,
         parameters=_count(scaling, data, bits),
         input=start.name or "",
-        output=output.name or "",
+        outputs=(output.name or "",),
     )
 
 

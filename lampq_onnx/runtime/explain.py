@@ -150,13 +150,14 @@ class _Place:
     """A linear layer of the file.
 
     Attributes:
-        outputs: names of tensors that its kernel may write: the product, or the sum with the bias.
+        nodes: its product, or those of its parts.
+        outputs: for each of them, names of tensors that its kernel may write: the product, or the sum with the bias.
         quantized: None for layers with float weights.
     """
 
     name: str
-    node: ir.Node
-    outputs: tuple[str, ...]
+    nodes: tuple[ir.Node, ...]
+    outputs: tuple[tuple[str, ...], ...]
     quantized: QuantizedLayer | None
 
 
@@ -165,13 +166,13 @@ def _layers(model: ir.Model, profile: Profile) -> list[LayerKernel]:
     counted: set[str] = set()
     layers = []
     for place in _places(model):
-        node = next((producers[output] for output in place.outputs if output in producers), None)
-        kernel = node if node is None or node.op_type in _LINEAR else _behind(node, producers)
-        time = 0.0 if kernel is None else profile.microseconds.get(kernel.name, 0.0)
-        helpers = [] if kernel is None else _helpers(kernel, producers)
-        fresh = [h.name for h in helpers if h.name not in counted]
-        counted.update(fresh)
-        operator = "not found" if kernel is None else kernel.op_type
+        kernels = [_kernel(outputs, producers) for outputs in place.outputs]
+        found = {kernel.name: kernel for kernel in kernels if kernel is not None}
+        fresh = {helper.name for kernel in found.values() for helper in _helpers(kernel, producers)} - counted
+        counted |= fresh
+        operators = ["not found" if kernel is None else kernel.op_type for kernel in kernels]
+        # Where the parts run on several, the one that is no integer kernel.
+        operator = next((name for name in operators if name not in INTEGER_KERNELS), operators[0])
         quantized = place.quantized
         layers.append(
             LayerKernel(
@@ -179,7 +180,7 @@ def _layers(model: ir.Model, profile: Profile) -> list[LayerKernel]:
                 weight_bits=32 if quantized is None else quantized.weight_bits,
                 activation_bits=32 if quantized is None else quantized.activation_bits,
                 kernel=operator,
-                microseconds=time,
+                microseconds=sum(profile.microseconds.get(name, 0.0) for name in found),
                 conversion_microseconds=sum(profile.microseconds.get(name, 0.0) for name in fresh),
                 reason="" if operator in INTEGER_KERNELS else _reason(place, operator),
             )
@@ -190,21 +191,32 @@ def _layers(model: ir.Model, profile: Profile) -> list[LayerKernel]:
 def _places(model: ir.Model) -> list[_Place]:
     """All linear layers in graph order, quantized ones and those with float weights."""
     quantized = {layer.name: layer for layer in inspect_model(model)}
-    by_output = {layer.output: layer for layer in quantized.values()}
+    written = {output for layer in quantized.values() for output in layer.outputs}
     order = {node: position for position, node in enumerate(model.graph)}
     nodes = {output.name: node for node in model.graph for output in node.outputs}
     places = []
     for layer in quantized.values():
-        node = nodes[layer.output]
-        # The layer's output is that of the Add or the Reshape behind the product, where there is one.
-        while node.op_type in ("Add", "Reshape"):
-            node = next(p for p in (v.producer() for v in node.inputs if v is not None) if p is not None)
-        places.append(_Place(layer.name, node, (node.outputs[0].name or "", layer.output), layer))
+        products = tuple(_product(nodes[output]) for output in layer.outputs)
+        outputs = tuple((p.outputs[0].name or "", end) for p, end in zip(products, layer.outputs, strict=True))
+        places.append(_Place(layer.name, products, outputs, layer))
     for site in find_sites(model.graph):
-        if site.output.name not in by_output:
-            outputs = (site.node.outputs[0].name or "", site.output.name or "")
-            places.append(_Place(site.name, site.node, outputs, None))
-    return sorted(places, key=lambda place: order[place.node])
+        if site.output.name not in written:
+            outputs = ((site.node.outputs[0].name or "", site.output.name or ""),)
+            places.append(_Place(site.name, (site.node,), outputs, None))
+    return sorted(places, key=lambda place: order[place.nodes[0]])
+
+
+def _product(node: ir.Node) -> ir.Node:
+    """The product before what writes a layer's output: the Add or the Reshape behind it, where there is one."""
+    while node.op_type in ("Add", "Reshape"):
+        node = next(p for p in (v.producer() for v in node.inputs if v is not None) if p is not None)
+    return node
+
+
+def _kernel(outputs: Sequence[str], producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The node of the optimized graph that computes one of these tensors."""
+    node = next((producers[output] for output in outputs if output in producers), None)
+    return node if node is None or node.op_type in _LINEAR else _behind(node, producers)
 
 
 def _behind(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
@@ -244,19 +256,20 @@ def _reason(place: _Place, operator: str) -> str:
         return f"{why}; the kernel rounds it to 8 bits on its own" if operator == WEIGHT_ONLY_KERNEL else why
     if layer.activation_bits > 8:
         return "no integer kernel reads 16-bit inputs"
-    dequantize = place.node.inputs[1].producer() if place.node.inputs[1] is not None else None
+    node = place.nodes[0]
+    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
     source = None if dequantize is None or not dequantize.inputs else dequantize.inputs[0]
     stored = None if source is None or source.const_value is None else source.const_value.dtype
     if stored is not None and stored in _NARROW:
         return f"DequantizeLinear of {stored.name} is not fused; a Cast to INT8 before it, or exact packing, would be"
     if dequantize is not None and "block_size" in dequantize.attributes:
         return "its weights have a scale per block; integer kernels take one per output channel"
-    if place.node.op_type == "Gemm" or operator in ("Gemm", "FusedGemm"):
+    if node.op_type == "Gemm" or operator in ("Gemm", "FusedGemm"):
         return (
             "a Gemm has an integer kernel only with a bias in int32 and zero points for weight and bias; "
             "a MatMul with three dimensions needs neither"
         )
-    if place.node.op_type == "Conv":
+    if node.op_type == "Conv":
         return "a Conv has no integer kernel with float output; a patch embedding can be a MatMul"
     return (
         "onnxruntime did not fuse its DequantizeLinear; its input or weight is read in a form no integer kernel takes"

@@ -30,7 +30,7 @@ LAYERS_AT_ONCE = 8
 def layer_errors(
     path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
 ) -> dict[str, float]:
-    """Relative L2 error of each layer's output, optimized kernel against unoptimized QDQ, both fed the same input.
+    """Relative L2 error of each layer's outputs, optimized kernel against unoptimized QDQ, both fed the same input.
 
     Args:
         path: the quantized file. Of external data only one layer's are in memory at a time.
@@ -49,7 +49,8 @@ def layer_errors(
                 session = ort.InferenceSession(
                     data, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
                 )
-                results.append(np.asarray(session.run(None, {layer.input: values})[0], np.float64))
+                parts = session.run(None, {layer.input: values})
+                results.append(np.concatenate([np.asarray(part, np.float64).ravel() for part in parts]))
             except Exception as error:  # onnxruntime's exceptions share no public base
                 raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
@@ -111,10 +112,10 @@ def _cut_out(
     producers: dict[str, onnx.NodeProto],
     constants: dict[str, onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """The layer as a model of its own, from its float input to its float output."""
+    """The layer as a model of its own, from its float input to its float outputs."""
     nodes: dict[str, onnx.NodeProto] = {}
     used: dict[str, onnx.TensorProto] = {}
-    stack = [layer.output]
+    stack = list(layer.outputs)
     while stack:
         name = stack.pop()
         if not name or name == layer.input or name in used:
@@ -136,7 +137,7 @@ def _cut_out(
         order,
         "layer",
         [helper.make_tensor_value_info(layer.input, onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(layer.output, onnx.TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None) for output in layer.outputs],
         list(used.values()),
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -67,7 +67,7 @@ def test_a_matmul(has_bias: bool, activation_bits: int) -> None:
         close(run(quantized, x, level), values @ weights["fc"].dequantize().T + NEW)
     assert "fc.bias" not in constants(quantized)
     layer = inspect_model(conversion.model)[0]
-    assert (layer.input, layer.output) == ("x", "y")
+    assert (layer.input, layer.outputs) == ("x", ("y",))
     assert quantized.graph.output[0].name == "y"
 
 

@@ -307,7 +307,7 @@ def test_inspection_reads_what_was_written(tmp_path: Path, packing: str, target:
         assert layer.bytes == stored.bytes
         assert layer.scheme == conversion.parameters[layer.name].weight.grid.value
         assert layer.input in values
-        assert layer.output in values
+        assert set(layer.outputs) <= set(values)
         if packing == "exact" or bits == 8:
             assert layer.bytes == sizes[layer.name] * bits // 8  # all sizes are multiples of 8
     assert found[0].input == "images"

@@ -375,6 +375,7 @@ def test_passes_say_what_they_did() -> None:
         "GemmToMatMul": 9,
         "QuantizeActivations": 10,
         "QuantizeWeights": 10,
+        "ProductPerPart": 2,
         "BiasInGemm": 0,
         "RemovedInitializers": conversion.passes["RemovedInitializers"],
     }

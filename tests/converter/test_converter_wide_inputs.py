@@ -77,7 +77,7 @@ def test_bits_in_the_file_and_qdq_arithmetic_in_float(bits: int, activation_bits
     assert (layer.weight_bits, layer.activation_bits) == (bits, activation_bits)
     assert (layer.parameters, layer.bytes) == (matrix.size, matrix.size * width // 8)
     assert layer.storage == conversion.stored["fc"].storage
-    assert (layer.input, layer.output) == ("x", "y")
+    assert (layer.input, layer.outputs) == ("x", ("y",))
 
     # the weight itself, folded and in onnx's evaluator
     weight = conversion.parameters["fc"].weight.dequantize().T
@@ -257,4 +257,4 @@ def test_a_convolution_with_float_inputs(bits: int, packing: str) -> None:
     (layer,) = inspect_model(as_ir(quantized))
     assert (layer.weight_bits, layer.activation_bits, layer.parameters) == (bits, 32, 128)
     conv = next(node for node in quantized.graph.node if node.op_type == "Conv")
-    assert (layer.input, layer.output) == (conv.input[0], conv.output[0])
+    assert (layer.input, layer.outputs) == (conv.input[0], (conv.output[0],))

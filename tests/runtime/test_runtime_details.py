@@ -77,13 +77,21 @@ def test_errors_are_those_of_onnx_own_evaluator(files: tuple) -> None:
     found = measure_output_errors(reference, quantized, layers, batch, threads=1)
     assert found.samples == len(batch)
     assert found.missing == ()
-    names = dict(zip(LAYERS, linear_outputs(reference), strict=True)) | block_outputs(model, layers)
+    # Of queries, keys and values there is no common tensor in the quantized file.
+    picked = [node.output[0] for node in onnx.load(reference).graph.node if node.op_type == "Gather"]
+    names = {name: [output] for name, output in zip(LAYERS, linear_outputs(reference), strict=True)}
+    names |= {f"blocks.{block}.attn.qkv": picked[3 * block : 3 * block + 3] for block in range(2)}
+    names |= {name: [output] for name, output in block_outputs(model, layers).items()}
     assert [output.name for output in found.outputs] == list(names)
+    tensors = list(dict.fromkeys(tensor for parts in names.values() for tensor in parts))
     exact, rounded = (
-        ReferenceEvaluator(with_outputs(onnx.load(path), *names.values())).run(None, {"images": batch})
-        for path in (reference, quantized)
+        dict(zip(tensors, evaluator.run(None, {"images": batch}), strict=True))
+        for evaluator in (
+            ReferenceEvaluator(with_outputs(onnx.load(path), *tensors)) for path in (reference, quantized)
+        )
     )
-    for output, left, right in zip(found.outputs, exact, rounded, strict=True):
+    for output, parts in zip(found.outputs, names.values(), strict=True):
+        left, right = (np.concatenate([values[part].ravel() for part in parts]) for values in (exact, rounded))
         wanted = 10 * np.log10(np.sum(left**2.0) / np.sum((left - right) ** 2.0))
         assert output.sqnr_db == pytest.approx(wanted, abs=0.3), output.name  # values on a rounding boundary flip
     many = measure_output_errors(reference, quantized, layers, images(ERROR_IMAGES + 4), threads=1)
@@ -114,7 +122,7 @@ def test_layers_that_see_one_token_are_compared_on_it(index: int, tmp_path: Path
     tokens = np.random.default_rng(3).normal(size=(BATCH + 1, 1, 5, 8)).astype(np.float32)
     found = measure_output_errors(reference, quantized, layers, tokens, threads=1)
     assert found.missing == ()
-    selected = {layer.name: layer.output for layer in layers if layer.output.endswith(SELECTED)}
+    selected = {layer.name: layer.outputs[0] for layer in layers if layer.outputs[0].endswith(SELECTED)}
     assert len(selected) == 3  # the projection and both layers of the MLP; queries share a layer with keys
     for name, tensor in selected.items():
         sources = ((original, tensor.removesuffix(SELECTED)), (onnx.load(quantized), tensor))

@@ -138,7 +138,7 @@ def test_a_wrong_kernel_is_found(tmp_path: Path) -> None:
     assert max(errors.values()) < 1e-5
     # The size of the error, by running both versions of the layer with nothing but numpy.
     layer = next(layer for layer in layers if layer.name == "blocks.1.mlp.fc1")
-    right = run(with_outputs(model, layer.output), images())
+    right = run(with_outputs(model, *layer.outputs), images())
     values = run(with_outputs(model, layer.input), images())
     scale = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     step, zero = scale[f"{layer.name}.input.scale"], int(scale[f"{layer.name}.input.zero_point"])
@@ -163,7 +163,7 @@ def test_no_layers(tmp_path: Path) -> None:
 def test_a_layer_that_cannot_be_cut_out() -> None:
     model, layers = quantized(4)
     with pytest.raises(LampqError, match=f"layer {layers[3].name} "):
-        errors_of(model, [replace(layers[3], output="nowhere")], images())
+        errors_of(model, [replace(layers[3], outputs=("nowhere",))], images())
 
 
 # sessions

@@ -26,7 +26,7 @@ def write_native_int4(source: Path, plan: BitPlan, target: Target, path: Path) -
         matrix = site.matrix()
         scale = np.maximum(np.abs(matrix).max(axis=1) / 7, 1e-12).astype(np.float32)
         weights[name] = WeightGrid(scale=scale, bits=4, grid=Grid.MID_TREAD, error=0.0).quantize(matrix)
-    plain = dataclasses.replace(target, gemm_bias=False)
+    plain = dataclasses.replace(target, gemm_bias=False, part_products=False)
     conversion = convert_model(model, plan, packing="native", target=plain, weights=weights, graph_passes=[])
     proto = ir.to_proto(conversion.model)
     casts = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "Cast"}

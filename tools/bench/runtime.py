@@ -105,7 +105,7 @@ def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passe
         return {}
     model = load_model(source)
     if passes is not None:
-        target = dataclasses.replace(target, gemm_bias=False)
+        target = dataclasses.replace(target, gemm_bias=False, part_products=False)
     chosen = default_graph_passes()[:passes]
     conversion = convert_model(
         model,

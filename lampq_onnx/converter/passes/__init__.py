@@ -4,6 +4,7 @@ from lampq_onnx.converter.passes.bias_in_gemm import BiasInGemm
 from lampq_onnx.converter.passes.fold_shapes import FoldShapes
 from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
 from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
+from lampq_onnx.converter.passes.product_per_part import ProductPerPart
 from lampq_onnx.converter.passes.quantize_activations import QuantizeActivations
 from lampq_onnx.converter.passes.quantize_weights import QuantizeWeights
 from lampq_onnx.converter.passes.remove_moves import RemoveMoves
@@ -16,6 +17,7 @@ __all__ = [
     "FoldShapes",
     "GemmToMatMul",
     "PatchEmbedToMatMul",
+    "ProductPerPart",
     "QuantizeActivations",
     "QuantizeWeights",
     "RemoveMoves",

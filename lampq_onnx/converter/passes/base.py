@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY, constant_array
+from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 INTEGER_KERNEL_BITS = 8
@@ -79,6 +80,21 @@ def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array)))
     graph.register_initializer(value)
     return value
+
+
+def shared_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """A constant that layers share by its name.
+
+    Raises:
+        LampqError: the graph has another one of that name.
+    """
+    there = graph.initializers.get(name)
+    if there is None:
+        return add_constant(graph, name, array)
+    found = constant_array(there)
+    if found.dtype != array.dtype or not np.array_equal(found, array):
+        raise LampqError(f"the graph has a tensor {name} of its own", hint="rename it")
+    return there
 
 
 def is_bias(value: ir.Value, outputs: int) -> bool:

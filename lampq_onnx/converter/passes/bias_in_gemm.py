@@ -15,11 +15,11 @@ from lampq_onnx.converter.passes.base import (
     add_constant,
     is_bias,
     move_annotation,
+    shared_constant,
     take_over,
 )
 from lampq_onnx.converter.passes.fold_shapes import dimensions
 from lampq_onnx.converter.sites import constant_array, users
-from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Target
 
 LARGEST_BIAS = 2**30
@@ -61,9 +61,14 @@ class BiasInGemm(LayerPass):
         source, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
         if numbers.activation is None or numbers.activation.bits != INTEGER_KERNEL_BITS or node.op_type != "MatMul":
             return False
-        outputs, inputs = numbers.weight.codes.shape
+        if source is None or weight is None or weight.inputs[1] is None:
+            return False
+        channels, inputs = numbers.weight.codes.shape
+        # The scales as onnxruntime reads them, from the file: of a part of the unit, perhaps (`ProductPerPart`).
+        weight_scale = constant_array(weight.inputs[1]).astype(np.float32)
+        outputs = weight_scale.size
         found = _added_row(node, outputs)
-        if found is None or source is None or weight is None or weight.inputs[1] is None:
+        if found is None:
             return False
         add, row = found
         sizes = dimensions(add.outputs[0])
@@ -71,21 +76,20 @@ class BiasInGemm(LayerPass):
             return False
         if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
             return False
-        # The scales as onnxruntime reads them, from the file.
-        scale = np.float32(numbers.activation.scale) * constant_array(weight.inputs[1]).astype(np.float32)
-        bias = _in_steps(row, scale)
+        bias = _in_steps(row, np.float32(numbers.activation.scale) * weight_scale)
         if bias is None:
             return False
         if len(weight.inputs) < 3:
             weight.resize_inputs(3)
-            weight.replace_input_with(2, _shared(graph, f"zero.int8.{outputs}", np.zeros(outputs, np.int8)))
+            zero = shared_constant(graph, f"lampq.zero.int8.{outputs}", np.zeros(outputs, np.int8))
+            weight.replace_input_with(2, zero)
         # Most nodes have no name, and values short ones: a file of few bits has as many bytes of names as of weights.
         rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))], name="")
         data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name="")
         # Folded when the file is loaded, and a product takes less room than its result.
         step = ir.node("Mul", [source.inputs[1], weight.inputs[1]], name="")
-        integers = add_constant(graph, f"{name}.bias.quantized", bias)
-        zeros = _shared(graph, f"zero.int32.{outputs}", np.zeros(outputs, np.int32))
+        integers = add_constant(graph, f"{name if outputs == channels else node.name}.bias.quantized", bias)
+        zeros = shared_constant(graph, f"lampq.zero.int32.{outputs}", np.zeros(outputs, np.int32))
         offset = ir.node("DequantizeLinear", [integers, step.outputs[0], zeros], {"axis": 0}, name="")
         product = ir.node(
             "Gemm",
@@ -136,16 +140,4 @@ def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> n
 
 def _sizes(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
     """A target shape."""
-    return _shared(graph, f"shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
-
-
-def _shared(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """A constant that layers share."""
-    name = f"lampq.{name}"
-    there = graph.initializers.get(name)
-    if there is None:
-        return add_constant(graph, name, array)
-    found = constant_array(there)
-    if found.dtype != array.dtype or not np.array_equal(found, array):
-        raise LampqError(f"the graph has a tensor {name} of its own", hint="rename it")
-    return there
+    return shared_constant(graph, f"lampq.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))

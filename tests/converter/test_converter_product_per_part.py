@@ -1,0 +1,174 @@
+"""Products for the parts of a result: the same numbers to the bit, from one packed weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.converter import TARGETS, convert_model
+from lampq_onnx.converter.inspect import inspect_model
+from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.targets import Packing, Target
+from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, kernels, plan_for, reference, run, vit
+
+AVX2 = TARGETS["onnxruntime-x86-avx2"]
+VNNI = TARGETS["onnxruntime-x86-vnni"]
+TOKENS, WIDTH, HEADS = 5, 16, 2
+
+
+def converted(
+    model: onnx.ModelProto, plan: BitPlan, target: Target = AVX2, packing: Packing | None = None
+) -> tuple[onnx.ModelProto, int]:
+    result = convert_model(as_ir(model), plan, target=target, packing=packing)
+    return as_proto(result.model), result.passes["ProductPerPart"]
+
+
+def whole(target: Target) -> Target:
+    return dataclasses.replace(target, part_products=False)
+
+
+def unbound(
+    shape: Sequence[int] = (-1, TOKENS, 3, HEADS, 8),
+    perm: Sequence[int] | None = (2, 0, 3, 1, 4),
+    axis: int = 0,
+    *,
+    bias: bool = True,
+    parts: int = 3,
+) -> onnx.ModelProto:
+    """x [n, TOKENS, WIDTH] -> a layer of 3 WIDTH outputs, taken apart along an axis; the parts are the outputs."""
+    b = Builder(0)
+    y = b.op("MatMul", "x", b.random("fc.weight", WIDTH, 3 * WIDTH), name="mm")
+    if bias:
+        y = b.op("Add", y, b.random("fc.bias", 3 * WIDTH))
+    y = b.op("Reshape", y, b.ints(*shape))
+    if perm is not None:
+        y = b.op("Transpose", y, perm=list(perm))
+    names = [
+        b.rename(b.op("Gather", y, b.constant(f"i{part}", part, np.int64), axis=axis), f"part{part}")
+        for part in range(parts)
+    ]
+    return b.model({"x": ["n", TOKENS, WIDTH]}, dict.fromkeys(names))
+
+
+def chunked(sizes: Sequence[int]) -> onnx.ModelProto:
+    """The same layer, split along its channels."""
+    b = Builder(0)
+    y = b.op("MatMul", "x", b.random("fc.weight", WIDTH, sum(sizes)), name="mm")
+    y = b.op("Add", y, b.random("fc.bias", sum(sizes)))
+    names = [f"part{part}" for part in range(len(sizes))]
+    b.nodes.append(onnx.helper.make_node("Split", [y, b.ints(*sizes)], names, axis=-1))
+    return b.model({"x": ["n", TOKENS, WIDTH]}, dict.fromkeys(names))
+
+
+def tokens(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).uniform(-3, 3, (count, TOKENS, WIDTH)).astype(np.float32)
+
+
+def every_output(model: onnx.ModelProto, x: np.ndarray, level: ort.GraphOptimizationLevel) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    return list(ort.InferenceSession(model.SerializeToString(), options).run(None, {"x": x}))
+
+
+CUT = {
+    "queries, keys, values": unbound(),
+    "without bias": unbound(bias=False),
+    "without transpose": unbound(perm=None, axis=2),
+    "other order": unbound(perm=(0, 3, 2, 1, 4), axis=2),
+    "one axis of channels": unbound((-1, TOKENS, 3, WIDTH), (0, 2, 1, 3), 1),
+    "zeros in the shape": unbound((0, 0, 3, HEADS, 8)),
+    "channels": chunked([16, 24, 8]),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+@pytest.mark.parametrize("target", [AVX2, VNNI], ids=lambda target: target.name)
+def test_every_part_is_the_same_to_the_bit(case: str, target: Target) -> None:
+    plan = plan_for(["fc"], weight_bits=5, low=-3, high=3)
+    (cut, count), (split, none) = (converted(CUT[case], plan, kind) for kind in (target, whole(target)))
+    assert (count, none) == (1, 0)
+    found = [node.op_type for node in cut.graph.node]
+    assert found.count("Split") == 1  # of the weights
+    assert found.count("MatMul") + found.count("Gemm") == 3
+    for level in LEVELS:
+        if target is AVX2 or level is not LEVELS[0]:
+            pairs = zip(every_output(cut, tokens(), level), every_output(split, tokens(), level), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs)
+    used = kernels(cut)
+    assert used.count("MatMulIntegerToFloat") + used.count("QGemm") == 3
+    assert not {"Split", "Squeeze", "Gather", "DequantizeLinear", "MatMul", "Gemm"} & set(used)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("packing", ["exact", "native", "container"])
+@pytest.mark.parametrize("activation_bits", [8, 32])
+def test_every_width_and_storage(bits: int, packing: Packing, activation_bits: int) -> None:
+    layer = plan_for(["fc"], weight_bits=bits, low=-3, high=3).layers["fc"]
+    if activation_bits == 32:
+        layer = LayerPlan(weight_bits=bits, activation_bits=32)
+    plan = BitPlan(layers={"fc": layer})
+    (cut, count), (split, _) = (converted(unbound(), plan, kind, packing) for kind in (AVX2, whole(AVX2)))
+    assert count == 1
+    both = [every_output(model, tokens(), LEVELS[0]) for model in (cut, split)]
+    for a, b in zip(*both, strict=True):
+        # Float kernels may add up in another order for another number of channels.
+        np.testing.assert_allclose(a, b, rtol=0, atol=0 if activation_bits == 8 else 1e-5)
+    (mine,), (other,) = (inspect_model(as_ir(model)) for model in (cut, split))
+    assert mine == dataclasses.replace(other, outputs=mine.outputs)
+    assert len(mine.outputs) == 3
+    assert all(output in {name for node in cut.graph.node for name in node.output} for output in mine.outputs)
+    wanted = {t.name: numpy_helper.to_array(t) for t in split.graph.initializer if t.name.startswith("fc.weight.bits")}
+    there = {t.name: numpy_helper.to_array(t) for t in cut.graph.initializer if t.name.startswith("fc.weight.bits")}
+    assert wanted.keys() == there.keys()
+    assert all(np.array_equal(wanted[name], there[name]) for name in wanted)
+
+
+LEFT = {
+    "interleaved channels": unbound((-1, TOKENS, HEADS, 3, 8), (3, 0, 2, 1, 4)),
+    "tokens, not channels": unbound((-1, TOKENS, 3, HEADS, 8), (1, 0, 2, 3, 4), parts=TOKENS),
+    "some parts": unbound(parts=2),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_other_parts_stay(case: str) -> None:
+    plan = plan_for(["fc"], weight_bits=5)
+    cut, count = converted(LEFT[case], plan)
+    assert count == 0
+    assert cut.SerializeToString() == converted(LEFT[case], plan, whole(AVX2))[0].SerializeToString()
+
+
+def test_a_result_that_is_read_whole_stays() -> None:
+    model = chunked([16, 32])
+    result = next(node.output[0] for node in model.graph.node if node.op_type == "Add")
+    shape = ["n", TOKENS, 48]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, shape))
+    assert converted(model, plan_for(["fc"]))[1] == 0
+
+
+def test_other_targets_keep_the_split() -> None:
+    for name, target in TARGETS.items():
+        plan = plan_for(["fc"], weight_bits=8)
+        count = convert_model(as_ir(unbound()), plan, target=target).passes["ProductPerPart"]
+        assert count == (name in (AVX2.name, VNNI.name)), name
+
+
+@pytest.mark.parametrize("linear", ["matmul", "gemm"])
+@pytest.mark.parametrize("target", [AVX2, VNNI], ids=lambda target: target.name)
+def test_a_vision_transformer(linear: str, target: Target) -> None:
+    model = vit(linear=linear)
+    names = [site.name for site in find_sites(as_ir(model).graph)]
+    plan = plan_for(names, weight_bits=4)
+    (cut, count), (split, _) = (converted(model, plan, kind) for kind in (target, whole(target)))
+    assert count == 2
+    assert [layer.name for layer in inspect_model(as_ir(cut))] == names
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(cut, x), run(split, x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run(cut, x, LEVELS[-1]), reference(cut, x), rtol=0, atol=1e-4)
