@@ -20,9 +20,13 @@ layers at one width in exact storage, 1790, 1230, 2470, 1770 and 1530 at 3 to 7 
 BLOCK_BYTES = {3: 300, 5: 1000, 6: 300}
 """What more nodes take in exact storage whose bytes lie in several blocks."""
 
-GEMM_BYTES = 200
-"""What more layers take where the integer kernel adds biases (`Target.gemm_bias`). Measured, in the mean of all layers:
-150 for the digits model, 260 for DeiT-Ti."""
+PART_BYTES = 200
+"""What more layers take where queries, keys and values are products of their own (`Target.part_products`). Measured, in
+the mean of all layers: 180 for DeiT-Ti."""
+
+GEMM_BYTES = 300
+"""What more layers take where the integer kernel adds biases (`Target.gemm_bias`), of those parts as well. Measured, in
+the mean of all layers: 390 for DeiT-Ti."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> widths of at most 4 bits that have such a field."""
@@ -69,7 +73,7 @@ def form_bytes(unit: UnitSensitivity, form: Form, target: Target) -> int:
         return FLOAT_BYTES * unit.parameters
     nodes = LAYER_BYTES + (BLOCK_BYTES.get(form.weight_bits, 0) if form.storage == "exact" else 0)
     # Layers with wide inputs take fewer nodes, and must not look smaller: that would choose the slow kernel.
-    nodes += GEMM_BYTES if target.gemm_bias else 0
+    nodes += PART_BYTES * target.part_products + GEMM_BYTES * target.gemm_bias
     return stored_bytes(unit.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * unit.shape[0] + nodes
 
 

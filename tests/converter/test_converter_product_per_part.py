@@ -41,13 +41,14 @@ def unbound(
     *,
     bias: bool = True,
     parts: int = 3,
+    **attributes: int,
 ) -> onnx.ModelProto:
     """x [n, TOKENS, WIDTH] -> a layer of 3 WIDTH outputs, taken apart along an axis; the parts are the outputs."""
     b = Builder(0)
     y = b.op("MatMul", "x", b.random("fc.weight", WIDTH, 3 * WIDTH), name="mm")
     if bias:
         y = b.op("Add", y, b.random("fc.bias", 3 * WIDTH))
-    y = b.op("Reshape", y, b.ints(*shape))
+    y = b.op("Reshape", y, b.ints(*shape), **attributes)
     if perm is not None:
         y = b.op("Transpose", y, perm=list(perm))
     names = [
@@ -84,6 +85,7 @@ CUT = {
     "other order": unbound(perm=(0, 3, 2, 1, 4), axis=2),
     "one axis of channels": unbound((-1, TOKENS, 3, WIDTH), (0, 2, 1, 3), 1),
     "zeros in the shape": unbound((0, 0, 3, HEADS, 8)),
+    "as torch exports it": unbound(allowzero=1),
     "channels": chunked([16, 24, 8]),
 }
 

@@ -32,6 +32,7 @@ from lampq_onnx.converter.convert import default_graph_passes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.targets import Target
 from tools.bench.attention_edits import ALIKE, Edit, compare, fold_scales, quantize_products
 from tools.bench.native_int4 import write_native_int4
 
@@ -94,18 +95,25 @@ def uniform(source: Path, bits: int) -> BitPlan:
     return BitPlan(layers={site.name: layer for site in find_sites(load_model(source).graph)})
 
 
-def quantized(source: Path, path: Path, bits: int, packing: str = "exact", passes: int | None = None) -> dict[str, int]:
+def quantized(
+    source: Path,
+    path: Path,
+    bits: int,
+    packing: str = "exact",
+    *,
+    target: Target | None = None,
+    passes: int | None = None,
+) -> dict[str, int]:
     """Write the file of a plan with ``bits`` for all layers.
 
     Args:
-        passes: how many of the graph passes run, and biases stay outside of the kernels; None: all, and they do not.
+        target: None: this machine.
+        passes: how many of the passes over the float graph run; None: all.
     """
-    target = target_here("auto")
+    target = target or target_here("auto")
     if path.is_file() and load_model(path).metadata_props.get("lampq_onnx.target") == target.name:
         return {}
     model = load_model(source)
-    if passes is not None:
-        target = dataclasses.replace(target, gemm_bias=False, part_products=False)
     chosen = default_graph_passes()[:passes]
     conversion = convert_model(
         model,
@@ -136,21 +144,24 @@ def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
     source = float_file(folder, model, checkpoint)
     names = [type(step).__name__ for step in default_graph_passes()]
     files = {FLOAT: source}
-    for number in range(len(names) + 1):
-        label = "W4A8, no graph pass" if number == 0 else f"+ {names[number - 1]}"
-        files[label] = folder / f"{model}.passes{number}.onnx"
-        found = quantized(source, files[label], 4, passes=number)
-        print(label, found)
-    if target_here("auto").gemm_bias:
-        files["+ BiasInGemm"] = folder / f"{model}.w4a8.onnx"
-        print("+ BiasInGemm", quantized(source, files["+ BiasInGemm"], 4))
+    here = target_here("auto")
+    plain = dataclasses.replace(here, gemm_bias=False, part_products=False)
+    steps = [("W4A8, no graph pass", 0, plain)]
+    steps += [(f"+ {name}", number, plain) for number, name in enumerate(names, 1)]
+    if here.part_products:
+        steps.append(("+ ProductPerPart", len(names), dataclasses.replace(here, gemm_bias=False)))
+    if here.gemm_bias:
+        steps.append(("+ BiasInGemm", len(names), here))
+    for number, (label, passes, target) in enumerate(steps):
+        files[label] = folder / f"{model}.step{number}.onnx"
+        print(label, quantized(source, files[label], 4, target=target, passes=passes))
     fast = load_model(source)
     for step in default_graph_passes():
         step(fast)
     files["float, all graph passes"] = folder / f"{model}.float-passes.onnx"
     save_model(fast, files["float, all graph passes"])
     files[NATIVE] = folder / f"{model}.native.onnx"
-    write_native_int4(source, uniform(source, 4), target_here("auto"), files[NATIVE])
+    write_native_int4(source, uniform(source, 4), here, files[NATIVE])
     files[STATIC] = folder / f"{model}.static.onnx"
     if not files[STATIC].is_file():
         ready = folder / f"{model}.pre.onnx"
@@ -207,7 +218,8 @@ def attention(folder: Path, model: str, checkpoint: Path | None, runs: int) -> N
     """Time the float and the W4A8 file with and without edits of their attention."""
     source = float_file(folder, model, checkpoint)
     w4a8 = folder / f"{model}.attention4.onnx"
-    quantized(source, w4a8, 4, passes=len(default_graph_passes()))
+    plain = dataclasses.replace(target_here("auto"), gemm_bias=False, part_products=False)
+    quantized(source, w4a8, 4, target=plain)
     edits = []
     for label, path in ((FLOAT, source), ("W4A8", w4a8)):
         folded = path.with_suffix(".folded.onnx")

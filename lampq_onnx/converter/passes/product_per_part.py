@@ -161,7 +161,7 @@ def _along_new_axis(
     """Parts of size 1 of an axis that the last of ``reshapes`` has made out of the channels."""
     reshape = reshapes[-1]
     shape = dimensions(reshape.outputs[0])
-    wanted = reshape.inputs[1] if reshape.op_type == "Reshape" and not int_attribute(reshape, "allowzero", 0) else None
+    wanted = reshape.inputs[1] if reshape.op_type == "Reshape" else None
     if shape is None or wanted is None or wanted.const_value is None:
         return None
     perm = tuple(range(len(shape)))
@@ -173,8 +173,10 @@ def _along_new_axis(
     axis = perm[split_axis]
     target = [int(size) for size in constant_array(wanted)]
     count = len(split.outputs)
-    # A 0 copies the size at its position, which is another one without the axis and without earlier reshapes.
-    copied = target[axis:] if len(reshapes) == 1 else target
+    # A 0 copies the size at its position, which is another one without the axis and without earlier reshapes; or it is
+    # the size.
+    plain = len(reshapes) == 1 and not int_attribute(reshape, "allowzero", 0)
+    copied = target[axis:] if plain else target
     # Consecutive channels: nothing but channels behind the axis, and all of them.
     channels = shape[axis:]
     if target[axis] != count or 0 in copied or not all(isinstance(size, int) for size in channels):
