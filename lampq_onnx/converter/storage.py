@@ -7,16 +7,18 @@ How the integers are packed and how they are scaled are separate choices. Packin
 - exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
   byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
   at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits: sums of multiples, modulo 256, are
-  the codes without a byte of their own, BitShift and Sub make levels of all. That loads faster than lookups, which
-  remain where the inputs make no whole number of groups, and where the target does not compute modulo 256.
+  the codes without a byte of their own, and BitShift moves all codes to their place. Up to 6 bits the middle level is
+  their zero point; with 7 bits a Sub makes levels of them. That loads faster than lookups, which remain where the
+  inputs make no whole number of groups, and where the target does not compute modulo 256.
 
 Scaling:
 
 - integer kernel, behind quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
   creation and fuses DequantizeLinear and MatMul to its int8 kernel.
-- float kernel, behind inputs that 8 bits cannot hold: Cast to FLOAT and Mul by the scale, the same arithmetic. It is
-  folded to a float weight at session creation. DequantizeLinear would become MatMulNBits here, which rounds the inputs
-  to 8 bits on its own (relative error 4e-3), even behind an Identity or a Transpose.
+- float kernel, behind inputs that 8 bits cannot hold: Sub of the zero point where there is one, Cast to FLOAT and Mul
+  by the scale, the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
+  MatMulNBits here, which rounds the inputs to 8 bits on its own (relative error 4e-3), even behind an Identity or a
+  Transpose.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Packed:
     Attributes:
         value: integers (inputs, outputs), unpacked.
         scale: float32 (outputs,).
-        zero_point: of uint8 integers; None: zero.
+        zero_point: (outputs,) in the type of the integers; None: zero.
         nodes: what unpacks them, in topological order.
         initializers: new constants; lookup tables are shared between layers by name.
         storage: name for the report.
@@ -132,20 +134,24 @@ def pack_weight(
         return _native(weight, name, scale, tables)
     graph = Unpacking(name, tables)
     shared = wraps and shares_bytes(weight)
-    value = read_shared_bytes(weight, graph) if shared else look_up_fields(weight, graph, paired)
-    return Packed(value, scale, None, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
+    value, middle = read_shared_bytes(weight, graph) if shared else (look_up_fields(weight, graph, paired), None)
+    return Packed(value, scale, middle, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 
 
 def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
     """Bring integers that are in the graph already to float, in the form of the kernel that reads them."""
+    zero = [] if packed.zero_point is None else [packed.zero_point]
     if integer_kernel:
-        zero = [] if packed.zero_point is None else [packed.zero_point]
         inputs = [packed.value, packed.scale, *zero]
         nodes = [ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}.dequantize")]
     else:
-        assert packed.zero_point is None  # needs_unsigned is False for the float kernel
-        cast = ir.node("Cast", [packed.value], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float")
-        nodes = [cast, ir.node("Mul", [cast.outputs[0], packed.scale], name=f"{name}.scaled")]
+        nodes, level = [], packed.value
+        if zero:
+            assert packed.storage != "uint8"  # needs_unsigned is False for the float kernel: Sub would wrap
+            nodes.append(ir.node("Sub", [level, *zero], name=f"{name}.levels"))
+            level = nodes[-1].outputs[0]
+        nodes.append(ir.node("Cast", [level], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
+        nodes.append(ir.node("Mul", [nodes[-1].outputs[0], packed.scale], name=f"{name}.scaled"))
     return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
 
 

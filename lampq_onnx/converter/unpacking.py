@@ -1,4 +1,4 @@
-"""Standard operators that turn the bytes of exact storage back into levels, see `bit_layout`.
+"""Standard operators that turn the bytes of exact storage back into integers, see `bit_layout`.
 
 onnxruntime folds them when the session is created, and keeps every constant that it folds until all are. Loading time
 therefore goes with the bytes that the nodes write, more than with what they compute.
@@ -28,6 +28,10 @@ from lampq_onnx.quantization import QuantizedWeight
 PRODUCT_BITS = 7
 """Width whose codes without a byte of their own come from one product. It writes int32 for one code in eight, and its
 output has to be reshaped; at 5 and 6 bits, for 3 codes in 8 and 1 in 4, sums of multiples write less."""
+
+CODE_BITS = 6
+"""Widest codes that an integer kernel may read as they are, with their middle as the zero point. Without VNNI, it adds
+two products of uint8 and int8 in 16 bits: 2 * 255 * 63 fits, the codes of 7 bits do not."""
 
 
 def constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
@@ -123,8 +127,13 @@ def look_up_fields(weight: QuantizedWeight, graph: Unpacking, paired: Collection
     return graph.then("Reshape", [joined, shape], "matrix") if alike else joined
 
 
-def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> ir.Value:
-    """Levels (inputs, outputs) of bytes that share their spare bits."""
+def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> tuple[ir.Value, ir.Value | None]:
+    """Integers of bytes that share their spare bits.
+
+    Returns:
+        (inputs, outputs) int8, and their zero point (outputs,): codes up to `CODE_BITS`, which saves a pass over all
+        weights; above them levels, and None.
+    """
     bits = weight.bits
     inputs, outputs = weight.codes.shape[::-1]
     packed = share_bytes(np.ascontiguousarray(weight.codes.T).reshape(-1), bits)
@@ -141,12 +150,16 @@ def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> ir.Value:
     joined = graph.then("Concat", pieces, "bytes", axis=0)
     spare = graph.shared(f"lampq.spare.b{bits}", np.array([8 - bits], np.uint8))
     code = graph.then("BitShift", [joined, spare], "codes", direction="RIGHT")
-    signed = graph.then("Cast", [code], "int8", to=ir.DataType.INT8.value)
-    middle = graph.shared(f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
-    level = graph.then("Sub", [signed, middle], "levels")
-    if bits != PRODUCT_BITS:
-        return level
-    return graph.then("Reshape", [level, graph.own("shape", np.array([inputs, outputs], np.int64))], "matrix")
+    last = graph.then("Cast", [code], "int8", to=ir.DataType.INT8.value)
+    zero = None
+    if bits <= CODE_BITS:
+        zero = graph.shared(f"lampq.middle.b{bits}.{outputs}", np.full(outputs, 2 ** (bits - 1), np.int8))
+    else:
+        middle = graph.shared(f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
+        last = graph.then("Sub", [last, middle], "levels")
+    if bits == PRODUCT_BITS:
+        last = graph.then("Reshape", [last, graph.own("shape", np.array([inputs, outputs], np.int64))], "matrix")
+    return last, zero
 
 
 def _sum_of_loans(graph: Unpacking, blocks: list[ir.Value], loans: tuple[Loan, ...]) -> ir.Value:

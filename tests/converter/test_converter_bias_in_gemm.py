@@ -13,7 +13,19 @@ from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter import TARGETS, convert_model
 from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.converter.sites import find_sites
-from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, kernels, one_matmul, plan_for, reference, run, vit
+from tests.converter.graphs import (
+    LEVELS,
+    Builder,
+    as_ir,
+    as_proto,
+    constants,
+    kernels,
+    one_matmul,
+    plan_for,
+    reference,
+    run,
+    vit,
+)
 
 TARGET = TARGETS["onnxruntime-x86-vnni"]
 PLAIN = dataclasses.replace(TARGET, gemm_bias=False)
@@ -30,7 +42,7 @@ def random_layer(inputs: int = 16, outputs: int = 8, bias_size: float = 1.0) -> 
     return one_matmul(matrix, (bias_size * rng.normal(size=outputs)).astype(np.float32))
 
 
-@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("bits", [1, 4, 5, 6, 8])
 def test_the_same_function_with_and_without(bits: int) -> None:
     model = random_layer()
     plan = plan_for(["fc"], weight_bits=bits, low=-3.0, high=2.5)
@@ -54,6 +66,16 @@ def test_the_kernel_is_an_integer_one() -> None:
     assert "QGemm" in kernels(inside)
     assert not set(kernels(inside)) & {"Gemm", "Add", "DequantizeLinear", "Mul"}
     assert "QGemm" not in kernels(outside)
+
+
+@pytest.mark.parametrize("bits", [5, 6])
+def test_the_middle_of_codes_stays_their_zero_point(bits: int) -> None:
+    inside, _ = converted(random_layer(), plan_for(["fc"], weight_bits=bits))
+    assert "QGemm" in kernels(inside)
+    data = constants(inside)
+    (scaled,) = (node for node in inside.graph.node if node.input[1:2] == ["fc.weight.scale"] and node.attribute)
+    np.testing.assert_array_equal(data[scaled.input[2]], np.full(8, 2 ** (bits - 1), np.int8))
+    assert "lampq.zero.int8.8" not in data
 
 
 def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from lampq_onnx.converter import TARGETS, convert_model
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.converter import TARGETS, convert_model, inspect_model
 from lampq_onnx.converter.bit_layout import (
     LOANS,
     Loan,
@@ -19,9 +19,21 @@ from lampq_onnx.converter.bit_layout import (
     shares_bytes,
 )
 from lampq_onnx.quantization import Grid, QuantizedWeight
-from tests.converter.graphs import LEVELS, as_ir, as_proto, one_matmul, plan_for, reference, run
+from tests.converter.graphs import (
+    LEVELS,
+    Builder,
+    as_ir,
+    as_proto,
+    constants,
+    kernels,
+    one_matmul,
+    plan_for,
+    reference,
+    run,
+)
 
 SHARED = sorted(LOANS)
+ONNXRUNTIME = ["onnxruntime-x86-avx2", "onnxruntime-x86-vnni", "onnxruntime-arm64"]
 
 
 def read_bit_by_bit(packed: np.ndarray, bits: int) -> list[int]:
@@ -40,11 +52,30 @@ def weight_of(codes: np.ndarray, bits: int) -> QuantizedWeight:
     return QuantizedWeight(codes, scale, bits, Grid.MID_TREAD)
 
 
-def converted(weight: QuantizedWeight, target: str) -> onnx.ModelProto:
-    model = as_ir(one_matmul(weight.dequantize().T))
-    plan = plan_for(["fc"], weight_bits=weight.bits, low=-3.0, high=2.5)
-    result = convert_model(model, plan, packing="exact", target=TARGETS[target], weights={"fc": weight})
+def converted(
+    weight: QuantizedWeight,
+    target: str,
+    *,
+    packing: str = "exact",
+    activation_bits: int = 8,
+    bias: np.ndarray | None = None,
+) -> onnx.ModelProto:
+    model = as_ir(one_matmul(weight.dequantize().T, bias))
+    plan = plan_for(["fc"], weight_bits=weight.bits, activation_bits=activation_bits, low=-3.0, high=2.5)
+    result = convert_model(model, plan, packing=packing, target=TARGETS[target], weights={"fc": weight})
     return as_proto(result.model)
+
+
+def dequantize_of(model: onnx.ModelProto) -> onnx.NodeProto:
+    """What scales the weight of the layer fc."""
+    return next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and "fc.weight" in node.name)
+
+
+def random_weight(bits: int, outputs: int = 48, inputs: int = 64) -> QuantizedWeight:
+    """Any codes; those of the first output are the largest ones, and those of the second one zero."""
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (outputs, inputs)).astype(np.uint8)
+    codes[:2] = [[2**bits - 1], [0]]
+    return weight_of(codes, bits)
 
 
 def factors(loans: tuple[Loan, ...]) -> set[int]:
@@ -104,21 +135,76 @@ def test_levels_in_every_evaluator(bits: int, shape: tuple[int, int]) -> None:
     model = converted(weight, "onnxruntime-x86-avx2")
     assert {"BitShift", "MatMulInteger" if bits == 7 else "Mul"} <= operators(model)
     assert "Gather" not in operators(model)
-    data = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    data = constants(model)
     stored = [array for name, array in data.items() if name.startswith(f"fc.weight.bits{bits}")]
     assert sum(array.nbytes for array in stored) * 8 == codes.size * bits
 
     # The integers themselves, as the first node that is not of the unpacking reads them.
-    scaled = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and "fc.weight" in node.name)
-    levels = ReferenceEvaluator(_ending_at(model, scaled.input[0])).run(None, {})[0]
-    assert levels.dtype == np.int8
-    np.testing.assert_array_equal(levels, codes.T.astype(int) - 2 ** (bits - 1))
+    scaled = dequantize_of(model)
+    integers = ReferenceEvaluator(_ending_at(model, scaled.input[0])).run(None, {})[0]
+    assert integers.dtype == np.int8
+    zero = data[scaled.input[2]].astype(int) if len(scaled.input) > 2 else 0
+    np.testing.assert_array_equal(integers - zero, codes.T.astype(int) - 2 ** (bits - 1))
 
     x = np.random.default_rng(0).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
     looked_up = converted(weight, "openvino")
     for level in LEVELS:
         np.testing.assert_array_equal(run(model, x, level), run(looked_up, x, level))
     np.testing.assert_array_equal(reference(model, x), reference(looked_up, x))
+
+
+@pytest.mark.parametrize("target", ONNXRUNTIME)
+@pytest.mark.parametrize("bits", SHARED)
+def test_codes_that_never_saturate_are_read_as_they_are(bits: int, target: str) -> None:
+    """The AVX2 kernels without VNNI add two products of uint8 and int8 in 16 bits; the file may run there as well."""
+    model = converted(random_weight(bits), target)
+    zeros = [constants(model)[name] for name in dequantize_of(model).input[2:]]
+    if 2 * 255 * (2**bits - 1) > 32767:
+        assert zeros == []
+        assert "Sub" in operators(model)
+    else:
+        (zero,) = zeros
+        assert zero.dtype == np.int8
+        np.testing.assert_array_equal(zero, np.full(48, 2 ** (bits - 1)))
+        assert "Sub" not in operators(model)
+
+
+@pytest.mark.parametrize("target", ONNXRUNTIME)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("bits", SHARED)
+def test_kernels_and_results_are_those_of_containers(bits: int, with_bias: bool, target: str) -> None:
+    weight = random_weight(bits)
+    bias = np.random.default_rng(0).normal(size=48).astype(np.float32) if with_bias else None
+    model, plain = (converted(weight, target, packing=packing, bias=bias) for packing in ("exact", "container"))
+    found = kernels(model)
+    assert found == kernels(plain)
+    assert ("QGemm" if with_bias and TARGETS[target].gemm_bias else "MatMulIntegerToFloat") in found
+    # More rows than any kernel takes at once, and extreme ones.
+    x = np.random.default_rng(1).uniform(-3, 2.5, (30, 3, 64)).astype(np.float32)
+    x[0] = [[-4.0], [4.0], [0.0]]
+    for level in LEVELS:
+        np.testing.assert_array_equal(run(model, x, level), run(plain, x, level))
+    wanted = reference(model, x)
+    np.testing.assert_array_equal(wanted, reference(plain, x))
+    np.testing.assert_allclose(run(model, x, LEVELS[-1]), wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    (layer,) = inspect_model(as_ir(model))
+    assert (layer.weight_bits, layer.storage, layer.parameters) == (bits, "exact", weight.codes.size)
+    assert layer.bytes == weight.codes.size * bits // 8
+
+
+@pytest.mark.parametrize("activation_bits", [16, 32])
+@pytest.mark.parametrize("bits", SHARED)
+def test_float_kernels_read_levels(bits: int, activation_bits: int) -> None:
+    weight = random_weight(bits)
+    model, plain = (
+        converted(weight, "onnxruntime-x86-avx2", packing=packing, activation_bits=activation_bits)
+        for packing in ("exact", "container")
+    )
+    assert kernels(model) == kernels(plain)
+    x = np.random.default_rng(1).uniform(-3, 2.5, (30, 3, 64)).astype(np.float32)
+    for level in LEVELS:
+        np.testing.assert_array_equal(run(model, x, level), run(plain, x, level))
+    np.testing.assert_array_equal(reference(model, x), reference(plain, x))
 
 
 def _ending_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -148,7 +234,8 @@ def test_openvino_reads_what_its_target_gets(bits: int) -> None:
     codes = np.random.default_rng(bits).integers(0, 2**bits, (16, 8)).astype(np.uint8)
     model = converted(weight_of(codes, bits), "openvino")
     assert "BitShift" not in operators(model)
-    name = next(node.input[0] for node in model.graph.node if "fc.weight.dequantize" in node.name)
+    name, *others = dequantize_of(model).input
+    assert others == ["fc.weight.scale"]
     part = _ending_at(model, name)
     part.graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 8]))
     part.graph.node.append(onnx.helper.make_node("Cast", [name], ["float"], to=onnx.TensorProto.FLOAT))
@@ -162,24 +249,46 @@ def test_openvino_reads_what_its_target_gets(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", SHARED)
 def test_constants_are_shared_between_layers(bits: int) -> None:
-    matrix = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-    nodes = [
-        onnx.helper.make_node("MatMul", ["x", "a.weight"], ["h"]),
-        onnx.helper.make_node("Relu", ["h"], ["r"]),
-        onnx.helper.make_node("MatMul", ["r", "b.weight"], ["y"]),
-    ]
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 2, 8]) for name in "xy"]
-    weights = [onnx.numpy_helper.from_array(matrix * k, name) for k, name in ((1, "a.weight"), (1.7, "b.weight"))]
-    graph = onnx.helper.make_graph(nodes, "two", ends[:1], ends[1:], weights)
-    model = ir.from_proto(
-        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    )
-    target = TARGETS["onnxruntime-arm64"]
-    proto = as_proto(convert_model(model, plan_for(["a", "b"], weight_bits=bits), packing="exact", target=target).model)
+    b, x = Builder(), "x"
+    for name, outputs in (("a", 8), ("b", 8), ("c", 16)):
+        x = b.op("Relu", b.op("MatMul", x, b.random(f"{name}.weight", 8, outputs)))
+    b.rename(x, "y")
+    model = as_ir(b.model({"x": ["n", 2, 8]}, {"y": ["n", 2, 16]}))
+    plan = plan_for(["a", "b", "c"], weight_bits=bits)
+    proto = as_proto(convert_model(model, plan, packing="exact", target=TARGETS["onnxruntime-arm64"]).model)
     names = [tensor.name for tensor in proto.graph.initializer]
     assert len(names) == len(set(names))
-    assert {f"lampq.middle.b{bits}", f"lampq.spare.b{bits}"} <= set(names)
-    constants = (
+    middle = {"lampq.middle.b7"} if bits == 7 else {f"lampq.middle.b{bits}.8", f"lampq.middle.b{bits}.16"}
+    assert {f"lampq.spare.b{bits}", *middle} <= set(names)
+    assert {name for name in names if name.startswith("lampq.middle")} == middle
+    factors_of_loans = (
         {"lampq.loans.b7"} if bits == 7 else {f"lampq.times{f}" for loans in LOANS[bits] for f in factors(loans)}
     )
-    assert {name for name in names if name.startswith(("lampq.loans", "lampq.times"))} == constants
+    assert {name for name in names if name.startswith(("lampq.loans", "lampq.times"))} == factors_of_loans
+
+
+@pytest.mark.parametrize("bits", SHARED)
+def test_one_weight_before_both_kernels_is_unpacked_once(bits: int) -> None:
+    b = Builder(5)
+    weight = b.random("fc.weight", 8, 8)
+    b.rename(b.op("MatMul", b.op("Relu", b.op("MatMul", "x", weight)), weight), "y")
+    interval = ActivationRange(low=-3.0, high=3.0)
+    layers = {
+        name: LayerPlan(weight_bits=bits, activation_bits=inputs, activation_range=interval)
+        for name, inputs in (("fc", 8), ("fc.2", 32))
+    }
+    plan = BitPlan(layers=layers)
+    model = b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]})
+    exact, plain = (
+        as_proto(convert_model(as_ir(model), plan, packing=packing, target=TARGETS["onnxruntime-x86-vnni"]).model)
+        for packing in ("exact", "container")
+    )
+    assert [node.op_type for node in exact.graph.node].count("BitShift") == 1
+    found = {layer.name: layer for layer in inspect_model(as_ir(exact))}
+    assert {name: (layer.bytes, layer.parameters) for name, layer in found.items()} == dict.fromkeys(
+        layers, (64 * bits // 8, 64)
+    )
+    x = np.random.default_rng(0).uniform(-3, 3, (2, 3, 8)).astype(np.float32)
+    for level in LEVELS:
+        np.testing.assert_array_equal(run(exact, x, level), run(plain, x, level))
+    np.testing.assert_array_equal(reference(exact, x), reference(plain, x))
