@@ -37,8 +37,8 @@ def packed(count: int, bits: int) -> int:
 
 
 def nodes(bits: int) -> int:
-    """Bytes of a layer's nodes in exact storage, biases within the integer kernel."""
-    return {3: 2000, 5: 2700, 6: 2000}.get(bits, 1700)
+    """Bytes of a layer's nodes in exact storage, biases within the integer kernel and products of parts."""
+    return {3: 2300, 5: 3000, 6: 2300}.get(bits, 2000)
 
 
 def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tuple[int, int]]) -> tuple[float, ...]:
