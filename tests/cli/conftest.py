@@ -27,7 +27,7 @@ QUICK = ("--effort", "fast", "--threads", "1")
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Folder and standard output of `quantize digits` at 3 bits; the first worker that needs them makes them for all."""
+    """Folder and standard output of `quantize digits` at 3 bits; the first worker in need makes them for all."""
     room = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         room = room.parent  # of the folders that workers have for themselves
