@@ -26,7 +26,7 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
-from lampq_onnx.inputs import Given, prepared, validation_images
+from lampq_onnx.inputs import Given, loaded_model, prepared, validation_images
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -77,7 +77,8 @@ def analyze(
     with (
         process_group(model.device) as group,
         torch_threads(threads or own_cores()),
-        prepared(model, images, analysis.effort, clock, given, group) as (frontend, crops),
+        loaded_model(model, images, clock, given) as loaded,
+        prepared(loaded, images, analysis.effort, clock, given, group) as (frontend, crops),
     ):
         sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
         if float_output is not None and group.rank == 0:
@@ -154,8 +155,9 @@ def quantize(
         torch_threads(threads),
         exclusive(folder),
         staging(folder, OUTPUT_FILES) as stage,
-        prepared(recipe.model, recipe.images, recipe.analysis.effort, clock, given) as (frontend, crops),
-        validation_images(recipe.images, frontend, given) as validation,
+        loaded_model(recipe.model, recipe.images, clock, given) as loaded,
+        validation_images(recipe.images, loaded, given) as validation,
+        prepared(loaded, recipe.images, recipe.analysis.effort, clock, given) as (frontend, crops),
     ):
         inputs = inputs_of(frontend.loaded, crops)
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,8 +10,18 @@ import pytest
 
 from lampq_onnx.cache import FOLDER_VARIABLE
 
+# Read by OpenMP when torch is imported: threads that spin while they wait take their core from another worker's test,
+# which makes runs with more than one thread up to six times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads what an earlier session or the user kept."""
     os.environ[FOLDER_VARIABLE] = str(Path(tmp_path_factory.mktemp("cache")))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end, and the collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()

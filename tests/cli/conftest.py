@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -19,23 +21,25 @@ def invoke(*words: str | Path) -> tuple[int, str, str]:
     return int(caught.value.code or 0), out.getvalue(), err.getvalue()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that read the run go to one worker, which makes it once (`--dist loadgroup`)."""
-    for item in items:
-        if "digits_run" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("digits_run"))
-
-
 QUICK = ("--effort", "fast", "--threads", "1")
 """Handing the products of the digits model to other threads takes longer than computing them."""
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Folder and standard output of `quantize digits` at 3 bits."""
-    folder = tmp_path_factory.mktemp("digits") / "out"
-    code, out, err = invoke(
-        "quantize", "digits", "--bits", "3", "--output", folder, "--baseline", "uniform", "--latency-runs", "3", *QUICK
-    )  # fmt: skip
-    assert code == 0, err
-    return folder, out
+    """Folder and standard output of `quantize digits` at 3 bits; the first worker in need makes them for all."""
+    room = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        room = room.parent  # of the folders that workers have for themselves
+    folder, said = room / "digits" / "out", room / "digits" / "said.txt"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            code, out, err = invoke(
+                "quantize", "digits", "--bits", "3", "--output", folder, "--baseline", "uniform",
+                "--latency-runs", "3", *QUICK,
+            )  # fmt: skip
+            assert code == 0, err
+            said.write_text(out, encoding="utf-8")
+    return folder, said.read_text(encoding="utf-8")

@@ -15,10 +15,9 @@ from lampq_onnx.frontend.calibration import choose_ranges, input_histograms, nuc
 from lampq_onnx.frontend.distributed import process_group
 from lampq_onnx.frontend.fisher import fisher_traces
 from lampq_onnx.frontend.hessians import input_moments
-from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.group import Group
 from lampq_onnx.validation import measure_accuracy
-from tests.frontend.models import ArrayImages, loaded, tiny_vit
+from tests.frontend.models import ArrayImages, loaded, tiny_vit, units_of
 
 IMAGES = 72  # four batches of 16, and one of 8
 WIDTHS = (4, 8)
@@ -26,8 +25,8 @@ WIDTHS = (4, 8)
 
 def statistics(group: Group) -> dict[str, object]:
     model = loaded(tiny_vit())
-    units = Frontend(model).exported.units
     module = model.module
+    units = units_of(module)
     size = (model.preprocessing.channels, *model.preprocessing.size)
     pixels = np.random.default_rng(0).normal(size=(IMAGES, *size)).astype(np.float32)
     images = ArrayImages(pixels, None)

@@ -9,11 +9,11 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.export import Unit, export_model
+from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.fisher import fisher_traces, squared_gradient_norms
 from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 
-from .models import images, loaded, tiny_vit
+from .models import images, tiny_vit, units_of
 
 
 def per_sample_norms(model: torch.nn.Module, batch: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def test_squared_norms_both_ways(tokens: int, d_in: int, d_out: int) -> None:
 
 def test_traces_match_torch_func_for_every_unit() -> None:
     model = tiny_vit()
-    units = export_model(loaded(model)).units
+    units = units_of(model)
     assert {unit.type for unit in units} == {"patch_embed", "qkv", "proj", "fc1", "fc2", "head"}
     data = images(7)
     batches = [(torch.from_numpy(b.images), torch.from_numpy(b.labels)) for b in data.batches(3)]
@@ -61,7 +61,7 @@ def test_sampled_labels_follow_the_seed_and_the_softmax() -> None:
 
 def test_sampled_traces_are_those_of_the_sampled_labels() -> None:
     model = tiny_vit()
-    units = export_model(loaded(model)).units
+    units = units_of(model)
     batch = torch.from_numpy(images(8).images)
     labels = sampled_labels(model(batch), torch.Generator().manual_seed(5))
     given = fisher_traces(model, units, [(batch, labels)])
@@ -71,7 +71,7 @@ def test_sampled_traces_are_those_of_the_sampled_labels() -> None:
 
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny_vit()
-    units = export_model(loaded(model)).units
+    units = units_of(model)
     fisher_traces(model, units, [(torch.from_numpy(images(2).images), None)])
     assert not any(module._forward_hooks for module in model.modules())
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
@@ -80,7 +80,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_no_images_is_an_error() -> None:
     model = tiny_vit()
     with pytest.raises(LampqError, match="no calibration images"):
-        fisher_traces(model, export_model(loaded(model)).units, [])
+        fisher_traces(model, units_of(model), [])
 
 
 def test_windows_count_to_their_image() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -23,7 +24,7 @@ from lampq_onnx.frontend.simulation import (
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 from tests.converter.graphs import run
 
-from .models import images, loaded, tiny_vit
+from .models import images, loaded, tiny_vit, units_of
 
 BITS = 3
 
@@ -48,18 +49,18 @@ def test_sixteen_bits_are_the_numeric_core() -> None:
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_biases_are_swapped_and_restored(has_bias: bool) -> None:
     module = tiny_vit()
-    exported = export_model(loaded(module))
-    unit = next(u for u in exported.units if u.type == "fc1")
+    units = units_of(module)
+    unit = next(u for u in units if u.type == "fc1")
     if not has_bias:
         unit.module.bias = None
     before, original = logits_of(module, images(3)), unit.module.bias
     kept = None if original is None else original.clone()
-    rounder = BiasedRounder(exported.units)
+    rounder = BiasedRounder(units)
     wanted = rounder.quantized(unit.name, BITS).bias
     assert wanted is not None
 
     def fail_inside() -> None:
-        with simulated(exported.units, {unit.name: LayerSetting(BITS, None)}, rounder):
+        with simulated(units, {unit.name: LayerSetting(BITS, None)}, rounder):
             np.testing.assert_array_equal(unit.module.bias.detach().numpy(), wanted)
             assert not torch.equal(logits_of(module, images(3)), before)
             raise RuntimeError("inside")
@@ -73,26 +74,32 @@ def test_biases_are_swapped_and_restored(has_bias: bool) -> None:
 
 def test_float_weights_keep_the_modules_bias() -> None:
     module = tiny_vit()
-    exported = export_model(loaded(module))
-    unit = next(u for u in exported.units if u.type == "fc1")
+    units = units_of(module)
+    unit = next(u for u in units if u.type == "fc1")
     quantizer = ActivationQuantizer.from_range(-4, 4, 8)
     original = unit.module.bias
-    with simulated(exported.units, {unit.name: LayerSetting(None, quantizer)}, BiasedRounder(exported.units)):
+    with simulated(units, {unit.name: LayerSetting(None, quantizer)}, BiasedRounder(units)):
         assert unit.module.bias is original
 
 
+@pytest.fixture(scope="module")
+def float_file() -> onnx.ModelProto:
+    """The export of `tiny_vit`; a conversion changes the graph that it is given."""
+    return ir.to_proto(export_model(loaded(tiny_vit())).model)
+
+
 @pytest.mark.parametrize("activation_bits", [8, 16, 32])
-def test_simulation_and_file_are_the_same_function(activation_bits: int) -> None:
+def test_simulation_and_file_are_the_same_function(float_file: onnx.ModelProto, activation_bits: int) -> None:
     module = tiny_vit()
-    exported = export_model(loaded(module))
-    rounder = BiasedRounder(exported.units)
+    units = units_of(module)
+    rounder = BiasedRounder(units)
     layer = LayerPlan(
         weight_bits=BITS, activation_bits=activation_bits, activation_range=ActivationRange(low=-5.0, high=6.0)
     )
-    names = [unit.name for unit in exported.units]
+    names = [unit.name for unit in units]
     weights = {name: rounder.quantized(name, BITS) for name in names}
     conversion = convert_model(
-        exported.model,
+        ir.from_proto(float_file),
         BitPlan(layers=dict.fromkeys(names, layer)),
         target=TARGETS["onnxruntime-x86-avx2"],
         weights=weights,
@@ -104,8 +111,8 @@ def test_simulation_and_file_are_the_same_function(activation_bits: int) -> None
     quantizer = None if activation_bits == 32 else ActivationQuantizer.from_range(-5, 6, activation_bits)
     settings = dict.fromkeys(names, LayerSetting(BITS, quantizer))
     for context in (
-        simulated_parameters(exported.units, conversion.parameters),
-        simulated(exported.units, settings, rounder),
+        simulated_parameters(units, conversion.parameters),
+        simulated(units, settings, rounder),
     ):
         with context:
             found = logits_of(module, images(4)).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -15,7 +16,6 @@ from lampq_onnx.frontend.alpha import FLOOR, spread, type_factors
 from lampq_onnx.frontend.batching import logits_of
 from lampq_onnx.frontend.calibration import choose_ranges, input_histograms, nuclear_norms, visit_inputs
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
-from lampq_onnx.frontend.export import export_model
 from lampq_onnx.frontend.hessians import input_moments
 from lampq_onnx.frontend.losses import loss_of
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
@@ -24,7 +24,7 @@ from lampq_onnx.frontend.simulation import LayerSetting, WeightRounder, fake_qua
 from lampq_onnx.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.quantization import ActivationQuantizer
 
-from .models import images, loaded, tiny_vit
+from .models import images, loaded, tiny_vit, units_of
 
 FAST = AnalysisOptions(effort="fast")
 
@@ -47,12 +47,8 @@ def test_simulation_and_file_are_the_same_function(frontend: Frontend) -> None:
         unit.name: LayerPlan(weight_bits=3, activation_bits=8, activation_range=unit.activation_range)
         for unit in sensitivities.units
     }
-    from lampq_onnx.frontend.session import Frontend as Fresh
-
-    fresh = Fresh(loaded(tiny_vit()))
-    conversion = convert_model(fresh.model, BitPlan(layers=layers), target=TARGETS["onnxruntime-x86-avx2"])
-    import onnx_ir as ir
-
+    graph = ir.from_proto(ir.to_proto(frontend.model))  # a conversion changes what it is given
+    conversion = convert_model(graph, BitPlan(layers=layers), target=TARGETS["onnxruntime-x86-avx2"])
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(ir.to_proto(conversion.model).SerializeToString(), options)
@@ -98,8 +94,7 @@ def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
     with torch.no_grad():
         model.head.weight[:, 0] = torch.tensor([6.0, -6.0, 3.0, -3.0])
         model.norm.weight[0] = 30.0
-    front = Frontend(loaded(model))
-    head = [unit for unit in front.exported.units if unit.type == "head"]
+    head = [unit for unit in units_of(model) if unit.type == "head"]
     ranges = choose_ranges(model, head, images(24), images(8, seed=3), widths={"head": (8, 16)}, seed=0)
     assert {bits: found.method for bits, found in ranges["head"].items()} == {8: "minmax", 16: "minmax"}
 
@@ -195,7 +190,7 @@ def test_reconstruction_errors(frontend: Frontend, inputs: str) -> None:
 
 def test_rounder_names_the_layer_of_bad_weights() -> None:
     model = tiny_vit()
-    units = export_model(loaded(model)).units
+    units = units_of(model)
     with torch.no_grad():
         model.blocks[1].attn.proj.weight[0, 0] = float("nan")
     with pytest.raises(LampqError, match=r"blocks\.1\.attn\.proj.*NaN"):
