@@ -38,7 +38,7 @@ def packed(count: int, bits: int) -> int:
 
 def nodes(bits: int) -> int:
     """Bytes of a layer's nodes in exact storage, biases within the integer kernel and products of parts."""
-    return {3: 2300, 5: 3000, 6: 2300}.get(bits, 2000)
+    return {3: 2250, 5: 2950, 6: 2250}.get(bits, 1950)
 
 
 def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tuple[int, int]]) -> tuple[float, ...]:

@@ -34,8 +34,9 @@ class BiasInGemm(LayerPass):
     """Let the integer kernel of a layer add its bias, where a pass over the layer's result is saved by it.
 
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
-       Reshape [-1, ..., outputs]. Zero points are written even where they are zero: without them onnxruntime makes no
-       QGemm, and the layer would run in float.
+       Reshape [-1, ..., outputs]. Layers that read the same x share its rows, and a Reshape behind it is taken.
+       Zero points are written even where they are zero: without them onnxruntime makes no QGemm, and the layer would
+       run in float.
     2. That moves the bias by up to half a unit, which is half of what one input does that is one level off. Narrow
        inputs, whose levels are far apart, keep the Add.
     3. Left as they are, too: results that an activation function reads, which adds the bias on its way; results of one
@@ -49,11 +50,13 @@ class BiasInGemm(LayerPass):
     def __init__(self, parameters: Parameters, target: Target) -> None:
         super().__init__(parameters)
         self._target = target
+        self._rows: dict[ir.Node, ir.Value] = {}
 
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         if not self._target.gemm_bias:
             return 0
+        self._rows.clear()
         return sum(self._rewrite(model.graph, name, node) for name, node in self.units(model))
 
     def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
@@ -84,8 +87,11 @@ class BiasInGemm(LayerPass):
             zero = shared_constant(graph, f"lampq.zero.int8.{outputs}", np.zeros(outputs, np.int8))
             weight.replace_input_with(2, zero)
         # Most nodes have no name, and values short ones: a file of few bits has as many bytes of names as of weights.
-        rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))], name="")
-        data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name="")
+        if source not in self._rows:
+            rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))], name="")
+            data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name="")
+            graph.insert_before(node, [rows, data])
+            self._rows[source] = data.outputs[0]
         # Folded when the file is loaded, and a product takes less room than its result.
         step = ir.node("Mul", [source.inputs[1], weight.inputs[1]], name="")
         integers = add_constant(graph, f"{name if outputs == channels else node.name}.bias.quantized", bias)
@@ -93,17 +99,32 @@ class BiasInGemm(LayerPass):
         offset = ir.node("DequantizeLinear", [integers, step.outputs[0], zeros], {"axis": 0}, name="")
         product = ir.node(
             "Gemm",
-            [data.outputs[0], weight.outputs[0], offset.outputs[0]],
+            [self._rows[source], weight.outputs[0], offset.outputs[0]],
             # onnxruntime looks at beta's value, which must therefore be there.
             {"alpha": 1.0, "beta": 1.0},
         )
         move_annotation(node, product)
-        shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
-        result = ir.node("Reshape", [product.outputs[0], shape], name="")
-        graph.insert_before(node, [rows, data, step, offset, product, result])
-        take_over(add.outputs[0], result.outputs[0])
+        graph.insert_before(node, [step, offset, product])
+        reshape = _next_reshape(add.outputs[0])
+        if reshape is None:
+            shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
+            reshape = ir.node("Reshape", [product.outputs[0], shape], name="")
+            graph.insert_before(node, reshape)
+            take_over(add.outputs[0], reshape.outputs[0])
+        else:
+            reshape.replace_input_with(0, product.outputs[0])
         graph.remove([add, node], safe=True)
         return True
+
+
+def _next_reshape(value: ir.Value) -> ir.Node | None:
+    """The Reshape that alone reads ``value`` and makes the same of its rows."""
+    readers = users(value)
+    if len(readers) != 1 or readers[0].op_type != "Reshape" or value.is_graph_output():
+        return None
+    shape = readers[0].inputs[1]
+    # A 0 is a size of what is read.
+    return readers[0] if shape is not None and shape.const_value is not None and constant_array(shape).all() else None
 
 
 def _added_row(node: ir.Node, outputs: int) -> tuple[ir.Node, npt.NDArray[np.float32]] | None:
