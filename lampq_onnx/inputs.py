@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lampq_onnx.frontend.session import Frontend
 
 
+Crops = CroppedImages | BatchedImages
+"""Calibration images as the front end reads them."""
+
+
 @dataclass(frozen=True)
 class Given:
     """Python objects in the place of what a recipe would name.
@@ -51,43 +55,58 @@ def loaded_model(
 
 
 @contextmanager
+def calibration_crops(
+    loaded: LoadedModel, images: ImageOptions, effort: EffortName, clock: Clock, given: Given | None = None
+) -> Iterator[Crops | None]:
+    """Calibration images that are there already, cropped once into a temporary file; None: they are yet to be made.
+
+    They are read before the model is exported: a wrong folder or a damaged file is found early.
+    """
+    from lampq_onnx.frontend.effort import EFFORTS
+    from lampq_onnx.frontend.opening import calibration_images
+
+    if given is not None and given.calibration is not None:
+        most = images.calibration_size or EFFORTS[effort].images
+        with ExitStack() as stack:
+            with clock.stage("calibration images"):
+                batches = BatchedImages(given.calibration, loaded.preprocessing, most=most, name="calibration images")
+                opened = stack.enter_context(batches)
+            yield opened
+    elif isinstance(images.calibration, str):
+        yield None
+    else:
+        with _cropped(*calibration_images(loaded, (), images, effort, clock), clock) as crops:
+            yield crops
+
+
+@contextmanager
 def prepared(
     loaded: LoadedModel,
+    crops: Crops | None,
     images: ImageOptions,
     effort: EffortName,
     clock: Clock,
-    given: Given | None = None,
     group: Group = ALONE,
-) -> Iterator[tuple[Frontend, CroppedImages | BatchedImages]]:
-    """The model's front end, and its calibration images cropped once into a temporary file."""
-    from lampq_onnx.frontend.effort import EFFORTS
+) -> Iterator[tuple[Frontend, Crops]]:
+    """The model's front end, and the calibration images; without ``crops``, they are made from the model."""
     from lampq_onnx.frontend.opening import calibration_images
     from lampq_onnx.frontend.session import Frontend
 
-    def exported() -> Frontend:
-        with clock.stage("export"):
-            return Frontend(loaded, group)
-
-    def cropped(chosen: ImageSource, preprocessing: Preprocessing) -> CroppedImages:
-        with clock.stage("calibration images", len(chosen)) as advance:
-            return stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
-
-    # Images first: a wrong folder or a damaged file is found before the export. Only made ones need it.
-    with ExitStack() as stack:
-        if given is not None and given.calibration is not None:
-            most = images.calibration_size or EFFORTS[effort].images
-            with clock.stage("calibration images"):
-                crops: CroppedImages | BatchedImages = stack.enter_context(
-                    BatchedImages(given.calibration, loaded.preprocessing, most=most, name="calibration images")
-                )
-            frontend = exported()
-        elif isinstance(images.calibration, str):
-            frontend = exported()
-            crops = cropped(*calibration_images(loaded, frontend.exported.units, images, effort, clock))
-        else:
-            crops = cropped(*calibration_images(loaded, (), images, effort, clock))
-            frontend = exported()
+    with clock.stage("export"):
+        frontend = Frontend(loaded, group)
+    if crops is not None:
         yield frontend, crops
+        return
+    with _cropped(*calibration_images(loaded, frontend.exported.units, images, effort, clock), clock) as made:
+        yield frontend, made
+
+
+@contextmanager
+def _cropped(chosen: ImageSource, preprocessing: Preprocessing, clock: Clock) -> Iterator[CroppedImages]:
+    with ExitStack() as stack:
+        with clock.stage("calibration images", len(chosen)) as advance:
+            crops = stack.enter_context(CroppedImages(chosen, preprocessing, progress=advance))
+        yield crops
 
 
 @contextmanager

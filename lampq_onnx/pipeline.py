@@ -26,7 +26,7 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
-from lampq_onnx.inputs import Given, loaded_model, prepared, validation_images
+from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, validation_images
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -78,7 +78,8 @@ def analyze(
         process_group(model.device) as group,
         torch_threads(threads or own_cores()),
         loaded_model(model, images, clock, given) as loaded,
-        prepared(loaded, images, analysis.effort, clock, given, group) as (frontend, crops),
+        calibration_crops(loaded, images, analysis.effort, clock, given) as read,
+        prepared(loaded, read, images, analysis.effort, clock, group) as (frontend, crops),
     ):
         sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
         if float_output is not None and group.rank == 0:
@@ -156,8 +157,9 @@ def quantize(
         exclusive(folder),
         staging(folder, OUTPUT_FILES) as stage,
         loaded_model(recipe.model, recipe.images, clock, given) as loaded,
+        calibration_crops(loaded, recipe.images, recipe.analysis.effort, clock, given) as read,
         validation_images(recipe.images, loaded, given) as validation,
-        prepared(loaded, recipe.images, recipe.analysis.effort, clock, given) as (frontend, crops),
+        prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):
         inputs = inputs_of(frontend.loaded, crops)
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)

@@ -42,9 +42,8 @@ def block_outputs(model: ir.Model, layers: Sequence[QuantizedLayer]) -> dict[str
     order = {layer.name: position for position, layer in enumerate(layers)}
     found = {}
     for block, layer in sorted(last.items(), key=lambda item: order[item[1].name]):
-        value = values.get(layer.outputs[0])
-        joined = None if value is None else _joined(value)
-        found[block] = layer.outputs[0] if joined is None else joined
+        ends = (values[output] for output in layer.outputs if output in values)
+        found[block] = next((joined for end in ends if (joined := _joined(end)) is not None), layer.outputs[0])
     return found
 
 

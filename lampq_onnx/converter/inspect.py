@@ -60,8 +60,10 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
         scaling = _scaling(node)
         if scaling is not None and _scales_integers(scaling) and _is_fixed(scaling.inputs[0]):
             part = _layer(node, scaling)
-            # Products of one unit (`ProductPerPart`) read the same packed weights.
-            unit = node.metadata_props.get(UNIT_KEY) or node
+            # Products of one unit (`ProductPerPart`) read parts of the same weights.
+            source = scaling.inputs[0].producer() if scaling.inputs[0] is not None else None
+            whole = source if source is not None and source.op_type == "Split" else node
+            unit = node.metadata_props.get(UNIT_KEY) or whole
             first = layers.get(unit)
             layers[unit] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
     return list(layers.values())
@@ -118,7 +120,7 @@ def _ends_layer(reader: ir.Node, node: ir.Node) -> bool:
     """Whether the one reader of a product belongs to the layer: it adds the bias, or undoes the pass BiasInGemm."""
     if reader.op_type == "Reshape":
         return node.op_type == "Gemm" and UNIT_KEY in node.metadata_props
-    return reader.op_type == "Add" and any(_is_vector(value) for value in reader.inputs)
+    return reader.op_type == "Add" and any(_is_row(value) for value in reader.inputs)
 
 
 def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> int:
@@ -186,6 +188,13 @@ def _activation(node: ir.Node) -> tuple[ir.Value, int]:
 
 def _is_vector(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 1
+
+
+def _is_row(value: ir.Value | None) -> bool:
+    """Whether a constant is a vector, in as many dimensions as it may have."""
+    if value is None or value.const_value is None or not len(value.const_value.shape):
+        return False
+    return value.const_value.size == value.const_value.shape[-1]
 
 
 def _count(scaling: ir.Node, data: list[ir.Value], bits: int) -> int:

@@ -76,6 +76,8 @@ def compare_tensors(
         LampqError: a file lacks a name or is refused, or a tensor has another shape in the two files.
     """
     errors = {name: ErrorMeter() for name in names}
+    if not names:
+        return errors
     with (
         open_probe(reference, list(dict.fromkeys(names.values())), threads=threads) as wanted,
         open_probe(quantized, list(names), threads=threads) as found,

@@ -174,3 +174,147 @@ def test_a_vision_transformer(linear: str, target: Target) -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     np.testing.assert_allclose(run(cut, x), run(split, x), rtol=0, atol=1e-5)
     np.testing.assert_allclose(run(cut, x, LEVELS[-1]), reference(cut, x), rtol=0, atol=1e-4)
+
+
+def two(
+    sizes: Sequence[int], others: Sequence[int], *, weight: str = "b.weight", bias: str = "b.bias"
+) -> onnx.ModelProto:
+    """Two layers of 48 outputs that read x and are split along their channels."""
+    b = Builder(0)
+    names = []
+    for layer, own, parts in (("a", ("a.weight", "a.bias"), sizes), ("b", (weight, bias), others)):
+        for name in set(own) - b.constants.keys():
+            b.constant(name, np.random.default_rng(1).normal(size=(WIDTH, 48)[name.endswith("bias") :]))
+        y = b.op("Add", b.op("MatMul", "x", own[0], name=layer), own[1])
+        ends = [f"{layer}{part}" for part in range(len(parts))]
+        b.nodes.append(onnx.helper.make_node("Split", [y, b.ints(*parts)], ends, axis=-1))
+        names += ends
+    return b.model({"x": ["n", TOKENS, WIDTH]}, dict.fromkeys(names))
+
+
+@pytest.mark.parametrize("target", [AVX2, VNNI], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    ("sizes", "others", "shared"),
+    [
+        ([16, 16, 16], [24, 24], {}),
+        ([16, 16, 16], [24, 24], {"bias": "a.bias"}),
+        ([16, 16, 16], [24, 24], {"weight": "a.weight"}),
+        ([16, 16, 16], [16, 16, 16], {"weight": "a.weight", "bias": "a.bias"}),
+        ([16, 16, 16], [48], {"weight": "a.weight"}),
+    ],
+)
+def test_names_do_not_collide(sizes: list[int], others: list[int], shared: dict[str, str], target: Target) -> None:
+    model = two(sizes, others, **shared)
+    units = [site.name for site in find_sites(as_ir(model).graph)]
+    plan = plan_for(units, weight_bits=5, low=-3, high=3)
+    (cut, count), (split, _) = (converted(model, plan, kind) for kind in (target, whole(target)))
+    assert count == 1 + (len(others) > 1)
+    names = [node.name for node in cut.graph.node if node.name]
+    assert len(names) == len(set(names))
+    pairs = zip(every_output(cut, tokens(), LEVELS[-1]), every_output(split, tokens(), LEVELS[-1]), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_names_that_the_model_has_are_left_to_it() -> None:
+    model = chunked([16, 32])
+    model.graph.node.append(onnx.helper.make_node("Neg", ["part0"], ["fc.bias.0.16"], name="fc.0"))
+    shape = ["n", TOKENS, 16]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("fc.bias.0.16", onnx.TensorProto.FLOAT, shape))
+    cut, count = converted(model, plan_for(["fc"], weight_bits=4))
+    assert count == 1
+    first, _, negative = every_output(cut, tokens(), LEVELS[-1])
+    np.testing.assert_array_equal(first, -negative)
+
+
+@pytest.mark.parametrize("bits", [5, 8])
+def test_a_part_that_nothing_reads_has_no_product(bits: int) -> None:
+    model = chunked([16, 24, 8])
+    del model.graph.output[0]
+    plan = plan_for(["fc"], weight_bits=bits)
+    (cut, count), (split, _) = (converted(model, plan, kind) for kind in (VNNI, whole(VNNI)))
+    assert count == 1
+    assert kernels(cut).count("QGemm") == 2
+    (mine,), (other,) = (inspect_model(as_ir(proto)) for proto in (cut, split))
+    assert mine == dataclasses.replace(other, outputs=mine.outputs)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (1, 1, 48), (1, 1, 1, 48), (1, 1, 1, 1)])
+def test_biases_of_every_shape(shape: tuple[int, ...]) -> None:
+    b = Builder(0)
+    y = b.op("MatMul", "x", b.random("fc.weight", WIDTH, 48), name="mm")
+    y = b.op("Add", y, b.constant("fc.bias", np.random.default_rng(2).normal(size=shape)))
+    b.nodes.append(onnx.helper.make_node("Split", [y, b.ints(16, 32)], ["part0", "part1"], axis=-1))
+    model = b.model({"x": ["n", TOKENS, WIDTH]}, {"part0": None, "part1": None})
+    plan = plan_for(["fc"], weight_bits=4)
+    (cut, count), (split, _) = (converted(model, plan, kind) for kind in (AVX2, whole(AVX2)))
+    assert count == (len(shape) < 4)
+    for a, c in zip(every_output(cut, tokens(), LEVELS[-1]), every_output(split, tokens(), LEVELS[-1]), strict=True):
+        assert a.shape == c.shape
+        np.testing.assert_array_equal(a, c)
+    if count:
+        # The layer ends behind its bias: with the float file's tensors.
+        assert inspect_model(as_ir(cut))[0].outputs == ("part0", "part1")
+
+
+def test_declared_shapes_of_outputs_stay() -> None:
+    model = chunked([16, 32])
+    for value, size in zip(model.graph.output, (16, 32), strict=True):
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, ["batch", TOKENS, size]))
+    cut, count = converted(model, plan_for(["fc"]))
+    assert count == 1
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in cut.graph.output] == ["batch", "batch"]
+
+
+def test_operators_of_other_domains_and_inner_graphs_stay() -> None:
+    model = chunked([16, 32])
+    split = next(node for node in model.graph.node if node.op_type == "Split")
+    split.domain = "elsewhere"
+    model.opset_import.append(onnx.helper.make_opsetid("elsewhere", 1))
+    graph = as_ir(model)
+    assert convert_model(graph, plan_for(["fc"]), target=AVX2).passes["ProductPerPart"] == 0
+    inner = chunked([16, 32])
+    split = next(node for node in inner.graph.node if node.op_type == "Split")
+    inner.graph.node.remove(split)
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in split.output]
+    branch = onnx.helper.make_graph([split], "branch", [], ends)
+    other = onnx.helper.make_graph(
+        [onnx.helper.make_node("Split", [split.input[0], split.input[1]], ["p", "q"], axis=-1)],
+        "other", [], [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "pq"],
+    )  # fmt: skip
+    inner.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    inner.graph.node.append(
+        onnx.helper.make_node("If", ["always"], list(split.output), then_branch=branch, else_branch=other)
+    )
+    for target in (AVX2, VNNI):
+        kept, count = converted(inner, plan_for(["fc"], weight_bits=4), target)
+        assert count == 0
+        assert [part.shape for part in every_output(kept, tokens(), LEVELS[-1])] == [(3, TOKENS, 16), (3, TOKENS, 32)]
+
+
+@pytest.mark.parametrize("sizes", [[4] * 16, [4, 44], [48]])
+def test_many_or_narrow_parts_stay(sizes: list[int]) -> None:
+    assert converted(chunked(sizes), plan_for(["fc"]))[1] == 0
+
+
+def test_files_without_labels_count_their_bytes_once() -> None:
+    cut, _ = converted(unbound(), plan_for(["fc"], weight_bits=8), VNNI)
+    for node in cut.graph.node:
+        del node.metadata_props[:]
+    (layer,) = inspect_model(as_ir(cut))
+    assert (layer.bytes, len(layer.outputs)) == (3 * WIDTH * WIDTH, 3)
+
+
+def test_gates_of_an_mlp_are_products_of_their_own() -> None:
+    b = Builder(0)
+    y = b.op("Add", b.op("MatMul", "x", b.random("fc.weight", WIDTH, 64), name="mm"), b.random("fc.bias", 64))
+    b.nodes.append(onnx.helper.make_node("Split", [y, b.ints(32, 32)], ["left", "right"], axis=-1))
+    b.rename(b.op("Mul", b.op("Mul", "left", b.op("Sigmoid", "left")), "right"), "y")
+    model = b.model({"x": ["n", TOKENS, WIDTH]}, {"y": ["n", TOKENS, 32]})
+    plan = plan_for(["fc"], weight_bits=4, low=-3, high=3)
+    cut, count = converted(model, plan, VNNI)
+    assert count == 1
+    used = kernels(cut)
+    assert used.count("QGemm") == 2
+    assert "Split" not in used
+    split, _ = converted(model, plan, whole(VNNI))
+    np.testing.assert_allclose(run(cut, tokens()), run(split, tokens()), rtol=0, atol=1e-5)

@@ -19,7 +19,7 @@ from lampq_onnx.details import BATCH, ERROR_IMAGES, measure_output_errors
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.operators import WARM_UP, _by_operator, operator_times
 from lampq_onnx.runtime.probes import compare_tensors
-from tests.converter.graphs import as_ir, as_proto, kernels, plan_for, vit, with_outputs
+from tests.converter.graphs import Builder, as_ir, as_proto, kernels, plan_for, vit, with_outputs
 from tests.converter.test_converter_graph_passes import attention_block
 
 LAYERS = [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -172,3 +172,40 @@ def test_times_are_medians_after_the_warm_up(tmp_path: Path) -> None:
     assert found["Gelu"] == (0.0, 0)
     with pytest.raises(LampqError, match="not the same for each"):
         _by_operator(path, len(durations) - 1)
+
+
+def test_a_block_whose_last_layer_is_in_parts_ends_where_one_of_them_joins_the_stream() -> None:
+    b = Builder(0)
+    y = b.op("MatMul", "x", b.random("blocks.0.fc.weight", 16, 32), name="blocks.0.fc")
+    b.nodes.append(onnx.helper.make_node("Split", [y, b.ints(16, 16)], ["left", "right"], axis=-1))
+    b.rename(b.op("Add", "x", "right"), "stream")
+    model = b.model({"x": ["n", 3, 16]}, {"left": None, "stream": None})
+    converted = convert_model(
+        as_ir(model), plan_for(["blocks.0.fc"], weight_bits=4), target=TARGETS["onnxruntime-x86-avx2"]
+    ).model
+    layers = inspect_model(converted)
+    assert [layer.outputs for layer in layers] == [("left", "right")]
+    assert block_outputs(converted, layers) == {"blocks.0": "stream"}
+
+
+@pytest.mark.parametrize("shape", [(48,), (1, 48)])
+def test_a_lifted_layer_is_compared_in_the_shape_of_the_float_file(shape: tuple[int, ...], tmp_path: Path) -> None:
+    b = Builder(0)
+    flat = b.op("Squeeze", "images", b.ints(0, 1))
+    y = b.op("MatMul", flat, b.random("fc.weight", 16, 48), name="mm")
+    b.rename(b.op("Relu", b.op("Add", y, b.random("fc.bias", *shape))), "y")
+    model = b.model({"images": [1, 1, 5, 16]}, {"y": [5, 48]})
+    target = TARGETS["onnxruntime-x86-avx2"]
+    conversion = convert_model(as_ir(model), plan_for(["fc"], weight_bits=4), target=target)
+    reference, quantized = tmp_path / "float.onnx", tmp_path / "model.onnx"
+    onnx.save(model, reference)
+    onnx.save(as_proto(conversion.model), quantized)
+    x = np.random.default_rng(3).normal(size=(1, 1, 5, 16)).astype(np.float32)
+    found = measure_output_errors(reference, quantized, inspect_model(load_model(quantized)), x, threads=1)
+    assert found.missing == ()
+    assert [(output.name, output.sqnr_db is not None) for output in found.outputs] == [("fc", True)]
+
+
+def test_nothing_to_compare_is_no_error(files: tuple) -> None:
+    reference, quantized, _, _ = files
+    assert compare_tensors(reference, quantized, {}, images(1), batch=1, threads=1) == {}

@@ -61,7 +61,7 @@ def test_nothing_reaches_the_network(good: Good, tmp_path: Path, monkeypatch: py
     checkpoint = tmp_path / "model.pth"
     __import__("torch").save(bad_checkpoints.state(), checkpoint)
     code, _, err = run(bad_checkpoints.words(checkpoint), tmp_path / "a")
-    assert (code, "no validation images" in err) == (1, True)
+    assert (code, "no calibration images" in err) == (1, True)
     for i, words in enumerate((good.convert(), good.validate(), ("inspect", good.model), ("schema", "plan"))):
         code, _, err = run(words, tmp_path / f"out{i}")
         assert code == 0, err

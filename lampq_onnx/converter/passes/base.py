@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY, constant_array
+from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY, constant_array, users
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
@@ -97,6 +97,24 @@ def shared_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     return there
 
 
+def unused(name: str, taken: set[str]) -> str:
+    """``name``, with a number behind it where it is taken; it is taken from now on."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}.{number}"
+    taken.add(found)
+    return found
+
+
+def only_reader(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
+    """The standard operator of ``graph`` that alone reads ``value``."""
+    readers = users(value)
+    if len(readers) != 1 or value.is_graph_output() or readers[0].graph is not graph:
+        return None
+    return readers[0] if readers[0].domain in ("", "ai.onnx") else None
+
+
 def is_bias(value: ir.Value, outputs: int) -> bool:
     """Whether ``value`` is a constant that is the same for every row of a layer's result."""
     if value.const_value is None:
@@ -114,10 +132,13 @@ def move_annotation(old: ir.Node, new: ir.Node) -> None:
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` be read wherever ``old`` was, graph outputs included, under the old name."""
-    name, kind, shape = old.name, old.type, old.shape
+    """Let ``new`` be read wherever ``old`` was, graph outputs included, under the old name.
+
+    Graph outputs keep the shape that the model declares.
+    """
+    name, kind, shape, declared = old.name, old.type, old.shape, old.is_graph_output()
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     old.name = f"{name}.replaced"
     new.name, new.type = name, kind
-    if new.shape is None:
+    if new.shape is None or (declared and shape is not None):
         new.shape = shape

@@ -15,8 +15,10 @@ from lampq_onnx.converter.passes.base import (
     add_constant,
     is_bias,
     move_annotation,
+    only_reader,
     shared_constant,
     take_over,
+    unused,
 )
 from lampq_onnx.converter.passes.fold_shapes import dimensions
 from lampq_onnx.converter.sites import constant_array, users
@@ -25,9 +27,10 @@ from lampq_onnx.targets import Target
 LARGEST_BIAS = 2**30
 """Bound of a bias in units of input scale times weight scale; it is added to sums of products in int32."""
 
-_TAKE_BIAS = frozenset({"Gelu", "Erf", "Div", "Pow", "Sigmoid", "Tanh"})
-"""First nodes of activation functions within which onnxruntime may add the bias (BiasGelu, FastGelu). A Mul is another,
-unless it is by a constant for each output (layer scale)."""
+_TAKE_BIAS = frozenset({"Gelu", "Erf", "Tanh"})
+"""What onnxruntime recognizes an activation function by that adds the bias (BiasGelu, FastGelu). SiLU's adds none."""
+
+_WITHIN_ACTIVATION = frozenset({"Add", "Div", "Mul", "Pow"})
 
 
 class BiasInGemm(LayerPass):
@@ -70,7 +73,7 @@ class BiasInGemm(LayerPass):
         # The scales as onnxruntime reads them, from the file: of a part of the unit, perhaps (`ProductPerPart`).
         weight_scale = constant_array(weight.inputs[1]).astype(np.float32)
         outputs = weight_scale.size
-        found = _added_row(node, outputs)
+        found = _added_row(node, outputs, graph)
         if found is None:
             return False
         add, row = found
@@ -94,7 +97,8 @@ class BiasInGemm(LayerPass):
             self._rows[source] = data.outputs[0]
         # Folded when the file is loaded, and a product takes less room than its result.
         step = ir.node("Mul", [source.inputs[1], weight.inputs[1]], name="")
-        integers = add_constant(graph, f"{name if outputs == channels else node.name}.bias.quantized", bias)
+        label = name if outputs == channels else node.name
+        integers = add_constant(graph, unused(f"{label}.bias.quantized", set(graph.initializers)), bias)
         zeros = shared_constant(graph, f"lampq.zero.int32.{outputs}", np.zeros(outputs, np.int32))
         offset = ir.node("DequantizeLinear", [integers, step.outputs[0], zeros], {"axis": 0}, name="")
         product = ir.node(
@@ -105,7 +109,7 @@ class BiasInGemm(LayerPass):
         )
         move_annotation(node, product)
         graph.insert_before(node, [step, offset, product])
-        reshape = _next_reshape(add.outputs[0])
+        reshape = _next_reshape(add.outputs[0], graph)
         if reshape is None:
             shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
             reshape = ir.node("Reshape", [product.outputs[0], shape], name="")
@@ -117,36 +121,39 @@ class BiasInGemm(LayerPass):
         return True
 
 
-def _next_reshape(value: ir.Value) -> ir.Node | None:
+def _next_reshape(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
     """The Reshape that alone reads ``value`` and makes the same of its rows."""
-    readers = users(value)
-    if len(readers) != 1 or readers[0].op_type != "Reshape" or value.is_graph_output():
+    reader = only_reader(value, graph)
+    if reader is None or reader.op_type != "Reshape":
         return None
-    shape = readers[0].inputs[1]
+    shape = reader.inputs[1]
     # A 0 is a size of what is read.
-    return readers[0] if shape is not None and shape.const_value is not None and constant_array(shape).all() else None
+    return reader if shape is not None and shape.const_value is not None and constant_array(shape).all() else None
 
 
-def _added_row(node: ir.Node, outputs: int) -> tuple[ir.Node, npt.NDArray[np.float32]] | None:
+def _added_row(node: ir.Node, outputs: int, graph: ir.Graph) -> tuple[ir.Node, npt.NDArray[np.float32]] | None:
     """The Add that alone reads a product, and its row; None: there is none, or an activation function adds the row."""
     product = node.outputs[0]
-    readers = users(product)
-    if len(readers) != 1 or readers[0].op_type != "Add" or product.is_graph_output():
+    add = only_reader(product, graph)
+    if add is None or add.op_type != "Add":
         return None
-    add = readers[0]
     row = next((value for value in add.inputs if value is not None and value is not product), None)
-    if row is None or not is_bias(row, outputs) or any(_takes_bias(reader) for reader in users(add.outputs[0])):
+    if row is None or not is_bias(row, outputs) or _takes_bias(add.outputs[0]):
         return None
     return add, constant_array(row).astype(np.float32).reshape(-1)
 
 
-def _takes_bias(reader: ir.Node) -> bool:
-    if reader.op_type == "Mul":
-        constants = [
-            value.const_value for value in reader.inputs if value is not None and value.const_value is not None
-        ]
-        return not any(constant.size > 1 for constant in constants)
-    return reader.op_type in _TAKE_BIAS
+def _takes_bias(value: ir.Value) -> bool:
+    """Whether an activation function that adds the bias reads ``value``, through its own arithmetic perhaps."""
+    front, seen = users(value), set()
+    while front:
+        node = front.pop()
+        if node.op_type in _TAKE_BIAS:
+            return True
+        if node.op_type in _WITHIN_ACTIVATION and node not in seen:
+            seen.add(node)
+            front.extend(users(node.outputs[0]))
+    return False
 
 
 def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:

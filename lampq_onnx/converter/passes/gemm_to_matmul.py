@@ -84,6 +84,7 @@ def _lift(graph: ir.Graph, name: str, node: ir.Node) -> None:
         others = [value for value in readers[0].inputs if value is not None and value is not last]
         if len(others) == 1 and _is_row(others[0]):
             last = readers[0].outputs[0]
+            node.outputs[0].name = f"{node.outputs[0].name}.lifted"  # three dimensions, which the float file's has not
     axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
     lift = ir.node("Unsqueeze", [node.inputs[0], axis], name=f"{name}.lift")
     graph.insert_before(node, lift)

@@ -12,15 +12,23 @@ import onnx_ir as ir
 from lampq_onnx.converter.passes.base import (
     LayerPass,
     Parameters,
+    add_constant,
     is_bias,
     move_annotation,
+    only_reader,
     shared_constant,
     take_over,
+    unused,
 )
 from lampq_onnx.converter.passes.fold_shapes import Dimension, dimensions
 from lampq_onnx.converter.sites import UNIT_KEY, constant_array, int_attribute, users
 from lampq_onnx.converter.storage import STORAGE_KEY
 from lampq_onnx.targets import Target
+
+MOST_PARTS = 8
+LEAST_CHANNELS = 8
+"""More parts, or parts of fewer output channels, are left in one product: each product is a node, and the kernels take
+as many channels at a time as a vector register holds."""
 
 
 class ProductPerPart(LayerPass):
@@ -31,8 +39,10 @@ class ProductPerPart(LayerPass):
        Transpose. MatMul -> Add -> Split along the last axis becomes MatMul -> Add for each part.
     2. The packed weights stay one tensor; a Split behind their unpacking is folded when the file is loaded. Scales and
        biases are cut here. Every output channel keeps its numbers, so that the results are the same to the bit.
-    3. All products carry the unit's name; the first one, and what scales its weight, the rest of its annotation.
-    4. Left as they are: parts of other places than consecutive output channels, and results that something else reads.
+    3. All products carry the unit's name; the first one, and what scales its weight, the rest of its annotation. A part
+       that nothing reads has none.
+    4. Left as they are: parts of other places than consecutive output channels, many or narrow parts, and results that
+       something else reads.
 
     Args:
         target: see `Target.part_products`.
@@ -41,41 +51,89 @@ class ProductPerPart(LayerPass):
     def __init__(self, parameters: Parameters, target: Target) -> None:
         super().__init__(parameters)
         self._target = target
+        self._nodes: set[str] = set()
+        self._values: set[str] = set()
+        self._cuts: dict[bytes, ir.Value] = {}
 
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         if not self._target.part_products:
             return 0
-        return sum(self._rewrite(model.graph, name, node) for name, node in self.units(model))
+        graph = model.graph
+        self._nodes = {node.name for node in graph if node.name}
+        written = (output for node in graph for output in node.outputs)
+        self._values = {value.name for value in (*graph.inputs, *graph.initializers.values(), *written) if value.name}
+        self._cuts.clear()
+        return sum(self._rewrite(graph, name, node) for name, node in self.units(model))
 
     def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
         scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
         if node.op_type != "MatMul" or scaling is None:
             return False
         outputs = self.parameters[name].weight.codes.shape[0]
-        bias = _bias(node, outputs)
+        bias = _bias(node, outputs, graph)
         result = node.outputs[0] if bias is None else bias[0].outputs[0]
-        found = _parts(result, outputs)
-        if found is None:
+        found = _parts(result, outputs, graph)
+        if found is None or not _pays(found.sizes):
             return False
-        products = _products(graph, name, node, found.sizes)
-        for index, (product, end) in enumerate(zip(products, found.ends, strict=True)):
+        read = [index for index, end in enumerate(found.ends) if users(end) or end.is_graph_output()]
+        for index, product in zip(read, self._products(graph, name, node, found.sizes, read), strict=True):
             size = found.sizes[index]
-            last = _typed(product.outputs[0], result, size)
+            last = _typed(product.outputs[0], node.outputs[0], size)
             if bias is not None:
-                add = ir.node("Add", [last, _cut(graph, bias[1], found.sizes, index)], name="")
+                add = ir.node("Add", [last, self._cut(graph, bias[1], found.sizes, index)], name="")
                 graph.insert_before(node, add)
                 last = _typed(add.outputs[0], result, size)
             for move in found.moves(graph):
                 move.replace_input_with(0, last)
                 graph.insert_before(node, move)
                 last = move.outputs[0]
-            take_over(end, last)
+            take_over(found.ends[index], last)
         graph.remove(found.removed, safe=True)
         if bias is not None:
             graph.remove(bias[0], safe=True)
         graph.remove([node, *_scaling_nodes(scaling)], safe=True)
         return True
+
+    def _products(
+        self, graph: ir.Graph, name: str, node: ir.Node, sizes: Sequence[int], read: Sequence[int]
+    ) -> list[ir.Node]:
+        """A MatMul for each part that is read, with what scales its weight; put before ``node``."""
+        scaling = _scaling_nodes(node.inputs[1].producer())  # type: ignore[union-attr, arg-type]
+        cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+        split = ir.node("Split", [scaling[-1].inputs[0], cuts], {"axis": 1}, num_outputs=len(sizes), name="")
+        graph.insert_before(node, split)
+        labels = scaling[0].metadata_props
+        products: list[ir.Node] = []
+        for index in read:
+            weight = split.outputs[index]
+            for old in reversed(scaling):
+                constants = [self._cut(graph, value, sizes, index) for value in old.inputs[1:] if value is not None]
+                new = ir.node(old.op_type, [weight, *constants], dict(old.attributes), name="")
+                graph.insert_before(node, new)
+                weight = new.outputs[0]
+            last = weight.producer()
+            assert last is not None
+            last.metadata_props.update({STORAGE_KEY: labels[STORAGE_KEY]} if products else labels)
+            product = ir.node("MatMul", [node.inputs[0], weight])
+            if not products:
+                move_annotation(node, product)
+            product.name = unused(f"{name}.{index}", self._nodes)
+            product.metadata_props[UNIT_KEY] = name
+            graph.insert_before(node, product)
+            products.append(product)
+        return products
+
+    def _cut(self, graph: ir.Graph, value: ir.Value, sizes: Sequence[int], index: int) -> ir.Value:
+        """One part of a constant with a number for each output channel, or with one for all; equal ones are shared."""
+        array = constant_array(value).reshape(-1)
+        start = sum(sizes[:index])
+        part = np.ascontiguousarray(np.broadcast_to(array, (sum(sizes),))[start : start + sizes[index]])
+        key = str(part.dtype).encode() + part.tobytes()
+        if key not in self._cuts:
+            name = unused(f"{value.name}.{start}.{sizes[index]}", self._values)
+            self._cuts[key] = add_constant(graph, name, part)
+        return self._cuts[key]
 
 
 @dataclass(frozen=True)
@@ -108,22 +166,21 @@ class _Parts:
         return nodes
 
 
-def _bias(node: ir.Node, outputs: int) -> tuple[ir.Node, ir.Value] | None:
-    """The Add that alone reads a product, and the constant row that it adds."""
-    add = _only_reader(node.outputs[0])
+def _bias(node: ir.Node, outputs: int, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | None:
+    """The Add that alone reads a product, and the constant row that it adds without changing the rank."""
+    product = node.outputs[0]
+    add = only_reader(product, graph)
     if add is None or add.op_type != "Add":
         return None
-    row = next((value for value in add.inputs if value is not None and value is not node.outputs[0]), None)
-    return None if row is None or not is_bias(row, outputs) else (add, row)
+    row = next((value for value in add.inputs if value is not None and value is not product), None)
+    if row is None or not is_bias(row, outputs):
+        return None
+    rank = len(dimensions(product) or (0,))
+    return None if constant_array(row).ndim > rank else (add, row)
 
 
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    readers = users(value)
-    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
-
-
-def _parts(result: ir.Value, outputs: int) -> _Parts | None:
-    reader = _only_reader(result)
+def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | None:
+    reader = only_reader(result, graph)
     if reader is None:
         return None
     if reader.op_type == "Split":
@@ -131,12 +188,16 @@ def _parts(result: ir.Value, outputs: int) -> _Parts | None:
     reshapes = []
     while reader is not None and reader.op_type in ("Reshape", "Squeeze"):
         reshapes.append(reader)
-        reader = _only_reader(reader.outputs[0])
+        reader = only_reader(reader.outputs[0], graph)
     transpose = reader if reader is not None and reader.op_type == "Transpose" else None
-    split = reader if transpose is None else _only_reader(transpose.outputs[0])
+    split = reader if transpose is None else only_reader(transpose.outputs[0], graph)
     if split is None or split.op_type != "Split" or not reshapes:
         return None
-    return _along_new_axis(reshapes, transpose, split, outputs)
+    return _along_new_axis(reshapes, transpose, split, outputs, graph)
+
+
+def _pays(sizes: Sequence[int]) -> bool:
+    return 1 < len(sizes) <= MOST_PARTS and min(sizes) >= LEAST_CHANNELS
 
 
 def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | None:
@@ -150,13 +211,13 @@ def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | 
     else:
         ends = [(dimensions(output) or (None,))[-1] for output in split.outputs]
         sizes = tuple(size for size in ends if isinstance(size, int))
-    if len(sizes) != len(split.outputs) or sum(sizes) != outputs or 0 in sizes:
+    if len(sizes) != len(split.outputs) or sum(sizes) != outputs:
         return None
     return _Parts(sizes, tuple(split.outputs), None, None, (split,))
 
 
 def _along_new_axis(
-    reshapes: Sequence[ir.Node], transpose: ir.Node | None, split: ir.Node, outputs: int
+    reshapes: Sequence[ir.Node], transpose: ir.Node | None, split: ir.Node, outputs: int, graph: ir.Graph
 ) -> _Parts | None:
     """Parts of size 1 of an axis that the last of ``reshapes`` has made out of the channels."""
     reshape = reshapes[-1]
@@ -183,7 +244,7 @@ def _along_new_axis(
         return None
     if math.prod(size for size in channels if isinstance(size, int)) != outputs:
         return None
-    squeezes = [_squeeze(output, split_axis, len(shape)) for output in split.outputs]
+    squeezes = [_squeeze(output, split_axis, len(shape), graph) for output in split.outputs]
     known = tuple(node for node in squeezes if node is not None)
     if len(known) != count:
         return None
@@ -197,9 +258,9 @@ def _along_new_axis(
     )
 
 
-def _squeeze(output: ir.Value, axis: int, rank: int) -> ir.Node | None:
+def _squeeze(output: ir.Value, axis: int, rank: int, graph: ir.Graph) -> ir.Node | None:
     """The Squeeze that drops the axis of size 1 and alone reads a part."""
-    node = _only_reader(output)
+    node = only_reader(output, graph)
     if node is None or node.op_type != "Squeeze" or len(node.inputs) < 2:
         return None
     axes = node.inputs[1]
@@ -212,44 +273,6 @@ def _scaling_nodes(last: ir.Node) -> list[ir.Node]:
     """DequantizeLinear, or Mul and the Cast before it (see `storage.scale_weight`)."""
     cast = last.inputs[0].producer() if last.op_type == "Mul" and last.inputs[0] is not None else None
     return [last] if cast is None else [last, cast]
-
-
-def _products(graph: ir.Graph, name: str, node: ir.Node, sizes: Sequence[int]) -> list[ir.Node]:
-    """A MatMul for each part, with what scales its weight; named and put before ``node``."""
-    scaling = _scaling_nodes(node.inputs[1].producer())  # type: ignore[union-attr, arg-type]
-    levels = scaling[-1].inputs[0]
-    cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
-    split = ir.node("Split", [levels, cuts], {"axis": 1}, num_outputs=len(sizes), name="")
-    graph.insert_before(node, split)
-    products = []
-    for index, part in enumerate(split.outputs):
-        weight = part
-        for old in reversed(scaling):
-            constants = [_cut(graph, value, sizes, index) for value in old.inputs[1:] if value is not None]
-            new = ir.node(old.op_type, [weight, *constants], dict(old.attributes), name="")
-            graph.insert_before(node, new)
-            weight = new.outputs[0]
-        last = weight.producer()
-        assert last is not None
-        labels = scaling[0].metadata_props
-        last.metadata_props.update(labels if index == 0 else {STORAGE_KEY: labels[STORAGE_KEY]})
-        product = ir.node("MatMul", [node.inputs[0], weight])
-        if index == 0:
-            move_annotation(node, product)
-        product.name = f"{name}.{index}"
-        product.metadata_props[UNIT_KEY] = name
-        graph.insert_before(node, product)
-        products.append(product)
-    return products
-
-
-def _cut(graph: ir.Graph, value: ir.Value, sizes: Sequence[int], index: int) -> ir.Value:
-    """One part of a constant with a number for each output channel; a single number stays."""
-    array = constant_array(value)
-    if array.size != sum(sizes):
-        return value
-    start = sum(sizes[:index])
-    return shared_constant(graph, f"{value.name}.{index}", array.reshape(-1)[start : start + sizes[index]])
 
 
 def _typed(value: ir.Value, like: ir.Value, channels: int) -> ir.Value:
