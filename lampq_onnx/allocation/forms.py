@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lampq_onnx.artifacts import UnitSensitivity
@@ -13,20 +13,26 @@ from lampq_onnx.targets import Packing, Target
 
 FLOAT_BYTES = 4
 
-LAYER_BYTES = 1500
-"""Nodes, names, shapes and the plan's entry of a quantized layer. Measured: 1470 for the digits model; for DeiT-Ti, all
-layers at one width in exact storage, 1790, 1230, 2470, 1770 and 1530 at 3 to 7 bits."""
+LAYER_BYTES = 1050
+"""Nodes, names, shapes and the plan's entry of a quantized layer, in the mean of all layers. Measured: 980 and 1010 for
+the digits model at 2 and 5 bits, 1070 and 980 for DeiT-Ti at 4 and 8; what follows comes on top, measured for both."""
 
-BLOCK_BYTES = {3: 300, 5: 1000, 6: 300}
-"""What more nodes take in exact storage whose bytes lie in several blocks."""
+UNPACK_BYTES: Mapping[Packing, Mapping[int, int]] = {
+    "exact": {1: 420, 2: 400, 3: 950, 4: 390, 5: 1630, 6: 930, 7: 690},
+    "native": {1: 420, 2: 400, 3: 390, 4: 390},
+    "container": {},
+}
+"""Nodes that bring a layer's weights back to int8. Those of native storage take 200, and count as much as exact's: a
+newer opset is not worth the difference."""
 
-PART_BYTES = 200
-"""What more layers take where queries, keys and values are products of their own (`Target.part_products`). Measured, in
-the mean of all layers: 180 for DeiT-Ti."""
+ZERO_POINT_BYTES = 140
+"""Names of zero points, where 8-bit weights are unsigned; one more byte for each output channel holds them."""
 
-GEMM_BYTES = 250
-"""What more layers take where the integer kernel adds biases (`Target.gemm_bias`), of those parts as well. Measured, in
-the mean of all layers: 240 for DeiT-Ti."""
+PART_BYTES = 850
+"""Nodes of queries, keys and values that are products of their own (`Target.part_products`)."""
+
+GEMM_BYTES = 240
+"""What a layer takes where the integer kernel adds biases (`Target.gemm_bias`), in the mean of all layers."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> widths of at most 4 bits that have such a field."""
@@ -71,10 +77,14 @@ def form_bytes(unit: UnitSensitivity, form: Form, target: Target) -> int:
     """Bytes that a unit's weights take in the file, scales and the layer's share of the graph included."""
     if form.storage is None:
         return FLOAT_BYTES * unit.parameters
-    nodes = LAYER_BYTES + (BLOCK_BYTES.get(form.weight_bits, 0) if form.storage == "exact" else 0)
+    outputs, inputs = unit.shape[0], unit.shape[1]
     # Layers with wide inputs take fewer nodes, and must not look smaller: that would choose the slow kernel.
-    nodes += PART_BYTES * target.part_products + GEMM_BYTES * target.gemm_bias
-    return stored_bytes(unit.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * unit.shape[0] + nodes
+    nodes = LAYER_BYTES + UNPACK_BYTES[form.storage].get(form.weight_bits, 0) + GEMM_BYTES * target.gemm_bias
+    if target.part_products and unit.type == "qkv" and outputs == 3 * inputs:
+        nodes += PART_BYTES
+    if form.weight_bits == 8 and not target.signed_8bit_exact:
+        nodes += ZERO_POINT_BYTES + outputs
+    return stored_bytes(unit.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * outputs + nodes
 
 
 def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:

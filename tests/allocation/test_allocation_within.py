@@ -37,8 +37,8 @@ def packed(count: int, bits: int) -> int:
 
 
 def nodes(bits: int) -> int:
-    """Bytes of a layer's nodes in exact storage, biases within the integer kernel and products of parts."""
-    return {3: 2250, 5: 2950, 6: 2250}.get(bits, 1950)
+    """Bytes of a layer's nodes in exact storage, biases within the integer kernel."""
+    return 1290 + {2: 400, 3: 950, 4: 390, 8: 0}[bits]
 
 
 def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tuple[int, int]]) -> tuple[float, ...]:
