@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, inspect_model, save_model
 from lampq_onnx.converter.convert import Conversion
+from lampq_onnx.converter.passes.product_per_part import MOST_PARTS
 from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.fidelity import cut_layers
@@ -48,7 +49,7 @@ IMAGES, LAYER_IMAGES = 64, 8
 GELU_OPSET = 20  # the first that has the operator
 
 Array = np.ndarray
-Run = Callable[[onnx.ModelProto, Array], Array]
+Run = Callable[[onnx.ModelProto, Array], list[Array]]
 
 REFERENCE_OPSET = 19  # the lowest whose DequantizeLinear onnx's reference evaluator has
 LAYER_BOUND, WIDE_LAYER_BOUND = 1e-5, 1e-4  # inputs of up to 8 bits, and of 16: a flip there is 1.5e-5 of the range
@@ -90,22 +91,22 @@ class Form:
 
 
 def with_onnxruntime(level: str, threads: int) -> Run:
-    def run(model: onnx.ModelProto, x: Array) -> Array:
+    def run(model: onnx.ModelProto, x: Array) -> list[Array]:
         options = ort.SessionOptions()
         options.graph_optimization_level = LEVELS[level]
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {model.graph.input[0].name: x})[0])
+        return [np.asarray(part) for part in session.run(None, {model.graph.input[0].name: x})]
 
     return run
 
 
-def with_reference(model: onnx.ModelProto, x: Array) -> Array:
-    return np.asarray(ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x})[0])
+def with_reference(model: onnx.ModelProto, x: Array) -> list[Array]:
+    return [np.asarray(part) for part in ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x})]
 
 
-def with_openvino(model: onnx.ModelProto, x: Array) -> Array:
+def with_openvino(model: onnx.ModelProto, x: Array) -> list[Array]:
     import openvino
 
     core = openvino.Core()
@@ -114,7 +115,8 @@ def with_openvino(model: onnx.ModelProto, x: Array) -> Array:
         "CPU",
         {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"},
     )
-    return np.asarray(compiled([x])[0])
+    found = compiled([x])
+    return [np.asarray(found[at]) for at in range(len(compiled.outputs))]
 
 
 def runtimes(names: Sequence[str]) -> dict[str, Runtime]:
@@ -174,12 +176,14 @@ def written(form: Form, target: Target, folder: Path) -> Written:
     return Written(model, onnx.load(path), images, pieces)
 
 
-def relative(found: Array, wanted: Array) -> float:
-    if found.size != wanted.size:
+def relative(found: Sequence[Array], wanted: Array) -> float:
+    """Distance of a result that consists of parts along the channels, each perhaps in another shape."""
+    if sum(part.size for part in found) != wanted.size:
         return float("inf")
-    found = found.reshape(wanted.shape)
+    rows = wanted.size // wanted.shape[-1]
+    joined = np.concatenate([part.reshape(rows, -1) for part in found], axis=1).reshape(wanted.shape)
     size = max(float(np.linalg.norm(wanted.astype(np.float64))), 1e-30)
-    return float(np.linalg.norm(found.astype(np.float64) - wanted)) / size
+    return float(np.linalg.norm(joined.astype(np.float64) - wanted)) / size
 
 
 def by_hand(site: LinearSite, conversion: Conversion, x: Array) -> Array:
@@ -194,10 +198,12 @@ def by_hand(site: LinearSite, conversion: Conversion, x: Array) -> Array:
     elif values.ndim == 4:  # attention heads: QuantizeLinear comes before the moves that join them
         values = values.transpose(0, 2, 1, 3).reshape(len(values), graphs.TOKENS, -1)
     result: Array = values.astype(np.float64) @ numbers.weight.dequantize().astype(np.float64).T
-    inside = conversion.model.graph.initializers.get(f"{site.name}.bias.quantized")
-    if inside is not None and numbers.activation is not None:  # the kernel adds it, in these steps
+    there = conversion.model.graph.initializers
+    labels = [f"{site.name}{part}.bias.quantized" for part in ("", *(f".{index}" for index in range(MOST_PARTS)))]
+    inside = [constant_array(there[label]) for label in labels if label in there]
+    if inside and numbers.activation is not None:  # the kernel adds it, in these steps
         steps = np.float32(numbers.activation.scale) * numbers.weight.scale
-        return result + constant_array(inside).astype(np.float64) * steps
+        return result + np.concatenate(inside).astype(np.float64) * steps
     return result if site.bias is None else result + constant_array(site.bias).astype(np.float64)
 
 
@@ -212,7 +218,7 @@ def measure(files: Written, run: Run) -> Result:
     try:
         errors = {name: relative(run(piece, x), expected) for name, piece, x, expected in files.layers}
         wanted = graphs.run(files.model, files.images)
-        plain = relative(graphs.run(files.quantized, files.images), wanted)
+        plain = relative([graphs.run(files.quantized, files.images)], wanted)
         return Result(max(errors.values()), relative(run(files.quantized, files.images), wanted) / plain - 1)
     except Exception as error:  # each runtime raises its own kinds; a form that one refuses is a result
         return Result(float("inf"), float("inf"), f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
