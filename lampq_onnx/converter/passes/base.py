@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,11 @@ def shared_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     return there
 
 
+def shape_constant(graph: ir.Graph, sizes: Sequence[int]) -> ir.Value:
+    """A target shape of Reshapes."""
+    return shared_constant(graph, f"lampq.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+
+
 def unused(name: str, taken: set[str]) -> str:
     """``name``, with a number behind it where it is taken; it is taken from now on."""
     found, number = name, 1
@@ -121,6 +126,16 @@ def is_bias(value: ir.Value, outputs: int) -> bool:
         return False
     shape = constant_array(value).shape
     return math.prod(shape) == 1 or (math.prod(shape) == outputs == shape[-1])
+
+
+def added_row(node: ir.Node, outputs: int, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | None:
+    """The Add that alone reads a product, and the constant that it adds to every row of it."""
+    product = node.outputs[0]
+    add = only_reader(product, graph)
+    if add is None or add.op_type != "Add":
+        return None
+    row = next((value for value in add.inputs if value is not None and value is not product), None)
+    return None if row is None or not is_bias(row, outputs) else (add, row)
 
 
 def move_annotation(old: ir.Node, new: ir.Node) -> None:

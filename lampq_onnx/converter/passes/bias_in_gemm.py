@@ -13,9 +13,10 @@ from lampq_onnx.converter.passes.base import (
     LayerPass,
     Parameters,
     add_constant,
-    is_bias,
+    added_row,
     move_annotation,
     only_reader,
+    shape_constant,
     shared_constant,
     take_over,
     unused,
@@ -73,8 +74,8 @@ class BiasInGemm(LayerPass):
         # The scales as onnxruntime reads them, from the file: of a part of the unit, perhaps (`ProductPerPart`).
         weight_scale = constant_array(weight.inputs[1]).astype(np.float32)
         outputs = weight_scale.size
-        found = _added_row(node, outputs, graph)
-        if found is None:
+        found = added_row(node, outputs, graph)
+        if found is None or _takes_bias(found[0].outputs[0]):
             return False
         add, row = found
         sizes = dimensions(add.outputs[0])
@@ -82,7 +83,9 @@ class BiasInGemm(LayerPass):
             return False
         if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
             return False
-        bias = _in_steps(row, np.float32(numbers.activation.scale) * weight_scale)
+        bias = _in_steps(
+            constant_array(row).astype(np.float32).reshape(-1), np.float32(numbers.activation.scale) * weight_scale
+        )
         if bias is None:
             return False
         if len(weight.inputs) < 3:
@@ -91,7 +94,7 @@ class BiasInGemm(LayerPass):
             weight.replace_input_with(2, zero)
         # Most nodes have no name, and values short ones: a file of few bits has as many bytes of names as of weights.
         if source not in self._rows:
-            rows = ir.node("Reshape", [source.inputs[0], _sizes(graph, (-1, inputs))], name="")
+            rows = ir.node("Reshape", [source.inputs[0], shape_constant(graph, (-1, inputs))], name="")
             data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name="")
             graph.insert_before(node, [rows, data])
             self._rows[source] = data.outputs[0]
@@ -111,7 +114,7 @@ class BiasInGemm(LayerPass):
         graph.insert_before(node, [step, offset, product])
         reshape = _next_reshape(add.outputs[0], graph)
         if reshape is None:
-            shape = _sizes(graph, (-1, *(int(size) for size in sizes[1:])))
+            shape = shape_constant(graph, (-1, *(int(size) for size in sizes[1:])))
             reshape = ir.node("Reshape", [product.outputs[0], shape], name="")
             graph.insert_before(node, reshape)
             take_over(add.outputs[0], reshape.outputs[0])
@@ -129,18 +132,6 @@ def _next_reshape(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
     shape = reader.inputs[1]
     # A 0 is a size of what is read.
     return reader if shape is not None and shape.const_value is not None and constant_array(shape).all() else None
-
-
-def _added_row(node: ir.Node, outputs: int, graph: ir.Graph) -> tuple[ir.Node, npt.NDArray[np.float32]] | None:
-    """The Add that alone reads a product, and its row; None: there is none, or an activation function adds the row."""
-    product = node.outputs[0]
-    add = only_reader(product, graph)
-    if add is None or add.op_type != "Add":
-        return None
-    row = next((value for value in add.inputs if value is not None and value is not product), None)
-    if row is None or not is_bias(row, outputs) or _takes_bias(add.outputs[0]):
-        return None
-    return add, constant_array(row).astype(np.float32).reshape(-1)
 
 
 def _takes_bias(value: ir.Value) -> bool:
@@ -164,8 +155,3 @@ def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> n
     if not (np.abs(steps) < LARGEST_BIAS).all():
         return None
     return steps.astype(np.int32)
-
-
-def _sizes(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
-    """A target shape."""
-    return shared_constant(graph, f"lampq.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))

@@ -13,9 +13,10 @@ from lampq_onnx.converter.passes.base import (
     LayerPass,
     Parameters,
     add_constant,
-    is_bias,
+    added_row,
     move_annotation,
     only_reader,
+    shape_constant,
     shared_constant,
     take_over,
     unused,
@@ -67,17 +68,20 @@ class ProductPerPart(LayerPass):
         return sum(self._rewrite(graph, name, node) for name, node in self.units(model))
 
     def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
-        scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
-        if node.op_type != "MatMul" or scaling is None:
+        last_scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
+        if node.op_type != "MatMul" or last_scaling is None:
             return False
+        scaling = _scaling_nodes(last_scaling)
         outputs = self.parameters[name].weight.codes.shape[0]
-        bias = _bias(node, outputs, graph)
+        bias = added_row(node, outputs, graph)
+        if bias is not None and not _keeps_rank(bias, node.outputs[0]):
+            return False
         result = node.outputs[0] if bias is None else bias[0].outputs[0]
         found = _parts(result, outputs, graph)
         if found is None or not _pays(found.sizes):
             return False
         read = [index for index, end in enumerate(found.ends) if users(end) or end.is_graph_output()]
-        for index, product in zip(read, self._products(graph, name, node, found.sizes, read), strict=True):
+        for index, product in zip(read, self._products(graph, name, node, scaling, found.sizes, read), strict=True):
             size = found.sizes[index]
             last = _typed(product.outputs[0], node.outputs[0], size)
             if bias is not None:
@@ -92,14 +96,23 @@ class ProductPerPart(LayerPass):
         graph.remove(found.removed, safe=True)
         if bias is not None:
             graph.remove(bias[0], safe=True)
-        graph.remove([node, *_scaling_nodes(scaling)], safe=True)
+        graph.remove([node, *scaling], safe=True)
         return True
 
     def _products(
-        self, graph: ir.Graph, name: str, node: ir.Node, sizes: Sequence[int], read: Sequence[int]
+        self,
+        graph: ir.Graph,
+        name: str,
+        node: ir.Node,
+        scaling: Sequence[ir.Node],
+        sizes: Sequence[int],
+        read: Sequence[int],
     ) -> list[ir.Node]:
-        """A MatMul for each part that is read, with what scales its weight; put before ``node``."""
-        scaling = _scaling_nodes(node.inputs[1].producer())  # type: ignore[union-attr, arg-type]
+        """A MatMul for each part that is read, with what scales its weight; put before ``node``.
+
+        Args:
+            scaling: what scales the whole weight, last one first.
+        """
         cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
         split = ir.node("Split", [scaling[-1].inputs[0], cuts], {"axis": 1}, num_outputs=len(sizes), name="")
         graph.insert_before(node, split)
@@ -158,25 +171,15 @@ class _Parts:
         """New nodes for one part; the input of each is still to be set."""
         nodes = []
         if self.shape is not None:
-            name = f"lampq.shape.{'x'.join(map(str, self.shape))}"
-            shape = shared_constant(graph, name, np.array(self.shape, np.int64))
-            nodes.append(ir.node("Reshape", [None, shape], name=""))
+            nodes.append(ir.node("Reshape", [None, shape_constant(graph, self.shape)], name=""))
         if self.perm is not None:
             nodes.append(ir.node("Transpose", [None], {"perm": self.perm}, name=""))
         return nodes
 
 
-def _bias(node: ir.Node, outputs: int, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | None:
-    """The Add that alone reads a product, and the constant row that it adds without changing the rank."""
-    product = node.outputs[0]
-    add = only_reader(product, graph)
-    if add is None or add.op_type != "Add":
-        return None
-    row = next((value for value in add.inputs if value is not None and value is not product), None)
-    if row is None or not is_bias(row, outputs):
-        return None
-    rank = len(dimensions(product) or (0,))
-    return None if constant_array(row).ndim > rank else (add, row)
+def _keeps_rank(bias: tuple[ir.Node, ir.Value], product: ir.Value) -> bool:
+    """Whether a bias has no more dimensions than the product that it is added to."""
+    return constant_array(bias[1]).ndim <= len(dimensions(product) or (0,))
 
 
 def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | None:
@@ -270,7 +273,7 @@ def _squeeze(output: ir.Value, axis: int, rank: int, graph: ir.Graph) -> ir.Node
 
 
 def _scaling_nodes(last: ir.Node) -> list[ir.Node]:
-    """DequantizeLinear, or Mul and the Cast before it (see `storage.scale_weight`)."""
+    """Last one first: DequantizeLinear, or Mul and the Cast before it (see `storage.scale_weight`)."""
     cast = last.inputs[0].producer() if last.op_type == "Mul" and last.inputs[0] is not None else None
     return [last] if cast is None else [last, cast]
 

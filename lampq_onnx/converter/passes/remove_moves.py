@@ -6,9 +6,9 @@ import onnx_ir as ir
 from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import _basic_rules as rules
 
-from lampq_onnx.converter.passes.base import CountingPass, take_over
+from lampq_onnx.converter.passes.base import CountingPass, only_reader, take_over
 from lampq_onnx.converter.passes.fold_shapes import dimensions, same_reshaped
-from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.converter.sites import constant_array
 
 
 class RemoveMoves(CountingPass):
@@ -46,7 +46,7 @@ def _drop(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _swap(graph: ir.Graph, last: ir.Node) -> bool:
     transpose = last.inputs[0].producer() if last.inputs[0] is not None else None
-    if transpose is None or transpose.op_type != "Transpose" or not _only_reader(transpose, last):
+    if transpose is None or transpose.op_type != "Transpose" or only_reader(transpose.outputs[0], graph) is not last:
         return False
     perm = transpose.attributes.get("perm")
     first = transpose.inputs[0].producer() if transpose.inputs[0] is not None else None
@@ -54,7 +54,7 @@ def _swap(graph: ir.Graph, last: ir.Node) -> bool:
         return False
     shape = dimensions(first.inputs[0])
     result = dimensions(last.outputs[0])
-    if not _only_reader(first, transpose) or shape is None or result is None or len(shape) < 3:
+    if only_reader(first.outputs[0], graph) is not transpose or shape is None or result is None or len(shape) < 3:
         return False
     target = first.inputs[1]
     if target is None or target.const_value is None:
@@ -68,8 +68,3 @@ def _swap(graph: ir.Graph, last: ir.Node) -> bool:
     take_over(last.outputs[0], swap.outputs[0])
     graph.remove([last, transpose, first], safe=True)
     return True
-
-
-def _only_reader(node: ir.Node, reader: ir.Node) -> bool:
-    value = node.outputs[0]
-    return not value.is_graph_output() and users(value) == [reader]
