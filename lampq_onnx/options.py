@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
+from lampq_onnx.plain_values import plain_arguments
 from lampq_onnx.tasks.spec import TaskName
-
-Scalar = bool | int | float | str
 
 MadeImages = Literal["synthetic", "noise"]
 
@@ -116,20 +115,31 @@ class ModelOptions(Record):
     checkpoint: Annotated[
         Path | None,
         Option(
-            "Weights: .safetensors, or .pth read with weights_only.",
+            "Weights: a safetensors file or its .index.json, or a file of torch.save, of which only tensors are read.",
             MODEL,
             shapes_file=False,
             example="model.safetensors",
         ),
     ] = None
+    checkpoint_key: Annotated[
+        str | None,
+        Field(min_length=1),
+        Option(
+            "The part of the checkpoint that is meant, where several fit, e.g. teacher or state_dict.",
+            MODEL,
+            shapes_file=False,
+            example="state_dict",
+        ),
+    ] = None
     pretrained: Annotated[bool, Option("Let timm download its weights.", MODEL)] = False
     model_args: Annotated[
-        dict[str, Scalar],
+        dict[str, Any],
+        BeforeValidator(plain_arguments),
         Option(
-            "Argument for timm's constructor, e.g. img_size=32; repeatable.",
+            "Argument for timm's constructor, e.g. img_size=32,64 (height,width) or depths=[2,2,6,2]; repeatable.",
             MODEL,
             "model_arg",
-            example={"img_size": 32, "patch_size": 4},
+            example={"img_size": [32, 64], "patch_size": 4},
         ),
     ] = Field(default_factory=dict)
     task: Annotated[

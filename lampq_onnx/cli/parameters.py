@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, text_of
+from lampq_onnx.plain_values import parse_plain
 from lampq_onnx.recipe import FIELDS, Values, by_flag, merge, read_values
 
 VALUES = "values"
@@ -72,10 +72,10 @@ def override(values: Values, section: str, **given: Any) -> dict[str, dict[str, 
 
 
 def arguments_of(words: list[str]) -> dict[str, Any]:
-    """The table of key=value words; values are JSON where they can be, else text.
+    """The table of key=value words; see `parse_plain` for the values.
 
     Raises:
-        UsageError: no equals sign, or a value that is a list or object.
+        UsageError: no equals sign, or a value that cannot be read.
     """
     arguments: dict[str, Any] = {}
     for word in words:
@@ -83,11 +83,9 @@ def arguments_of(words: list[str]) -> dict[str, Any]:
         if not sign or not key.isidentifier():
             raise UsageError(f"--model-arg takes key=value, not {word!r}")
         try:
-            arguments[key] = json.loads(text)
-        except ValueError:
-            arguments[key] = text
-        if isinstance(arguments[key], list | dict) or arguments[key] is None:
-            raise UsageError(f"--model-arg {key}: only numbers, true, false and text are taken, not {text}")
+            arguments[key] = parse_plain(text)
+        except ValueError as error:
+            raise UsageError(f"--model-arg {key}: {error}") from error
     return arguments
 
 

@@ -34,7 +34,7 @@ def init(
     typer.echo(f"wrote {output}; run it with: lampq-onnx quantize --recipe {output} --output out")
 
 
-@with_options("--checkpoint", "--calibration", "--device")
+@with_options("--checkpoint", "--checkpoint-key", "--calibration", "--device")
 def reproduce(
     *,
     model: Annotated[Path, typer.Argument(help="A model.onnx that quantize wrote.")],

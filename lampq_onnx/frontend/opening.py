@@ -32,6 +32,10 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
     Raises:
         UsageError, LampqError: see `load_timm`; also an unknown device.
     """
+    if options.checkpoint_key is not None and options.checkpoint is None:
+        raise UsageError(
+            "--checkpoint-key names a part of a checkpoint", hint="give the file as well: --checkpoint FILE"
+        )
     if options.name == DIGITS:
         if options.checkpoint or options.pretrained or options.model_args:
             raise UsageError(f"{DIGITS} is the embedded model: it takes no checkpoint, weights or model arguments")
@@ -48,6 +52,7 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
         loaded = load_timm(
             options.name,
             checkpoint=options.checkpoint,
+            checkpoint_key=options.checkpoint_key,
             pretrained=options.pretrained,
             model_args=options.model_args,
         )

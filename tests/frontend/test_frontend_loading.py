@@ -15,8 +15,10 @@ import torch
 from lampq_onnx.converter import load_model as load_onnx
 from lampq_onnx.converter import save_model
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.checkpoints.contents import read_checkpoint
+from lampq_onnx.frontend.checkpoints.shapes import guess_vit_arguments
 from lampq_onnx.frontend.export import export_model
-from lampq_onnx.frontend.loading import guess_vit_arguments, load_timm, read_checkpoint, weights_hash
+from lampq_onnx.frontend.loading import load_timm, weights_hash
 from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.frontend.rewrites import rewrite
 from lampq_onnx.metadata import read_metadata

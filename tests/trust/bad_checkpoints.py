@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -29,6 +30,16 @@ class Payload:
 
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return (_leave, (str(self.witness), "executed"))
+
+
+class Command:
+    """Pickles to a command for the shell."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, (self.text,))
 
 
 def _leave(path: str, text: str) -> None:
@@ -67,7 +78,6 @@ def cases(good: Good) -> Iterator[Case]:
         "tail.safetensors": whole + b"tail",
         "long-header.safetensors": struct.pack("<Q", 2**62) + whole[8:],
         "json-header.safetensors": whole[:8] + b"{" * length + whole[8 + length :],
-        "torch-file.safetensors": zipped,
         "text.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
         "huge-shape.safetensors": _header(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}'),
         "overflow-shape.safetensors": _header(
@@ -79,7 +89,6 @@ def cases(good: Good) -> Iterator[Case]:
         "cut.pth": zipped[: len(zipped) // 2],
         "flipped.pth": zipped[:200] + bytes([zipped[200] ^ 255]) + zipped[201:],
         "legacy-cut.pth": legacy[: len(legacy) // 2],
-        "safetensors.pth": whole,
         "html.pth": b"<!DOCTYPE html><title>Sign in</title>",
         "pickle.pth": pickle.dumps(Payload(good.folder / "executed")),
         "pickle-protocol-0.pth": pickle.dumps(Payload(good.folder / "executed"), protocol=0),
@@ -88,8 +97,11 @@ def cases(good: Good) -> Iterator[Case]:
         "tar.pth": _tar(),
         "onnx.pth": good.float.read_bytes(),
         "npz.bin": good.images.read_bytes(),
-        "name.txt": whole,
-        "no-suffix": whole,
+        "text.txt": b"weights",
+        "index.json": b'{"weight_map": {"head.weight": "../outside.safetensors"}}',
+        "cut-index.json": b'{"weight_map": {"head.weight": "model',
+        "compressed.pth.tar": gzip.compress(zipped),
+        "system.pth": _torch_zip({**weights, "args": Command("touch " + str(good.folder / "executed"))}),
     }
     for name, content in contents.items():
         path = good.new(name)
@@ -103,6 +115,8 @@ def cases(good: Good) -> Iterator[Case]:
         "empty-dict.pth": {},
         "nested-empty.pth": {"state_dict": {}},
         "integer-keys.pth": {1: torch.zeros(3)},
+        "two-sets.pth": {"student": weights, "teacher": weights},
+        "whole-model.pth": torch.nn.Sequential(torch.nn.Linear(2, 2)),
     }
     for name, value in saved.items():
         path = good.new(name)
@@ -111,7 +125,9 @@ def cases(good: Good) -> Iterator[Case]:
     key = "blocks.0.mlp.fc1.weight"
     changed: dict[str, dict[str, torch.Tensor]] = {
         "missing-tensor": {k: v for k, v in weights.items() if k != key},
-        "extra-tensor": {**weights, "decoder.weight": torch.zeros(3)},
+        "extra-layer": {**weights, "blocks.1.norm1.weight": torch.ones(16)},
+        "extra-bias": {**weights, "norm.running_mean": torch.zeros(16)},
+        "eight-bit-floats": {**weights, key: weights[key].to(torch.float8_e4m3fn)},
         "other-shape": {**weights, key: torch.zeros(3, 4)},
         "transposed": {**weights, key: weights[key].T.contiguous()},
         "scalar": {**weights, key: torch.tensor(1.0)},
@@ -135,6 +151,9 @@ def cases(good: Good) -> Iterator[Case]:
     expanded = good.new("expanded.pth")
     torch.save({**weights, key: torch.zeros(1).expand(2**20, 2**20)}, expanded)
     yield Case("checkpoint-expanded-to-terabytes", words(expanded), ("expanded.pth",))
+    wrong_key = good.new("key.pth")
+    torch.save({"state_dict": weights}, wrong_key)
+    yield Case("checkpoint-key", (*words(wrong_key), "--checkpoint-key", "teacher"), ("key.pth", "teacher"))
     yield Case("checkpoint-missing", words(good.folder / "gone.pth"), ("gone.pth",))
     folder = good.new("folder.pth")
     folder.mkdir()
