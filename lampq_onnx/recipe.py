@@ -157,12 +157,16 @@ def template(model: str) -> str:
 
 def _line(field: Field, value: Any, before: str = "") -> str:
     """A key and its value on one line, as TOML."""
+    return f"{before}{field.name} = {_inline(value)}"
+
+
+def _inline(value: Any) -> str:
+    """A value without line breaks, as TOML."""
     if isinstance(value, dict):
-        inside = ", ".join(tomli_w.dumps({key: item}).rstrip() for key, item in value.items())
-        return f"{before}{field.name} = {{ {inside} }}"
-    if isinstance(value, list):
-        return f"{before}{field.name} = {value}"  # numbers and quoted words are written alike
-    return before + tomli_w.dumps({field.name: value}).rstrip()
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip()
 
 
 def section(name: str, values: Values) -> Any:

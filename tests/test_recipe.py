@@ -50,7 +50,14 @@ def test_followers_take_the_value_they_follow() -> None:
     price=st.one_of(st.floats(1e-6, 1e6), st.just(math.inf)),
     mean=st.none() | st.lists(st.floats(-2, 2), min_size=1, max_size=3),
     calibration=st.sampled_from(["synthetic", "./synthetic", "a b/c.npz", None]),
-    arguments=st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.integers() | st.booleans() | st.text()),
+    arguments=st.dictionaries(
+        st.from_regex(r"[a-z_]{1,8}", fullmatch=True),
+        st.recursive(
+            st.integers() | st.booleans() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+            max_leaves=5,
+        ),
+    ),
 )
 def test_toml_gives_the_same_recipe_back(
     bits: float, price: float, mean: list[float] | None, calibration: str | None, arguments: dict[str, object]

@@ -32,7 +32,8 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
     try:
         module: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:  # constructors and downloads fail in many ways
-        wrong = _misfits(name, arguments)
+        # Of arguments that do not fit each other, none may be wrong alone; timm then often names one of them.
+        wrong = _misfits(name, arguments) or [key for key in arguments if key in str(error)]
         if pretrained and not wrong:
             raise LampqError(
                 f"timm cannot download the weights of {name}: {_first_line(error)}",
