@@ -63,6 +63,12 @@ def image_sides(value: Any) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def built_arguments(module: torch.nn.Module) -> dict[str, Any]:
+    """The img_size that a timm model was built for, where it keeps it; its configuration does not know it."""
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    return {} if size is None else {"img_size": image_sides(size)}
+
+
 def _misfits(name: str, arguments: Mapping[str, Any]) -> list[str]:
     """Arguments without which the model can be created; timm's own messages do not name them.
 

@@ -17,7 +17,7 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.checkpoints.fitting import load_weights
-from lampq_onnx.frontend.construction import create, image_sides
+from lampq_onnx.frontend.construction import built_arguments, create, image_sides
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
 from lampq_onnx.frontend.rewrites import rewrite
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
@@ -107,6 +107,7 @@ def load_module(
 
     Args:
         preprocessing: None: what timm's configuration of the module says.
+        model_args: that it was built with; None: what it shows of them.
 
     Raises:
         LampqError: it has no such configuration, does not take images of that size, does not answer with one row of
@@ -118,7 +119,7 @@ def load_module(
                 f"it is not known what the images of {name} go through",
                 hint="say so: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
             )
-        preprocessing = _preprocessing(module, model_args or {})
+        preprocessing = _preprocessing(module, model_args or built_arguments(module))
     module = copy.deepcopy(module).eval().requires_grad_(False)
     require_finite(module, Path(name))
     shape = (2, preprocessing.channels, *preprocessing.size)

@@ -50,4 +50,5 @@ def test_a_model_of_images_that_are_not_square(tmp_path: Path) -> None:
     assert found.preprocessing.crop_pct == 1.0
     images = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found.module(images), module(images))
-    assert load_module(module, "tiny", None, {"img_size": [16, 32]}).preprocessing.size == (16, 32)
+    for given in (None, {"img_size": [16, 32]}):
+        assert load_module(module, "tiny", None, given).preprocessing.size == (16, 32)
