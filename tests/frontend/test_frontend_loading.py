@@ -108,6 +108,8 @@ def test_weights_must_be_named_once(checkpoint: Path) -> None:
         load_timm(NAME, checkpoint=checkpoint, pretrained=True)
     with pytest.raises(UsageError, match="embedded"):
         load_model(ModelOptions(name="digits", checkpoint=checkpoint), ImageOptions())
+    with pytest.raises(UsageError, match="--checkpoint-key names a part of a file"):
+        load_model(ModelOptions(name=NAME, pretrained=True, checkpoint_key="teacher"), ImageOptions())
 
 
 def test_bad_weights_and_arguments(tmp_path: Path) -> None:
