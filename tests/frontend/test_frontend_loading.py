@@ -108,7 +108,7 @@ def test_weights_must_be_named_once(checkpoint: Path) -> None:
         load_timm(NAME, checkpoint=checkpoint, pretrained=True)
     with pytest.raises(UsageError, match="embedded"):
         load_model(ModelOptions(name="digits", checkpoint=checkpoint), ImageOptions())
-    with pytest.raises(UsageError, match="--checkpoint-key names a part of a file"):
+    with pytest.raises(UsageError, match="--checkpoint-key names a part of a checkpoint"):
         load_model(ModelOptions(name=NAME, pretrained=True, checkpoint_key="teacher"), ImageOptions())
 
 
