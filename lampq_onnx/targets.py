@@ -51,7 +51,8 @@ class Target:
         symmetric: inputs have the zero point 0, in a signed type.
         folds: constants are folded before kernels are chosen, so that weights may be unpacked by operators. Otherwise
             DequantizeLinear has to read an initializer.
-        wraps: folded arithmetic of uint8 is modulo 256, and BitShift right.
+        shared_bytes: weights of 5 to 7 bits may lie in bytes that share their spare bits. Those of 5 and 6 bits have a
+            zero point then.
         gemm_bias: files are faster where the integer kernel adds the bias (docs/runtime.md). Without VNNI the products
             take so much longer that it wins nothing, and on arm64 it was not measured.
         part_products: files are faster with a product for each part of a result (queries, keys and values) than with
@@ -65,7 +66,7 @@ class Target:
     packings: tuple[Packing, ...] = PACKINGS
     symmetric: bool = False
     folds: bool = True
-    wraps: bool = True
+    shared_bytes: bool = True
     gemm_bias: bool = False
     part_products: bool = False
     opset: int = 25
@@ -172,14 +173,14 @@ TARGETS = {
             folds=False,
             opset=20,
         ),
-        # Reads the lookups of exact storage with a bit-identical result, and BitShift and Mul of uint8 wrongly
+        # Reads exact storage with a bit-identical result, but runs weights with a zero point on a float kernel
         # (2026.4). x86 without VNNI saturates as onnxruntime.
         Target(
             "openvino",
             signed_8bit_exact=False,
             kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
             packings=("exact", "container"),
-            wraps=False,
+            shared_bytes=False,
             opset=20,
         ),
     )

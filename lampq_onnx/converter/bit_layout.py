@@ -3,10 +3,11 @@
 Fields: the bits of a code are split into fields of 4, 2 and 1 bits, each packed 2, 4 or 8 to a byte. A table of 256
 rows turns each byte into the signed contributions of its fields.
 
-Shared bytes, for 5 to 7 bits: most codes lie in the high bits of a byte of their own, and the other codes are spread
-over the low bits that these bytes have to spare. With 7 bits, 7 bytes p hold 8 codes c: p_j = 2 c_j + s_j, with the
-bits s_j such that (2 p_0 + 4 p_1 + ... + 128 p_6) mod 256 = 2 c_7. One product with a constant matrix thus gives the
-codes that have no byte of their own, in the high bits as well, and nothing has to be masked or looked up.
+Shared bytes, for 5 to 7 bits: most codes have a byte of their own, and the other codes lie in the bits that these bytes
+have to spare. With 6 bits, for instance, 3 bytes hold 4 codes. With 5 and 6 bits, codes are low in their bytes, and the
+spare bits on top are bits of the other codes. With 7 bits, 7 bytes p hold 8 codes c: p_j = 2 c_j + s_j, with the bits
+s_j such that (2 p_0 + 4 p_1 + ... + 128 p_6) mod 256 = 2 c_7. So one product with a constant vector gives every eighth
+code.
 """
 
 from __future__ import annotations
@@ -72,47 +73,48 @@ class Loan:
     """Spare bits of one byte that hold part of a code.
 
     Attributes:
-        byte: which of the group.
-        factor: power of two that the byte is multiplied by to bring the bits to their place.
-        low, count: the bits, counted from the byte's lowest.
+        byte: index of the byte in its group.
+        low: lowest of the bits in the byte, 0 for the lowest bit of all.
+        count: number of bits.
+        place: lowest bit of the code that they hold.
     """
 
     byte: int
-    factor: int
     low: int
     count: int
+    place: int
 
 
 LOANS: dict[int, tuple[tuple[Loan, ...], ...]] = {
     5: (
-        (Loan(0, 8, 0, 3), Loan(1, 64, 0, 2)),
-        (Loan(2, 8, 0, 3), Loan(3, 64, 0, 2)),
-        (Loan(4, 8, 0, 3), Loan(1, 16, 2, 1), Loan(3, 32, 2, 1)),
+        (Loan(0, 5, 3, 2), Loan(2, 6, 2, 0)),
+        (Loan(1, 5, 3, 2), Loan(3, 6, 2, 0)),
+        (Loan(4, 5, 3, 2), Loan(2, 5, 1, 1), Loan(3, 5, 1, 0)),
     ),
-    6: (tuple(Loan(byte, 4 ** (byte + 1), 0, 2) for byte in range(3)),),
-    7: (tuple(Loan(byte, 2 ** (byte + 1), 0, 1) for byte in range(7)),),
+    6: ((Loan(0, 6, 2, 4), Loan(1, 6, 2, 2), Loan(2, 6, 2, 0)),),
 }
-"""Bits -> for each code without a byte of its own, where its bits are. The last code of 5 bits has bits in bytes whose
-other spare bits belong to the codes before it, so codes are stored in this order."""
+"""Bits -> for each code without a byte of its own, where its bits are."""
+
+PRODUCT_BITS = 7
+"""Width whose codes without a byte of their own come from a product. Single bits of seven bytes would take a mask and a
+shift each."""
+
+SHARED_BITS = (*LOANS, PRODUCT_BITS)
+
+
+def product_factors() -> npt.NDArray[np.uint8]:
+    """(1, 7): the product with a group of bytes of `PRODUCT_BITS`, modulo 256, is twice the code without a byte."""
+    return (2 ** np.arange(1, 8)).astype(np.uint8)[None]
 
 
 def bytes_in_group(bits: int) -> int:
-    """Bytes that share their spare bits; they hold this many codes and ``len(LOANS[bits])`` more."""
+    """Bytes that share their spare bits."""
     return {5: 5, 6: 3, 7: 7}[bits]
 
 
 def codes_in_group(bits: int) -> int:
     """Codes of ``bits`` bits in `bytes_in_group` bytes."""
-    return bytes_in_group(bits) + len(LOANS[bits])
-
-
-def loan_matrix(bits: int) -> npt.NDArray[np.uint8]:
-    """(codes without a byte, bytes in a group): its product with the bytes, mod 256, has the codes in the high bits."""
-    matrix = np.zeros((len(LOANS[bits]), bytes_in_group(bits)), np.uint8)
-    for row, loans in enumerate(LOANS[bits]):
-        for loan in loans:
-            matrix[row, loan.byte] = loan.factor
-    return matrix
+    return bytes_in_group(bits) * 8 // bits
 
 
 def share_bytes(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
@@ -125,24 +127,26 @@ def share_bytes(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8
         (bytes in a group, n / codes in a group): column c holds the codes c, c + columns, c + 2 columns, ...
     """
     own = bytes_in_group(bits)
-    spare = 8 - bits
     rows = codes.reshape(codes_in_group(bits), -1)
-    packed: npt.NDArray[np.uint8] = rows[:own] << np.uint8(spare)
-    matrix = loan_matrix(bits).astype(np.int64)
-    for row, loans in enumerate(LOANS[bits]):
-        # The product with these spare bits at zero. All factors are multiples of 2^spare, so nothing is carried over.
-        known = (matrix[row] @ packed.astype(np.int64)) >> spare
-        rest = (rows[own + row] - known) % 2**bits
+    if bits == PRODUCT_BITS:
+        packed = rows[:own] << np.uint8(1)
+        # What the codes contribute by themselves. The rest, below 128, is given bit by bit to the bytes.
+        known = (product_factors().astype(np.int64)[0] @ packed.astype(np.int64)) >> 1
+        rest = (rows[own] - known) % 2**bits
+        for byte in range(own):
+            packed[byte] |= ((rest >> byte) & 1).astype(np.uint8)
+        return packed
+    packed = rows[:own].copy()
+    for code, loans in zip(rows[own:], LOANS[bits], strict=True):
         for loan in loans:
-            place = loan.factor.bit_length() - 1 + loan.low - spare
-            packed[loan.byte] |= (((rest >> place) & (2**loan.count - 1)) << loan.low).astype(np.uint8)
+            packed[loan.byte] |= ((code >> loan.place) & (2**loan.count - 1)) << loan.low
     return packed
 
 
 def shares_bytes(weight: QuantizedWeight) -> bool:
     """Whether exact storage can hold the weight in bytes that share their spare bits: groups run over its inputs."""
     return (
-        weight.bits in LOANS
+        weight.bits in SHARED_BITS
         and weight.grid is Grid.MID_TREAD
         and weight.codes.size > 0
         and weight.codes.shape[1] % codes_in_group(weight.bits) == 0

@@ -6,10 +6,10 @@ How the integers are packed and how they are scaled are separate choices. Packin
 - native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
 - exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
   byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
-  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits: sums of multiples, modulo 256, are
-  the codes without a byte of their own, and BitShift moves all codes to their place. Up to 6 bits the middle level is
-  their zero point; with 7 bits a Sub makes levels of them. That loads faster than lookups, which remain where the
-  inputs make no whole number of groups, and where the target does not compute modulo 256.
+  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits (`shared_bytes`). Up to 6 bits the
+  middle level is their zero point; with 7 bits a Sub makes levels of them. That loads faster than lookups, which remain
+  where the inputs make no whole number of groups, where the target runs weights with zero points in float, and in
+  graphs of opsets below 18.
 
 Scaling:
 
@@ -31,7 +31,9 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.bit_layout import FieldKey, shares_bytes
-from lampq_onnx.converter.unpacking import Unpacking, constant, look_up_fields, read_shared_bytes
+from lampq_onnx.converter.shared_bytes import FIRST_OPSET as SHARED_OPSET
+from lampq_onnx.converter.shared_bytes import read_shared_bytes
+from lampq_onnx.converter.unpacking import Unpacking, constant, look_up_fields
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
@@ -90,6 +92,11 @@ def required_opset(bits: int, packing: Packing) -> int:
     return MIN_OPSET["int2" if bits <= 2 else "int4"]
 
 
+def may_share(target: Target, opset: int) -> bool:
+    """Whether bytes may share their spare bits in files for ``target`` with this opset."""
+    return target.shared_bytes and opset >= SHARED_OPSET
+
+
 def needs_unsigned(weight: QuantizedWeight, target: Target, *, integer_kernel: bool) -> bool:
     """Whether the weight must be uint8 with zero point 128: int8 would saturate in the target's integer kernel."""
     return integer_kernel and weight.bits == 8 and not target.signed_8bit_exact
@@ -104,7 +111,7 @@ def pack_weight(
     unsigned: bool = False,
     paired: Collection[FieldKey] = (),
     folds: bool = True,
-    wraps: bool = True,
+    shares: bool = True,
 ) -> Packed:
     """Write a weight's integers in the form ``packing``.
 
@@ -116,7 +123,7 @@ def pack_weight(
         paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
         folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
             what it cannot hold as it is lies in int8.
-        wraps: False: exact storage must do without arithmetic modulo 256, see `Target`.
+        shares: whether bytes of exact storage may share their spare bits, see `may_share`.
     """
     scale = constant(f"{name}.scale", weight.scale)
     if unsigned:
@@ -133,7 +140,7 @@ def pack_weight(
     if packing == "native":
         return _native(weight, name, scale, tables)
     graph = Unpacking(name, tables)
-    shared = wraps and shares_bytes(weight)
+    shared = shares and shares_bytes(weight)
     value, middle = read_shared_bytes(weight, graph) if shared else (look_up_fields(weight, graph, paired), None)
     return Packed(value, scale, middle, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 

@@ -6,32 +6,14 @@ therefore goes with the bytes that the nodes write, more than with what they com
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.bit_layout import (
-    FIELD_WIDTHS,
-    LOANS,
-    FieldKey,
-    Loan,
-    field_table,
-    loan_matrix,
-    pack,
-    pair_table,
-    share_bytes,
-)
+from lampq_onnx.converter.bit_layout import FIELD_WIDTHS, FieldKey, field_table, pack, pair_table
 from lampq_onnx.quantization import QuantizedWeight
-
-PRODUCT_BITS = 7
-"""Width whose codes without a byte of their own come from one product. It writes int32 for one code in eight, and its
-output has to be reshaped; at 5 and 6 bits, for 3 codes in 8 and 1 in 4, sums of multiples write less."""
-
-CODE_BITS = 6
-"""Widest codes that an integer kernel may read as they are, with their middle as the zero point. Without VNNI, it adds
-two products of uint8 and int8 in 16 bits: 2 * 255 * 63 fits, the codes of 7 bits do not."""
 
 
 def constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
@@ -65,6 +47,12 @@ class Unpacking:
         node = ir.node(operator, inputs, attributes, name=None if step is None else f"{self.name}.{step}")
         self.nodes.append(node)
         return node.outputs[0]
+
+    def split(self, value: ir.Value, sizes: ir.Value, count: int) -> Sequence[ir.Value]:
+        """Add a Split of the first axis into ``count`` outputs of the given ``sizes``."""
+        node = ir.node("Split", [value, sizes], {"axis": 0}, num_outputs=count)
+        self.nodes.append(node)
+        return node.outputs
 
     def own(self, step: str, array: npt.NDArray[np.generic]) -> ir.Value:
         """A constant of this weight alone."""
@@ -125,50 +113,3 @@ def look_up_fields(weight: QuantizedWeight, graph: Unpacking, paired: Collection
     for at, (value, _) in enumerate(parts[1:], 1):
         joined = graph.then("Add", [joined, value], f"join{at}")
     return graph.then("Reshape", [joined, shape], "matrix") if alike else joined
-
-
-def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> tuple[ir.Value, ir.Value | None]:
-    """Integers of bytes that share their spare bits.
-
-    Returns:
-        (inputs, outputs) int8, and their zero point (outputs,): codes up to `CODE_BITS`, which saves a pass over all
-        weights; above them levels, and None.
-    """
-    bits = weight.bits
-    inputs, outputs = weight.codes.shape[::-1]
-    packed = share_bytes(np.ascontiguousarray(weight.codes.T).reshape(-1), bits)
-    if bits == PRODUCT_BITS:
-        data = graph.packed(f"bits{bits}", packed)
-        matrix = graph.shared(f"lampq.loans.b{bits}", loan_matrix(bits))
-        total = graph.then("MatMulInteger", [matrix, data], "total")
-        # Cast to a narrower integer drops the high bits.
-        pieces = [data, graph.then("Cast", [total], "rest", to=ir.DataType.UINT8.value)]
-    else:
-        blocks = packed.reshape(len(packed), -1, outputs)
-        pieces = [graph.packed(f"bits{bits}.{at}", block) for at, block in enumerate(blocks)]
-        pieces += [_sum_of_loans(graph, pieces, loans) for loans in LOANS[bits]]
-    joined = graph.then("Concat", pieces, "bytes", axis=0)
-    spare = graph.shared(f"lampq.spare.b{bits}", np.array([8 - bits], np.uint8))
-    code = graph.then("BitShift", [joined, spare], "codes", direction="RIGHT")
-    last = graph.then("Cast", [code], "int8", to=ir.DataType.INT8.value)
-    zero = None
-    if bits <= CODE_BITS:
-        zero = graph.shared(f"lampq.middle.b{bits}.{outputs}", np.full(outputs, 2 ** (bits - 1), np.int8))
-    else:
-        middle = graph.shared(f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
-        last = graph.then("Sub", [last, middle], "levels")
-    if bits == PRODUCT_BITS:
-        last = graph.then("Reshape", [last, graph.own("shape", np.array([inputs, outputs], np.int64))], "matrix")
-    return last, zero
-
-
-def _sum_of_loans(graph: Unpacking, blocks: list[ir.Value], loans: tuple[Loan, ...]) -> ir.Value:
-    """The codes of one row, in uint8 and so modulo 256."""
-    parts = []
-    for loan in loans:
-        factor = graph.shared(f"lampq.times{loan.factor}", np.array([loan.factor], np.uint8))
-        parts.append(graph.then("Mul", [blocks[loan.byte], factor], None))
-    total = parts[0]
-    for part in parts[1:]:
-        total = graph.then("Add", [total, part], None)
-    return total

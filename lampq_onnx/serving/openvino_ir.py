@@ -14,11 +14,12 @@ def to_openvino(source: Source, folder: Path) -> None:
     Raises:
         LampqError: openvino is missing, cannot read the file, or would read its weights wrongly.
     """
-    shifted = next((node for node in source.model.graph if node.op_type == "BitShift"), None)
-    if shifted is not None:
+    operators = {node.op_type for node in source.model.graph}
+    if "BitShift" in operators and "BitwiseAnd" not in operators:
         raise LampqError(
-            f"{source.path} was written for another target: OpenVINO computes {shifted.name} wrongly",
-            hint="write it for OpenVINO: lampq-onnx convert --target openvino (or quantize --target openvino)",
+            f"{source.path} was written by an older version of lampq-onnx, and OpenVINO reads its weights of 5 to 7 "
+            "bits wrongly",
+            hint="write the file anew: lampq-onnx convert --target openvino",
         )
     try:
         import openvino

@@ -93,7 +93,7 @@ CUT = {
 @pytest.mark.parametrize("case", CUT)
 @pytest.mark.parametrize("target", [AVX2, VNNI], ids=lambda target: target.name)
 def test_every_part_is_the_same_to_the_bit(case: str, target: Target) -> None:
-    plan = plan_for(["fc"], weight_bits=5, low=-3, high=3)
+    plan = plan_for(["fc"], weight_bits=6, low=-3, high=3)
     (cut, count), (split, none) = (converted(CUT[case], plan, kind) for kind in (target, whole(target)))
     assert (count, none) == (1, 0)
     found = [node.op_type for node in cut.graph.node]

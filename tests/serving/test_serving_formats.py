@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import TARGETS, convert_model, save_model
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.data import Preprocessing
@@ -108,21 +109,36 @@ def test_openvino_reads_its_format_back(folder: Path, images: np.ndarray, tmp_pa
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
-def test_storage_that_openvino_reads_wrongly_is_refused(tmp_path: Path) -> None:
-    plan = plan_for([site.name for site in find_sites(as_ir(vit(blocks=1)).graph)], weight_bits=6)
-
-    def write(target: str) -> None:
-        converted = convert_model(as_ir(vit(blocks=1)), plan, target=TARGETS[target])
-        save_model(converted.model, tmp_path / "model.onnx")
-
-    write("onnxruntime-x86-vnni")
-    with pytest.raises(LampqError, match="written for another target") as error:
-        package(tmp_path / "model.onnx", "openvino-ir", tmp_path / "ir")
+def test_shifts_without_masks_are_refused(tmp_path: Path) -> None:
+    """Older versions wrote them, and OpenVINO rounds what they drop."""
+    one = onnx.numpy_helper.from_array(np.ones(1, np.uint8), "one")
+    shift = onnx.helper.make_node("BitShift", ["codes", "one"], ["y"], direction="RIGHT")
+    codes, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [8]) for name in ("codes", "y"))
+    graph = onnx.helper.make_graph([shift], "old", [codes], [y], [one])
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "old.onnx")
+    with pytest.raises(LampqError, match="older version") as error:
+        package(tmp_path / "old.onnx", "openvino-ir", tmp_path / "ir")
     assert "--target openvino" in (error.value.hint or "")
     assert not (tmp_path / "ir").exists()
-    write("openvino")
-    pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-x86-vnni", "openvino"])
+def test_openvino_takes_every_width(target: str, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+    graph = vit(blocks=2)
+    names = [site.name for site in find_sites(as_ir(graph).graph)]
+    layers = {name: plan_for([name], weight_bits=1 + at % 8).layers[name] for at, name in enumerate(names)}
+    converted = convert_model(as_ir(graph), BitPlan(layers=layers), target=TARGETS[target])
+    save_model(converted.model, tmp_path / "model.onnx")
     package(tmp_path / "model.onnx", "openvino-ir", tmp_path / "ir")
+    (xml,) = (tmp_path / "ir").glob("*.xml")
+    core = openvino.Core()
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 3, SIDE, SIDE)).astype(np.float32)
+    for path in (xml, tmp_path / "model.onnx"):
+        found = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)[0]
+        wanted = answers(tmp_path / "model.onnx", images)
+        # Rounding flips of inputs grow through the layers.
+        assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_what_cannot_be_packaged_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lampq_onnx.converter.storage import (
     STORAGE_KEY,
     Packed,
     Stored,
+    may_share,
     needs_unsigned,
     pack_weight,
     scale_weight,
@@ -53,7 +54,8 @@ class QuantizeWeights(LayerPass):
         graph = model.graph
         tables: dict[str, ir.Value] = {}
         weights = [numbers.weight for numbers in self.parameters.values()]
-        paired = paired_fields(w for w in weights if not (self.target.wraps and shares_bytes(w)))
+        shares = may_share(self.target, graph.opset_imports.get("", 0))
+        paired = paired_fields(w for w in weights if not (shares and shares_bytes(w)))
         first: dict[tuple[bytes, bool, Packing], Packed] = {}
         for name, node in self.units(model):
             numbers = self.parameters[name]
@@ -71,7 +73,7 @@ class QuantizeWeights(LayerPass):
                     unsigned=unsigned,
                     paired=paired,
                     folds=self.target.folds,
-                    wraps=self.target.wraps,
+                    shares=shares,
                 )
                 first[key] = packed
                 for value in packed.initializers:
