@@ -214,21 +214,33 @@ def validate(
     reference: str | Path,
     validation: str | Path,
     *,
+    max_drop: float | None = None,
+    min_agreement: float | None = None,
     progress: ProgressSink = NO_PROGRESS,
     **options: Any,
 ) -> Report | None:
     """Check a quantized file against its float file; None in processes of torchrun that only help.
 
+    A failing gate raises nothing: ask `gates_of` with the report, or have `require_gates` raise `GateError`.
+
     Args:
+        model: the quantized file.
+        reference: the float file that it was made from.
+        validation: images with labels.
+        max_drop: gate: largest drop of the task's score, in points.
+        min_agreement: gate: smallest measured fraction of images on which both files agree.
+        progress: told of stages.
         options: threads, latency_threads, latency_batch, latency_runs; mean, std and crop of other images.
 
     Raises:
-        UsageError, LampqError: a file cannot be read, or the images do not fit it.
+        UsageError, LampqError: a file cannot be read, the two do not belong together, or the images do not fit.
     """
     from lampq_onnx import pipeline
+    from lampq_onnx.gates import gate_limits
 
     form, images = _form({"validation": validation, **options})
-    return pipeline.validate(Path(model), Path(reference), images, form, progress=progress)
+    limits = gate_limits(max_drop, min_agreement)
+    return pipeline.validate(Path(model), Path(reference), images, form, limits, progress=progress)
 
 
 def inspect(model: str | Path) -> list[QuantizedLayer]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import check_request, width_pairs
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.budgeting import require_inputs
 from lampq_onnx.cache import ArrayCache
 from lampq_onnx.errors import LampqError, UsageError
@@ -44,6 +45,8 @@ from lampq_onnx.targets import Target
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
     from lampq_onnx.recognition import Recognition
+
+NO_LIMITS = GateLimits()
 
 
 def analyze(
@@ -165,7 +168,7 @@ def quantize(
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
         found = search.run()
         job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
-        report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs))
+        report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe))
         errors = search.reconstruction_errors(found.plan)
         baselines = {metric: job.baseline(search.baseline(found, metric), metric) for metric in output.baselines}
         report = report.model_copy(
@@ -246,6 +249,7 @@ def validate(
     reference_path: Path,
     images: ImageOptions,
     options: OutputOptions,
+    limits: GateLimits = NO_LIMITS,
     *,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Report | None:
@@ -253,6 +257,14 @@ def validate(
 
     Processes that torchrun starts share the images; torch is needed for that. The first one measures what is not a sum
     over images, and returns the report; the others return None.
+
+    Args:
+        model_path: the quantized file.
+        reference_path: the float file that it was made from.
+        images: with the validation images.
+        options: threads, and how latency is measured.
+        limits: of the gates; the report keeps them, and `gates_of` applies them.
+        progress: told of stages.
 
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
@@ -291,6 +303,7 @@ def validate(
             target=model.metadata_props.get(TARGET_KEY, "unknown"),
             threads=threads,
             clock=Clock(progress),
+            limits=limits,
             group=group,
         )
 
@@ -302,6 +315,12 @@ def _group() -> AbstractContextManager[Group]:
     from lampq_onnx.frontend.distributed import process_group
 
     return process_group("cpu")
+
+
+def recipe_limits(recipe: Recipe) -> GateLimits:
+    """The gates of `quantize`: what --gate-agreement says, and the agreement that a budget was given for."""
+    least = max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0)
+    return GateLimits(min_agreement=least or None)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -32,6 +32,8 @@ def layer_errors(
 ) -> dict[str, float]:
     """Relative L2 error of each layer's outputs, optimized kernel against unoptimized QDQ, both fed the same input.
 
+    An error that is not finite is infinite.
+
     Args:
         path: the quantized file. Of external data only one layer's are in memory at a time.
         layers: as `inspect_model` lists them.
@@ -55,7 +57,8 @@ def layer_errors(
                 raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
         scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
-        errors[layer.name] = float(np.linalg.norm(kernel - reference)) / scale
+        found = float(np.linalg.norm(kernel - reference)) / scale
+        errors[layer.name] = found if np.isfinite(found) else float("inf")  # NaN would compare as no error
     return errors
 
 
@@ -94,12 +97,11 @@ def _capture(
             probe.graph.output.append(helper.make_empty_tensor_value_info(name))
     options = session_options(threads, optimize=False)
     options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent.resolve()))
-    session = ort.InferenceSession(
-        probe.SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
-    found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
+    try:
+        session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
     found[model_input] = images
     return [np.asarray(found[name]) for name in names]
 
