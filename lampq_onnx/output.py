@@ -16,6 +16,7 @@ from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.converter.source import SOURCE_KEY, constants_sha256
 from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.options import OutputOptions
@@ -45,9 +46,10 @@ def write_quantized(
     Raises:
         LampqError: plan, weights and graph do not fit, or the file fails the check.
     """
+    source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
     conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
-    conversion.model.metadata_props.update(metadata or {})
+    conversion.model.metadata_props.update({SOURCE_KEY: source, **(metadata or {})})
     save_model(conversion.model, path)
     check_file(path)
     return conversion

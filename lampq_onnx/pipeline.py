@@ -217,6 +217,7 @@ def convert(
     from lampq_onnx.converter import load_model
     from lampq_onnx.converter.convert import require_runnable
     from lampq_onnx.converter.matching import fit_plan, names_layers
+    from lampq_onnx.converter.quantized_operators import require_float_file
     from lampq_onnx.importer import is_foreign, write_normal_form
     from lampq_onnx.output import write_quantized
     from lampq_onnx.runtime.environment import target_here
@@ -227,6 +228,7 @@ def convert(
     weights = {} if weights_path is None else load_weights(weights_path)
     with ExitStack() as stack:
         model = load_model(float_path)
+        require_float_file(model, float_path)
         if is_foreign(model) and not names_layers(model, plan):
             room = Path(stack.enter_context(TemporaryDirectory(prefix="lampq-")))
             float_path = write_normal_form(float_path, images, room / float_path.name)
@@ -270,6 +272,7 @@ def validate(
         LampqError: a file cannot be read, or the images do not fit it.
     """
     from lampq_onnx.checks import FilePair, check_files, share_accuracy
+    from lampq_onnx.comparable import ModelFile, require_comparable
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
     from lampq_onnx.metadata import TARGET_KEY, read_metadata
@@ -279,6 +282,7 @@ def validate(
     if images.validation is None:
         raise LampqError("no validation images", hint="give labelled images with --validation")
     model, reference = load_model(model_path), load_model(reference_path)
+    require_comparable(ModelFile(model, model_path), ModelFile(reference, reference_path))
     facts = read_metadata(reference, reference_path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     source = open_validation(images.validation, facts.task, facts.num_classes)

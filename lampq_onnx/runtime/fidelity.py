@@ -89,7 +89,8 @@ def _capture(
 ) -> list[npt.NDArray[np.float32]]:
     """Values of inner tensors, unoptimized."""
     probe = onnx.load(path, load_external_data=False)
-    model_input = probe.graph.input[0].name
+    constants = {tensor.name for tensor in probe.graph.initializer}  # old exporters list them as inputs
+    model_input = next(value.name for value in probe.graph.input if value.name not in constants)
     wanted = [name for name in dict.fromkeys(names) if name != model_input]
     present = {output.name for output in probe.graph.output}
     for name in wanted:

@@ -47,7 +47,11 @@ def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Ca
         runner = open_runner(probe, threads=threads)
 
         def run(images: Array) -> dict[str, Array]:
-            return dict(zip(names, runner.session.run(list(names), {runner.input: images}), strict=True))
+            try:
+                found = runner.session.run(list(names), {runner.input: images})
+            except Exception as error:  # onnxruntime's exceptions share no public base
+                raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
+            return dict(zip(names, found, strict=True))
 
         yield run
 
