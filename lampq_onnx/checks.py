@@ -12,8 +12,8 @@ from lampq_onnx.artifacts import BitPlan, Report
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.artifacts.report import Size
-from lampq_onnx.converter.inspect import QuantizedLayer
-from lampq_onnx.converter.model_file import file_bytes, file_sha256
+from lampq_onnx.converter.inspect import QuantizedLayer, broken_constants
+from lampq_onnx.converter.model_file import file_bytes, file_sha256, load_model
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
 from lampq_onnx.details import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.gates import problems_of
@@ -164,7 +164,7 @@ def check_files(
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
         limits=limits,
-        problems=problems_of(accuracy, fidelity, figures.broken_plain),
+        problems=problems_of(accuracy, fidelity, figures.broken_plain, broken_constants(load_model(files.quantized))),
         model_sha256=file_sha256(files.quantized),
         notes=(*slow, *_partial(group), *not_measured(accuracy, fidelity, latency)),
     )

@@ -17,9 +17,6 @@ from lampq_onnx.converter.source import SOURCE_KEY, constants_sha256
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.metadata import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY, read_task
 
-SAME_NUMBERS = 1e-4
-"""Difference of two sketches up to which layers hold the same float32 numbers; a little training moves them farther."""
-
 _NAMED = 3
 """Layers that a message names."""
 
@@ -155,28 +152,21 @@ def _require_same_facts(quantized: ModelFile, reference: ModelFile) -> None:
 
 
 def _require_same_source(quantized: ModelFile, reference: ModelFile) -> None:
-    """The constants that the quantized file says it was made from, else the weights of its layers."""
+    """The constants that the quantized file says it was made from; older files say the weights of their layers only."""
     source = quantized.model.metadata_props.get(SOURCE_KEY)
-    if source is not None and source == constants_sha256(reference.model):
+    found = None if source is None else constants_sha256(reference.model)
+    if source is not None and source == found:
         return
     plan = embedded_plan(quantized.model, quantized.path)
-    layers = [] if plan is None else [layer for layer in plan.layers.values() if layer.sketch]
-    if plan is not None and layers:
-        # The same weights in another export are the same model; any training since then shows.
-        others = other_layers(reference.model, plan, *(() if source is None else (SAME_NUMBERS,)))
-        if others:
-            more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-            raise LampqError(
-                f"{quantized.path} was not made from {reference.path}: {', '.join(others[:_NAMED])}{more} of its "
-                f"{len(layers)} layers have other weights there",
-                hint=OWN_FILE,
-            )
-    elif source is not None:
-        raise LampqError(
-            f"{quantized.path} was not made from {reference.path}: the constants of the file it was made from have the "
-            f"sha256 {source[:16]}..., and those of the reference {constants_sha256(reference.model)[:16]}...",
-            hint=OWN_FILE,
-        )
+    others = [] if plan is None else other_layers(reference.model, plan)
+    if plan is not None and others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        reason = f"{', '.join(others[:_NAMED])}{more} of its {len(plan.layers)} layers have other weights there"
+    elif source is not None and found is not None:
+        reason = f"its float file has constants of sha256 {source[:16]}..., the reference of {found[:16]}..."
+    else:
+        return
+    raise LampqError(f"{quantized.path} was not made from {reference.path}: {reason}", hint=OWN_FILE)
 
 
 def _differ(quantized: ModelFile, reference: ModelFile, own: str, other: str) -> LampqError:

@@ -83,6 +83,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
     asked = report.limits if limits is None else limits
     accuracy, fidelity = report.accuracy, report.fidelity
     codes = {problem.code for problem in report.problems}
+    broken = [problem.message for problem in report.problems if problem.code == "not-finite"]
     judged = fidelity.samples >= EXCESS_IMAGES or "kernels-add-error" in codes
     worst = f" ({fidelity.layer_worst})" if fidelity.layer_worst else ""
     return (
@@ -111,7 +112,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
             metric=f"images answered with {NOT_FINITE}",
             unit="images",
             measured=float(accuracy.broken),
-            shown=f"{accuracy.broken} of {accuracy.samples} images answered with {NOT_FINITE}",
+            shown="; ".join(broken) or f"{accuracy.broken} of {accuracy.samples} images answered with {NOT_FINITE}",
             limit=0,
             side="at most",
             passed=accuracy.broken == 0 and "not-finite" not in codes,
@@ -177,13 +178,19 @@ def require_gates(report: Report, limits: GateLimits | None = None) -> None:
         message += _worst_layers(report.layers)
     if len(asked) == len(failed):
         raise GateError(message, hint="give it more bits, or a better calibration set")
+    if any(gate.name == "finite answers" for gate in failed):
+        raise GateError(message, hint="check the weights of the float model for NaN, and quantize it again")
     raise GateError(message, hint="convert the plan for this machine (lampq-onnx convert --target auto)")
 
 
-def problems_of(accuracy: Accuracy, fidelity: Fidelity, broken_plain: int = 0) -> tuple[Problem, ...]:
+def problems_of(
+    accuracy: Accuracy, fidelity: Fidelity, broken_plain: int = 0, broken_constants: Sequence[str] = ()
+) -> tuple[Problem, ...]:
     """What is wrong with a file on the machine that measured it.
 
     Args:
+        accuracy, fidelity: what was measured.
+        broken_constants: constants of the file that hold NaN or infinity; QuantizeLinear may hide what they do.
         broken_plain: images that the file without optimizations answers with NaN or infinity.
     """
     found: list[tuple[ProblemCode, str, str | None]] = []
@@ -204,6 +211,9 @@ def problems_of(accuracy: Accuracy, fidelity: Fidelity, broken_plain: int = 0) -
                 None,
             )
         )
+    if broken_constants:
+        names = ", ".join(broken_constants[:3])
+        found.append(("not-finite", f"constants of the quantized file hold {NOT_FINITE}: {names}", None))
     if fidelity.layer_max is None:
         found.append(
             (

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter.sites import LinearSite, find_sites
 from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization.sketch import TOLERANCE, Sketch, from_text, same_weights, weight_sketch
+from lampq_onnx.quantization.sketch import Sketch, from_text, same_weights, weight_sketch
 
 SKETCH_KEY = "lampq_onnx.sketch"
 """Node metadata: sketch of the weights before equalization, where a file's own are no longer these."""
@@ -71,19 +71,18 @@ def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
     return FittedPlan(plan.model_copy(update={"layers": layers}), renamed)
 
 
-def other_layers(model: ir.Model, plan: BitPlan, tolerance: float = TOLERANCE) -> list[str]:
+def other_layers(model: ir.Model, plan: BitPlan) -> list[str]:
     """Layers of the plan whose weights the model does not have, by their sketches; layers without one do not count.
 
     Args:
         model: a float graph.
         plan: in the names of any file of the model.
-        tolerance: of `same_weights`.
     """
     sketches = [_sketch(site) for site in find_sites(model.graph)]
     return [
         name
         for name, layer in plan.layers.items()
-        if layer.sketch and not any(same_weights(layer.sketch, own, tolerance) for own in sketches)
+        if layer.sketch and not any(same_weights(layer.sketch, own) for own in sketches)
     ]
 
 

@@ -29,19 +29,14 @@ def weight_sketch(matrix: npt.NDArray[np.float32]) -> Sketch:
     return tuple(float(f"{value:.{DIGITS}g}") for value in (norm, *products))
 
 
-def same_weights(first: Sequence[float], second: Sequence[float], tolerance: float = TOLERANCE) -> bool:
-    """Whether two sketches are of one matrix, up to rounding.
-
-    Args:
-        first, second: the sketches.
-        tolerance: largest difference, relative to the norm.
-    """
+def same_weights(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two sketches are of one matrix, up to rounding."""
     if len(first) != len(second) or not first:
         return False
     (norm, *ours), (other, *theirs) = first, second
-    if abs(norm - other) > tolerance * max(norm, other):
+    if abs(norm - other) > TOLERANCE * max(norm, other):
         return False
-    return all(abs(a - b) <= tolerance for a, b in zip(ours, theirs, strict=True))
+    return all(abs(a - b) <= TOLERANCE for a, b in zip(ours, theirs, strict=True))
 
 
 def to_text(sketch: Sketch) -> str:
