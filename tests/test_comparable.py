@@ -91,6 +91,27 @@ def test_a_pair_that_belongs_together(pair: Path, tmp_path: Path) -> None:
     assert constants_sha256(load_model(tmp_path / "again.onnx")) == constants_sha256(reference)
 
 
+@pytest.mark.parametrize("batches", [(1, None), (None, 2), (1, 1)])
+def test_files_with_a_fixed_batch(pair: Path, tmp_path: Path, batches: tuple[int | None, int | None]) -> None:
+    def fixed(size: int | None) -> Change:
+        def change(model: onnx.ModelProto) -> None:
+            if size is not None:
+                model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+
+        return change
+
+    model = changed(pair / "model.onnx", tmp_path / "q.onnx", fixed(batches[0]))
+    reference = changed(pair / "float.onnx", tmp_path / "f.onnx", fixed(batches[1]))
+    code, _, err = validate(model, reference, pair, "--latency-batch", "2", "-o", tmp_path / "r.json")
+    assert code == 0, err
+    code, _, err = validate(pair / "model.onnx", pair / "float.onnx", pair, "-o", tmp_path / "free.json")
+    assert code == 0, err
+    found, free = (Report.load(tmp_path / name) for name in ("r.json", "free.json"))
+    assert found.accuracy.agreement == free.accuracy.agreement
+    assert found.accuracy.logit_sqnr_db == pytest.approx(free.accuracy.logit_sqnr_db, abs=0.1)
+    assert found.fidelity.layer_max == pytest.approx(free.fidelity.layer_max, abs=1e-6)
+
+
 def test_swapped_files(pair: Path) -> None:
     refused(pair / "float.onnx", pair / "model.onnx", pair, "swapped", "model.onnx is quantized", code=2)
 

@@ -18,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.runtime.sessions import batches_for, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime's option that says where the external data of a model in memory lie."""
@@ -96,13 +96,19 @@ def _capture(
     for name in wanted:
         if name not in present:
             probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    if not wanted:
+        return [images for _ in names]
     options = session_options(threads, optimize=False)
     options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent.resolve()))
     try:
         session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
+        parts = [session.run(wanted, {model_input: batch}) for batch in batches_for(session, images, str(path))]
+    except LampqError:
+        raise
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
+    joined = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    found = dict(zip(wanted, joined, strict=True))
     found[model_input] = images
     return [np.asarray(found[name]) for name in names]
 

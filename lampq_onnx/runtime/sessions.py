@@ -38,12 +38,8 @@ class Runner:
         Raises:
             LampqError: onnxruntime fails on the images, or the file does not answer each with floating-point numbers.
         """
-        if self.fixed_batch is None:
-            return self._run(images)
-        step = self.fixed_batch
-        if len(images) % step:
-            raise LampqError(f"{self.where} takes batches of {step} images and {len(images)} is no multiple of that")
-        return np.concatenate([self._run(images[i : i + step]) for i in range(0, len(images), step)])
+        found = [self._run(piece) for piece in batches_for(self.session, images, self.where)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         try:
@@ -76,6 +72,23 @@ def session_options(threads: int, *, optimize: bool = True) -> Any:
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options
+
+
+def batches_for(session: Any, images: npt.NDArray[np.float32], where: str) -> list[npt.NDArray[np.float32]]:
+    """Images (n, ...) in batches that a session takes: all at once, or as many as its file has fixed.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        LampqError: they cannot be divided into such batches.
+    """
+    size = session.get_inputs()[0].shape[0]
+    if not isinstance(size, int):
+        return [images]
+    if size < 1 or len(images) % size:
+        raise LampqError(f"{where} takes batches of {size} images and {len(images)} is no multiple of that")
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
