@@ -74,7 +74,7 @@ def _run(session: Any, pieces: list[npt.NDArray[np.float32]], path: Path) -> Non
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
 
 
-def _by_operator(profile: Path, runs: int, pieces: int) -> dict[str, tuple[float, int]]:
+def _by_operator(profile: Path, runs: int, pieces: int = 1) -> dict[str, tuple[float, int]]:
     """Operator -> median milliseconds a run, and nodes of the graph; the first `WARM_UP` runs are left out.
 
     Args:
