@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lampq_onnx.artifacts import BitPlan, LatencyTable, LayerPlan, Report, Sensitivities
     from lampq_onnx.data import Preprocessing
     from lampq_onnx.errors import GateError, LampqError, UsageError
+    from lampq_onnx.gates import gates_of, require_gates
     from lampq_onnx.recipe import Recipe
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     **dict.fromkeys(("BitPlan", "LatencyTable", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
     "Preprocessing": "lampq_onnx.data",
     "Recipe": "lampq_onnx.recipe",
+    **dict.fromkeys(("gates_of", "require_gates"), "lampq_onnx.gates"),
     **dict.fromkeys(("GateError", "LampqError", "UsageError"), "lampq_onnx.errors"),
 }
 
@@ -38,9 +40,11 @@ __all__ = [
     "allocate",
     "analyze",
     "convert",
+    "gates_of",
     "inspect",
     "probe",
     "quantize",
+    "require_gates",
     "validate",
 ]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Report, Sensitivities
+from lampq_onnx.errors import UsageError
 from lampq_onnx.options import EffortName, ImageOptions, OutputOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.recipe import Recipe, by_name, read_values, section
@@ -214,21 +215,35 @@ def validate(
     reference: str | Path,
     validation: str | Path,
     *,
+    max_drop: float | None = None,
+    gate_agreement: float | None = None,
+    min_agreement: float | None = None,
     progress: ProgressSink = NO_PROGRESS,
     **options: Any,
 ) -> Report | None:
     """Check a quantized file against its float file; None in processes of torchrun that only help.
 
+    A failing gate raises nothing: ask `gates_of` with the report, or have `require_gates` raise `GateError`.
+
     Args:
+        model: the quantized file.
+        reference: the float file that it was made from.
+        validation: images with labels.
+        max_drop: gate: largest drop of the task's score, in points.
+        gate_agreement: gate: smallest measured fraction of images on which both files agree.
+        min_agreement: its other name, as on the command line.
+        progress: told of stages.
         options: threads, latency_threads, latency_batch, latency_runs; mean, std and crop of other images.
 
     Raises:
-        UsageError, LampqError: a file cannot be read, or the images do not fit it.
+        UsageError, LampqError: a file cannot be read, the two do not belong together, or the images do not fit.
     """
     from lampq_onnx import pipeline
+    from lampq_onnx.gates import gate_limits
 
     form, images = _form({"validation": validation, **options})
-    return pipeline.validate(Path(model), Path(reference), images, form, progress=progress)
+    limits = gate_limits(max_drop, min_agreement if gate_agreement is None else gate_agreement)
+    return pipeline.validate(Path(model), Path(reference), images, form, limits, progress=progress)
 
 
 def inspect(model: str | Path) -> list[QuantizedLayer]:
@@ -244,6 +259,11 @@ def inspect(model: str | Path) -> list[QuantizedLayer]:
 
 def _form(options: Mapping[str, Any]) -> tuple[OutputOptions, ImageOptions]:
     values = by_name(options)
+    foreign = [name for part, own in values.items() if part not in ("output", "images") for name in own]
+    if foreign:
+        raise UsageError(
+            f"the option {foreign[0]!r} is not for this function", hint="it is one of quantize and analyze"
+        )
     return section("output", values), section("images", values)
 
 

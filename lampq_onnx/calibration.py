@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan
 from lampq_onnx.converter.convert import planned_sites
@@ -18,7 +18,7 @@ from lampq_onnx.metadata import read_metadata
 from lampq_onnx.options import DEFAULT_CALIBRATION_SIZE, ImageOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import available_cores
-from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.runtime.sessions import Runner, batches_for, open_runner
 
 BATCH = 8
 
@@ -74,13 +74,9 @@ def with_measured_ranges(
         wanted = [name for name in dict.fromkeys(inputs.values()) if name != feed]
         probe.graph.outputs.extend(values[name] for name in wanted if name not in present)
         save_model(probe, Path(room) / "probe.onnx")
-        session = ort.InferenceSession(
-            str(Path(room) / "probe.onnx"),
-            session_options(threads or available_cores()),
-            providers=["CPUExecutionProvider"],
-        )
+        runner = open_runner(Path(room) / "probe.onnx", threads=threads or available_cores())
         for batch in iter_batches(chosen, preprocessing, BATCH):
-            found = dict(zip(wanted, session.run(wanted, {feed: batch.images}), strict=True)) if wanted else {}
+            found = _values(runner, wanted, batch.images, path)
             found[feed or ""] = batch.images
             for name in missing:
                 array = found[inputs[name]]
@@ -94,3 +90,18 @@ def with_measured_ranges(
         measured = ActivationRange(low=lows[name], high=highs[name], method="minmax")
         layers[name] = layers[name].model_copy(update={"activation_range": measured})
     return plan.model_copy(update={"layers": layers})
+
+
+def _values(
+    runner: Runner, wanted: list[str], images: npt.NDArray[np.float32], path: Path
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Inner tensors on images (n, c, h, w)."""
+    if not wanted:
+        return {}
+    batches = batches_for(runner.session, images, str(path))
+    try:
+        parts = [runner.session.run(wanted, {runner.input: batch}) for batch in batches]
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot run {path} on images {list(images.shape)}: {str(error)[:500]}") from error
+    joined = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    return dict(zip(wanted, joined, strict=True))

@@ -10,11 +10,13 @@ import numpy as np
 
 from lampq_onnx.artifacts import BitPlan, Report
 from lampq_onnx.artifacts.details import Details
-from lampq_onnx.artifacts.report import Accuracy, Size
-from lampq_onnx.converter.inspect import QuantizedLayer
-from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.artifacts.gates import GateLimits
+from lampq_onnx.artifacts.report import Size
+from lampq_onnx.converter.inspect import QuantizedLayer, broken_constants
+from lampq_onnx.converter.model_file import file_bytes, file_sha256, load_model
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
 from lampq_onnx.details import ERROR_IMAGES, changed_answers, measure_output_errors
+from lampq_onnx.gates import problems_of
 from lampq_onnx.group import ALONE, Group
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock, ProgressSink
@@ -27,8 +29,8 @@ from lampq_onnx.tasks import TaskSpec
 from lampq_onnx.tasks.meters import meter_for
 from lampq_onnx.validation import (
     BATCH,
+    PairFigures,
     Simulation,
-    fidelity_problems,
     measure_accuracy,
     measure_fidelity,
     measure_latency,
@@ -70,7 +72,7 @@ def share_accuracy(
     *,
     simulation: Simulation | None = None,
     changes: ChangeMeter | None = None,
-) -> tuple[Accuracy, float, float | None, int]:
+) -> PairFigures:
     """This process's part of the accuracy, and the figures of all; see `measure_accuracy`.
 
     Args:
@@ -104,6 +106,7 @@ def check_files(
     target: str,
     threads: int,
     clock: Clock,
+    limits: GateLimits,
     simulation: Simulation | None = None,
     group: Group = ALONE,
 ) -> Report:
@@ -115,6 +118,7 @@ def check_files(
         target: name of the target the file was made for.
         threads: of the accuracy passes.
         clock: keeps the seconds.
+        limits: of the gates, for the report.
         simulation: the quantized model in PyTorch, where there is one.
         group: the processes that share the images; the others call `share_accuracy`.
 
@@ -122,14 +126,11 @@ def check_files(
         LampqError: a file does not load, or images and files do not fit.
     """
     changes = ChangeMeter() if files.task.kind == "classification" else None
-    accuracy, excess, simulation_excess, compared = share_accuracy(
-        files, threads, group, clock, simulation=simulation, changes=changes
-    )
+    figures = share_accuracy(files, threads, group, clock, simulation=simulation, changes=changes)
+    accuracy = figures.accuracy
     first = next(batches_of(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):
-        fidelity = measure_fidelity(
-            files.quantized, files.layers, first, excess, simulation_excess, compared, threads=threads
-        )
+        fidelity = measure_fidelity(files.quantized, files.layers, first, figures, threads=threads)
     batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
     with clock.stage("latency"):
         latency = measure_latency(
@@ -162,10 +163,8 @@ def check_files(
         environment=describe_environment(target),
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
-        notes=(
-            *fidelity_problems(fidelity),
-            *slow,
-            *_partial(group),
-            *not_measured(accuracy, fidelity, latency),
-        ),
+        limits=limits,
+        problems=problems_of(accuracy, fidelity, figures.broken_plain, broken_constants(load_model(files.quantized))),
+        model_sha256=file_sha256(files.quantized),
+        notes=(*slow, *_partial(group), *not_measured(accuracy, fidelity, latency)),
     )

@@ -20,8 +20,16 @@ class ErrorMeter:
         self._noise = 0.0
 
     def add(self, reference: Outputs, quantized: Outputs) -> None:
-        """Count a batch of outputs of any shape."""
+        """Count a batch of outputs of any shape.
+
+        Values that are NaN or infinite in the reference (masks) are left out. Values that are so in the quantized
+        outputs alone count as zeros, an error as large as the signal.
+        """
         reference, quantized = reference.astype(np.float64), quantized.astype(np.float64)
+        known = np.isfinite(reference)
+        if not known.all():
+            reference, quantized = np.where(known, reference, 0.0), np.where(known, quantized, 0.0)
+        quantized = np.where(np.isfinite(quantized), quantized, 0.0)
         self._signal += float((reference**2).sum())
         self._noise += float(((reference - quantized) ** 2).sum())
 

@@ -242,7 +242,12 @@ class BudgetOptions(Record):
     min_agreement: Annotated[
         float | None,
         Field(gt=0, lt=1),
-        Option("Least fraction of images with float's answer, as simulated plans predict it.", BUDGETS, example=0.95),
+        Option(
+            "Budget: smallest fraction of images with float's answer that simulated plans predict. quantize also "
+            "measures it (see --gate-agreement).",
+            BUDGETS,
+            example=0.95,
+        ),
     ] = None
 
     latency: Annotated[
@@ -345,8 +350,8 @@ class OutputOptions(Record):
         float,
         Field(ge=0, le=1),
         Option(
-            "Fail where the file gives fewer images float's first answer than this fraction; 0: never. What "
-            "--min-agreement asks for is a gate as well.",
+            "Gate: fail if the two models are measured to agree on fewer images than this fraction; 0: no gate. "
+            "A larger --min-agreement is used instead.",
             OUTPUT,
             shapes_file=False,
         ),

@@ -10,11 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.converter.source import SOURCE_KEY, constants_sha256
 from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.options import OutputOptions
@@ -44,9 +46,10 @@ def write_quantized(
     Raises:
         LampqError: plan, weights and graph do not fit, or the file fails the check.
     """
+    source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
     conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
-    conversion.model.metadata_props.update(metadata or {})
+    conversion.model.metadata_props.update({SOURCE_KEY: source, **(metadata or {})})
     save_model(conversion.model, path)
     check_file(path)
     return conversion
@@ -85,8 +88,17 @@ class QuantizedOutput:
         self._float = stage / FLOAT_FILE
         save_model(frontend.model, self._float)
 
-    def run(self, rounded: RoundedPlan, sensitivities: Sensitivities, metadata: Mapping[str, str]) -> Report:
-        """Write model.onnx and measure everything about it, but for what other stages add to the report."""
+    def run(
+        self, rounded: RoundedPlan, sensitivities: Sensitivities, metadata: Mapping[str, str], limits: GateLimits
+    ) -> Report:
+        """Write model.onnx and measure everything about it, but for what other stages add to the report.
+
+        Args:
+            rounded: plan and weights.
+            sensitivities: of the same model.
+            metadata: for the file.
+            limits: of the gates, for the report.
+        """
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
             conversion = self._convert(rounded, path, metadata)
@@ -107,6 +119,7 @@ class QuantizedOutput:
                 target=self._target.name,
                 threads=self._threads,
                 clock=self._clock,
+                limits=limits,
                 simulation=simulation,
             )
         return report.model_copy(
@@ -134,9 +147,7 @@ class QuantizedOutput:
             open_runner(file, threads=self._threads, answers=loaded.task.outputs) for file in (self._float, path)
         )
         meter = meter_for(loaded.task, self._validation, loaded.preprocessing)
-        accuracy, *_ = measure_accuracy(
-            first, second, None, None, self._batches(), total=len(self._validation), meter=meter
-        )
+        figures = measure_accuracy(first, second, None, None, self._batches(), total=len(self._validation), meter=meter)
         images = next(self._batches()).images
         latency = measure_latency(
             self._float,
@@ -147,7 +158,7 @@ class QuantizedOutput:
         )
         return Baseline(
             weight_average=bit_averages(rounded.plan, ()).weight_average,
-            accuracy=accuracy,
+            accuracy=figures.accuracy,
             quantized_bytes=file_bytes(path),
             latency=latency,
         )

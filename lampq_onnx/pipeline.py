@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import check_request, width_pairs
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.budgeting import require_inputs
 from lampq_onnx.cache import ArrayCache
 from lampq_onnx.errors import LampqError, UsageError
@@ -44,6 +45,8 @@ from lampq_onnx.targets import Target
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
     from lampq_onnx.recognition import Recognition
+
+NO_LIMITS = GateLimits()
 
 
 def analyze(
@@ -165,7 +168,7 @@ def quantize(
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
         found = search.run()
         job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
-        report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs))
+        report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe))
         errors = search.reconstruction_errors(found.plan)
         baselines = {metric: job.baseline(search.baseline(found, metric), metric) for metric in output.baselines}
         report = report.model_copy(
@@ -214,6 +217,7 @@ def convert(
     from lampq_onnx.converter import load_model
     from lampq_onnx.converter.convert import require_runnable
     from lampq_onnx.converter.matching import fit_plan, names_layers
+    from lampq_onnx.converter.quantized_operators import require_float_file
     from lampq_onnx.importer import is_foreign, write_normal_form
     from lampq_onnx.output import write_quantized
     from lampq_onnx.runtime.environment import target_here
@@ -224,6 +228,7 @@ def convert(
     weights = {} if weights_path is None else load_weights(weights_path)
     with ExitStack() as stack:
         model = load_model(float_path)
+        require_float_file(model, float_path)
         if is_foreign(model) and not names_layers(model, plan):
             room = Path(stack.enter_context(TemporaryDirectory(prefix="lampq-")))
             float_path = write_normal_form(float_path, images, room / float_path.name)
@@ -246,6 +251,7 @@ def validate(
     reference_path: Path,
     images: ImageOptions,
     options: OutputOptions,
+    limits: GateLimits = NO_LIMITS,
     *,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Report | None:
@@ -254,10 +260,19 @@ def validate(
     Processes that torchrun starts share the images; torch is needed for that. The first one measures what is not a sum
     over images, and returns the report; the others return None.
 
+    Args:
+        model_path: the quantized file.
+        reference_path: the float file that it was made from.
+        images: with the validation images.
+        options: threads, and how latency is measured.
+        limits: of the gates; the report keeps them, and `gates_of` applies them.
+        progress: told of stages.
+
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
     """
     from lampq_onnx.checks import FilePair, check_files, share_accuracy
+    from lampq_onnx.comparable import ModelFile, require_comparable
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
     from lampq_onnx.metadata import TARGET_KEY, read_metadata
@@ -267,6 +282,7 @@ def validate(
     if images.validation is None:
         raise LampqError("no validation images", hint="give labelled images with --validation")
     model, reference = load_model(model_path), load_model(reference_path)
+    require_comparable(ModelFile(model, model_path), ModelFile(reference, reference_path))
     facts = read_metadata(reference, reference_path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     source = open_validation(images.validation, facts.task, facts.num_classes)
@@ -291,6 +307,7 @@ def validate(
             target=model.metadata_props.get(TARGET_KEY, "unknown"),
             threads=threads,
             clock=Clock(progress),
+            limits=limits,
             group=group,
         )
 
@@ -302,6 +319,12 @@ def _group() -> AbstractContextManager[Group]:
     from lampq_onnx.frontend.distributed import process_group
 
     return process_group("cpu")
+
+
+def recipe_limits(recipe: Recipe) -> GateLimits:
+    """The gates of `quantize`: what --gate-agreement says, and the agreement that a budget was given for."""
+    least = max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0)
+    return GateLimits(min_agreement=least or None)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lampq_onnx.converter import load_model, save_model
+from lampq_onnx.converter.source import SOURCE_KEY
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, require_output_file, staging
 from lampq_onnx.frontend.threads import torch_threads
@@ -105,7 +106,7 @@ def _sha256(path: Path, *, whole: bool) -> str:
         digest = hashlib.sha256(path.read_bytes())
     else:
         model = load_model(path)
-        for key in (INPUTS_KEY, HASH_KEY):
+        for key in (INPUTS_KEY, HASH_KEY, SOURCE_KEY):  # older files lack the last one, which follows from the weights
             model.metadata_props.pop(key, None)
         with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
             bare = Path(folder, MODEL_FILE)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency, LayerReport, Report
+from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency, TopK
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Batch
 from lampq_onnx.error_meter import ErrorMeter
-from lampq_onnx.errors import GateError, UsageError
+from lampq_onnx.errors import UsageError
+from lampq_onnx.gates import EXCESS_IMAGES
 from lampq_onnx.group import ALONE, Group, own_items
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
@@ -27,18 +29,30 @@ BATCH = 32
 FIDELITY_IMAGES = 256
 """Images on which the unoptimized file and the simulation run as well; they are several times slower."""
 
-EXCESS_IMAGES = 64
-"""Fewest images on which an excess error counts: rounding flips alone move it by percents on a few images."""
-
 ACCURACY_IMAGES = 100
 """Fewer images than this deserve a word beside an accuracy."""
 
 LAYER_IMAGES = 4
 """Images whose activations the layers are compared on."""
 
-LAYER_BOUND = 1e-3
-EXCESS_BOUND = 0.05
-"""Bounds of the fidelity figures. Saturating kernels reach 1e-2 and 0.3; exact ones 1e-6 and a few percent of noise."""
+
+@dataclass(frozen=True)
+class PairFigures:
+    """What one pass over the validation images says of a quantized file.
+
+    Attributes:
+        accuracy: against the labels and the float file.
+        excess_error: error to the float file, optimized over unoptimized file, minus 1; None: not finite.
+        simulation_excess: the same of the simulation; None: there was none, or it is not finite.
+        compared: images that both excess errors were taken on.
+        broken_plain: images that the unoptimized file answers with NaN or infinity.
+    """
+
+    accuracy: Accuracy
+    excess_error: float | None
+    simulation_excess: float | None
+    compared: int
+    broken_plain: int = 0
 
 
 def measure_accuracy(
@@ -53,7 +67,7 @@ def measure_accuracy(
     group: Group = ALONE,
     changes: ChangeMeter | None = None,
     progress: ProgressSink = NO_PROGRESS,
-) -> tuple[Accuracy, float, float | None, int]:
+) -> PairFigures:
     """Stream the validation images once through all models.
 
     Args:
@@ -64,59 +78,94 @@ def measure_accuracy(
         group: the processes that share them; the figures are those of all.
         changes: also counts the labelled images that are answered differently.
 
+    An image that the quantized file answers with NaN or infinity counts as answered with zeros, and neither as right
+    nor as float's answer: every figure stays finite, and `Accuracy.broken` counts these images.
+
     Raises:
         UsageError: several processes, and another task than classification.
-
-    Returns:
-        accuracy, excess error of the optimized file, that of the simulation, and the images both were taken on.
+        LampqError: the float file answers with NaN or infinity, or the outputs do not fit the task.
     """
     whole = meter or ClassificationMeter()
     if group.size > 1 and not isinstance(whole, ClassificationMeter):
         raise UsageError("several processes share the validation of classification only", hint="run it in one process")
     fast, slow, simulated = ErrorMeter(), ErrorMeter(), ErrorMeter()
-    compared = 0
+    compared = broken = broken_plain = 0
     with progress.stage("validation", total) as advance:
         for batch in own_items(iter(batches), group):
-            wanted, got = reference(batch.images), quantized(batch.images)
+            wanted = reference(batch.images)
+            got, lost = _finite(quantized(batch.images))
+            broken += lost
             whole.add(wanted, got, batch)
             if changes is not None and batch.labels is not None:
                 changes.add(wanted, got, batch.labels, batch.start)
             if plain is not None and batch.start < FIDELITY_IMAGES:
                 compared += len(batch.images)
                 fast.add(wanted, got)
-                slow.add(wanted, plain(batch.images))
+                unoptimized, lost = _finite(plain(batch.images))
+                broken_plain += lost
+                slow.add(wanted, unoptimized)
                 if simulation is not None:
-                    simulated.add(wanted, simulation(batch.images))
+                    simulated.add(wanted, _finite(simulation(batch.images))[0])
             advance(batch.start + len(batch.images))
     if group.size > 1:
         assert isinstance(whole, ClassificationMeter)
         whole = whole.shared(group)
         fast, slow, simulated = (errors.shared(group) for errors in (fast, slow, simulated))
-        compared = int(group.sum(np.array([float(compared)]))[0])
-    excess = _excess(fast, slow) if plain is not None else 0.0
-    simulation_excess = _excess(simulated, slow) if simulation is not None and plain is not None else None
-    return whole.result(), excess, simulation_excess, compared
+        counts = group.sum(np.array([compared, broken, broken_plain], dtype=np.float64))
+        compared, broken, broken_plain = (int(count) for count in counts)
+    return PairFigures(
+        accuracy=_with_broken(whole.result(), broken),
+        excess_error=_excess(fast, slow) if plain is not None else 0.0,
+        simulation_excess=_excess(simulated, slow) if simulation is not None and plain is not None else None,
+        compared=compared,
+        broken_plain=broken_plain,
+    )
+
+
+def _finite(outputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
+    """The outputs (n, ...) with zeros for images that have NaN or infinity among theirs, and how many those are."""
+    whole = np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim)))
+    if whole.all():
+        return outputs, 0
+    found = np.where(whole.reshape(-1, *(1,) * (outputs.ndim - 1)), outputs, np.float32(0))
+    return found, int((~whole).sum())
+
+
+def _with_broken(accuracy: Accuracy, broken: int) -> Accuracy:
+    """The figures where ``broken`` images have no answer: the zeros in their place may be right by chance."""
+    if not broken:
+        return accuracy
+    most = 1 - broken / accuracy.samples
+    top5 = accuracy.quantized.top5
+    quantized = TopK(top1=min(accuracy.quantized.top1, most), top5=None if top5 is None else min(top5, most))
+    return accuracy.model_copy(
+        update={
+            "broken": broken,
+            "quantized": quantized,
+            "drop_points": 100 * (accuracy.float_.top1 - quantized.top1),
+            "agreement": min(accuracy.agreement, most),
+        }
+    )
 
 
 def measure_fidelity(
     model_path: Path,
     layers: Sequence[QuantizedLayer],
     images: npt.NDArray[np.float32],
-    excess: float,
-    simulation_excess: float | None,
-    samples: int,
+    figures: PairFigures,
     *,
     threads: int,
 ) -> Fidelity:
     """Layer errors of a file, joined with the figures of the whole model."""
     errors = layer_errors(model_path, layers, images[:LAYER_IMAGES], threads=threads)
     worst = max(errors, key=lambda name: errors[name], default=None)
+    largest = errors[worst] if worst is not None else 0.0
     return Fidelity(
-        layer_max=errors[worst] if worst is not None else 0.0,
+        layer_max=largest if np.isfinite(largest) else None,
         layer_worst=worst,
-        excess_error=excess,
-        simulation_excess=simulation_excess,
-        samples=samples,
+        excess_error=figures.excess_error,
+        simulation_excess=figures.simulation_excess,
+        samples=figures.compared,
     )
 
 
@@ -126,63 +175,6 @@ def measure_latency(
     """Sessions of their own, with the given threads, timed in turns."""
     first, second = (open_runner(path, threads=threads) for path in (reference, quantized))
     return compare_latency(first, second, images, threads=threads, runs=runs)
-
-
-def fidelity_problems(fidelity: Fidelity) -> list[str]:
-    """What is outside the bounds, in words; empty if nothing."""
-    problems = []
-    if fidelity.layer_max > LAYER_BOUND:
-        problems.append(
-            f"onnxruntime computes layer {fidelity.layer_worst} with a relative error of {fidelity.layer_max:.1e} "
-            f"(bound {LAYER_BOUND:.0e}): 8-bit weights saturate in its kernel on CPUs without VNNI"
-        )
-    if fidelity.samples >= EXCESS_IMAGES and fidelity.excess_error > EXCESS_BOUND:
-        problems.append(
-            f"onnxruntime's kernels add {100 * fidelity.excess_error:.0f} % to the error of the model "
-            f"(bound {100 * EXCESS_BOUND:.0f} %)"
-        )
-    return problems
-
-
-def apply_gates(report: Report, *, max_drop: float | None = None, min_agreement: float | None = None) -> None:
-    """Raise where the figures are outside the bounds; those of the fidelity always count.
-
-    Args:
-        report: what was measured.
-        max_drop: points of the task's score.
-        min_agreement: fraction of images with the same first answer.
-
-    Raises:
-        GateError: with every bound that failed.
-    """
-    accuracy = report.accuracy
-    failed = []
-    if max_drop is not None and accuracy.drop_points > max_drop:
-        failed.append(f"{accuracy.metric} drops by {accuracy.drop_points:.2f} points, more than {max_drop:g}")
-    if min_agreement is not None and accuracy.agreement < min_agreement:
-        failed.append(f"agreement with float is {accuracy.agreement:.4f}, less than {min_agreement:g}")
-    if failed:
-        raise GateError(
-            "the gate fails: " + "; ".join(failed) + _worst_layers(report.layers),
-            hint="give it more bits, or a better calibration set",
-        )
-    problems = fidelity_problems(report.fidelity)
-    if problems:
-        raise GateError(
-            "the file does not run on this machine as written: " + "; ".join(problems),
-            hint="convert the plan for this machine (--target auto)",
-        )
-
-
-def _worst_layers(layers: Sequence[LayerReport], count: int = 3) -> str:
-    """The layers whose outputs changed most, where that was measured; else those with the fewest bits."""
-    errors = {layer.name: e for layer in layers if (e := layer.reconstruction_error) is not None}
-    if errors:
-        worst = sorted(errors, key=lambda name: -errors[name])[:count]
-        return "; the layers that changed most: " + ", ".join(f"{name} ({errors[name]:.2g})" for name in worst)
-    narrow = sorted(layers, key=lambda layer: (layer.weight_bits, layer.activation_bits))[:count]
-    named = ", ".join(f"{layer.name} ({layer.weight_bits}/{layer.activation_bits} bits)" for layer in narrow)
-    return f"; the layers with the fewest bits: {named}" if named else ""
 
 
 def not_measured(accuracy: Accuracy, fidelity: Fidelity, latency: Latency) -> list[str]:
@@ -206,7 +198,8 @@ def not_measured(accuracy: Accuracy, fidelity: Fidelity, latency: Latency) -> li
     return found
 
 
-def _excess(subject: ErrorMeter, standard: ErrorMeter) -> float:
+def _excess(subject: ErrorMeter, standard: ErrorMeter) -> float | None:
+    """Error over the standard's, minus 1; None: the standard has no error, and the subject has."""
     if standard.relative_error == 0:
-        return 0.0 if subject.relative_error == 0 else float("inf")
+        return 0.0 if subject.relative_error == 0 else None
     return subject.relative_error / standard.relative_error - 1

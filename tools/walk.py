@@ -30,7 +30,7 @@ TOOLS = REPOSITORY / "tools"
 BLOCK_LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 MODEL_WORDS = [TIMM_MODEL, "--checkpoint", f"own/{CHECKPOINT}"]
 MODEL_WORDS += [word for key, value in TIMM_ARGS.items() for word in ("--model-arg", f"{key}={value}")]
-GATE = ["--validation", "own/validation", "--max-drop", "2", "--min-agreement", "0.9"]
+GATE = ["--validation", "own/validation", "--max-drop", "2", "--gate-agreement", "0.9"]
 
 
 def install(folder: Path) -> list[Step]:

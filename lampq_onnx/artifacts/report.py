@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.details import Details
+from lampq_onnx.artifacts.gates import GateLimits, Problem
 
 
 class TopK(Record):
@@ -34,6 +35,11 @@ class Accuracy(Record):
     agreement: float = Field(description="fraction of images (pixels, detections) with the same answer")
     logit_sqnr_db: float | None = Field(description="10 log10(|y|^2 / |y - y_q|^2); null when the error is zero")
     kl: float = Field(description="mean KL(float || quantized) in nats")
+    broken: int = Field(
+        default=0,
+        description="images that the quantized file answers with NaN or infinity; they count as answered with zeros, "
+        "and never as right or as the same",
+    )
     scores: dict[str, tuple[float | None, float]] = Field(
         default_factory=dict, description="further scores: name -> (float, quantized); null where float is the truth"
     )
@@ -77,9 +83,13 @@ class Latency(Record):
 class Fidelity(Record):
     """Does onnxruntime compute what the QDQ graph says, and what the simulation said?"""
 
-    layer_max: float = Field(description="largest relative error of a layer, kernel against reference QDQ, same input")
+    layer_max: float | None = Field(
+        description="largest relative error of a layer, kernel against reference QDQ, same input; null: not finite"
+    )
     layer_worst: str | None
-    excess_error: float = Field(description="error to float, optimized over unoptimized file, minus 1")
+    excess_error: float | None = Field(
+        description="error to float, optimized over unoptimized file, minus 1; null: not finite"
+    )
     simulation_excess: float | None = Field(description="the same, simulation over unoptimized file; null: not run")
     samples: int
 
@@ -172,4 +182,9 @@ class Report(Artifact):
     environment: Environment
     layers: tuple[LayerReport, ...]
     details: Details | None = Field(default=None, description="where error and time go; null: not measured")
+    limits: GateLimits = Field(default=GateLimits(), description="what the gates were; `gates_of` applies them")
+    problems: tuple[Problem, ...] = Field(default=(), description="what is wrong with the file on this machine")
+    model_sha256: str | None = Field(
+        default=None, description="of the quantized file and its external data; null in older reports"
+    )
     notes: tuple[str, ...] = Field(default=(), description="what was not measured or deserves attention")

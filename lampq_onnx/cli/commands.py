@@ -53,7 +53,7 @@ def quantize(
     from lampq_onnx.cli.recognition import print_recognition
     from lampq_onnx.cli.tables import print_report
     from lampq_onnx.errors import UsageError
-    from lampq_onnx.validation import apply_gates
+    from lampq_onnx.gates import require_gates
 
     recipe = Recipe.build(override(values, "model", name=model))
     if dry_run:
@@ -63,7 +63,7 @@ def quantize(
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
     report = pipeline.quantize(recipe, output, progress=terminal_progress(), cache=ArrayCache.of_user(), force=force)
     print_report(report, output)
-    apply_gates(report, min_agreement=max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0))
+    require_gates(report)
 
 
 @with_options("model", "images", "analysis", "rounding", "--threads", without=("--validation",))

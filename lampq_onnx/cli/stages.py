@@ -119,34 +119,48 @@ def validate(
         typer.Option(help="The float file; default: float.onnx in the same folder.", show_default=False),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Fail if top-1 drops by more points.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Gate: fail if the task's score (top-1, AP, ...) drops by more than this many points.",
+            show_default=False,
+        ),
     ] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Fail below this fraction.", show_default=False)
+    gate_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--gate-agreement",
+            "--min-agreement",
+            help="Gate: fail if the two files are measured to agree on a smaller fraction of images. "
+            "(--min-agreement of allocate and quantize is a budget, which is met by prediction.)",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Also write a report.json, and the page beside it.", show_default=False),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option(help="Also write the gates as JUnit XML, for pipelines.", show_default=False)
+        Path | None, typer.Option(help="Also write the gates as JUnit XML, passed or failed.", show_default=False)
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Also write Markdown, for a pull request.", show_default=False)
+        Path | None, typer.Option(help="Also write the gates as Markdown, for a pull request.", show_default=False)
     ] = None,
     values: Values,
 ) -> None:
-    """Check accuracy, fidelity and latency of a file against the float one; exits with 1 where a gate fails."""
+    """Check accuracy, fidelity and latency of a file against the float one.
+
+    Exits with 1 if a gate fails; the report, JUnit and Markdown are written all the same, and say FAIL.
+    """
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
     from lampq_onnx.files import FLOAT_FILE, require_output_file, write_atomic
-    from lampq_onnx.gates import gates_of
-    from lampq_onnx.gates import junit as gates_junit
-    from lampq_onnx.gates import markdown as gates_markdown
+    from lampq_onnx.gate_files import junit as gates_junit
+    from lampq_onnx.gate_files import markdown as gates_markdown
+    from lampq_onnx.gates import gate_limits, require_gates
     from lampq_onnx.html import write_report
-    from lampq_onnx.validation import apply_gates
 
+    limits = gate_limits(max_drop, gate_agreement)
     for path in (output, junit, summary):
         if path is not None:
             require_output_file(path)
@@ -156,18 +170,17 @@ def validate(
     images = section("images", values)
     if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    report = pipeline.validate(model, against, images, section("output", values), progress=terminal_progress())
+    report = pipeline.validate(model, against, images, section("output", values), limits, progress=terminal_progress())
     if report is None:
         return  # another process prints
     if output is not None:
         report.save(output)
         write_report(report, output.with_suffix(".html"))
-    gates = gates_of(report, max_drop=max_drop, min_agreement=min_agreement)
     for path, text in ((junit, gates_junit), (summary, gates_markdown)):
         if path is not None:
-            write_atomic(path, text(report, gates, model.name).encode())
+            write_atomic(path, text(report, model.name).encode())
     print_summary(report)
-    apply_gates(report, max_drop=max_drop, min_agreement=min_agreement)
+    require_gates(report)
 
 
 def inspect(

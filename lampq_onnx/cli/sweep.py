@@ -51,10 +51,14 @@ def sweep(
     """Quantize to many budgets on one analysis, and compare: sweep.html, sweep.json and sweep.csv.
 
     Finished points are kept in the output folder: a stopped sweep goes on where it was, and --pick alone takes seconds.
+    Exits with 1 if the picked file fails a gate (--gate-agreement).
     """
+    from lampq_onnx.artifacts import Report
     from lampq_onnx.cache import ArrayCache
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sweep
+    from lampq_onnx.files import REPORT_FILE
+    from lampq_onnx.gates import require_gates
     from lampq_onnx.sweep import DEFAULT_METRICS, parse_bits, parse_pick
     from lampq_onnx.sweep.run import sweep as run
 
@@ -75,3 +79,5 @@ def sweep(
         cache=ArrayCache.of_user(),
     )
     print_sweep(found, output)
+    if found.picked is not None:
+        require_gates(Report.load(output / REPORT_FILE))

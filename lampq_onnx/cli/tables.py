@@ -14,6 +14,7 @@ from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
 from lampq_onnx.files import OUTPUT_FILES
+from lampq_onnx.gates import failed_gates, gates_of, verdict_line
 
 if TYPE_CHECKING:
     from lampq_onnx.allocation import FormSolution, Solution
@@ -132,8 +133,8 @@ def print_summary(report: Report) -> None:
     rows.append(
         (
             "fidelity",
-            f"worst layer {fidelity.layer_max:.1e}; error of the model against its plain QDQ arithmetic: "
-            f"kernels {100 * fidelity.excess_error:+.1f} %{simulation} (n = {fidelity.samples})",
+            f"worst layer {_or_not_finite(fidelity.layer_max, '.1e')}; error of the model against its plain QDQ "
+            f"arithmetic: kernels {_or_not_finite(fidelity.excess_error, '+.1%')}{simulation} (n = {fidelity.samples})",
         )
     )
     for row in rows:
@@ -141,6 +142,19 @@ def print_summary(report: Report) -> None:
     out.print(table)
     for note in report.notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
+    _print_gates(out, report)
+
+
+def _print_gates(out: Console, report: Report) -> None:
+    """PASS or FAIL, and why."""
+    gates = gates_of(report)
+    for problem in report.problems:
+        out.print(f"[red]problem:[/] {escape(problem.message)}")
+    out.print(f"[bold {'red' if failed_gates(gates) else 'green'}]{escape(verdict_line(gates))}[/]")
+
+
+def _or_not_finite(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _further_scores(accuracy: Accuracy) -> list[tuple[str, str]]:

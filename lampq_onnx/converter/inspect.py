@@ -24,6 +24,8 @@ _TYPE_BITS = {
     ir.DataType.UINT16: 16,
 }
 
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+
 
 @dataclass(frozen=True)
 class QuantizedLayer:
@@ -67,6 +69,18 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
             first = layers.get(unit)
             layers[unit] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
     return list(layers.values())
+
+
+def broken_constants(model: ir.Model) -> list[str]:
+    """Names of constants that hold NaN or infinity; minus infinity is allowed, which masks hold."""
+    found = []
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in _FLOATS:
+            numbers = tensor.numpy()
+            if np.isnan(numbers).any() or np.isposinf(numbers).any():
+                found.append(name)
+    return found
 
 
 def _scaling(node: ir.Node) -> ir.Node | None:

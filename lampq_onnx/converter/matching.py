@@ -71,6 +71,21 @@ def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
     return FittedPlan(plan.model_copy(update={"layers": layers}), renamed)
 
 
+def other_layers(model: ir.Model, plan: BitPlan) -> list[str]:
+    """Layers of the plan whose weights the model does not have, by their sketches; layers without one do not count.
+
+    Args:
+        model: a float graph.
+        plan: in the names of any file of the model.
+    """
+    sketches = [_sketch(site) for site in find_sites(model.graph)]
+    return [
+        name
+        for name, layer in plan.layers.items()
+        if layer.sketch and not any(same_weights(layer.sketch, own) for own in sketches)
+    ]
+
+
 def _sketch(site: LinearSite) -> Sketch:
     text = site.node.metadata_props.get(SKETCH_KEY)
     return weight_sketch(site.matrix()) if text is None else from_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def file_bytes(path: Path) -> int:
     """Size on disk with external data."""
     data = path.with_name(path.name + ".data")
     return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file and of the external data beside it."""
+    data = path.with_name(path.name + ".data")
+    digest = hashlib.sha256()
+    for part in (path, data) if data.exists() else (path,):
+        with part.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _short(error: Exception) -> str:

@@ -9,6 +9,7 @@ from lampq_onnx.artifacts import Report, Sensitivities
 from lampq_onnx.artifacts.details import AnswerChanges, OperatorTimes, OutputErrors
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.files import write_atomic
+from lampq_onnx.gates import failed_gates, gates_of, verdict_line
 from lampq_onnx.html import figures as draw
 from lampq_onnx.html.advice import advise
 from lampq_onnx.html.page import render
@@ -22,7 +23,7 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
     Args:
         sensitivities: of the same model; names what single layers would gain.
     """
-    details = report.details
+    details, gates = report.details, gates_of(report)
     plots = draw.present(
         draw.bit_map(report.layers),
         draw.sensitivities(report.layers),
@@ -34,7 +35,10 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
         "report.html",
         plots,
         {
-            "title": f"{report.model}: quantization report",
+            "title": f"{'FAIL' if failed_gates(gates) else 'PASS'} {report.model}: quantization report",
+            "gates": gates,
+            "failed": failed_gates(gates),
+            "gate_line": verdict_line(gates),
             "report": report,
             "verdict": verdict(report),
             "comparison": _comparison(report),

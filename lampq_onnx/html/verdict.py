@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lampq_onnx.artifacts import Report
+from lampq_onnx.gates import failed_gates, gates_of
 
 UNIFORM = "uniform"
 
@@ -25,7 +26,7 @@ class Verdict:
 
     Attributes:
         tone: good: no loss that the images can tell from chance (two standard errors); warn: a loss, and half of the
-            score or more is kept; bad: less, or kernels that do not compute what the file says.
+            score or more is kept; bad: less, or a gate fails.
     """
 
     line: str
@@ -37,6 +38,7 @@ def verdict(report: Report) -> Verdict:
     """Accuracy, size and speed against float, and against uniform bits where those were measured."""
     accuracy, size, latency = report.accuracy, report.size, report.latency
     drop, spread = accuracy.drop_points, accuracy.standard_error_points
+    failed = failed_gates(gates_of(report))
     ruined = accuracy.quantized.top1 < accuracy.float_.top1 / 2
     told = drop > 2 * spread
     smaller = size.float_bytes / size.quantized_bytes
@@ -57,10 +59,9 @@ def verdict(report: Report) -> Verdict:
         _speed(latency.speedup),
     ]
     line = ", ".join(parts) + ". " + _against_uniform(report)
-    problems = [note for note in report.notes if note.startswith("onnxruntime")]
-    if problems:
-        line += " The file does not run on this machine as written; see the notes."
-    tone: Literal["good", "warn", "bad"] = "bad" if ruined or problems else "warn" if told else "good"
+    if report.problems:
+        line += " The file does not run on this machine as written; see below."
+    tone: Literal["good", "warn", "bad"] = "bad" if ruined or failed else "warn" if told else "good"
     return Verdict(line, tone, _tiles(report))
 
 

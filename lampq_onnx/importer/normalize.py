@@ -13,6 +13,7 @@ import onnxscript.version_converter
 
 from lampq_onnx.converter.model_file import load_model
 from lampq_onnx.converter.passes.base import CountingPass
+from lampq_onnx.converter.quantized_operators import require_float_file
 from lampq_onnx.errors import LampqError
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
@@ -21,7 +22,6 @@ from lampq_onnx.importer.merge_qkv import MergeQKV
 from lampq_onnx.importer.plain_layers import PlainLayers
 from lampq_onnx.importer.refusals import (
     image_input,
-    require_float_file,
     require_no_control_flow,
     require_opset,
 )

@@ -13,24 +13,8 @@ LEAST_OPSET = 13
 MOST_OPSET = 23
 """The newest whose changes to operators are known here."""
 
-_QUANTIZED = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"])
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
-
-def require_float_file(model: ir.Model, path: Path) -> None:
-    """No quantized operators.
-
-    Raises:
-        LampqError: names the first one.
-    """
-    for node in model.graph.all_nodes():
-        own = node.op_type in _QUANTIZED or node.op_type.startswith(("QLinear", "QAttention", "QGemm"))
-        if own or node.op_type in ("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"):
-            raise LampqError(
-                f"{path} is quantized already: node {label(node)} is a {node.op_type}",
-                hint="give the float model that it was made from",
-            )
 
 
 def require_opset(model: ir.Model, path: Path) -> None:

@@ -18,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.runtime.sessions import batches_for, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime's option that says where the external data of a model in memory lie."""
@@ -31,6 +31,8 @@ def layer_errors(
     path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
 ) -> dict[str, float]:
     """Relative L2 error of each layer's outputs, optimized kernel against unoptimized QDQ, both fed the same input.
+
+    An error that is not finite is infinite.
 
     Args:
         path: the quantized file. Of external data only one layer's are in memory at a time.
@@ -55,7 +57,8 @@ def layer_errors(
                 raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
         scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
-        errors[layer.name] = float(np.linalg.norm(kernel - reference)) / scale
+        found = float(np.linalg.norm(kernel - reference)) / scale
+        errors[layer.name] = found if np.isfinite(found) else float("inf")  # NaN would compare as no error
     return errors
 
 
@@ -86,20 +89,26 @@ def _capture(
 ) -> list[npt.NDArray[np.float32]]:
     """Values of inner tensors, unoptimized."""
     probe = onnx.load(path, load_external_data=False)
-    model_input = probe.graph.input[0].name
+    constants = {tensor.name for tensor in probe.graph.initializer}  # old exporters list them as inputs
+    model_input = next(value.name for value in probe.graph.input if value.name not in constants)
     wanted = [name for name in dict.fromkeys(names) if name != model_input]
     present = {output.name for output in probe.graph.output}
     for name in wanted:
         if name not in present:
             probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    if not wanted:
+        return [images for _ in names]
     options = session_options(threads, optimize=False)
     options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent.resolve()))
-    session = ort.InferenceSession(
-        probe.SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
-    found = dict(zip(wanted, session.run(wanted, {model_input: images}), strict=True)) if wanted else {}
+    try:
+        session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        parts = [session.run(wanted, {model_input: batch}) for batch in batches_for(session, images, str(path))]
+    except LampqError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
+    joined = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    found = dict(zip(wanted, joined, strict=True))
     found[model_input] = images
     return [np.asarray(found[name]) for name in names]
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from lampq_onnx.artifacts.details import OperatorTime, OperatorTimes
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
 
@@ -33,10 +33,15 @@ def operator_times(
     """
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
         sessions = [_profiled(path, Path(room) / str(i), threads) for i, path in enumerate((reference, quantized))]
+        files = (reference, quantized)
+        batches = [batches_for(session, images, str(path)) for session, path in zip(sessions, files, strict=True)]
         for _ in range(WARM_UP + runs):
-            for session in sessions:
-                session.run(None, {session.get_inputs()[0].name: images})
-        first, second = (_by_operator(Path(session.end_profiling()), WARM_UP + runs) for session in sessions)
+            for session, pieces, path in zip(sessions, batches, files, strict=True):
+                _run(session, pieces, path)
+        first, second = (
+            _by_operator(Path(session.end_profiling()), WARM_UP + runs, len(pieces))
+            for session, pieces in zip(sessions, batches, strict=True)
+        )
     rows = [
         OperatorTime(
             operator=name,
@@ -61,8 +66,22 @@ def _profiled(path: Path, prefix: Path, threads: int) -> Any:
         raise LampqError(f"onnxruntime cannot load {path}: {str(error).strip()[:500]}") from error
 
 
-def _by_operator(profile: Path, runs: int) -> dict[str, tuple[float, int]]:
-    """Operator -> median milliseconds a run, and nodes a run; the first `WARM_UP` runs are left out."""
+def _run(session: Any, pieces: list[npt.NDArray[np.float32]], path: Path) -> None:
+    try:
+        for piece in pieces:
+            session.run(None, {session.get_inputs()[0].name: piece})
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
+
+
+def _by_operator(profile: Path, runs: int, pieces: int = 1) -> dict[str, tuple[float, int]]:
+    """Operator -> median milliseconds a run, and nodes of the graph; the first `WARM_UP` runs are left out.
+
+    Args:
+        profile: that onnxruntime wrote.
+        runs: in it.
+        pieces: batches that each run consists of.
+    """
     events = [e for e in json.loads(profile.read_text(encoding="utf-8")) if e.get("cat") == "Node"]
     nodes = len(events) // runs
     if nodes == 0 or len(events) % runs:
@@ -74,5 +93,5 @@ def _by_operator(profile: Path, runs: int) -> dict[str, tuple[float, int]]:
         name = event["args"]["op_name"]
         times[name][run] += event["dur"] / 1e3
         counts[name] += run == 0
-    found = {name: (round(float(np.median(own[WARM_UP:])), 6), counts[name]) for name, own in times.items()}
+    found = {name: (round(float(np.median(own[WARM_UP:])), 6), counts[name] // pieces) for name, own in times.items()}
     return defaultdict(lambda: (0.0, 0), found)

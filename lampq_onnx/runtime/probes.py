@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lampq_onnx.converter.model_file import load_model, save_model
 from lampq_onnx.error_meter import ErrorMeter
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import open_runner
+from lampq_onnx.runtime.sessions import batches_for, open_runner
 
 Array = npt.NDArray[np.float32]
 
@@ -47,7 +47,13 @@ def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Ca
         runner = open_runner(probe, threads=threads)
 
         def run(images: Array) -> dict[str, Array]:
-            return dict(zip(names, runner.session.run(list(names), {runner.input: images}), strict=True))
+            batches = batches_for(runner.session, images, str(path))
+            try:
+                parts = [runner.session.run(list(names), {runner.input: batch}) for batch in batches]
+            except Exception as error:  # onnxruntime's exceptions share no public base
+                raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
+            found = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+            return dict(zip(names, found, strict=True))
 
         yield run
 

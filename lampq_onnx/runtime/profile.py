@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
 EXTERNAL_BYTES = "1024"
@@ -68,13 +68,17 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
         try:
             session = ort.InferenceSession(str(_named(path, Path(folder))), options, providers=["CPUExecutionProvider"])
             name = session.get_inputs()[0].name
+            pieces = batches_for(session, images, str(path))
             for _ in range(WARM_UP + runs):
-                session.run(None, {name: images})
+                for piece in pieces:
+                    session.run(None, {name: piece})
+        except LampqError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         graph = onnx.load(optimized, load_external_data=False).graph
-    times = _medians(events, runs)
+    times = {key: time * len(pieces) for key, time in _medians(events, runs * len(pieces)).items()}
     operators: defaultdict[str, float] = defaultdict(float)
     for (_, operator), time in times.items():
         operators[operator] += time

@@ -19,25 +19,47 @@ SILENT = 3
 
 @dataclass(frozen=True)
 class Runner:
-    """A session, the names of its image input and its outputs, and those of the outputs that answer, in order."""
+    """A session, the names of its image input and its outputs, and those of the outputs that answer, in order.
+
+    Attributes:
+        where: the file, for messages.
+    """
 
     session: Any
     input: str
     outputs: tuple[str, ...]
     fixed_batch: int | None
     answers: tuple[str, ...]
+    where: str = "the model"
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Outputs for a batch (n, c, h, w), joined; files with a fixed batch are fed in pieces of it."""
-        if self.fixed_batch is None:
-            return self._run(images)
-        step = self.fixed_batch
-        if len(images) % step:
-            raise LampqError(f"the file takes batches of {step} images and {len(images)} is no multiple of that")
-        return np.concatenate([self._run(images[i : i + step]) for i in range(0, len(images), step)])
+        """Outputs for a batch (n, c, h, w), joined; files with a fixed batch are fed in pieces of it.
+
+        Raises:
+            LampqError: onnxruntime fails on the images, or the file does not answer each with floating-point numbers.
+        """
+        found = [self._run(piece) for piece in batches_for(self.session, images, self.where)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        found = self.session.run(list(self.answers), {self.input: images})
+        try:
+            found = self.session.run(list(self.answers), {self.input: images})
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise LampqError(
+                f"onnxruntime cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
+            ) from error
+        for name, values in zip(self.answers, found, strict=True):
+            if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+                kind = values.dtype.name if isinstance(values, np.ndarray) else type(values).__name__
+                raise LampqError(f"{self.where}: the output {name} is of type {kind}, not of floating-point numbers")
+            if values.shape[:1] != images.shape[:1]:
+                raise LampqError(
+                    f"{self.where}: the output {name} has the shape {list(values.shape)} for {len(images)} images",
+                    hint="the first dimension has to be that of the images",
+                )
+        if len({values.shape[:-1] for values in found}) > 1:
+            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in zip(self.answers, found, strict=True))
+            raise LampqError(f"{self.where}: the outputs cannot be joined along their last axis: {shapes}")
         return np.asarray(found[0]) if len(found) == 1 else np.concatenate(found, axis=-1)
 
 
@@ -50,6 +72,23 @@ def session_options(threads: int, *, optimize: bool = True) -> Any:
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options
+
+
+def batches_for(session: Any, images: npt.NDArray[np.float32], where: str) -> list[npt.NDArray[np.float32]]:
+    """Images (n, ...) in batches that a session takes: all at once, or as many as its file has fixed.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        LampqError: they cannot be divided into such batches.
+    """
+    size = session.get_inputs()[0].shape[0]
+    if not isinstance(size, int):
+        return [images]
+    if size < 1 or len(images) % size:
+        raise LampqError(f"{where} takes batches of {size} images and {len(images)} is no multiple of that")
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
@@ -75,11 +114,20 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
-        raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes}")
+        raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes or 'nothing'}")
+    if inputs[0].type != "tensor(float)":
+        raise LampqError(
+            f"{where} takes images of type {inputs[0].type}, and float32 images are fed",
+            hint="export it with a float32 input",
+        )
+    if any(isinstance(d, int) and d < 1 for d in inputs[0].shape):
+        raise LampqError(f"{where} takes images of shape {inputs[0].shape}, which no image has")
     outputs = tuple(output.name for output in session.get_outputs())
     missing = [name for name in answers if name not in outputs]
     if missing and len(answers) > 1:
         raise LampqError(f"{where} has no output {missing[0]} (it has: {', '.join(outputs)})")
+    if not outputs:
+        raise LampqError(f"{where} has no output")
     batch = inputs[0].shape[0]
     return Runner(
         session=session,
@@ -87,6 +135,7 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         outputs=outputs,
         fixed_batch=batch if isinstance(batch, int) else None,
         answers=outputs[:1] if missing or not answers else tuple(answers),
+        where=where,
     )
 
 

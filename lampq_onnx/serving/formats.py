@@ -8,10 +8,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lampq_onnx.comparable import ModelFile, require_quantized
 from lampq_onnx.converter.model_file import load_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import MODEL_FILE, require_writable
 from lampq_onnx.metadata import MODEL_KEY
+from lampq_onnx.serving.measured import require_measured
 from lampq_onnx.serving.openvino_ir import to_openvino
 from lampq_onnx.serving.ort_format import to_ort
 from lampq_onnx.serving.source import Source, staged_folder
@@ -48,12 +50,16 @@ def package(source: Path, form: str, output: Path | None = None) -> Packaged:
 
     Raises:
         UsageError: unknown form, or the output exists.
-        LampqError: no such file, a package is missing, or the form cannot hold the model.
+        LampqError: no such file, it is not quantized, it is not the one that the folder's report was measured on, a
+            package is missing, or the form cannot hold the model.
     """
     if form not in FORMATS:
         raise UsageError(f"unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
     path = source / MODEL_FILE if source.is_dir() else source
     model = load_model(path)
+    require_quantized(ModelFile(model, path))
+    if source.is_dir():
+        require_measured(source)
     target = output or path.parent / form
     if target.exists():
         raise UsageError(f"{target} exists already", hint="remove it, or name another folder with --output")

@@ -54,11 +54,17 @@ class Pick:
     largest: bool
 
     def choose(self, points: Sequence[SweepPoint]) -> SweepPoint:
-        """The best point; of equally good ones the one with the smaller KL.
+        """The best point; of equally good ones the one with the smaller KL. Points with broken answers do not count.
 
         Raises:
             LampqError: no point meets the conditions; the message names the nearest one.
         """
+        points = sound_points(points)
+        if not points:
+            raise LampqError(
+                "no point can be picked: every file answers with NaN or infinity",
+                hint="check the float model's weights",
+            )
         inside = [point for point in points if all(bound.excess(point) <= 0 for bound in self.bounds)]
         if not inside:
             bound = next(b for b in self.bounds if all(b.excess(p) > 0 for p in points) or b is self.bounds[-1])
@@ -106,10 +112,15 @@ def _misread(text: str, reason: str) -> UsageError:
     )
 
 
+def sound_points(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """Points whose file answers every image with finite numbers."""
+    return tuple(point for point in points if not point.accuracy.broken)
+
+
 def pareto_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
-    """Points that no other one beats in size and KL both, smallest first."""
+    """Sound points that no other one beats in size and KL both, smallest first."""
     front: list[SweepPoint] = []
-    for point in sorted(points, key=lambda p: (p.measured.quantized_bytes, p.accuracy.kl)):
+    for point in sorted(sound_points(points), key=lambda p: (p.measured.quantized_bytes, p.accuracy.kl)):
         if not front or point.accuracy.kl < front[-1].accuracy.kl:
             front.append(point)
     return tuple(front)

@@ -189,6 +189,7 @@ class SweepRun:
             target=self._target.name,
             threads=self._threads,
             clock=self._clock,
+            limits=pipeline.recipe_limits(self._recipe),
         )
         others = {
             metric: other.measured

@@ -167,7 +167,10 @@ def test_validate_and_its_gates(digits_run: tuple[Path, str], test_images: Path,
     assert "agreement" in out
     code, _, err = invoke(*words, "--latency-runs", "2", "--min-agreement", "1", "--max-drop", "-50")
     assert code == 1
-    assert "top-1 drops by" in err
+    assert "the gate fails: top-1 drop: " in err
+    code, _, err = invoke(*words, "--latency-runs", "2", "--gate-agreement", "nan")
+    assert code == 2
+    assert "not a fraction" in err
 
 
 def test_inspect(digits_run: tuple[Path, str]) -> None:

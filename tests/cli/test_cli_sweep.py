@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lampq_onnx import BitPlan, Report
 from lampq_onnx.artifacts.sweep import Sweep
+from lampq_onnx.gates import gates_of
 
 from .conftest import QUICK, invoke
 
@@ -41,3 +42,10 @@ def test_points_are_kept_and_picked(tmp_path: Path) -> None:
     assert report.accuracy == found.points[1].accuracy
     assert report.details is not None
     assert (out / "report.html").is_file()
+    # a pick that fails the gate is written all the same, and says so
+    assert [gate.passed for gate in gates_of(report) if gate.name == "agreement with float"] == [True]
+    code, shown, err = invoke(*words, "--bits", "2,4", "--pick", "min size", "--gate-agreement", "1")
+    assert code == 1
+    assert "the gate fails: agreement with float" in err
+    assert Report.load(out / "report.json").limits.min_agreement == 1
+    assert 'id="gate">FAIL: agreement with float' in (out / "report.html").read_text(encoding="utf-8")

@@ -57,12 +57,13 @@ def accuracy(pixels: np.ndarray, group: Group) -> dict[str, float]:
     flat = pixels.reshape(len(pixels), -1)[:, :7]
     labels = np.random.default_rng(1).integers(0, 7, len(pixels))
     batches = [Batch(images=flat[i : i + 8], labels=labels[i : i + 8], start=i) for i in range(0, len(flat), 8)]
-    found, excess, _, compared = measure_accuracy(
+    figures = measure_accuracy(
         lambda x: x, lambda x: x + 0.4 * np.sin(9 * x), lambda x: x + 0.4 * np.sin(8 * x), None, batches,
         total=len(flat), group=group,
     )  # fmt: skip
+    found = figures.accuracy
     flat_figures = {k: v for k, v in found.model_dump().items() if isinstance(v, int | float)}
-    return {**flat_figures, "excess": excess, "compared": compared, "top1": found.quantized.top1}
+    return {**flat_figures, "excess": figures.excess_error, "compared": figures.compared, "top1": found.quantized.top1}
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_everything_is_drawn(page: Any) -> None:
     assert page.locator("#verdict").inner_text().startswith("Loses 1.00")
     # nothing is wider than the window, and no name became an element or ran
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
-    assert page.title() == f"{HOSTILE}: quantization report"
+    assert page.title() == f"PASS {HOSTILE}: quantization report"
     assert page.locator("img").count() == 0
 
 

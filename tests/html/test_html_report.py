@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.html import report_page
 from lampq_onnx.html.advice import advise
 from lampq_onnx.html.figures import bit_map, operators, output_errors
@@ -62,7 +63,14 @@ def test_names_stay_names() -> None:
         ({}, "warn", ["Loses 1.00 ± 0.20 points", "4.0x smaller", "2.00x faster", "Uniform bits of 3.00"]),
         ({"accuracy": accuracy(spread=0.6)}, "good", ["cannot tell from chance", "1.00 ± 0.60"]),
         ({"accuracy": accuracy(0.3, 40.0)}, "bad", ["Unusable", "70.00 %", "30.00 %"]),
-        ({"notes": ("onnxruntime computes layer x with an error",)}, "bad", ["does not run on this machine"]),
+        ({"notes": ("onnxruntime computes layer x with an error",)}, "warn", ["Loses"]),
+        (
+            {"problems": (Problem(code="layer-differs", message="layer x is wrong"),)},
+            "bad",
+            ["does not run on this machine"],
+        ),
+        ({"limits": GateLimits(max_drop=0.5)}, "bad", ["Loses"]),
+        ({"limits": GateLimits(max_drop=1.5)}, "warn", ["Loses"]),
         ({"baselines": {}}, "warn", ["Not compared with uniform bits"]),
     ],
 )

@@ -7,18 +7,13 @@ import pytest
 
 from lampq_onnx.artifacts.report import Accuracy, Fidelity, Latency, LayerReport, Report, TopK
 from lampq_onnx.data import Batch
-from lampq_onnx.errors import GateError, LampqError
+from lampq_onnx.error_meter import ErrorMeter
+from lampq_onnx.errors import GateError, LampqError, UsageError
+from lampq_onnx.gates import EXCESS_BOUND, EXCESS_IMAGES, LAYER_BOUND, gate_limits, problems_of, require_gates
 from lampq_onnx.runtime import AccuracyMeter
-from lampq_onnx.validation import (
-    EXCESS_BOUND,
-    EXCESS_IMAGES,
-    FIDELITY_IMAGES,
-    LAYER_BOUND,
-    apply_gates,
-    fidelity_problems,
-    measure_accuracy,
-    not_measured,
-)
+from lampq_onnx.tasks.embedding import EmbeddingMeter
+from lampq_onnx.tasks.multi_label import MultiLabelMeter
+from lampq_onnx.validation import FIDELITY_IMAGES, measure_accuracy, not_measured
 
 
 def drawn(n: int = 200, classes: int = 12, noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -155,13 +150,18 @@ def test_excess_errors() -> None:
     optimized = plain + rng.normal(size=plain.shape).astype(np.float32) * 0.4
     simulated = plain + rng.normal(size=plain.shape).astype(np.float32) * 0.1
     runners = [Answers(logits) for logits in (reference, optimized, plain, simulated)]
-    accuracy, excess, simulation_excess, compared = measure_accuracy(*runners, batches(labels, n, 100), total=n)
+    found = measure_accuracy(*runners, batches(labels, n, 100), total=n)
+    accuracy, compared = found.accuracy, found.compared
     assert compared == 300  # whole batches until FIDELITY_IMAGES are reached
     assert compared >= FIDELITY_IMAGES
     assert [runner.seen for runner in runners] == [n, n, compared, compared]
     base = relative(plain[:compared], reference[:compared])
-    assert excess == pytest.approx(relative(optimized[:compared], reference[:compared]) / base - 1, rel=1e-6)
-    assert simulation_excess == pytest.approx(relative(simulated[:compared], reference[:compared]) / base - 1, rel=1e-6)
+    assert found.excess_error == pytest.approx(
+        relative(optimized[:compared], reference[:compared]) / base - 1, rel=1e-6
+    )
+    assert found.simulation_excess == pytest.approx(
+        relative(simulated[:compared], reference[:compared]) / base - 1, rel=1e-6
+    )
     assert accuracy.samples == n
     assert accuracy.agreement == pytest.approx((reference.argmax(1) == optimized.argmax(1)).mean())
 
@@ -169,22 +169,28 @@ def test_excess_errors() -> None:
 def test_equal_kernels_have_no_excess() -> None:
     reference, plain, labels = drawn(n=40)
     runners = [Answers(reference), Answers(plain), Answers(plain), Answers(plain)]
-    _, excess, simulation_excess, _ = measure_accuracy(*runners, batches(labels, 40, 8), total=40)
-    assert excess == simulation_excess == 0
+    found = measure_accuracy(*runners, batches(labels, 40, 8), total=40)
+    assert found.excess_error == found.simulation_excess == 0
 
 
 def test_excess_over_an_exact_model() -> None:
     reference, other, labels = drawn(n=40)
     same = [Answers(reference)] * 3
-    assert measure_accuracy(*same, None, batches(labels, 40, 8), total=40)[1:] == (0.0, None, 40)
+    found = measure_accuracy(*same, None, batches(labels, 40, 8), total=40)
+    assert (found.excess_error, found.simulation_excess, found.compared) == (0.0, None, 40)
     wrong = measure_accuracy(same[0], Answers(other), same[0], None, batches(labels, 40, 8), total=40)
-    assert wrong[1] == math.inf
+    assert wrong.excess_error is None  # no finite number
+    judged = fidelity().model_copy(update={"excess_error": None})
+    (problem,) = problems_of(wrong.accuracy, judged)
+    assert problem.code == "kernels-add-error"
+    with pytest.raises(GateError, match="kernels add NaN or infinity"):
+        require_gates(measured(wrong.accuracy, judged))
 
 
 def test_without_the_plain_file() -> None:
     reference, quantized, labels = drawn(n=40)
     result = measure_accuracy(Answers(reference), Answers(quantized), None, None, batches(labels, 40, 8), total=40)
-    assert result[1:] == (0.0, None, 0)
+    assert (result.excess_error, result.simulation_excess, result.compared) == (0.0, None, 0)
 
 
 def test_images_without_labels() -> None:
@@ -220,7 +226,9 @@ def measured(accuracy: Accuracy, fidelity: Fidelity, **errors: float | None) -> 
         LayerReport.model_construct(name=name, weight_bits=3, activation_bits=8, reconstruction_error=error)
         for name, error in errors.items()
     )
-    return Report.model_construct(accuracy=accuracy, fidelity=fidelity, layers=layers)
+    return Report.model_construct(
+        accuracy=accuracy, fidelity=fidelity, layers=layers, problems=problems_of(accuracy, fidelity)
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,22 +245,23 @@ def measured(accuracy: Accuracy, fidelity: Fidelity, **errors: float | None) -> 
     ],
 )
 def test_gates(drop: float, agreement: float, max_drop: float, min_agreement: float, failures: int) -> None:
+    limits = gate_limits(max_drop, min_agreement)
     if failures == 0:
-        apply_gates(measured(accuracy(drop, agreement), fidelity()), max_drop=max_drop, min_agreement=min_agreement)
+        require_gates(measured(accuracy(drop, agreement), fidelity()), limits)
         return
     with pytest.raises(GateError) as raised:
-        apply_gates(measured(accuracy(drop, agreement), fidelity()), max_drop=max_drop, min_agreement=min_agreement)
+        require_gates(measured(accuracy(drop, agreement), fidelity()), limits)
     message = raised.value.message
-    assert message.count("more than") + message.count("less than") == failures
+    assert message.count(" allowed") == failures
     assert raised.value.exit_code == 1
 
 
 def test_a_failed_gate_names_the_layers_that_changed_most() -> None:
     errors = {"first": 0.1, "second": 0.4, "third": 0.2, "fourth": 0.3, "float": None}
     with pytest.raises(GateError, match=r"second \(0.4\), fourth \(0.3\), third \(0.2\)"):
-        apply_gates(measured(accuracy(0.0, 0.4), fidelity(), **errors), min_agreement=0.5)
+        require_gates(measured(accuracy(0.0, 0.4), fidelity(), **errors), gate_limits(None, 0.5))
     with pytest.raises(GateError, match=r"fewest bits: one \(3/8 bits\)"):
-        apply_gates(measured(accuracy(0.0, 0.4), fidelity(), one=None), min_agreement=0.5)
+        require_gates(measured(accuracy(0.0, 0.4), fidelity(), one=None), gate_limits(None, 0.5))
 
 
 def test_what_was_not_measured_is_said() -> None:
@@ -281,25 +290,92 @@ def fidelity(layer: float = 0.0, excess: float = 0.0) -> Fidelity:
 
 @pytest.mark.parametrize(("layer", "excess", "problems"), [(0.0, 0.0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 2)])
 def test_fidelity_bounds(layer: float, excess: float, problems: int) -> None:
-    found = fidelity_problems(fidelity(layer, excess))
+    found = problems_of(accuracy(0.0, 1.0), fidelity(layer, excess))
     assert len(found) == problems
     if layer:
-        assert "blocks.3.mlp.fc2" in found[0]
+        assert "blocks.3.mlp.fc2" in found[0].message
+        assert found[0].layer == "blocks.3.mlp.fc2"
     if problems:  # whatever else was asked for
         for bound in (None, 50.0):
             with pytest.raises(GateError, match="on this machine") as raised:
-                apply_gates(measured(accuracy(0.0, 1.0), fidelity(layer, excess)), max_drop=bound)
-            assert all(problem in raised.value.message for problem in found)
+                require_gates(measured(accuracy(0.0, 1.0), fidelity(layer, excess)), gate_limits(bound))
+            assert all(problem.message in raised.value.message for problem in found)
 
 
 def test_a_few_images_say_nothing_about_the_excess() -> None:
     few = fidelity(excess=5).model_copy(update={"samples": EXCESS_IMAGES - 1})
-    assert fidelity_problems(few) == []
-    assert len(fidelity_problems(few.model_copy(update={"layer_max": 1.0}))) == 1
+    assert problems_of(accuracy(0.0, 1.0), few) == ()
+    assert len(problems_of(accuracy(0.0, 1.0), few.model_copy(update={"layer_max": 1.0}))) == 1
 
 
 def test_answers_that_are_not_finite() -> None:
     reference, other, labels = drawn(n=10)
     other[3, 2] = np.nan
-    with pytest.raises(LampqError, match="the quantized file answers with NaN"):
-        measure_accuracy(Answers(reference), Answers(other), None, None, batches(labels, 10, 5), total=10)
+    with pytest.raises(LampqError, match="the float file answers with NaN"):
+        measure_accuracy(Answers(other), Answers(reference), None, None, batches(labels, 10, 5), total=10)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("task", [None, MultiLabelMeter, EmbeddingMeter])
+def test_a_quantized_file_that_is_not_finite_is_measured_and_fails(value: float, task: type | None) -> None:
+    n = 40
+    reference, _, _ = drawn(n=n)
+    labels = reference.argmax(1)
+    other = reference.copy()
+    other[::4, 2] = value
+    broken = np.zeros(n, dtype=bool)
+    broken[::4] = True
+    runners = (Answers(reference), Answers(other), Answers(reference), None)
+    meter = None if task is None else task()
+    found = measure_accuracy(*runners, batches(labels, n, 8), total=n, meter=meter).accuracy
+    assert found.broken == 10
+    assert found.agreement <= 0.75
+    assert found.quantized.top1 <= 0.75
+    if task is None:  # the other images are those of the float file
+        assert (found.agreement, found.quantized.top1, found.drop_points) == (0.75, 0.75, 25.0)
+        # zeros: no error relative to themselves where finite, the whole signal where not
+        signal = (reference.astype(np.float64) ** 2).sum()
+        noise = (reference[broken].astype(np.float64) ** 2).sum()
+        assert found.logit_sqnr_db == pytest.approx(10 * np.log10(signal / noise), rel=1e-6)
+        soft = np.exp(reference[broken].astype(np.float64))
+        soft /= soft.sum(1, keepdims=True)
+        uniform = np.log(reference.shape[1]) + (soft * np.log(soft)).sum(1)
+        assert found.kl == pytest.approx(uniform.sum() / n, rel=1e-6)
+    with pytest.raises(GateError, match="NaN or infinity on 10 of 40 images"):
+        require_gates(measured(found, fidelity()))
+
+
+def test_an_unoptimized_file_that_is_not_finite_fails() -> None:
+    reference, _, labels = drawn(n=10)
+    other = reference.copy()
+    other[3] = np.nan
+    found = measure_accuracy(
+        Answers(reference), Answers(reference), Answers(other), None, batches(labels, 10, 5), total=10
+    )
+    assert (found.accuracy.broken, found.broken_plain) == (0, 1)
+    (problem,) = problems_of(found.accuracy, fidelity().model_copy(update={"samples": 10}), found.broken_plain)
+    assert problem.code == "not-finite"
+    report = measured(found.accuracy, fidelity()).model_copy(update={"problems": (problem,)})
+    with pytest.raises(GateError, match="without onnxruntime's optimizations"):
+        require_gates(report)
+
+
+def test_a_layer_that_is_not_finite_fails() -> None:
+    broken = fidelity().model_copy(update={"layer_max": None})
+    with pytest.raises(GateError, match=r"blocks.3.mlp.fc2 with NaN or infinity"):
+        require_gates(measured(accuracy(0.0, 1.0), broken))
+
+
+@pytest.mark.parametrize(("max_drop", "agreement"), [(math.nan, None), (math.inf, None), (None, math.nan), (None, 1.5)])
+def test_limits_that_nothing_can_miss_are_refused(max_drop: float | None, agreement: float | None) -> None:
+    with pytest.raises(UsageError):
+        gate_limits(max_drop, agreement)
+
+
+def test_errors_where_values_are_not_finite() -> None:
+    meter = ErrorMeter()
+    masked = np.array([1.0, -np.inf, 2.0])
+    meter.add(masked, np.array([1.0, -np.inf, 2.0]))  # a mask on both sides is no error
+    assert (meter.sqnr_db, meter.relative_error) == (None, 0.0)
+    meter.add(np.array([2.0]), np.array([np.nan]))
+    assert meter.relative_error == pytest.approx(2 / 3)

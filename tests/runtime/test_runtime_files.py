@@ -16,18 +16,20 @@ import pytest
 from onnx import numpy_helper
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.artifacts.report import Accuracy, TopK
 from lampq_onnx.calibration import BATCH, with_measured_ranges
 from lampq_onnx.converter import TARGETS, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.gates import LAYER_BOUND
 from lampq_onnx.metadata import write_metadata
 from lampq_onnx.options import ImageOptions
 from lampq_onnx.runtime import Runner, compare_latency, describe_environment, fidelity, layer_errors, open_runner
 from lampq_onnx.runtime.environment import KERNEL_FLAGS, available_cores, cpu_flags
 from lampq_onnx.runtime.latency import WARM_UP
 from lampq_onnx.runtime.sessions import session_options
-from lampq_onnx.validation import LAYER_BOUND, measure_fidelity
+from lampq_onnx.validation import PairFigures, measure_fidelity
 from tests.converter.graphs import LEVELS, as_ir, as_proto, one_matmul, plan_for, run, session, vit, with_outputs
 
 NAMES = [
@@ -35,6 +37,12 @@ NAMES = [
     *(f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
     "head",
 ]
+
+
+MEASURED = Accuracy(
+    samples=4, **{"float": TopK(top1=1.0, top5=1.0)}, quantized=TopK(top1=1.0, top5=1.0), drop_points=0.0,
+    standard_error_points=0.0, agreement=1.0, logit_sqnr_db=20.0, kl=0.1,
+)  # fmt: skip
 
 
 def errors_of(model: onnx.ModelProto, layers: Sequence[QuantizedLayer], x: np.ndarray) -> dict[str, float]:
@@ -148,15 +156,31 @@ def test_a_wrong_kernel_is_found(tmp_path: Path) -> None:
     assert wrong == pytest.approx(np.linalg.norm(excess) / np.linalg.norm(right), rel=1e-3)
 
     onnx.save(model, tmp_path / "q.onnx")
-    figures = measure_fidelity(tmp_path / "q.onnx", layers, images(), 0.01, None, 17, threads=1)
+    whole = PairFigures(accuracy=MEASURED, excess_error=0.01, simulation_excess=None, compared=17)
+    figures = measure_fidelity(tmp_path / "q.onnx", layers, images(), whole, threads=1)
     assert figures.layer_worst == "blocks.1.mlp.fc1"
     assert figures.layer_max == pytest.approx(wrong)
     assert (figures.excess_error, figures.simulation_excess, figures.samples) == (0.01, None, 17)
 
 
+def test_a_layer_that_computes_nan_has_an_infinite_error(tmp_path: Path) -> None:
+    model, layers = quantized(8)
+    layer = next(layer for layer in layers if layer.name == "blocks.1.mlp.fc1")
+    scale = next(t for t in model.graph.initializer if t.name == f"{layer.name}.weight.scale")
+    scale.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(scale), np.nan), scale.name))
+    onnx.save(model, tmp_path / "q.onnx")
+    errors = errors_of(model, layers, images())
+    assert errors[layer.name] == np.inf
+    whole = PairFigures(accuracy=MEASURED, excess_error=0.0, simulation_excess=None, compared=4)
+    figures = measure_fidelity(tmp_path / "q.onnx", layers, images(), whole, threads=1)
+    assert figures.layer_max is None
+    assert figures.layer_worst == layer.name  # the layers behind it read its NaN
+
+
 def test_no_layers(tmp_path: Path) -> None:
     onnx.save(vit(), tmp_path / "f.onnx")
-    figures = measure_fidelity(tmp_path / "f.onnx", [], images(), 0.0, None, 4, threads=1)
+    whole = PairFigures(accuracy=MEASURED, excess_error=0.0, simulation_excess=None, compared=4)
+    figures = measure_fidelity(tmp_path / "f.onnx", [], images(), whole, threads=1)
     assert (figures.layer_max, figures.layer_worst) == (0.0, None)
 
 

@@ -65,7 +65,7 @@ def _other_content(good: Good) -> Iterator[Case]:
     yield Case("onnx-long-name", ("inspect", "x" * 5000 + ".onnx"))
     yield Case("onnx-null-in-name", ("inspect", "a\0b.onnx"), code=2)
     yield Case("onnx-plan-in-its-place", good.convert(model=good.plan), ("plan.json",))
-    yield Case("onnx-quantized-again", good.convert(model=good.model), ("layer",))
+    yield Case("onnx-quantized-again", good.convert(model=good.model), ("quantized already",))
 
 
 def _deep(levels: int) -> bytes:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.base import Record
+from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.data import BatchedImages
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE
@@ -24,13 +25,13 @@ from lampq_onnx.frontend.loading import LoadedModel, load_timm
 from lampq_onnx.frontend.opening import on_device
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.threads import torch_threads
+from lampq_onnx.gates import EXCESS_BOUND, EXCESS_IMAGES
 from lampq_onnx.output import QuantizedOutput
 from lampq_onnx.progress import NO_PROGRESS, Clock
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.search import Search, measure
-from lampq_onnx.validation import EXCESS_BOUND, EXCESS_IMAGES, fidelity_problems
 from tools.bench.family_models import Family, noise_images
 
 CALIBRATION_IMAGES = 8
@@ -165,7 +166,7 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
         for bits in WIDTHS:
             own = recipe.model_copy(update={"allocation": recipe.allocation.model_copy(update={"bits": float(bits)})})
             rounded = Search(frontend, crops, own, NOT_KEPT, clock).decide(sensitivities).rounded
-            report = output.run(rounded, sensitivities, {})
+            report = output.run(rounded, sensitivities, {}, GateLimits())
             widths[bits] = _width(report)
             problems += [f"W{bits}A8: {problem}" for problem in _outside(report)]
     if not parity <= EXPORT_BOUND:
@@ -197,6 +198,8 @@ def _recognized(frontend: Frontend, loaded: LoadedModel) -> dict[str, object]:
 def _width(report: Report) -> Width:
     fidelity, sqnr = report.fidelity, report.accuracy.logit_sqnr_db
     assert fidelity.simulation_excess is not None
+    assert fidelity.layer_max is not None
+    assert fidelity.excess_error is not None
     low, high = report.latency.speedup_quartiles
     return Width(
         layer_error=fidelity.layer_max,
@@ -209,7 +212,7 @@ def _width(report: Report) -> Width:
 
 
 def _outside(report: Report) -> list[str]:
-    problems = fidelity_problems(report.fidelity)
+    problems = [problem.message for problem in report.problems]
     excess = report.fidelity.simulation_excess
     if excess is None or not abs(excess) <= EXCESS_BOUND:
         problems.append(f"the simulation's error differs by {excess} (bound {EXCESS_BOUND})")

@@ -19,6 +19,7 @@ from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.cache import ArrayCache
 from lampq_onnx.converter import convert_model, load_model, save_model
 from lampq_onnx.converter.model_file import file_bytes
+from lampq_onnx.converter.quantized_operators import require_float_file
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.errors import LampqError
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
@@ -76,6 +77,7 @@ def probe(
     """
     forms = forms_of(target)
     model = load_model(path)
+    require_float_file(model, path)
     if not find_sites(model.graph):
         raise LampqError(f"{path} has no linear layer with constant weights: there is nothing to choose")
     # Some layers see less of the image once the converter's graph passes have run.

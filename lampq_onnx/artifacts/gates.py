@@ -1,0 +1,28 @@
+"""What a report was judged by, and what was found wrong."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lampq_onnx.artifacts.base import Record
+
+ProblemCode = Literal["not-finite", "layer-differs", "kernels-add-error"]
+
+
+class GateLimits(Record):
+    """The limits that were in force for a report. A figure whose limit is null is shown and never fails."""
+
+    max_drop: float | None = Field(default=None, description="largest drop of the task's score, in points")
+    min_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="smallest measured fraction of answers that are those of the float file"
+    )
+
+
+class Problem(Record):
+    """The file does not compute what it says on the machine that measured it. Every problem fails a gate."""
+
+    code: ProblemCode
+    message: str = Field(description="one sentence for people")
+    layer: str | None = Field(default=None, description="where, if one layer is to blame")

@@ -1,0 +1,35 @@
+"""Is the model of a folder the one that its report is about?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lampq_onnx.artifacts import Report
+from lampq_onnx.converter.model_file import file_bytes, file_sha256
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import MODEL_FILE, REPORT_FILE
+
+
+def require_measured(folder: Path) -> None:
+    """Prove that model.onnx is the file that report.json was measured on, as far as the report tells.
+
+    Args:
+        folder: with a model.onnx; without a report.json nothing is asked.
+
+    Raises:
+        LampqError: the file was replaced since; or the report cannot be read.
+    """
+    path, report_path = folder / MODEL_FILE, folder / REPORT_FILE
+    if not report_path.is_file():
+        return
+    report = Report.load(report_path)
+    if report.model_sha256 is None:  # older reports know the size only
+        same = report.size.quantized_bytes == file_bytes(path)
+    else:
+        same = report.model_sha256 == file_sha256(path)
+    if not same:
+        raise LampqError(
+            f"{path} was replaced: it is not the file that {report_path} was measured on",
+            hint=f"measure it (lampq-onnx validate {path} ... --output {report_path}), or name the file itself: "
+            f"lampq-onnx package {path}",
+        )
