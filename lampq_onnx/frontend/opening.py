@@ -43,7 +43,7 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
     elif is_transformers_name(options.name):
         if options.checkpoint or options.model_args:
             raise UsageError(f"{options.name} is a model of transformers: it takes no checkpoint or model arguments")
-        loaded = load_transformers(options.name, pretrained=options.pretrained)
+        loaded = load_transformers(options.name, pretrained=options.pretrained, images=images)
     else:
         loaded = load_timm(
             options.name,
@@ -74,9 +74,23 @@ def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) 
 
 
 def calibration_images(
-    loaded: LoadedModel, units: Sequence[Unit], images: ImageOptions, effort: EffortName, progress: ProgressSink
+    loaded: LoadedModel,
+    units: Sequence[Unit],
+    images: ImageOptions,
+    effort: EffortName,
+    progress: ProgressSink,
+    *,
+    labelled: bool = False,
 ) -> tuple[ImageSource, Preprocessing]:
     """The images to calibrate on, and their preprocessing: given ones, those of the embedded model, or made ones.
+
+    Args:
+        loaded: the model.
+        units: its layers, which made images look at.
+        images: what to open.
+        effort: decides how many images are taken where the options do not.
+        progress: told of the images that are made.
+        labelled: whether labels are used; those of files are not read otherwise.
 
     Raises:
         LampqError: there are none, or they cannot be opened.
@@ -89,8 +103,13 @@ def calibration_images(
             options = options.model_copy(update={"size": images.calibration_size})
         return calibration_source(given, loaded, units, options, progress)
     if given is not None:
-        classes = loaded.identity.num_classes if loaded.task.kind == "classification" else None
-        source = open_source(given, num_classes=classes, need_labels=False)
+        classify = loaded.task.kind == "classification"
+        source = open_source(
+            given,
+            num_classes=loaded.identity.num_classes if classify else None,
+            need_labels=labelled and classify,
+            class_names=loaded.task.classes,
+        )
     elif loaded.identity.name == DIGITS:
         source = digits_source("calibration")
     else:

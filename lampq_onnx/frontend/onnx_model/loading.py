@@ -18,6 +18,7 @@ from lampq_onnx.frontend.onnx_model.freeze import freeze
 from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
+from lampq_onnx.frontend.processor_check import compare_if_installed
 from lampq_onnx.importer import import_model
 from lampq_onnx.importer.preprocessing import file_preprocessing
 from lampq_onnx.metadata import read_task
@@ -41,7 +42,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     imported = import_model(path)
     model = imported.model
     _choose_outputs(model, path, outputs)
-    preprocessing = file_preprocessing(model, path, images)
+    preprocessing = file_preprocessing(model, path, images, compare=compare_if_installed)
     shape = (preprocessing.channels, *preprocessing.size)
     image = model.graph.inputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", *shape])
