@@ -44,11 +44,14 @@ def loaded_model(
 ) -> Iterator[LoadedModel]:
     """The model, on its device; a context so that it is loaded in its place among the others of a run."""
     from lampq_onnx.frontend.loading import load_module
-    from lampq_onnx.frontend.opening import load_model, on_device
+    from lampq_onnx.frontend.opening import load_model, on_device, require_statistics
 
     with clock.stage("load"):
         if given is not None and given.module is not None:
-            loaded = on_device(load_module(given.module, model.name, given.preprocessing), model, images)
+            loaded = load_module(given.module, model.name, given.preprocessing)
+            if given.preprocessing is None:
+                require_statistics(loaded, images)
+            loaded = on_device(loaded, model, images)
         else:
             loaded = load_model(model, images)
     yield loaded

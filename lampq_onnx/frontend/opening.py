@@ -51,7 +51,25 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
             pretrained=options.pretrained,
             model_args=options.model_args,
         )
+        require_statistics(loaded, images)
     return on_device(loaded, options, images)
+
+
+def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
+    """Check that mean and std of a timm model are of its own channels: there is no way to tell those of others.
+
+    Models of one channel get the mean over the three, as timm's own grayscale weights do.
+
+    Raises:
+        UsageError: timm knows other channels than the model has, and --mean or --std is missing.
+    """
+    channels = loaded.preprocessing.channels
+    known = len(dict(getattr(loaded.module, "pretrained_cfg", {})).get("mean", ()))
+    if channels not in (1, known) and (images.mean is None or images.std is None):
+        raise UsageError(
+            f"{loaded.identity.name} takes {channels} channels, and timm knows the mean and std of {known}",
+            hint=f"give --mean and --std with {channels} numbers each",
+        )
 
 
 def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:

@@ -70,8 +70,16 @@ def test_refusals(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **arrays)
     with pytest.raises(LampqError, match=message) as caught:
-        open_source(path, num_classes=10, need_labels=False)
+        open_source(path, num_classes=10, need_labels="labels" in arrays)
     assert str(path) in caught.value.message
+
+
+def test_labels_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, images=IMAGES, labels=np.array([{"no": "number"}] * 4, dtype=object))
+    source = open_source(path, num_classes=10, need_labels=False)
+    assert source.labels is None
+    assert len(source) == 5
 
 
 def test_damaged_files(tmp_path: Path) -> None:
