@@ -11,7 +11,8 @@ import pytest
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.importer.processors import plain_preprocessing, preprocessing_of, read_processor_file
-from lampq_onnx.importer.processors.keys import IGNORED, UnsupportedKey
+from lampq_onnx.importer.processors.keys import IGNORED, OBEYED, UnsupportedKey
+from lampq_onnx.importer.processors.keys import NEUTRAL as NEUTRAL_KEYS
 from lampq_onnx.options import ImageOptions
 
 BASE = {"size": {"height": 40, "width": 48}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
@@ -114,6 +115,11 @@ def test_what_cannot_be_obeyed_is_refused_by_name(said: dict[str, Any], message:
     found = read(said, configured=(40, 48), images=ALL)
     assert (found.mean, found.std) == (ALL.mean, ALL.std)
     assert found.crop_pct == 0.8
+
+
+def test_the_table_in_the_docs_has_every_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "images.md").read_text(encoding="utf-8")
+    assert [key for key in sorted(OBEYED | IGNORED | NEUTRAL_KEYS.keys()) if f"`{key}`" not in text] == []
 
 
 def test_options_come_before_the_file() -> None:
