@@ -16,7 +16,14 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.loading import LoadedModel, require_finite, weights_hash
 from lampq_onnx.frontend.processor_check import installed_processor, require_same_pixels
 from lampq_onnx.frontend.task_model import NamedOutputs, detection_task
-from lampq_onnx.importer.processors import class_name, plain_preprocessing, preprocessing_of, read_processor_file
+from lampq_onnx.importer.processors import (
+    class_name,
+    plain_preprocessing,
+    preprocessing_of,
+    read_processor_file,
+    replace_settings,
+)
+from lampq_onnx.importer.processors.keys import UnsupportedKey
 from lampq_onnx.options import ImageOptions
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
@@ -147,7 +154,12 @@ def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *,
     settings = read_processor_file(Path(place)) if local else None
     if local and settings is None:
         return plain_preprocessing(name, channels=channels, size=size, images=images)
-    processor = installed_processor(place, local=local)
+    try:
+        processor = installed_processor(place, local=local)
+    except UnsupportedKey:
+        if not replace_settings(images):
+            raise
+        return plain_preprocessing(name, channels=channels, size=size, images=images)
     own = dict(processor.to_dict())
     said, source = (own, name) if settings is None else (settings[0], str(settings[1]))
     # A file that names no class has the one that transformers takes for the model.

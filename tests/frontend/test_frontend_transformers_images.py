@@ -94,6 +94,18 @@ def test_a_key_that_is_not_supported_stops_the_run(folder: Path) -> None:
     assert load_transformers(str(folder), pretrained=False, images=images).preprocessing.channel_order == "rgb"
 
 
+def test_a_class_that_nobody_knows_can_be_replaced_by_options(folder: Path) -> None:
+    write(folder, {"image_processor_type": "MysteryImageProcessor"})
+    with pytest.raises(LampqError, match=r"Mystery|cannot make the image processor") as caught:
+        load_transformers(str(folder), pretrained=False)
+    assert "--mean, --std and --crop" in caught.value.hint
+    images = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3, crop=0.9)
+    assert load_transformers(str(folder), pretrained=False, images=images).preprocessing.crop_pct == 0.9
+    write(folder, {"image_processor_type": "DonutImageProcessor"})
+    with pytest.raises(LampqError, match="image_processor_type is DonutImageProcessor"):
+        load_transformers(str(folder), pretrained=False)
+
+
 def test_a_processor_that_does_something_else_stops_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, FLIPPED)
     kind = type(processor_check.installed_processor(str(folder), local=True))

@@ -66,10 +66,15 @@ def preprocessing_of(
         if compare is not None:
             compare(found)
     except UnsupportedKey:
-        if images.mean is None or images.std is None or images.crop is None:
+        if not replace_settings(images):
             raise
         return plain_preprocessing(source, channels=channels, size=configured, images=images)
     return found.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+
+
+def replace_settings(images: ImageOptions) -> bool:
+    """Whether --mean, --std and --crop are all there, which may stand for settings that cannot be obeyed."""
+    return None not in (images.mean, images.std, images.crop)
 
 
 def plain_preprocessing(
