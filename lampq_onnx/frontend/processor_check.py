@@ -44,15 +44,20 @@ def installed_processor(place: str, *, local: bool) -> Any:
     Raises:
         LampqError: transformers cannot make it; its own code in the folder is not run.
     """
-    from transformers import AutoImageProcessor  # noqa: PLC0415 -- an extra
+    import transformers  # noqa: PLC0415 -- an extra
 
-    # Older versions call the classes that resize with Pillow slow, newer ones know them by their backend.
-    newer = importlib.util.find_spec("transformers.image_processing_backends") is not None
-    variant: dict[str, Any] = {"backend": "pil"} if newer else {"use_fast": False}
-    try:
-        return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+    def made(**variant: Any) -> Any:
+        return transformers.AutoImageProcessor.from_pretrained(
             place, local_files_only=local, trust_remote_code=False, **variant
         )
+
+    try:
+        if importlib.util.find_spec("transformers.image_processing_backends") is not None:
+            return made(backend="pil")
+        # Older versions call classes that resize with Pillow slow, and fail where a class has no such form.
+        fast = made(use_fast=True)
+        slow_name = type(fast).__name__.removesuffix("Fast")
+        return made(use_fast=False) if hasattr(transformers, slow_name) else fast
     except Exception as error:  # settings, downloads and missing packages fail in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UnsupportedKey(

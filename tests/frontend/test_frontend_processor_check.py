@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -19,6 +20,9 @@ from lampq_onnx.importer.processors.keys import UnsupportedKey
 from lampq_onnx.options import ImageOptions
 
 pytest.importorskip("transformers", reason="compares with the processors of transformers")
+
+BACKENDS = importlib.util.find_spec("transformers.image_processing_backends") is not None
+"""Newer versions: any class pads, settings may stand in processor_config.json, and no class is only called Fast."""
 
 HALF = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
 SQUARE = {"height": 40, "width": 40}
@@ -86,7 +90,7 @@ CASES = {
     "detector, one number": settings("Detr", size=30, max_size=50),
     "detector, fixed": settings("Yolos", size=WIDE, do_pad=False, resample=3, **HALF),
     "detector, limits": settings("Detr", size={"max_height": 40, "max_width": 50}),
-    "only torchvision": settings("DINOv3ViT", size=SQUARE, **HALF),
+    "only torchvision": {**settings("", size=SQUARE, **HALF), "image_processor_type": "DINOv3ViTImageProcessorFast"},
 }
 
 
@@ -105,6 +109,8 @@ def read(
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_key_gives_the_same_pixels(name: str, tmp_path: Path) -> None:
+    if name == "pad_size" and not BACKENDS:
+        pytest.skip("this class pads in newer versions of transformers")
     processor, ours = read(tmp_path, CASES[name])
     require_same_pixels(processor, "the file", ours)
 
@@ -119,9 +125,11 @@ def test_pixels_are_equal_but_for_rounding_of_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_a_class_does_with_no_keys_is_known(name: str, tmp_path: Path) -> None:
     """The defaults in our table are those of the installed version, where they do not differ between versions."""
+    if not BACKENDS and name in ("DINOv3ViTImageProcessor", "ChineseCLIPImageProcessor"):
+        pytest.skip("older versions of transformers cannot make this class, or not use its own defaults")
     processor, ours = read(tmp_path, {"image_processor_type": name})
     for key, value in KNOWN[name].defaults.items():
-        found = getattr(processor, key)
+        found = getattr(processor, key, None)
         found = dict(found) if isinstance(value, dict) else found
         assert found == (
             pytest.approx(value) if isinstance(value, float | list) and not isinstance(found, dict) else value
@@ -166,6 +174,7 @@ def test_grayscale(tmp_path: Path) -> None:
     require_same_pixels(installed_processor(str(tmp_path), local=True), "the file", ours)
 
 
+@pytest.mark.skipif(not BACKENDS, reason="older versions of transformers do not read this file")
 def test_settings_inside_a_processor_config(tmp_path: Path) -> None:
     inner = settings("CLIP", size={"shortest_edge": 48}, crop_size=SQUARE, **HALF)
     (tmp_path / "processor_config.json").write_text(

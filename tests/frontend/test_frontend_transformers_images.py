@@ -81,8 +81,6 @@ def test_the_class_of_the_model_where_the_settings_name_none(folder: Path) -> No
     write(folder, {"size": {"height": 32, "width": 32}})
     found = load_transformers(str(folder), pretrained=False).preprocessing
     assert (found.interpolation, found.mean, found.std) == ("bilinear", (0.5,) * 3, (0.5,) * 3)
-    write(folder, {"image_processor": FLIPPED | {"resample": 3}}, "processor_config.json")
-    assert load_transformers(str(folder), pretrained=False).preprocessing.interpolation == "bicubic"
 
 
 def test_a_key_that_is_not_supported_stops_the_run(folder: Path) -> None:
@@ -109,7 +107,7 @@ def test_a_class_that_nobody_knows_can_be_replaced_by_options(folder: Path) -> N
 def test_a_processor_that_does_something_else_stops_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, FLIPPED)
     kind = type(processor_check.installed_processor(str(folder), local=True))
-    monkeypatch.setattr(kind, "flip_channel_order", lambda self, image: image)
+    monkeypatch.setattr(kind, "flip_channel_order", lambda self, image, **_: image)
     with pytest.raises(LampqError, match="gray levels, most likely because of do_flip_channel_order"):
         load_transformers(str(folder), pretrained=False)
 
@@ -127,7 +125,7 @@ def test_settings_beside_an_onnx_file_are_compared_where_transformers_is_install
     found = load_onnx(path, ImageOptions()).preprocessing
     assert found.channel_order == "bgr"
     kind = type(processor_check.installed_processor(str(folder), local=True))
-    monkeypatch.setattr(kind, "flip_channel_order", lambda self, image: image)
+    monkeypatch.setattr(kind, "flip_channel_order", lambda self, image, **_: image)
     with pytest.raises(LampqError, match="most likely because of do_flip_channel_order"):
         load_onnx(path, ImageOptions())
     monkeypatch.setattr(processor_check, "is_installed", lambda: False)

@@ -55,10 +55,12 @@ def _shortest(side: int) -> dict[str, int]:
 
 
 def _known(
-    name: str, statistics: Mapping[str, Any], size: Mapping[str, int], resample: int | None, **rest: Any
+    name: str, statistics: Mapping[str, Any], size: Mapping[str, int] | None, resample: int | None, **rest: Any
 ) -> ProcessorClass:
-    """A class; ``rest`` are other attributes, and under ``more`` other defaults. No resample: it varies."""
-    defaults = {**_ALWAYS, **statistics, "size": dict(size), **rest.pop("more", {})}
+    """A class; ``rest`` are other attributes, and under ``more`` other defaults. No size or resample: it varies."""
+    defaults = {**_ALWAYS, **statistics, **rest.pop("more", {})}
+    if size is not None:
+        defaults["size"] = dict(size)
     varying = frozenset(rest.pop("varying", ()))
     if resample is None:
         varying |= {"resample"}
@@ -86,7 +88,7 @@ def _detector(name: str) -> ProcessorClass:
 _CLASSES = (
     _known("ViT", _HALF, _square(224), BILINEAR),
     _known("DeiT", _HALF, _square(256), BICUBIC, more=_crops(224)),
-    _known("Beit", _HALF, _square(224), BICUBIC, varying=["do_center_crop"], more={"crop_size": _square(224)}),
+    _known("Beit", _HALF, None, BICUBIC, varying=["size", "do_center_crop"], more={"crop_size": _square(224)}),
     _known("Bit", _CLIP, _shortest(224), BICUBIC, square=False, more=_crops(224)),
     _known("Blip", _CLIP, _square(384), BICUBIC),
     _known("CLIP", _CLIP, _shortest(224), BICUBIC, square=False, more=_crops(224)),
