@@ -153,7 +153,7 @@ def _theirs(processor: Any, picture: Image.Image, ours: Preprocessing, source: s
     # Older classes do not take pictures of mode L.
     given = np.asarray(picture)[..., None] if picture.mode == "L" else picture
     try:
-        found = processor(given, return_tensors="np", **told)["pixel_values"]
+        found = processor(given, return_tensors="pt", **told)["pixel_values"]
     except Exception as error:  # classes check their settings late and in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UnsupportedKey(
