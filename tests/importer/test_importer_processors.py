@@ -30,8 +30,7 @@ def of(kind: str, **keys: Any) -> dict[str, Any]:
 def test_a_file_without_a_class() -> None:
     found = read(BASE)
     assert found.size == (40, 48)
-    assert found.resize is not None
-    assert (found.resize.to, found.resize.sides, found.resize.then) == ("stretch", (40, 48), "exact")
+    assert (found.resize, found.crop_mode, found.crop_pct) == (None, "squash", 1.0)
     assert (found.interpolation, found.mean, found.std) == ("bicubic", (0.5,) * 3, (0.25,) * 3)
     assert read(BASE | {"do_flip_channel_order": True}).channel_order == "bgr"
     cropped = read(BASE | {"size": {"shortest_edge": 40}, "crop_pct": 0.8})

@@ -156,7 +156,8 @@ class _Reader:
             size=fit.size,
             crop_pct=1.0,
             crop_mode="letterbox" if fit.resize is None else "squash" if fit.resize.to == "stretch" else "center",
-            resize=fit.resize,
+            # Plain stretching is what squash does as well, and older files say it so.
+            resize=None if fit.resize is not None and fit.resize.then == "exact" and fit.resize.sides else fit.resize,
             interpolation=self._filter(),
             mean=mean,
             std=std,
