@@ -23,7 +23,7 @@ BOUND = 1.0
 """Largest difference in gray levels (of 0..255). Both sides resize with Pillow: rounding alone remains."""
 
 TORCHVISION_BOUND = 3.0
-"""The same for classes that only exist with torchvision: it resizes in another order of rounding than Pillow."""
+"""The same for classes that only exist with torchvision, which rounds in another order than Pillow: 2 were seen."""
 
 _LARGEST = 1024
 """Sides of the generated images end here, so that the comparison stays short for models of large inputs."""
@@ -47,7 +47,7 @@ def installed_processor(place: str, *, local: bool) -> Any:
     import transformers  # noqa: PLC0415 -- an extra
 
     def made(**variant: Any) -> Any:
-        return transformers.AutoImageProcessor.from_pretrained(
+        return transformers.AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             place, local_files_only=local, trust_remote_code=False, **variant
         )
 
