@@ -16,6 +16,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.loading import LoadedModel, require_finite, weights_hash
 from lampq_onnx.frontend.processor_check import installed_processor, require_same_pixels
 from lampq_onnx.frontend.task_model import NamedOutputs, detection_task
+from lampq_onnx.importer.class_names import names_of
 from lampq_onnx.importer.processors import (
     class_name,
     plain_preprocessing,
@@ -25,14 +26,11 @@ from lampq_onnx.importer.processors import (
 )
 from lampq_onnx.importer.processors.keys import UnsupportedKey
 from lampq_onnx.options import ImageOptions
-from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
+from lampq_onnx.tasks.spec import TaskSpec
 
 CONFIG = "config.json"
 PREFIX = "transformers:"
 """Before a name on the hub, as in transformers:hustvl/yolos-tiny."""
-
-UNNAMED_CLASS = "LABEL_{}"
-"""How transformers calls classes that nobody named."""
 
 SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
 """Model types whose scores end with "no object"; the others' are sigmoids (RT-DETR, Deformable DETR)."""
@@ -139,8 +137,7 @@ def _task(config: Any) -> TaskSpec:
         return TaskSpec(kind="embedding", outputs=("image_embeds",))
     if config.problem_type == "multi_label_classification":
         return TaskSpec(kind="multi-label", classes=names)
-    given = any(name != UNNAMED_CLASS.format(index) for index, name in enumerate(names))
-    return TaskSpec(classes=names) if given else CLASSIFICATION
+    return TaskSpec(classes=names_of(config.id2label))
 
 
 def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *, local: bool) -> Preprocessing:

@@ -122,7 +122,9 @@ def test_settings_beside_an_onnx_file_are_compared_where_transformers_is_install
         del exported.metadata_props[key]
     assert PREPROCESSING_KEY not in exported.metadata_props
     save_model(exported, path)
-    found = load_onnx(path, ImageOptions()).preprocessing
+    loaded = load_onnx(path, ImageOptions())
+    assert loaded.task.classes == ("cat", "dog", "owl")
+    found = loaded.preprocessing
     assert found.channel_order == "bgr"
     kind = type(processor_check.installed_processor(str(folder), local=True))
     monkeypatch.setattr(kind, "flip_channel_order", lambda self, image, **_: image)
