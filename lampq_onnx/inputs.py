@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.group import ALONE, Group
-from lampq_onnx.options import EffortName, ImageOptions, ModelOptions
+from lampq_onnx.options import AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
 from lampq_onnx.progress import Clock
 
 if TYPE_CHECKING:
@@ -44,23 +44,41 @@ def loaded_model(
 ) -> Iterator[LoadedModel]:
     """The model, on its device; a context so that it is loaded in its place among the others of a run."""
     from lampq_onnx.frontend.loading import load_module
-    from lampq_onnx.frontend.opening import load_model, on_device
+    from lampq_onnx.frontend.opening import load_model, on_device, require_statistics
 
     with clock.stage("load"):
         if given is not None and given.module is not None:
-            loaded = on_device(load_module(given.module, model.name, given.preprocessing), model, images)
+            loaded = load_module(given.module, model.name, given.preprocessing)
+            if given.preprocessing is None:
+                require_statistics(loaded, images)
+            loaded = on_device(loaded, model, images)
         else:
             loaded = load_model(model, images)
     yield loaded
 
 
+def uses_labels(analysis: AnalysisOptions, update: UpdateOptions | None = None) -> bool:
+    """Whether a run looks at the labels of its calibration images."""
+    measures = {analysis.alpha_measure, "kl" if update is None else update.measure}
+    return analysis.labels == "given" or bool(measures & {"nll", "top1"})
+
+
 @contextmanager
 def calibration_crops(
-    loaded: LoadedModel, images: ImageOptions, effort: EffortName, clock: Clock, given: Given | None = None
+    loaded: LoadedModel,
+    images: ImageOptions,
+    effort: EffortName,
+    clock: Clock,
+    given: Given | None = None,
+    *,
+    labelled: bool,
 ) -> Iterator[Crops | None]:
     """Calibration images that are there already, cropped once into a temporary file; None: they are yet to be made.
 
     They are read before the model is exported: a wrong folder or a damaged file is found early.
+
+    Args:
+        labelled: whether the run uses their labels, see `uses_labels`; labels of files are not read otherwise.
     """
     from lampq_onnx.frontend.effort import EFFORTS
     from lampq_onnx.frontend.opening import calibration_images
@@ -75,7 +93,7 @@ def calibration_crops(
     elif isinstance(images.calibration, str):
         yield None
     else:
-        with _cropped(*calibration_images(loaded, (), images, effort, clock), clock) as crops:
+        with _cropped(*calibration_images(loaded, (), images, effort, clock, labelled=labelled), clock) as crops:
             yield crops
 
 

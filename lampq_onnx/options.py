@@ -185,9 +185,17 @@ class ImageOptions(Record):
         Option("Calibration images; default: 128, 1024 for --effort best, 64 synthetic ones.", IMAGES, example=128),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of image choice and sampled labels.", IMAGES)] = 0
-    mean: Annotated[Numbers, Option("Overrides timm's, e.g. 0.5,0.5,0.5.", IMAGES, example=[0.5, 0.5, 0.5])] = None
-    std: Annotated[Numbers, Option("Overrides timm's.", IMAGES, example=[0.5, 0.5, 0.5])] = None
-    crop: Annotated[float | None, Option("Overrides timm's crop_pct.", IMAGES, example=0.9)] = None
+    mean: Annotated[
+        Numbers,
+        Option("Mean of each channel, instead of the model's, e.g. 0.5,0.5,0.5.", IMAGES, example=[0.5, 0.5, 0.5]),
+    ] = None
+    std: Annotated[
+        Numbers, Option("Standard deviation of each channel, instead of the model's.", IMAGES, example=[0.5, 0.5, 0.5])
+    ] = None
+    crop: Annotated[
+        float | None,
+        Option("Share of the resized image that the center crop keeps, instead of the model's.", IMAGES, example=0.9),
+    ] = None
 
 
 class SyntheticOptions(Record):

@@ -27,7 +27,7 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
-from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, validation_images
+from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, uses_labels, validation_images
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -81,7 +81,7 @@ def analyze(
         process_group(model.device) as group,
         torch_threads(threads or own_cores()),
         loaded_model(model, images, clock, given) as loaded,
-        calibration_crops(loaded, images, analysis.effort, clock, given) as read,
+        calibration_crops(loaded, images, analysis.effort, clock, given, labelled=uses_labels(analysis)) as read,
         prepared(loaded, read, images, analysis.effort, clock, group) as (frontend, crops),
     ):
         sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
@@ -160,7 +160,14 @@ def quantize(
         exclusive(folder),
         staging(folder, OUTPUT_FILES) as stage,
         loaded_model(recipe.model, recipe.images, clock, given) as loaded,
-        calibration_crops(loaded, recipe.images, recipe.analysis.effort, clock, given) as read,
+        calibration_crops(
+            loaded,
+            recipe.images,
+            recipe.analysis.effort,
+            clock,
+            given,
+            labelled=uses_labels(recipe.analysis, recipe.update),
+        ) as read,
         validation_images(recipe.images, loaded, given) as validation,
         prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):

@@ -13,7 +13,7 @@ from lampq_onnx.converter.source import SOURCE_KEY
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, require_output_file, staging
 from lampq_onnx.frontend.threads import torch_threads
-from lampq_onnx.inputs import calibration_crops, loaded_model, prepared
+from lampq_onnx.inputs import calibration_crops, loaded_model, prepared, uses_labels
 from lampq_onnx.output import write_quantized
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.provenance import HASH_KEY, INPUTS_KEY, Inputs, provenance, read_provenance
@@ -60,7 +60,13 @@ def reproduce(
     with (
         torch_threads(recipe.output.threads or available_cores()),
         loaded_model(recipe.model, recipe.images, clock) as loaded,
-        calibration_crops(loaded, recipe.images, recipe.analysis.effort, clock) as read,
+        calibration_crops(
+            loaded,
+            recipe.images,
+            recipe.analysis.effort,
+            clock,
+            labelled=uses_labels(recipe.analysis, recipe.update),
+        ) as read,
         prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
         tempfile.TemporaryDirectory(prefix="lampq-") as folder,
     ):

@@ -66,7 +66,12 @@ def _examine(recipe: Recipe) -> Iterator[Finding]:
     loaded = load_model(recipe.model, recipe.images)
     source = None
     if recipe.images.validation is not None:
-        source = open_source(recipe.images.validation, num_classes=loaded.identity.num_classes, need_labels=True)
+        source = open_source(
+            recipe.images.validation,
+            num_classes=loaded.identity.num_classes,
+            need_labels=True,
+            class_names=loaded.task.classes,
+        )
     elif recipe.model.name == DIGITS:
         source = digits_source("test")
     yield from examine_model(loaded, source)

@@ -149,10 +149,9 @@ class BatchedImages:
 
     def pixels(self, i: int) -> npt.NDArray[np.uint8]:
         """uint8 (h, w, c): the normalization undone."""
-        image = next(self._opened().slice(i, i + 1).batches(1)).images[0].transpose(1, 2, 0)
-        restored = image * np.array(self.preprocessing.std) + np.array(self.preprocessing.mean)
-        rounded: npt.NDArray[np.uint8] = np.rint(255 * restored.clip(0, 1)).astype(np.uint8)
-        return rounded
+        batch = next(self._opened().slice(i, i + 1).batches(1))
+        pixels: npt.NDArray[np.uint8] = self.preprocessing.denormalize(batch.images)[0]
+        return pixels
 
     def sha256(self) -> str:
         """Over every number of the images, their shape, and the labels."""

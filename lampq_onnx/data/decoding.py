@@ -6,9 +6,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lampq_onnx.errors import LampqError
+
+Pixels = Image.Image | NDArray[np.uint8]
+"""A picture, or an array (h, w, channels) of any number of channels."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -98,6 +102,33 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
         # The same pixels as the direct conversion, without Pillow's warning about the transparency.
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)
+
+
+def planes(image: Pixels, channels: int) -> list[Image.Image]:
+    """The picture as one image of 3 or 1 channels, or an array as one image per channel.
+
+    Raises
+    ------
+    LampqError
+        As `eight_bit`; also a picture where a model takes neither 3 channels nor 1, or an array of another number of
+        channels than the model takes.
+    """
+    if isinstance(image, Image.Image):
+        if channels not in (1, 3):
+            raise LampqError(
+                f"it is a picture, and {channels} channels cannot be made of one",
+                hint=f"save the images as a uint8 array (N,H,W,{channels}) named images in an .npz file",
+            )
+        return [to_mode(image, channels)]
+    given = image.shape[2]
+    if channels in (1, 3) and given in (3, 4):
+        return [to_mode(Image.fromarray(image), channels)]
+    if given != channels:
+        raise LampqError(
+            f"it has {given} channel{'s' if given > 1 else ''}, and the model takes {channels}",
+            hint=f"save the images as a uint8 array (N,H,W,{channels})",
+        )
+    return [Image.fromarray(np.ascontiguousarray(image[..., index])) for index in range(channels)]
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -4,57 +4,87 @@ from __future__ import annotations
 
 import csv
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import numpy as np
-
+from lampq_onnx.data.class_names import class_indices
 from lampq_onnx.data.source import FileReader, ImageSource
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import TEXT_LIMIT, require_file
 
 TABLE = "labels.csv"
 _HEADER = ("path", "label")
-_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)  # at most 18 digits: always fits int64
 
 
-def open_table(folder: Path, *, num_classes: int | None) -> ImageSource:
+def open_table(
+    folder: Path, *, num_classes: int | None, need_labels: bool, class_names: Sequence[str] = ()
+) -> ImageSource:
     """Open the images that ``folder/labels.csv`` lists, in its order; other columns are ignored.
+
+    Labels are class indices from 0, or names of classes: those in ``folder/classes.txt`` (one name on each line, in
+    the order of the model's outputs), else the model's own. They are not read where they are not needed; the source
+    then has none.
+
+    Parameters
+    ----------
+    folder : the folder that holds the table.
+    num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
+    need_labels : whether labels are read.
+    class_names : how the model calls its classes, in their order; empty where that is not known.
 
     Raises
     ------
     LampqError
         The table is unreadable, lacks the header or rows, or a line (named in the message) has a label that
-        is not a class index, or a path that is absent, missing on disk or outside the folder.
+        is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
     """
     table = folder / TABLE
     require_file(table, "the table", limit=TEXT_LIMIT)
     root = os.path.realpath(folder)
     files: list[str] = []
-    labels: list[int] = []
-    for line, path, label in _rows(table):
-        where = f"{table}, line {line}"
-        _require_inside(folder, root, path, where)
-        files.append(path)
-        labels.append(_class_index(label, num_classes, where))
+    rows: list[Row] = []
+    for row in _rows(table, _HEADER if need_labels else _HEADER[:1]):
+        _require_inside(folder, root, row.path, row.where)
+        files.append(row.path)
+        rows.append(row)
     if not files:
         raise LampqError(f"{table} lists no images", hint="add one path,label line per image")
     description = f"{len(files)} images listed in {table}"
-    array = np.array(labels, dtype=np.int64)
+    array = None
+    if need_labels:
+        array = class_indices([(row.where, row.label) for row in rows], folder, num_classes, class_names)
     return ImageSource.whole(FileReader(folder, tuple(files)), len(files), array, description)
 
 
-def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield (line number, path, label) of each row that is not blank."""
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes
+    ----------
+    where : the file and the line, for messages.
+    path : of the image, relative to the folder.
+    label : as it is written; empty where labels are not read.
+    """
+
+    where: str
+    path: str
+    label: str
+
+
+def _rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Each row that is not blank; ``columns`` are path, and label where it is read."""
     try:
         # utf-8-sig: spreadsheets write a byte order mark.
         with table.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            if any(header.count(name) != 1 for name in _HEADER):
-                raise LampqError(f"{table} does not start with the header path,label", hint="make that its first line")
-            at_path, at_label = map(header.index, _HEADER)
+            if any(header.count(name) != 1 for name in columns):
+                raise LampqError(
+                    f"{table} does not start with the header {','.join(columns)}", hint="make that its first line"
+                )
+            places = [header.index(name) for name in columns]
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
@@ -63,7 +93,8 @@ def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
                         f"{table}, line {reader.line_num}: {len(row)} columns, not {len(header)}",
                         hint='put a path that contains a comma in "quotes"',
                     )
-                yield reader.line_num, row[at_path].strip(), row[at_label].strip()
+                path, *label = (row[place].strip() for place in places)
+                yield Row(f"{table}, line {reader.line_num}", path, "".join(label))
     except OSError as error:
         raise LampqError(f"cannot read {table}: {error.strerror or error}") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -85,17 +116,3 @@ def _require_inside(folder: Path, root: str, path: str, where: str) -> None:
         )
     if not os.path.isfile(target):
         raise LampqError(f"{where}: there is no file {folder / path}", hint="add the file or remove the line")
-
-
-def _class_index(text: str, num_classes: int | None, where: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise LampqError(f"{where}: the label {text!r} is not an integer", hint="labels are class indices from 0")
-    label = int(text)
-    if label < 0:
-        raise LampqError(f"{where}: the label {label} is negative", hint="labels are class indices from 0")
-    if num_classes is not None and label >= num_classes:
-        raise LampqError(
-            f"{where}: the label {label} is not below the model's {num_classes} classes",
-            hint="labels are class indices from 0, in the order of the model's outputs",
-        )
-    return label

@@ -16,24 +16,29 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from lampq_onnx.data.decoding import Pixels
 from lampq_onnx.data.source import ImageSource, Labels
 from lampq_onnx.errors import LampqError
 
-_LAYOUT = "save images as uint8 (N,H,W,C) with C of 1, 3 or 4, or (N,H,W), and labels as integers (N,)"
+_LAYOUT = "save images as uint8 (N,H,W,C) with the model's number of channels, or (N,H,W), and labels as integers (N,)"
 _COPY_CHUNK = 1 << 20
 _LABEL_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayReader:
-    """Images in a mapped uint8 array of shape (n, h, w) or (n, h, w, 3 or 4)."""
+    """Images in a mapped uint8 array of shape (n, h, w) or (n, h, w, channels).
+
+    Grayscale and RGB come as pictures, any other number of channels as an array.
+    """
 
     file: str
     images: NDArray[np.uint8] = field(repr=False)
 
-    def image(self, position: int) -> Image.Image:
+    def image(self, position: int) -> Pixels:
         """Copy one image out of the array."""
-        return Image.fromarray(np.array(self.images[position], order="C"))
+        pixels = np.array(self.images[position], order="C")
+        return Image.fromarray(pixels) if pixels.ndim == 2 or pixels.shape[2] == 3 else pixels
 
     def name(self, position: int) -> str:
         """The file's name and the position in it."""
@@ -59,7 +64,7 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
                 if key not in keys:
                     raise LampqError(f"{path} has no array {key!r} (it has: {', '.join(keys) or 'none'})", hint=_LAYOUT)
             images = _map_images(path, archive)
-        labels = _read_labels(path, len(images), num_classes) if "labels" in keys else None
+        labels = _read_labels(path, len(images), num_classes) if need_labels else None
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, RuntimeError) as error:
         raise LampqError(f"{path} is not a usable .npz file: {error}", hint=_LAYOUT) from error
     except OSError as error:
@@ -96,7 +101,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def _require_layout(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if dtype != np.uint8:
         raise LampqError(f"{path}: images has the dtype {dtype}, not uint8", hint=_LAYOUT)
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)):
+    if len(shape) not in (3, 4):
         raise LampqError(f"{path}: images has the shape {shape}", hint=_LAYOUT)
     if min(shape) < 1:
         raise LampqError(f"{path} holds no images: images has the shape {shape}", hint=_LAYOUT)

@@ -4,48 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from lampq_onnx.artifacts.base import Record
-from lampq_onnx.data.decoding import to_mode
+from lampq_onnx.data.decoding import Pixels, planes
+from lampq_onnx.data.resizing import Placement, Resize, Side, center_offset
 from lampq_onnx.errors import LampqError, UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
-_Side = Annotated[int, Field(ge=1, le=8192)]
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an image lies in the model's input: input = scale * image - offset, in pixels.
-
-    Attributes
-    ----------
-    scale : down and across.
-    offset : down and across.
-    """
-
-    scale: tuple[float, float]
-    offset: tuple[int, int]
-
-    def to_input(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Boxes (n, 4), left, top, width and height, from pixels of the image to pixels of the input."""
-        (down, across), (top, left) = self.scale, self.offset
-        return np.asarray(boxes * [across, down, across, down] - [left, top, 0, 0])
-
-    def to_image(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The reverse of `to_input`."""
-        (down, across), (top, left) = self.scale, self.offset
-        return np.asarray((boxes + np.array([left, top, 0, 0])) / [across, down, across, down])
+LEVEL = 1 / 255
+"""What a pixel's value is multiplied with, unless a model says otherwise: values are then 0..1."""
 
 
 class Preprocessing(Record):
-    """Resize, crop and normalization; but for ``letterbox`` equal to timm's evaluation transform.
+    """Resize, crop and normalization; with the defaults equal to timm's evaluation transform, but for ``letterbox``.
 
     Attributes
     ----------
@@ -54,17 +39,25 @@ class Preprocessing(Record):
     crop_mode : ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently; ``letterbox`` keeps the
         aspect ratio and the whole image, and fills the right or the bottom with the mean.
     interpolation : Pillow's filter.
-    mean, std : one number per channel, for values in 0..1.
-    channels : 3 (RGB) or 1 (grayscale).
+    mean, std : one number per channel, in the order of the model's channels, for values after ``rescale_factor`` and
+        ``rescale_offset``.
+    channels : 3 (a color picture), 1 (a grayscale picture), or any other number for arrays with that many channels.
+    channel_order : in which order the model takes the channels of a color picture.
+    rescale_factor, rescale_offset : a pixel's value (0..255) is multiplied with the one, then the other is added.
+    resize : resizing and crop by the rules of transformers, in the place of ``crop_pct`` and ``crop_mode``.
     """
 
-    size: tuple[_Side, _Side]
+    size: tuple[Side, Side]
     crop_pct: Annotated[float, Field(gt=0, le=1)]
     crop_mode: Literal["center", "squash", "letterbox"]
     interpolation: Interpolation
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    channels: Literal[1, 3]
+    channels: Annotated[int, Field(ge=1, le=4096)]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    rescale_factor: Annotated[float, Field(gt=0)] = LEVEL
+    rescale_offset: float = 0.0
+    resize: Resize | None = None
 
     @field_validator("std")
     @classmethod
@@ -78,16 +71,39 @@ class Preprocessing(Record):
     def _one_number_per_channel(self) -> Self:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
-                raise ValueError(f"{name} has {len(values)} numbers ({_listed(values)}) for {self.channels} channels")
+                raise ValueError(
+                    f"{name} has {len(values)} numbers ({_listed(values)}) for {self.channels} channels: give "
+                    f"{self.channels}"
+                )
+        if self.channel_order == "bgr" and self.channels != 3:
+            raise ValueError(f"channel_order bgr is for 3 channels, not {self.channels}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Fields with defaults are written where they differ, so that a value has one form in files and hashes.
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if fields[name].is_required() or getattr(self, name) != fields[name].default
+        }
+
     def describe(self) -> str:
-        """One line for people."""
+        """One line for people, with everything that happens to an image."""
         side = "x".join(map(str, self.size))
-        return (
-            f"{side}, {self.crop_mode} crop {self.crop_pct:g}, {self.interpolation}, "
-            f"mean {_listed(self.mean)}, std {_listed(self.std)}"
-        )
+        kind = {1: "grayscale", 3: self.channel_order.upper()}.get(self.channels, f"{self.channels} channels")
+        parts = [side] if (self.channels, self.channel_order) == (3, "rgb") else [f"{side} {kind}"]
+        if self.resize is None:
+            parts.append(f"{self.crop_mode} crop {self.crop_pct:g}")
+        else:
+            parts.append(self.resize.describe())
+        parts.append(self.interpolation)
+        if (self.rescale_factor, self.rescale_offset) != (LEVEL, 0.0):
+            offset = f" {self.rescale_offset:+g}" if self.rescale_offset else ""
+            parts.append(f"values 0..255 times {self.rescale_factor:.6g}{offset}")
+        parts += [f"mean {_listed(self.mean)}", f"std {_listed(self.std)}"]
+        return ", ".join(parts)
 
     def override(
         self,
@@ -97,6 +113,8 @@ class Preprocessing(Record):
     ) -> Self:
         """Return a copy with the given values replaced; None keeps a value.
 
+        A crop_pct takes the place of `resize`: the image is then resized and cropped as timm does it.
+
         Raises
         ------
         UsageError
@@ -104,7 +122,9 @@ class Preprocessing(Record):
             positive, or a crop_pct outside (0, 1].
         """
         given = {"mean": mean, "std": std, "crop_pct": crop_pct}
-        changes = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        if crop_pct is not None:
+            changes["resize"] = None
         try:
             return self.model_validate(self.model_dump() | changes)
         except ValidationError as error:
@@ -113,14 +133,15 @@ class Preprocessing(Record):
             text = problem["msg"].removeprefix("Value error, ")
             raise UsageError(f"the preprocessing cannot be changed like this: {where}{text}") from error
 
-    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+    def crop(self, image: Pixels) -> NDArray[np.uint8]:
         """Resize and crop one image.
 
-        EXIF orientation is ignored, as timm and torchvision do. Alpha is dropped; 16-bit pixels are scaled.
+        EXIF orientation is ignored, as timm and torchvision do. Alpha is dropped; 16-bit pixels are scaled. Colors are
+        in the order red, green, blue; `normalize` brings them into the model's order.
 
         Parameters
         ----------
-        image : PIL.Image.Image, any mode and size.
+        image : PIL.Image.Image of any mode and size, or uint8 (h, w, channels).
 
         Returns
         -------
@@ -130,37 +151,37 @@ class Preprocessing(Record):
         Raises
         ------
         LampqError
-            Pixels without an 8-bit form, or an image so elongated that the resized one would exceed Pillow's
+            Pixels without an 8-bit form, channels that cannot be made of the image's, an image that is not resized and
+            has another size than the model takes, or one so elongated that the resized one would exceed Pillow's
             pixel limit.
         """
-        image = to_mode(image, self.channels)
-        height, width = self._resized(image.height, image.width)
-        if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+        parts = planes(image, self.channels)
+        width, height = parts[0].size
+        target = self._resized(height, width)
+        if Image.MAX_IMAGE_PIXELS is not None and target[0] * target[1] > Image.MAX_IMAGE_PIXELS:
             raise LampqError(
-                f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}",
+                f"an image of {width}x{height} pixels would be resized to {target[1]}x{target[0]}",
                 hint="remove the image, or use a larger crop percentage",
             )
-        if (height, width) != (image.height, image.width):
-            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-        if self.crop_mode == "letterbox":
-            return self._letterboxed(image)
-        top, left = _offset(height, self.size[0]), _offset(width, self.size[1])
-        # Pillow fills what lies outside the image with 0, which is torchvision's padding.
-        image = image.crop((left, top, left + self.size[1], top + self.size[0]))
-        return np.array(image, dtype=np.uint8).reshape(*self.size, self.channels)
+        if target != (height, width):
+            kind = Image.Resampling[self.interpolation.upper()]
+            parts = [part.resize((target[1], target[0]), kind) for part in parts]
+        self._require_fit(height, width, target)
+        if self._pads:
+            return self._padded(parts)
+        top, left = self._offsets(*target)
+        # Pillow fills what lies outside the image with 0, which is the padding of torchvision and transformers.
+        box = (left, top, left + self.size[1], top + self.size[0])
+        return self._joined([part.crop(box) for part in parts])
 
     def placement(self, height: int, width: int) -> Placement:
         """Where an image of this size lies in the model's input."""
         resized = self._resized(height, width)
-        offset = (
-            (0, 0)
-            if self.crop_mode == "letterbox"
-            else (_offset(resized[0], self.size[0]), _offset(resized[1], self.size[1]))
-        )
+        offset = (0, 0) if self._pads else self._offsets(*resized)
         return Placement((resized[0] / height, resized[1] / width), offset)
 
     def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Turn crops into the model's input, ``(x / 255 - mean) / std``.
+        """Turn crops into the model's input: ``(x * rescale_factor + rescale_offset - mean) / std``.
 
         Parameters
         ----------
@@ -177,22 +198,71 @@ class Preprocessing(Record):
         """
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.channels:
             raise ValueError(f"expected uint8 (n, h, w, {self.channels}), got {batch.dtype} {batch.shape}")
-        out = np.ascontiguousarray(batch.transpose(0, 3, 1, 2)).astype(np.float32)
-        out /= np.float32(255)
+        ordered = batch[..., ::-1] if self.channel_order == "bgr" else batch
+        out = np.ascontiguousarray(ordered.transpose(0, 3, 1, 2)).astype(np.float32)
+        if self.rescale_factor == LEVEL:
+            out /= np.float32(255)
+        else:
+            out *= np.float32(self.rescale_factor)
+        if self.rescale_offset:
+            out += np.float32(self.rescale_offset)
         out -= np.asarray(self.mean, dtype=np.float32).reshape(1, -1, 1, 1)
         out /= np.asarray(self.std, dtype=np.float32).reshape(1, -1, 1, 1)
         return out
 
-    def _letterboxed(self, image: Image.Image) -> NDArray[np.uint8]:
-        fill = np.rint(255 * np.clip(np.asarray(self.mean), 0, 1)).astype(np.uint8)
-        canvas = np.broadcast_to(fill, (*self.size, self.channels)).copy()
-        canvas[: image.height, : image.width] = np.asarray(image, dtype=np.uint8).reshape(
-            image.height, image.width, self.channels
+    @property
+    def like_timm(self) -> bool:
+        """Whether timm's evaluation transform does the same."""
+        plain = (self.channel_order, self.rescale_factor, self.rescale_offset) == ("rgb", LEVEL, 0.0)
+        return plain and self.resize is None and self.crop_mode != "letterbox"
+
+    @property
+    def _pads(self) -> bool:
+        return self.crop_mode == "letterbox" if self.resize is None else self.resize.then == "pad"
+
+    def _require_fit(self, height: int, width: int, resized: tuple[int, int]) -> None:
+        """Raise LampqError where resizing leaves a size that the rule has no way to go on with."""
+        if self.resize is None or self.resize.then == "crop" or resized == self.size:
+            return
+        if self.resize.then == "pad" and resized[0] <= self.size[0] and resized[1] <= self.size[1]:
+            return
+        wanted = f"{self.size[1]}x{self.size[0]}"
+        found = f"{width}x{height}" if self.resize.to == "none" else f"{resized[1]}x{resized[0]} after resizing"
+        raise LampqError(
+            f"it is {found} pixels (width x height), the model takes {wanted}, and its preprocessing "
+            f"({self.resize.describe()}) does not change that",
+            hint="bring the images to that size, or give --crop, which resizes and crops them",
         )
+
+    def denormalize(self, batch: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The reverse of `normalize`: float32 (n, channels, h, w) to the nearest pixels, uint8 (n, h, w, channels)."""
+        std, black = np.array(self.std, np.float32), np.array(self.mean, np.float32) - np.float32(self.rescale_offset)
+        values = (batch.transpose(0, 2, 3, 1) * std + black) * np.float32(1 / self.rescale_factor)
+        levels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(levels[..., ::-1] if self.channel_order == "bgr" else levels)
+
+    def _padded(self, parts: list[Image.Image]) -> NDArray[np.uint8]:
+        level = (np.asarray(self.mean) - self.rescale_offset) / self.rescale_factor
+        fill = np.rint(np.clip(level, 0, 255)).astype(np.uint8)
+        if self.channel_order == "bgr":
+            fill = fill[::-1]
+        canvas = np.broadcast_to(fill, (*self.size, self.channels)).copy()
+        canvas[: parts[0].height, : parts[0].width] = self._joined(parts)
         return canvas
+
+    def _joined(self, parts: list[Image.Image]) -> NDArray[np.uint8]:
+        shape = (parts[0].height, parts[0].width, -1)
+        return np.concatenate([np.array(part, dtype=np.uint8).reshape(shape) for part in parts], axis=2)
+
+    def _offsets(self, height: int, width: int) -> tuple[int, int]:
+        """First row and column of the crop."""
+        offset = _offset if self.resize is None else center_offset
+        return offset(height, self.size[0]), offset(width, self.size[1])
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the crop; the three rounding rules are those of timm's three branches."""
+        if self.resize is not None:
+            return self.resize.resized(height, width)
         target_h, target_w = (math.floor(side / self.crop_pct) for side in self.size)
         if self.crop_mode == "squash":
             return target_h, target_w

@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lampq_onnx.data.decoding import decode
+from lampq_onnx.data.decoding import Pixels, decode
 from lampq_onnx.data.objects import Objects
 
 Labels = NDArray[np.int64]
@@ -20,7 +19,7 @@ Labels = NDArray[np.int64]
 class Reader(Protocol):
     """Where the pixels come from; positions are those of the whole collection."""
 
-    def image(self, position: int) -> Image.Image:
+    def image(self, position: int) -> Pixels:
         """Read one image; LampqError names it when it cannot be read."""
 
     def name(self, position: int) -> str:
@@ -34,7 +33,7 @@ class FileReader:
     folder: Path
     files: tuple[str, ...] = field(repr=False)
 
-    def image(self, position: int) -> Image.Image:
+    def image(self, position: int) -> Pixels:
         """Decode one file, see `decode`."""
         return decode(self.folder / self.files[position])
 
@@ -75,8 +74,14 @@ class ImageSource:
         """The number of images."""
         return len(self.positions)
 
-    def image(self, i: int) -> Image.Image:
-        """Read image ``i``: loaded, 8 bits per channel, any such mode; LampqError when it cannot be read."""
+    def image(self, i: int) -> Pixels:
+        """Read image ``i``: loaded, 8 bits per channel, any such mode, or an array (h, w, channels).
+
+        Raises
+        ------
+        LampqError
+            It cannot be read.
+        """
         return self.reader.image(int(self.positions[i]))
 
     def name(self, i: int) -> str:

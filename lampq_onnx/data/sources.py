@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lampq_onnx.data.coco import ANNOTATIONS, open_coco
@@ -19,7 +20,9 @@ _FORMS = (
 )
 
 
-def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> ImageSource:
+def open_source(
+    path: Path, *, num_classes: int | None, need_labels: bool, class_names: Sequence[str] = ()
+) -> ImageSource:
     """Open images for reading one at a time.
 
     Parameters
@@ -27,7 +30,9 @@ def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> Im
     path : a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
         images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
     num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
-    need_labels : whether a collection without labels is an error.
+    need_labels : whether labels are used: a collection without them is then an error. Otherwise those of a table or an
+        .npz file are not read, so that no mistake in them counts.
+    class_names : how the model calls its classes, in their order, for a table whose labels are names.
 
     Raises
     ------
@@ -45,7 +50,7 @@ def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> Im
         return open_coco(path)
     if os.path.isdir(path):
         if os.path.lexists(path / TABLE):
-            return open_table(path, num_classes=num_classes)
+            return open_table(path, num_classes=num_classes, need_labels=need_labels, class_names=class_names)
         return open_folder(path, num_classes=num_classes, need_labels=need_labels)
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return open_npz(path, num_classes=num_classes, need_labels=need_labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 
+import numpy as np
 from PIL import Image
 
 from lampq_onnx.data.batched import BatchedImages
@@ -20,13 +21,15 @@ QUALITY = 80
 def thumbnail(source: ImageSource | BatchedImages, preprocessing: Preprocessing, i: int) -> str:
     """The crop of image ``i``, as base64 of a JPEG whose longest side is `SIDE`.
 
+    Of more than three channels the first three are shown as red, green and blue; of two the first, in gray.
+
     Raises
     ------
     LampqError
         The image cannot be read or cropped.
     """
     pixels = source.pixels(i) if isinstance(source, BatchedImages) else preprocessing.crop(source.image(i))
-    image = Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if preprocessing.channels < 3 else pixels[..., :3]))
     ratio = SIDE / max(image.size)
     size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
     # Enlarged pixels of a tiny image stay visible as such.

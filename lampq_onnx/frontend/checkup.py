@@ -14,7 +14,7 @@ from timm.data.transforms_factory import create_transform
 
 from lampq_onnx.converter import save_model
 from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
-from lampq_onnx.data.decoding import to_mode
+from lampq_onnx.data.decoding import planes
 from lampq_onnx.doctor import Finding
 from lampq_onnx.files import FLOAT_FILE
 from lampq_onnx.frontend.export import export_model
@@ -81,7 +81,7 @@ def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -
     """Prepared images, and the answers of the file to ours and of the model to timm's."""
     assert validation.labels is not None
     preprocessing, labels = loaded.preprocessing, validation.labels
-    theirs = timm_transform(preprocessing) if preprocessing.channels == 3 else None
+    theirs = timm_transform(preprocessing) if preprocessing.channels == 3 and preprocessing.like_timm else None
     ours_right = theirs_right = same = 0
     change = norm = 0.0
     for batch in iter_batches(validation, preprocessing, BATCH):
@@ -91,7 +91,7 @@ def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -
         if theirs is None:
             continue
         pictures = [validation.image(batch.start + i) for i in range(len(batch.images))]
-        prepared = np.stack([np.asarray(theirs(to_mode(picture, 3))) for picture in pictures])
+        prepared = np.stack([np.asarray(theirs(planes(picture, 3)[0])) for picture in pictures])
         change += float(np.square(prepared - batch.images).sum())
         norm += float(np.square(batch.images).sum())
         wanted = _logits(loaded, prepared).argmax(1)

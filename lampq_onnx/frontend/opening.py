@@ -47,7 +47,7 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
     elif is_transformers_name(options.name):
         if options.checkpoint or options.model_args:
             raise UsageError(f"{options.name} is a model of transformers: it takes no checkpoint or model arguments")
-        loaded = load_transformers(options.name, pretrained=options.pretrained)
+        loaded = load_transformers(options.name, pretrained=options.pretrained, images=images)
     else:
         loaded = load_timm(
             options.name,
@@ -56,7 +56,25 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
             pretrained=options.pretrained,
             model_args=options.model_args,
         )
+        require_statistics(loaded, images)
     return on_device(loaded, options, images)
+
+
+def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
+    """Check that mean and std of a timm model are of its own channels: there is no way to tell those of others.
+
+    Models of one channel get the mean over the three, as timm's own grayscale weights do.
+
+    Raises:
+        UsageError: timm knows other channels than the model has, and --mean or --std is missing.
+    """
+    channels = loaded.preprocessing.channels
+    known = len(dict(getattr(loaded.module, "pretrained_cfg", {})).get("mean", ()))
+    if channels not in (1, known) and (images.mean is None or images.std is None):
+        raise UsageError(
+            f"{loaded.identity.name} takes {channels} channels, and timm knows the mean and std of {known}",
+            hint=f"give --mean and --std with {channels} numbers each",
+        )
 
 
 def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:
@@ -79,9 +97,23 @@ def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) 
 
 
 def calibration_images(
-    loaded: LoadedModel, units: Sequence[Unit], images: ImageOptions, effort: EffortName, progress: ProgressSink
+    loaded: LoadedModel,
+    units: Sequence[Unit],
+    images: ImageOptions,
+    effort: EffortName,
+    progress: ProgressSink,
+    *,
+    labelled: bool = False,
 ) -> tuple[ImageSource, Preprocessing]:
     """The images to calibrate on, and their preprocessing: given ones, those of the embedded model, or made ones.
+
+    Args:
+        loaded: the model.
+        units: its layers, which made images look at.
+        images: what to open.
+        effort: decides how many images are taken where the options do not.
+        progress: told of the images that are made.
+        labelled: whether labels are used; those of files are not read otherwise.
 
     Raises:
         LampqError: there are none, or they cannot be opened.
@@ -94,8 +126,13 @@ def calibration_images(
             options = options.model_copy(update={"size": images.calibration_size})
         return calibration_source(given, loaded, units, options, progress)
     if given is not None:
-        classes = loaded.identity.num_classes if loaded.task.kind == "classification" else None
-        source = open_source(given, num_classes=classes, need_labels=False)
+        classify = loaded.task.kind == "classification"
+        source = open_source(
+            given,
+            num_classes=loaded.identity.num_classes if classify else None,
+            need_labels=labelled and classify,
+            class_names=loaded.task.classes,
+        )
     elif loaded.identity.name == DIGITS:
         source = digits_source("calibration")
     else:

@@ -107,10 +107,7 @@ def uncropped(preprocessing: Preprocessing) -> Preprocessing:
 
 def to_pixels(images: torch.Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Inverse of `Preprocessing.normalize`: (n, c, h, w) to the nearest uint8 (n, h, w, c)."""
-    mean, std = _statistics(preprocessing, torch.device("cpu"))
-    levels = (images.detach().cpu() * std + mean) * 255
-    pixels: NDArray[np.uint8] = levels.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
+    return preprocessing.denormalize(images.detach().cpu().numpy())
 
 
 def noise_pixels(preprocessing: Preprocessing, options: SyntheticOptions) -> NDArray[np.uint8]:
@@ -137,7 +134,8 @@ def optimized_images(
     classes = loaded.identity.num_classes if loaded.task.kind == "classification" else 1
     device = device_of(module)
     mean, std = _statistics(preprocessing, device)
-    lowest, highest = -mean / std, (1 - mean) / std
+    black = preprocessing.rescale_offset
+    lowest, highest = (black - mean) / std, (black + 255 * preprocessing.rescale_factor - mean) / std
     generator = torch.Generator().manual_seed(options.seed)
     targets = _targets(options.size, classes, options.seed).to(device)
     resolution = (min(preprocessing.size) / VARIATION_SIDE) ** 2

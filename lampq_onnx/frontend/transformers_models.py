@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.loading import LoadedModel, require_finite, weights_hash
+from lampq_onnx.frontend.processor_check import installed_processor, require_same_pixels
 from lampq_onnx.frontend.task_model import NamedOutputs, detection_task
-from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
+from lampq_onnx.importer.class_names import names_of
+from lampq_onnx.importer.processors import (
+    class_name,
+    plain_preprocessing,
+    preprocessing_of,
+    read_processor_file,
+    replace_settings,
+)
+from lampq_onnx.importer.processors.keys import UnsupportedKey
+from lampq_onnx.options import ImageOptions
+from lampq_onnx.tasks.spec import TaskSpec
 
 CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
 PREFIX = "transformers:"
 """Before a name on the hub, as in transformers:hustvl/yolos-tiny."""
 
 SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
 """Model types whose scores end with "no object"; the others' are sigmoids (RT-DETR, Deformable DETR)."""
-
-_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Pillow's numbers of its filters."""
 
 _AUTO_CLASSES = {
     "ForObjectDetection": "AutoModelForObjectDetection",
@@ -43,12 +49,13 @@ def is_transformers_name(name: str) -> bool:
     return name.startswith(PREFIX) or (Path(name) / CONFIG).is_file()
 
 
-def load_transformers(name: str, *, pretrained: bool) -> LoadedModel:
+def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | None = None) -> LoadedModel:
     """Load a model with its weights in float32, and its preprocessing.
 
     Args:
         name: folder, or `PREFIX` and a name on the hub.
         pretrained: let transformers download; without it, only what lies on this machine is read.
+        images: overrides of the preprocessing, which also say what the model does not.
 
     Raises:
         LampqError: transformers is missing, the model cannot be loaded, or its kind or preprocessing is not supported.
@@ -65,7 +72,7 @@ def load_transformers(name: str, *, pretrained: bool) -> LoadedModel:
         raise UsageError(f"{name} is a name on the hub", hint="say --pretrained, or give a folder that holds the model")
     try:
         with _silent(transformers.utils.logging):
-            return _loaded(transformers, name, place, local=local)
+            return _loaded(transformers, name, place, images or ImageOptions(), local=local)
     except LampqError:
         raise
     except Exception as error:  # configurations, downloads and checkpoints fail in many ways
@@ -73,22 +80,20 @@ def load_transformers(name: str, *, pretrained: bool) -> LoadedModel:
         raise LampqError(f"transformers cannot load {name}: {reason}") from error
 
 
-def _loaded(transformers: Any, name: str, place: str, *, local: bool) -> LoadedModel:
+def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, local: bool) -> LoadedModel:
     config = transformers.AutoConfig.from_pretrained(place, local_files_only=local)
     loader = getattr(transformers, _loader(name, config))
     # The plain attention has operators that every exporter and every converter pass knows.
     module: torch.nn.Module = loader.from_pretrained(
         place, local_files_only=local, dtype=torch.float32, attn_implementation="eager"
     )
-    image_processor = _processor(place, local=local)
     module.eval().requires_grad_(False)
     require_finite(module, Path(place))
     task = _task(config)
     wrapped = NamedOutputs(module, task.outputs)
-    size = _size(config)
     return LoadedModel(
         module=wrapped.eval(),
-        preprocessing=_preprocessing(name, image_processor, size, int(getattr(config, "num_channels", 3))),
+        preprocessing=_image_settings(name, place, config, images, local=local),
         identity=ModelIdentity(
             name=Path(place).name,
             weights_sha256=weights_hash(wrapped),
@@ -132,17 +137,39 @@ def _task(config: Any) -> TaskSpec:
         return TaskSpec(kind="embedding", outputs=("image_embeds",))
     if config.problem_type == "multi_label_classification":
         return TaskSpec(kind="multi-label", classes=names)
-    return CLASSIFICATION
+    return TaskSpec(classes=names_of(config.id2label))
 
 
-def _processor(place: str, *, local: bool) -> dict[str, Any]:
-    """What preprocessor_config.json says; empty where there is none."""
-    if local:
-        file = Path(place) / PREPROCESSOR
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
-    from transformers import AutoImageProcessor  # noqa: PLC0415
+def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *, local: bool) -> Preprocessing:
+    """What the model's image processor does, compared with that processor; or what the options say.
 
-    return dict(AutoImageProcessor.from_pretrained(place).to_dict())  # type: ignore[no-untyped-call]
+    Raises:
+        UsageError: there is no processor, and --mean or --std is missing.
+        LampqError: a key of the processor cannot be obeyed, or it prepares images in another way than we do.
+    """
+    size, channels = _size(config), int(getattr(config, "num_channels", 3))
+    settings = read_processor_file(Path(place)) if local else None
+    if local and settings is None:
+        return plain_preprocessing(name, channels=channels, size=size, images=images)
+    try:
+        processor = installed_processor(place, local=local)
+    except UnsupportedKey:
+        if not replace_settings(images):
+            raise
+        return plain_preprocessing(name, channels=channels, size=size, images=images)
+    own = dict(processor.to_dict())
+    said, source = (own, name) if settings is None else (settings[0], str(settings[1]))
+    # A file that names no class has the one that transformers takes for the model.
+    said = {"image_processor_type": own["image_processor_type"], **said} if not class_name(said) else said
+    same = partial(require_same_pixels, processor, source)
+    return _preprocessing(source, said, size, channels, images=images, installed=own, compare=same)
+
+
+def _preprocessing(
+    source: str, said: dict[str, Any], configured: tuple[int, int] | None, channels: int, **rest: Any
+) -> Preprocessing:
+    """What a processor's settings say; for ``rest`` see `preprocessing_of`."""
+    return preprocessing_of(said, source, channels=channels, configured=configured, **rest)
 
 
 def _size(config: Any) -> tuple[int, int] | None:
@@ -150,39 +177,3 @@ def _size(config: Any) -> tuple[int, int] | None:
     if isinstance(size, int):
         return size, size
     return None if size is None else (int(size[0]), int(size[1]))
-
-
-def _preprocessing(name: str, said: dict[str, Any], configured: tuple[int, int] | None, channels: int) -> Preprocessing:
-    """Of a file with one input size.
-
-    A size of both sides means that images are stretched to it. Detectors that keep the aspect ratio (shortest and
-    longest edge) see whole images, letterboxed into the size that their positions were made for. Classifiers that crop
-    keep their crop.
-    """
-    size, crop = said.get("size") or {}, said.get("crop_size")
-    shape, mode, share = configured, "squash", 1.0
-    if isinstance(size, dict) and "height" in size:
-        shape = (int(size["height"]), int(size["width"]))
-    elif isinstance(size, dict) and "longest_edge" in size:
-        shape, mode = configured or (int(size["longest_edge"]),) * 2, "letterbox"
-    elif isinstance(size, dict) and "shortest_edge" in size:
-        edge = int(size["shortest_edge"])
-        shape = (int(crop["height"]), int(crop["width"])) if crop else configured or (edge, edge)
-        mode, share = "center", min(1.0, min(shape) / edge)
-    if shape is None:
-        raise LampqError(f"{name} does not say how large its images are", hint=f"add a {PREPROCESSOR} with a size")
-    resample = int(said.get("resample", 2))
-    try:
-        return Preprocessing.model_validate(
-            {
-                "size": shape,
-                "crop_pct": share,
-                "crop_mode": mode,
-                "interpolation": _FILTERS[resample],
-                "mean": tuple(said.get("image_mean") or (0.5,) * channels),
-                "std": tuple(said.get("image_std") or (0.5,) * channels),
-                "channels": channels,
-            }
-        )
-    except (ValidationError, IndexError) as error:
-        raise LampqError(f"the preprocessing of {name} is not supported: {error}") from error

@@ -14,6 +14,9 @@ MOST_OPSET = 23
 """The newest whose changes to operators are known here."""
 
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_FEWEST_PIXELS = 4
+"""A last side up to this is a number of channels, not a width."""
+
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -47,7 +50,7 @@ def require_no_control_flow(model: ir.Model, path: Path) -> None:
 
 
 def image_input(model: ir.Model, path: Path) -> ir.Value:
-    """The only input: float images (n, channels, height, width) with 1 or 3 channels.
+    """The only input: float images (n, channels, height, width).
 
     Raises:
         LampqError: other inputs.
@@ -66,14 +69,11 @@ def image_input(model: ir.Model, path: Path) -> ir.Value:
             f"{path} takes {described} of {kind}, not a batch of images (n, channels, height, width) in float",
             hint="only image models are supported",
         )
-    channels = value.shape[1]
-    if isinstance(channels, int) and channels not in (1, 3):
-        last = value.shape[3]
+    channels, last = value.shape[1], value.shape[3]
+    if isinstance(channels, int) and isinstance(last, int) and last <= _FEWEST_PIXELS < channels:
         raise LampqError(
-            f"{path} takes {described}: {channels} channels are neither 1 nor 3",
-            hint="its images seem to have their channels last: export it with channels first"
-            if last in (1, 3)
-            else "only grayscale and RGB images are supported",
+            f"{path} takes {described}: images seem to have their {last} channels last",
+            hint="export it with channels first: (n, channels, height, width)",
         )
     return value
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.serving.source import Source
+from lampq_onnx.serving.source import Source, write_preprocessing
 
 
 def to_openvino(source: Source, folder: Path) -> None:
-    """Write ``<name>.xml`` and ``<name>.bin``.
+    """Write ``<name>.xml``, ``<name>.bin`` and ``preprocessing.json``.
 
     Raises:
         LampqError: openvino is missing, cannot read the file, or would read its weights wrongly.
@@ -33,3 +33,4 @@ def to_openvino(source: Source, folder: Path) -> None:
         openvino.save_model(model, folder / f"{source.name}.xml", compress_to_fp16=False)
     except Exception as error:  # openvino's exceptions share no public base
         raise LampqError(f"openvino cannot take {source.path}: {str(error).strip()[:500]}") from error
+    write_preprocessing(source, folder)

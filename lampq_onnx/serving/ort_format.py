@@ -10,11 +10,11 @@ from pathlib import Path
 from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.serving.source import Source, copy_model
+from lampq_onnx.serving.source import Source, copy_model, write_preprocessing
 
 
 def to_ort(source: Source, folder: Path) -> None:
-    """Write ``<name>.ort`` and the list of operators and types that a minimal build needs to run it.
+    """Write ``<name>.ort``, ``preprocessing.json``, and the operators and types that a minimal build needs.
 
     The file holds the graph after onnxruntime's optimizations on this machine, its weights unpacked to int8: it is
     larger than the ONNX file and loads faster. The optimizations are fixed for CPUs of this kind.
@@ -39,3 +39,4 @@ def to_ort(source: Source, folder: Path) -> None:
                 )
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise LampqError(f"{source.path} cannot be written in onnxruntime's format: {str(error)[:500]}") from error
+    write_preprocessing(source, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
+
+PREPROCESSING_FILE = "preprocessing.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,34 @@ class Source:
         if value.name is None or value.dtype is None or value.shape is None:
             raise LampqError(f"{self.path} does not say the type and shape of {value.name}")
         return value.name, value.dtype, tuple(d if isinstance(d, int) else None for d in value.shape)
+
+    def preprocessing(self) -> Preprocessing | None:
+        """What its images go through; None if the file does not say.
+
+        Raises:
+            LampqError: the metadata is damaged.
+        """
+        if PREPROCESSING_KEY not in self.model.metadata_props:
+            return None
+        return read_metadata(self.model, self.path).preprocessing
+
+
+def write_preprocessing(source: Source, folder: Path) -> None:
+    """Write what images go through as `PREPROCESSING_FILE`: the form holds the model alone, and clients need it.
+
+    Every field is there, those with defaults as well; ``description`` says the same in one line. A file that does not
+    say it gets none.
+
+    Raises:
+        LampqError: the metadata is damaged.
+    """
+    found = source.preprocessing()
+    if found is None:
+        return
+    fields = {name: getattr(found, name) for name in type(found).model_fields}
+    fields["resize"] = None if found.resize is None else found.resize.model_dump()
+    text = json.dumps({"description": found.describe(), **fields}, indent=2)
+    (folder / PREPROCESSING_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager

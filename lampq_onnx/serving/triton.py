@@ -6,10 +6,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
-from lampq_onnx.metadata import PREPROCESSING_KEY
-from lampq_onnx.serving.source import Source, copy_model
+from lampq_onnx.serving.source import PREPROCESSING_FILE, Source, copy_model, write_preprocessing
 
 MAX_BATCH = 32
 QUEUE_DELAY_US = 1000
@@ -24,10 +22,10 @@ _TYPES = {
 
 
 def to_triton(source: Source, folder: Path) -> None:
-    """Write ``<name>/config.pbtxt``, ``<name>/1/model.onnx`` and ``<name>/README.md``.
+    """Write ``config.pbtxt``, ``1/model.onnx``, ``preprocessing.json`` and ``README.md`` into a folder ``<name>``.
 
     Batches are formed on the server where the file takes any batch; a file with a fixed batch is served as it is. What
-    images go through before the model stands in the README and in the config's parameters.
+    images go through before the model stands in the JSON file, in the README and in the config's parameters.
 
     Raises:
         LampqError: tritonclient is missing, or a tensor's type is none that Triton knows.
@@ -60,17 +58,16 @@ def to_triton(source: Source, folder: Path) -> None:
     version = place / "1"
     version.mkdir(parents=True)
     copy_model(source.path, version / "model.onnx")
+    write_preprocessing(source, place)
     (place / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     inputs = ", ".join(f"`{entry.name}` {list(entry.dims)}" for entry in config.input)
     (place / "README.md").write_text(
         f"# {source.name}\n\nInput, without the batch: {inputs}, float32, channels first.\n\n"
-        f"The server does not prepare images. Clients do: {note}.\n",
+        f"The server does not prepare images. Clients do: {note}. `{PREPROCESSING_FILE}` has each value.\n",
         encoding="utf-8",
     )
 
 
 def _preprocessing(source: Source) -> str:
-    text = source.model.metadata_props.get(PREPROCESSING_KEY)
-    if text is None:
-        return "the file does not say how its images are prepared"
-    return Preprocessing.model_validate_json(text).describe()
+    found = source.preprocessing()
+    return "the file does not say how its images are prepared" if found is None else found.describe()

@@ -33,7 +33,7 @@ from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.html import write_report
 from lampq_onnx.html.sweep import write_sweep
-from lampq_onnx.inputs import calibration_crops, loaded_model, prepared, validation_images
+from lampq_onnx.inputs import calibration_crops, loaded_model, prepared, uses_labels, validation_images
 from lampq_onnx.output import QuantizedOutput
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.provenance import shaping
@@ -93,7 +93,13 @@ def sweep(
     with (
         torch_threads(threads),
         loaded_model(recipe.model, recipe.images, clock) as loaded,
-        calibration_crops(loaded, recipe.images, recipe.analysis.effort, clock) as read,
+        calibration_crops(
+            loaded,
+            recipe.images,
+            recipe.analysis.effort,
+            clock,
+            labelled=uses_labels(recipe.analysis, recipe.update),
+        ) as read,
         validation_images(recipe.images, loaded, None) as validation,
         prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):

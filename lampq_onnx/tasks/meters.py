@@ -25,7 +25,9 @@ def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> Imag
         LampqError: see `open_source`; also no boxes where they are needed.
     """
     classify = spec.kind == "classification"
-    source = open_source(path, num_classes=num_classes if classify else None, need_labels=classify)
+    source = open_source(
+        path, num_classes=num_classes if classify else None, need_labels=classify, class_names=spec.classes
+    )
     if spec.kind == "detection" and source.objects is None:
         raise LampqError(
             f"{source.description}: detection is scored against boxes, and there are none",

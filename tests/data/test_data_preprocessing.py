@@ -127,6 +127,11 @@ def test_json_round_trip() -> None:
         {"std": (1.0, 1.0, 1e-60)},
         {"std": (1.0, 1.0, float("nan"))},
         {"channels": 4},
+        {"channels": 0, "mean": (), "std": ()},
+        {"channels": 1, "mean": (0.5,), "std": (0.5,), "channel_order": "bgr"},
+        {"rescale_factor": 0.0},
+        {"resize": {"to": "shortest", "sides": (3, 4)}},
+        {"resize": {"to": "none", "sides": (3,)}},
         {"extra": 1},
     ],
 )
@@ -158,3 +163,106 @@ def test_override_returns_a_changed_copy() -> None:
 def test_override_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make().override(**changes)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 12])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "letterbox"])
+def test_each_channel_of_an_array_is_prepared_as_a_grayscale_picture(channels: int, crop_mode: str) -> None:
+    mean, std = tuple(np.linspace(0.1, 0.9, channels)), tuple(np.linspace(0.2, 0.6, channels))
+    ours = make(channels=channels, mean=mean, std=std, crop_mode=crop_mode)
+    pixels = np.random.default_rng(5).integers(0, 256, (51, 40, channels), dtype=np.uint8)
+    crop = ours.crop(pixels)
+    normalized = ours.normalize(crop[None])[0]
+    for index in range(channels):
+        alone = make(channels=1, mean=mean[index : index + 1], std=std[index : index + 1], crop_mode=crop_mode)
+        wanted = alone.crop(Image.fromarray(pixels[..., index]))
+        np.testing.assert_array_equal(crop[..., index : index + 1], wanted)
+        np.testing.assert_array_equal(normalized[index : index + 1], alone.normalize(wanted[None])[0])
+    np.testing.assert_array_equal(ours.denormalize(ours.normalize(crop[None])), crop[None])
+
+
+def test_channels_that_cannot_be_made_are_refused_with_the_reason() -> None:
+    twelve = make(channels=12, mean=(0.5,) * 12, std=(0.5,) * 12)
+    with pytest.raises(LampqError, match="it is a picture, and 12 channels cannot be made of one") as caught:
+        twelve.crop(random_image(40, 40, "RGB"))
+    assert "(N,H,W,12)" in caught.value.hint
+    with pytest.raises(LampqError, match="it has 4 channels, and the model takes 12"):
+        twelve.crop(np.zeros((40, 40, 4), np.uint8))
+    with pytest.raises(LampqError, match="it has 12 channels, and the model takes 3"):
+        make().crop(np.zeros((40, 40, 12), np.uint8))
+    with pytest.raises(UsageError, match=r"mean has 3 numbers .* for 12 channels: give 12"):
+        twelve.override(mean=MEAN)
+
+
+def test_red_and_blue_change_places_in_the_model_input_only() -> None:
+    image = random_image(50, 60, "RGB")
+    rgb, bgr = make(), make(channel_order="bgr", mean=MEAN[::-1], std=STD[::-1])
+    np.testing.assert_array_equal(bgr.crop(image), rgb.crop(image))
+    crops = rgb.crop(image)[None]
+    np.testing.assert_array_equal(bgr.normalize(crops), rgb.normalize(crops)[:, ::-1])
+    np.testing.assert_array_equal(bgr.denormalize(bgr.normalize(crops)), crops)
+    boxed = make(channel_order="bgr", crop_mode="letterbox", mean=(0.0, 0.5, 1.0)).crop(Image.new("RGB", (64, 16)))
+    assert boxed[-1, -1].tolist() == [255, 128, 0]
+
+
+def test_values_of_another_scale() -> None:
+    crops = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    ours = make(size=(16, 16), channels=1, mean=(0.25,), std=(0.5,), rescale_factor=1 / 127.5, rescale_offset=-1.0)
+    wanted = (np.arange(256).reshape(16, 16) / 127.5 - 1 - 0.25) / 0.5
+    np.testing.assert_allclose(ours.normalize(crops)[0, 0], wanted, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(ours.denormalize(ours.normalize(crops)), crops)
+    fill = make(crop_mode="letterbox", mean=(-1.0, 0.0, 1.0), rescale_factor=1 / 127.5, rescale_offset=-1.0)
+    assert fill.crop(Image.new("RGB", (64, 16)))[-1, -1].tolist() == [0, 128, 255]
+
+
+def test_an_image_that_is_not_resized_must_have_the_size() -> None:
+    ours = make(resize={"to": "none"})
+    image = random_image(32, 32, "RGB")
+    np.testing.assert_array_equal(ours.crop(image), np.asarray(image))
+    with pytest.raises(LampqError, match=r"it is 40x33 pixels .*the model takes 32x32") as caught:
+        ours.crop(random_image(33, 40, "RGB"))
+    assert "--crop" in caught.value.hint
+    assert ours.override(crop_pct=0.9).resize is None
+
+
+def test_a_placement_follows_the_rule_of_the_crop() -> None:
+    ours = make(resize={"to": "shortest", "sides": (35,), "then": "crop"})
+    placed = ours.placement(70, 140)
+    assert placed.scale == (0.5, 0.5)
+    assert placed.offset == (1, 19)
+    pixels = np.zeros((70, 140, 3), np.uint8)
+    pixels[10:14, 60:64] = 255
+    found = np.argwhere(make(resize=ours.resize, interpolation="box").crop(Image.fromarray(pixels))[..., 0] == 255)
+    left, top = placed.to_input(np.array([[60.0, 10.0, 4.0, 4.0]]))[0, :2]
+    assert found.min(0).tolist() == [top, left]
+
+
+def test_values_of_older_files_are_read_and_written_alike() -> None:
+    text = (
+        '{"size":[32,32],"crop_pct":0.9,"crop_mode":"center","interpolation":"bicubic",'
+        '"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5],"channels":3}'
+    )
+    assert Preprocessing.model_validate_json(text).model_dump_json() == text
+    assert Preprocessing.model_validate_json(text).like_timm
+    for changes in (
+        {"channel_order": "bgr"},
+        {"rescale_factor": 1.0},
+        {"rescale_offset": -1.0},
+        {"resize": {"to": "longest", "sides": (32,), "then": "pad"}},
+    ):
+        changed = make(**changes)
+        assert Preprocessing.model_validate_json(changed.model_dump_json()) == changed != make()
+        assert not changed.like_timm
+
+
+def test_the_description_says_what_happens() -> None:
+    assert make().describe() == "32x32, center crop 0.875, bicubic, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"
+    ours = make(
+        channel_order="bgr",
+        rescale_factor=1 / 127.5,
+        rescale_offset=-1.0,
+        resize={"to": "shortest", "sides": (36,), "then": "crop"},
+    )
+    for words in ("BGR", "shortest side resized to 36, center crop", "values 0..255 times 0.00784314 -1"):
+        assert words in ours.describe()
+    assert "12 channels" in make(channels=12, mean=(0.5,) * 12, std=(0.5,) * 12).describe()

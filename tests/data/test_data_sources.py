@@ -184,6 +184,67 @@ def test_label_table_encoding_and_links(table: Path, tmp_path: Path, write_image
         open_any(table)
 
 
+def test_labels_that_are_not_needed_are_not_read(table: Path) -> None:
+    write_table(table, 'path,label\nx/1.png,a cat\n"2, b.png",-5\n')
+    source = open_any(table, 10, False)
+    assert source.labels is None
+    assert names(source) == ["x/1.png", "2, b.png"]
+    write_table(table, "path\nx/1.png\n")
+    assert names(open_any(table, 10, False)) == ["x/1.png"]
+    with pytest.raises(LampqError, match="does not start with the header path,label"):
+        open_any(table, 10, True)
+
+
+def named(table: Path, own: tuple[str, ...] = (), classes: int | None = 3) -> list[int]:
+    labels = open_source(table, num_classes=classes, need_labels=True, class_names=own).labels
+    assert labels is not None
+    return labels.tolist()
+
+
+NAMED = 'path,label\nx/1.png,dog\n"2, b.png",cat\nx/1.png, 2 \n'
+
+
+def test_labels_that_are_names(table: Path) -> None:
+    write_table(table, NAMED)
+    with pytest.raises(LampqError, match=r"line 2: the label 'dog' is not an integer.*names .* not known") as caught:
+        named(table)
+    assert "classes.txt" in caught.value.hint
+    assert named(table, ("cat", "owl", "dog")) == [2, 0, 2]
+    (table / "classes.txt").write_text("\ufeffdog\r\ncat\r\nowl\r\n\r\n", encoding="utf-8")
+    assert named(table) == [0, 1, 2]
+    assert named(table, ("n1", "n2", "n3")) == [0, 1, 2]
+    assert named(table, classes=None) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "own", "text", "message"),
+    [
+        ("dog\ncat\n", (), NAMED, r"classes\.txt names 2 classes, and the model has 3"),
+        ("dog\ncat\nowl\n", ("cat", "dog", "owl"), NAMED, "calls class 0 'dog', and the model calls it 'cat'"),
+        ("dog\ncat\ndog\n", (), NAMED, "calls two classes 'dog'"),
+        ("dog\ncat\nowl\n", (), "path,label\nx/1.png,dgo\n", r"line 2: the label 'dgo' is no class of .*classes\.txt"),
+        ("dog\n2\n1\n", (), "path,label\nx/1.png,dog\nx/1.png,2\n", "line 3: the label 2 is the name of class 1"),
+        (None, ("dog", "cat", "dog"), NAMED, "the model calls two classes 'dog'"),
+        (None, ("dog", "cat", "owl"), "path,label\nx/1.png,dog\nx/1.png,3\n", "label 3 is not below the model's 3"),
+    ],
+)
+def test_names_that_are_no_classes(
+    table: Path, classes: str | None, own: tuple[str, ...], text: str, message: str
+) -> None:
+    write_table(table, text)
+    if classes is not None:
+        (table / "classes.txt").write_text(classes, encoding="utf-8")
+    with pytest.raises(LampqError, match=message) as caught:
+        named(table, own)
+    assert caught.value.hint
+
+
+def test_class_indices_need_no_names(table: Path) -> None:
+    write_table(table, "path,label\nx/1.png,1\n")
+    (table / "classes.txt").write_text("one line of another form\n", encoding="utf-8")
+    assert named(table) == [1]
+
+
 def test_a_table_wins_over_class_folders(tree: Path) -> None:
     write_table(tree, "path,label\nb/1.png,9\n")
     assert names(open_any(tree, 10, True)) == ["b/1.png"]

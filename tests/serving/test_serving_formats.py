@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
@@ -82,6 +84,30 @@ def test_triton_repository_parses_and_serves_the_same_file(folder: Path, images:
     note = config.parameters["preprocessing"].string_value
     assert "0.5" in note
     assert note in (place / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("form", "place"), [("ort", ""), ("triton", "tiny_vit"), ("openvino-ir", "")])
+def test_every_form_says_what_images_go_through(form: str, place: str, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip({"ort": "onnxruntime", "triton": "tritonclient.grpc", "openvino-ir": "openvino"}[form])
+    model = ir.load(folder / "model.onnx")
+    facts = Preprocessing(
+        size=(SIDE, SIDE),
+        crop_pct=1.0,
+        crop_mode="center",
+        interpolation="bilinear",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        channels=3,
+        channel_order="bgr",
+        resize={"to": "shortest", "sides": (SIDE + 4,), "then": "crop"},
+    )
+    write_metadata(model, "tiny.vit", facts, CLASSES)
+    save_model(model, tmp_path / "model.onnx")
+    package(tmp_path / "model.onnx", form, tmp_path / "out")
+    said = json.loads((tmp_path / "out" / place / "preprocessing.json").read_text(encoding="utf-8"))
+    assert said.pop("description") == facts.describe()
+    assert (said["channel_order"], said["rescale_factor"], said["rescale_offset"]) == ("bgr", 1 / 255, 0.0)
+    assert Preprocessing.model_validate(said) == facts
 
 
 def test_a_fixed_batch_is_not_batched_by_the_server(folder: Path, tmp_path: Path) -> None:

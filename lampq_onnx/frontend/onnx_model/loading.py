@@ -18,7 +18,9 @@ from lampq_onnx.frontend.onnx_model.freeze import freeze
 from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
+from lampq_onnx.frontend.processor_check import compare_if_installed
 from lampq_onnx.importer import import_model
+from lampq_onnx.importer.class_names import read_class_names
 from lampq_onnx.importer.preprocessing import file_preprocessing
 from lampq_onnx.metadata import read_task
 from lampq_onnx.options import ImageOptions
@@ -41,7 +43,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     imported = import_model(path)
     model = imported.model
     _choose_outputs(model, path, outputs)
-    preprocessing = file_preprocessing(model, path, images)
+    preprocessing = file_preprocessing(model, path, images, compare=compare_if_installed)
     shape = (preprocessing.channels, *preprocessing.size)
     image = model.graph.inputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", *shape])
@@ -55,9 +57,10 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
         name=path.stem, weights_sha256=weights_hash(built.model), num_classes=_width(built.model, shape)
     )
     built.model.joined = True
-    return LoadedModel(
-        built.model, preprocessing, identity, replace(source, changes=changes, parity=parity), _task(model, path)
-    )
+    task = _task(model, path)
+    if task.kind == "classification" and not task.classes:
+        task = task.model_copy(update={"classes": read_class_names(path.parent, identity.num_classes)})
+    return LoadedModel(built.model, preprocessing, identity, replace(source, changes=changes, parity=parity), task)
 
 
 def _task(model: ir.Model, path: Path) -> TaskSpec:

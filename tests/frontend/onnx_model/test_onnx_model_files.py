@@ -180,7 +180,7 @@ REFUSED: list[tuple[Callable[[ir.Model], None], str]] = [
     (looping, "branches or loops at run time: node again is a Loop"),
     (second_input, r"takes 2 inputs .*mask \[1, 16\]"),
     (tokens, "of INT64, not a batch of images"),
-    (channels_last, "16 channels are neither 1 nor 3"),
+    (channels_last, "images seem to have their 3 channels last"),
     (rounded, r"node to_whole \(Round\) has no useful derivative"),
     (foreign, r"com\.example\.Mystery \(node riddle\) has no PyTorch counterpart"),
     (two_outputs, r"2 output\(s\) \(first, second\), none of them named logits"),

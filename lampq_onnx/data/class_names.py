@@ -1,0 +1,114 @@
+"""Labels as people write them to class indices."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import read_text
+
+CLASSES = "classes.txt"
+"""Names of the classes, one on each line, in the order of the model's outputs."""
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)  # at most 18 digits: always fits int64
+_SHOWN = 3
+
+
+def class_indices(
+    labels: Sequence[tuple[str, str]], folder: Path, num_classes: int | None, class_names: Sequence[str]
+) -> NDArray[np.int64]:
+    """The class of each label, int64 (n,).
+
+    Where all labels are integers they are class indices, and no names are looked at.
+
+    Parameters
+    ----------
+    labels : where each stands, for messages, and its text.
+    folder : may hold `CLASSES`, which comes before ``class_names``.
+    num_classes : of the model; None where it is not known.
+    class_names : how the model calls its classes, in their order; may be empty.
+
+    Raises
+    ------
+    LampqError
+        A label (its place is named) is no class, or could be two; or `CLASSES` does not fit the model.
+    """
+    texts = [text for _, text in labels]
+    if all(_INTEGER.fullmatch(text) for text in texts):
+        return np.array([_checked(int(text), num_classes, where) for where, text in labels], dtype=np.int64)
+    names, source = _names(folder, num_classes, class_names)
+    places = {name: index for index, name in enumerate(names)}
+    return np.array([_index(text, where, places, source, num_classes) for where, text in labels], dtype=np.int64)
+
+
+def _index(text: str, where: str, places: dict[str, int], source: str, num_classes: int | None) -> int:
+    found = places.get(text)
+    if _INTEGER.fullmatch(text):
+        index = _checked(int(text), num_classes, where)
+        if found not in (None, index):
+            raise LampqError(
+                f"{where}: the label {text} is the name of class {found} in {source}, and also the index of another",
+                hint="write either names or class indices in all lines",
+            )
+        return index
+    if found is None:
+        if not places:
+            raise LampqError(
+                f"{where}: the label {text!r} is not an integer, and the names of the classes are not known",
+                hint=f"write class indices from 0, or put a {CLASSES} beside the table: one name on each line, in the "
+                "order of the model's outputs",
+            )
+        near = difflib.get_close_matches(text, places, n=_SHOWN, cutoff=0.6)
+        raise LampqError(
+            f"{where}: the label {text!r} is no class of {source}",
+            hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "labels are class indices or such names",
+        )
+    return found
+
+
+def _checked(index: int, num_classes: int | None, where: str) -> int:
+    if index < 0:
+        raise LampqError(f"{where}: the label {index} is negative", hint="labels are class indices from 0")
+    if num_classes is not None and index >= num_classes:
+        raise LampqError(
+            f"{where}: the label {index} is not below the model's {num_classes} classes",
+            hint="labels are class indices from 0, in the order of the model's outputs",
+        )
+    return index
+
+
+def _names(folder: Path, num_classes: int | None, own: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Names in the order of the classes, and where they come from."""
+    path = folder / CLASSES
+    if not path.exists():
+        return _distinct(tuple(own), "the model"), "the model"
+    names = tuple(line.strip() for line in read_text(path, "the class names").lstrip("\ufeff").splitlines())
+    names = tuple(name for name in names if name)
+    if num_classes is not None and len(names) != num_classes:
+        raise LampqError(
+            f"{path} names {len(names)} classes, and the model has {num_classes}",
+            hint="write one name on each line, in the order of the model's outputs",
+        )
+    if own and set(own) == set(names) and tuple(own) != names:
+        first = next(index for index, (a, b) in enumerate(zip(own, names, strict=False)) if a != b)
+        raise LampqError(
+            f"{path} calls class {first} {names[first]!r}, and the model calls it {own[first]!r}",
+            hint="bring its lines into the model's order, or remove the file",
+        )
+    return _distinct(names, str(path)), str(path)
+
+
+def _distinct(names: tuple[str, ...], source: str) -> tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise LampqError(
+            f"{source} calls two classes {twice!r}, so that labels cannot be names",
+            hint="write class indices from 0 in the table",
+        )
+    return names

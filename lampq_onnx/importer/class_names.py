@@ -1,0 +1,46 @@
+"""How a model's classes are called, from the configuration beside its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.files import read_text
+
+CONFIG = "config.json"
+"""What Hugging Face writes beside a model."""
+
+UNNAMED = "LABEL_{}"
+"""How transformers calls classes that nobody named."""
+
+
+def names_of(id2label: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Names in the order of the classes; empty where nobody named them, or indices are missing."""
+    names = {int(key): str(name) for key, name in id2label.items() if str(key).isdecimal()}
+    if sorted(names) != list(range(len(id2label))):
+        return ()
+    ordered = tuple(names[index] for index in range(len(names)))
+    return ordered if any(name != UNNAMED.format(index) for index, name in enumerate(ordered)) else ()
+
+
+def read_class_names(folder: Path, count: int) -> tuple[str, ...]:
+    """The names in a folder's `CONFIG`; empty where there are none for ``count`` classes.
+
+    Raises:
+        LampqError: the file is damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return ()
+    try:
+        data = json.loads(read_text(path, "the model's configuration"))
+    except (ValueError, RecursionError) as error:
+        raise LampqError(
+            f"{path} is damaged: {error}", hint="repair it, or remove it: only names of classes are read from it"
+        ) from error
+    said = data.get("id2label") if isinstance(data, dict) else None
+    names = names_of(said) if isinstance(said, dict) else ()
+    return names if len(names) == count else ()

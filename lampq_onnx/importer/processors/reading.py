@@ -1,0 +1,240 @@
+"""The settings of an image processor as `Preprocessing`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from lampq_onnx.data import Interpolation, Preprocessing
+from lampq_onnx.data.preprocessing import LEVEL
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.importer.processors.classes import KNOWN, UNNAMED, ProcessorClass, class_name
+from lampq_onnx.importer.processors.keys import (
+    REMEDY,
+    MissingStatistics,
+    UnsupportedKey,
+    refused,
+    require_known_keys,
+)
+from lampq_onnx.importer.processors.sizes import Sizes
+from lampq_onnx.options import ImageOptions
+
+CROP = 0.9
+"""Share of the image that is kept where nothing says so, timm's for ViTs."""
+
+_FILTERS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's numbers of its filters."""
+
+
+def preprocessing_of(
+    said: Mapping[str, Any],
+    source: str,
+    *,
+    channels: int | None = None,
+    configured: tuple[int, int] | None = None,
+    images: ImageOptions | None = None,
+    installed: Mapping[str, Any] | None = None,
+    compare: Callable[[Preprocessing], None] | None = None,
+) -> Preprocessing:
+    """What a processor's settings say, with --mean, --std and --crop in their place where they are given.
+
+    Parameters
+    ----------
+    said : keys and values of preprocessor_config.json or of an image processor's `to_dict`.
+    source : the file or model, for messages.
+    channels : of the model; None: as many as the mean has.
+    configured : height and width that the model was made for; None where that is not known.
+    images : the options.
+    installed : values of the class in the installed transformers, for keys whose default depends on the version.
+    compare : called with what the settings say, before the options take their place; raises UnsupportedKey where that
+        is not what happens to images.
+
+    Raises
+    ------
+    UnsupportedKey
+        A key cannot be obeyed; the message names it. With --mean, --std and --crop together, they stand for the whole
+        file then.
+    LampqError
+        The values do not go together.
+    """
+    images = images or ImageOptions()
+    try:
+        found = _Reader(said, source, channels, configured, installed or {}).read(images)
+        if compare is not None:
+            compare(found)
+    except UnsupportedKey:
+        if not replace_settings(images):
+            raise
+        return plain_preprocessing(source, channels=channels, size=configured, images=images)
+    return found.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+
+
+def replace_settings(images: ImageOptions) -> bool:
+    """Whether --mean, --std and --crop are all there, which may stand for settings that cannot be obeyed."""
+    return None not in (images.mean, images.std, images.crop)
+
+
+def plain_preprocessing(
+    source: str, *, channels: int | None, size: tuple[int, int] | None, images: ImageOptions
+) -> Preprocessing:
+    """What the options say of a model with no file about its images: bicubic, and the middle of the image.
+
+    Raises
+    ------
+    UsageError
+        --mean or --std is missing, or the size is not known.
+    LampqError
+        The values do not go together.
+    """
+    if images.mean is None or images.std is None:
+        raise UsageError(
+            f"{source} does not say how its images are normalized",
+            hint="give --mean and --std (ImageNet's are 0.485,0.456,0.406 and 0.229,0.224,0.225), or put its "
+            "preprocessor_config.json beside it",
+        )
+    if size is None:
+        raise UsageError(
+            f"{source} takes images of any size, and nothing says which one it was trained on",
+            hint="export it with a fixed height and width, or put its preprocessor_config.json beside it",
+        )
+    return _checked(
+        source,
+        size=size,
+        crop_pct=CROP if images.crop is None else images.crop,
+        crop_mode="center",
+        interpolation="bicubic",
+        mean=images.mean,
+        std=images.std,
+        channels=channels or len(images.mean),
+    )
+
+
+class _Reader:
+    """Reads the settings of one processor; for the arguments see `preprocessing_of`."""
+
+    def __init__(
+        self,
+        said: Mapping[str, Any],
+        source: str,
+        channels: int | None,
+        configured: tuple[int, int] | None,
+        installed: Mapping[str, Any],
+    ) -> None:
+        self._source = source
+        self._channels = channels
+        self._configured = configured
+        self._kind = self._class(said)
+        require_known_keys(said, source, self._kind)
+        given = {key: value for key, value in said.items() if value is not None}
+        varying = {key: installed[key] for key in self._kind.varying if installed.get(key) is not None}
+        self._values = {**varying, **self._kind.defaults, **given}
+        if "pad_and_return_pixel_mask" in given:
+            self._values["do_pad"] = given.get("do_pad", given["pad_and_return_pixel_mask"])
+        for key in self._kind.varying - self._values.keys():
+            raise refused(
+                source,
+                key,
+                f"is missing, and versions of transformers differ in its default for {self._kind.name}ImageProcessor",
+                hint=f"write the {key} that the model was trained with into the file",
+            )
+
+    def read(self, images: ImageOptions) -> Preprocessing:
+        """What the settings say; --mean and --std only where they lack statistics that fit the model."""
+        values = self._values
+        fit = Sizes(values, self._kind, self._source, self._configured).fit()
+        try:
+            mean, std = self._statistics(self._channels or 3)
+        except MissingStatistics:
+            if images.mean is None or images.std is None:
+                raise
+            mean, std = images.mean, images.std
+        return _checked(
+            self._source,
+            size=fit.size,
+            crop_pct=1.0,
+            crop_mode="letterbox" if fit.resize is None else "squash" if fit.resize.to == "stretch" else "center",
+            # Plain stretching is what squash does as well, and older files say it so.
+            resize=None if fit.resize is not None and fit.resize.then == "exact" and fit.resize.sides else fit.resize,
+            interpolation=self._filter(),
+            mean=mean,
+            std=std,
+            channels=self._channels or len(mean),
+            channel_order="bgr" if values.get("do_flip_channel_order") else "rgb",
+            rescale_factor=self._factor() if values.get("do_rescale") else 1.0,
+            rescale_offset=-1.0 if values.get("do_rescale") and values.get("rescale_offset") else 0.0,
+        )
+
+    def _class(self, said: Mapping[str, Any]) -> ProcessorClass:
+        name = class_name(said)
+        if not name:
+            return UNNAMED
+        if name not in KNOWN:
+            raise refused(
+                self._source, "image_processor_type", f"is {name}, whose way to prepare images is not known", REMEDY
+            )
+        return KNOWN[name]
+
+    def _filter(self) -> Interpolation:
+        number = self._values["resample"]
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(_FILTERS):
+            known = ", ".join(f"{index} ({name})" for index, name in enumerate(_FILTERS))
+            raise refused(self._source, "resample", f"is {number!r}, and known are {known}")
+        return _FILTERS[number]
+
+    def _factor(self) -> float:
+        factor = self._values["rescale_factor"]
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise refused(self._source, "rescale_factor", f"is {factor!r}, not a number greater than 0")
+        # 0.00392156862745098 and the like are 1/255 as people write it.
+        return LEVEL if math.isclose(factor, LEVEL, rel_tol=1e-6) else float(factor)
+
+    def _statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation for rescaled values."""
+        values = self._values
+        normalize = values.get("do_normalize")
+        if normalize is None:
+            normalize = "image_mean" in values or "image_std" in values
+            if not normalize:
+                raise MissingStatistics(
+                    f"{self._source}: image_mean is missing, and no class says it",
+                    hint="give --mean and --std, or write do_normalize: false into the file if values are not "
+                    "normalized",
+                )
+        mean, std = (0.0,) * count, (1.0,) * count
+        if normalize:
+            mean, std = self._numbers("image_mean", count), self._numbers("image_std", count)
+        if values.get("include_top"):
+            # EfficientNet's class divides by image_std once more, for its classifier.
+            std = tuple(a * b for a, b in zip(std, self._numbers("image_std", count), strict=True))
+        return mean, std
+
+    def _numbers(self, key: str, count: int) -> tuple[float, ...]:
+        found = self._values.get(key)
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            found = [found] * count
+        if not isinstance(found, list | tuple) or not all(
+            isinstance(number, int | float) and not isinstance(number, bool) for number in found
+        ):
+            problem = "is missing" if found is None else f"is {found!r}, not numbers"
+        elif len(found) != count:
+            problem = f"has {len(found)} numbers, and the model takes {count} channels"
+        else:
+            return tuple(map(float, found))
+        raise MissingStatistics(
+            f"{self._source}: {key} {problem}", hint=f"give --mean and --std with {count} numbers each"
+        )
+
+
+def _checked(source: str, **values: Any) -> Preprocessing:
+    try:
+        return Preprocessing.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        text = problem["msg"].removeprefix("Value error, ")
+        raise LampqError(
+            f"the preprocessing of {source} is not supported: {f'{where}: ' if where else ''}{text}"
+        ) from error
