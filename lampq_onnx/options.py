@@ -19,6 +19,9 @@ Scalar = bool | int | float | str
 
 MadeImages = Literal["synthetic", "noise"]
 
+DIGITS = "digits"
+"""Name of the embedded default."""
+
 DEFAULT_CALIBRATION_SIZE = 128
 
 TRAINING_THREADS = 2

@@ -15,6 +15,9 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, text_of
 from lampq_onnx.recipe import FIELDS, Values, by_flag, merge, read_values
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")]
+"""Every command that writes has it: without it nothing is replaced."""
+
 VALUES = "values"
 """Parameter of a command that takes what was given."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.commands import Model
-from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.fields import METHOD, OUTPUT
 from lampq_onnx.recipe import SECTIONS, Recipe, Values
 
@@ -46,6 +46,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Quantize to many budgets on one analysis, and compare: sweep.html, sweep.json and sweep.csv.
@@ -71,6 +72,8 @@ def sweep(
         tuple(dict.fromkeys(name.strip() for name in names)),
         output,
         pick=chosen,
+        overwrite=overwrite,
+        say=typer.echo,
         progress=terminal_progress(),
         cache=ArrayCache.of_user(),
     )

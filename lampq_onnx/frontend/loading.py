@@ -23,13 +23,11 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import shortened
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
 from lampq_onnx.frontend.rewrites import rewrite
+from lampq_onnx.options import DIGITS
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.onnx_model.source import OnnxSource
-
-DIGITS = "digits"
-"""Name of the embedded default."""
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("state_dict", "model", "model_ema", "module")
