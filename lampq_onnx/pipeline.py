@@ -282,13 +282,12 @@ def _run(
             report.save(stage / REPORT_FILE)
             write_report(report, stage / PAGE_FILE, found.sensitivities)
             write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
+    say(f"wrote {', '.join(OUTPUT_FILES)} to {folder}")
     return report
 
 
 def _taken(folder: Path, say: Callable[[str], None]) -> Report:
-    say(
-        f"done already: {folder} holds the result of this recipe, and nothing was written; --force does all of it again"
-    )
+    say(f"done already: {folder} holds the result of this recipe; nothing was written (--force does all of it again)")
     return Report.load(folder / REPORT_FILE)
 
 
@@ -326,7 +325,8 @@ def convert(
 
     Raises:
         UsageError: ``output`` exists.
-        LampqError: the plan quantizes nothing; the plan or the weights do not fit the file, or ranges are missing and there are no images.
+        LampqError: the plan quantizes nothing, the plan or the weights do not fit the file, or ranges are missing and
+            there are no images.
     """
     from lampq_onnx.calibration import with_measured_ranges
     from lampq_onnx.converter import load_model

@@ -71,6 +71,7 @@ def quantize(
         return
     if output is None:
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
+    said: list[str] = []
     report = pipeline.quantize(
         recipe,
         output,
@@ -78,9 +79,11 @@ def quantize(
         cache=ArrayCache.of_user(),
         force=force,
         overwrite=overwrite,
-        say=typer.echo,
+        say=said.append,
     )
-    print_report(report, output)
+    print_report(report)
+    for line in said:
+        typer.echo(line)
     apply_gates(report, min_agreement=max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0))
 
 

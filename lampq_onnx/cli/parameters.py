@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from lampq_onnx.doors import checked
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, text_of
-from lampq_onnx.recipe import FIELDS, Values, by_flag, merge, read_values
+from lampq_onnx.recipe import FIELDS, SECTIONS, Values, by_flag, merge, read_values
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")]
 """Every command that writes has it: without it nothing is replaced."""
@@ -47,7 +48,8 @@ def with_options(
                 value = given.pop(field.flag)
                 if value is not None:
                     parsed = arguments_of(value) if isinstance(field.default, dict) else value
-                    typed.setdefault(field.section, {})[field.name] = parsed
+                    taken = checked(SECTIONS[field.section], field, parsed, field.dashed)
+                    typed.setdefault(field.section, {})[field.name] = taken
             command(**given, **{VALUES: merge(read_values(recipe) if recipe else {}, typed)})
 
         parameters = [*own, _RECIPE, *made]
@@ -124,15 +126,20 @@ def _chosen(names: tuple[str, ...]) -> Iterator[Field]:
                 yield real
 
 
+_METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+
+
 def _parameter(field: Field, shown: str | None) -> inspect.Parameter:
     default = shown if shown is not None else "" if field.default in (None, (), {}) else text_of(field.default)
-    kind: Any = list[str] if field.kind is list else field.kind
+    # Words are read by the option itself, which says what is wrong with them as recipes and Python do.
+    kind: Any = list[str] if field.kind is list else bool if field.kind is bool else str
     words = (field.dashed, f"--no-{field.dashed[2:]}") if kind is bool else (field.dashed,)
     option = typer.Option(
         "/".join(words),
         help=f"{field.help} [dim](default {default})[/]" if default else field.help,
         rich_help_panel=field.panel,
         show_default=False,
+        metavar=_METAVARS.get(field.kind),
     )
     return inspect.Parameter(
         field.flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.data.decoding import to_mode
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.wording import explain
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 _Side = Annotated[int, Field(ge=1, le=8192)]
@@ -108,10 +109,9 @@ class Preprocessing(Record):
         try:
             return self.model_validate(self.model_dump() | changes)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
+            problem = error.errors(include_url=False)[0]
             where = "".join(f"{part}: " for part in problem["loc"][:1])
-            text = problem["msg"].removeprefix("Value error, ")
-            raise UsageError(f"the preprocessing cannot be changed like this: {where}{text}") from error
+            raise UsageError(f"the preprocessing cannot be changed like this: {where}{explain([problem])}") from error
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one image.

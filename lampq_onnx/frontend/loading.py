@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from timm.data.config import resolve_model_data_config
 
 from lampq_onnx.artifacts import ModelIdentity
+from lampq_onnx.checkpoint_files import CHECKPOINT_SUFFIXES
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import shortened
@@ -25,11 +26,11 @@ from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_conf
 from lampq_onnx.frontend.rewrites import rewrite
 from lampq_onnx.options import DIGITS
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
+from lampq_onnx.wording import explain
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.onnx_model.source import OnnxSource
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _NESTED = ("state_dict", "model", "model_ema", "module")
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 
@@ -288,7 +289,7 @@ def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Pr
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        raise LampqError(f"the preprocessing of this model is not supported: {where}: {problem['msg']}") from error
+        raise LampqError(f"the preprocessing of this model is not supported: {where}: {explain([problem])}") from error
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from lampq_onnx.files import read_text
 from lampq_onnx.importer.refusals import image_input
 from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
 from lampq_onnx.options import ImageOptions
+from lampq_onnx.wording import explain
 
 SIDECAR = "preprocessor_config.json"
 """What Hugging Face writes beside a model."""
@@ -75,7 +76,7 @@ def file_preprocessing(model: ir.Model, path: Path, images: ImageOptions) -> Pre
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        raise LampqError(f"the preprocessing of {path} is not supported: {where}: {problem['msg']}") from error
+        raise LampqError(f"the preprocessing of {path} is not supported: {where}: {explain([problem])}") from error
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
