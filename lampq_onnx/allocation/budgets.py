@@ -136,7 +136,8 @@ def require_possible(
     for resource in resources:
         require_reachable(resource, units, forms)
     slack = all(resource.in_float(units) <= resource.limit * (1 - resource.margin) for resource in resources)
-    if units and slack and known == limits:
+    # Without a latency, float on its slower kernel has a price, and what it is weighed against is not measured yet.
+    if units and slack and known == limits and limits.max_ms is not None:
         refuse_no_effect(resources, units, None)
 
 

@@ -34,6 +34,9 @@ _NANOSECONDS = 1e6
 _SIZE_MARGIN = 0.005
 """Share of a size that is kept free: graphs differ by what a layer's nodes and names take."""
 
+_MOST = 2**62
+"""Of a budget: the program counts in 64 bits."""
+
 _MEGABYTE = 10**6
 _GIGA = 10**9
 
@@ -68,19 +71,25 @@ class Resource:
         """As a row of the program."""
         table = np.array([[self.amount(unit, form) for form in forms] for unit in units], dtype=np.int64)
         rest = self.rest + int(self.limit * self.margin)
-        return Budget(self.name, table, self.limit - rest, self.scale, rest)
+        return Budget(self.name, table, min(self.limit - rest, _MOST), self.scale, rest)
 
     def at_least(self, amount: int) -> str:
         """The smallest limit that ``amount`` keeps, as it can be typed."""
-        return f"{math.ceil(1000 * amount / (1 - self.margin) / self.scale) / 1000:.15g} {self.unit}"
+        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.ceil)} {self.unit}"
 
     def at_most(self, amount: int) -> str:
-        """An amount, rounded down."""
-        return f"{math.floor(1000 * amount / (1 - self.margin) / self.scale) / 1000:.15g} {self.unit}"
+        """The largest limit that ``amount`` does not keep with certainty, rounded down."""
+        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.floor)} {self.unit}"
 
     def in_float(self, units: Sequence[UnitSensitivity]) -> int:
         """What is taken where all of ``units`` stay in float."""
         return self.rest + sum(self.amount(unit, FLOAT_FORM) for unit in units)
+
+
+def _rounded(value: float, towards: Callable[[float], int]) -> str:
+    """To three decimals, or more where the value has fewer than four digits then."""
+    decimals = max(3, 3 - math.floor(math.log10(value))) if value > 0 else 3
+    return f"{towards(round(value * 10**decimals, 6)) / 10**decimals:.{decimals}f}"
 
 
 def require_reachable(
@@ -99,7 +108,8 @@ def require_reachable(
     least = int(table.min(axis=1).sum())
     if least <= budget.capacity:
         return
-    floor = f"; {resource.at_most(resource.floor)} of it cannot be quantized" if resource.floor else ""
+    fixed = f"{resource.floor / resource.scale:.3f} {resource.unit}"
+    floor = f"; {fixed} of it cannot be quantized" if resource.floor else ""
     raise LampqError(
         f"a budget of {resource.limit / resource.scale:.6g} {resource.name} cannot be met. The smallest possible "
         f"{resource.thing} is {resource.at_least(resource.rest + least)}{floor}.",

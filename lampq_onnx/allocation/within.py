@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable,
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
-from lampq_onnx.errors import UsageError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import Packing, Target
 
 _COST_LEVELS = 10**9
@@ -94,6 +95,7 @@ def solve_forms(
     objective = costs
     if limits.min_agreement is not None:
         ceiling = _ceiling(sensitivities, limits.min_agreement, metric)
+        _require_agreement(sensitivities, limits.min_agreement, ceiling, float(costs.min(axis=1).sum()))
         budgets.append(_cost_budget(costs, ceiling))
         objective = np.array([[float(form_bytes(unit, form, target)) for form in forms] for unit in units])
     if not budgets:
@@ -176,6 +178,23 @@ def _ceiling(sensitivities: Sensitivities, agreement: float, metric: str) -> flo
             f"--min-agreement needs costs in nats, and the metric {metric} has none", hint="use --metric kl"
         )
     return sensitivities.cost_at(agreement)
+
+
+def _require_agreement(sensitivities: Sensitivities, asked: float, ceiling: float, least: float) -> None:
+    """Refuse an agreement that no plan is predicted to keep.
+
+    Args:
+        ceiling: nats that all units together may cost.
+        least: nats that they cost at least; float on a slow kernel has its price too.
+    """
+    if least <= ceiling:
+        return
+    best = sensitivities.agreement_at(least)
+    raise LampqError(
+        f"an agreement of {asked:.9g} is predicted for no plan"
+        + ("" if best is None else f": the most that one is predicted to keep is {math.floor(1000 * best) / 1000:.3f}"),
+        hint="ask for less, add larger candidates, or simulate more accurate plans with --effort best",
+    )
 
 
 def _best_agreement(sensitivities: Sensitivities, limits: Limits, costs: FloatArray) -> float | None:
