@@ -1,7 +1,4 @@
-"""The one rule for outputs that exist: nothing is replaced unless the user says so.
-
-An empty file or an empty folder holds nothing, and counts as none.
-"""
+"""The one rule for outputs that exist: nothing is replaced unless the user says so."""
 
 from __future__ import annotations
 
@@ -15,11 +12,7 @@ HINT = "name another one, or replace it with --overwrite (overwrite=True in Pyth
 
 
 def occupied(path: Path) -> bool:
-    """Whether there is something at ``path`` that a user could miss."""
-    if path.is_dir():
-        return any(path.iterdir())
-    if path.is_file():
-        return path.stat().st_size > 0
+    """Whether there is anything at ``path``, a broken link included."""
     return path.exists() or path.is_symlink()
 
 
@@ -51,12 +44,10 @@ def require_new_folder(path: Path, *, replaceable: bool) -> None:
     Raises:
         UsageError: it exists, or is a file.
     """
-    if path.is_dir() and (replaceable or not occupied(path)):
-        return
-    if path.is_dir():
+    if path.is_dir() and not replaceable:
         raise UsageError(
             f"the folder {shortened(path)} exists already",
             hint="name another folder with --output; a package is replaced with --overwrite",
         )
-    if path.exists():
+    if occupied(path) and not path.is_dir():
         raise UsageError(f"{shortened(path)} exists already, as a file", hint="name another folder with --output")

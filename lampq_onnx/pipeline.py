@@ -445,8 +445,9 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
     Raises:
         UsageError: naming the option.
     """
-    for what, hint in missing_images(recipe, given).items():
-        raise UsageError(f"no {what}", hint=hint)
+    missing = missing_images(recipe, given)
+    if missing:
+        raise UsageError(" and ".join(f"no {what}" for what in missing), hint="; ".join(missing.values()))
 
 
 def missing_images(recipe: Recipe, given: Given | None = None) -> dict[str, str]:

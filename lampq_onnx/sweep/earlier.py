@@ -71,7 +71,7 @@ class EarlierSweep:
         if self._sweep.recipe is None:
             raise UsageError(f"{where} holds a sweep that does not say its recipe", hint=HINT)
         before = Recipe.build(parse_values(self._sweep.recipe, f"the recipe in {SWEEP_FILE}"))
-        changes = differences(shaping(before), _shape(recipe))
+        changes = differences(_shape(before), _shape(recipe))
         if changes:
             raise UsageError(f"{where} holds the sweep of another recipe: {'; '.join(changes)}", hint=HINT)
         if picks and self._picks and self._sweep.picked is None:
