@@ -16,7 +16,7 @@ from lampq_onnx.checkpoint_files import names_checkpoint
 from lampq_onnx.errors import UsageError
 from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 from lampq_onnx.tasks.spec import TaskName
-from lampq_onnx.wording import joined
+from lampq_onnx.wording import joined, shown
 
 Scalar = bool | int | float | str
 
@@ -40,8 +40,14 @@ PackingName = Literal["auto", "exact", "native", "container"]
 ActivationWidth = int | Literal["mixed", "same"]
 
 
-def calibration_of(value: str | Path | None) -> Path | MadeImages | None:
-    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic)."""
+def calibration_of(value: object) -> Path | MadeImages | None:
+    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, str | Path | None):
+        raise ValueError(f"must be a path, synthetic or noise, not {shown(value)}")
     words: tuple[MadeImages, ...] = get_args(MadeImages)
     made = next((word for word in words if value == word), None)
     return made or (None if value is None else Path(value))

@@ -7,14 +7,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, TypeVar
 
+import pydantic
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from lampq_onnx.doors import checked
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, text_of
 from lampq_onnx.recipe import FIELDS, SECTIONS, Values, by_flag, merge, read_values
+from lampq_onnx.wording import explain, limits_of
+
+Number = TypeVar("Number", int, float)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")]
 """Every command that writes has it: without it nothing is replaced."""
@@ -60,6 +66,24 @@ def with_options(
         return run
 
     return decorate
+
+
+def number_of(name: str, text: str, kind: type[Number], **bounds: float) -> Number:
+    """The number that a word of the command line is, for options that are in no recipe.
+
+    Args:
+        name: of the option, as it is typed.
+        bounds: ge, gt, le, lt.
+
+    Raises:
+        UsageError: no such number, or one outside the bounds.
+    """
+    adapter = TypeAdapter(Annotated[kind, pydantic.Field(allow_inf_nan=False, **bounds)])
+    try:
+        return adapter.validate_python(text)
+    except ValidationError as error:
+        said = explain(error.errors(include_url=False), limits_of([SimpleNamespace(**bounds)]))
+        raise UsageError(f"{name}: {said}") from error
 
 
 def run_tool(main: Callable[..., None]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.fields import OUTPUT
-from lampq_onnx.recipe import Values, template
+from lampq_onnx.recipe import FIELDS, SECTIONS, Values, template
 
 
 def register(app: typer.Typer) -> None:
@@ -25,10 +25,13 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", "--force", help="Replace what exists already.")] = False,
 ) -> None:
     """Write a recipe with every option, its default and what it does."""
+    from lampq_onnx.doors import checked
     from lampq_onnx.existing import require_new_files
     from lampq_onnx.files import write_atomic
 
     require_new_files((output,), overwrite=overwrite)
+    (field,) = (field for field in FIELDS if field.flag == "model")
+    checked(SECTIONS["model"], field, model, "--model")
     write_atomic(output, template(model).encode())
     typer.echo(f"wrote {output}; run it with: lampq-onnx quantize --recipe {output} --output out")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lampq_onnx.cli.parameters import Overwrite, with_options
+from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
 from lampq_onnx.errors import UsageError
 from lampq_onnx.recipe import Values, merge, section
 
@@ -126,10 +126,10 @@ def validate(
         typer.Option(help="The float file; default: float.onnx in the same folder.", show_default=False),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Fail if top-1 drops by more points.", show_default=False)
+        str | None, typer.Option(metavar="NUMBER", help="Fail if top-1 drops by more points.", show_default=False)
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Fail below this fraction.", show_default=False)
+        str | None, typer.Option(metavar="NUMBER", help="Fail below this fraction.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,
@@ -156,6 +156,8 @@ def validate(
     from lampq_onnx.html import write_report
     from lampq_onnx.validation import apply_gates
 
+    drop = None if max_drop is None else number_of("--max-drop", max_drop, float)
+    least = None if min_agreement is None else number_of("--min-agreement", min_agreement, float, ge=0, le=1)
     page = None if output is None else output.with_suffix(".html")
     require_new_files((output, page, junit, summary), overwrite=overwrite)
     against = reference or model.with_name(FLOAT_FILE)
@@ -170,12 +172,12 @@ def validate(
     if output is not None:
         report.save(output)
         write_report(report, output.with_suffix(".html"))
-    gates = gates_of(report, max_drop=max_drop, min_agreement=min_agreement)
+    gates = gates_of(report, max_drop=drop, min_agreement=least)
     for path, text in ((junit, gates_junit), (summary, gates_markdown)):
         if path is not None:
             write_atomic(path, text(report, gates, model.name).encode())
     print_summary(report)
-    apply_gates(report, max_drop=max_drop, min_agreement=min_agreement)
+    apply_gates(report, max_drop=drop, min_agreement=least)
 
 
 def inspect(

@@ -53,9 +53,11 @@ def sweep(
 
     Finished points are kept in the output folder: a stopped sweep goes on where it was, and --pick alone takes seconds.
     """
+    from lampq_onnx.allocation import METRICS
     from lampq_onnx.cache import ArrayCache
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sweep
+    from lampq_onnx.errors import UsageError
     from lampq_onnx.sweep import DEFAULT_METRICS, parse_bits, parse_pick
     from lampq_onnx.sweep.run import sweep as run
 
@@ -66,6 +68,8 @@ def sweep(
         {"allocation": {"bits": budgets[0]}, "output": {"baselines": ["uniform"]}},
     )
     names = metrics.split(",") if metrics else (recipe.allocation.metric, *DEFAULT_METRICS[1:])
+    if unknown := next((name.strip() for name in names if name.strip() not in METRICS), None):
+        raise UsageError(f"--metrics: unknown metric {unknown!r}", hint=f"known: {', '.join(METRICS)}")
     found = run(
         recipe,
         budgets,

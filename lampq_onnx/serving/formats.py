@@ -54,7 +54,7 @@ def package(source: Path, form: str, output: Path | None = None, *, overwrite: b
         LampqError: no such file, a package is missing, or the form cannot hold the model.
     """
     if form not in FORMATS:
-        raise UsageError(f"unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
+        raise UsageError(f"--format: unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
     path = source / MODEL_FILE if source.is_dir() else source
     target = output or path.parent / form
     require_new_folder(target, replaceable=overwrite and is_package(target))

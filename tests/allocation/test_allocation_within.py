@@ -147,7 +147,7 @@ def test_an_agreement_that_only_float_has_is_refused():
     )
     sensitivities = measured().model_copy(update={"agreement": points})
     for options in ({}, {"wide_price": 1e-30}):  # float on its slower kernel has a price, or next to none
-        with pytest.raises(LampqError, match="is predicted for (no plan|the float model only)"):
+        with pytest.raises(LampqError, match=r"is predicted for (no plan|the float model only)"):
             allocate_within(sensitivities, Limits(min_agreement=1 - 1e-12), target=VNNI, **options)
 
 
@@ -301,8 +301,15 @@ def test_amounts_are_read(parse, text, value):
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
-        (parse_size, "4 apples"), (parse_size, "-1MB"), (parse_size, "0MB"), (parse_size, "9e99MB"), (parse_size, "4M"),
-        (parse_latency, "20min"), (parse_latency, "0ms"), (parse_bops, ""), (parse_bops, "inf"),
+        (parse_size, "4 apples"),
+        (parse_size, "-1MB"),
+        (parse_size, "0MB"),
+        (parse_size, "9e99MB"),
+        (parse_size, "4M"),
+        (parse_latency, "20min"),
+        (parse_latency, "0ms"),
+        (parse_bops, ""),
+        (parse_bops, "inf"),
     ],
 )
 def test_amounts_that_cannot_be_read_are_refused(parse, text):
