@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError, create_model
 
 from lampq_onnx.doors import checked
 from lampq_onnx.errors import LampqError, UsageError
@@ -68,21 +68,23 @@ def with_options(
     return decorate
 
 
-def number_of(name: str, text: str, kind: type[Number], **bounds: float) -> Number:
+def number_of(name: str, text: str, kind: type[Number], *, ge: float | None = None, le: float | None = None) -> Number:
     """The number that a word of the command line is, for options that are in no recipe.
 
     Args:
         name: of the option, as it is typed.
-        bounds: ge, gt, le, lt.
+        ge, le: bounds, themselves allowed.
 
     Raises:
         UsageError: no such number, or one outside the bounds.
     """
-    adapter = TypeAdapter(Annotated[kind, pydantic.Field(allow_inf_nan=False, **bounds)])
+    field: Any = pydantic.Field(ge=ge, le=le, allow_inf_nan=False)
+    word = create_model("Word", value=(kind, field))
     try:
-        return adapter.validate_python(text)
+        found: Number = word.model_validate({"value": text}).value  # type: ignore[attr-defined]
+        return found
     except ValidationError as error:
-        said = explain(error.errors(include_url=False), limits_of([SimpleNamespace(**bounds)]))
+        said = explain(error.errors(include_url=False), limits_of([SimpleNamespace(ge=ge, le=le)]))
         raise UsageError(f"{name}: {said}") from error
 
 

@@ -283,7 +283,7 @@ def test_a_sweep_of_another_recipe_is_refused(tmp_path: Path) -> None:
     assert invoke(*words)[0] == 0  # the pick stays
     assert contents(tmp_path / "s")["model.onnx"] == before["model.onnx"]
     assert EarlierSweep(tmp_path / "s", overwrite=False, own=()).picked == "kl-3"
-    code, out, err = invoke(*words, "--fixed-bits", "7", "--overwrite")
+    code, _, err = invoke(*words, "--fixed-bits", "7", "--overwrite")
     assert code == 0, err
     after = contents(tmp_path / "s")
     assert after["model.onnx.stale"] == before["model.onnx"]
