@@ -55,6 +55,7 @@ def quantize(
     effort: EffortName | None = None,
     recipe: Recipe | str | Path | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
     **options: Any,
 ) -> Report:
@@ -71,12 +72,15 @@ def quantize(
             unit's weights.
         effort: how long costs are measured and rounding is refined.
         recipe: what the arguments override: a recipe, or the path of one.
-        resume: take the results of steps that an earlier run finished.
+        resume: take the results of steps that an earlier run finished; a finished result of the same request is
+            returned as it is.
+        overwrite: replace the result of another request in ``output``; packages made from it are removed, and other
+            files get the ending .stale.
         progress: told of stages.
         options: any other option of the command line, by its name there with underscores.
 
     Raises:
-        UsageError: an unknown option, or a value that it cannot have.
+        UsageError: an unknown option, a value that it cannot have, or ``output`` holds another result.
         LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
     from lampq_onnx import pipeline
@@ -85,7 +89,9 @@ def quantize(
     named = {"checkpoint": checkpoint, "model_args": model_args, "bits": bits, "activation_bits": activation_bits}
     built, given = _asked(model, preprocessing, calibration, validation, recipe, {**named, "effort": effort, **options})
     cache = ArrayCache.of_user() if resume else None
-    return pipeline.quantize(built, Path(output), progress=progress, cache=cache, given=given)
+    return pipeline.quantize(
+        built, Path(output), progress=progress, cache=cache, force=not resume, overwrite=overwrite, given=given
+    )
 
 
 def analyze(
@@ -97,6 +103,7 @@ def analyze(
     calibration: Images | None = None,
     recipe: Recipe | str | Path | None = None,
     float_output: str | Path | None = None,
+    overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
     **options: Any,
 ) -> Sensitivities:
@@ -104,6 +111,7 @@ def analyze(
 
     Args:
         float_output: where to write the float graph that they belong to.
+        overwrite: replace it where it exists.
         options: see `quantize`, as the other arguments.
 
     Raises:
@@ -119,6 +127,7 @@ def analyze(
         built.analysis,
         built.rounding,
         float_output=None if float_output is None else Path(float_output),
+        overwrite=overwrite,
         threads=built.output.threads,
         progress=progress,
         given=given,
@@ -190,12 +199,14 @@ def convert(
     output: str | Path,
     *,
     weights: str | Path | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> Conversion:
     """Write the quantized file of a plan.
 
     Args:
         weights: a weights.safetensors with rounding that `quantize` found; None: to nearest.
+        overwrite: replace ``output`` where it exists.
         options: packing, target, threads, and calibration (with calibration_size and seed) for ranges that the plan
             lacks.
 
@@ -206,7 +217,13 @@ def convert(
 
     form, images = _form(options)
     return pipeline.convert(
-        Path(float_model), plan, Path(output), form, images, None if weights is None else Path(weights)
+        Path(float_model),
+        plan,
+        Path(output),
+        form,
+        images,
+        None if weights is None else Path(weights),
+        overwrite=overwrite,
     )
 
 

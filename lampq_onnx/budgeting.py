@@ -25,7 +25,7 @@ from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
 from lampq_onnx.errors import UsageError
-from lampq_onnx.options import ActivationWidth, AllocationOptions, BudgetOptions, PackingName
+from lampq_onnx.options import ActivationWidth, AllocationOptions, BudgetOptions, OutputOptions, PackingName
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.targets import Packing, Target
 
@@ -143,7 +143,9 @@ def require_inputs(recipe: Recipe, target: Target) -> None:
     """
     budgets, output = recipe.budgets, recipe.output
     if budgets.latency is not None:
-        require_table_of(LatencyTable.load(budgets.latency), target)
+        table = LatencyTable.load(budgets.latency)
+        require_table_of(table, target)
+        require_timed_as(table, output)
     elif budgets.max_latency is not None:
         raise UsageError(
             "--max-latency needs measured times",
@@ -169,6 +171,23 @@ def require_table_of(table: LatencyTable, target: Target) -> None:
             f"the latencies were measured for {table.target}, and the target is {target.name}",
             hint=f"probe the float file for it, or give --target {table.target}",
         )
+
+
+def require_timed_as(table: LatencyTable, output: OutputOptions) -> None:
+    """Refuse times that were taken in another way than the file's will be.
+
+    Raises:
+        UsageError: naming both.
+    """
+    for option, measured, asked in (
+        ("--latency-threads", table.threads, output.latency_threads),
+        ("--latency-batch", table.batch, output.latency_batch),
+    ):
+        if measured != asked:
+            raise UsageError(
+                f"the latencies were measured with {option} {measured}, and the run has {asked}",
+                hint=f"probe the float file again, or give {option} {measured}",
+            )
 
 
 def simulate_plans(

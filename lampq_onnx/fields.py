@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -108,6 +108,10 @@ def text_of(value: object) -> str:
     return str(value)
 
 
+def _is_text(hint: Any) -> bool:
+    return hint is str or (get_origin(hint) is Annotated and get_args(hint)[0] is str)
+
+
 def _kind(info: FieldInfo) -> type:
     hint = info.annotation
     if get_origin(hint) in (types.UnionType, Union):
@@ -115,6 +119,6 @@ def _kind(info: FieldInfo) -> type:
         hint = members[0] if len(members) == 1 else str
     if hint in (bool, int, float, Path):
         return hint  # type: ignore[return-value]
-    if get_origin(hint) is dict or get_args(hint) == (str, ...):
+    if get_origin(hint) is dict or (get_origin(hint) is tuple and _is_text(get_args(hint)[0])):
         return list
     return str

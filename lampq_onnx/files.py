@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.amounts import megabytes
+from lampq_onnx.errors import LampqError, UsageError
 
 if sys.platform != "win32":
     import fcntl
@@ -59,7 +60,9 @@ def require_file(path: Path, what: str, *, limit: int | None = None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise LampqError(f"cannot read {what} {shortened(path)}: it is not a file", hint="give a regular file")
     if limit is not None and status.st_size > limit:
-        raise LampqError(f"cannot read {what} {path}: it has {status.st_size} bytes, and {limit} is the limit")
+        raise LampqError(
+            f"cannot read {what} {path}: it has {megabytes(status.st_size)}, and {megabytes(limit)} is the limit"
+        )
 
 
 def read_text(path: Path, what: str, *, limit: int = TEXT_LIMIT) -> str:
@@ -87,31 +90,79 @@ def shortened(path: Path, limit: int = 300) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """Create ``folder`` if needed and prove that files can be made in it.
+    """Prove that files can be made in ``folder``, or that it can be made; nothing is left there.
 
     Raises:
         LampqError: the folder cannot be created or written.
     """
+    present = _nearest(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".lampq-"):
+        with tempfile.NamedTemporaryFile(dir=present, prefix=".lampq-"):
             pass
     except OSError as error:
         raise LampqError(
-            f"cannot write to the output folder {folder}: {error.strerror or error}",
+            f"cannot write to the output folder {shortened(folder)}: {error.strerror or error}",
             hint="choose another folder with --output, or make this one writable",
         ) from error
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse work whose files the disk cannot hold.
+
+    Args:
+        folder: where they go; it need not exist yet.
+        needed: bytes, an estimate.
+        what: takes them, for the message.
+
+    Raises:
+        LampqError: naming what is needed and what is free.
+    """
+    try:
+        free = shutil.disk_usage(_nearest(folder)).free
+    except OSError:  # some network file systems do not say; the write itself will
+        return
+    if free < needed:
+        raise LampqError(
+            f"the disk of {shortened(folder)} has {megabytes(free)} free, and {what} needs about {megabytes(needed)}",
+            hint="make room there, or choose a folder on another disk with --output",
+        )
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    here = folder.absolute()
+    return next((path for path in (here, *here.parents) if os.path.lexists(path)), here)
+
+
+@contextmanager
+def created(folder: Path) -> Iterator[None]:
+    """Create ``folder`` and those above it; those of them that are empty after the block are removed again.
+
+    Raises:
+        LampqError: the folder cannot be created or written.
+    """
+    require_writable(folder)
+    here = folder.absolute()
+    missing = [path for path in (here, *here.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # not empty, or gone
+            for path in missing:
+                path.rmdir()
 
 
 def require_output_file(path: Path) -> None:
     """Prove that a file can be written at ``path``.
 
     Raises:
-        LampqError: it is a folder, or its folder cannot be written.
+        UsageError: it is a folder.
+        LampqError: its folder cannot be written.
     """
     require_writable(path.parent)
     if path.is_dir():
-        raise LampqError(f"cannot write the file {path}: a folder has that name", hint="choose another name")
+        raise UsageError(f"cannot write the file {path}: a folder has that name", hint="choose another name")
 
 
 @contextmanager
@@ -121,8 +172,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         LampqError: another run writes there, or the folder cannot be written.
     """
-    require_writable(folder)
-    with _locked(folder) as got:
+    with created(folder), _locked(folder) as got:
         if not got:
             raise LampqError(
                 f"another run is writing to the output folder {folder}",
@@ -166,23 +216,23 @@ def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     Raises:
         LampqError: ``folder`` cannot be written, or holds a folder of one of the names.
     """
-    require_writable(folder)
-    _settle_abandoned(folder)
-    for name in names:
-        require_output_file(folder / name)
-    unlocked = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-new-"))
-    with _locked(unlocked):
-        room = unlocked.replace(folder / unlocked.name.replace(".lampq-new-", _ROOM))
-        stage, backup, complete = (room / name for name in (_STAGE, _BACKUP, _COMPLETE))
-        stage.mkdir()
-        backup.mkdir()
-        try:
-            yield stage
-            _require_room(folder, room)
-            stage.replace(complete)  # from here on a killed run is finished by the next one
-            _arrive(complete, backup, folder)
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
+    with created(folder):
+        _settle_abandoned(folder)
+        for name in names:
+            require_output_file(folder / name)
+        unlocked = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-new-"))
+        with _locked(unlocked):
+            room = unlocked.replace(folder / unlocked.name.replace(".lampq-new-", _ROOM))
+            stage, backup, complete = (room / name for name in (_STAGE, _BACKUP, _COMPLETE))
+            stage.mkdir()
+            backup.mkdir()
+            try:
+                yield stage
+                _require_room(folder, room)
+                stage.replace(complete)  # from here on a killed run is finished by the next one
+                _arrive(complete, backup, folder)
+            finally:
+                shutil.rmtree(room, ignore_errors=True)
 
 
 _ROOM, _STAGE, _COMPLETE, _BACKUP = ".lampq-run-", "stage", "complete", "backup"
@@ -233,14 +283,15 @@ def _require_room(folder: Path, room: Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` through a temporary file in the same folder and a rename."""
     require_output_file(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".lampq-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with created(path.parent):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".lampq-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

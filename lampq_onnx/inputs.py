@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.group import ALONE, Group
-from lampq_onnx.options import AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
+from lampq_onnx.options import DIGITS, AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
 from lampq_onnx.progress import Clock
 
 if TYPE_CHECKING:
@@ -142,7 +142,6 @@ def validation_images(
 
 
 def _validation_source(images: ImageOptions, loaded: LoadedModel) -> ImageSource:
-    from lampq_onnx.frontend.loading import DIGITS
     from lampq_onnx.frontend.opening import digits_source
     from lampq_onnx.tasks.meters import open_validation
 

@@ -12,11 +12,22 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.base import Record
+from lampq_onnx.checkpoint_files import names_checkpoint
+from lampq_onnx.errors import UsageError
 from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 from lampq_onnx.plain_values import plain_arguments
 from lampq_onnx.tasks.spec import TaskName
+from lampq_onnx.wording import joined, shown
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
+
+MOST_IMAGES, MOST_SECONDS, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 1e6, 10**6, 1024, 65536
+"""Numbers above these are slips of the finger."""
 
 MadeImages = Literal["synthetic", "noise"]
+
+DIGITS = "digits"
+"""Name of the embedded default."""
 
 DEFAULT_CALIBRATION_SIZE = 128
 
@@ -28,8 +39,14 @@ PackingName = Literal["auto", "exact", "native", "container"]
 ActivationWidth = int | Literal["mixed", "same"]
 
 
-def calibration_of(value: str | Path | None) -> Path | MadeImages | None:
-    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic)."""
+def calibration_of(value: object) -> Path | MadeImages | None:
+    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, str | Path | None):
+        raise ValueError(f"must be a path, synthetic or noise, not {shown(value)}")
     words: tuple[MadeImages, ...] = get_args(MadeImages)
     made = next((word for word in words if value == word), None)
     return made or (None if value is None else Path(value))
@@ -41,13 +58,84 @@ def _calibration_text(value: Path | MadeImages | None) -> str | None:
     return value
 
 
+def _model_name(value: str) -> str:
+    if names_checkpoint(value):
+        raise UsageError(
+            f"{value!r} is a file of weights, and a model is asked for",
+            hint=f"name the timm model that the weights belong to: quantize TIMM_NAME --checkpoint {value}",
+        )
+    return value
+
+
+def _device(value: str) -> str:
+    name, _, index = value.partition(":")
+    if name not in DEVICES or (index and not index.isascii()) or (":" in value and not index.isdigit()):
+        raise ValueError(f"must be {joined(DEVICES)}, alone or with a number as in cuda:0, not {value!r}")
+    return value
+
+
+def _positive(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if value is not None and not all(number > 0 for number in value):
+        raise ValueError(f"must be numbers above 0, not {', '.join(map(str, value))}")
+    return value
+
+
 def _numbers(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
-        raise ValueError(f"takes numbers with commas between, not {value!r}") from None
+        raise ValueError(f"must be numbers with commas between, not {value!r}") from None
+
+
+def _not_empty(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if value is not None and not value:
+        raise ValueError("must be numbers, one for each channel, and there are none")
+    return value
+
+
+def _known_target(value: str) -> str:
+    from lampq_onnx.targets import target_for
+
+    target_for(value, "", ())
+    return value
+
+
+def _known_metric(value: str) -> str:
+    from lampq_onnx.allocation import METRICS
+
+    if value not in METRICS:
+        raise ValueError(f"must be a metric ({', '.join(METRICS)}), not {value!r}")
+    return value
+
+
+def _known_weight_widths(value: tuple[int, ...]) -> tuple[int, ...]:
+    from lampq_onnx.allocation.problem import check_candidates
+
+    chosen = tuple(sorted(set(value)))
+    check_candidates(chosen)
+    return chosen
+
+
+def _known_input_widths(value: tuple[int, ...]) -> tuple[int, ...]:
+    chosen = tuple(sorted(set(value)))
+    if not chosen or not set(chosen) <= set(_input_widths_known()):
+        raise ValueError(f"must be widths of {', '.join(map(str, _input_widths_known()))}, not {list(value)}")
+    return chosen
+
+
+def _input_widths_known() -> tuple[int, ...]:
+    from lampq_onnx.allocation.request import INPUT_WIDTHS
+
+    return INPUT_WIDTHS
+
+
+def _known_input_width(value: int | str) -> int | str:
+    known = _input_widths_known()
+    if isinstance(value, int) and value not in known:
+        raise ValueError(f"must be {joined([*map(str, known), 'mixed', 'same'])}, not {value}")
+    return value
 
 
 def _weight_widths(value: object) -> object:
@@ -68,7 +156,8 @@ def _width_or_word(value: object) -> object:
     try:
         return int(value)
     except ValueError:
-        raise ValueError(f"takes a width in bits, mixed or same, not {value!r}") from None
+        known = [*map(str, _input_widths_known()), "mixed", "same"]
+        raise ValueError(f"must be {joined(known)}, not {value!r}") from None
 
 
 def _size(value: str | None) -> str | None:
@@ -95,10 +184,11 @@ def _readable(value: str | None, parse: Callable[[str], float]) -> str | None:
     return value
 
 
-Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)]
-WeightWidths = Annotated[tuple[int, ...], BeforeValidator(_weight_widths)]
-InputWidths = Annotated[tuple[int, ...], BeforeValidator(_input_widths)]
-Activation = Annotated[ActivationWidth, BeforeValidator(_width_or_word)]
+Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers), AfterValidator(_not_empty)]
+WeightWidths = Annotated[tuple[int, ...], BeforeValidator(_weight_widths), AfterValidator(_known_weight_widths)]
+InputWidths = Annotated[tuple[int, ...], BeforeValidator(_input_widths), AfterValidator(_known_input_widths)]
+Activation = Annotated[ActivationWidth, BeforeValidator(_width_or_word), AfterValidator(_known_input_width)]
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 
 class ModelOptions(Record):
@@ -106,6 +196,7 @@ class ModelOptions(Record):
 
     name: Annotated[
         str,
+        AfterValidator(_model_name),
         Option(
             "A timm model name, a folder of transformers, a float .onnx, or digits, the embedded default.",
             MODEL,
@@ -148,7 +239,9 @@ class ModelOptions(Record):
             "classification, multi-label, embedding, segmentation or detection; auto: what the outputs tell.", MODEL
         ),
     ] = "auto"
-    device: Annotated[str, Option("Torch device of the front end.", MODEL)] = "cpu"
+    device: Annotated[
+        str, AfterValidator(_device), Option("Torch device of the front end, e.g. cpu or cuda:0.", MODEL)
+    ] = "cpu"
 
 
 class ImageOptions(Record):
@@ -181,7 +274,7 @@ class ImageOptions(Record):
     ] = None
     calibration_size: Annotated[
         int | None,
-        Field(ge=1),
+        Field(ge=1, le=MOST_IMAGES),
         Option("Calibration images; default: 128, 1024 for --effort best, 64 synthetic ones.", IMAGES, example=128),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of image choice and sampled labels.", IMAGES)] = 0
@@ -190,10 +283,13 @@ class ImageOptions(Record):
         Option("Mean of each channel, instead of the model's, e.g. 0.5,0.5,0.5.", IMAGES, example=[0.5, 0.5, 0.5]),
     ] = None
     std: Annotated[
-        Numbers, Option("Standard deviation of each channel, instead of the model's.", IMAGES, example=[0.5, 0.5, 0.5])
+        Numbers,
+        AfterValidator(_positive),
+        Option("Standard deviation of each channel, instead of the model's.", IMAGES, example=[0.5, 0.5, 0.5]),
     ] = None
     crop: Annotated[
         float | None,
+        Field(gt=0, le=1),
         Option("Share of the resized image that the center crop keeps, instead of the model's.", IMAGES, example=0.9),
     ] = None
 
@@ -213,16 +309,18 @@ class SyntheticOptions(Record):
 class AllocationOptions(Record):
     """How bits are given out."""
 
-    bits: Annotated[float, Option("Average weight bits of the budget.")] = 4.0
+    bits: Annotated[float, Field(ge=1, le=8), Option("Average weight bits of the budget.")] = 4.0
     candidates: Annotated[WeightWidths, Option("Weight widths, e.g. 2-8 or 2,4,8.")] = (2, 3, 4, 5, 6, 7, 8)
-    metric: Annotated[str, Option("lampq, fisher, nuclear-norm, uniform, kl or omega-error.")] = "kl"
-    gamma: Annotated[float, Option("Error falls by this factor a bit.")] = 4.0
+    metric: Annotated[MetricName, Option("lampq, fisher, nuclear-norm, uniform, kl or omega-error.")] = "kl"
+    gamma: Annotated[float, Field(gt=1, le=1024), Option("Error falls by this factor a bit.")] = 4.0
     fixed_bits: Annotated[int, Field(ge=1, le=8), Option("Of the layers outside the budget.")] = 8
-    time_limit: Annotated[float, Field(gt=0), Option("Seconds for the integer program.")] = 8.0
+    time_limit: Annotated[float, Field(gt=0, le=MOST_SECONDS), Option("Seconds for the integer program.")] = 8.0
     activation_bits: Annotated[
         Activation, Option("Input bits of every layer, 2..8; mixed: each its own; same: those of its weights.")
     ] = 8
-    activation_budget: Annotated[float, Field(gt=0), Option("Average input bits, for --activation-bits mixed.")] = 8.0
+    activation_budget: Annotated[
+        float, Field(ge=2, le=16), Option("Average input bits, for --activation-bits mixed.")
+    ] = 8.0
     activation_candidates: Annotated[InputWidths, Option("Input widths, for --activation-bits mixed.")] = (4, 6, 8, 16)
     wide_price: Annotated[
         float,
@@ -281,7 +379,7 @@ class AnalysisOptions(Record):
 
     activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = 8
     activation_candidates: Annotated[InputWidths, SameAs("allocation", "activation_candidates")] = (4, 6, 8, 16)
-    weight_bits: Annotated[float, Field(ge=1, le=8), SameAs("allocation", "bits")] = 4.0
+    weight_bits: Annotated[float, SameAs("allocation", "bits")] = 4.0
     equalize: Annotated[bool, Option("Scale input channels where that helps.")] = True
     effort: Annotated[
         EffortName,
@@ -293,7 +391,7 @@ class AnalysisOptions(Record):
     alpha_bits: Annotated[
         int | None, Field(ge=1, le=8), Option("beta; default: the smallest candidate.", OPEN, example=2)
     ] = None
-    alpha_samples: Annotated[int, Field(ge=1), Option("mu: layers measured per type.", OPEN)] = 3
+    alpha_samples: Annotated[int, Field(ge=1, le=MOST_TURNS), Option("mu: layers measured per type.", OPEN)] = 3
     alpha_measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN)] = "kl"
     candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = (2, 3, 4, 5, 6, 7, 8)
     simulate: Annotated[
@@ -316,7 +414,7 @@ class RoundingOptions(Record):
     effort: Annotated[EffortName, SameAs("analysis", "effort")] = "balanced"
     training_threads: Annotated[
         int,
-        Field(ge=1),
+        Field(ge=1, le=MOST_THREADS),
         Option("Of --effort best's training, whatever --threads says: its sums, and so the bytes, depend on it.", OPEN),
     ] = TRAINING_THREADS
 
@@ -324,9 +422,9 @@ class RoundingOptions(Record):
 class UpdateOptions(Record):
     """The iterative update after the integer program."""
 
-    rounds: Annotated[int, Field(ge=0), Option("Scored swaps of the iterative update; 0: none.")] = 8
+    rounds: Annotated[int, Field(ge=0, le=MOST_TURNS), Option("Scored swaps of the iterative update; 0: none.")] = 8
     patience: Annotated[
-        int, Field(ge=1), Option("Undone swaps in a row before the update stops; the paper: 1.", OPEN)
+        int, Field(ge=1, le=MOST_TURNS), Option("Undone swaps in a row before the update stops; the paper: 1.", OPEN)
     ] = 3
     rule: Annotated[
         Literal["strict", "count"],
@@ -344,16 +442,21 @@ class OutputOptions(Record):
     packing: Annotated[PackingName, Option("auto, exact, native or container.", OUTPUT)] = "auto"
     target: Annotated[
         str,
+        AfterValidator(_known_target),
         Option("auto (this machine), onnxruntime-x86-avx2, -x86-vnni, -arm64, -qnn, tensorrt, openvino.", OUTPUT),
     ] = "auto"
-    threads: Annotated[int | None, Field(ge=1), Option("Default: all cores.", OUTPUT, shapes_file=False, example=1)] = (
-        None
-    )
+    threads: Annotated[
+        int | None,
+        Field(ge=1, le=MOST_THREADS),
+        Option("Default: all cores.", OUTPUT, shapes_file=False, example=1),
+    ] = None
     latency_threads: Annotated[
-        int, Field(ge=1), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)
+        int, Field(ge=1, le=MOST_THREADS), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)
     ] = 1
-    latency_batch: Annotated[int, Field(ge=1), Option("Images in a timed batch.", OUTPUT, shapes_file=False)] = 1
-    latency_runs: Annotated[int, Field(ge=1), Option("Timed rounds.", OUTPUT, shapes_file=False)] = 30
+    latency_batch: Annotated[
+        int, Field(ge=1, le=MOST_BATCH), Option("Images in a timed batch.", OUTPUT, shapes_file=False)
+    ] = 1
+    latency_runs: Annotated[int, Field(ge=1, le=MOST_TURNS), Option("Timed rounds.", OUTPUT, shapes_file=False)] = 30
     gate_agreement: Annotated[
         float,
         Field(ge=0, le=1),
@@ -365,6 +468,6 @@ class OutputOptions(Record):
         ),
     ] = 0.5
     baselines: Annotated[
-        tuple[str, ...],
+        tuple[MetricName, ...],
         Option("Also measure another metric's plan, e.g. uniform; repeatable.", OUTPUT, "baseline", shapes_file=False),
     ] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +15,7 @@ from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.budgeting import require_inputs
 from lampq_onnx.cache import ArrayCache
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.existing import require_new_files
 from lampq_onnx.files import (
     OUTPUT_FILES,
     PAGE_FILE,
@@ -22,13 +25,14 @@ from lampq_onnx.files import (
     SENSITIVITY_FILE,
     WEIGHTS_FILE,
     exclusive,
-    require_output_file,
+    require_writable,
     staging,
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
 from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, uses_labels, validation_images
 from lampq_onnx.options import (
+    DIGITS,
     AllocationOptions,
     AnalysisOptions,
     ImageOptions,
@@ -44,9 +48,14 @@ from lampq_onnx.targets import Target
 
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
+    from lampq_onnx.earlier import Earlier
+    from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.provenance import Inputs
     from lampq_onnx.recognition import Recognition
 
 NO_LIMITS = GateLimits()
+
+_log = logging.getLogger(__name__)
 
 
 def analyze(
@@ -56,6 +65,7 @@ def analyze(
     rounding: RoundingOptions,
     *,
     float_output: Path | None = None,
+    overwrite: bool = False,
     threads: int | None = None,
     progress: ProgressSink = NO_PROGRESS,
     given: Given | None = None,
@@ -66,6 +76,7 @@ def analyze(
 
     Args:
         float_output: where to write the float graph that they belong to (equalized, if ``analysis`` says so).
+        overwrite: replace ``float_output`` where it exists.
 
     Raises:
         LampqError: the model or its calibration images cannot be used.
@@ -76,6 +87,7 @@ def analyze(
     from lampq_onnx.runtime.environment import own_cores
     from lampq_onnx.search import measure, simulated
 
+    require_new_files((float_output,), overwrite=overwrite)
     clock = Clock(progress if writes_files() else NO_PROGRESS)
     with (
         process_group(model.device) as group,
@@ -86,7 +98,8 @@ def analyze(
     ):
         sensitivities = measure(frontend, crops, analysis, rounding, seed=images.seed, clock=clock)
         if float_output is not None and group.rank == 0:
-            save_model(frontend.model, float_output)
+            with staging(float_output.parent, (float_output.name,)) as stage:
+                save_model(frontend.model, stage / float_output.name)
         if analysis.simulate:
             return simulated(frontend, crops, sensitivities, AllocationOptions(candidates=analysis.candidates), clock)
         return sensitivities
@@ -100,9 +113,44 @@ def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
     """
     from lampq_onnx.frontend.opening import load_model
     from lampq_onnx.frontend.session import Frontend
+
+    return _recognized(Frontend(load_model(model, images)))
+
+
+def rehearse(recipe: Recipe, folder: Path | None, *, overwrite: bool = False) -> Recognition:
+    """What `quantize` would do, as far as it can be known before anything is measured; nothing is written.
+
+    Args:
+        folder: of the result; None: not said yet.
+        overwrite: see `quantize`.
+
+    Raises:
+        UsageError, LampqError: see `quantize`.
+    """
+    from lampq_onnx.earlier import earlier_result
+    from lampq_onnx.feasibility import require_possible, require_space_for
+    from lampq_onnx.frontend.opening import load_model
+    from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.runtime.environment import available_cores, target_here
+
+    target = target_here(recipe.output.target)
+    check_options(recipe, target)
+    recipe = recipe.with_output(target=target.name, threads=recipe.output.threads or available_cores())
+    if folder is not None:
+        require_writable(folder)
+        earlier = None if overwrite else earlier_result(folder)
+        if earlier is not None:
+            earlier.require_recipe(recipe)
+    frontend = Frontend(load_model(recipe.model, recipe.images))
+    if folder is not None:
+        require_space_for(frontend.loaded, folder, baselines=len(recipe.output.baselines))
+    require_possible(frontend, recipe, target)
+    return _recognized(frontend)
+
+
+def _recognized(frontend: Frontend) -> Recognition:
     from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
 
-    frontend = Frontend(load_model(model, images))
     source = frontend.loaded.source
     return Recognition(
         model=frontend.loaded.identity.name,
@@ -123,41 +171,73 @@ def quantize(
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
     force: bool = False,
+    overwrite: bool = False,
     given: Given | None = None,
+    say: Callable[[str], None] = _log.info,
 ) -> Report:
     """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
     weights.safetensors, model.onnx, report.json, report.html and recipe.toml.
 
-    The files appear together when all is done; an earlier result in ``folder`` stays as it is until then.
+    The files appear together when all is done; an earlier result in ``folder`` stays as it is until then. Where it is
+    the result of this recipe on this model and these images, it is the answer, and nothing is done. Where only options
+    differ that say how it is measured, the run goes on from the cache and writes it again.
 
     Args:
         cache: where results of finished steps are kept and looked for; None: nowhere.
         force: do every step again.
+        overwrite: replace the result of another recipe; what was made from it is removed or marked, see `derived`.
         given: Python objects that stand for the model or the images.
+        say: is told what becomes of an earlier result.
 
     Raises:
-        UsageError: an option cannot be right.
+        UsageError: an option cannot be right, or ``folder`` holds another result.
         LampqError: any stage; nothing is written then.
     """
+    from lampq_onnx.derived import find_derived
+    from lampq_onnx.earlier import earlier_result
     from lampq_onnx.frontend.threads import torch_threads
-    from lampq_onnx.html import write_report
-    from lampq_onnx.output import QuantizedOutput
-    from lampq_onnx.provenance import provenance
     from lampq_onnx.runtime.environment import available_cores, target_here
-    from lampq_onnx.search import Search, inputs_of, kept_for
 
     if started_by_torchrun():
         raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
-    check_recipe(recipe)
-    output = recipe.output
-    target = target_here(output.target)
-    check_target(recipe, target)
-    threads = output.threads or available_cores()
+    target = target_here(recipe.output.target)
+    check_options(recipe, target)
+    require_images(recipe, given)
+    require_writable(folder)
+    threads = recipe.output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
-    clock = Clock(progress)
+    earlier = None if overwrite else earlier_result(folder)
+    if earlier is not None:
+        earlier.require_recipe(recipe)
+    with torch_threads(threads), exclusive(folder):
+        derived = find_derived(folder, OUTPUT_FILES)
+        report = _run(recipe, folder, target, Clock(progress), cache, given, earlier, say, force=force)
+        for line in derived.retire():
+            say(line)
+    return report
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    target: Target,
+    clock: Clock,
+    cache: ArrayCache | None,
+    given: Given | None,
+    earlier: Earlier | None,
+    say: Callable[[str], None],
+    *,
+    force: bool,
+) -> Report:
+    """The stages of `quantize`, once nobody else writes to the folder."""
+    from lampq_onnx.feasibility import require_possible, require_space_for
+    from lampq_onnx.html import write_report
+    from lampq_onnx.output import QuantizedOutput
+    from lampq_onnx.provenance import provenance
+    from lampq_onnx.search import Search, inputs_of, kept_for
+
+    output = recipe.output
     with (
-        torch_threads(threads),
-        exclusive(folder),
         staging(folder, OUTPUT_FILES) as stage,
         loaded_model(recipe.model, recipe.images, clock, given) as loaded,
         calibration_crops(
@@ -169,36 +249,68 @@ def quantize(
             labelled=uses_labels(recipe.analysis, recipe.update),
         ) as read,
         validation_images(recipe.images, loaded, given) as validation,
-        prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):
-        inputs = inputs_of(frontend.loaded, crops)
-        search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
-        found = search.run()
-        job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
-        report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe))
-        errors = search.reconstruction_errors(found.plan)
-        baselines = {metric: job.baseline(search.baseline(found, metric), metric) for metric in output.baselines}
-        report = report.model_copy(
-            update={
-                "layers": tuple(
-                    layer.model_copy(update={"reconstruction_error": errors.get(layer.name)}) for layer in report.layers
-                ),
-                "rounding": rounding_record(
-                    recipe.rounding.effort, found.rounded.methods, found.rounded.losses, found.rounded.kept
-                ),
-                "equalized": frontend.equalized,
-                "allocation": allocation_record(found.plan, found.solution, found.update),
-                "baselines": baselines,
-                "seconds": clock.seconds,
-            }
-        )
-        found.sensitivities.save(stage / SENSITIVITY_FILE)
-        found.plan.save(stage / PLAN_FILE)
-        save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
-        report.save(stage / REPORT_FILE)
-        write_report(report, stage / PAGE_FILE, found.sensitivities)
-        write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
+        if earlier is not None and read is not None:
+            now = inputs_of(loaded, read)
+            # The export may set attributes of modules, so that their settings are compared after it.
+            earlier.require_inputs(now.model_copy(update={"structure_sha256": earlier.inputs.structure_sha256}))
+            if not force and _is_done(earlier, recipe, now):
+                return _taken(folder, say)
+        require_space_for(loaded, folder, baselines=len(output.baselines))
+        with prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops):
+            inputs = inputs_of(frontend.loaded, crops)
+            if earlier is not None:
+                earlier.require_inputs(inputs)
+                if not force and _is_done(earlier, recipe, inputs):
+                    return _taken(folder, say)
+                say(f"{folder} holds a result of this recipe, which is written again: {_why(earlier, recipe)}")
+            require_possible(frontend, recipe, target)
+            search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
+            found = search.run()
+            job = QuantizedOutput(frontend, validation, output, target, recipe.output.threads or 1, stage, clock)
+            report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe))
+            errors = search.reconstruction_errors(found.plan)
+            baselines = {metric: job.baseline(search.baseline(found, metric), metric) for metric in output.baselines}
+            report = report.model_copy(
+                update={
+                    "layers": tuple(
+                        layer.model_copy(update={"reconstruction_error": errors.get(layer.name)})
+                        for layer in report.layers
+                    ),
+                    "rounding": rounding_record(
+                        recipe.rounding.effort, found.rounded.methods, found.rounded.losses, found.rounded.kept
+                    ),
+                    "equalized": frontend.equalized,
+                    "allocation": allocation_record(found.plan, found.solution, found.update),
+                    "baselines": baselines,
+                    "seconds": clock.seconds,
+                }
+            )
+            found.sensitivities.save(stage / SENSITIVITY_FILE)
+            found.plan.save(stage / PLAN_FILE)
+            save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
+            report.save(stage / REPORT_FILE)
+            write_report(report, stage / PAGE_FILE, found.sensitivities)
+            write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
+    say(f"wrote {', '.join(OUTPUT_FILES)} to {folder}")
     return report
+
+
+def _taken(folder: Path, say: Callable[[str], None]) -> Report:
+    say(f"done already: {folder} holds the result of this recipe; nothing was written (--force does all of it again)")
+    return Report.load(folder / REPORT_FILE)
+
+
+def _is_done(earlier: Earlier, recipe: Recipe, now: Inputs) -> bool:
+    return earlier.complete and not earlier.inputs.changes(now) and not earlier.measured_otherwise(recipe)
+
+
+def _why(earlier: Earlier, recipe: Recipe) -> str:
+    """Why a result of the same recipe is not simply taken."""
+    other = earlier.measured_otherwise(recipe)
+    if not earlier.complete:
+        return "files of it are missing"
+    return f"measured in another way ({'; '.join(other)})" if other else "every step is done again (--force)"
 
 
 def convert(
@@ -209,6 +321,7 @@ def convert(
     images: ImageOptions,
     weights_path: Path | None = None,
     *,
+    overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Conversion:
     """Write the QDQ file of a plan; torch is not needed.
@@ -217,8 +330,13 @@ def convert(
     Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime. Layers of which
     ``weights_path`` (a weights.safetensors) holds the planned width take its rounding, the others the nearest one.
 
+    Args:
+        overwrite: replace ``output`` where it exists.
+
     Raises:
-        LampqError: the plan or the weights do not fit the file, or ranges are missing and there are no images.
+        UsageError: ``output`` exists.
+        LampqError: the plan quantizes nothing, the plan or the weights do not fit the file, or ranges are missing and
+            there are no images.
     """
     from lampq_onnx.calibration import with_measured_ranges
     from lampq_onnx.converter import load_model
@@ -231,7 +349,12 @@ def convert(
 
     target = target_here(options.target)
     require_runnable(plan, target)
-    require_output_file(output)
+    require_new_files((output,), overwrite=overwrite)
+    if not any(layer.quantized for layer in plan.layers.values()):
+        raise LampqError(
+            f"the plan leaves all of its {len(plan.layers)} layers in float: there is nothing to convert",
+            hint="give layers a weight_bits below 32",
+        )
     weights = {} if weights_path is None else load_weights(weights_path)
     with ExitStack() as stack:
         model = load_model(float_path)
@@ -332,6 +455,44 @@ def recipe_limits(recipe: Recipe) -> GateLimits:
     """The gates of `quantize`: what --gate-agreement says, and the agreement that a budget was given for."""
     least = max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0)
     return GateLimits(min_agreement=least or None)
+
+
+def check_options(recipe: Recipe, target: Target) -> None:
+    """Refuse what can be known to be wrong before anything is loaded.
+
+    Raises:
+        UsageError: an option out of range, widths, a packing or a budget that the target cannot have, or times that
+            were measured otherwise.
+        LampqError: the budget is below the smallest candidate.
+    """
+    check_recipe(recipe)
+    check_target(recipe, target)
+
+
+def require_images(recipe: Recipe, given: Given | None = None) -> None:
+    """Refuse a run without the images that it needs.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    missing = missing_images(recipe, given)
+    if missing:
+        raise UsageError(" and ".join(f"no {what}" for what in missing), hint="; ".join(missing.values()))
+
+
+def missing_images(recipe: Recipe, given: Given | None = None) -> dict[str, str]:
+    """Images that a run needs and that are not named -> how to name them; the embedded model has its own."""
+    if recipe.model.name == DIGITS and (given is None or given.module is None):
+        return {}
+    found = {}
+    if recipe.images.validation is None and (given is None or given.validation is None):
+        found["validation images"] = "give labelled images with --validation"
+    if recipe.images.calibration is None and (given is None or given.calibration is None):
+        found["calibration images"] = (
+            "give a folder or .npz file with --calibration; 128 images are enough. Without any, "
+            "--calibration synthetic makes them from the model"
+        )
+    return found
 
 
 def check_recipe(recipe: Recipe) -> None:

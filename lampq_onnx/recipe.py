@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from lampq_onnx.artifacts.base import Record
+from lampq_onnx.doors import check_all, checked
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, fields_of, text_of
 from lampq_onnx.files import read_text
@@ -183,6 +184,9 @@ def section(name: str, values: Values) -> Any:
                     f"{name}.{field.name} cannot be set: it is always {field.same_as.section}.{field.same_as.field}"
                 )
             own[field.name] = getattr(section(field.same_as.section, values), field.same_as.field)
+    for field in FIELDS:
+        if field.section == name and field.name in own and field.same_as is None:
+            checked(SECTIONS[name], field, own[field.name], f"{field.dashed} ({field.name} in [{name}])")
     try:
         return SECTIONS[name].model_validate(own)
     except ValidationError as error:
@@ -234,6 +238,7 @@ def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
         for key in values:
             if not any(f.section == name and f.name == key and f.same_as is None for f in FIELDS):
                 raise _unknown(f"{where}: unknown key {key!r} in [{name}]", key, (name,))
+    check_all(SECTIONS, FIELDS, data, lambda field: f"{where}: {field.name} in [{field.section}]")
     return data
 
 
@@ -255,13 +260,14 @@ def by_name(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Options by the names of `by_flag`, sorted into sections; None stands for not given.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or a value that the option cannot have.
     """
     values: dict[str, dict[str, Any]] = {}
     for flag, value in options.items():
         field = by_flag(flag)
         if value is not None:
-            values.setdefault(field.section, {})[field.name] = value
+            taken = checked(SECTIONS[field.section], field, value, flag)
+            values.setdefault(field.section, {})[field.name] = taken
     return values
 
 
@@ -282,10 +288,9 @@ def _unknown(message: str, word: str, inside: tuple[str, ...]) -> UsageError:
 
 
 def _explained(name: str, error: ValidationError) -> UsageError:
+    """Values were checked one by one: what is left are keys that nobody knows, and ones that are missing."""
     problem = error.errors(include_url=False)[0]
     key = str(problem["loc"][0]) if problem["loc"] else ""
-    field = next((f for f in FIELDS if f.section == name and f.name == key), None)
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden" or field is None:
-        return _unknown(f"unknown option {key!r} of {name}", key, (name,))
-    return UsageError(f"{field.dashed} ({key} in [{name}]): {message}")
+    if problem["type"] == "missing":
+        return UsageError(f"{key} in [{name}] is missing")
+    return _unknown(f"unknown option {key!r} of {name}", key, (name,))

@@ -11,7 +11,8 @@ from pathlib import Path
 from lampq_onnx.converter import load_model, save_model
 from lampq_onnx.converter.source import SOURCE_KEY
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, require_output_file, staging
+from lampq_onnx.existing import require_new_files
+from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, staging
 from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.inputs import calibration_crops, loaded_model, prepared, uses_labels
 from lampq_onnx.output import write_quantized
@@ -40,7 +41,12 @@ class Reproduction:
 
 
 def reproduce(
-    path: Path, places: Values, output: Path | None = None, *, progress: ProgressSink = NO_PROGRESS
+    path: Path,
+    places: Values,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    progress: ProgressSink = NO_PROGRESS,
 ) -> Reproduction:
     """Make a file of `quantize` again; nothing that an earlier run kept is used.
 
@@ -48,14 +54,14 @@ def reproduce(
         path: the file.
         places: where weights and images are now, and the device.
         output: where to keep the new file; None: nowhere.
+        overwrite: replace ``output`` where it exists.
 
     Raises:
         LampqError: the file does not say how it was made, model or images are others, or the new file differs.
     """
+    require_new_files((output,), overwrite=overwrite)
     stored, before = read_provenance(load_model(path), path)
     recipe = Recipe.build(stored.values(), places)
-    if output is not None:
-        require_output_file(output)
     clock = Clock(progress)
     with (
         torch_threads(recipe.output.threads or available_cores()),

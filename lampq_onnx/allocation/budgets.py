@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lampq_onnx.allocation.activations import (
     DEFAULT_ACTIVATION_CANDIDATES,
@@ -13,8 +14,9 @@ from lampq_onnx.allocation.activations import (
 from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
-from lampq_onnx.allocation.metrics import MEASURED_METRICS
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_units
 from lampq_onnx.allocation.request import DEFAULT_CANDIDATES, check_request
+from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.allocation.within import FormSolution, fixed_forms, solve_forms, summed_cost
 from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
@@ -63,19 +65,11 @@ def allocate_within(
         UsageError: an option that cannot be right, or what a limit needs is missing.
         LampqError: the limits cannot be kept; says which of them, and what would do.
     """
-    weights = tuple(sorted(set(candidates)))
     sensitivities = inputs_for(sensitivities, target)
     main = sensitivities.activation_bits if activation_bits is None else activation_bits
-    check_request(
-        bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,
-        gamma=gamma, fixed_bits=fixed_bits, activation_bits=main, activation_candidates=activation_candidates,
-    )  # fmt: skip
-    storages = (packing,) if packing is not None else target.packings
-    for storage in storages:
-        target.require_packing(storage)
-    inputs = _inputs(sensitivities, main, weights, activation_candidates)
-    forms = forms_of(target, weights, inputs, storages, same=main == "same")
-    fixed = fixed_forms(sensitivities, fixed_bits, storages[0])
+    forms, fixed = _offered(
+        sensitivities, limits, target, packing, candidates, metric, gamma, main, activation_candidates, fixed_bits
+    )
     solution = solve_forms(
         sensitivities, forms, limits, fixed, target,
         metric=metric, gamma=gamma, table=table, float_bytes=float_bytes, float_price=wide_price,
@@ -94,6 +88,83 @@ def allocate_within(
     if table is not None:
         plan = plan.model_copy(update={"promised_ms": table.predict(plan)})
     return plan, solution
+
+
+def require_possible(
+    sensitivities: Sensitivities,
+    limits: Limits,
+    *,
+    target: Target,
+    packing: Packing | None,
+    candidates: Sequence[int],
+    activation_bits: ActivationChoice,
+    activation_candidates: Sequence[int],
+    fixed_bits: int,
+    table: LatencyTable | None,
+) -> None:
+    """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before anything is measured.
+
+    Args:
+        sensitivities: of units that are not measured yet: names, types, shapes and the size of the float file count.
+        limits: those that need measurements are not looked at.
+        target, packing, candidates, activation_bits, activation_candidates, fixed_bits, table: see `allocate_within`.
+
+    Raises:
+        UsageError: an option that cannot be right, or what a limit needs is missing.
+        LampqError: naming the smallest value, or the one below which something is quantized.
+    """
+    if limits.max_bytes is None and limits.max_ms is None:
+        return
+    sensitivities = inputs_for(sensitivities, target)
+    if table is not None:
+        table.require_layers(unit.name for unit in sensitivities.units)
+    forms, fixed = _offered(
+        sensitivities,
+        limits,
+        target,
+        packing,
+        candidates,
+        "kl",
+        4.0,
+        activation_bits,
+        activation_candidates,
+        fixed_bits,
+    )
+    units = budgeted_units(sensitivities)
+    known = replace(limits, max_bops=None, min_agreement=None)
+    resources = resources_of(sensitivities, known, fixed, target, table, None)
+    for resource in resources:
+        require_reachable(resource, units, forms)
+    slack = all(resource.in_float(units) <= resource.limit * (1 - resource.margin) for resource in resources)
+    # Without a latency, float on its slower kernel has a price, and what it is weighed against is not measured yet.
+    if units and slack and known == limits and limits.max_ms is not None:
+        refuse_no_effect(resources, units, None)
+
+
+def _offered(
+    sensitivities: Sensitivities,
+    limits: Limits,
+    target: Target,
+    packing: Packing | None,
+    candidates: Sequence[int],
+    metric: str,
+    gamma: float,
+    main: ActivationChoice,
+    activation_candidates: Sequence[int],
+    fixed_bits: int,
+) -> tuple[tuple[Form, ...], dict[str, Form]]:
+    """Forms to choose from, float last, and those of the units outside the budget; options are checked."""
+    weights = tuple(sorted(set(candidates)))
+    check_request(
+        bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,
+        gamma=gamma, fixed_bits=fixed_bits, activation_bits=main, activation_candidates=activation_candidates,
+    )  # fmt: skip
+    storages = (packing,) if packing is not None else target.packings
+    for storage in storages:
+        target.require_packing(storage)
+    inputs = _inputs(sensitivities, main, weights, activation_candidates)
+    forms = forms_of(target, weights, inputs, storages, same=main == "same")
+    return forms, fixed_forms(sensitivities, fixed_bits, storages[0])
 
 
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int, target: Target) -> int:

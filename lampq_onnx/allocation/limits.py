@@ -6,9 +6,15 @@ import re
 from dataclasses import dataclass
 
 from lampq_onnx.errors import UsageError
+from lampq_onnx.wording import shown
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
-_SECONDS = {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3}
+_SECONDS = {"ms": 1.0, "s": 1e3, "us": 1e-3}
+_BYTES = {f"{prefix}b": factor for prefix, factor in _PREFIXES.items() if prefix != "t"}
+
+
+_MOST = 1e18
+"""Amounts are whole numbers of 64 bits in the integer program."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +43,21 @@ class Limits:
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``4MB``, ``4MiB``, ``500kB`` or ``4000000``.
+    """Bytes from ``4MB``, ``4MiB``, ``500kB`` or ``4000000B``; a number alone could mean any of them.
 
     Raises:
         UsageError: anything else.
     """
-    return int(_amount(text, r"([kmg]?i?)b?", _PREFIXES, "a size", "4MB"))
+    return int(_amount(text, r"([kmg]?i?b|)", _BYTES, "a size", "4MB; the units are B, kB, MB, GB, KiB, MiB and GiB"))
 
 
 def parse_latency(text: str) -> float:
-    """Milliseconds from ``20ms``, ``0.02s``, ``800us`` or ``20``.
+    """Milliseconds from ``20ms``, ``0.02s`` or ``800us``.
 
     Raises:
         UsageError: anything else.
     """
-    return _amount(text, r"(ms|s|us|)", _SECONDS, "a latency", "20ms")
+    return _amount(text, r"(ms|s|us|)", _SECONDS, "a latency", "20ms; the units are us, ms and s")
 
 
 def parse_bops(text: str) -> float:
@@ -65,6 +71,8 @@ def parse_bops(text: str) -> float:
 
 def _amount(text: str, unit: str, factors: dict[str, float], what: str, example: str) -> float:
     match = re.fullmatch(rf"([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*{unit}", text.strip().lower(), re.ASCII)
-    if match is None or match[2] not in factors or float(match[1]) <= 0:
-        raise UsageError(f"cannot read {text!r} as {what}", hint=f"write it as in {example}")
+    if match is not None and match[2] not in factors and not match[2]:
+        raise UsageError(f"{text!r} has no unit", hint=f"write it as in {example}")
+    if match is None or match[2] not in factors or not 0 < float(match[1]) * factors[match[2]] < _MOST:
+        raise UsageError(f"cannot read {shown(text)} as {what}", hint=f"write it as in {example}")
     return float(match[1]) * factors[match[2]]

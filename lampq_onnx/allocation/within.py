@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form, bit_operations, form_bytes, multiply_adds, pair_table_bytes
+from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, multiply_adds
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
-from lampq_onnx.allocation.problem import WEIGHT_BUDGET, capacity_of
+from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import Packing, Target
 
-_NANOSECONDS = 1e6
-"""In a millisecond: latencies are whole numbers in the program."""
-
-_SIZE_MARGIN = 0.005
-"""Share of a size that is kept free: graphs differ by what a layer's nodes and names take."""
-
-_MEGABYTE = 10**6
-_GIGA = 10**9
 _COST_LEVELS = 10**9
 """Costs as a budget are whole numbers up to this."""
-
-
-@dataclass(frozen=True)
-class Resource:
-    """One thing that a file takes.
-
-    Attributes:
-        name: for messages, with its unit.
-        amount: what a unit takes in a form, a whole number.
-        rest: what the file takes beside the units in the budget.
-        limit: what it may take, in the same numbers.
-        scale: messages divide by it.
-    """
-
-    name: str
-    amount: Callable[[UnitSensitivity, Form], int]
-    rest: int
-    limit: int
-    scale: int
-
-    def budget(self, units: Sequence[UnitSensitivity], forms: Sequence[Form]) -> Budget:
-        """As a row of the program."""
-        table = np.array([[self.amount(unit, form) for form in forms] for unit in units], dtype=np.int64)
-        return Budget(self.name, table, self.limit - self.rest, self.scale, self.rest)
 
 
 @dataclass(frozen=True)
@@ -113,12 +81,13 @@ def solve_forms(
 
     Raises:
         UsageError: what a limit needs is not given.
-        LampqError: the limits cannot be kept, alone or together, or a measurement is missing.
+        LampqError: the limits cannot be kept, alone or together, nothing would be quantized within them, or a
+            measurement is missing.
     """
     units = budgeted_units(sensitivities)
     if table is not None:
         table.require_layers(unit.name for unit in sensitivities.units)
-    resources = _resources(sensitivities, limits, fixed, target, table, float_bytes)
+    resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes)
     costs = form_costs(sensitivities, units, forms, metric, gamma)
     if limits.max_ms is None:
         costs = costs + _float_prices(units, forms, float_price)
@@ -126,12 +95,14 @@ def solve_forms(
     objective = costs
     if limits.min_agreement is not None:
         ceiling = _ceiling(sensitivities, limits.min_agreement, metric)
+        _require_agreement(sensitivities, limits.min_agreement, ceiling, float(costs.min(axis=1).sum()))
         budgets.append(_cost_budget(costs, ceiling))
         objective = np.array([[float(form_bytes(unit, form, target)) for form in forms] for unit in units])
     if not budgets:
         raise UsageError("no budget is given", hint="give at least one, e.g. --bits 4 or --max-size 4MB")
-    for budget in budgets:
-        _require_room(budget)
+    possible = np.isfinite(costs)
+    for resource in resources:
+        require_reachable(resource, units, forms, possible)
     kept = _useful(objective, budgets)
     problem = ChoiceProblem(
         names=tuple(unit.name for unit in units),
@@ -140,6 +111,8 @@ def solve_forms(
         budgets=tuple(Budget(b.name, b.weights[:, kept], b.capacity, b.total, b.offset) for b in budgets),
     )
     found = solve_choices(problem, time_limit=time_limit)
+    if all(forms[kept[k]] == FLOAT_FORM for k in found.choice.tolist()):
+        refuse_no_effect(resources, units, _best_agreement(sensitivities, limits, costs))
     return FormSolution(
         forms={unit.name: forms[kept[k]] for unit, k in zip(units, found.choice.tolist(), strict=True)},
         objective=found.objective,
@@ -199,62 +172,6 @@ def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, Form], metric:
     return float(sum(costs[i, kinds.index(forms[unit.name])] for i, unit in enumerate(units)))
 
 
-def _resources(
-    sensitivities: Sensitivities,
-    limits: Limits,
-    fixed: Mapping[str, Form],
-    target: Target,
-    table: LatencyTable | None,
-    float_bytes: int | None,
-) -> list[Resource]:
-    outside = [unit for unit in sensitivities.units if unit.fixed]
-    total = sum(unit.parameters for unit in budgeted_units(sensitivities))
-    found = []
-    if limits.bits is not None:
-        capacity = capacity_of(limits.bits, total)
-        found.append(Resource(WEIGHT_BUDGET, lambda u, form: u.parameters * form.weight_bits, 0, capacity, total))
-    if limits.max_bytes is not None:
-        whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
-        if whole is None:
-            raise UsageError(
-                "--max-size needs the size of the float file, which these sensitivities do not hold",
-                hint="measure them again, or give --latency latency.json or --float float.onnx",
-            )
-        rest = whole - sum(form_bytes(unit, FLOAT_FORM, target) for unit in sensitivities.units)
-        rest += sum(form_bytes(unit, fixed[unit.name], target) for unit in outside)
-        rest += int(limits.max_bytes * _SIZE_MARGIN) + pair_table_bytes(total)
-        found.append(Resource("MB of file", partial(form_bytes, target=target), rest, limits.max_bytes, _MEGABYTE))
-    if limits.max_ms is not None:
-        if table is None:
-            raise UsageError(
-                "--max-latency needs measured times",
-                hint="make them with lampq-onnx probe float.onnx -o latency.json, and give --latency latency.json",
-            )
-        found.append(_latency(sensitivities, table, limits.max_ms, outside, fixed))
-    if limits.max_bops is not None:
-        rest = sum(bit_operations(unit, fixed[unit.name]) for unit in outside)
-        found.append(Resource("G bit operations", bit_operations, rest, int(limits.max_bops), _GIGA))
-    return found
-
-
-def _latency(
-    sensitivities: Sensitivities,
-    table: LatencyTable,
-    limit: float,
-    outside: Sequence[UnitSensitivity],
-    fixed: Mapping[str, Form],
-) -> Resource:
-    times = table.layer_times()
-
-    def amount(unit: UnitSensitivity, form: Form) -> int:
-        return round(_NANOSECONDS * times.ms(unit.name, form.weight_bits, form.activation_bits, form.storage))
-
-    known = {unit.name for unit in sensitivities.units}
-    others = sum(times.ms(layer.name, FLOAT_BITS, FLOAT_BITS) for layer in table.layers if layer.name not in known)
-    rest = round(_NANOSECONDS * (table.fixed_ms + others)) + sum(amount(unit, fixed[unit.name]) for unit in outside)
-    return Resource("ms of latency", amount, rest, int(_NANOSECONDS * limit), int(_NANOSECONDS))
-
-
 def _ceiling(sensitivities: Sensitivities, agreement: float, metric: str) -> float:
     if metric not in MEASURED_METRICS:
         raise UsageError(
@@ -263,21 +180,37 @@ def _ceiling(sensitivities: Sensitivities, agreement: float, metric: str) -> flo
     return sensitivities.cost_at(agreement)
 
 
+def _require_agreement(sensitivities: Sensitivities, asked: float, ceiling: float, least: float) -> None:
+    """Refuse an agreement that no plan is predicted to keep.
+
+    Args:
+        ceiling: nats that all units together may cost.
+        least: nats that they cost at least; float on a slow kernel has its price too.
+    """
+    if least <= ceiling:
+        return
+    best = sensitivities.agreement_at(least)
+    raise LampqError(
+        f"an agreement of {asked:.9g} is predicted for no plan"
+        + ("" if best is None else f": the most that one is predicted to keep is {math.floor(1000 * best) / 1000:.3f}"),
+        hint="ask for less, add larger candidates, or simulate more accurate plans with --effort best",
+    )
+
+
+def _best_agreement(sensitivities: Sensitivities, limits: Limits, costs: FloatArray) -> float | None:
+    """What is predicted where the one form that costs least is quantized; None: agreement is no limit."""
+    if limits.min_agreement is None:
+        return None
+    least = costs[costs > 0].min(initial=np.inf)
+    return sensitivities.agreement_at(float(least)) if np.isfinite(least) else None
+
+
 def _cost_budget(costs: FloatArray, ceiling: float) -> Budget:
     """Costs rounded up, so that a choice within the budget is within the ceiling."""
     scale = _COST_LEVELS / ceiling
     # A cost above the ceiling does not fit however far above it is.
     weights = np.ceil(np.minimum(costs, 2 * ceiling) * scale).astype(np.int64)
     return Budget("nats of predicted KL", weights, _COST_LEVELS, max(1, round(scale)))
-
-
-def _require_room(budget: Budget) -> None:
-    if budget.capacity < 0:
-        raise LampqError(
-            f"a budget of {budget.say(budget.capacity)} {budget.name} cannot be met: what lies outside of the units "
-            f"to choose for takes {budget.say(0)} alone",
-            hint=f"give at least {budget.say(int(budget.weights.min(axis=1).sum()))}",
-        )
 
 
 def _useful(costs: FloatArray, budgets: Sequence[Budget]) -> list[int]:

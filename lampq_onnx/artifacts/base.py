@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import read_text, write_atomic
+from lampq_onnx.wording import explain
 
 
 class Record(BaseModel):
@@ -61,7 +62,6 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _first_problems(error: Exception, limit: int = 3) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    problems = error.errors(include_url=False, include_input=False)
-    shown = ["at " + (".".join(map(str, p["loc"])) or "the top") + ": " + p["msg"] for p in problems[:limit]]
-    more = len(problems) - limit
-    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+    problems = error.errors(include_url=False)
+    shown = [f"at {'.'.join(map(str, p['loc'])) or 'the top'}: {explain([p])}" for p in problems[:limit]]
+    return ("" if len(problems) <= limit else f"{len(problems)} values are wrong, the first ") + "; ".join(shown)

@@ -56,3 +56,5 @@ class Sweep(Artifact):
     picked: str | None = Field(default=None, description="the point whose files lie beside this one")
     request: str | None = Field(default=None, description="what it was picked by")
     environment: Environment
+    recipe: str | None = Field(default=None, description="as TOML, without the budgets that were tried")
+    inputs: str | None = Field(default=None, description="what else decided the files, as JSON")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.fields import OUTPUT
 from lampq_onnx.recipe import SECTIONS, Recipe, Values
 
@@ -39,13 +39,21 @@ def quantize(
     force: Annotated[
         bool, typer.Option("--force", help="Do every step again, even where an earlier run has finished it.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace another recipe's result; packages made from it are removed, other files marked (.stale).",
+        ),
+    ] = False,
     values: Values,
 ) -> None:
     """Analyze, allocate, convert and check: the whole line in one go.
 
     Writes float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
     recipe.toml.
-    A run that was stopped goes on where it was.
+    A run that was stopped goes on where it was, and one that is finished is not done again. A folder with the result of
+    another recipe is refused without --overwrite.
     """
     from lampq_onnx import pipeline
     from lampq_onnx.cache import ArrayCache
@@ -57,12 +65,25 @@ def quantize(
 
     recipe = Recipe.build(override(values, "model", name=model))
     if dry_run:
-        print_recognition(pipeline.recognize(recipe.model, recipe.images))
+        print_recognition(pipeline.rehearse(recipe, output, overwrite=overwrite))
+        for what, hint in pipeline.missing_images(recipe).items():
+            typer.echo(f"the run will need {what}: {hint}")
         return
     if output is None:
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
-    report = pipeline.quantize(recipe, output, progress=terminal_progress(), cache=ArrayCache.of_user(), force=force)
-    print_report(report, output)
+    said: list[str] = []
+    report = pipeline.quantize(
+        recipe,
+        output,
+        progress=terminal_progress(),
+        cache=ArrayCache.of_user(),
+        force=force,
+        overwrite=overwrite,
+        say=said.append,
+    )
+    print_report(report)
+    for line in said:
+        typer.echo(line)
     require_gates(report)
 
 
@@ -82,18 +103,17 @@ def analyze(
             show_default=False,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Measure the sensitivities of every unit and write sensitivity.json."""
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sensitivities
-    from lampq_onnx.files import require_output_file
+    from lampq_onnx.existing import require_new_files
     from lampq_onnx.group import writes_files
 
-    require_output_file(output)
-    if float_output is not None:
-        require_output_file(float_output)
+    require_new_files((output, float_output), overwrite=overwrite)
     recipe = Recipe.build(override(values, "model", name=model))
     sensitivities = pipeline.analyze(
         recipe.model,
@@ -101,6 +121,7 @@ def analyze(
         recipe.analysis,
         recipe.rounding,
         float_output=float_output,
+        overwrite=overwrite,
         threads=recipe.output.threads,
         progress=terminal_progress(),
     )

@@ -11,6 +11,7 @@ import typer
 
 from lampq_onnx.cli.parameters import override, with_options
 from lampq_onnx.fields import OUTPUT
+from lampq_onnx.options import DIGITS
 from lampq_onnx.recipe import Recipe, Values
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def doctor(
 def _examine(recipe: Recipe) -> Iterator[Finding]:
     from lampq_onnx.data import open_source
     from lampq_onnx.frontend.checkup import examine_model
-    from lampq_onnx.frontend.loading import DIGITS
     from lampq_onnx.frontend.opening import digits_source, load_model
 
     loaded = load_model(recipe.model, recipe.images)

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from lampq_onnx.cli.parameters import number_of
+from lampq_onnx.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -17,16 +20,24 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     model: Annotated[Path, typer.Argument(help="An ONNX file, quantized or float.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the session.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    runs: Annotated[int, typer.Option(min=1, help="Profiled runs; times are medians.")] = 10,
+    threads: Annotated[str, typer.Option(metavar="INTEGER", help="Threads of the session.")] = "1",
+    batch: Annotated[str, typer.Option(metavar="INTEGER", help="Images at once.")] = "1",
+    runs: Annotated[str, typer.Option(metavar="INTEGER", help="Profiled runs; times are medians.")] = "10",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say which kernel onnxruntime chose for each layer, what it costs, and why it is not an integer kernel."""
     from lampq_onnx.runtime.explain import explain_file
     from lampq_onnx.runtime.sessions import example_images
 
-    found = explain_file(model, example_images(model, batch), threads=threads, runs=runs)
+    images, cores, turns = (
+        number_of(name, text, int, ge=1, le=most)
+        for name, text, most in (
+            ("--batch", batch, MOST_BATCH),
+            ("--threads", threads, MOST_THREADS),
+            ("--runs", runs, MOST_TURNS),
+        )
+    )
+    found = explain_file(model, example_images(model, images), threads=cores, runs=turns)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return

@@ -33,6 +33,12 @@ probe.register(app)
 sweep.register(app)
 
 
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, as shells have it."""
+
+_STOPPED = "interrupted; no file is half written, and what was there before is as it was"
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -47,7 +53,7 @@ def root(
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -59,10 +65,12 @@ def run(arguments: list[str] | None = None) -> None:
 def _run(words: list[str], *, debug: bool) -> int:
     try:
         app(words)
-    except SystemExit as done:  # Typer's way to end, wrong usage (2) included
+    except SystemExit as done:  # Typer's way to end, wrong usage (2) and Ctrl-C (130) included
+        if done.code == INTERRUPTED:
+            return _fail(_STOPPED, "", INTERRUPTED)
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", "", 130)
+        return _fail(_STOPPED, "", INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()

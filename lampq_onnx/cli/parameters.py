@@ -6,14 +6,24 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, TypeVar
 
+import pydantic
 import typer
+from pydantic import ValidationError, create_model
 
+from lampq_onnx.doors import checked
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.fields import Field, text_of
 from lampq_onnx.plain_values import parse_plain
-from lampq_onnx.recipe import FIELDS, Values, by_flag, merge, read_values
+from lampq_onnx.recipe import FIELDS, SECTIONS, Values, by_flag, merge, read_values
+from lampq_onnx.wording import explain, limits_of
+
+Number = TypeVar("Number", int, float)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")]
+"""Every command that writes has it: without it nothing is replaced."""
 
 VALUES = "values"
 """Parameter of a command that takes what was given."""
@@ -44,7 +54,8 @@ def with_options(
                 value = given.pop(field.flag)
                 if value is not None:
                     parsed = arguments_of(value) if isinstance(field.default, dict) else value
-                    typed.setdefault(field.section, {})[field.name] = parsed
+                    taken = checked(SECTIONS[field.section], field, parsed, field.dashed)
+                    typed.setdefault(field.section, {})[field.name] = taken
             command(**given, **{VALUES: merge(read_values(recipe) if recipe else {}, typed)})
 
         parameters = [*own, _RECIPE, *made]
@@ -55,6 +66,26 @@ def with_options(
         return run
 
     return decorate
+
+
+def number_of(name: str, text: str, kind: type[Number], *, ge: float | None = None, le: float | None = None) -> Number:
+    """The number that a word of the command line is, for options that are in no recipe.
+
+    Args:
+        name: of the option, as it is typed.
+        ge, le: bounds, themselves allowed.
+
+    Raises:
+        UsageError: no such number, or one outside the bounds.
+    """
+    field: Any = pydantic.Field(ge=ge, le=le, allow_inf_nan=False)
+    word = create_model("Word", value=(kind, field))
+    try:
+        found: Number = word.model_validate({"value": text}).value  # type: ignore[attr-defined]
+        return found
+    except ValidationError as error:
+        said = explain(error.errors(include_url=False), limits_of([SimpleNamespace(ge=ge, le=le)]))
+        raise UsageError(f"{name}: {said}") from error
 
 
 def run_tool(main: Callable[..., None]) -> None:
@@ -119,15 +150,20 @@ def _chosen(names: tuple[str, ...]) -> Iterator[Field]:
                 yield real
 
 
+_METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+
+
 def _parameter(field: Field, shown: str | None) -> inspect.Parameter:
     default = shown if shown is not None else "" if field.default in (None, (), {}) else text_of(field.default)
-    kind: Any = list[str] if field.kind is list else field.kind
+    # Words are read by the option itself, which says what is wrong with them as recipes and Python do.
+    kind: Any = list[str] if field.kind is list else bool if field.kind is bool else str
     words = (field.dashed, f"--no-{field.dashed[2:]}") if kind is bool else (field.dashed,)
     option = typer.Option(
         "/".join(words),
         help=f"{field.help} [dim](default {default})[/]" if default else field.help,
         rich_help_panel=field.panel,
         show_default=False,
+        metavar=_METAVARS.get(field.kind),
     )
     return inspect.Parameter(
         field.flag, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
+from lampq_onnx.options import MOST_TURNS
 from lampq_onnx.recipe import Values, section
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def probe(
     *,
     float_model: Annotated[Path, typer.Argument(help="float.onnx.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("latency.json"),
-    rounds: Annotated[int, typer.Option(min=5, help="Turns of every form.")] = 40,
+    rounds: Annotated[str, typer.Option(metavar="INTEGER", help="Turns of every form.")] = "40",
     again: Annotated[bool, typer.Option("--again", help="Measure anew what the cache holds.")] = False,
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Time every distinct layer shape in every form of the target, for allocate --max-latency.
@@ -33,17 +35,18 @@ def probe(
     Shapes that were timed before with this onnxruntime on this CPU are taken from the cache.
     """
     from lampq_onnx.cli.progress import terminal_progress
-    from lampq_onnx.files import require_output_file
+    from lampq_onnx.existing import require_new_files
     from lampq_onnx.runtime.environment import target_here
     from lampq_onnx.runtime.probe import ProbeOptions
     from lampq_onnx.runtime.probe import probe as measure
 
-    require_output_file(output)
+    turns = number_of("--rounds", rounds, int, ge=5, le=MOST_TURNS)
+    require_new_files((output,), overwrite=overwrite)
     form = section("output", values)
     table = measure(
         float_model,
         target_here(form.target),
-        ProbeOptions(threads=form.latency_threads, batch=form.latency_batch, rounds=rounds, reuse=not again),
+        ProbeOptions(threads=form.latency_threads, batch=form.latency_batch, rounds=turns, reuse=not again),
         progress=terminal_progress(),
     )
     table.save(output)

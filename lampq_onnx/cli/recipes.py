@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.fields import OUTPUT
-from lampq_onnx.recipe import Values, template
+from lampq_onnx.recipe import FIELDS, SECTIONS, Values, template
 
 
 def register(app: typer.Typer) -> None:
@@ -22,14 +22,16 @@ def register(app: typer.Typer) -> None:
 def init(
     output: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.toml"),
     model: Annotated[str, typer.Option(help="The model to name in it.")] = "digits",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "--force", help="Replace what exists already.")] = False,
 ) -> None:
     """Write a recipe with every option, its default and what it does."""
-    from lampq_onnx.errors import LampqError
+    from lampq_onnx.doors import checked
+    from lampq_onnx.existing import require_new_files
     from lampq_onnx.files import write_atomic
 
-    if output.exists() and not force:
-        raise LampqError(f"{output} exists", hint="name another file, or overwrite it with --force")
+    require_new_files((output,), overwrite=overwrite)
+    (field,) = (field for field in FIELDS if field.flag == "model")
+    checked(SECTIONS["model"], field, model, "--model")
     write_atomic(output, template(model).encode())
     typer.echo(f"wrote {output}; run it with: lampq-onnx quantize --recipe {output} --output out")
 
@@ -48,6 +50,7 @@ def reproduce(
         Path | None,
         typer.Option("--output", "-o", help="Keep the new file there.", rich_help_panel=OUTPUT, show_default=False),
     ] = None,
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Make a file again from the recipe in it, and compare the two bit for bit.
@@ -58,7 +61,9 @@ def reproduce(
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.reproduction import reproduce as again
 
-    found = again(model, override(values, "model", name=source), output, progress=terminal_progress())
+    found = again(
+        model, override(values, "model", name=source), output, overwrite=overwrite, progress=terminal_progress()
+    )
     if found.changes:
         typer.echo(
             f"{model} was made again: the same graph and weights; since then changed: {'; '.join(found.changes)}"

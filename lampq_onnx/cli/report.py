@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lampq_onnx.cli.parameters import Overwrite
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -19,16 +21,22 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="The file to write; default: report.html beside it.", show_default=False),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Draw report.html from report.json: one file that opens offline."""
+    """Draw report.html from report.json: one file that opens offline.
+
+    The page beside report.json is its own, and drawn again.
+    """
     from lampq_onnx.artifacts import Report, Sensitivities
     from lampq_onnx.errors import UsageError
+    from lampq_onnx.existing import require_new_files
     from lampq_onnx.files import REPORT_FILE, SENSITIVITY_FILE
     from lampq_onnx.html import write_report
 
     path = source / REPORT_FILE if source.is_dir() else source
     if source.is_dir() and not path.is_file():
         raise UsageError(f"{source} has no {REPORT_FILE}", hint="name a folder that quantize wrote, or a .json file")
+    require_new_files((output,), overwrite=overwrite)
     found = Report.load(path)
     beside = path.parent / SENSITIVITY_FILE
     sensitivities = Sensitivities.load(beside) if beside.is_file() else None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lampq_onnx.cli.parameters import with_options
+from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
 from lampq_onnx.errors import UsageError
 from lampq_onnx.recipe import Values, merge, section
 
@@ -36,14 +36,17 @@ def allocate(
         typer.Option("--float", help="float.onnx, for its size, where sensitivity.json lacks it.", show_default=False),
     ] = None,
     output: Output = Path("plan.json"),
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Give out bits under one or several budgets and write plan.json."""
     from lampq_onnx.artifacts import LatencyTable, Sensitivities
     from lampq_onnx.budgeting import limits_of, make_plan, require_table_of
     from lampq_onnx.cli.tables import print_plan
+    from lampq_onnx.existing import require_new_files
     from lampq_onnx.targets import target_for
 
+    require_new_files((output,), overwrite=overwrite)
     given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
     options = section("allocation", merge({"allocation": {"metric": "kl" if budgets.given else "lampq"}}, values))
     table = None if budgets.latency is None else LatencyTable.load(budgets.latency)
@@ -84,6 +87,7 @@ def convert(
         typer.Option(help="weights.safetensors: rounding that quantize found; else nearest.", show_default=False),
     ] = None,
     output: Output = Path("model.onnx"),
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Write the quantized ONNX file of a plan.
@@ -94,7 +98,9 @@ def convert(
     from lampq_onnx.artifacts import BitPlan
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_conversion
+    from lampq_onnx.existing import require_new_files
 
+    require_new_files((output,), overwrite=overwrite)
     conversion = pipeline.convert(
         float_model,
         BitPlan.load(plan),
@@ -102,6 +108,7 @@ def convert(
         section("output", values),
         section("images", values),
         weights,
+        overwrite=overwrite,
         progress=terminal_progress(),
     )
     print_conversion(conversion, weights, float_model, output)
@@ -119,17 +126,19 @@ def validate(
         typer.Option(help="The float file; default: float.onnx in the same folder.", show_default=False),
     ] = None,
     max_drop: Annotated[
-        float | None,
+        str | None,
         typer.Option(
+            metavar="NUMBER",
             help="Gate: fail if the task's score (top-1, AP, ...) drops by more than this many points.",
             show_default=False,
         ),
     ] = None,
     gate_agreement: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--gate-agreement",
             "--min-agreement",
+            metavar="NUMBER",
             help="Gate: fail if the two files are measured to agree on a smaller fraction of images. "
             "(--min-agreement of allocate and quantize is a budget, which is met by prediction.)",
             show_default=False,
@@ -145,6 +154,7 @@ def validate(
     summary: Annotated[
         Path | None, typer.Option(help="Also write the gates as Markdown, for a pull request.", show_default=False)
     ] = None,
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Check accuracy, fidelity and latency of a file against the float one.
@@ -154,16 +164,19 @@ def validate(
     from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
-    from lampq_onnx.files import FLOAT_FILE, require_output_file, write_atomic
+    from lampq_onnx.existing import require_new_files
+    from lampq_onnx.files import FLOAT_FILE, write_atomic
     from lampq_onnx.gate_files import junit as gates_junit
     from lampq_onnx.gate_files import markdown as gates_markdown
     from lampq_onnx.gates import gate_limits, require_gates
     from lampq_onnx.html import write_report
 
-    limits = gate_limits(max_drop, gate_agreement)
-    for path in (output, junit, summary):
-        if path is not None:
-            require_output_file(path)
+    limits = gate_limits(
+        None if max_drop is None else number_of("--max-drop", max_drop, float),
+        None if gate_agreement is None else number_of("--gate-agreement", gate_agreement, float, ge=0, le=1),
+    )
+    page = None if output is None else output.with_suffix(".html")
+    require_new_files((output, page, junit, summary), overwrite=overwrite)
     against = reference or model.with_name(FLOAT_FILE)
     if reference is None and not against.is_file():
         raise UsageError(f"there is no {FLOAT_FILE} beside {model}", hint="name the float file with --reference FILE")

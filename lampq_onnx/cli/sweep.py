@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.commands import Model
-from lampq_onnx.cli.parameters import override, with_options
+from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.fields import METHOD, OUTPUT
 from lampq_onnx.recipe import SECTIONS, Recipe, Values
 
@@ -46,6 +46,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     values: Values,
 ) -> None:
     """Quantize to many budgets on one analysis, and compare: sweep.html, sweep.json and sweep.csv.
@@ -53,10 +54,12 @@ def sweep(
     Finished points are kept in the output folder: a stopped sweep goes on where it was, and --pick alone takes seconds.
     Exits with 1 if the picked file fails a gate (--gate-agreement).
     """
+    from lampq_onnx.allocation import METRICS
     from lampq_onnx.artifacts import Report
     from lampq_onnx.cache import ArrayCache
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sweep
+    from lampq_onnx.errors import UsageError
     from lampq_onnx.files import REPORT_FILE
     from lampq_onnx.gates import require_gates
     from lampq_onnx.sweep import DEFAULT_METRICS, parse_bits, parse_pick
@@ -69,12 +72,16 @@ def sweep(
         {"allocation": {"bits": budgets[0]}, "output": {"baselines": ["uniform"]}},
     )
     names = metrics.split(",") if metrics else (recipe.allocation.metric, *DEFAULT_METRICS[1:])
+    if unknown := next((name.strip() for name in names if name.strip() not in METRICS), None):
+        raise UsageError(f"--metrics: unknown metric {unknown!r}", hint=f"known: {', '.join(METRICS)}")
     found = run(
         recipe,
         budgets,
         tuple(dict.fromkeys(name.strip() for name in names)),
         output,
         pick=chosen,
+        overwrite=overwrite,
+        say=typer.echo,
         progress=terminal_progress(),
         cache=ArrayCache.of_user(),
     )

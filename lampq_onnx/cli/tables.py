@@ -13,7 +13,6 @@ from rich.table import Table
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.files import OUTPUT_FILES
 from lampq_onnx.gates import failed_gates, gates_of, verdict_line
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
-def print_report(report: Report, folder: Path) -> None:
+def print_report(report: Report) -> None:
     """Everything that `quantize` found out."""
     out = console()
     table = Table(title=f"{report.model}: units", title_justify="left")
@@ -56,7 +55,6 @@ def print_report(report: Report, folder: Path) -> None:
     print_summary(report)
     if report.baselines:
         _print_comparison(out, report)
-    out.print(f"wrote {', '.join(OUTPUT_FILES)} to {folder}", markup=False)
 
 
 def print_summary(report: Report) -> None:

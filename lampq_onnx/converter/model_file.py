@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lampq_onnx.converter.soundness import require_sound
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import require_writable, shortened
+from lampq_onnx.files import created, shortened
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; the margin is for what is not weights."""
@@ -45,13 +45,13 @@ def save_model(model: ir.Model, path: Path) -> None:
 
     The caller stages the files (see ``files.staging``), so that they appear together.
     """
-    require_writable(path.parent)
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     external = path.name + ".data" if size > PROTOBUF_LIMIT else None
     if external is None:
         # Tensors that still lie in the source's data file would be written as references to it.
         ir.external_data.load_to_model(model)
-    ir.save(model, path, external_data=external)
+    with created(path.parent):
+        ir.save(model, path, external_data=external)
 
 
 def model_bytes(model: ir.Model) -> int:

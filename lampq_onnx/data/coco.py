@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lampq_onnx.data.objects import ImageObjects, Objects
 from lampq_onnx.data.source import FileReader, ImageSource
 from lampq_onnx.errors import LampqError
+from lampq_onnx.wording import explain
 
 ANNOTATIONS = "annotations.json"
 """Name of the annotation file in a folder that holds its images as well."""
@@ -109,9 +110,9 @@ def _read(file: Path) -> _File:
     try:
         return _File.model_validate(data)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
+        problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
-        raise LampqError(f"{file}: {where}: {problem['msg']}", hint=_LAYOUT) from error
+        raise LampqError(f"{file}: {where}: {explain([problem])}", hint=_LAYOUT) from error
 
 
 def _image_folder(file: Path, images: list[_Image]) -> Path:

@@ -22,6 +22,7 @@ from lampq_onnx.artifacts.base import Record
 from lampq_onnx.data.decoding import Pixels, planes
 from lampq_onnx.data.resizing import Placement, Resize, Side, center_offset
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.wording import explain
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
@@ -128,10 +129,9 @@ class Preprocessing(Record):
         try:
             return self.model_validate(self.model_dump() | changes)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
+            problem = error.errors(include_url=False)[0]
             where = "".join(f"{part}: " for part in problem["loc"][:1])
-            text = problem["msg"].removeprefix("Value error, ")
-            raise UsageError(f"the preprocessing cannot be changed like this: {where}{text}") from error
+            raise UsageError(f"the preprocessing cannot be changed like this: {where}{explain([problem])}") from error
 
     def crop(self, image: Pixels) -> NDArray[np.uint8]:
         """Resize and crop one image.

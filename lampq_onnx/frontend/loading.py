@@ -20,13 +20,12 @@ from lampq_onnx.frontend.checkpoints.fitting import load_weights
 from lampq_onnx.frontend.construction import built_arguments, create, image_sides
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
 from lampq_onnx.frontend.rewrites import rewrite
+from lampq_onnx.options import DIGITS
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
+from lampq_onnx.wording import explain
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.onnx_model.source import OnnxSource
-
-DIGITS = "digits"
-"""Name of the embedded default."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Pr
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        raise LampqError(f"the preprocessing of this model is not supported: {where}: {problem['msg']}") from error
+        raise LampqError(f"the preprocessing of this model is not supported: {where}: {explain([problem])}") from error
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -16,13 +16,13 @@ from lampq_onnx.frontend.digits import split_images
 from lampq_onnx.frontend.distributed import own_device
 from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.loading import DIGITS, LoadedModel, load_digits, load_timm
+from lampq_onnx.frontend.loading import LoadedModel, load_digits, load_timm
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.synthetic import calibration_source
 from lampq_onnx.frontend.task_model import with_task
 from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
 from lampq_onnx.importer.preprocessing import is_onnx_file
-from lampq_onnx.options import EffortName, ImageOptions, ModelOptions, SyntheticOptions
+from lampq_onnx.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.progress import ProgressSink
 
 

@@ -139,8 +139,8 @@ def slowness(reference: Path, quantized: Path, images: npt.NDArray[np.float32], 
     slow = slower_layers(after, before)
     found = f"the quantized file is slower than the float one ({latency.speedup:.2f}x). "
     if slow:
-        more = f" and {len(slow) - NAMED} more" if len(slow) > NAMED else ""
-        return [f"{found}Layers that cost more, conversions included: {', '.join(slow[:NAMED])}{more}"]
+        count = f"{len(slow)} layers cost more, conversions included"
+        return [f"{found}{count}{'; those that lose most' if len(slow) > NAMED else ''}: {', '.join(slow[:NAMED])}"]
     conversions = sum(after.operators.get(operator, 0.0) for operator in _HELPERS)
     return [f"{found}No layer costs more; QuantizeLinear and DequantizeLinear take {conversions:.0f} us in all"]
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lampq_onnx.comparable import ModelFile, require_quantized
-from lampq_onnx.converter.model_file import load_model
+from lampq_onnx.converter.model_file import file_bytes, load_model
+from lampq_onnx.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.files import MODEL_FILE, require_writable
+from lampq_onnx.existing import require_new_folder
+from lampq_onnx.files import MODEL_FILE, require_space, require_writable
 from lampq_onnx.metadata import MODEL_KEY
 from lampq_onnx.serving.measured import require_measured
 from lampq_onnx.serving.openvino_ir import to_openvino
@@ -40,13 +42,14 @@ class Packaged:
     files: dict[str, int]
 
 
-def package(source: Path, form: str, output: Path | None = None) -> Packaged:
+def package(source: Path, form: str, output: Path | None = None, *, overwrite: bool = False) -> Packaged:
     """Write a quantized model in a serving form, as one new folder that appears when it is complete.
 
     Args:
         source: a folder that `quantize` wrote, or an ONNX file.
         form: one of `FORMATS`.
-        output: the folder to make; None: named after the form, beside the file. It must not exist.
+        output: the folder to make; None: named after the form, beside the file.
+        overwrite: replace a package that is there; other files in that folder are never removed.
 
     Raises:
         UsageError: unknown form, or the output exists.
@@ -54,18 +57,23 @@ def package(source: Path, form: str, output: Path | None = None) -> Packaged:
             package is missing, or the form cannot hold the model.
     """
     if form not in FORMATS:
-        raise UsageError(f"unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
+        raise UsageError(f"--format: unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
     path = source / MODEL_FILE if source.is_dir() else source
+    target = output or path.parent / form
+    require_new_folder(target, replaceable=overwrite and is_package(target))
+    if is_package(target):
+        require_unchanged(target)
+    require_writable(target.parent)
     model = load_model(path)
     require_quantized(ModelFile(model, path))
     if source.is_dir():
         require_measured(source)
-    target = output or path.parent / form
-    if target.exists():
-        raise UsageError(f"{target} exists already", hint="remove it, or name another folder with --output")
-    require_writable(target.parent)
+    require_space(target.parent, 2 * file_bytes(path), f"the package of {path}")
     with staged_folder(target) as stage:
         FORMATS[form](Source(path=path, model=model, name=_name(model, path)), stage)
+        write_package_record(stage, form, path)
+        if is_package(target):
+            remove_package(target)
     files = {str(f.relative_to(target)): f.stat().st_size for f in sorted(target.rglob("*")) if f.is_file()}
     return Packaged(folder=target, files=files)
 

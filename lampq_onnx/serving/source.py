@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.files import created
 from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
 
 PREPROCESSING_FILE = "preprocessing.json"
@@ -76,15 +77,16 @@ def write_preprocessing(source: Source, folder: Path) -> None:
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """A private folder beside ``target`` that takes its name when the block succeeds."""
-    stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=".lampq-"))
-    try:
-        yield stage
-        umask = os.umask(0)
-        os.umask(umask)
-        stage.chmod(0o777 & ~umask)
-        stage.rename(target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with created(target.parent):
+        stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=".lampq-"))
+        try:
+            yield stage
+            umask = os.umask(0)
+            os.umask(umask)
+            stage.chmod(0o777 & ~umask)
+            stage.rename(target)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def copy_model(path: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lampq_onnx.artifacts.sweep import SweepPoint
-from lampq_onnx.files import write_atomic
+from lampq_onnx.files import created, write_atomic
 
 POINT_FILE = "point.json"
 
@@ -54,14 +54,14 @@ class PointFolder:
 
     def put(self, name: str, make: Callable[[Path], SweepPoint]) -> SweepPoint:
         """Have a point's files written to a temporary folder, which becomes the point's when all are there."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=self.root, prefix=".lampq-"))
-        try:
-            point = make(stage)
-            point.save(stage / POINT_FILE)
-            stage.rename(self.root / name)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+        with created(self.root):
+            stage = Path(tempfile.mkdtemp(dir=self.root, prefix=".lampq-"))
+            try:
+                point = make(stage)
+                point.save(stage / POINT_FILE)
+                stage.rename(self.root / name)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
         return point
 
 

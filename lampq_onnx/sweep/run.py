@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lampq_onnx import pipeline
@@ -17,7 +18,9 @@ from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import inspect_model, load_model
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource
+from lampq_onnx.derived import file_sha256
 from lampq_onnx.errors import UsageError
+from lampq_onnx.feasibility import require_space_for
 from lampq_onnx.files import (
     FLOAT_FILE,
     MODEL_FILE,
@@ -26,6 +29,7 @@ from lampq_onnx.files import (
     REPORT_FILE,
     SENSITIVITY_FILE,
     WEIGHTS_FILE,
+    exclusive,
     require_writable,
     staging,
 )
@@ -43,10 +47,12 @@ from lampq_onnx.reporting import notes, rounding_record, with_units
 from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
 from lampq_onnx.search import Search, inputs_of, kept_for
 from lampq_onnx.sweep.choice import Pick, pareto_front
+from lampq_onnx.sweep.earlier import SWEEP_FILE, SWEEP_FILES, SWEEP_PAGE, SWEEP_TABLE, EarlierSweep, shape_text
 from lampq_onnx.sweep.points import PointFolder, write_points_csv
 from lampq_onnx.targets import Target
 
-SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE = "sweep.json", "sweep.csv", "sweep.html"
+_log = logging.getLogger(__name__)
+
 POINTS = "points"
 PICKED_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE, PAGE_FILE)
 """What a pick adds to the folder."""
@@ -59,6 +65,8 @@ def sweep(
     folder: Path,
     *,
     pick: Pick | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = _log.info,
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
 ) -> Sweep:
@@ -71,11 +79,15 @@ def sweep(
         recipe: everything but the budgets; its own is the smallest of them, which the analysis is made for.
         bits: budgets, ascending.
         metrics: of the allocation.
-        pick: also write the files of the point that it chooses, with a report.
+        pick: also write the files of the point that it chooses, with a report; None: those of an earlier pick of this
+            sweep stay.
+        overwrite: replace the sweep of another recipe, and files that no sweep wrote; what was made from its pick is
+            removed or marked, see `derived`.
+        say: is told what becomes of an earlier pick.
         cache: where results of finished steps are kept and looked for; None: nowhere.
 
     Raises:
-        UsageError: a budget, metric or option that cannot be.
+        UsageError: a budget, metric or option that cannot be, or ``folder`` holds another sweep or result.
         LampqError: any stage, or no point can be picked; finished points stay.
     """
     if recipe.budgets.given:
@@ -86,12 +98,16 @@ def sweep(
     pipeline.check_recipe(recipe)
     target = target_here(recipe.output.target)
     pipeline.check_target(recipe, target)
+    pipeline.require_images(recipe)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
     clock = Clock(progress)
+    earlier = EarlierSweep(folder, overwrite=overwrite, own=(*SWEEP_FILES, *PICKED_FILES))
+    earlier.require_recipe(recipe, picks=pick is not None)
     with (
         torch_threads(threads),
+        exclusive(folder),
         loaded_model(recipe.model, recipe.images, clock) as loaded,
         calibration_crops(
             loaded,
@@ -103,24 +119,31 @@ def sweep(
         validation_images(recipe.images, loaded, None) as validation,
         prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):
+        require_space_for(loaded, folder, baselines=len(bits) * len(metrics))
         run = SweepRun(recipe, frontend, crops, validation, target, folder, clock, cache)
+        earlier.require_inputs(run.inputs)
         points = tuple(run.point(metric, budget) for metric in metrics for budget in bits)
         chosen = None if pick is None else pick.choose(points)
+        stays = chosen is None and run.lies_in(folder, earlier.picked)
         found = Sweep(
             model=frontend.loaded.identity.name,
             float_bytes=file_bytes(run.float_file),
             points=points,
             front=tuple(point.name for point in pareto_front(points)),
-            picked=chosen.name if chosen else None,
-            request=pick.text if pick else None,
+            picked=chosen.name if chosen else earlier.picked if stays else None,
+            request=pick.text if pick else earlier.request if stays else None,
             environment=describe_environment(target.name),
+            recipe=shape_text(recipe),
+            inputs=run.inputs.model_dump_json(),
         )
-        with staging(folder, (SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE, *(PICKED_FILES if chosen else ()))) as stage:
+        with staging(folder, (*SWEEP_FILES, *(PICKED_FILES if chosen else ()))) as stage:
             if chosen is not None:
                 run.write(chosen, stage)
             found.save(stage / SWEEP_FILE)
             write_points_csv(found.points, found.front, stage / SWEEP_TABLE)
             write_sweep(found, stage / SWEEP_PAGE)
+        for line in earlier.retire(new_pick=chosen is not None, stays=stays):
+            say(line)
     return found
 
 
@@ -146,9 +169,9 @@ class SweepRun:
         self._threads = recipe.output.threads or available_cores()
         self._clock = clock
         # Before anything is equalized: these are of the weights as they were loaded.
-        inputs = inputs_of(frontend.loaded, crops)
-        self._kept = kept_for(inputs, recipe, cache, clock)
-        self._points = PointFolder(folder / POINTS / _digest(recipe, inputs.model_dump_json(), validation))
+        self.inputs = inputs_of(frontend.loaded, crops)
+        self._kept = kept_for(self.inputs, recipe, cache, clock)
+        self._points = PointFolder(folder / POINTS / _digest(recipe, self.inputs.model_dump_json(), validation))
         self._job: QuantizedOutput | None = None
         self._sensitivities: Sensitivities | None = None
 
@@ -162,6 +185,12 @@ class SweepRun:
         name = f"{metric}-{bits:g}"
         found = self._points.get(name)
         return self._points.put(name, lambda stage: self._make(metric, bits, stage)) if found is None else found
+
+    def lies_in(self, folder: Path, name: str | None) -> bool:
+        """Whether the model.onnx in ``folder`` is that of one of these points."""
+        if name is None or self._points.get(name) is None:
+            return False
+        return file_sha256(folder / MODEL_FILE) == file_sha256(self._points.root / name / MODEL_FILE)
 
     def write(self, point: SweepPoint, stage: Path) -> None:
         """The files of a point, with a report like that of `quantize`."""
@@ -246,7 +275,6 @@ class SweepRun:
             recipe = self._recipe
             self._sensitivities = Search(self._frontend, self._crops, recipe, self._kept, self._clock).measure()
             root = self._points.root
-            root.mkdir(parents=True, exist_ok=True)
             self._sensitivities.save(root / SENSITIVITY_FILE)
             self._job = QuantizedOutput(
                 self._frontend, self._validation, recipe.output, self._target, self._threads, root, self._clock

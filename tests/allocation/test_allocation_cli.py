@@ -57,10 +57,10 @@ def test_input_widths(files, options, widths):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--activation-bits", "wide"), 2, "takes a width in bits, mixed or same"),
+        (("--activation-bits", "wide"), 2, "--activation-bits: must be 2, 3, 4"),
         (("--activation-bits", "mixed", "--activation-budget", "3"), 1, "3 activation bits cannot be met"),
         (("--activation-bits", "mixed", "--activation-candidates", "9"), 2, "candidate widths of activations"),
-        (("--wide-price", "0"), 2, "wide_price"),
+        (("--wide-price", "0"), 2, "--wide-price: must be above 0"),
     ],
 )
 def test_wrong_usage(files, options, code, message):

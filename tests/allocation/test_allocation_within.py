@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 
 import numpy as np
@@ -118,12 +119,44 @@ def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
             assert usage.used == pytest.approx(own_bops / 1e9)
 
 
-def test_float_everywhere_where_budgets_allow_it():
+@pytest.mark.parametrize("names", [("max_ms",), ("max_bytes",), ("max_bops",), ("max_ms", "max_bytes", "max_bops")])
+def test_slack_budgets_are_refused_with_the_value_below_which_something_is_quantized(names):
     sensitivities = measured()
-    plan, solution = allocate_within(sensitivities, Limits(max_ms=1e6), target=VNNI, table=table_of(sensitivities))
-    assert set(widths_of(plan).values()) == {(32, 32)}
-    assert solution.objective == 0
-    assert not any(usage.binds for usage in solution.usage)
+    table = table_of(sensitivities)
+    scales = {"max_ms": ("ms", 1.0), "max_bytes": ("MB", 1e6), "max_bops": ("G", 1e9)}
+
+    def quantized(**limits):
+        # Float on its slower kernel has next to no price here: only budgets take units out of it.
+        plan, _ = allocate_within(sensitivities, Limits(**limits), target=VNNI, table=table, wide_price=1e-30)
+        return [name for name, layer in plan.layers.items() if layer.quantized]
+
+    with pytest.raises(LampqError, match="nothing would be quantized") as caught:
+        quantized(**dict.fromkeys(names, 10**13))
+    for name in names:
+        unit, scale = scales[name]
+        (edge,) = (float(v) for v in re.findall(rf"quantized below ([\d.]+) {unit}\)", caught.value.message))
+        assert quantized(**{name: int(0.99 * edge * scale) if scale > 1 else 0.99 * edge})
+        with pytest.raises(LampqError, match="nothing would be quantized"):
+            quantized(**{name: int(1.01 * edge * scale) if scale > 1 else 1.01 * edge})
+
+
+def test_an_agreement_that_only_float_has_is_refused():
+    points = tuple(
+        AgreementPoint(cost=cost, agreement=kept, bits=bits, images=100)
+        for cost, kept, bits in ((1e-2, 0.999, 8.0), (1.0, 0.9, 4.0), (10.0, 0.2, 2.0))
+    )
+    sensitivities = measured().model_copy(update={"agreement": points})
+    for options in ({}, {"wide_price": 1e-30}):  # float on its slower kernel has a price, or next to none
+        with pytest.raises(LampqError, match=r"is predicted for (no plan|the float model only)"):
+            allocate_within(sensitivities, Limits(min_agreement=1 - 1e-12), target=VNNI, **options)
+
+
+def test_one_candidate_is_enough():
+    sensitivities = measured()
+    plan, _ = allocate_within(sensitivities, Limits(max_bytes=1_500_000), target=VNNI, candidates=(8,))
+    assert {w for w, _ in widths_of(plan).values()} <= {8, 32}
+    with pytest.raises(LampqError, match=r"smallest possible file is [\d.]+ MB"):
+        allocate_within(sensitivities, Limits(max_bytes=1_000_100), target=VNNI, candidates=(8,))
 
 
 def test_what_cannot_be_kept_says_what_could():
@@ -131,14 +164,23 @@ def test_what_cannot_be_kept_says_what_could():
     table = table_of(sensitivities)
     fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.units})[1]
     least = took(sensitivities, table, {u.name: (2, 8) for u in sensitivities.units})[0]
-    with pytest.raises(LampqError, match="ms of latency cannot be met: the smallest feasible value is") as caught:
+    with pytest.raises(LampqError, match="ms of latency cannot be met") as caught:
         allocate_within(sensitivities, Limits(max_ms=0.99 * fastest), target=VNNI, table=table)
-    assert float(caught.value.message.rsplit(" ", 1)[1]) == pytest.approx(fastest, rel=1e-3)
-    with pytest.raises(LampqError, match="MB of file cannot be met: the smallest feasible value is") as caught:
-        allocate_within(sensitivities, Limits(max_bytes=int(least) - 1), target=VNNI, table=table)
-    assert float(caught.value.message.rsplit(" ", 1)[1]) == pytest.approx(1.005 * least / 1e6, rel=1e-4)
-    with pytest.raises(LampqError, match=r"takes 1\.0005 alone"):
-        allocate_within(sensitivities, Limits(max_bytes=10**5), target=VNNI, table=table)
+    (said,) = re.findall(r"The smallest possible latency is ([\d.]+) ms", caught.value.message)
+    assert float(said) == pytest.approx(fastest, abs=1.1e-3)
+    assert float(said) >= fastest
+    for asked in (int(least) - 1, 10**5):
+        with pytest.raises(LampqError, match="MB of file cannot be met") as caught:
+            allocate_within(sensitivities, Limits(max_bytes=asked), target=VNNI, table=table)
+        (size, floor) = re.findall(
+            r"The smallest possible file is ([\d.]+) MB; ([\d.]+) MB of it cannot be quantized\.", caught.value.message
+        )[0]
+        assert float(size) == pytest.approx(least / 0.995 / 1e6, abs=1.1e-3)
+        whole = sensitivities.float_bytes - 4 * sum(unit.parameters for unit in sensitivities.units)
+        assert float(floor) == pytest.approx(whole / 1e6, abs=1.1e-3)
+        typed = parse_size(f"{size}MB")  # what is said can be typed
+        plan, _ = allocate_within(sensitivities, Limits(max_bytes=typed), target=VNNI, table=table)
+        assert plan.promised_bytes <= typed
     # Each alone can be kept: 8 bits are fast, and 2 bits in float are small on the slow kernel only.
     slow = tuple(
         own if own.activation_bits != (8,) else own.model_copy(update={"storages": ("container",)})
@@ -247,8 +289,8 @@ def test_many_units_are_quick():
     ("parse", "text", "value"),
     [
         (parse_size, "4MB", 4_000_000), (parse_size, "1.5MiB", 3 * 2**19), (parse_size, "500 kB", 500_000),
-        (parse_size, "123", 123), (parse_latency, "20ms", 20.0), (parse_latency, "0.02s", 20.0),
-        (parse_latency, "800us", 0.8), (parse_latency, "7", 7.0), (parse_bops, "60G", 60e9),
+        (parse_size, "123 B", 123), (parse_latency, "20ms", 20.0), (parse_latency, "0.02s", 20.0),
+        (parse_latency, "800us", 0.8), (parse_latency, "7ms", 7.0), (parse_bops, "60G", 60e9),
         (parse_bops, "1.5T", 1.5e12),
     ],
 )  # fmt: skip
@@ -258,11 +300,28 @@ def test_amounts_are_read(parse, text, value):
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [(parse_size, "4 apples"), (parse_size, "-1MB"), (parse_size, "0"), (parse_latency, "20min"), (parse_bops, "")],
+    [
+        (parse_size, "4 apples"),
+        (parse_size, "-1MB"),
+        (parse_size, "0MB"),
+        (parse_size, "9e99MB"),
+        (parse_size, "4M"),
+        (parse_latency, "20min"),
+        (parse_latency, "0ms"),
+        (parse_bops, ""),
+        (parse_bops, "inf"),
+    ],
 )
 def test_amounts_that_cannot_be_read_are_refused(parse, text):
     with pytest.raises(UsageError, match="cannot read"):
         parse(text)
+
+
+@pytest.mark.parametrize(("parse", "text", "units"), [(parse_size, "4", "MB"), (parse_latency, "20", "ms")])
+def test_an_amount_without_a_unit_is_refused_with_the_units(parse, text, units):
+    with pytest.raises(UsageError, match=f"'{text}' has no unit") as caught:
+        parse(text)
+    assert units in caught.value.hint
 
 
 def test_the_api_takes_budgets_as_the_command_line_does():

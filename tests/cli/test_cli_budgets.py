@@ -84,7 +84,9 @@ def test_allocation_alone_keeps_a_measured_latency(folder, tmp_path, monkeypatch
     plan = BitPlan.load(tmp_path / "plan.json")
     assert plan.promised_ms is not None
     assert plan.promised_ms < 1000
-    assert call(*allocate, "--max-latency", "1us") == 1
+    assert call(*allocate, "--max-latency", "1us") == 2  # plan.json is there
+    assert "plan.json exists already" in "".join(capsys.readouterr().err.split("\n"))
+    assert call(*allocate, "--max-latency", "1us", "--overwrite") == 1
     assert "ms of latency cannot be met" in capsys.readouterr().err
 
 

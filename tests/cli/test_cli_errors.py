@@ -32,9 +32,13 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+IMAGES = ("--calibration", "noise", "--validation", "unread")
+"""Named, and not opened before the model is loaded."""
+
+
 def vit(checkpoint: Path) -> list[str]:
     arguments = "img_size=16 patch_size=4 in_chans=1 num_classes=10"
-    words = ["quantize", "vit_tiny_patch16_224", "--checkpoint", str(checkpoint)]
+    words = ["quantize", "vit_tiny_patch16_224", "--checkpoint", str(checkpoint), *IMAGES]
     for argument in arguments.split():
         words += ["--model-arg", argument]
     return words
@@ -54,11 +58,14 @@ def test_checkpoints(tmp_path: Path, out: Path) -> None:
 
 def test_unknown_model_and_usage(out: Path) -> None:
     assert_refused(
-        invoke("quantize", "deit_tiny_patch16_22", "--checkpoint", "x.pth", "--output", out),
+        invoke("quantize", "deit_tiny_patch16_22", "--checkpoint", "x.pth", *IMAGES, "--output", out),
         out,
         "deit_tiny_patch16_224",
     )
-    assert_refused(invoke("quantize", "deit_tiny_patch16_224", "--output", out), out, "--checkpoint", code=2)
+    assert_refused(invoke("quantize", "deit_tiny_patch16_224", *IMAGES, "--output", out), out, "--checkpoint", code=2)
+    words = ("quantize", "deit_tiny_patch16_224", "--pretrained", "--output", out)
+    assert_refused(invoke(*words), out, "--validation", "--calibration", code=2)
+    assert "load" not in invoke(*words)[2]
     assert invoke("quantize", "digits")[0] == 2
     assert invoke("nonsense")[0] == 2
     assert invoke("quantize", "digits", "--nonsense", "--output", out)[0] == 2
@@ -71,7 +78,7 @@ def test_bits_out_of_range(out: Path, bits: str) -> None:
 
 def test_other_values_out_of_range(out: Path) -> None:
     cases = {
-        ("--activation-bits", "9"): "activation_bits",
+        ("--activation-bits", "9"): "--activation-bits",
         ("--effort", "heroic"): "--effort",
         ("--candidates", "2-9"): "candidate",
         ("--gamma", "1"): "gamma",
@@ -159,7 +166,7 @@ def test_a_failed_run_leaves_the_last_result_alone(digits_run: tuple[Path, str],
     (broken / "13.png").write_bytes(b"")
     code, _, err = invoke(
         "quantize", "digits", "--validation", broken, "--rounds", "0", "--no-equalize", "--rounding", "nearest",
-        "--output", folder, *QUICK,
+        "--output", folder, "--overwrite", *QUICK,
     )  # fmt: skip
     assert code == 1
     assert "13.png" in err
@@ -199,7 +206,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_folders_in_the_place_of_files_and_names_like_markup(digits_run: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = digits_run
     code, out, err = invoke("allocate", folder / "sensitivity.json", "-o", tmp_path)
-    assert code == 1
+    assert code == 2
     assert "a folder has that name" in err
     target = tmp_path / "[red]p.json"
     code, out, err = invoke("allocate", folder / "sensitivity.json", "-o", target)

@@ -111,7 +111,7 @@ def test_convert_alone_writes_the_same_file(digits_run: tuple[Path, str], tmp_pa
     for prop in [p for p in whole.metadata_props if p.key in (RECIPE_KEY, INPUTS_KEY, HASH_KEY)]:
         whole.metadata_props.remove(prop)  # a plan may have been edited, so what was made from one does not have them
     assert made.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
-    code, _, err = invoke(*words)
+    code, _, err = invoke(*words, "--overwrite")
     assert code == 0, err
     assert (tmp_path / "m.onnx").read_bytes() != (folder / "model.onnx").read_bytes()
 

@@ -28,7 +28,7 @@ def test_the_command_line_overrides_a_recipe(digits_run: tuple[Path, str], tmp_p
     for words, bits in (((), 3.5), (("--bits", "5"), 5.0)):
         plan = tmp_path / "plan.json"
         code, _, err = invoke(
-            "allocate", digits_run[0] / "sensitivity.json", "--recipe", recipe, *words, "--output", plan
+            "allocate", digits_run[0] / "sensitivity.json", "--recipe", recipe, *words, "--output", plan, "--overwrite"
         )
         assert code == 0, err
         assert BitPlan.load(plan).budget == bits
@@ -55,10 +55,10 @@ def test_init_writes_a_recipe_with_all_defaults_and_spares_files(tmp_path: Path)
     assert all(f"# {field.help}" in path.read_text() for field in FIELDS if field.same_as is None)
     path.write_text("mine")
     code, _, err = invoke("init", path)
-    assert code == 1
-    assert "--force" in err
+    assert code == 2
+    assert "--overwrite" in err
     assert path.read_text() == "mine"
-    assert invoke("init", path, "--force")[0] == 0
+    assert invoke("init", path, "--overwrite")[0] == 0
 
 
 def test_a_file_says_how_it_was_made_and_is_made_again(digits_run: tuple[Path, str], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def command(folder: Path, bits: float) -> list[str]:
     words = [sys.executable, "-m", "lampq_onnx", "quantize", "digits", "--bits", str(bits), "--effort", "fast"]
+    words += ["--overwrite"]  # each run replaces the result of another one
     return [*words, "--threads", "1", "--latency-runs", "1", "--output", str(folder)]
 
 

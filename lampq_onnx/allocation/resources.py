@@ -1,0 +1,235 @@
+"""What a file takes of each budget, and budgets that are too small or too large to mean anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
+
+import numpy as np
+
+from lampq_onnx.allocation.choices import BoolArray, Budget
+from lampq_onnx.allocation.forms import (
+    FLOAT_BYTES,
+    FLOAT_FORM,
+    Form,
+    bit_operations,
+    form_bytes,
+    pair_table_bytes,
+)
+from lampq_onnx.allocation.limits import Limits
+from lampq_onnx.allocation.metrics import budgeted_units
+from lampq_onnx.allocation.problem import WEIGHT_BUDGET, capacity_of
+from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.latency import LatencyTable
+from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.targets import Target
+
+_NANOSECONDS = 1e6
+"""In a millisecond: latencies are whole numbers in the program."""
+
+_SIZE_MARGIN = 0.005
+"""Share of a size that is kept free: graphs differ by what a layer's nodes and names take."""
+
+_MOST = 2**62
+"""Of a budget: the program counts in 64 bits."""
+
+_MEGABYTE = 10**6
+_GIGA = 10**9
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One thing that a file takes.
+
+    Attributes:
+        name: for messages, with its unit.
+        amount: what a unit takes in a form, a whole number.
+        rest: what the file takes beside the units in the budget.
+        limit: what it may take, in the same numbers.
+        scale: messages divide by it.
+        thing: what there is the smallest of, for messages.
+        unit: of ``scale``.
+        floor: what no choice of widths changes.
+        margin: share of the limit that is kept free.
+    """
+
+    name: str
+    amount: Callable[[UnitSensitivity, Form], int]
+    rest: int
+    limit: int
+    scale: int
+    thing: str
+    unit: str
+    floor: int = 0
+    margin: float = 0.0
+
+    def budget(self, units: Sequence[UnitSensitivity], forms: Sequence[Form]) -> Budget:
+        """As a row of the program."""
+        table = np.array([[self.amount(unit, form) for form in forms] for unit in units], dtype=np.int64)
+        rest = self.rest + int(self.limit * self.margin)
+        return Budget(self.name, table, min(self.limit - rest, _MOST), self.scale, rest)
+
+    def at_least(self, amount: int) -> str:
+        """The smallest limit that ``amount`` keeps, as it can be typed."""
+        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.ceil)} {self.unit}"
+
+    def at_most(self, amount: int) -> str:
+        """The largest limit that ``amount`` does not keep with certainty, rounded down."""
+        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.floor)} {self.unit}"
+
+    def in_float(self, units: Sequence[UnitSensitivity]) -> int:
+        """What is taken where all of ``units`` stay in float."""
+        return self.rest + sum(self.amount(unit, FLOAT_FORM) for unit in units)
+
+
+def _rounded(value: float, towards: Callable[[float], int]) -> str:
+    """To three decimals, or more where the value has fewer than four digits then."""
+    decimals = max(3, 3 - math.floor(math.log10(value))) if value > 0 else 3
+    return f"{towards(round(value * 10**decimals, 6)) / 10**decimals:.{decimals}f}"
+
+
+def require_reachable(
+    resource: Resource, units: Sequence[UnitSensitivity], forms: Sequence[Form], possible: BoolArray | None = None
+) -> None:
+    """Refuse a limit that no choice of forms keeps.
+
+    Args:
+        possible: (n, k) whether a unit has a form; None: all have all.
+
+    Raises:
+        LampqError: naming the smallest limit that could be kept.
+    """
+    budget = resource.budget(units, forms)
+    table = budget.weights if possible is None else np.where(possible, budget.weights, np.iinfo(np.int64).max)
+    least = int(table.min(axis=1).sum())
+    if least <= budget.capacity:
+        return
+    fixed = f"{resource.floor / resource.scale:.3f} {resource.unit}"
+    floor = f"; {fixed} of it cannot be quantized" if resource.floor else ""
+    raise LampqError(
+        f"a budget of {resource.limit / resource.scale:.6g} {resource.name} cannot be met. The smallest possible "
+        f"{resource.thing} is {resource.at_least(resource.rest + least)}{floor}.",
+        hint="raise this budget, or add smaller candidates",
+    )
+
+
+def refuse_no_effect(
+    resources: Sequence[Resource], units: Sequence[UnitSensitivity], best_agreement: float | None
+) -> NoReturn:
+    """Refuse limits within which every unit stays in float.
+
+    Args:
+        best_agreement: the most that a quantized plan is predicted to keep, where agreement is a limit.
+
+    Raises:
+        LampqError: naming the limits below which something is quantized.
+    """
+    if best_agreement is not None:
+        raise LampqError(
+            "nothing would be quantized: the agreement that was asked for is predicted for the float model only",
+            hint=f"ask for at most {math.floor(1000 * best_agreement) / 1000:.3f}, or add larger candidates",
+        )
+    said = [
+        f"of {r.limit / r.scale:.6g} {r.name} (something is quantized below {r.at_most(r.in_float(units))})"
+        for r in resources
+    ]
+    raise LampqError(
+        f"nothing would be quantized: the float model is within {'the budget' if len(said) == 1 else 'the budgets'} "
+        + " and ".join(said),
+        hint="give a smaller budget, or an average width with --bits (bits in Python)",
+    )
+
+
+def resources_of(
+    sensitivities: Sensitivities,
+    limits: Limits,
+    fixed: Mapping[str, Form],
+    target: Target,
+    table: LatencyTable | None,
+    float_bytes: int | None,
+) -> list[Resource]:
+    """What limits count, one resource each; agreement is none.
+
+    Args:
+        sensitivities: shapes of the units; what was measured does not count.
+        fixed: forms of the units outside the budget.
+        table, float_bytes: see `allocate_within`.
+
+    Raises:
+        UsageError: what a limit needs is not given.
+    """
+    outside = [unit for unit in sensitivities.units if unit.fixed]
+    total = sum(unit.parameters for unit in budgeted_units(sensitivities))
+    found = []
+    if limits.bits is not None:
+        found.append(
+            Resource(
+                WEIGHT_BUDGET,
+                lambda unit, form: unit.parameters * form.weight_bits,
+                0,
+                capacity_of(limits.bits, total),
+                total,
+                "average",
+                "bits",
+            )
+        )
+    if limits.max_bytes is not None:
+        found.append(_size(sensitivities, limits.max_bytes, outside, fixed, target, table, float_bytes))
+    if limits.max_ms is not None:
+        if table is None:
+            raise UsageError(
+                "--max-latency needs measured times",
+                hint="make them with lampq-onnx probe float.onnx -o latency.json, and give --latency latency.json",
+            )
+        found.append(_latency(sensitivities, table, limits.max_ms, outside, fixed))
+    if limits.max_bops is not None:
+        rest = sum(bit_operations(unit, fixed[unit.name]) for unit in outside)
+        found.append(Resource("G bit operations", bit_operations, rest, int(limits.max_bops), _GIGA, "number", "G"))
+    return found
+
+
+def _size(
+    sensitivities: Sensitivities,
+    limit: int,
+    outside: Sequence[UnitSensitivity],
+    fixed: Mapping[str, Form],
+    target: Target,
+    table: LatencyTable | None,
+    float_bytes: int | None,
+) -> Resource:
+    whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
+    if whole is None:
+        raise UsageError(
+            "--max-size needs the size of the float file, which these sensitivities do not hold",
+            hint="measure them again, or give --latency latency.json or --float float.onnx",
+        )
+    rest = whole - sum(form_bytes(unit, FLOAT_FORM, target) for unit in sensitivities.units)
+    rest += sum(form_bytes(unit, fixed[unit.name], target) for unit in outside)
+    rest += pair_table_bytes(sum(unit.parameters for unit in budgeted_units(sensitivities)))
+    floor = whole - FLOAT_BYTES * sum(unit.parameters for unit in sensitivities.units)
+    amount = partial(form_bytes, target=target)
+    return Resource("MB of file", amount, rest, limit, _MEGABYTE, "file", "MB", max(0, floor), _SIZE_MARGIN)
+
+
+def _latency(
+    sensitivities: Sensitivities,
+    table: LatencyTable,
+    limit: float,
+    outside: Sequence[UnitSensitivity],
+    fixed: Mapping[str, Form],
+) -> Resource:
+    times = table.layer_times()
+
+    def amount(unit: UnitSensitivity, form: Form) -> int:
+        return round(_NANOSECONDS * times.ms(unit.name, form.weight_bits, form.activation_bits, form.storage))
+
+    known = {unit.name for unit in sensitivities.units}
+    others = sum(times.ms(layer.name, FLOAT_BITS, FLOAT_BITS) for layer in table.layers if layer.name not in known)
+    beside = round(_NANOSECONDS * (table.fixed_ms + others))
+    rest = beside + sum(amount(unit, fixed[unit.name]) for unit in outside)
+    limit_ns = int(_NANOSECONDS * limit)
+    return Resource("ms of latency", amount, rest, limit_ns, int(_NANOSECONDS), "latency", "ms", max(0, beside))
