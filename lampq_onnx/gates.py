@@ -40,7 +40,7 @@ def gates_of(report: Report, *, max_drop: float | None = None, min_agreement: fl
         ),
         Gate(
             "agreement with float",
-            f"{100 * accuracy.agreement:.2f} %",
+            accuracy.agreement_text,
             "" if min_agreement is None else f"at least {100 * min_agreement:g} %",
             None if min_agreement is None else accuracy.agreement >= min_agreement,
         ),
@@ -113,7 +113,7 @@ def _facts(report: Report, file: str) -> list[tuple[str, str]]:
         ("images", str(accuracy.samples)),
         ("top-1", f"{100 * accuracy.float_.top1:.2f} % -> {100 * accuracy.quantized.top1:.2f} %"),
         ("SQNR of the outputs", sqnr),
-        ("KL to float", f"{accuracy.kl:.4f}"),
+        ("KL to float", accuracy.kl_text),
         ("size", f"{size.float_bytes / 1e6:.2f} MB -> {size.quantized_bytes / 1e6:.2f} MB"),
         ("average weight bits", f"{report.bits.weight_average:.3f}"),
         (

@@ -162,7 +162,9 @@ def quantize(
         prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):
         inputs = inputs_of(frontend.loaded, crops)
-        search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
+        recipe = recipe.with_task(frontend.loaded.task.kind)
+        kept = kept_for(inputs, frontend.loaded.task, recipe, cache, clock, force=force)
+        search = Search(frontend, crops, recipe, kept, clock)
         found = search.run()
         job = QuantizedOutput(frontend, validation, output, target, threads, stage, clock)
         report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs))
@@ -257,7 +259,7 @@ def validate(
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
     """
-    from lampq_onnx.checks import FilePair, check_files, share_accuracy
+    from lampq_onnx.checks import FilePair, check_files, require_scores, share_accuracy
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
     from lampq_onnx.metadata import TARGET_KEY, read_metadata
@@ -281,6 +283,7 @@ def validate(
         task=facts.task,
     )
     threads = options.threads or own_cores()
+    require_scores(files, threads)
     with _group() as group:
         if group.rank:
             share_accuracy(files, threads, group, NO_PROGRESS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -28,21 +29,40 @@ def open_table(folder: Path, *, num_classes: int | None) -> ImageSource:
         The table is unreadable, lacks the header or rows, or a line (named in the message) has a label that
         is not a class index, or a path that is absent, missing on disk or outside the folder.
     """
+    labels: list[int] = []
+    source = open_listed(folder, lambda label, where: labels.append(_class_index(label, num_classes, where)))
+    return replace(source, labels=np.array(labels, dtype=np.int64))
+
+
+def open_listed(folder: Path, take: Callable[[str, str], None] | None = None) -> ImageSource:
+    """Open the images of ``folder/labels.csv`` without labels.
+
+    Parameters
+    ----------
+    folder : holds the table.
+    take : called for each line with the text of the label and the place in the file, for messages; None: labels are
+        not looked at.
+
+    Raises
+    ------
+    LampqError
+        See `open_table`, but for the labels.
+    """
     table = folder / TABLE
     require_file(table, "the table", limit=TEXT_LIMIT)
     root = os.path.realpath(folder)
     files: list[str] = []
-    labels: list[int] = []
     for line, path, label in _rows(table):
         where = f"{table}, line {line}"
         _require_inside(folder, root, path, where)
         files.append(path)
-        labels.append(_class_index(label, num_classes, where))
+        if take is not None:
+            take(label, where)
     if not files:
         raise LampqError(f"{table} lists no images", hint="add one path,label line per image")
-    description = f"{len(files)} images listed in {table}"
-    array = np.array(labels, dtype=np.int64)
-    return ImageSource.whole(FileReader(folder, tuple(files)), len(files), array, description)
+    return ImageSource.whole(
+        FileReader(folder, tuple(files)), len(files), None, f"{len(files)} images listed in {table}"
+    )
 
 
 def _rows(table: Path) -> Iterator[tuple[int, str, str]]:

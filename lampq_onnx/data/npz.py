@@ -40,11 +40,11 @@ class ArrayReader:
         return f"{self.file}[{position}]"
 
 
-def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> ImageSource:
+def open_npz(path: Path, *, num_classes: int | None, need_labels: bool, read_labels: bool = True) -> ImageSource:
     """Open the arrays ``images`` and ``labels`` of an .npz file; nothing in it is unpickled.
 
     The images are unpacked once into an unnamed temporary file and mapped from there, so memory does not grow
-    with their number.
+    with their number. ``read_labels`` says whether labels are looked at.
 
     Raises
     ------
@@ -59,7 +59,8 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
                 if key not in keys:
                     raise LampqError(f"{path} has no array {key!r} (it has: {', '.join(keys) or 'none'})", hint=_LAYOUT)
             images = _map_images(path, archive)
-        labels = _read_labels(path, len(images), num_classes) if "labels" in keys else None
+        wanted = read_labels and "labels" in keys
+        labels = _read_labels(path, len(images), num_classes) if wanted else None
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, RuntimeError) as error:
         raise LampqError(f"{path} is not a usable .npz file: {error}", hint=_LAYOUT) from error
     except OSError as error:

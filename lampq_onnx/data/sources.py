@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from lampq_onnx.data.coco import ANNOTATIONS, open_coco
 from lampq_onnx.data.folders import open_folder
-from lampq_onnx.data.label_table import TABLE, open_table
+from lampq_onnx.data.label_table import TABLE, open_listed, open_table
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource
+from lampq_onnx.data.targets import open_with_numbers
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import shortened
 
@@ -19,7 +22,13 @@ _FORMS = (
 )
 
 
-def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> ImageSource:
+LabelKind = Literal["classes", "numbers", "none"]
+"""How labels are read: as class indices, as real numbers (`ImageSource.targets`), or not at all."""
+
+
+def open_source(
+    path: Path, *, num_classes: int | None, need_labels: bool, labels: LabelKind = "classes"
+) -> ImageSource:
     """Open images for reading one at a time.
 
     Parameters
@@ -28,6 +37,7 @@ def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> Im
         images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
     num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
     need_labels : whether a collection without labels is an error.
+    labels : how they are read; numbers of class folders are the positions of the folders.
 
     Raises
     ------
@@ -36,17 +46,31 @@ def open_source(path: Path, *, num_classes: int | None, need_labels: bool) -> Im
         are not decoded here; `ImageSource.image` reports unreadable ones.
     """
     path = Path(path)
-    # os.path answers False where pathlib raises (a name that is too long, a null byte).
-    if not os.path.exists(path):
-        raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)
+    require_exists(path)
     if path.suffix.lower() == ".json" or os.path.lexists(path / ANNOTATIONS):
         if need_labels:
             raise LampqError(f"{path} holds boxes, and class labels are needed here", hint="run with --task detection")
         return open_coco(path)
+    if labels == "numbers":
+        return open_with_numbers(path)
     if os.path.isdir(path):
         if os.path.lexists(path / TABLE):
-            return open_table(path, num_classes=num_classes)
-        return open_folder(path, num_classes=num_classes, need_labels=need_labels)
+            return open_listed(path) if labels == "none" else open_table(path, num_classes=num_classes)
+        found = open_folder(path, num_classes=num_classes, need_labels=need_labels)
+        return replace(found, labels=None) if labels == "none" else found
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
-        return open_npz(path, num_classes=num_classes, need_labels=need_labels)
+        return open_npz(path, num_classes=num_classes, need_labels=need_labels, read_labels=labels == "classes")
     raise LampqError(f"{path} is neither a folder nor an .npz or .json file", hint=_FORMS)
+
+
+def require_exists(path: Path) -> None:
+    """Refuse a path where nothing is.
+
+    Raises
+    ------
+    LampqError
+        Names it, and the forms that there are.
+    """
+    # os.path answers False where pathlib raises (a name that is too long, a null byte).
+    if not os.path.exists(path):
+        raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)

@@ -141,7 +141,7 @@ class SweepRun:
         self._clock = clock
         # Before anything is equalized: these are of the weights as they were loaded.
         inputs = inputs_of(frontend.loaded, crops)
-        self._kept = kept_for(inputs, recipe, cache, clock)
+        self._kept = kept_for(inputs, frontend.loaded.task, recipe, cache, clock)
         self._points = PointFolder(folder / POINTS / _digest(recipe, inputs.model_dump_json(), validation))
         self._job: QuantizedOutput | None = None
         self._sensitivities: Sensitivities | None = None
@@ -257,6 +257,7 @@ def _digest(recipe: Recipe, inputs: str, validation: ImageSource | BatchedImages
         if isinstance(validation, BatchedImages)
         else [validation.name(i) for i in range(len(validation))],
         "labels": None if validation.labels is None else validation.labels.tolist(),
+        "targets": None if validation.targets is None else hashlib.sha256(validation.targets.tobytes()).hexdigest(),
         "threads": output.threads,
         "latency": [output.latency_threads, output.latency_batch, output.latency_runs],
     }
