@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
-from lampq_onnx.tasks.spec import TaskName
+from lampq_onnx.tasks.spec import TASK_NAMES, TaskName
 
 Scalar = bool | int | float | str
 
@@ -135,7 +135,8 @@ class ModelOptions(Record):
     task: Annotated[
         Literal["auto"] | TaskName,
         Option(
-            "classification, multi-label, embedding, segmentation or detection; auto: what the outputs tell.", MODEL
+            f"{', '.join(TASK_NAMES)}; auto: what the outputs and labels tell.",
+            MODEL,
         ),
     ] = "auto"
     device: Annotated[str, Option("Torch device of the front end.", MODEL)] = "cpu"

@@ -92,6 +92,8 @@ def analyze(
 def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
     """Load a model and find its layers; nothing is measured or written.
 
+    Validation images are opened where they are named, so that what a run would refuse is refused here as well.
+
     Raises:
         LampqError: the model cannot be used.
     """
@@ -99,7 +101,11 @@ def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
     from lampq_onnx.frontend.session import Frontend
     from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
 
-    frontend = Frontend(load_model(model, images))
+    loaded = load_model(model, images)
+    if images.validation is not None:
+        with validation_images(images, loaded, None):
+            pass
+    frontend = Frontend(loaded)
     source = frontend.loaded.source
     return Recognition(
         model=frontend.loaded.identity.name,

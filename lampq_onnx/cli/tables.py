@@ -74,7 +74,7 @@ def print_summary(report: Report) -> None:
         *_further_scores(accuracy),
         (
             "agreement with float",
-            f"{accuracy.agreement_text} ({accuracy.agreement_counts}), SQNR of the outputs {_sqnr(accuracy)}, "
+            f"{accuracy.agreement_text}, counting {accuracy.agreement_counts}; SQNR of the outputs {_sqnr(accuracy)}, "
             f"KL {accuracy.kl_text}",
         ),
         (

@@ -96,8 +96,8 @@ def with_task(loaded: LoadedModel, asked: TaskChoice, labels: Labels = lambda: N
         ]
         raise UsageError(
             f"the loss of the task {kind} is constant for {loaded.identity.name}, whose outputs have the shape "
-            f"{tuple(outputs.shape)}: it stays 0 when the outputs change by {100 * ERRORS[-1]:.0f} %, so every quantized "
-            "model would look perfect",
+            f"{tuple(outputs.shape)}: it stays 0 when the outputs change by {100 * ERRORS[-1]:.0f} %, so every "
+            "quantized model would look perfect",
             hint=f"say what the outputs are: --task {' or --task '.join(others)}"
             if others
             else "check the model's head: its answer is the same whatever its outputs are",

@@ -1,7 +1,7 @@
 """A loss or a score that cannot change is refused before it can call a ruined model perfect.
 
-Nothing is concluded from shapes: outputs are changed, and the loss, the divergence and the agreement are measured on the
-changed ones.
+Nothing is concluded from shapes: outputs are changed, and the loss, the divergence and the agreement are measured on
+the changed ones.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class RegressionMeter:
         mae = [float((np.abs(values - truth) / units).mean()) for values in (reference, quantized)]
         scores: dict[str, tuple[float | None, float]] = {
             name: (mae[0] if labelled else None, mae[1]),
-            f"outputs that move by less than {100 * MOVED:.0f} % of the spread": (None, float((change < MOVED).mean())),
+            f"within {100 * MOVED:.0f} % of the spread": (None, float((change < MOVED).mean())),
         }
         if labelled:
             to_float = ((quantized - reference) ** 2).sum(0) / scatter_of(reference, "value")
@@ -104,8 +104,8 @@ def scatter_of(truth: Floats, what: str) -> Floats:
     found: Floats = ((truth - truth.mean(0)) ** 2).sum(0)
     if not (found > 0).all():
         raise LampqError(
-            f"output {int(np.argmin(found))} of {len(found)} has the same {what} on all {len(truth)} validation images, "
-            "so R2 cannot be measured",
+            f"output {int(np.argmin(found))} of {len(found)} has the same {what} on all {len(truth)} validation "
+            "images, so R2 cannot be measured",
             hint="validate on two images or more that differ",
         )
     return found

@@ -32,8 +32,8 @@ def output_spread(outputs: Outputs) -> tuple[float, ...]:
     flat = np.flatnonzero(~(spread > LEAST * size))
     if flat.size:
         raise LampqError(
-            f"output {flat[0]} of {values.shape[1]} is the same number on all {len(outputs)} calibration images, so its "
-            "errors have no unit",
+            f"output {flat[0]} of {values.shape[1]} is the same number on all {len(outputs)} calibration images, so "
+            "its errors have no unit",
             hint="calibrate on two images or more that the model answers differently",
         )
     return tuple(float(value) for value in spread)
