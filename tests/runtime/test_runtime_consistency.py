@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lampq_onnx import api
@@ -81,7 +81,9 @@ def write_files(
     """float.onnx, model.onnx and images.npz."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
-    np.savez(folder / "images.npz", images=pixels, labels=np.arange(IMAGES) % 2)
+    labels = {"labels": np.arange(IMAGES) % min(2, shape[0] + (task == "binary"))}
+    labelled = task in ("classification", "binary")
+    np.savez(folder / "images.npz", images=pixels, **(labels if labelled else {}))
     model = ir.serde.deserialize_model(float_model(task, shape, seed, scale, offset))
     path = folder / "float.onnx"
     save_model(model, path)
@@ -93,7 +95,7 @@ def write_files(
         spread = tuple(map(float, outputs.std((0, 2, 3)))) if outputs.ndim == 4 else (float(outputs.std()),)
     write_metadata(model, "small", SQUARE, shape[0], TaskSpec(kind=task, spread=spread))
     save_model(model, path)
-    layer = LayerPlan(weight_bits=bits, activation_range=ActivationRange(low=-2.0, high=2.0))
+    layer = LayerPlan(weight_bits=bits, activation_bits=8, activation_range=ActivationRange(low=-2.0, high=2.0))
     plan = BitPlan(layers={site.name: layer for site in find_sites(model.graph)})
     assert plan.layers
     api.convert(path, plan, folder / "model.onnx", threads=1)
@@ -101,7 +103,7 @@ def write_files(
 
 def agreement_of(task: TaskName, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     """Counted once more, in a few lines."""
-    if task == "classification" or task == "segmentation":
+    if task in ("classification", "segmentation"):
         return float((a.argmax(1) == b.argmax(1)).mean())
     if task in ("binary", "binary-segmentation"):
         return float(((a > 0) == (b > 0)).mean())
@@ -117,12 +119,14 @@ def agreement_of(task: TaskName, a: npt.NDArray[np.float64], b: npt.NDArray[np.f
     return float(np.clip(1 - np.abs(a - b) / a.std(axes, keepdims=True), 0, None).mean())
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
 @given(
     case=st.sampled_from(CASES),
     seed=st.integers(0, 1000),
     bits=st.sampled_from([2, 3, 4, 8]),
-    scale=st.sampled_from([0.01, 1.0, 20.0]),
+    scale=st.sampled_from([0.01, 0.1, 1.0]),
     offset=st.sampled_from([0.0, 1.0]),
 )
 def test_error_and_agreement_are_those_of_the_two_files(
