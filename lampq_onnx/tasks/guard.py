@@ -28,6 +28,9 @@ IMAGES = 8
 
 DRAWS = 4
 
+SURE = 10.0
+"""Standard deviation of scores whose probabilities are nearly all 0 or 1."""
+
 Distance = Callable[[Outputs, Outputs], npt.NDArray[np.float64]]
 
 
@@ -109,12 +112,12 @@ def _constant(make: Callable[[], Meter], spec: TaskSpec, outputs: Outputs) -> st
 
 
 def _unlike(outputs: Outputs) -> Iterator[Outputs]:
-    """Outputs of the same size that have nothing to do with these."""
+    """Outputs that have nothing to do with these: noise of the same size, and of a size that makes any model sure."""
     values = outputs.astype(np.float64)
     typical = float(np.sqrt((values**2).mean())) or 1.0
-    for seed in range(DRAWS):
+    for seed, size in enumerate((typical, max(typical, SURE))):
         noise = np.random.default_rng(seed).normal(size=values.shape)
-        yield (typical * noise).astype(outputs.dtype)
+        yield (size * noise).astype(outputs.dtype)
 
 
 def _measured(meter: Meter, spec: TaskSpec, reference: Outputs, quantized: Outputs) -> tuple[float, float]:
