@@ -199,8 +199,14 @@ def _told(loaded: LoadedModel, outputs: torch.Tensor, possible: tuple[TaskName, 
         )
     if outputs.ndim != 2 or not loaded.identity.num_classes or loaded.task.kind != CLASSIFICATION.kind:
         return possible[0]
-    kind, why = task_of_labels(labels(), outputs.shape[1])
-    if kind is None and outputs.shape[1] == 1:
+    count = outputs.shape[1]
+    try:
+        kind, why = task_of_labels(labels(), count)
+    except LampqError:
+        if count == 1:
+            raise
+        return possible[0]  # the shape decides; what is wrong with the images is said when they are opened
+    if kind is None and count == 1:
         raise UsageError(
             f"{name} answers with one number for each image, and {why}",
             hint="say what it is: --task binary (a logit; labels 0 and 1) or --task regression (a real number)",
