@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lampq_onnx.artifacts import BitPlan, Report
 from lampq_onnx.artifacts.details import Details
@@ -16,6 +17,7 @@ from lampq_onnx.converter.inspect import QuantizedLayer, broken_constants
 from lampq_onnx.converter.model_file import file_bytes, file_sha256, load_model
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
 from lampq_onnx.details import ERROR_IMAGES, changed_answers, measure_output_errors
+from lampq_onnx.error_meter import Outputs
 from lampq_onnx.gates import problems_of
 from lampq_onnx.group import ALONE, Group
 from lampq_onnx.options import OutputOptions
@@ -26,6 +28,7 @@ from lampq_onnx.runtime.changes import ChangeMeter
 from lampq_onnx.runtime.explain import slowness
 from lampq_onnx.runtime.operators import operator_times
 from lampq_onnx.tasks import TaskSpec
+from lampq_onnx.tasks.guard import require_moving_scores
 from lampq_onnx.tasks.meters import meter_for
 from lampq_onnx.validation import (
     BATCH,
@@ -62,6 +65,22 @@ class FilePair:
     images: ImageSource | BatchedImages
     preprocessing: Preprocessing
     task: TaskSpec
+
+
+def require_scores(files: FilePair, threads: int) -> None:
+    """Refuse files whose score or agreement cannot change, before the images are gone through.
+
+    Raises:
+        LampqError: see `require_moving_scores`; also a float file that does not load.
+    """
+    run = open_runner(files.reference, threads=threads, answers=files.task.outputs)
+
+    def answer(images: npt.NDArray[np.float32]) -> Outputs:
+        step = run.fixed_batch or len(images)
+        whole = np.resize(images, (-(-len(images) // step) * step, *images.shape[1:]))
+        return run(whole)[: len(images)]
+
+    require_moving_scores(files.task, files.images, files.preprocessing, answer, named=str(files.reference))
 
 
 def share_accuracy(

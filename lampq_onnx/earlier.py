@@ -44,7 +44,7 @@ class Earlier:
         Raises:
             UsageError: names every option that differs, with its earlier and its new value.
         """
-        changes = differences(shaping(self.shape), shaping(recipe))
+        changes = differences(shaping(self.shape), shaping(self._with_task(recipe)))
         if changes:
             raise UsageError(
                 f"{shortened(self.folder)} holds the result of another recipe: {'; '.join(changes)}", hint=HINT
@@ -68,11 +68,16 @@ class Earlier:
         """Options that only say how the result is measured, and differ, in words."""
         if self.recipe is None:
             return [f"{RECIPE_FILE} cannot be read"]
-        before, now = self.recipe.values(), recipe.values()
+        before, now = self.recipe.values(), self._with_task(recipe).values()
         for section, name in PLACES:
             before.get(section, {}).pop(name, None)
             now.get(section, {}).pop(name, None)
         return differences(before, now)
+
+    def _with_task(self, recipe: Recipe) -> Recipe:
+        """The recipe with the task that the earlier run found, where it leaves the task open."""
+        found = self.shape.model.task
+        return recipe if found == "auto" else recipe.with_task(found)
 
 
 def earlier_result(folder: Path) -> Earlier | None:

@@ -79,7 +79,7 @@ def _facts(report: Report, file: str) -> list[tuple[str, str]]:
         ("images", str(accuracy.samples)),
         (accuracy.metric, f"{100 * accuracy.float_.top1:.2f} % -> {100 * accuracy.quantized.top1:.2f} %"),
         ("SQNR of the outputs", sqnr),
-        ("KL to float", f"{accuracy.kl:.4f}"),
+        ("KL to float", accuracy.kl_text),
         ("size", f"{size.float_bytes / 1e6:.2f} MB -> {size.quantized_bytes / 1e6:.2f} MB"),
         ("average weight bits", f"{report.bits.weight_average:.3f}"),
         (

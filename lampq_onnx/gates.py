@@ -102,7 +102,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
             metric="agreement",
             unit="%",
             measured=100 * accuracy.agreement,
-            shown=f"{100 * accuracy.agreement:.2f} %",
+            shown=accuracy.agreement_text,
             limit=None if asked.min_agreement is None else 100 * asked.min_agreement,
             side="at least",
             passed=None if asked.min_agreement is None else accuracy.agreement >= asked.min_agreement,

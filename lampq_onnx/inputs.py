@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
+from lampq_onnx.data.batched import peeked_labels
 from lampq_onnx.errors import LampqError
 from lampq_onnx.group import ALONE, Group
 from lampq_onnx.options import DIGITS, AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
@@ -46,14 +47,18 @@ def loaded_model(
     from lampq_onnx.frontend.loading import load_module
     from lampq_onnx.frontend.opening import load_model, on_device, require_statistics
 
+    labels = None
+    if given is not None and given.validation is not None:
+        batches = given.validation
+        labels = lambda: peeked_labels(batches)  # noqa: E731 -- read only where they decide
     with clock.stage("load"):
         if given is not None and given.module is not None:
             loaded = load_module(given.module, model.name, given.preprocessing)
             if given.preprocessing is None:
                 require_statistics(loaded, images)
-            loaded = on_device(loaded, model, images)
+            loaded = on_device(loaded, model, images, labels)
         else:
-            loaded = load_model(model, images)
+            loaded = load_model(model, images, labels)
     yield loaded
 
 
@@ -112,11 +117,12 @@ def prepared(
 
     with clock.stage("export"):
         frontend = Frontend(loaded, group)
-    if crops is not None:
+    with ExitStack() as stack:
+        if crops is None:
+            made = calibration_images(loaded, frontend.exported.units, images, effort, clock)
+            crops = stack.enter_context(_cropped(*made, clock))
+        frontend.measure_spread(crops)
         yield frontend, crops
-        return
-    with _cropped(*calibration_images(loaded, frontend.exported.units, images, effort, clock), clock) as made:
-        yield frontend, made
 
 
 @contextmanager
@@ -131,14 +137,30 @@ def _cropped(chosen: ImageSource, preprocessing: Preprocessing, clock: Clock) ->
 def validation_images(
     images: ImageOptions, loaded: LoadedModel, given: Given | None
 ) -> Iterator[ImageSource | BatchedImages]:
-    """Labelled images, opened (and their labels checked) before any long stage."""
+    """Labelled images, opened before any long stage; their labels and what can be measured on them are checked.
+
+    Raises:
+        LampqError: there are no images or no labels, or a score cannot change on them.
+    """
     if given is None or given.validation is None:
-        yield _validation_source(images, loaded)
+        source = _validation_source(images, loaded)
+        _require_scores(loaded, source)
+        yield source
         return
     with BatchedImages(given.validation, loaded.preprocessing, name="validation images") as opened:
         if opened.labels is None and loaded.task.kind == "classification":
             raise LampqError("the validation images have no labels", hint="give pairs of images and labels")
+        _require_scores(loaded, opened)
         yield opened
+
+
+def _require_scores(loaded: LoadedModel, source: ImageSource | BatchedImages) -> None:
+    from lampq_onnx.frontend.task_model import answers_of
+    from lampq_onnx.tasks.guard import require_moving_scores
+
+    require_moving_scores(
+        loaded.task, source, loaded.preprocessing, answers_of(loaded.module), named=loaded.identity.name
+    )
 
 
 def _validation_source(images: ImageOptions, loaded: LoadedModel) -> ImageSource:

@@ -16,7 +16,7 @@ from lampq_onnx.checkpoint_files import names_checkpoint
 from lampq_onnx.errors import UsageError
 from lampq_onnx.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 from lampq_onnx.plain_values import plain_arguments
-from lampq_onnx.tasks.spec import TaskName
+from lampq_onnx.tasks.spec import TASK_NAMES, TaskName
 from lampq_onnx.wording import joined, shown
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
@@ -236,7 +236,8 @@ class ModelOptions(Record):
     task: Annotated[
         Literal["auto"] | TaskName,
         Option(
-            "classification, multi-label, embedding, segmentation or detection; auto: what the outputs tell.", MODEL
+            f"{', '.join(TASK_NAMES)}; auto: what the outputs and labels tell.",
+            MODEL,
         ),
     ] = "auto"
     device: Annotated[

@@ -108,6 +108,8 @@ def analyze(
 def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
     """Load a model and find its layers; nothing is measured or written.
 
+    Validation images are opened where they are named, so that what a run would refuse is refused here as well.
+
     Raises:
         LampqError: the model cannot be used.
     """
@@ -265,7 +267,9 @@ def _run(
                     return _taken(folder, say)
                 say(f"{folder} holds a result of this recipe, which is written again: {_why(earlier, recipe)}")
             require_possible(frontend, recipe, target)
-            search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
+            recipe = recipe.with_task(frontend.loaded.task.kind)
+            kept = kept_for(inputs, frontend.loaded.task, recipe, cache, clock, force=force)
+            search = Search(frontend, crops, recipe, kept, clock)
             found = search.run()
             job = QuantizedOutput(frontend, validation, output, target, recipe.output.threads or 1, stage, clock)
             report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe))
@@ -401,7 +405,7 @@ def validate(
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
     """
-    from lampq_onnx.checks import FilePair, check_files, share_accuracy
+    from lampq_onnx.checks import FilePair, check_files, require_scores, share_accuracy
     from lampq_onnx.comparable import ModelFile, require_comparable
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
@@ -427,6 +431,7 @@ def validate(
         task=facts.task,
     )
     threads = options.threads or own_cores()
+    require_scores(files, threads)
     with _group() as group:
         if group.rank:
             share_accuracy(files, threads, group, NO_PROGRESS)

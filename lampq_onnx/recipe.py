@@ -26,6 +26,7 @@ from lampq_onnx.options import (
     RoundingOptions,
     UpdateOptions,
 )
+from lampq_onnx.tasks.spec import CLASSIFICATION, TaskName
 
 SIZE_LIMIT, LINE_LIMIT = 2**20, 4096
 """Bytes of a recipe, characters of a line."""
@@ -92,6 +93,15 @@ class Recipe(Record):
     def with_output(self, **changes: Any) -> Self:
         """The recipe with other values under [output]."""
         return self.model_copy(update={"output": self.output.model_copy(update=changes)})
+
+    def with_task(self, task: TaskName) -> Self:
+        """The recipe with the task that was found, where it left that open.
+
+        What follows from labels is written down: who makes the file again may not have them.
+        """
+        if self.model.task != "auto" or task == CLASSIFICATION.kind:
+            return self
+        return self.model_copy(update={"model": self.model.model_copy(update={"task": task})})
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Section -> field -> plain value; what is None or follows another field is left out."""

@@ -78,7 +78,7 @@ def reproduce(
     ):
         now = inputs_of(frontend.loaded, crops)
         _require_same(path, before, now)
-        found = Search(frontend, crops, recipe, kept_for(now, recipe, None, clock), clock).run()
+        found = Search(frontend, crops, recipe, kept_for(now, frontend.loaded.task, recipe, None, clock), clock).run()
         made, source = Path(folder, MODEL_FILE), Path(folder, FLOAT_FILE)
         with clock.stage("conversion"):
             save_model(frontend.model, source)

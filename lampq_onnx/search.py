@@ -30,6 +30,7 @@ from lampq_onnx.progress import Clock
 from lampq_onnx.provenance import Inputs, code_sha256, versions
 from lampq_onnx.recipe import Recipe
 from lampq_onnx.runtime.environment import describe_environment, target_here
+from lampq_onnx.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ def inputs_of(loaded: LoadedModel, crops: CroppedImages | BatchedImages) -> Inpu
     )
 
 
-def kept_for(inputs: Inputs, recipe: Recipe, cache: ArrayCache | None, clock: Clock, *, force: bool = False) -> Kept:
-    """Results of earlier runs on the same inputs, threads, device and processor."""
-    place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device} {recipe.model.task}"
-    facts = f"{inputs.model_dump_json()}\n{place}"
+def kept_for(
+    inputs: Inputs, task: TaskSpec, recipe: Recipe, cache: ArrayCache | None, clock: Clock, *, force: bool = False
+) -> Kept:
+    """Results of earlier runs on the same inputs, task, threads, device and processor."""
+    place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device}"
+    facts = f"{inputs.model_dump_json()}\n{place}\n{task.model_dump_json()}"
     return Kept(cache, hashlib.sha256(facts.encode()).hexdigest(), fresh=force, progress=clock)
 
 

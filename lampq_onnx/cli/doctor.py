@@ -59,19 +59,14 @@ def doctor(
 
 
 def _examine(recipe: Recipe) -> Iterator[Finding]:
-    from lampq_onnx.data import open_source
     from lampq_onnx.frontend.checkup import examine_model
     from lampq_onnx.frontend.opening import digits_source, load_model
+    from lampq_onnx.tasks.meters import open_validation
 
     loaded = load_model(recipe.model, recipe.images)
     source = None
     if recipe.images.validation is not None:
-        source = open_source(
-            recipe.images.validation,
-            num_classes=loaded.identity.num_classes,
-            need_labels=True,
-            class_names=loaded.task.classes,
-        )
+        source = open_validation(recipe.images.validation, loaded.task, loaded.identity.num_classes)
     elif recipe.model.name == DIGITS:
         source = digits_source("test")
     yield from examine_model(loaded, source)

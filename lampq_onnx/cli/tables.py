@@ -73,7 +73,8 @@ def print_summary(report: Report) -> None:
         *_further_scores(accuracy),
         (
             "agreement with float",
-            f"{_percent(accuracy.agreement)}, logit SQNR {_sqnr(accuracy)}, KL {accuracy.kl:.4f}",
+            f"{accuracy.agreement_text}, counting {accuracy.agreement_counts}; SQNR of the outputs {_sqnr(accuracy)}, "
+            f"KL {accuracy.kl_text}",
         ),
         (
             "size",
@@ -113,7 +114,7 @@ def print_summary(report: Report) -> None:
         )
     if report.rounding is not None:
         stages = ", ".join(
-            f"{stage} {value:.4f}" + ("" if report.rounding.kept.get(stage, True) else " (undone)")
+            f"{stage} {value:.3g}" + ("" if report.rounding.kept.get(stage, True) else " (undone)")
             for stage, value in report.rounding.held_out_kl.items()
         )
         kept = ", ".join(f"{name} {count}" for name, count in sorted(report.rounding.techniques.items()))
@@ -190,8 +191,8 @@ def print_sweep(sweep: Sweep, folder: Path) -> None:
             f"{point.megabytes:.3f}",
             _percent(accuracy.quantized.top1),
             f"{accuracy.drop_points:.2f}",
-            _percent(accuracy.agreement),
-            f"{accuracy.kl:.4f}",
+            accuracy.agreement_text,
+            accuracy.kl_text,
             "" if point.speedup is None else f"{point.speedup:.2f}x",
             "yes" if point.name in sweep.front else "",
             style="bold" if point.name == sweep.picked else None,
@@ -227,9 +228,9 @@ def _print_comparison(out: Console, report: Report) -> None:
             f"{size / 1e6:.2f}",
             _percent(accuracy.quantized.top1),
             f"{accuracy.drop_points:.2f}",
-            _percent(accuracy.agreement),
+            accuracy.agreement_text,
             _sqnr(accuracy),
-            f"{accuracy.kl:.4f}",
+            accuracy.kl_text,
         )
     out.print(table)
 

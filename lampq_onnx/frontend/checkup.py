@@ -21,6 +21,7 @@ from lampq_onnx.frontend.export import export_model
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.runtime import Runner, open_runner
 from lampq_onnx.runtime.environment import available_cores
+from lampq_onnx.tasks.spec import CLASSIFICATION
 
 BATCH = 32
 
@@ -48,7 +49,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
     yield Finding(
         "model",
         "ok",
-        f"{loaded.identity.name}: {parameters / 1e6:.1f} M parameters, {loaded.identity.num_classes} classes; "
+        f"{loaded.identity.name}: {parameters / 1e6:.1f} M parameters, {_answers(loaded)}; "
         f"images: {loaded.preprocessing.describe()}",
     )
     exported = export_model(loaded)
@@ -74,7 +75,20 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
                 "accuracy", "warning", "not measured", "give labelled images with --validation to have it checked"
             )
             return
+        if loaded.task.kind != CLASSIFICATION.kind:
+            yield Finding(
+                "accuracy",
+                "warning",
+                f"not measured: the task is {loaded.task.kind}, and only classification has one answer to compare",
+                "quantize and validate measure the scores of every task",
+            )
+            return
         yield from _examine_images(loaded, validation, run)
+
+
+def _answers(loaded: LoadedModel) -> str:
+    classify = loaded.task.kind == CLASSIFICATION.kind
+    return f"{loaded.identity.num_classes} classes" if classify else f"task {loaded.task.kind}"
 
 
 def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -> Iterator[Finding]:

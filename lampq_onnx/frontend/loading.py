@@ -109,8 +109,8 @@ def load_module(
         model_args: that it was built with; None: what it shows of them.
 
     Raises:
-        LampqError: it has no such configuration, does not take images of that size, does not answer with one row of
-            class scores an image, or its weights are not finite.
+        LampqError: it has no such configuration, does not take images of that size, does not answer with a row of
+            numbers or a map for each image, or its weights are not finite.
     """
     if preprocessing is None:
         if not hasattr(module, "pretrained_cfg"):
@@ -127,9 +127,9 @@ def load_module(
             logits = module(torch.zeros(shape, device=next(module.parameters()).device))
     except Exception as error:  # a model may fail in any way
         raise LampqError(f"{name} does not take images {shape}: {_first_line(error)}") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+    if not isinstance(logits, torch.Tensor) or not 2 <= logits.ndim <= 4 or len(logits) != 2:
         answer = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise LampqError(f"{name} answers {answer} for two images, not one row of class scores each")
+        raise LampqError(f"{name} answers {answer} for two images, not one row of numbers or one map each")
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=logits.shape[1])
     rewrite(module, name, _noise(preprocessing, module))
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)

@@ -11,6 +11,9 @@ import torch
 
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.data.npz import ArrayReader
+from lampq_onnx.data.source import Targets
+from lampq_onnx.data.sources import require_exists
+from lampq_onnx.data.targets import label_numbers
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.digits import split_images
 from lampq_onnx.frontend.distributed import own_device
@@ -19,15 +22,21 @@ from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.loading import LoadedModel, load_digits, load_timm
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.synthetic import calibration_source
-from lampq_onnx.frontend.task_model import with_task
+from lampq_onnx.frontend.task_model import Labels, with_task
 from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
 from lampq_onnx.importer.preprocessing import is_onnx_file
 from lampq_onnx.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.progress import ProgressSink
+from lampq_onnx.tasks.meters import calibration_labels
 
 
-def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
+def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | None = None) -> LoadedModel:
     """Load by name, on the device asked for, with preprocessing overrides.
+
+    Args:
+        options: which model.
+        images: overrides of the preprocessing, and where labels are that tell the task.
+        labels: see `with_task`; None: those of ``images``.
 
     Raises:
         UsageError, LampqError: see `load_timm`; also an unknown device.
@@ -57,7 +66,7 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
             model_args=options.model_args,
         )
         require_statistics(loaded, images)
-    return on_device(loaded, options, images)
+    return on_device(loaded, options, images, labels)
 
 
 def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
@@ -77,14 +86,16 @@ def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
         )
 
 
-def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:
-    """The model where it is to run, with its task and preprocessing overrides.
+def on_device(
+    loaded: LoadedModel, options: ModelOptions, images: ImageOptions, labels: Labels | None = None
+) -> LoadedModel:
+    """The model where it is to run, with its task and preprocessing overrides; see `load_model`.
 
     Raises:
         UsageError: outputs that are not of the task that was asked for, a device that is not there, or an override that
             cannot be right.
     """
-    loaded = with_task(loaded, options.task)
+    loaded = with_task(loaded, options.task, labels or (lambda: known_labels(images)))
     try:
         device = torch.device(own_device(options.device))
         if device.type == "cuda" and not torch.cuda.is_available():
@@ -94,6 +105,22 @@ def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) 
         raise UsageError(f"device {options.device!r} cannot be used: {error}") from error
     preprocessing = loaded.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     return replace(loaded, preprocessing=preprocessing)
+
+
+def known_labels(images: ImageOptions) -> Targets | None:
+    """Labels of the validation images as numbers, or of the calibration images where those have none.
+
+    Raises:
+        LampqError: the images cannot be opened.
+    """
+    for path in (images.validation, images.calibration):
+        if not isinstance(path, Path):
+            continue
+        require_exists(path)
+        found = label_numbers(path)
+        if found is not None:
+            return found
+    return None
 
 
 def calibration_images(
@@ -132,6 +159,7 @@ def calibration_images(
             num_classes=loaded.identity.num_classes if classify else None,
             need_labels=labelled and classify,
             class_names=loaded.task.classes,
+            labels=calibration_labels(loaded.task),
         )
     elif loaded.identity.name == DIGITS:
         source = digits_source("calibration")

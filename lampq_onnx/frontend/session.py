@@ -30,14 +30,16 @@ from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
+from lampq_onnx.frontend.task_model import with_spread
 from lampq_onnx.group import ALONE, Group
+from lampq_onnx.metadata import TASK_KEY
 from lampq_onnx.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 
 SCORE_IMAGES = 128
-"""Of the update's score."""
+"""Of the update's score, and of the spread of real outputs."""
 
 ERROR_IMAGES = 64
 """Enough for averages over 197 tokens an image."""
@@ -84,6 +86,15 @@ class Frontend:
     def model(self) -> ir.Model:
         """The float graph."""
         return self.exported.model
+
+    def measure_spread(self, images: SlicedImages) -> None:
+        """Measure the unit of errors where the task has one, and note it in the graph.
+
+        Raises:
+            LampqError: an output is the same on all images.
+        """
+        self.loaded = with_spread(self.loaded, images.slice(0, SCORE_IMAGES))
+        self.exported.model.metadata_props[TASK_KEY] = self.loaded.task.model_dump_json()
 
     def equalize(
         self,

@@ -137,6 +137,8 @@ def _task(config: Any) -> TaskSpec:
         return TaskSpec(kind="embedding", outputs=("image_embeds",))
     if config.problem_type == "multi_label_classification":
         return TaskSpec(kind="multi-label", classes=names)
+    if config.problem_type == "regression":
+        return TaskSpec(kind="regression")
     return TaskSpec(classes=names_of(config.id2label))
 
 

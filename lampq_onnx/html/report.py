@@ -88,8 +88,8 @@ def _row(name: str, bits: float, size: int, accuracy: Accuracy, speed: float | N
         "size": f"{size / 1e6:.2f}",
         "top1": f"{100 * accuracy.quantized.top1:.2f} %",
         "drop": f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}",
-        "agreement": f"{100 * accuracy.agreement:.2f} %",
-        "kl": f"{accuracy.kl:.4f}",
+        "agreement": accuracy.agreement_text,
+        "kl": accuracy.kl_text,
         "speed": "" if speed is None else f"{speed:.2f}x",
     }
 

@@ -170,7 +170,7 @@ class SweepRun:
         self._clock = clock
         # Before anything is equalized: these are of the weights as they were loaded.
         self.inputs = inputs_of(frontend.loaded, crops)
-        self._kept = kept_for(self.inputs, recipe, cache, clock)
+        self._kept = kept_for(self.inputs, frontend.loaded.task, recipe, cache, clock)
         self._points = PointFolder(folder / POINTS / _digest(recipe, self.inputs.model_dump_json(), validation))
         self._job: QuantizedOutput | None = None
         self._sensitivities: Sensitivities | None = None
@@ -292,6 +292,7 @@ def _digest(recipe: Recipe, inputs: str, validation: ImageSource | BatchedImages
         if isinstance(validation, BatchedImages)
         else [validation.name(i) for i in range(len(validation))],
         "labels": None if validation.labels is None else validation.labels.tolist(),
+        "targets": None if validation.targets is None else hashlib.sha256(validation.targets.tobytes()).hexdigest(),
         "threads": output.threads,
         "latency": [output.latency_threads, output.latency_batch, output.latency_runs],
     }

@@ -130,6 +130,7 @@ class DetectionMeter:
             drop_points=100 * (float_ap - quantized_ap),
             standard_error_points=100 * variance**0.5,
             agreement=same / total if total else 1.0,
+            agreement_counts="detections of the same class and place",
             logit_sqnr_db=self._errors.sqnr_db,
             kl=float(np.concatenate(self._kl).mean()),
             scores={

@@ -43,6 +43,7 @@ class EmbeddingMeter:
             cosines,
             self._errors,
             agreement=float(same.mean()),
+            agreement_counts="images with the same nearest other image",
             kl=float(CONCENTRATION * (1 - cosines).mean()),
         )
 

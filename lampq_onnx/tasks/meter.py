@@ -45,6 +45,21 @@ def require_outputs(reference: Outputs, quantized: Outputs, axes: int, what: str
             raise LampqError(f"the {name} file answers with NaN or infinity on a validation image")
 
 
+def truth_of(targets: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Targets in the shape of the outputs; an axis of length 1 may be missing in either.
+
+    Raises:
+        LampqError: they are targets of other outputs.
+    """
+    wanted, found = ([size for size in sizes if size != 1] for sizes in (shape[1:], targets.shape[1:]))
+    if wanted != found:
+        raise LampqError(
+            f"the labels of an image have the shape {targets.shape[1:]}, and the model's outputs {tuple(shape[1:])}",
+            hint="give each image as many numbers as the model has outputs",
+        )
+    return targets.reshape(len(targets), *shape[1:])
+
+
 def accuracy_to_float(
     metric: str,
     score: float,
@@ -52,7 +67,9 @@ def accuracy_to_float(
     errors: ErrorMeter,
     *,
     agreement: float,
+    agreement_counts: str,
     kl: float,
+    scores: dict[str, tuple[float | None, float]] | None = None,
 ) -> Accuracy:
     """The figures of a task whose truth is what the float model answers.
 
@@ -62,7 +79,9 @@ def accuracy_to_float(
         images: (n,) values whose scatter is that of the score.
         errors: of the outputs.
         agreement: share of images that are answered alike.
+        agreement_counts: what that share counts, for people.
         kl: mean divergence, in nats.
+        scores: further scores: name -> (float, quantized).
     """
     named: dict[str, Any] = {"float": TopK(top1=1.0, top5=None)}  # a keyword that is a built-in's name
     return Accuracy(
@@ -73,6 +92,8 @@ def accuracy_to_float(
         drop_points=100 * (1 - score),
         standard_error_points=100 * error_of_mean(images),
         agreement=agreement,
+        agreement_counts=agreement_counts,
         logit_sqnr_db=errors.sqnr_db,
         kl=kl,
+        scores=scores or {},
     )

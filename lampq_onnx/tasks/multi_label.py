@@ -42,6 +42,7 @@ class MultiLabelMeter:
             jaccard,
             self._errors,
             agreement=float(np.concatenate(self._same).mean()),
+            agreement_counts="images with the same set of classes",
             kl=float(np.concatenate(self._kl).mean()),
         )
 

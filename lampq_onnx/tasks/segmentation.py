@@ -49,5 +49,6 @@ class SegmentationMeter:
             same,
             self._errors,
             agreement=float(same.mean()),
+            agreement_counts="pixels of the same class",
             kl=float(np.mean(self._kl)),
         )

@@ -8,10 +8,14 @@ from typing import cast
 import torch
 
 from lampq_onnx.frontend.likelihoods.base import Likelihood
+from lampq_onnx.frontend.likelihoods.binary import BinaryLikelihood
+from lampq_onnx.frontend.likelihoods.binary_segmentation import BinarySegmentationLikelihood
 from lampq_onnx.frontend.likelihoods.classification import ClassificationLikelihood
+from lampq_onnx.frontend.likelihoods.dense_regression import DenseRegressionLikelihood
 from lampq_onnx.frontend.likelihoods.detection import DetectionLikelihood
 from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
 from lampq_onnx.frontend.likelihoods.multi_label import MultiLabelLikelihood
+from lampq_onnx.frontend.likelihoods.regression import RegressionLikelihood
 from lampq_onnx.frontend.likelihoods.segmentation import SegmentationLikelihood
 from lampq_onnx.tasks.spec import TaskName, TaskSpec
 
@@ -21,9 +25,13 @@ CLASSES: Likelihood = ClassificationLikelihood()
 
 _LIKELIHOODS: dict[TaskName, Callable[[TaskSpec], Likelihood]] = {
     "classification": lambda _: CLASSES,
+    "binary": lambda _: BinaryLikelihood(),
     "multi-label": lambda _: MultiLabelLikelihood(),
+    "regression": lambda spec: RegressionLikelihood(spec.spread),
     "embedding": lambda _: EmbeddingLikelihood(),
     "segmentation": lambda _: SegmentationLikelihood(),
+    "binary-segmentation": lambda _: BinarySegmentationLikelihood(),
+    "dense-regression": lambda spec: DenseRegressionLikelihood(spec.spread),
     "detection": lambda spec: DetectionLikelihood(background=spec.background),
 }
 
