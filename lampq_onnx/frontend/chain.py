@@ -15,6 +15,7 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.isolation import copied
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 
 
@@ -117,7 +118,7 @@ class BlockChain:
         """Compute only the block that ``states`` are the inputs of, for its hooks."""
         block = self.blocks[states.start]
         for arguments, _ in states:
-            block.module(*arguments)
+            block.module(*copied(arguments))
 
     def resume(self, index: int, arguments: tuple[Any, ...], size: int) -> torch.Tensor:
         """Logits (size, classes) from the inputs of block ``index``; differentiable."""
@@ -163,7 +164,8 @@ class BlockChain:
                 position = earlier.carried
                 stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
-            stack.enter_context(_forward_of(block.module, lambda *_, **keywords: original(*arguments, **keywords)))
+            # Blocks may write to what they read, and states are read again.
+            stack.enter_context(_forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords)))
             yield
 
 
@@ -245,7 +247,7 @@ def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) 
 def _same_without(module: torch.nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> bool:
     """Whether the keywords of a call do not matter: blocks are called again without them."""
     try:
-        again = module(*arguments)
+        again = module(*copied(arguments))
     except TypeError:
         return False
     return isinstance(again, torch.Tensor) and torch.equal(again, output)

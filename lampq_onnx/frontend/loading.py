@@ -22,7 +22,8 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import shortened
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
-from lampq_onnx.frontend.rewrites import rewrite
+from lampq_onnx.frontend.own_weights import require_weights
+from lampq_onnx.frontend.preparing import prepare
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def load_timm(
     require_finite(module, checkpoint or Path(name))
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     preprocessing = _preprocessing(module, model_args or {})
-    rewrite(module, name, _noise(preprocessing, module))
+    prepare(module, name, preprocessing)
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
@@ -124,8 +125,7 @@ def load_module(
         preprocessing: None: what timm's configuration of the module says.
 
     Raises:
-        LampqError: it has no such configuration, does not take images of that size, does not answer with one row of
-            class scores an image, or its weights are not finite.
+        LampqError: it has no such configuration, no weights, or weights that are not finite; see also `prepare`.
     """
     if preprocessing is None:
         if not hasattr(module, "pretrained_cfg"):
@@ -134,19 +134,18 @@ def load_module(
                 hint="say so: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
             )
         preprocessing = _preprocessing(module, model_args or {})
-    module = copy.deepcopy(module).eval().requires_grad_(False)
-    require_finite(module, Path(name))
-    shape = (2, preprocessing.channels, *preprocessing.size)
+    require_weights(module, name)
     try:
-        with torch.no_grad():
-            logits = module(torch.zeros(shape, device=next(module.parameters()).device))
-    except Exception as error:  # a model may fail in any way
-        raise LampqError(f"{name} does not take images {shape}: {_first_line(error)}") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
-        answer = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise LampqError(f"{name} answers {answer} for two images, not one row of class scores each")
-    identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=logits.shape[1])
-    rewrite(module, name, _noise(preprocessing, module))
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+    except Exception as error:  # modules hold anything
+        raise LampqError(
+            f"{name} cannot be copied: {_first_line(error)}",
+            hint="give a module that copy.deepcopy takes: without tensors that have a gradient history as attributes",
+        ) from error
+    require_finite(module, Path(name))
+    digest = weights_hash(module)
+    answer = prepare(module, name, preprocessing)
+    identity = ModelIdentity(name=name, weights_sha256=digest, num_classes=answer.shape[1])
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
@@ -247,13 +246,6 @@ def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | fl
     if head is not None and head.ndim == 2:
         guess["num_classes"] = int(head.shape[0])
     return guess
-
-
-def _noise(preprocessing: Preprocessing, module: torch.nn.Module) -> torch.Tensor:
-    """Two images, on the model's device."""
-    shape = (2, preprocessing.channels, *preprocessing.size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return images.to(next(module.parameters()).device)
 
 
 def _classes(module: torch.nn.Module) -> int:

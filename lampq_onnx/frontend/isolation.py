@@ -1,0 +1,154 @@
+"""Layers whose inputs or outputs the model overwrites are given copies, so that hooks keep what the layers saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from lampq_onnx.errors import LampqError
+
+LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+"""Those that hooks look at. None of them writes to its own input."""
+
+
+class _Writes(TorchDispatchMode):
+    """Tells of every tensor that an operator writes to.
+
+    Args:
+        written: called with the address of the tensor's storage.
+    """
+
+    def __init__(self, written: Callable[[int], None]) -> None:
+        super().__init__()
+        self._written = written
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """See `TorchDispatchMode`."""
+        kwargs = kwargs or {}
+        if function._schema.is_mutable:
+            for position, argument in enumerate(function._schema.arguments):
+                if argument.alias_info is None or not argument.alias_info.is_write:
+                    continue
+                value = args[position] if position < len(args) else kwargs.get(argument.name)
+                for tensor in _tensors(value):
+                    self._written(tensor.untyped_storage()._cdata)
+        return function(*args, **kwargs)
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
+
+
+@torch.no_grad()
+def overwritten(module: torch.nn.Module, example: torch.Tensor) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
+    """`LAYERS` whose input the model writes to after they were called, and those whose output it writes to.
+
+    ``module`` itself is among the former where it writes to its images. Blocks are not looked at: they get copies from
+    the chain.
+    """
+    # The weak references keep the addresses from being given to other storages.
+    held: list[StorageWeakRef] = []
+    readers: dict[int, list[torch.nn.Module]] = {}
+    makers: dict[int, list[torch.nn.Module]] = {}
+    inputs: dict[torch.nn.Module, None] = {}
+    outputs: dict[torch.nn.Module, None] = {}
+
+    def note(places: dict[int, list[torch.nn.Module]], part: torch.nn.Module, values: Any) -> None:
+        for tensor in _tensors(values):
+            storage = tensor.untyped_storage()
+            held.append(StorageWeakRef(storage))
+            places.setdefault(storage._cdata, []).append(part)
+
+    def before(part: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        note(readers, part, (arguments, keywords))
+
+    def after(part: torch.nn.Module, _: object, output: Any) -> None:
+        note(makers, part, output)
+
+    def written(address: int) -> None:
+        inputs.update(dict.fromkeys(readers.get(address, ())))
+        outputs.update(dict.fromkeys(makers.get(address, ())))
+
+    parts = [part for part in module.modules() if part is not module and isinstance(part, LAYERS)]
+    handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in (*parts, module)]
+    handles += [part.register_forward_hook(after) for part in parts]
+    try:
+        with _Writes(written):
+            module(example.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(inputs), list(outputs)
+
+
+@torch.no_grad()
+def isolate(module: torch.nn.Module, name: str, example: torch.Tensor) -> int:
+    """Let layers whose inputs or outputs are overwritten work on copies. In place.
+
+    ``x += position`` after the patch embedding would change what a hook kept of the layer, and cannot be
+    differentiated where the layer's output starts the backward pass. What the model computes stays the same.
+
+    Args:
+        module: in evaluation mode.
+        name: of the model, for messages.
+        example: float32 (n, c, h, w).
+
+    Returns:
+        The number of modules.
+
+    Raises:
+        LampqError: the model relies on the overwriting in a way that copies break.
+    """
+    inputs, outputs = overwritten(module, example)
+    changed = dict.fromkeys((*inputs, *outputs))
+    if not changed:
+        return 0
+    wanted = module(example.clone())
+    for part in changed:
+        own = part is module
+        part.__class__ = _copying(type(part), inputs=part in inputs and not own, outputs=part in outputs, own=own)
+    found = module(example.clone())
+    for one, other in zip(_tensors(wanted), _tensors(found), strict=True):
+        if not torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise LampqError(
+                f"{name} overwrites tensors that its layers read or made, and computes something else with copies of "
+                "them",
+                hint="write `x = x + y` instead of `x += y` in its forward, or export it and give the .onnx file",
+            )
+    return len(changed)
+
+
+def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool, own: bool) -> Any:
+    """A class like ``kind`` that is called with copies of its inputs, or gives copies of its outputs to its caller.
+
+    Hooks run inside the call, and so see tensors that nobody else holds. ``own``: the module's code gets copies, which
+    it may write to.
+    """
+
+    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        if inputs:
+            arguments, keywords = copied((arguments, keywords))
+        result = super(copying, self).__call__(*arguments, **keywords)
+        return copied(result) if outputs else result
+
+    def forward(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        arguments, keywords = copied((arguments, keywords))
+        return super(copying, self).forward(*arguments, **keywords)
+
+    members: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    if own:
+        members["forward"] = forward
+    copying = type(kind.__name__, (kind,), members)
+    return copying
+
+
+def copied(values: Any) -> Any:
+    """The same structure with a copy of every tensor; gradients pass."""
+    return tree_map_only(torch.Tensor, torch.Tensor.clone, values)
