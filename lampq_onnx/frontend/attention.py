@@ -42,7 +42,7 @@ def _attention(
         return compute(query, key, value, attn_mask, **keywords)
     # With grouped heads the third dimension from the end counts heads, which differ between queries and keys.
     kept = 3 if keywords.get("enable_gqa") and query.ndim >= 3 else 2
-    first = torch.broadcast_shapes(*(part.shape[:-kept] for part in (query, key, value)))
+    first = torch.broadcast_shapes(*(part.shape[:-kept] for part in (query, key, value)))  # type: ignore[no-untyped-call]
     parts = [_four(part.expand(*first, *part.shape[-kept:])) for part in (query, key, value)]
     heads = query.shape[-3:-2]
     mask = None if attn_mask is None else _mask(attn_mask, (*first, *heads) if kept == 3 else first)

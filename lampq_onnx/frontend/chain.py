@@ -165,7 +165,9 @@ class BlockChain:
                 stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
             # Blocks may write to what they read, and states are read again.
-            stack.enter_context(_forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords)))
+            stack.enter_context(
+                _forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords))
+            )
             yield
 
 

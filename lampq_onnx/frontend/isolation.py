@@ -16,7 +16,7 @@ LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.BatchNo
 """Those that hooks look at. None of them writes to its own input."""
 
 
-class _Writes(TorchDispatchMode):
+class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells of every tensor that an operator writes to.
 
     Args:
@@ -24,7 +24,7 @@ class _Writes(TorchDispatchMode):
     """
 
     def __init__(self, written: Callable[[int], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._written = written
 
     def __torch_dispatch__(
@@ -63,7 +63,7 @@ def overwritten(module: torch.nn.Module, example: torch.Tensor) -> tuple[list[to
     def note(places: dict[int, list[torch.nn.Module]], part: torch.nn.Module, values: Any) -> None:
         for tensor in _tensors(values):
             storage = tensor.untyped_storage()
-            held.append(StorageWeakRef(storage))
+            held.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
             places.setdefault(storage._cdata, []).append(part)
 
     def before(part: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -135,18 +135,17 @@ def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool, own: b
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         if inputs:
             arguments, keywords = copied((arguments, keywords))
-        result = super(copying, self).__call__(*arguments, **keywords)
+        result = kind.__call__(self, *arguments, **keywords)
         return copied(result) if outputs else result
 
     def forward(self: Any, *arguments: Any, **keywords: Any) -> Any:
         arguments, keywords = copied((arguments, keywords))
-        return super(copying, self).forward(*arguments, **keywords)
+        return kind.forward(self, *arguments, **keywords)
 
     members: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     if own:
         members["forward"] = forward
-    copying = type(kind.__name__, (kind,), members)
-    return copying
+    return type(kind.__name__, (kind,), members)
 
 
 def copied(values: Any) -> Any:

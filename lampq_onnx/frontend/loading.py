@@ -24,6 +24,7 @@ from lampq_onnx.files import shortened
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
 from lampq_onnx.frontend.own_weights import require_weights
 from lampq_onnx.frontend.preparing import prepare
+from lampq_onnx.frontend.timm_sources import require_source, timm_source
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def load_timm(
     """Create a timm model and load its weights.
 
     Args:
-        name: as timm knows it.
+        name: as timm knows it: a plain name, ``hf-hub:`` and a name on the hub, or a folder that timm's save_for_hf
+            wrote, with or without ``local-dir:`` before it.
         checkpoint: .safetensors, or a torch file, of which only tensors are read (weights_only).
         pretrained: let timm download its weights.
         model_args: passed on to timm, e.g. img_size or num_classes.
@@ -87,21 +89,25 @@ def load_timm(
         UsageError: no weights were named, or both kinds.
         LampqError: unknown model, unreadable or unfitting checkpoint, failed download, or `rewrite` fails.
     """
+    source = timm_source(name)
+    if source is not None and require_source(source, pretrained=pretrained):
+        # A folder brings its weights, unless others are named.
+        pretrained = checkpoint is None
     if (checkpoint is None) == (not pretrained):
         raise UsageError(
             f"say where the weights of {name} come from: either --checkpoint FILE or --pretrained",
             hint="`lampq-onnx quantize digits --output out` runs without either",
         )
-    if not timm.is_model(name):
+    if source is None and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise LampqError(
             f"timm {timm.__version__} knows no model {name!r}",
             hint=f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them",
         )
     try:
-        module = timm.create_model(name, pretrained=pretrained, **dict(model_args or {}))
+        module = timm.create_model(source or name, pretrained=pretrained, **dict(model_args or {}))
     except Exception as error:  # constructors and downloads fail in many ways
-        what = "download the weights of" if pretrained else "create"
+        what = "load the weights of" if pretrained else "create"
         raise LampqError(
             f"timm cannot {what} {name}: {_first_line(error)}",
             hint="give a file with --checkpoint instead" if pretrained else "check the --model-arg values",
@@ -110,6 +116,7 @@ def load_timm(
         _load_weights(module, name, read_checkpoint(checkpoint), checkpoint)
     module.eval().requires_grad_(False)
     require_finite(module, checkpoint or Path(name))
+    name = name if source is None else Path(source.partition(":")[2]).name
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     preprocessing = _preprocessing(module, model_args or {})
     prepare(module, name, preprocessing)

@@ -48,9 +48,7 @@ def own_weights(module: torch.nn.Module) -> None:
         _keep_computed(part)
     module.requires_grad_(False)
     layers = [part for part in module.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
-    shared = Counter(
-        id(value) for part in module.modules() for value in part._parameters.values() if value is not None
-    )
+    shared = Counter(id(value) for part in module.modules() for value in part._parameters.values() if value is not None)
     for layer in layers:
         for key in ("weight", "bias"):
             value: Any = getattr(layer, key, None)
@@ -69,7 +67,7 @@ def _replace(layer: torch.nn.Module, key: str, value: torch.Tensor) -> None:
 
 def _keep_computed(part: torch.nn.Module) -> None:
     if parametrize.is_parametrized(part):
-        for key in list(part.parametrizations):  # type: ignore[arg-type,union-attr]
+        for key in list(part.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(part, key, leave_parametrized=True)
     for hook in list(part._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):

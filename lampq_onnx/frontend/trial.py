@@ -84,7 +84,9 @@ def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tens
             f"{name} does not take images {shape}: {type(error).__name__}: {reason}", hint=INPUT_HINT
         ) from error
     if not isinstance(answer, torch.Tensor):
-        raise LampqError(f"{name} answers {_describe(answer)} for {len(images)} images, not one tensor", hint=OUTPUT_HINT)
+        raise LampqError(
+            f"{name} answers {_describe(answer)} for {len(images)} images, not one tensor", hint=OUTPUT_HINT
+        )
     if not answer.is_floating_point() or answer.ndim < 2 or len(answer) != len(images):
         kind = f"{str(answer.dtype).removeprefix('torch.')} {tuple(answer.shape)}"
         raise LampqError(

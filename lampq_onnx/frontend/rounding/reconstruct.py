@@ -17,8 +17,8 @@ import torch
 
 from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import Block, BlockChain, States
-from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.isolation import copied
+from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.losses import clearly_lower

@@ -122,7 +122,8 @@ class TrainableLayer(torch.nn.Module):
         if isinstance(module, torch.nn.Conv2d):
             matrix = self.matrix().reshape(module.weight.shape)
             # With the module's own stride, padding (by numbers or name) and what it pads with.
-            return module._conv_forward(seen, matrix, self.bias)
+            convolved: torch.Tensor = module._conv_forward(seen, matrix, self.bias)
+            return convolved
         return functional.linear(seen, self.matrix(), self.bias)
 
     @torch.no_grad()
