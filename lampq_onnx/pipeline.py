@@ -26,7 +26,8 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
-from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, validation_images
+from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared
+from lampq_onnx.opened import opened_run
 from lampq_onnx.options import (
     AllocationOptions,
     AnalysisOptions,
@@ -89,28 +90,43 @@ def analyze(
         return sensitivities
 
 
-def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
-    """Load a model and find its layers; nothing is measured or written.
+def recognize(recipe: Recipe, *, given: Given | None = None, progress: ProgressSink = NO_PROGRESS) -> Recognition:
+    """What `quantize` would do, and refuse, before its first measurement; nothing is measured or written.
+
+    Args:
+        recipe: images that it does not name are not looked for.
+        given: Python objects that stand for the model or the images.
 
     Raises:
-        LampqError: the model cannot be used.
+        UsageError, LampqError: see `quantize`.
     """
-    from lampq_onnx.frontend.opening import load_model
-    from lampq_onnx.frontend.session import Frontend
-    from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
+    from lampq_onnx.frontend.recognized import recognized
+    from lampq_onnx.frontend.threads import torch_threads
 
-    frontend = Frontend(load_model(model, images))
-    source = frontend.loaded.source
-    return Recognition(
-        model=frontend.loaded.identity.name,
-        preprocessing=frontend.loaded.preprocessing.describe(),
-        units=tuple(RecognizedUnit(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
-        skipped=frontend.exported.skipped,
-        elsewhere=float_operators(frontend.model),
-        blocks=len(frontend.chain),
-        changes={} if source is None else source.changes,
-        parity=None if source is None else source.parity,
-    )
+    recipe, _ = _checked(recipe)
+    assert recipe.output.threads is not None
+    with (
+        torch_threads(recipe.output.threads),
+        opened_run(recipe, Clock(progress), given, rehearsal=True) as opened,
+    ):
+        return recognized(opened.frontend, opened.crops, equalize=recipe.analysis.equalize)
+
+
+def _checked(recipe: Recipe) -> tuple[Recipe, Target]:
+    """The recipe with its target and threads, once what can be known before anything is loaded is right.
+
+    Raises:
+        UsageError: an option cannot be right.
+        LampqError: the budget is below the smallest candidate.
+    """
+    from lampq_onnx.runtime.environment import available_cores, target_here
+
+    if started_by_torchrun():
+        raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
+    check_recipe(recipe)
+    target = target_here(recipe.output.target)
+    check_target(recipe, target)
+    return recipe.with_output(target=target.name, threads=recipe.output.threads or available_cores()), target
 
 
 def quantize(
@@ -140,27 +156,20 @@ def quantize(
     from lampq_onnx.html import write_report
     from lampq_onnx.output import QuantizedOutput
     from lampq_onnx.provenance import provenance
-    from lampq_onnx.runtime.environment import available_cores, target_here
     from lampq_onnx.search import Search, inputs_of, kept_for
 
-    if started_by_torchrun():
-        raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
-    check_recipe(recipe)
+    recipe, target = _checked(recipe)
     output = recipe.output
-    target = target_here(output.target)
-    check_target(recipe, target)
-    threads = output.threads or available_cores()
-    recipe = recipe.with_output(target=target.name, threads=threads)
+    assert output.threads is not None
+    threads = output.threads
     clock = Clock(progress)
     with (
         torch_threads(threads),
         exclusive(folder),
         staging(folder, OUTPUT_FILES) as stage,
-        loaded_model(recipe.model, recipe.images, clock, given) as loaded,
-        calibration_crops(loaded, recipe.images, recipe.analysis.effort, clock, given) as read,
-        validation_images(recipe.images, loaded, given) as validation,
-        prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
+        opened_run(recipe, clock, given) as opened,
     ):
+        frontend, crops, validation = opened.measured()
         inputs = inputs_of(frontend.loaded, crops)
         search = Search(frontend, crops, recipe, kept_for(inputs, recipe, cache, clock, force=force), clock)
         found = search.run()

@@ -57,7 +57,7 @@ def quantize(
 
     recipe = Recipe.build(override(values, "model", name=model))
     if dry_run:
-        print_recognition(pipeline.recognize(recipe.model, recipe.images))
+        print_recognition(pipeline.recognize(recipe))
         return
     if output is None:
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")

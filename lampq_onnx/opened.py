@@ -1,0 +1,82 @@
+"""A run up to its first measurement: the one way that runs and their rehearsals (`--dry-run`) take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lampq_onnx.data import BatchedImages, ImageSource
+from lampq_onnx.errors import LampqError
+from lampq_onnx.inputs import Crops, Given, calibration_crops, loaded_model, prepared, validation_images
+from lampq_onnx.progress import Clock
+from lampq_onnx.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lampq_onnx.frontend.session import Frontend
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run measures on.
+
+    Attributes:
+        frontend: the exported model with its layers.
+        crops: calibration images; None only in a rehearsal.
+        validation: labelled images; None only in a rehearsal.
+    """
+
+    frontend: Frontend
+    crops: Crops | None
+    validation: ImageSource | BatchedImages | None
+
+    def measured(self) -> tuple[Frontend, Crops, ImageSource | BatchedImages]:
+        """All of it, for a run that goes on.
+
+        Raises:
+            LampqError: it was opened for a rehearsal, without images.
+        """
+        if self.crops is None or self.validation is None:
+            raise LampqError("the run was opened without its images", hint="open it with rehearsal=False")
+        return self.frontend, self.crops, self.validation
+
+
+@contextmanager
+def opened_run(
+    recipe: Recipe, clock: Clock, given: Given | None = None, *, rehearsal: bool = False
+) -> Iterator[Opened]:
+    """Load the model, open its images, export it, find its layers, and check that they can be measured.
+
+    Args:
+        given: Python objects that stand for the model or the images.
+        rehearsal: nothing will be measured: images that the recipe does not name are left out, and images that would
+            be made from the model are not made.
+
+    Raises:
+        LampqError: the model or its images cannot be used.
+    """
+    from lampq_onnx.frontend.loading import DIGITS
+
+    images, effort = recipe.images, recipe.analysis.effort
+    with ExitStack() as stack:
+        loaded = stack.enter_context(loaded_model(recipe.model, images, clock, given))
+        named = loaded.identity.name == DIGITS
+        calibrates = images.calibration is not None or (given is not None and given.calibration is not None)
+        validates = images.validation is not None or (given is not None and given.validation is not None)
+        read: Crops | None = None
+        if not rehearsal or calibrates or named:
+            read = stack.enter_context(calibration_crops(loaded, images, effort, clock, given))
+        validation = None
+        if not rehearsal or validates or named:
+            validation = stack.enter_context(validation_images(images, loaded, given))
+        if rehearsal and read is None:
+            from lampq_onnx.frontend.session import Frontend
+
+            with clock.stage("export"):
+                frontend = Frontend(loaded)
+            crops: Crops | None = None
+        else:
+            frontend, crops = stack.enter_context(prepared(loaded, read, images, effort, clock))
+        frontend.require_measurable(recipe.analysis, crops)
+        yield Opened(frontend, crops, validation)
