@@ -102,7 +102,11 @@ def export_model(loaded: LoadedModel) -> Exported:
                 verbose=False,
             )
     except Exception as error:  # torch.export's failures share no base
-        raise LampqError(f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}") from error
+        raise LampqError(
+            f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}",
+            hint="torch.export must be able to follow its forward: without branches on what the images show, and with "
+            "operators that ONNX has; or export it yourself, and give the .onnx file",
+        ) from error
     if program is None:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
     model = program.model
@@ -115,6 +119,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     units, skipped = _units(model, loaded.module)
     images = noise(preprocessing, loaded.module)
     units = called(units, skipped, loaded.module, images)
+    _require_units(units, loaded)
     units = differentiable(units, skipped, loaded.module, loaded.identity.name, images)
     _require_units(units, loaded)
     _strip(model)

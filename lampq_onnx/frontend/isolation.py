@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,13 +48,24 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
 
 
-@torch.no_grad()
-def overwritten(module: torch.nn.Module, example: torch.Tensor) -> tuple[list[torch.nn.Module], list[torch.nn.Module]]:
-    """`LAYERS` whose input the model writes to after they were called, and those whose output it writes to.
+@dataclass(frozen=True)
+class Overwritten:
+    """Modules that a model works around.
 
-    ``module`` itself is among the former where it writes to its images. Blocks are not looked at: they get copies from
-    the chain.
+    Attributes:
+        inputs: `LAYERS` whose input is written to after they were called.
+        outputs: `LAYERS` whose output is.
+        blocks: modules made of modules whose input is written to, by them or later; the model may be among them.
     """
+
+    inputs: tuple[torch.nn.Module, ...]
+    outputs: tuple[torch.nn.Module, ...]
+    blocks: tuple[torch.nn.Module, ...]
+
+
+@torch.no_grad()
+def overwritten(module: torch.nn.Module, example: torch.Tensor) -> Overwritten:
+    """What a forward pass on float32 (n, c, h, w) writes to."""
     # The weak references keep the addresses from being given to other storages.
     held: list[StorageWeakRef] = []
     readers: dict[int, list[torch.nn.Module]] = {}
@@ -76,16 +89,22 @@ def overwritten(module: torch.nn.Module, example: torch.Tensor) -> tuple[list[to
         inputs.update(dict.fromkeys(readers.get(address, ())))
         outputs.update(dict.fromkeys(makers.get(address, ())))
 
-    parts = [part for part in module.modules() if part is not module and isinstance(part, LAYERS)]
-    handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in (*parts, module)]
-    handles += [part.register_forward_hook(after) for part in parts]
+    layers = [part for part in module.modules() if isinstance(part, LAYERS)]
+    # Containers such as ModuleList are never called, and a model may have no parts at all.
+    blocks = [part for part in module.modules() if part is module or next(part.children(), None) is not None]
+    handles = [p.register_forward_pre_hook(before, with_kwargs=True) for p in dict.fromkeys((*layers, *blocks))]
+    handles += [part.register_forward_hook(after) for part in layers]
     try:
         with _Writes(written):
             module(example.clone())
     finally:
         for handle in handles:
             handle.remove()
-    return list(inputs), list(outputs)
+    return Overwritten(
+        tuple(part for part in inputs if isinstance(part, LAYERS)),
+        tuple(outputs),
+        tuple(part for part in inputs if not isinstance(part, LAYERS)),
+    )
 
 
 @torch.no_grad()
@@ -93,7 +112,8 @@ def isolate(module: torch.nn.Module, name: str, example: torch.Tensor) -> int:
     """Let layers whose inputs or outputs are overwritten work on copies. In place.
 
     ``x += position`` after the patch embedding would change what a hook kept of the layer, and cannot be
-    differentiated where the layer's output starts the backward pass. What the model computes stays the same.
+    differentiated where the layer's output starts the backward pass. Blocks that overwrite their input get a copy of
+    it, unless the model relies on the overwriting. What the model computes stays the same.
 
     Args:
         module: in evaluation mode.
@@ -106,30 +126,37 @@ def isolate(module: torch.nn.Module, name: str, example: torch.Tensor) -> int:
     Raises:
         LampqError: the model relies on the overwriting in a way that copies break.
     """
-    inputs, outputs = overwritten(module, example)
-    changed = dict.fromkeys((*inputs, *outputs))
-    if not changed:
+    found = overwritten(module, example)
+    changed = dict.fromkeys((*found.inputs, *found.outputs))
+    if not changed and not found.blocks:
         return 0
     wanted = module(example.clone())
     for part in changed:
-        own = part is module
-        part.__class__ = _copying(type(part), inputs=part in inputs and not own, outputs=part in outputs, own=own)
-    found = module(example.clone())
-    for one, other in zip(_tensors(wanted), _tensors(found), strict=True):
-        if not torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise LampqError(
-                f"{name} overwrites tensors that its layers read or made, and computes something else with copies of "
-                "them",
-                hint="write `x = x + y` instead of `x += y` in its forward, or export it and give the .onnx file",
-            )
+        part.__class__ = _copying(type(part), inputs=part in found.inputs, outputs=part in found.outputs)
+    if not _same(wanted, module(example.clone())):
+        raise LampqError(
+            f"{name} overwrites tensors that its layers read or made, and computes something else with copies of them",
+            hint="write `x = x + y` instead of `x += y` in its forward, or export it and give the .onnx file",
+        )
+    for part in found.blocks:
+        kind = type(part)
+        part.__class__ = _own(kind)
+        if _same(wanted, module(example.clone())):
+            changed[part] = None
+        else:
+            part.__class__ = kind
     return len(changed)
 
 
-def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool, own: bool) -> Any:
+def _same(one: Any, other: Any) -> bool:
+    pairs = zip(_tensors(one), _tensors(other), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True) for a, b in pairs)
+
+
+def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool) -> Any:
     """A class like ``kind`` that is called with copies of its inputs, or gives copies of its outputs to its caller.
 
-    Hooks run inside the call, and so see tensors that nobody else holds. ``own``: the module's code gets copies, which
-    it may write to.
+    Hooks run inside the call, and so see tensors that nobody else holds.
     """
 
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -138,13 +165,22 @@ def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool, own: b
         result = kind.__call__(self, *arguments, **keywords)
         return copied(result) if outputs else result
 
+    return _like(kind, "__call__", call)
+
+
+def _own(kind: type[torch.nn.Module]) -> Any:
+    """A class like ``kind`` whose forward gets copies, which it may write to."""
+
+    @functools.wraps(kind.forward)  # the exporter reads the names of its arguments
     def forward(self: Any, *arguments: Any, **keywords: Any) -> Any:
         arguments, keywords = copied((arguments, keywords))
         return kind.forward(self, *arguments, **keywords)
 
-    members: dict[str, Any] = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    if own:
-        members["forward"] = forward
+    return _like(kind, "forward", forward)
+
+
+def _like(kind: type[torch.nn.Module], method: str, function: Callable[..., Any]) -> Any:
+    members = {method: function, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), members)
 
 

@@ -67,8 +67,12 @@ def _replace(layer: torch.nn.Module, key: str, value: torch.Tensor) -> None:
 
 def _keep_computed(part: torch.nn.Module) -> None:
     if parametrize.is_parametrized(part):
-        for key in list(part.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(part, key, leave_parametrized=True)
+        # Not by remove_parametrizations: it changes the class, which the module that was copied has as well.
+        values = {key: getattr(part, key).detach().clone() for key in part.parametrizations}  # type: ignore[union-attr]
+        part.__class__ = type(part).__bases__[0]
+        del part.parametrizations
+        for key, value in values.items():
+            part.register_parameter(key, torch.nn.Parameter(value, requires_grad=False))
     for hook in list(part._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):
             remove_weight_norm(part, hook.name)

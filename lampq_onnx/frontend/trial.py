@@ -34,12 +34,12 @@ def require_answer(module: torch.nn.Module, name: str, preprocessing: Preprocess
 
     Raises:
         LampqError: it takes something else than images, fails on them, answers with something else than one float
-            tensor for them, or answers differently to the same image.
+            tensor for them, answers differently to the same image, or without a gradient.
     """
     require_one_input(module, name)
     images = noise(preprocessing, module)
     answer = _run(module, name, images)
-    alone = _run(module, name, images[:1])
+    alone = _differentiable(module, name, images[:1])
     if not torch.isfinite(answer).all():
         raise LampqError(
             f"{name} answers NaN or infinity for normalized random images",
@@ -72,6 +72,25 @@ def require_one_input(module: torch.nn.Module, name: str) -> None:
     takes = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     if len(needed) > 1 or not takes:
         raise LampqError(f"{name} takes {', '.join(needed) or 'no arguments'}, not images alone", hint=INPUT_HINT)
+
+
+def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
+    """The answer, which must depend on a parameter in a way that can be differentiated."""
+    frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]
+    try:
+        with torch.enable_grad():
+            for value in frozen:
+                value.requires_grad_()
+            answer = _run(module, name, images)
+    finally:
+        for value in frozen:
+            value.requires_grad_(False)
+    if not answer.requires_grad:
+        raise LampqError(
+            f"the outputs of {name} have no gradient, and sensitivities are measured by it",
+            hint="its forward must be differentiable: without torch.no_grad or detach",
+        )
+    return answer.detach()
 
 
 def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
