@@ -43,25 +43,25 @@ def _attention(
     # With grouped heads the third dimension from the end counts heads, which differ between queries and keys.
     kept = 3 if keywords.get("enable_gqa") and query.ndim >= 3 else 2
     first = torch.broadcast_shapes(*(part.shape[:-kept] for part in (query, key, value)))  # type: ignore[no-untyped-call]
-    parts = [_four(part.expand(*first, *part.shape[-kept:])) for part in (query, key, value)]
+    parts = [_four(part.expand(*first, *part.shape[-kept:]), grouped=kept == 3) for part in (query, key, value)]
     heads = query.shape[-3:-2]
-    mask = None if attn_mask is None else _mask(attn_mask, (*first, *heads) if kept == 3 else first)
-    result = compute(parts[0], parts[1], parts[2], mask, **keywords)
     own = (*first, *heads) if kept == 3 else first
+    mask = None if attn_mask is None else _mask(attn_mask, own, grouped=kept == 3)
+    result = compute(parts[0], parts[1], parts[2], mask, **keywords)
     return result.reshape(*own, query.shape[-2], value.shape[-1])
 
 
-def _four(values: torch.Tensor) -> torch.Tensor:
-    """The same numbers (images, heads, rows, columns)."""
+def _four(values: torch.Tensor, *, grouped: bool) -> torch.Tensor:
+    """The same numbers (images, heads, rows, columns); ``grouped``: the third dimension from the end counts heads."""
     if values.ndim > DIMENSIONS:
         return values.flatten(0, values.ndim - DIMENSIONS)
     if values.ndim == DIMENSIONS - 1:
-        return values.unsqueeze(1)
+        return values.unsqueeze(0 if grouped else 1)
     return values[(None,) * (DIMENSIONS - values.ndim)]
 
 
-def _mask(mask: torch.Tensor, first: tuple[int, ...]) -> torch.Tensor:
+def _mask(mask: torch.Tensor, first: tuple[int, ...], *, grouped: bool) -> torch.Tensor:
     """A mask for queries with the dimensions ``first`` before tokens and channels."""
     if mask.ndim <= 2:
         return mask
-    return _four(mask.expand(*first, *mask.shape[-2:]))
+    return _four(mask.expand(*first, *mask.shape[-2:]), grouped=grouped)

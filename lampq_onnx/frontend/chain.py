@@ -18,6 +18,9 @@ from lampq_onnx.frontend.export import Unit
 from lampq_onnx.frontend.isolation import copied
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 
+RESUMED = 1e-4
+"""Largest relative difference (L2) between whole and resumed passes that float rounding explains."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -81,6 +84,8 @@ class BlockChain:
         self.model = model
         self._image = torch.zeros_like(example[:1])
         self.blocks = _find_blocks(model, units, example)
+        if not self._resumes(example):
+            self.blocks = (_whole(model, self.blocks, units),)
         inside = {unit.name for block in self.blocks for unit in block.units}
         outside = [unit for unit in units if unit.name not in inside]
         self.before = tuple(unit for unit in outside if unit.type == "patch_embed")
@@ -88,6 +93,20 @@ class BlockChain:
 
     def __len__(self) -> int:
         return len(self.blocks)
+
+    @torch.no_grad()
+    def _resumes(self, example: torch.Tensor) -> bool:
+        """Whether the outputs follow from the inputs of each block, without values that pass it by."""
+        if len(self.blocks) == 1:
+            return True
+        # Blank images stand for those of a resumed pass, so that these must not be blank.
+        images = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
+        wanted = self.model(images).float()
+        for index in range(len(self.blocks)):
+            found = self.resume(index, self._inputs_of(index, images, None), 1)
+            if not (found - wanted).norm() <= RESUMED * wanted.norm():
+                return False
+        return True
 
     def index_of(self, unit: Unit) -> int:
         """Block that the unit lies in; the first one for units before the blocks, the last for those after."""
@@ -227,6 +246,15 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
     if found:
         return tuple(found)
     return (Block("", model, tuple(by_name[u] for u in dict.fromkeys(seen))),)
+
+
+def _whole(model: torch.nn.Module, blocks: Sequence[Block], units: Sequence[Unit]) -> Block:
+    """The model as one block; units inside ``blocks`` are in the order they compute, the others where they stand."""
+    inside = [unit for block in blocks for unit in block.units]
+    names = {unit.name for unit in inside}
+    outside = [unit for unit in units if unit.name not in names]
+    before = [unit for unit in outside if unit.type == "patch_embed"]
+    return Block("", model, (*before, *inside, *(unit for unit in outside if unit not in before)))
 
 
 def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) -> int | None:
