@@ -24,7 +24,7 @@ def require_weights(module: torch.nn.Module, name: str) -> None:
     if not parameters:
         raise LampqError(
             f"{name} has no parameters, so that there is nothing to quantize",
-            hint="give a module whose layers hold their weights as parameters",
+            hint="only models whose layers hold weights can be quantized",
         )
     lazy = next((key for key, value in parameters.items() if is_lazy(value)), None)
     lazy = lazy or next((key for key, value in module.named_buffers() if is_lazy(value)), None)
