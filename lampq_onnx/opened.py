@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lampq_onnx.data import BatchedImages, ImageSource
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.inputs import Crops, Given, calibration_crops, loaded_model, prepared, validation_images
 from lampq_onnx.progress import Clock
 from lampq_onnx.recipe import Recipe
@@ -54,11 +54,17 @@ def opened_run(
             be made from the model are not made.
 
     Raises:
+        UsageError: labels are asked for that made images do not have.
         LampqError: the model or its images cannot be used.
     """
     from lampq_onnx.frontend.loading import DIGITS
 
     images, effort = recipe.images, recipe.analysis.effort
+    if isinstance(images.calibration, str) and recipe.analysis.labels == "given":
+        raise UsageError(
+            f"given labels are asked for, and {images.calibration} images have none",
+            hint="use labels sampled from the model, which is the default, or give labelled images",
+        )
     with ExitStack() as stack:
         loaded = stack.enter_context(loaded_model(recipe.model, images, clock, given))
         named = loaded.identity.name == DIGITS
