@@ -84,8 +84,8 @@ class BlockChain:
         self.model = model
         self._image = torch.zeros_like(example[:1])
         self.blocks = _find_blocks(model, units, example)
-        if not self._resumes(example):
-            self.blocks = (_whole(model, self.blocks, units),)
+        resumed = self._resumed(example)
+        self.blocks = self.blocks[:resumed] if resumed else (_whole(model, self.blocks, units),)
         inside = {unit.name for block in self.blocks for unit in block.units}
         outside = [unit for unit in units if unit.name not in inside]
         self.before = tuple(unit for unit in outside if unit.type == "patch_embed")
@@ -95,18 +95,21 @@ class BlockChain:
         return len(self.blocks)
 
     @torch.no_grad()
-    def _resumes(self, example: torch.Tensor) -> bool:
-        """Whether the outputs follow from the inputs of each block, without values that pass it by."""
+    def _resumed(self, example: torch.Tensor) -> int:
+        """Number of leading blocks from whose inputs alone the outputs follow, without values that pass them by.
+
+        What later blocks compute is then part of what follows the last of these.
+        """
         if len(self.blocks) == 1:
-            return True
+            return 1
         # Blank images stand for those of a resumed pass, so that these must not be blank.
         images = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
         wanted = self.model(images).float()
         for index in range(len(self.blocks)):
             found = self.resume(index, self._inputs_of(index, images, None), 1)
             if not (found - wanted).norm() <= RESUMED * wanted.norm():
-                return False
-        return True
+                return index
+        return len(self.blocks)
 
     def index_of(self, unit: Unit) -> int:
         """Block that the unit lies in; the first one for units before the blocks, the last for those after."""

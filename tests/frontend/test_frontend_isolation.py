@@ -112,23 +112,34 @@ def test_states_of_a_chain_stay_as_they_are() -> None:
             chain.run_block(states)
 
 
-def test_blocks_that_something_passes_by_are_one() -> None:
-    class PassedBy(Plain):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block = nn.ModuleList([Plain().block, Plain().block])
+class PassedBy(Plain):
+    """Its second block is followed by a sum with what the patch layer, or the first block, gave."""
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            first = self.block[0](self.tokens(images))
-            return self.head((self.block[1](first) + self.patch(images).flatten(2).transpose(1, 2)).mean(1))
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.early = early
+        self.block = nn.ModuleList([Plain().block, Plain().block])
 
-    model = made(PassedBy)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.block[0](self.tokens(images))
+        aside = self.patch(images).flatten(2).transpose(1, 2) if self.early else first
+        return self.head((self.block[1](first) + aside).mean(1))
+
+
+@pytest.mark.parametrize(("early", "blocks"), [(True, [""]), (False, ["block.0"])])
+def test_only_blocks_that_nothing_passes_by_are_resumed(early: bool, blocks: list[str]) -> None:
+    torch.manual_seed(0)
+    model = PassedBy(early).eval().requires_grad_(False)
     kinds = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc2": "fc2", "patch": "patch_embed", "head": "head"}
     units = [Unit(u.name, kinds[u.name.split(".")[-1]], u.module, fixed=False) for u in units_of(model)]
     chain = BlockChain(model, units, pixels(1))
-    assert [block.name for block in chain.blocks] == [""]
+    assert [block.name for block in chain.blocks] == blocks
     torch.testing.assert_close(chain.logits(chain.states([pixels(2)])), model(pixels(2)))
-    assert {unit.name for unit in chain.blocks[0].units} == {unit.name for unit in units}
+    members = [unit.name for block in chain.blocks for unit in block.units]
+    members += [] if early else [unit.name for unit in (*chain.before, *chain.after)]
+    assert sorted(members) == sorted(unit.name for unit in units)
+    last = next(unit for unit in units if unit.name == "block.1.fc1")
+    assert chain.index_of(last) == 0
 
 
 @pytest.mark.parametrize(
