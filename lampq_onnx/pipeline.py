@@ -30,7 +30,8 @@ from lampq_onnx.files import (
     write_atomic,
 )
 from lampq_onnx.group import ALONE, Group, started_by_torchrun, writes_files
-from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, uses_labels, validation_images
+from lampq_onnx.inputs import Given, calibration_crops, loaded_model, prepared, uses_labels
+from lampq_onnx.opened import exported, opened_inputs, opened_run
 from lampq_onnx.options import (
     DIGITS,
     AllocationOptions,
@@ -49,7 +50,6 @@ from lampq_onnx.targets import Target
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
     from lampq_onnx.earlier import Earlier
-    from lampq_onnx.frontend.session import Frontend
     from lampq_onnx.provenance import Inputs
     from lampq_onnx.recognition import Recognition
 
@@ -105,65 +105,62 @@ def analyze(
         return sensitivities
 
 
-def recognize(model: ModelOptions, images: ImageOptions) -> Recognition:
-    """Load a model and find its layers; nothing is measured or written.
-
-    Validation images are opened where they are named, so that what a run would refuse is refused here as well.
-
-    Raises:
-        LampqError: the model cannot be used.
-    """
-    from lampq_onnx.frontend.opening import load_model
-    from lampq_onnx.frontend.session import Frontend
-
-    return _recognized(Frontend(load_model(model, images)))
-
-
-def rehearse(recipe: Recipe, folder: Path | None, *, overwrite: bool = False) -> Recognition:
-    """What `quantize` would do, as far as it can be known before anything is measured; nothing is written.
+def recognize(
+    recipe: Recipe,
+    folder: Path | None = None,
+    *,
+    overwrite: bool = False,
+    given: Given | None = None,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Recognition:
+    """What `quantize` would do, and refuse, before its first measurement; nothing is measured or written.
 
     Args:
+        recipe: images that it does not name are not looked for; those that it names are opened.
         folder: of the result; None: not said yet.
         overwrite: see `quantize`.
+        given: Python objects that stand for the model or the images.
 
     Raises:
         UsageError, LampqError: see `quantize`.
     """
-    from lampq_onnx.earlier import earlier_result
     from lampq_onnx.feasibility import require_possible, require_space_for
-    from lampq_onnx.frontend.opening import load_model
-    from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.frontend.recognized import recognized
+    from lampq_onnx.frontend.threads import torch_threads
+
+    recipe, target, _ = _checked(recipe, folder, overwrite=overwrite)
+    with (
+        torch_threads(recipe.output.threads or 1),
+        opened_run(recipe, Clock(progress), given, rehearsal=True) as opened,
+    ):
+        if folder is not None:
+            require_space_for(opened.frontend.loaded, folder, baselines=len(recipe.output.baselines))
+        require_possible(opened.frontend, recipe, target)
+        return recognized(opened.frontend, opened.crops, equalize=recipe.analysis.equalize)
+
+
+def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[Recipe, Target, Earlier | None]:
+    """The recipe with its target and threads, the target, and the result that lies in ``folder`` already.
+
+    Raises:
+        UsageError: an option cannot be right, or ``folder`` holds the result of another recipe.
+        LampqError: the budget is below the smallest candidate.
+    """
+    from lampq_onnx.earlier import earlier_result
     from lampq_onnx.runtime.environment import available_cores, target_here
 
+    if started_by_torchrun():
+        raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
     target = target_here(recipe.output.target)
     check_options(recipe, target)
     recipe = recipe.with_output(target=target.name, threads=recipe.output.threads or available_cores())
+    earlier = None
     if folder is not None:
         require_writable(folder)
         earlier = None if overwrite else earlier_result(folder)
-        if earlier is not None:
-            earlier.require_recipe(recipe)
-    frontend = Frontend(load_model(recipe.model, recipe.images))
-    if folder is not None:
-        require_space_for(frontend.loaded, folder, baselines=len(recipe.output.baselines))
-    require_possible(frontend, recipe, target)
-    return _recognized(frontend)
-
-
-def _recognized(frontend: Frontend) -> Recognition:
-    from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
-
-    source = frontend.loaded.source
-    return Recognition(
-        model=frontend.loaded.identity.name,
-        preprocessing=frontend.loaded.preprocessing.describe(),
-        units=tuple(RecognizedUnit(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
-        skipped=frontend.exported.skipped,
-        elsewhere=float_operators(frontend.model),
-        blocks=len(frontend.chain),
-        changes={} if source is None else source.changes,
-        parity=None if source is None else source.parity,
-    )
+    if earlier is not None:
+        earlier.require_recipe(recipe)
+    return recipe, target, earlier
 
 
 def quantize(
@@ -196,22 +193,11 @@ def quantize(
         LampqError: any stage; nothing is written then.
     """
     from lampq_onnx.derived import find_derived
-    from lampq_onnx.earlier import earlier_result
     from lampq_onnx.frontend.threads import torch_threads
-    from lampq_onnx.runtime.environment import available_cores, target_here
 
-    if started_by_torchrun():
-        raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
-    target = target_here(recipe.output.target)
-    check_options(recipe, target)
     require_images(recipe, given)
-    require_writable(folder)
-    threads = recipe.output.threads or available_cores()
-    recipe = recipe.with_output(target=target.name, threads=threads)
-    earlier = None if overwrite else earlier_result(folder)
-    if earlier is not None:
-        earlier.require_recipe(recipe)
-    with torch_threads(threads), exclusive(folder):
+    recipe, target, earlier = _checked(recipe, folder, overwrite=overwrite)
+    with torch_threads(recipe.output.threads or 1), exclusive(folder):
         derived = find_derived(folder, OUTPUT_FILES)
         report = _run(recipe, folder, target, Clock(progress), cache, given, earlier, say, force=force)
         for line in derived.retire():
@@ -241,17 +227,9 @@ def _run(
     output = recipe.output
     with (
         staging(folder, OUTPUT_FILES) as stage,
-        loaded_model(recipe.model, recipe.images, clock, given) as loaded,
-        calibration_crops(
-            loaded,
-            recipe.images,
-            recipe.analysis.effort,
-            clock,
-            given,
-            labelled=uses_labels(recipe.analysis, recipe.update),
-        ) as read,
-        validation_images(recipe.images, loaded, given) as validation,
+        opened_inputs(recipe, clock, given) as opened,
     ):
+        loaded, read = opened.loaded, opened.read
         if earlier is not None and read is not None:
             now = inputs_of(loaded, read)
             # The export may set attributes of modules, so that their settings are compared after it.
@@ -259,7 +237,8 @@ def _run(
             if not force and _is_done(earlier, recipe, now):
                 return _taken(folder, say)
         require_space_for(loaded, folder, baselines=len(output.baselines))
-        with prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops):
+        with exported(opened, recipe, clock) as run:
+            frontend, crops, validation = run.measured()
             inputs = inputs_of(frontend.loaded, crops)
             if earlier is not None:
                 earlier.require_inputs(inputs)

@@ -57,6 +57,8 @@ class Recognition:
         blocks: transformer blocks that can be computed on their own.
         changes: what was done to a file to bring it into normal form -> how often.
         parity: relative difference between a file's outputs in PyTorch and in onnxruntime; None for other models.
+        task: what its outputs mean.
+        links: places where input channels can be equalized; None: they are not equalized.
     """
 
     model: str
@@ -67,6 +69,8 @@ class Recognition:
     blocks: int
     changes: Mapping[str, int]
     parity: float | None
+    task: str
+    links: int | None
 
 
 def float_operators(model: ir.Model) -> dict[str, int]:

@@ -65,7 +65,7 @@ def quantize(
 
     recipe = Recipe.build(override(values, "model", name=model))
     if dry_run:
-        print_recognition(pipeline.rehearse(recipe, output, overwrite=overwrite))
+        print_recognition(pipeline.recognize(recipe, output, overwrite=overwrite))
         for what, hint in pipeline.missing_images(recipe).items():
             typer.echo(f"the run will need {what}: {hint}")
         return

@@ -34,5 +34,8 @@ def print_recognition(found: Recognition) -> None:
         out.print(f"normal form: {count} {what}")
     if found.parity is not None:
         out.print(f"PyTorch and onnxruntime differ by {found.parity:.1e} (relative)")
+    if found.links is not None:
+        out.print(f"{found.links} place(s) where input channels can be equalized")
+    out.print(f"task: {found.task}")
     out.print(f"images: {found.preprocessing}", markup=False)
     out.print("nothing was written")

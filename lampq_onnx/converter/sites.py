@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -174,14 +175,18 @@ def scope_path(node: ir.Node) -> tuple[str, ...]:
 def module_path(name: str) -> str:
     """The dotted path in a node's name of torch's old exporter; other names as they are.
 
+    A node that the model's own forward makes, outside all submodules, has an empty path.
+
     >>> module_path("/blocks/blocks.0/attn/qkv/MatMul")
     'blocks.0.attn.qkv'
+    >>> module_path("/MatMul_1")
+    ''
     """
     if not name.startswith("/"):
         return name
     parts = name.strip("/").split("/")[:-1]
-    kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{part}.")]
-    return ".".join(kept) or name
+    kept = [part for part, after in zip_longest(parts, parts[1:], fillvalue="") if not after.startswith(f"{part}.")]
+    return ".".join(kept)
 
 
 def _is_linear(node: ir.Node) -> bool:
@@ -215,7 +220,7 @@ def _bias(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:
 
 def _name(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> str:
     for value, ending in ((weight, ".weight"), (bias, ".bias")):
-        if value is not None and value.name and value.name.endswith(ending):
+        if value is not None and value.name and value.name.endswith(ending) and value.name != ending:
             return value.name.removesuffix(ending)
     scopes = scope_path(node)
     if len(scopes) > 1:

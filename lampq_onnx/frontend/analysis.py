@@ -254,18 +254,30 @@ class Analysis:
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
-        if kind == "given" and self.loaded.task.kind != "classification":
-            raise UsageError(
-                f"given labels are classes, and the task is {self.loaded.task.kind}",
-                hint="use labels sampled from the model, which is the default",
-            )
+        require_labels(self.loaded, kind, self.images)
         for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
-            if kind == "given" and labels is None:
-                raise LampqError(
-                    "given labels are asked for and the calibration images have none",
-                    hint="use labels sampled from the model, or give labelled images",
-                )
             yield batch, labels if kind == "given" else None
+
+
+def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:
+    """Refuse given labels that are none of the task, or that the images do not have.
+
+    Args:
+        kind: sampled or given.
+        images: calibration images; None: they are not opened yet.
+    """
+    if kind != "given":
+        return
+    if loaded.task.kind != "classification":
+        raise UsageError(
+            f"given labels are classes, and the task is {loaded.task.kind}",
+            hint="use labels sampled from the model, which is the default",
+        )
+    if images is not None and images.labels is None:
+        raise LampqError(
+            "given labels are asked for and the calibration images have none",
+            hint="use labels sampled from the model, or give labelled images",
+        )
 
 
 def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:

@@ -12,9 +12,10 @@ DIMENSIONS = 4
 
 
 class FourDimensionalAttention(TorchFunctionMode):
-    """Inside the block, attention over windows (images, windows, heads, tokens, channels) joins the first dimensions.
+    """Inside the block, attention of another number of dimensions is computed with four.
 
-    Twins calls it so. With a mask, which may have other dimensions, calls stay as they are.
+    Twins has five, (images, windows, heads, tokens, channels), and SAM three, (images and heads, tokens, channels).
+    A mask follows: its first dimensions are those of the queries, or are repeated for all of them.
     """
 
     def __torch_function__(
@@ -37,8 +38,30 @@ def _attention(
 ) -> torch.Tensor:
     keywords |= {"dropout_p": dropout_p, "is_causal": is_causal}
     compute = torch.nn.functional.scaled_dot_product_attention
-    if query.ndim <= DIMENSIONS or attn_mask is not None:
+    if query.ndim == DIMENSIONS:
         return compute(query, key, value, attn_mask, **keywords)
-    extra = query.ndim - DIMENSIONS
-    joined = compute(query.flatten(0, extra), key.flatten(0, extra), value.flatten(0, extra), **keywords)
-    return joined.reshape(*query.shape[:-1], value.shape[-1])
+    # With grouped heads the third dimension from the end counts heads, which differ between queries and keys.
+    kept = 3 if keywords.get("enable_gqa") and query.ndim >= 3 else 2
+    first = torch.broadcast_shapes(*(part.shape[:-kept] for part in (query, key, value)))  # type: ignore[no-untyped-call]
+    parts = [_four(part.expand(*first, *part.shape[-kept:]), grouped=kept == 3) for part in (query, key, value)]
+    heads = query.shape[-3:-2]
+    own = (*first, *heads) if kept == 3 else first
+    mask = None if attn_mask is None else _mask(attn_mask, own, grouped=kept == 3)
+    result = compute(parts[0], parts[1], parts[2], mask, **keywords)
+    return result.reshape(*own, query.shape[-2], value.shape[-1])
+
+
+def _four(values: torch.Tensor, *, grouped: bool) -> torch.Tensor:
+    """The same numbers (images, heads, rows, columns); ``grouped``: the third dimension from the end counts heads."""
+    if values.ndim > DIMENSIONS:
+        return values.flatten(0, values.ndim - DIMENSIONS)
+    if values.ndim == DIMENSIONS - 1:
+        return values.unsqueeze(0 if grouped else 1)
+    return values[(None,) * (DIMENSIONS - values.ndim)]
+
+
+def _mask(mask: torch.Tensor, first: tuple[int, ...], *, grouped: bool) -> torch.Tensor:
+    """A mask for queries with the dimensions ``first`` before tokens and channels."""
+    if mask.ndim <= 2:
+        return mask
+    return _four(mask.expand(*first, *mask.shape[-2:]), grouped=grouped)

@@ -15,7 +15,11 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.export import Unit
+from lampq_onnx.frontend.isolation import copied
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
+
+RESUMED = 1e-4
+"""Largest relative difference (L2) between whole and resumed passes that float rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,31 @@ class BlockChain:
         self.model = model
         self._image = torch.zeros_like(example[:1])
         self.blocks = _find_blocks(model, units, example)
+        resumed = self._resumed(example)
+        self.blocks = self.blocks[:resumed] if resumed else (_whole(model, self.blocks, units),)
         inside = {unit.name for block in self.blocks for unit in block.units}
         outside = [unit for unit in units if unit.name not in inside]
         self.before = tuple(unit for unit in outside if unit.type == "patch_embed")
         self.after = tuple(unit for unit in outside if unit.type != "patch_embed")
 
     def __len__(self) -> int:
+        return len(self.blocks)
+
+    @torch.no_grad()
+    def _resumed(self, example: torch.Tensor) -> int:
+        """Number of leading blocks from whose inputs alone the outputs follow, without values that pass them by.
+
+        What later blocks compute is then part of what follows the last of these.
+        """
+        if len(self.blocks) == 1:
+            return 1
+        # Blank images stand for those of a resumed pass, so that these must not be blank.
+        images = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
+        wanted = self.model(images).float()
+        for index in range(len(self.blocks)):
+            found = self.resume(index, self._inputs_of(index, images, None), 1)
+            if not (found - wanted).norm() <= RESUMED * wanted.norm():
+                return index
         return len(self.blocks)
 
     def index_of(self, unit: Unit) -> int:
@@ -117,7 +140,7 @@ class BlockChain:
         """Compute only the block that ``states`` are the inputs of, for its hooks."""
         block = self.blocks[states.start]
         for arguments, _ in states:
-            block.module(*arguments)
+            block.module(*copied(arguments))
 
     def resume(self, index: int, arguments: tuple[Any, ...], size: int) -> torch.Tensor:
         """Logits (size, classes) from the inputs of block ``index``; differentiable."""
@@ -163,7 +186,10 @@ class BlockChain:
                 position = earlier.carried
                 stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
-            stack.enter_context(_forward_of(block.module, lambda *_, **keywords: original(*arguments, **keywords)))
+            # Blocks may write to what they read, and states are read again.
+            stack.enter_context(
+                _forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords))
+            )
             yield
 
 
@@ -225,6 +251,15 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
     return (Block("", model, tuple(by_name[u] for u in dict.fromkeys(seen))),)
 
 
+def _whole(model: torch.nn.Module, blocks: Sequence[Block], units: Sequence[Unit]) -> Block:
+    """The model as one block; units inside ``blocks`` are in the order they compute, the others where they stand."""
+    inside = [unit for block in blocks for unit in block.units]
+    names = {unit.name for unit in inside}
+    outside = [unit for unit in units if unit.name not in names]
+    before = [unit for unit in outside if unit.type == "patch_embed"]
+    return Block("", model, (*before, *inside, *(unit for unit in outside if unit not in before)))
+
+
 def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) -> int | None:
     """Position of the argument that stands for the output when a block is skipped; None: it cannot be skipped."""
     if len(calls) != 1:
@@ -245,7 +280,7 @@ def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) 
 def _same_without(module: torch.nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> bool:
     """Whether the keywords of a call do not matter: blocks are called again without them."""
     try:
-        again = module(*arguments)
+        again = module(*copied(arguments))
     except TypeError:
         return False
     return isinstance(again, torch.Tensor) and torch.equal(again, output)

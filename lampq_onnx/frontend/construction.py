@@ -10,6 +10,7 @@ import timm
 import torch
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.timm_sources import timm_source
 
 
 def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False) -> torch.nn.Module:
@@ -23,7 +24,7 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
     Raises:
         LampqError: an unknown model, an argument that it does not have or take, or a failed download.
     """
-    if not timm.is_model(name):
+    if timm_source(name) is None and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise LampqError(
             f"timm {timm.__version__} knows no model {name!r}",

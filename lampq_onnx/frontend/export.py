@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,9 +17,11 @@ from lampq_onnx.converter.passes.patch_embed import patch_geometry
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, scope_path
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.attention import FourDimensionalAttention
+from lampq_onnx.frontend.called_units import called, differentiable
 from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.onnx_model.source import OnnxSource
-from lampq_onnx.frontend.task_model import NamedOutputs, outputs_apart
+from lampq_onnx.frontend.task_model import outputs_apart
+from lampq_onnx.frontend.trial import noise
 from lampq_onnx.metadata import write_metadata
 
 OPSET = 20
@@ -100,7 +102,11 @@ def export_model(loaded: LoadedModel) -> Exported:
                 verbose=False,
             )
     except Exception as error:  # torch.export's failures share no base
-        raise LampqError(f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}") from error
+        raise LampqError(
+            f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}",
+            hint="torch.export must be able to follow its forward: without branches on what the images show, and with "
+            "operators that ONNX has; or export it yourself, and give the .onnx file",
+        ) from error
     if program is None:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
     model = program.model
@@ -111,9 +117,10 @@ def export_model(loaded: LoadedModel) -> Exported:
             hint="export it yourself with a symbolic batch, and give the .onnx file",
         )
     units, skipped = _units(model, loaded.module)
-    units = _called(units, skipped, loaded.module, example)
-    if isinstance(loaded.module, NamedOutputs):
-        units = _differentiable(units, skipped, loaded.module, example)
+    images = noise(preprocessing, loaded.module)
+    units = called(units, skipped, loaded.module, images)
+    _require_units(units, loaded)
+    units = differentiable(units, skipped, loaded.module, loaded.identity.name, images)
     _require_units(units, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
@@ -168,67 +175,6 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
 def overlaps(site: LinearSite) -> bool:
     """Whether a layer is a convolution that is no product with a matrix, see `OVERLAPPING`."""
     return site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None)
-
-
-def _called(
-    units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
-) -> tuple[Unit, ...]:
-    """Units whose module really runs: some models read a Linear's weight without calling it, and what hooks on the
-    module measure and simulate would then be another function than the graph."""
-    calls: dict[str, list[int]] = {unit.name: [] for unit in units}
-
-    def counter(name: str) -> Callable[..., None]:
-        def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], __: object) -> None:
-            calls[name].append(inputs[0].shape[0])
-
-        return count
-
-    handles = [unit.module.register_forward_hook(counter(unit.name)) for unit in units]
-    try:
-        with torch.no_grad():
-            for batch in (example[:1], example):
-                module(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    kept = []
-    for unit in units:
-        rows = calls[unit.name]
-        if len(rows) != 2:
-            skipped[unit.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
-        elif rows[1] != len(example) * rows[0]:
-            skipped[unit.name] = "it reads something else than the images (the same for every batch size)"
-        else:
-            kept.append(unit)
-    return tuple(kept)
-
-
-def _differentiable(
-    units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
-) -> tuple[Unit, ...]:
-    """Units that the outputs depend on smoothly: others only choose (the proposals of RT-DETR), or are not read."""
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name: str, output: torch.Tensor) -> torch.Tensor:
-        outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
-        return outputs[name]
-
-    handles = [
-        unit.module.register_forward_hook(lambda _, __, output, name=unit.name: keep(name, output)) for unit in units
-    ]
-    try:
-        with torch.enable_grad():
-            gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
-                module(example[:1]).sum(), list(outputs.values()), allow_unused=True
-            )
-    finally:
-        for handle in handles:
-            handle.remove()
-    reached = dict(zip(outputs, gradients, strict=True))
-    for name, gradient in reached.items():
-        if gradient is None:
-            skipped[name] = "no gradient of the outputs reaches it, so that its sensitivity cannot be measured"
-    return tuple(unit for unit in units if reached[unit.name] is not None)
 
 
 def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:

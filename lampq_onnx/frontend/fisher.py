@@ -62,16 +62,23 @@ def as_tokens(
         samples: n, where the first dimension counts windows of images, image by image (Swin); None: it counts images.
 
     Raises:
-        LampqError: a convolution of another kind than a patch embedding's.
+        LampqError: a convolution with groups, whose weight is no single matrix.
     """
     if isinstance(module, torch.nn.Conv2d):
-        if module.groups != 1 or isinstance(module.padding, str):
-            raise LampqError("convolutions with groups or named padding are not supported")
-        columns = functional.unfold(
-            inputs, module.kernel_size, dilation=module.dilation, padding=module.padding, stride=module.stride
-        )
-        return columns.mT
+        if module.groups != 1:
+            raise LampqError("convolutions with groups are not supported")
+        padded = _padded(module, inputs)
+        return functional.unfold(padded, module.kernel_size, dilation=module.dilation, stride=module.stride).mT
     return inputs.reshape(samples or inputs.shape[0], -1, inputs.shape[-1])
+
+
+def _padded(module: torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+    """What a convolution's kernel goes over, whether its padding is given by numbers or by name."""
+    # (left, right, top, bottom): torch computes it when the module is made, also for "same" and "valid".
+    sides = [int(side) for side in module._reversed_padding_repeated_twice]
+    if not any(sides):
+        return inputs
+    return functional.pad(inputs, sides, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
 
 
 def grads_as_tokens(

@@ -19,7 +19,9 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.checkpoints.fitting import load_weights
 from lampq_onnx.frontend.construction import built_arguments, create, image_sides
 from lampq_onnx.frontend.digits import CHECKPOINT_NAME, digits_folder, load_config
-from lampq_onnx.frontend.rewrites import rewrite
+from lampq_onnx.frontend.own_weights import require_weights
+from lampq_onnx.frontend.preparing import prepare
+from lampq_onnx.frontend.timm_sources import require_source, timm_source
 from lampq_onnx.options import DIGITS
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
 from lampq_onnx.wording import explain
@@ -70,7 +72,8 @@ def load_timm(
     """Create a timm model and load its weights.
 
     Args:
-        name: as timm knows it.
+        name: as timm knows it: a plain name, ``hf-hub:`` and a name on the hub, or a folder that timm's save_for_hf
+            wrote, with or without ``local-dir:`` before it.
         checkpoint: a safetensors file, or one of torch.save, of which only tensors are read.
         checkpoint_key: the part of it that is meant, e.g. ``teacher``; None: the only one that fits.
         pretrained: let timm download its weights.
@@ -80,6 +83,10 @@ def load_timm(
         UsageError: no weights were named, or both kinds.
         LampqError: unknown model, unreadable or unfitting checkpoint, failed download, or `rewrite` fails.
     """
+    source = timm_source(name)
+    if source is not None and require_source(source, pretrained=pretrained):
+        # A folder brings its weights, unless others are named.
+        pretrained = checkpoint is None
     if (checkpoint is None) == (not pretrained):
         raise UsageError(
             f"say where the weights of {name} come from: either --checkpoint FILE or --pretrained",
@@ -88,14 +95,15 @@ def load_timm(
     arguments = dict(model_args or {})
     if "img_size" in arguments:
         image_sides(arguments["img_size"])
-    module = create(name, arguments, pretrained=pretrained)
+    module = create(source or name, arguments, pretrained=pretrained)
     if checkpoint is not None:
         load_weights(module, name, checkpoint, checkpoint_key)
     module.eval().requires_grad_(False)
     require_finite(module, checkpoint or Path(name))
+    name = name if source is None else Path(source.partition(":")[2]).name
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     preprocessing = _preprocessing(module, arguments)
-    rewrite(module, name, _noise(preprocessing, module))
+    prepare(module, name, preprocessing)
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
@@ -109,8 +117,7 @@ def load_module(
         model_args: that it was built with; None: what it shows of them.
 
     Raises:
-        LampqError: it has no such configuration, does not take images of that size, does not answer with a row of
-            numbers or a map for each image, or its weights are not finite.
+        LampqError: it has no such configuration, no weights, or weights that are not finite; see also `prepare`.
     """
     if preprocessing is None:
         if not hasattr(module, "pretrained_cfg"):
@@ -119,19 +126,18 @@ def load_module(
                 hint="say so: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
             )
         preprocessing = _preprocessing(module, model_args or built_arguments(module))
-    module = copy.deepcopy(module).eval().requires_grad_(False)
-    require_finite(module, Path(name))
-    shape = (2, preprocessing.channels, *preprocessing.size)
+    require_weights(module, name)
     try:
-        with torch.no_grad():
-            logits = module(torch.zeros(shape, device=next(module.parameters()).device))
-    except Exception as error:  # a model may fail in any way
-        raise LampqError(f"{name} does not take images {shape}: {_first_line(error)}") from error
-    if not isinstance(logits, torch.Tensor) or not 2 <= logits.ndim <= 4 or len(logits) != 2:
-        answer = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise LampqError(f"{name} answers {answer} for two images, not one row of numbers or one map each")
-    identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=logits.shape[1])
-    rewrite(module, name, _noise(preprocessing, module))
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+    except Exception as error:  # modules hold anything
+        raise LampqError(
+            f"{name} cannot be copied: {_first_line(error)}",
+            hint="give a module that copy.deepcopy takes: without tensors that have a gradient history as attributes",
+        ) from error
+    require_finite(module, Path(name))
+    digest = weights_hash(module)
+    answer = prepare(module, name, preprocessing)
+    identity = ModelIdentity(name=name, weights_sha256=digest, num_classes=answer.shape[1])
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
@@ -142,13 +148,6 @@ def weights_hash(module: torch.nn.Module) -> str:
         digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
     return digest.hexdigest()
-
-
-def _noise(preprocessing: Preprocessing, module: torch.nn.Module) -> torch.Tensor:
-    """Two images, on the model's device."""
-    shape = (2, preprocessing.channels, *preprocessing.size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return images.to(next(module.parameters()).device)
 
 
 def _classes(module: torch.nn.Module) -> int:

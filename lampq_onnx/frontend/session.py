@@ -16,13 +16,14 @@ from lampq_onnx.converter.matching import SKETCH_KEY
 from lampq_onnx.converter.passes.base import Parameters
 from lampq_onnx.converter.sites import UNIT_KEY
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quantizer_of, split
+from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quantizer_of, require_labels, split
 from lampq_onnx.frontend.batching import BATCH, Images, SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.effort import EFFORTS
 from lampq_onnx.frontend.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.export import Exported, export_model
 from lampq_onnx.frontend.folding.fold import apply
+from lampq_onnx.frontend.folding.link import Link
 from lampq_onnx.frontend.folding.links import find_links
 from lampq_onnx.frontend.folding.search import choose_strengths, of_links, plain
 from lampq_onnx.frontend.hessians import input_moments
@@ -96,6 +97,21 @@ class Frontend:
         self.loaded = with_spread(self.loaded, images.slice(0, SCORE_IMAGES))
         self.exported.model.metadata_props[TASK_KEY] = self.loaded.task.model_dump_json()
 
+    def links(self, images: torch.Tensor) -> tuple[Link, ...]:
+        """Places where input channels can be equalized, tried on images (n, c, h, w)."""
+        return find_links(self.exported, self.loaded.module, self.chain, images)
+
+    def require_measurable(self, options: AnalysisOptions, images: Images | None) -> None:
+        """Refuse what a later stage would: it is known before anything is measured.
+
+        Args:
+            images: calibration images; None: they are not opened.
+
+        Raises:
+            UsageError, LampqError: given labels are asked for, and are none of this task, or unknown.
+        """
+        require_labels(self.loaded, options.labels, images)
+
     def equalize(
         self,
         images: SlicedImages,
@@ -122,7 +138,7 @@ class Frontend:
         width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
         with progress.stage("equalization", len(held_out)) as advance:
             before = forward(module, sample)
-            links = find_links(self.exported, module, self.chain, sample)
+            links = self.links(sample)
             found = kept.get(
                 "equalization",
                 lambda: plain(

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.loading import LoadedModel, require_finite, weights_hash
+from lampq_onnx.frontend.preparing import prepare
 from lampq_onnx.frontend.processor_check import installed_processor, require_same_pixels
-from lampq_onnx.frontend.task_model import NamedOutputs, detection_task
-from lampq_onnx.importer.class_names import names_of
+from lampq_onnx.frontend.task_model import NamedOutputs
+from lampq_onnx.frontend.timm_sources import is_timm_folder
+from lampq_onnx.frontend.transformers_heads import load_weights_of, model_class, task_of
 from lampq_onnx.importer.processors import (
     class_name,
     plain_preprocessing,
@@ -26,27 +26,15 @@ from lampq_onnx.importer.processors import (
 )
 from lampq_onnx.importer.processors.keys import UnsupportedKey
 from lampq_onnx.options import ImageOptions
-from lampq_onnx.tasks.spec import TaskSpec
 
 CONFIG = "config.json"
 PREFIX = "transformers:"
 """Before a name on the hub, as in transformers:hustvl/yolos-tiny."""
 
-SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
-"""Model types whose scores end with "no object"; the others' are sigmoids (RT-DETR, Deformable DETR)."""
-
-_AUTO_CLASSES = {
-    "ForObjectDetection": "AutoModelForObjectDetection",
-    "ForImageClassification": "AutoModelForImageClassification",
-    "ForSemanticSegmentation": "AutoModelForSemanticSegmentation",
-    "WithProjection": "CLIPVisionModelWithProjection",
-}
-"""Ending of the architecture's name -> class that loads it."""
-
 
 def is_transformers_name(name: str) -> bool:
-    """Whether a model is named by a folder with a config.json, or with the prefix."""
-    return name.startswith(PREFIX) or (Path(name) / CONFIG).is_file()
+    """Whether a model is named by a folder with a config.json that is not timm's, or with the prefix."""
+    return name.startswith(PREFIX) or ((Path(name) / CONFIG).is_file() and not is_timm_folder(name))
 
 
 def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | None = None) -> LoadedModel:
@@ -82,21 +70,20 @@ def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | Non
 
 def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, local: bool) -> LoadedModel:
     config = transformers.AutoConfig.from_pretrained(place, local_files_only=local)
-    loader = getattr(transformers, _loader(name, config))
-    # The plain attention has operators that every exporter and every converter pass knows.
-    module: torch.nn.Module = loader.from_pretrained(
-        place, local_files_only=local, dtype=torch.float32, attn_implementation="eager"
-    )
+    module = load_weights_of(model_class(transformers, name, config), name, place, local=local)
     module.eval().requires_grad_(False)
     require_finite(module, Path(place))
-    task = _task(config)
-    wrapped = NamedOutputs(module, task.outputs)
+    preprocessing = _image_settings(name, place, config, images, local=local)
+    task = task_of(module, name, config, preprocessing)
+    wrapped = NamedOutputs(module, task.outputs).eval()
+    digest = weights_hash(wrapped)
+    prepare(wrapped, name, preprocessing)
     return LoadedModel(
-        module=wrapped.eval(),
-        preprocessing=_image_settings(name, place, config, images, local=local),
+        module=wrapped,
+        preprocessing=preprocessing,
         identity=ModelIdentity(
             name=Path(place).name,
-            weights_sha256=weights_hash(wrapped),
+            weights_sha256=digest,
             num_classes=0 if task.kind == "embedding" else int(config.num_labels),
         ),
         task=task,
@@ -105,41 +92,16 @@ def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, l
 
 @contextmanager
 def _silent(logging: Any) -> Iterator[None]:
-    """Without transformers' progress bars, which would run into our own."""
-    shown = logging.is_progress_bar_enabled()
+    """Without transformers' progress bars and remarks, which would run into our own."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
-
-
-def _loader(name: str, config: Any) -> str:
-    architecture = (config.architectures or [""])[0]
-    for ending, loader in _AUTO_CLASSES.items():
-        if architecture.endswith(ending):
-            return loader
-    raise LampqError(
-        f"{name} is a {architecture or config.model_type}, which has no head of a known task",
-        hint=f"known are architectures that end with {', '.join(_AUTO_CLASSES)}",
-    )
-
-
-def _task(config: Any) -> TaskSpec:
-    architecture = config.architectures[0]
-    names = tuple(str(config.id2label[key]) for key in sorted(config.id2label))
-    if architecture.endswith("ForObjectDetection"):
-        return detection_task(config.model_type in SOFTMAX_DETECTORS, names)
-    if architecture.endswith("ForSemanticSegmentation"):
-        return TaskSpec(kind="segmentation", classes=names)
-    if architecture.endswith("WithProjection"):
-        return TaskSpec(kind="embedding", outputs=("image_embeds",))
-    if config.problem_type == "multi_label_classification":
-        return TaskSpec(kind="multi-label", classes=names)
-    if config.problem_type == "regression":
-        return TaskSpec(kind="regression")
-    return TaskSpec(classes=names_of(config.id2label))
 
 
 def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *, local: bool) -> Preprocessing:
@@ -149,7 +111,7 @@ def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *,
         UsageError: there is no processor, and --mean or --std is missing.
         LampqError: a key of the processor cannot be obeyed, or it prepares images in another way than we do.
     """
-    size, channels = _size(config), int(getattr(config, "num_channels", 3))
+    size, channels = _size(config), int(getattr(_vision(config), "num_channels", 3))
     settings = read_processor_file(Path(place)) if local else None
     if local and settings is None:
         return plain_preprocessing(name, channels=channels, size=size, images=images)
@@ -174,8 +136,13 @@ def _preprocessing(
     return preprocessing_of(said, source, channels=channels, configured=configured, **rest)
 
 
+def _vision(config: Any) -> Any:
+    """The part about images, where a configuration has parts."""
+    return getattr(config, "vision_config", None) or config
+
+
 def _size(config: Any) -> tuple[int, int] | None:
-    size = getattr(config, "image_size", None)
+    size = getattr(_vision(config), "image_size", None)
     if isinstance(size, int):
         return size, size
     return None if size is None else (int(size[0]), int(size[1]))

@@ -1,4 +1,4 @@
-"""Which layers of each family get a width, on models as small as their constructors make them."""
+"""Which layers of each family get a width, on models as small as their constructors make them; a rehearsal says so."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections import Counter
 import pytest
 import timm
 
-from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.recognized import recognized
 from lampq_onnx.frontend.rewrites import rewrite
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.options import AnalysisOptions
 from tools.bench.family_models import randomize
 
-from .models import SIZE, loaded, pixels
+from .models import SIZE, images, loaded, pixels
 
 VIT = {"img_size": SIZE, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "depth": 1, "num_classes": 4}
 BLOCK = {"qkv": 1, "proj": 1, "fc1": 1, "fc2": 1}
@@ -43,8 +45,15 @@ def test_units_of_a_family(case: str) -> None:
     model = timm.create_model(name, **arguments).eval().requires_grad_(False)
     randomize(model, 0)
     rewrite(model, name, pixels(2))
-    exported = export_model(loaded(model))
+    frontend = Frontend(loaded(model))
+    exported = frontend.exported
     assert Counter(unit.type for unit in exported.units) == units
     assert Counter(exported.skipped.values()) == skipped
     fixed = {unit.type for unit in exported.units if unit.fixed}
     assert fixed <= {"patch_embed", "linear", "head"}
+    said = recognized(frontend, images(2), equalize=False)
+    measured = frontend.analyze(images(2), AnalysisOptions(effort="fast", candidates=(4,)), seed=0)
+    assert [(u.name, u.type, u.shape, u.fixed) for u in said.units] == [
+        (u.name, u.type, u.shape, u.fixed) for u in measured.units
+    ]
+    assert said.skipped == measured.skipped

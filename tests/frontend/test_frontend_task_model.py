@@ -9,8 +9,9 @@ import torch
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.called_units import differentiable
 from lampq_onnx.frontend.chain import _same_without
-from lampq_onnx.frontend.export import Unit, _differentiable, export_model
+from lampq_onnx.frontend.export import Unit, export_model
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
 from lampq_onnx.frontend.loading import LoadedModel
@@ -90,7 +91,9 @@ def test_layers_that_no_gradient_reaches_stay_in_float() -> None:
     inner = Detector().requires_grad_(False)
     units = tuple(Unit(name, "fc1", module, fixed=False) for name, module in inner.named_modules() if name)  # type: ignore[arg-type]
     skipped: dict[str, str] = {}
-    kept = _differentiable(units, skipped, NamedOutputs(inner, ("logits", "pred_boxes")), torch.randn(2, 3, 8, 8))
+    kept = differentiable(
+        units, skipped, NamedOutputs(inner, ("logits", "pred_boxes")), "detector", torch.randn(2, 3, 8, 8)
+    )
     assert [unit.name for unit in kept] == ["first", "second"]
     assert "no gradient" in skipped["chooser"]
 

@@ -18,6 +18,7 @@ from lampq_onnx.frontend.onnx_model.freeze import freeze
 from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
+from lampq_onnx.frontend.own_weights import require_weights
 from lampq_onnx.frontend.processor_check import compare_if_installed
 from lampq_onnx.importer import import_model
 from lampq_onnx.importer.class_names import read_class_names
@@ -48,7 +49,9 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     image = model.graph.inputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", *shape])
     built = build(model.graph, find_sites(model.graph), shape)
+    require_weights(built.model, str(path))
     _require_finite(built.model, path)
+    _require_rows(built.model, path, shape)
     shrunk = freeze(model, built.folded)
     source = source_of(model, built)
     parity = require_parity(built.model, source.write(), path, imported, shape)
@@ -100,6 +103,19 @@ def _require_finite(model: OnnxModel, path: Path) -> None:
         # Masks hold minus infinity on purpose; a layer's weights do not.
         if key.endswith((".weight", ".bias")) and not torch.isfinite(value).all():
             raise LampqError(f"{path} holds weights that are NaN or infinity ({key})")
+
+
+@torch.no_grad()
+def _require_rows(model: OnnxModel, path: Path, shape: tuple[int, int, int]) -> None:
+    """Refuse outputs that are no float numbers, or not some for each image."""
+    found = model(torch.zeros(2, *shape))
+    for name, value in zip(model.outputs, found if isinstance(found, tuple) else (found,), strict=True):
+        if not value.is_floating_point() or value.ndim < 2 or len(value) != 2:
+            kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            raise LampqError(
+                f"the output {name} of {path} is {kind} for two images, not a row of float numbers for each",
+                hint="export the model with its scores, embeddings or maps as output, one for each image",
+            )
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -49,12 +48,14 @@ def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[Li
         else:
             name = site.type
         found.append(replace(site, name=name))
-    counts: Counter[str] = Counter()
+    taken: set[str] = set()
     unique = []
     for site in found:
-        counts[site.name] += 1
-        number = counts[site.name]
-        unique.append(site if number == 1 else replace(site, name=f"{site.name}.{number}"))
+        name, number = site.name, 2
+        while name in taken:
+            name, number = f"{site.name}.{number}", number + 1
+        taken.add(name)
+        unique.append(replace(site, name=name))
     return unique
 
 
@@ -62,4 +63,6 @@ def _tells(site: LinearSite) -> bool:
     """Whether a name says where in a model its layer stands, and does not only number it."""
     bias = site.bias.name if site.bias is not None else None
     parameter = any((name or "").endswith((".weight", ".bias")) for name in (site.weight.name, bias))
+    if site.name.startswith("/"):
+        return bool(module_path(site.name))
     return parameter or "/" in site.name or "." in site.name.replace("onnx::", "")

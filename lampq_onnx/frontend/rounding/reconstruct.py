@@ -17,6 +17,7 @@ import torch
 
 from lampq_onnx.frontend.batching import Images, tensors
 from lampq_onnx.frontend.chain import Block, BlockChain, States
+from lampq_onnx.frontend.isolation import copied
 from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.live import LiveModel
@@ -176,7 +177,7 @@ def _train(
         for step in range(settings.steps):
             batch = int(torch.randint(len(targets), (), generator=generator))
             with torch.enable_grad():
-                output = block.module(*states.batches[batch])
+                output = block.module(*copied(states.batches[batch]))
                 change = (output - targets[batch]).flatten(1) * gradients[batch].flatten(1)
                 loss = (change.square().sum(1) + change.sum(1).square()).mean()
                 first = first or max(float(loss.detach()), torch.finfo(torch.float32).tiny)

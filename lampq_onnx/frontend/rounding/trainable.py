@@ -121,9 +121,9 @@ class TrainableLayer(torch.nn.Module):
         seen = self.quantize_input(values)
         if isinstance(module, torch.nn.Conv2d):
             matrix = self.matrix().reshape(module.weight.shape)
-            return functional.conv2d(
-                seen, matrix, self.bias, module.stride, module.padding, module.dilation, module.groups
-            )
+            # With the module's own stride, padding (by numbers or name) and what it pads with.
+            convolved: torch.Tensor = module._conv_forward(seen, matrix, self.bias)
+            return convolved
         return functional.linear(seen, self.matrix(), self.bias)
 
     @torch.no_grad()

@@ -1,0 +1,38 @@
+"""What a front end is about to measure."""
+
+from __future__ import annotations
+
+from lampq_onnx.frontend.batching import SlicedImages, device_of, tensors
+from lampq_onnx.frontend.session import TRIAL_IMAGES, Frontend
+from lampq_onnx.frontend.trial import noise
+from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
+
+
+def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: bool) -> Recognition:
+    """Layers, places of equalization, and what stays in float.
+
+    Args:
+        images: calibration images; None: there are none yet, and noise stands for them.
+        equalize: whether the run would.
+    """
+    loaded = frontend.loaded
+    links = None
+    if equalize:
+        if images is None:
+            sample = noise(loaded.preprocessing, loaded.module, TRIAL_IMAGES)
+        else:
+            sample = next(tensors(images, device_of(loaded.module), batch_size=TRIAL_IMAGES))[0]
+        links = len(frontend.links(sample))
+    source = loaded.source
+    return Recognition(
+        model=loaded.identity.name,
+        preprocessing=loaded.preprocessing.describe(),
+        units=tuple(RecognizedUnit(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
+        skipped=frontend.exported.skipped,
+        elsewhere=float_operators(frontend.model),
+        blocks=len(frontend.chain),
+        changes={} if source is None else source.changes,
+        parity=None if source is None else source.parity,
+        task=loaded.task.kind,
+        links=links,
+    )
