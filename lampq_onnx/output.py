@@ -112,6 +112,7 @@ class QuantizedOutput:
         return report.model_copy(
             update={
                 "passes": dict(conversion.passes),
+                "not_done": conversion.not_done,
                 "layers": with_units(report.layers, sensitivities, rounded.methods),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }

@@ -28,7 +28,7 @@ def explain(
 
     found = explain_file(model, example_images(model, batch), threads=threads, runs=runs)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(found) | {"not_done": [entry.model_dump() for entry in found.not_done]}, indent=2))
         return
     from lampq_onnx.cli.kernel_tables import print_explanation
 

@@ -304,6 +304,8 @@ def print_conversion(conversion: Conversion, weights: Path | None, source: Path,
     out = console()
     for name, count in conversion.passes.items():
         out.print(f"{name:24} {count}")
+    for entry in conversion.not_done:
+        out.print(f"- {entry.sentence()}", markup=False, highlight=False)
     if weights is not None:
         total = len(conversion.parameters)
         out.print(f"{weights.name} gave the rounding of {total - len(conversion.nearest)} of {total} layers")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.converter.bias import bias_of
 from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
 from lampq_onnx.converter.storage import STORAGE_KEY
 from lampq_onnx.errors import LampqError
@@ -120,7 +121,8 @@ def _ends_layer(reader: ir.Node, node: ir.Node) -> bool:
     """Whether the one reader of a product belongs to the layer: it adds the bias, or undoes the pass BiasInGemm."""
     if reader.op_type == "Reshape":
         return node.op_type == "Gemm" and UNIT_KEY in node.metadata_props
-    return reader.op_type == "Add" and any(_is_row(value) for value in reader.inputs)
+    bias = bias_of(node)
+    return bias is not None and bias.node is reader
 
 
 def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> int:
@@ -188,13 +190,6 @@ def _activation(node: ir.Node) -> tuple[ir.Value, int]:
 
 def _is_vector(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 1
-
-
-def _is_row(value: ir.Value | None) -> bool:
-    """Whether a constant is a vector, in as many dimensions as it may have."""
-    if value is None or value.const_value is None or not len(value.const_value.shape):
-        return False
-    return value.const_value.size == value.const_value.shape[-1]
 
 
 def _count(scaling: ir.Node, data: list[ir.Value], bits: int) -> int:

@@ -28,7 +28,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, load_model, save_model
-from lampq_onnx.converter.convert import default_graph_passes
+from lampq_onnx.converter.order import default_graph_passes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options

@@ -23,7 +23,7 @@ from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
 
-class QuantizeWeights(LayerPass):
+class QuantizeWeights(LayerPass[LayerParameters]):
     """Give every unit its stored weight.
 
     1. A weight that several units share with equal numbers is stored and unpacked once; each unit scales it, by
