@@ -135,7 +135,7 @@ def _reason_to_keep(bias: Bias, sizes: tuple[Dimension, ...] | None) -> Refused 
     if _takes_bias(bias.node.outputs[0]):
         return Refused("an activation function reads its result, and adds the bias on its way")
     if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
-        return Refused("the sizes of its result are not known but for the batch")
+        return Refused("the sizes of its result, apart from the batch, are not known")
     if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
         return Refused("its result has one row per image, for which the Add costs nothing")
     return None

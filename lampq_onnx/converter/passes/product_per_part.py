@@ -185,7 +185,8 @@ def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | Refused 
     """How a layer's result is taken apart; False where it is not."""
     reader = only_reader(result, graph)
     if reader is None:
-        return _SHARED if any(user.op_type == "Split" for user in users(result)) else False
+        shared = len(users(result)) > 1 or result.is_graph_output()
+        return _SHARED if shared and any(user.op_type == "Split" for user in users(result)) else False
     if reader.op_type == "Split":
         return _along_channels(reader, result, outputs)
     reshapes = []
@@ -203,7 +204,7 @@ def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | Refused 
 
 _SHARED = Refused("something else reads its whole result as well")
 _SCATTERED = Refused("its parts are not consecutive output channels")
-_UNKNOWN = Refused("the shape of its result is not known but for the batch")
+_UNKNOWN = Refused("the shape of its result, apart from the batch, is not known")
 
 
 def _pays(sizes: Sequence[int]) -> bool:
