@@ -22,11 +22,9 @@ from lampq_onnx.converter.refusals import Refusal, grouped
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites
 from lampq_onnx.converter.storage import Stored
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import PLAN_KEY, TARGET_KEY
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_weight_grid
 from lampq_onnx.targets import Packing, Target
-
-PLAN_KEY = "lampq_onnx.plan"
-"""Model metadata that holds the plan as JSON."""
 
 ZERO = 1e-30
 """Norms below this are those of weights that are all zero, which a 1-bit grid writes as the smallest floats."""
@@ -193,7 +191,7 @@ def convert_model(
     require_complete(model, plan, sites)
     passes = {step.name: step.count for step in done}
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
-    model.metadata_props["lampq_onnx.target"] = target.name
+    model.metadata_props[TARGET_KEY] = target.name
     model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
     return Conversion(
         model=model,

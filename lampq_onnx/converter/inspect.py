@@ -10,9 +10,16 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.bias import bias_of
-from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
-from lampq_onnx.converter.storage import STORAGE_KEY
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import (
+    ACTIVATION_BITS_KEY,
+    SCHEME_KEY,
+    SHARED_NAMES,
+    STORAGE_KEY,
+    TYPE_KEY,
+    UNIT_KEY,
+    WEIGHT_BITS_KEY,
+)
 
 _TYPE_BITS = {
     ir.DataType.INT2: 2,
@@ -88,12 +95,12 @@ def _scales_integers(node: ir.Node) -> bool:
 
 def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     labels = scaling.metadata_props
-    packed = [v for v in dict.fromkeys(_constants(scaling.inputs[0])) if v.name and not v.name.startswith("lampq.")]
+    packed = [v for v in dict.fromkeys(_constants(scaling.inputs[0])) if v.name and not v.name.startswith(SHARED_NAMES)]
     data = [v for v in packed if v.const_value is not None and v.const_value.dtype in _TYPE_BITS]
     stored = data[0].const_value if data else None
     type_bits = _TYPE_BITS[stored.dtype] if stored is not None else 0
     scale = scaling.inputs[1]
-    bits = _width(node, labels, "lampq_onnx.weight_bits", type_bits)
+    bits = _width(node, labels, WEIGHT_BITS_KEY, type_bits)
     storage = labels.get(STORAGE_KEY) or (stored.dtype.name.lower() if stored is not None else "unknown")
     total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
     start, activation_bits = _activation(node)
@@ -105,11 +112,9 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         name=node.metadata_props.get(UNIT_KEY) or node.name or output.name or "",
         type=node.metadata_props.get(TYPE_KEY, "linear"),
         weight_bits=bits,
-        activation_bits=_width(node, labels, "lampq_onnx.activation_bits", activation_bits),
+        activation_bits=_width(node, labels, ACTIVATION_BITS_KEY, activation_bits),
         storage=storage,
-        scheme=labels.get(
-            "lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"
-        ),
+        scheme=labels.get(SCHEME_KEY, "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"),
         bytes=total,
         parameters=_count(scaling, data, bits),
         input=start.name or "",

@@ -11,10 +11,7 @@ import onnx_ir as ir
 
 from lampq_onnx.converter.bias import Bias, bias_of
 from lampq_onnx.errors import LampqError
-
-UNIT_KEY = "lampq_onnx.unit"
-TYPE_KEY = "lampq_onnx.type"
-"""Node metadata of annotated graphs."""
+from lampq_onnx.metadata_keys import TYPE_KEY, UNIT_KEY
 
 # Ops that pass on or combine values without being a layer or a non-linearity of their own.
 _TRANSPARENT = frozenset(

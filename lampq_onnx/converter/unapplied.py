@@ -14,8 +14,7 @@ from lampq_onnx.converter.order import Step, graph_steps, run_steps
 from lampq_onnx.converter.passes import BiasInGemm, PatchEmbedToMatMul, ProductPerPart
 from lampq_onnx.converter.passes.base import LayerFacts
 from lampq_onnx.converter.refusals import grouped
-from lampq_onnx.converter.sites import UNIT_KEY
-from lampq_onnx.metadata import TARGET_KEY
+from lampq_onnx.metadata_keys import TARGET_KEY, UNIT_KEY
 from lampq_onnx.targets import TARGETS
 
 

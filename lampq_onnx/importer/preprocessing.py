@@ -13,7 +13,8 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import read_text
 from lampq_onnx.importer.refusals import image_input
-from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
+from lampq_onnx.metadata import read_metadata
+from lampq_onnx.metadata_keys import PREPROCESSING_KEY
 from lampq_onnx.options import ImageOptions
 
 SIDECAR = "preprocessor_config.json"

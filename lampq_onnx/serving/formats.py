@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lampq_onnx.converter.model_file import load_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.files import MODEL_FILE, require_writable
-from lampq_onnx.metadata import MODEL_KEY
+from lampq_onnx.metadata_keys import MODEL_KEY
 from lampq_onnx.serving.openvino_ir import to_openvino
 from lampq_onnx.serving.ort_format import to_ort
 from lampq_onnx.serving.source import Source, staged_folder

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
-from lampq_onnx.metadata import PREPROCESSING_KEY
+from lampq_onnx.metadata_keys import PREPROCESSING_KEY
 from lampq_onnx.serving.source import Source, copy_model
 
 MAX_BATCH = 32

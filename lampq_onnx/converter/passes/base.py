@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.refusals import Outcome, Refusal, Refused
-from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY, constant_array
+from lampq_onnx.converter.sites import constant_array
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import TYPE_KEY, UNIT_KEY
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 INTEGER_KERNEL_BITS = 8

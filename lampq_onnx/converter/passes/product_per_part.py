@@ -24,8 +24,8 @@ from lampq_onnx.converter.passes.base import (
 from lampq_onnx.converter.passes.fold_shapes import Dimension, dimensions
 from lampq_onnx.converter.readers import only_reader
 from lampq_onnx.converter.refusals import Outcome, Refused
-from lampq_onnx.converter.sites import UNIT_KEY, constant_array, int_attribute, users
-from lampq_onnx.converter.storage import STORAGE_KEY
+from lampq_onnx.converter.sites import constant_array, int_attribute, users
+from lampq_onnx.metadata_keys import STORAGE_KEY, UNIT_KEY
 from lampq_onnx.targets import Target
 
 MOST_PARTS = 8

@@ -14,9 +14,7 @@ import torch
 from lampq_onnx.converter.bias import bias_of
 from lampq_onnx.converter.passes.base import add_constant
 from lampq_onnx.converter.sites import LinearSite, int_attribute
-
-MODULE_KEY = "lampq_onnx.module"
-"""Node metadata that says which module stands for the node; never written to a file."""
+from lampq_onnx.metadata_keys import MODULE_KEY
 
 
 @dataclass(frozen=True)
