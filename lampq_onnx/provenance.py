@@ -18,7 +18,7 @@ from lampq_onnx.fields import Field
 from lampq_onnx.metadata_keys import HASH_KEY, INPUTS_KEY, RECIPE_KEY
 from lampq_onnx.recipe import FIELDS, Recipe, parse_values
 
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch", "timm", "pulp")
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch", "timm", "pulp", "highspy")
 """Whose versions can change the numbers or the graph."""
 
 
