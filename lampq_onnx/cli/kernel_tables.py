@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from lampq_onnx.cli.tables import console
+from lampq_onnx.cli.tables import console, print_not_done
 from lampq_onnx.runtime.environment import describe_environment
 
 if TYPE_CHECKING:
-    from lampq_onnx.artifacts.not_done import NotDone
     from lampq_onnx.runtime.explain import Explanation
 
 SMALL = 0.005
@@ -62,10 +60,3 @@ def print_explanation(found: Explanation, path: Path) -> None:
         markup=False,
     )
     print_not_done(found.not_done)
-
-
-def print_not_done(entries: Sequence[NotDone]) -> None:
-    """A line for each change of the graph that was not made for one reason."""
-    out = console()
-    for entry in entries:
-        out.print(f"- {entry.sentence()}", markup=False, highlight=False)

@@ -99,8 +99,8 @@ def import_model(path: Path) -> Imported:
         "GELU joined": Step(FuseGelu(half=halves.count > 0), "before MergeQKV, which tells the roles of layers"),
         "qkv joined": Step(MergeQKV(), "last: roles of layers are told by the operators around them"),
     }
-    done = run_steps(model, list(steps.values()))
-    changes |= {what: step.count for what, step in zip(steps, done, strict=True)}
+    ran = run_steps(model, list(steps.values()))
+    changes |= {what: step.count for what, step in zip(steps, ran, strict=True)}
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.NameFixPass()(model)
     done = {what: count for what, count in changes.items() if count}
