@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -55,20 +56,27 @@ class CacheEntry:
 
 
 def cache_folder() -> Path | None:
-    """$LAMPQ_ONNX_CACHE, else $XDG_CACHE_HOME/lampq-onnx, else ~/.cache/lampq-onnx; None without a home folder.
+    """$LAMPQ_ONNX_CACHE, else the system's folder for caches of the user; None without a home folder.
 
-    A relative $XDG_CACHE_HOME is ignored, as the XDG base directory specification asks for.
+    The latter is $XDG_CACHE_HOME/lampq-onnx or ~/.cache/lampq-onnx on Linux, ~/Library/Caches/lampq-onnx on macOS and
+    %LOCALAPPDATA%/lampq-onnx/Cache on Windows. Where ~/.cache/lampq-onnx is there from an earlier version and the
+    system's is not, it stays in use. A relative $XDG_CACHE_HOME is ignored, as the XDG base directory specification
+    asks for.
     """
     own = os.environ.get(FOLDER_VARIABLE)
     if own:
         return Path(own).expanduser()
-    shared = os.environ.get(_XDG_VARIABLE)
-    if shared and Path(shared).is_absolute():
-        return Path(shared, _NAME)
+    found = platformdirs.user_cache_path(_NAME, appauthor=False)
+    shared = Path(os.environ.get(_XDG_VARIABLE, ""))
+    if shared.is_absolute() and found.is_relative_to(shared):
+        return found
     try:
-        return Path.home() / ".cache" / _NAME
+        earlier = Path.home() / ".cache" / _NAME
     except RuntimeError:
         return None
+    if not found.is_absolute() or (earlier.is_dir() and not found.exists()):
+        return earlier
+    return found
 
 
 def cache_key(kind: str, *, weights_sha256: str, options: Record, inputs: Record, **more: str) -> str:

@@ -13,9 +13,10 @@ from lampq_onnx.converter.convert import embedded_plan
 from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.converter.matching import other_layers
 from lampq_onnx.converter.quantized_operators import quantized_node
-from lampq_onnx.converter.source import SOURCE_KEY, constants_sha256
+from lampq_onnx.converter.source import constants_sha256
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.metadata import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY, read_task
+from lampq_onnx.metadata import read_task
+from lampq_onnx.metadata_keys import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY, SOURCE_KEY
 
 _NAMED = 3
 """Layers that a message names."""

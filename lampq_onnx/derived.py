@@ -17,13 +17,13 @@ import onnx
 from lampq_onnx.artifacts.base import Artifact
 from lampq_onnx.errors import UsageError
 from lampq_onnx.files import MODEL_FILE
+from lampq_onnx.metadata_keys import PREFIX
 
 PACKAGE_RECORD = "lampq-onnx.json"
 """File of a package that says what it was made from."""
 
 STALE = ".stale"
 
-_OWN_KEY = "lampq_onnx."
 _OWN_FORMAT = '"format": "lampq-onnx/'
 _HEAD = 4096
 _PAGES = (".html", ".csv")
@@ -169,4 +169,4 @@ def _is_own_model(path: Path) -> bool:
         proto = onnx.load(path, load_external_data=False)
     except Exception:  # protobuf and the operating system each raise their own kinds
         return False
-    return any(entry.key.startswith(_OWN_KEY) for entry in proto.metadata_props)
+    return any(entry.key.startswith(PREFIX) for entry in proto.metadata_props)

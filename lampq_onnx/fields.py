@@ -52,7 +52,7 @@ class Field:
 
     Attributes:
         flag: name on the command line, with underscores; unique over all sections.
-        default: None for required fields as well, see ``required``.
+        default: None for fields that must be given as well.
         kind: what one word of the command line is: bool, int, float, Path, str, or list for repeatable words.
         same_as: whose value it takes.
         example: see Option.
@@ -65,7 +65,6 @@ class Field:
     panel: str
     shapes_file: bool
     example: Any
-    required: bool
     default: Any
     kind: type
     same_as: SameAs | None
@@ -89,7 +88,6 @@ def fields_of(sections: Mapping[str, type[BaseModel]]) -> Iterator[Field]:
                 panel=option.panel,
                 shapes_file=option.shapes_file,
                 example=option.example,
-                required=info.is_required(),
                 default=None if info.is_required() else info.get_default(call_default_factory=True),
                 kind=_kind(info),
                 same_as=next((m for m in info.metadata if isinstance(m, SameAs)), None),

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +13,7 @@ from pathlib import Path
 
 from lampq_onnx.amounts import megabytes
 from lampq_onnx.errors import LampqError, UsageError
-
-if sys.platform != "win32":
-    import fcntl
+from lampq_onnx.locks import locked
 
 _log = logging.getLogger(__name__)
 
@@ -172,34 +169,13 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         LampqError: another run writes there, or the folder cannot be written.
     """
-    with created(folder), _locked(folder) as got:
+    with created(folder), locked(folder) as got:
         if not got:
             raise LampqError(
                 f"another run is writing to the output folder {folder}",
                 hint="wait for it, or choose another folder with --output",
             )
         yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Try to lock a folder; the value says whether nobody else holds it. Where folders cannot be locked, it is True."""
-    if sys.platform == "win32":  # folders cannot be locked there
-        yield True
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            got = True
-        except BlockingIOError:
-            got = False
-        except OSError as error:  # network file systems without locks
-            _log.warning("%s cannot be locked against other runs (%s)", folder, error.strerror or error)
-            got = True
-        yield got
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -221,7 +197,7 @@ def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
         for name in names:
             require_output_file(folder / name)
         unlocked = Path(tempfile.mkdtemp(dir=folder, prefix=".lampq-new-"))
-        with _locked(unlocked):
+        with locked(unlocked):
             room = unlocked.replace(folder / unlocked.name.replace(".lampq-new-", _ROOM))
             stage, backup, complete = (room / name for name in (_STAGE, _BACKUP, _COMPLETE))
             stage.mkdir()
@@ -261,7 +237,7 @@ def _arrive(complete: Path, backup: Path, folder: Path) -> None:
 def _settle_abandoned(folder: Path) -> None:
     """Finish or remove what killed processes left in ``folder``."""
     for room in folder.glob(f"{_ROOM}*"):
-        with suppress(OSError), _locked(room) as abandoned:  # OSError: its owner is just removing it
+        with suppress(OSError), locked(room) as abandoned:  # OSError: its owner is just removing it
             if not abandoned:
                 continue
             complete = room / _COMPLETE

@@ -10,14 +10,8 @@ from pydantic import ValidationError
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY, TASK_KEY
 from lampq_onnx.tasks.spec import CLASSIFICATION, TaskSpec
-
-PREPROCESSING_KEY = "lampq_onnx.preprocessing"
-MODEL_KEY = "lampq_onnx.model"
-CLASSES_KEY = "lampq_onnx.num_classes"
-TASK_KEY = "lampq_onnx.task"
-TARGET_KEY = "lampq_onnx.target"
-"""Keys of the model's metadata_props."""
 
 
 @dataclass(frozen=True)

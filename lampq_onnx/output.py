@@ -16,9 +16,10 @@ from lampq_onnx.checks import FilePair, check_files
 from lampq_onnx.converter import Conversion, Target, convert_model, inspect_model, load_model, save_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.converter.source import SOURCE_KEY, constants_sha256
+from lampq_onnx.converter.source import constants_sha256
 from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE
+from lampq_onnx.metadata_keys import SOURCE_KEY
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.progress import Clock
 from lampq_onnx.quantization import QuantizedWeight
@@ -125,6 +126,7 @@ class QuantizedOutput:
         return report.model_copy(
             update={
                 "passes": dict(conversion.passes),
+                "not_done": conversion.not_done,
                 "layers": with_units(report.layers, sensitivities, rounded.methods),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }

@@ -388,7 +388,8 @@ def validate(
     from lampq_onnx.comparable import ModelFile, require_comparable
     from lampq_onnx.converter import inspect_model, load_model
     from lampq_onnx.converter.convert import embedded_plan
-    from lampq_onnx.metadata import TARGET_KEY, read_metadata
+    from lampq_onnx.metadata import read_metadata
+    from lampq_onnx.metadata_keys import TARGET_KEY
     from lampq_onnx.runtime.environment import own_cores
     from lampq_onnx.tasks.meters import open_validation
 

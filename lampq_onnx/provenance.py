@@ -15,14 +15,10 @@ from pydantic import ValidationError
 from lampq_onnx.artifacts.base import Record
 from lampq_onnx.errors import LampqError
 from lampq_onnx.fields import Field
+from lampq_onnx.metadata_keys import HASH_KEY, INPUTS_KEY, RECIPE_KEY
 from lampq_onnx.recipe import FIELDS, Recipe, parse_values
 
-RECIPE_KEY = "lampq_onnx.recipe"
-INPUTS_KEY = "lampq_onnx.inputs"
-HASH_KEY = "lampq_onnx.recipe_sha256"
-"""Keys of metadata_props: the recipe as TOML, the `Inputs` as JSON, and the sha256 of both."""
-
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch", "timm", "pulp")
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch", "timm", "pulp", "highspy")
 """Whose versions can change the numbers or the graph."""
 
 

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import tomli_w
 from pydantic import ValidationError, model_validator
@@ -33,8 +33,6 @@ SIZE_LIMIT, LINE_LIMIT = 2**20, 4096
 
 Values = Mapping[str, Mapping[str, Any]]
 """Section -> field -> value, not yet checked."""
-
-AnyOptions = TypeVar("AnyOptions", bound=Record)
 
 
 class Recipe(Record):

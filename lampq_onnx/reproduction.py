@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lampq_onnx.converter import load_model, save_model
-from lampq_onnx.converter.source import SOURCE_KEY
 from lampq_onnx.errors import LampqError
 from lampq_onnx.existing import require_new_files
 from lampq_onnx.files import FLOAT_FILE, MODEL_FILE, staging
 from lampq_onnx.frontend.threads import torch_threads
 from lampq_onnx.inputs import calibration_crops, loaded_model, prepared, uses_labels
+from lampq_onnx.metadata_keys import HASH_KEY, INPUTS_KEY, SOURCE_KEY
 from lampq_onnx.output import write_quantized
 from lampq_onnx.progress import NO_PROGRESS, Clock, ProgressSink
-from lampq_onnx.provenance import HASH_KEY, INPUTS_KEY, Inputs, provenance, read_provenance
+from lampq_onnx.provenance import Inputs, provenance, read_provenance
 from lampq_onnx.recipe import Recipe, Values
 from lampq_onnx.runtime.environment import available_cores, target_here
 from lampq_onnx.search import Search, inputs_of, kept_for

@@ -150,3 +150,19 @@ def test_keys_differ_with_everything_that_matters(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("lampq_onnx.cache.metadata.version", lambda _: "99")
     others.add(key())
     assert len(others | {first}) == 8
+
+
+def test_the_folder_of_other_systems_and_that_of_earlier_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS and Windows have their own; one in ~/.cache stays in use until the other is there."""
+    for name in ("LAMPQ_ONNX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    system, earlier = tmp_path / "Library/Caches/lampq-onnx", tmp_path / ".cache/lampq-onnx"
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name, appauthor: system)
+    assert cache_folder() == system
+    earlier.mkdir(parents=True)
+    assert cache_folder() == earlier
+    system.mkdir(parents=True)
+    assert cache_folder() == system

@@ -19,9 +19,10 @@ from lampq_onnx.comparable import ModelFile, require_comparable
 from lampq_onnx.converter import TARGETS, load_model
 from lampq_onnx.converter.quantized_operators import quantized_node
 from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.converter.source import SOURCE_KEY, constants_sha256
+from lampq_onnx.converter.source import constants_sha256
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.metadata import write_metadata
+from lampq_onnx.metadata_keys import SOURCE_KEY
 from lampq_onnx.options import OutputOptions
 from lampq_onnx.output import write_quantized
 from lampq_onnx.quantization.sketch import weight_sketch

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.errors import ScoreError
 
 ZERO_NATS = 1e-15
@@ -214,6 +215,9 @@ class Report(Artifact):
     equalized: dict[str, str] = Field(default_factory=dict, description="unit -> how its input channels were equalized")
     baselines: dict[str, Baseline] = Field(default_factory=dict)
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
+    not_done: tuple[NotDone, ...] = Field(
+        default=(), description="changes of the graph that the converter did not make, with the reason and the places"
+    )
     seconds: dict[str, float]
     environment: Environment
     layers: tuple[LayerReport, ...]

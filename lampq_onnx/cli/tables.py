@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
 from lampq_onnx.gates import failed_gates, gates_of, verdict_line
@@ -317,12 +318,20 @@ def print_conversion(conversion: Conversion, weights: Path | None, source: Path,
     out = console()
     for name, count in conversion.passes.items():
         out.print(f"{name:24} {count}")
+    print_not_done(conversion.not_done)
     if weights is not None:
         total = len(conversion.parameters)
         out.print(f"{weights.name} gave the rounding of {total - len(conversion.nearest)} of {total} layers")
         if conversion.nearest:
             out.print(f"rounded to nearest: {', '.join(conversion.nearest)}")
     out.print(f"{source} {file_bytes(source) / 1e6:.2f} MB -> {path} {file_bytes(path) / 1e6:.2f} MB", markup=False)
+
+
+def print_not_done(entries: Sequence[NotDone]) -> None:
+    """A line for each change of the graph that was not made for one reason."""
+    out = console()
+    for entry in entries:
+        out.print(f"- {entry.sentence()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:

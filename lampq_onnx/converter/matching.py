@@ -10,10 +10,8 @@ import onnx_ir as ir
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter.sites import LinearSite, find_sites
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import SKETCH_KEY
 from lampq_onnx.quantization.sketch import Sketch, from_text, same_weights, weight_sketch
-
-SKETCH_KEY = "lampq_onnx.sketch"
-"""Node metadata: sketch of the weights before equalization, where a file's own are no longer these."""
 
 
 @dataclass(frozen=True)

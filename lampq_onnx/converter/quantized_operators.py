@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.storage import STORAGE_KEY
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import STORAGE_KEY
 
 _OPERATORS = frozenset(
     [

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lampq_onnx.converter.bias import Bias, bias_of
 from lampq_onnx.errors import LampqError
-
-UNIT_KEY = "lampq_onnx.unit"
-TYPE_KEY = "lampq_onnx.type"
-"""Node metadata of annotated graphs."""
+from lampq_onnx.metadata_keys import TYPE_KEY, UNIT_KEY
 
 # Ops that pass on or combine values without being a layer or a non-linearity of their own.
 _TRANSPARENT = frozenset(
@@ -84,16 +82,24 @@ class LinearSite:
         type: qkv, proj, fc1, fc2, patch_embed or head; linear: another one; conv: a convolution whose patches overlap.
         node: the MatMul, Gemm or Conv.
         weight: its constant input.
-        bias: constant that is added to the result, if any.
-        bias_node: the Add that does so, where it is a node of its own.
+        added: its bias, if it has one (see `bias_of`).
     """
 
     name: str
     type: str
     node: ir.Node
     weight: ir.Value
-    bias: ir.Value | None
-    bias_node: ir.Node | None
+    added: Bias | None
+
+    @property
+    def bias(self) -> ir.Value | None:
+        """The constant that is added to the result, if any; not always one of shape (outputs,)."""
+        return None if self.added is None else self.added.value
+
+    @property
+    def bias_node(self) -> ir.Node | None:
+        """The Add of the bias, if it is a node of its own."""
+        return None if self.added is None else self.added.add
 
     @property
     def input(self) -> ir.Value:
@@ -115,6 +121,10 @@ class LinearSite:
         elif not (self.node.op_type == "Gemm" and int_attribute(self.node, "transB", 0)):
             values = values.T
         return np.ascontiguousarray(values)
+
+    def bias_vector(self) -> npt.NDArray[np.float32] | None:
+        """The bias as float32 (outputs,), if there is one."""
+        return None if self.added is None else self.added.vector(len(self.matrix()))
 
 
 def constant_array(value: ir.Value) -> npt.NDArray[np.generic]:
@@ -148,14 +158,14 @@ def find_sites(graph: ir.Graph) -> list[LinearSite]:
             continue
         weight = node.inputs[1]
         assert weight is not None
-        bias, bias_node = _bias(node)
-        name = base = node.metadata_props.get(UNIT_KEY) or _name(node, weight, bias)
+        added = bias_of(node)
+        name = base = node.metadata_props.get(UNIT_KEY) or _name(node, weight, None if added is None else added.value)
         suffix = 2
         while name in taken:
             name, suffix = f"{base}.{suffix}", suffix + 1
         taken.add(name)
         kind = node.metadata_props.get(TYPE_KEY) or _type(node, graph)
-        sites.append(LinearSite(name, kind, node, weight, bias, bias_node))
+        sites.append(LinearSite(name, kind, node, weight, added))
     return sites
 
 
@@ -204,18 +214,6 @@ def _is_linear(node: ir.Node) -> bool:
 
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
-
-def _bias(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:
-    if node.op_type in ("Conv", "Gemm"):
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        return (bias, None) if bias is not None and bias.const_value is not None else (None, None)
-    readers = users(node.outputs[0])
-    if len(readers) == 1 and readers[0].op_type == "Add" and not node.outputs[0].is_graph_output():
-        for value in readers[0].inputs:
-            if value is not None and value.const_value is not None and len(value.const_value.shape) == 1:
-                return value, readers[0]
-    return None, None
 
 
 def _name(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> str:

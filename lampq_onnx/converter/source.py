@@ -6,9 +6,6 @@ import hashlib
 
 import onnx_ir as ir
 
-SOURCE_KEY = "lampq_onnx.source_sha256"
-"""Metadata of a quantized file: `constants_sha256` of the float file that it was converted from."""
-
 
 def constants_sha256(model: ir.Model) -> str:
     """sha256 over a graph's constants: type, shape and bytes.

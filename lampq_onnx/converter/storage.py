@@ -37,9 +37,6 @@ from lampq_onnx.converter.unpacking import Unpacking, constant, look_up_fields
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
-STORAGE_KEY = "lampq_onnx.storage"
-"""Metadata of the node that scales a weight: how its integers are packed."""
-
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
 """First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
 

@@ -23,15 +23,13 @@ from lampq_onnx.frontend.onnx_model.source import OnnxSource
 from lampq_onnx.frontend.task_model import outputs_apart
 from lampq_onnx.frontend.trial import noise
 from lampq_onnx.metadata import write_metadata
+from lampq_onnx.metadata_keys import PREFIX
 
 OPSET = 20
 """Has Gelu as one operator; INT4 and INT2 storage raise it when asked for."""
 
-BLOCK_TYPES = ("qkv", "proj", "fc1", "fc2")
-"""Types in the budget; the others are fixed."""
-
 FIXED_TYPES = ("patch_embed", "head", "linear")
-"""Outside the blocks, or in them but none of the four, as Swin's patch merging."""
+"""Types of layers outside the budget: not in the blocks, or in them but neither qkv, proj, fc1 nor fc2."""
 
 OVERLAPPING = "its patches overlap, are padded, or do not cover the image"
 """Why a convolution stays in float: it is no product with a matrix, and with float outputs has no integer kernel."""
@@ -200,7 +198,7 @@ def _strip(model: ir.Model) -> None:
     """Drop the exporter's notes (stack traces of this machine); keep ours."""
     for node in model.graph.all_nodes():
         node.doc_string = None
-        for key in [k for k in node.metadata_props if not k.startswith("lampq_onnx.")]:
+        for key in [k for k in node.metadata_props if not k.startswith(PREFIX)]:
             del node.metadata_props[key]
     for value in model.graph.initializers.values():
         value.metadata_props.clear()

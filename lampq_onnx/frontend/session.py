@@ -12,9 +12,7 @@ import torch
 
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
-from lampq_onnx.converter.matching import SKETCH_KEY
 from lampq_onnx.converter.passes.base import Parameters
-from lampq_onnx.converter.sites import UNIT_KEY
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quantizer_of, require_labels, split
 from lampq_onnx.frontend.batching import BATCH, Images, SlicedImages, logits_of, tensors
@@ -33,7 +31,7 @@ from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_pl
 from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
 from lampq_onnx.frontend.task_model import with_spread
 from lampq_onnx.group import ALONE, Group
-from lampq_onnx.metadata import TASK_KEY
+from lampq_onnx.metadata_keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.quantization import ActivationQuantizer

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites, module_path, users
+from lampq_onnx.converter.sites import LinearSite, find_sites, module_path, users
 
 _PARTS = 3
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Attention"})
@@ -47,8 +47,6 @@ class MergeQKV(CountingPass):
 def _plain(site: LinearSite) -> bool:
     """Whether the layer is a product and nothing but a bias of one number per output."""
     if any(site.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in site.node.attributes):
-        return False
-    if site.bias is not None and constant_array(site.bias).size != site.matrix().shape[0]:
         return False
     third = site.node.inputs[2] if len(site.node.inputs) > 2 else None
     return (third is None or site.bias is not None) and not site.node.outputs[0].is_graph_output()
@@ -98,11 +96,9 @@ def _merge(graph: ir.Graph, sites: Sequence[LinearSite]) -> None:
     weight = add_constant(graph, f"{name}.weight", np.ascontiguousarray(np.concatenate(matrices).T))
     source = sites[0].input
     first = next(node for node in graph if any(node is site.node for site in sites))
-    biases = [
-        np.zeros(len(matrix), np.float32) if site.bias is None else constant_array(site.bias).reshape(-1)
-        for site, matrix in zip(sites, matrices, strict=True)
-    ]
-    bias = add_constant(graph, f"{name}.bias", np.concatenate(biases).astype(np.float32))
+    found = [(site.bias_vector(), len(matrix)) for site, matrix in zip(sites, matrices, strict=True)]
+    biases = [np.zeros(outputs, np.float32) if vector is None else vector for vector, outputs in found]
+    bias = add_constant(graph, f"{name}.bias", np.concatenate(biases))
     if sites[0].node.op_type == "Gemm":
         nodes = [ir.node("Gemm", [source, weight, bias], name=name)]
     else:

@@ -12,7 +12,7 @@ import onnxscript.optimizer
 import onnxscript.version_converter
 
 from lampq_onnx.converter.model_file import load_model
-from lampq_onnx.converter.passes.base import CountingPass
+from lampq_onnx.converter.order import Step, run_steps
 from lampq_onnx.converter.quantized_operators import require_float_file
 from lampq_onnx.errors import LampqError
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
@@ -91,15 +91,16 @@ def import_model(path: Path) -> Imported:
     # onnx's converter adds constants of its own.
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.ShapeInferencePass()(model)
-    steps: dict[str, CountingPass] = {
-        "layers in plain form": PlainLayers(),
-        "layer normalizations joined": FuseLayerNorm(),
-        "GELU joined": FuseGelu(half=halves.count > 0),
-        "qkv joined": MergeQKV(),
+    steps = {
+        "layers in plain form": Step(PlainLayers(), "first: the others know a layer as a MatMul, Gemm or Conv"),
+        "layer normalizations joined": Step(
+            FuseLayerNorm(), "before MergeQKV, which looks for one input of three layers"
+        ),
+        "GELU joined": Step(FuseGelu(half=halves.count > 0), "before MergeQKV, which tells the roles of layers"),
+        "qkv joined": Step(MergeQKV(), "last: roles of layers are told by the operators around them"),
     }
-    for step in steps.values():
-        step(model)
-    changes |= {what: step.count for what, step in steps.items()}
+    ran = run_steps(model, list(steps.values()))
+    changes |= {what: step.count for what, step in zip(steps, ran, strict=True)}
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.NameFixPass()(model)
     done = {what: count for what, count in changes.items() if count}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites, users
+from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
 
 ELLIPSIS = "."
 """Stands for ``...`` in a term."""
@@ -102,23 +102,14 @@ def _plain_einsum(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _plain_bias(graph: ir.Graph, site: LinearSite) -> bool:
-    product = site.node.outputs[0]
-    readers = users(product)
-    if site.node.op_type != "MatMul" or site.bias is not None or len(readers) != 1 or readers[0].op_type != "Add":
+    added = site.added
+    if site.node.op_type != "MatMul" or added is None:
         return False
-    (add,) = readers
-    position = next(i for i, value in enumerate(add.inputs) if value is not product)
-    bias = add.inputs[position]
-    if bias is None or bias.const_value is None or product.shape is None:
+    array = constant_array(added.value)
+    if array.ndim < 2 or array.size != len(site.matrix()):
         return False
-    vector = constant_array(bias)
-    if (
-        not 1 < vector.ndim <= len(product.shape)
-        or vector.size != vector.shape[-1]
-        or vector.size != len(site.matrix())
-    ):
-        return False
-    add.replace_input_with(position, _changed(graph, bias, vector.reshape(-1), add.outputs[0].name))
+    vector = _changed(graph, added.value, array.reshape(-1), added.node.outputs[0].name)
+    added.node.replace_input_with(added.position, vector)
     return True
 
 

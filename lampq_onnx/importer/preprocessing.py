@@ -13,7 +13,8 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.importer.processors import plain_preprocessing, preprocessing_of, read_processor_file
 from lampq_onnx.importer.refusals import image_input
-from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
+from lampq_onnx.metadata import read_metadata
+from lampq_onnx.metadata_keys import PREPROCESSING_KEY
 from lampq_onnx.options import ImageOptions
 
 

@@ -14,7 +14,7 @@ from lampq_onnx.derived import is_package, remove_package, require_unchanged, wr
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.existing import require_new_folder
 from lampq_onnx.files import MODEL_FILE, require_space, require_writable
-from lampq_onnx.metadata import MODEL_KEY
+from lampq_onnx.metadata_keys import MODEL_KEY
 from lampq_onnx.serving.measured import require_measured
 from lampq_onnx.serving.openvino_ir import to_openvino
 from lampq_onnx.serving.ort_format import to_ort

@@ -16,7 +16,8 @@ import onnx_ir as ir
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.files import created
-from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
+from lampq_onnx.metadata import read_metadata
+from lampq_onnx.metadata_keys import PREPROCESSING_KEY
 
 PREPROCESSING_FILE = "preprocessing.json"
 

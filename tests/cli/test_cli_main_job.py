@@ -16,7 +16,7 @@ import pytest
 from lampq_onnx import BitPlan, LayerPlan, Report, Sensitivities
 from lampq_onnx.converter import inspect_model, load_model
 from lampq_onnx.frontend.digits import split_images
-from lampq_onnx.provenance import HASH_KEY, INPUTS_KEY, RECIPE_KEY
+from lampq_onnx.metadata_keys import HASH_KEY, INPUTS_KEY, RECIPE_KEY
 from lampq_onnx.reporting import bit_averages
 
 from .conftest import QUICK, invoke

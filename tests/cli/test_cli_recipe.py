@@ -10,7 +10,8 @@ import pytest
 from lampq_onnx import BitPlan
 from lampq_onnx.cache import FOLDER_VARIABLE, ArrayCache
 from lampq_onnx.converter import load_model, save_model
-from lampq_onnx.provenance import RECIPE_KEY, read_provenance
+from lampq_onnx.metadata_keys import RECIPE_KEY
+from lampq_onnx.provenance import read_provenance
 from lampq_onnx.recipe import FIELDS, Recipe
 
 from .conftest import invoke

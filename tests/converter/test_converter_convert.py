@@ -9,10 +9,11 @@ from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import TARGETS, convert_model, inspect_model, load_model, save_model, target_for
-from lampq_onnx.converter.convert import PLAN_KEY, check_file, embedded_plan
+from lampq_onnx.converter.convert import check_file, embedded_plan
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.metadata_keys import PLAN_KEY
 from lampq_onnx.targets import PACKINGS
 from tests.converter.graphs import (
     LEVELS,

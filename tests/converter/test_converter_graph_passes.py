@@ -8,7 +8,7 @@ import pytest
 
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import TARGETS, convert_model
-from lampq_onnx.converter.convert import default_graph_passes
+from lampq_onnx.converter.order import default_graph_passes
 from lampq_onnx.converter.passes import FoldShapes, RemoveMoves, SelectEarly, SplitUnbind
 from lampq_onnx.converter.passes.base import CountingPass
 from lampq_onnx.converter.sites import find_sites

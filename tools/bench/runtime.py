@@ -28,8 +28,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, load_model, save_model
-from lampq_onnx.converter.convert import default_graph_passes
+from lampq_onnx.converter.order import default_graph_passes
 from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.metadata_keys import TARGET_KEY
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options
 from lampq_onnx.targets import Target
@@ -111,7 +112,7 @@ def quantized(
         passes: how many of the passes over the float graph run; None: all.
     """
     target = target or target_here("auto")
-    if path.is_file() and load_model(path).metadata_props.get("lampq_onnx.target") == target.name:
+    if path.is_file() and load_model(path).metadata_props.get(TARGET_KEY) == target.name:
         return {}
     model = load_model(source)
     chosen = default_graph_passes()[:passes]

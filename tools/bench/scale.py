@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.metadata import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY
+from lampq_onnx.metadata_keys import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY
 from lampq_onnx.runtime.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parents[2]

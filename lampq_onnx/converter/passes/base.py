@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY, constant_array, users
+from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.converter.refusals import Outcome, Refusal, Refused
+from lampq_onnx.converter.sites import constant_array
 from lampq_onnx.errors import LampqError
+from lampq_onnx.metadata_keys import TYPE_KEY, UNIT_KEY
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 INTEGER_KERNEL_BITS = 8
@@ -31,24 +34,75 @@ class LayerParameters:
     weight: QuantizedWeight
     activation: ActivationQuantizer | None
 
+    @property
+    def facts(self) -> LayerFacts:
+        """What passes over the quantized graph need to know."""
+        outputs, inputs = self.weight.codes.shape
+        if self.activation is None:
+            return LayerFacts(outputs, inputs, FLOAT_BITS, None)
+        return LayerFacts(outputs, inputs, self.activation.bits, self.activation.scale)
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """Sizes of one layer, and the form of its input.
+
+    Attributes:
+        outputs, inputs: channels of the weight.
+        input_bits: 32 is float.
+        input_scale: None: the input is not quantized.
+    """
+
+    outputs: int
+    inputs: int
+    input_bits: int
+    input_scale: float | None
+
 
 Parameters = Mapping[str, LayerParameters]
 """Unit name -> numbers."""
 
 
 class CountingPass(ir.passes.InPlacePass):
-    """A pass that says how often it fired.
+    """A pass that says how often it changed the graph, and where and why it did not.
 
     Attributes:
+        purpose: what the pass does, as the title of its refusals.
         count: changes of the last call.
     """
+
+    purpose: ClassVar[str] = ""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self._refusals: list[Refusal] = []
+
+    @property
+    def name(self) -> str:
+        """The name in reports."""
+        return type(self).__name__
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Places that the last call left as they are though the pass is meant for them, in graph order."""
+        return tuple(self._refusals)
+
+    def settle(self, where: str, outcome: Outcome) -> int:
+        """Keep a refusal, and return the number of changes, 0 or 1.
+
+        Args:
+            where: layer or node; empty: the whole graph.
+            outcome: what the rewrite did there.
+        """
+        if isinstance(outcome, Refused):
+            self._refusals.append(Refusal(self.name, self.purpose, where, outcome.reason))
+            return 0
+        return int(outcome)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
+        self._refusals.clear()
         self.count = self.apply(model)
         return ir.passes.PassResult(model, modified=self.count > 0)
 
@@ -57,14 +111,17 @@ class CountingPass(ir.passes.InPlacePass):
         """Change ``model`` in place and return the number of changes."""
 
 
-class LayerPass(CountingPass):
+Numbers = TypeVar("Numbers")
+
+
+class LayerPass(CountingPass, Generic[Numbers]):
     """A pass over the layers that are to be quantized.
 
     Attributes:
-        parameters: unit -> its numbers.
+        parameters: unit -> what the pass must know of it.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Mapping[str, Numbers]) -> None:
         super().__init__()
         self.parameters = parameters
 
@@ -72,6 +129,11 @@ class LayerPass(CountingPass):
         """Nodes of the layers that are to be quantized, in graph order."""
         named = ((node.metadata_props.get(UNIT_KEY, ""), node) for node in model.graph)
         return [(name, node) for name, node in named if name in self.parameters]
+
+
+def place(node: ir.Node) -> str:
+    """A name for a node in messages: its own, else its operator and its result."""
+    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
 
 
 def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
@@ -110,32 +172,6 @@ def unused(name: str, taken: set[str]) -> str:
         found = f"{name}.{number}"
     taken.add(found)
     return found
-
-
-def only_reader(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
-    """The standard operator of ``graph`` that alone reads ``value``."""
-    readers = users(value)
-    if len(readers) != 1 or value.is_graph_output() or readers[0].graph is not graph:
-        return None
-    return readers[0] if readers[0].domain in ("", "ai.onnx") else None
-
-
-def is_bias(value: ir.Value, outputs: int) -> bool:
-    """Whether ``value`` is a constant that is the same for every row of a layer's result."""
-    if value.const_value is None:
-        return False
-    shape = constant_array(value).shape
-    return math.prod(shape) == 1 or (math.prod(shape) == outputs == shape[-1])
-
-
-def added_row(node: ir.Node, outputs: int, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | None:
-    """The Add that alone reads a product, and the constant that it adds to every row of it."""
-    product = node.outputs[0]
-    add = only_reader(product, graph)
-    if add is None or add.op_type != "Add":
-        return None
-    row = next((value for value in add.inputs if value is not None and value is not product), None)
-    return None if row is None or not is_bias(row, outputs) else (add, row)
 
 
 def move_annotation(old: ir.Node, new: ir.Node) -> None:

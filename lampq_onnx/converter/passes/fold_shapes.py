@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant
+from lampq_onnx.converter.passes.base import CountingPass, add_constant, place
+from lampq_onnx.converter.refusals import Outcome, Refused
 from lampq_onnx.converter.sites import constant_array, int_attribute
 
 Dimension = int | str
@@ -29,6 +30,8 @@ class FoldShapes(CountingPass):
        nobody reads any more are removed.
     """
 
+    purpose = "constant target shape of a Reshape"
+
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         graph = model.graph
@@ -38,7 +41,7 @@ class FoldShapes(CountingPass):
             if node.domain not in ("", "ai.onnx"):
                 continue
             if node.op_type == "Reshape":
-                count += self._fold(graph, node, known)
+                count += self.settle(place(node), self._fold(graph, node, known))
             elif node.op_type == "Transpose":
                 _spread(node)
             else:
@@ -50,17 +53,21 @@ class FoldShapes(CountingPass):
             _infer(model)
         return count
 
-    def _fold(self, graph: ir.Graph, node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> bool:
+    def _fold(self, graph: ir.Graph, node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> Outcome:
         shape = node.inputs[1]
-        target = None if shape is None else known.get(shape)
-        if shape is None or shape.const_value is not None or target is None:
+        if shape is None or shape.const_value is not None:
             return False
+        target = known.get(shape)
+        if target is None:
+            return Refused("the shape depends on values that are known only in a run")
         numbers = [d for d in target if isinstance(d, int)]
         symbols = [d for d in target if isinstance(d, str)]
         inferred = numbers.count(-1)
+        if len(symbols) + inferred > 1:
+            return Refused("several dimensions of the shape are known only in a run")
         # A dimension of 0 would make the -1 ambiguous, or copy the input's.
-        if len(symbols) + inferred > 1 or any(d == 0 or d < -1 for d in numbers):
-            return False
+        if any(d == 0 or d < -1 for d in numbers):
+            return Refused("the shape has a dimension that is 0 or negative")
         wanted = np.array([d if isinstance(d, int) else -1 for d in target], np.int64)
         node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}.shape", wanted))
         if not inferred:

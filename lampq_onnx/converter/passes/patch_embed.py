@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
+from lampq_onnx.converter.passes.base import LayerFacts, LayerPass, add_constant, move_annotation, take_over
+from lampq_onnx.converter.refusals import Refused
 from lampq_onnx.converter.sites import constant_array, cuts_patches, users
 from lampq_onnx.errors import LampqError
 
@@ -30,7 +31,7 @@ def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
     return channels, height // kernel[0], width // kernel[1], kernel[0], kernel[1]
 
 
-class PatchEmbedToMatMul(LayerPass):
+class PatchEmbedToMatMul(LayerPass[LayerFacts]):
     """Rewrite a Conv whose stride is its kernel.
 
     1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
@@ -42,11 +43,16 @@ class PatchEmbedToMatMul(LayerPass):
        [n, tokens, d]), its result takes that place; elsewhere it is brought back to [n, d, rows, columns].
     """
 
+    purpose = "patch embedding as a MatMul, which has an integer kernel"
+
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         count = 0
         for name, node in self.units(model):
-            if node.op_type != "Conv" or self.parameters[name].activation is None:
+            if node.op_type != "Conv":
+                continue
+            if self.parameters[name].input_scale is None:
+                self.settle(name, Refused("its input stays in float, and float kernels are best at the Conv as it is"))
                 continue
             geometry = patch_geometry(node)
             if geometry is None:

@@ -22,11 +22,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.converter.sites import SHAPE_OPERATORS, UNIT_KEY, users
+from lampq_onnx.converter.sites import SHAPE_OPERATORS, users
 from lampq_onnx.frontend.chain import BlockChain
 from lampq_onnx.frontend.export import Exported, Unit
 from lampq_onnx.frontend.folding.fold import Equalization, applied
 from lampq_onnx.frontend.folding.link import Link
+from lampq_onnx.metadata_keys import UNIT_KEY
 
 TRIAL_TOLERANCE = 1e-4
 """Relative change of the logits in a trial; wrong guesses change them by percents."""

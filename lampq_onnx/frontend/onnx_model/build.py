@@ -131,11 +131,10 @@ def _linear(site: LinearSite) -> torch.nn.Linear | None:
     ):
         return None
     matrix = torch.from_numpy(site.matrix())
-    bias = None if site.bias is None else torch.from_numpy(constant_array(site.bias).astype(np.float32).reshape(-1))
-    if bias is not None and len(bias) != len(matrix):
-        if site.bias_node is None:
-            return None
-        bias = None  # the Add stays a step of its own
+    if len(node.inputs) > 2 and node.inputs[2] is not None and site.bias is None:
+        return None
+    vector = site.bias_vector()
+    bias = None if vector is None else torch.from_numpy(vector)
     module = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=bias is not None, device="meta")
     module.weight = torch.nn.Parameter(matrix, requires_grad=False)
     if bias is not None:
@@ -164,9 +163,9 @@ def _conv(site: LinearSite) -> torch.nn.Conv2d | None:
         device="meta",
     )
     module.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if site.bias is not None:
-        bias = torch.from_numpy(constant_array(site.bias).astype(np.float32))
-        module.bias = torch.nn.Parameter(bias.clone(), requires_grad=False)
+    vector = site.bias_vector()
+    if vector is not None:
+        module.bias = torch.nn.Parameter(torch.from_numpy(vector).clone(), requires_grad=False)
     return module
 
 

@@ -12,7 +12,8 @@ from lampq_onnx.converter.other_weights import other_weights
 from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
 from lampq_onnx.frontend.export import OVERLAPPING, overlaps
 from lampq_onnx.frontend.onnx_model.model import Built
-from lampq_onnx.frontend.onnx_model.source import MODULE_KEY, OnnxSource
+from lampq_onnx.frontend.onnx_model.source import OnnxSource
+from lampq_onnx.metadata_keys import MODULE_KEY
 
 
 def source_of(model: ir.Model, built: Built) -> OnnxSource:

@@ -11,11 +11,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 
+from lampq_onnx.converter.bias import bias_of
 from lampq_onnx.converter.passes.base import add_constant
 from lampq_onnx.converter.sites import LinearSite, int_attribute
-
-MODULE_KEY = "lampq_onnx.module"
-"""Node metadata that says which module stands for the node; never written to a file."""
+from lampq_onnx.metadata_keys import MODULE_KEY
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,12 @@ def _write_layer(graph: ir.Graph, node: ir.Node, module: torch.nn.Module) -> Non
     if node.op_type == "MatMul" or (node.op_type == "Gemm" and not int_attribute(node, "transB", 0)):
         weight = np.ascontiguousarray(weight.T)
     _replace(graph, node, 1, weight, "weight")
-    bias = module._parameters.get("bias")
+    bias, added = module._parameters.get("bias"), bias_of(node)
     if bias is None:
         return
-    if node.op_type != "MatMul":
-        _replace(graph, node, 2, _array(bias), "bias")
-        return
-    (add,) = (use.node for use in node.outputs[0].uses())
-    position = next(i for i, value in enumerate(add.inputs) if value is not node.outputs[0])
-    _replace(graph, add, position, _array(bias), "bias", owner=node.name or "")
+    assert added is not None  # the module has a bias because the layer has one
+    if not np.array_equal(added.vector(len(bias)), _array(bias)):
+        _replace(graph, added.node, added.position, _array(bias), "bias", owner=node.name or "")
 
 
 def _replace(
