@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lampq_onnx
 from lampq_onnx.data import BatchedImages
 from lampq_onnx.errors import LampqError, UsageError
-
-from .frontend.models import SIZE, images, tiny_vit
+from tests.frontend.tiny_models import SIZE, images, tiny_vit
 
 PACKAGE = Path(lampq_onnx.__file__).parent
 

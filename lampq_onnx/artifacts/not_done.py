@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lampq_onnx.artifacts.base import Record
+from lampq_onnx.disk.records import Record
 
 NAMED = 6
 """Places that one line names; the others are counted."""

@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.artifacts.not_done import NotDone
+from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import ScoreError
 
 ZERO_NATS = 1e-15

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import number_of
-from lampq_onnx.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
+from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
 
 
 def register(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lampq_onnx.cli.tables import console
-from lampq_onnx.recognition import REASONS, Recognition
+from lampq_onnx.graph.recognition import REASONS, Recognition
 
 
 def print_recognition(found: Recognition) -> None:

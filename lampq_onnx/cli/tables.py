@@ -14,13 +14,13 @@ from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.gates import failed_gates, gates_of, verdict_line
+from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
 
 if TYPE_CHECKING:
     from lampq_onnx.allocation import FormSolution, Solution
+    from lampq_onnx.artifacts.finding import Finding
     from lampq_onnx.converter import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
-    from lampq_onnx.doctor import Finding
 
 PLAIN_WIDTH = 110
 """Width of tables that do not go to a terminal."""
@@ -313,7 +313,7 @@ def _print_promise(out: Console, plan: BitPlan) -> None:
 
 def print_conversion(conversion: Conversion, weights: Path | None, source: Path, path: Path) -> None:
     """What the passes did, and the size."""
-    from lampq_onnx.converter.model_file import file_bytes
+    from lampq_onnx.graph.model_file import file_bytes
 
     out = console()
     for name, count in conversion.passes.items():

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.bias import bias_of
 from lampq_onnx.errors import LampqError
-from lampq_onnx.metadata_keys import (
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.keys import (
     ACTIVATION_BITS_KEY,
     SCHEME_KEY,
     SHARED_NAMES,

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import onnx_ir as ir
 import onnxscript.version_converter
 
-from lampq_onnx.converter.passes.base import CountingPass, Parameters
+from lampq_onnx.converter.packing.storage import required_opset as opset_of_weight
 from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
-from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.converter.storage import required_opset as opset_of_weight
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.edits import CountingPass
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.targets import Packing, Target
 
 

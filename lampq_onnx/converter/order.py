@@ -22,8 +22,9 @@ from lampq_onnx.converter.passes import (
     SelectEarly,
     SplitUnbind,
 )
-from lampq_onnx.converter.passes.base import CountingPass, Parameters
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.edits import CountingPass
+from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.targets import Packing, Target
 
 

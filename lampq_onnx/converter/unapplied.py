@@ -12,9 +12,9 @@ from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.converter.order import Step, graph_steps, run_steps
 from lampq_onnx.converter.passes import BiasInGemm, PatchEmbedToMatMul, ProductPerPart
-from lampq_onnx.converter.passes.base import LayerFacts
-from lampq_onnx.converter.refusals import grouped
-from lampq_onnx.metadata_keys import TARGET_KEY, UNIT_KEY
+from lampq_onnx.graph.keys import TARGET_KEY, UNIT_KEY
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.refusals import grouped
 from lampq_onnx.targets import TARGETS
 
 

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lampq_onnx.data.class_names import class_indices
 from lampq_onnx.data.source import FileReader, ImageSource
+from lampq_onnx.disk.files import TEXT_LIMIT, require_file
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import TEXT_LIMIT, require_file
 
 TABLE = "labels.csv"
 _HEADER = ("path", "label")

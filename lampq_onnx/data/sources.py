@@ -14,8 +14,8 @@ from lampq_onnx.data.label_table import TABLE, open_table
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource
 from lampq_onnx.data.targets import open_with_numbers
+from lampq_onnx.disk.files import shortened
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import shortened
 
 _FORMS = (
     "give a folder with labels.csv, a folder of class folders, a folder of images, an .npz file, or a COCO annotation "

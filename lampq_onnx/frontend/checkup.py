@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from lampq_onnx.converter import save_model
+from lampq_onnx.artifacts.finding import Finding
+from lampq_onnx.artifacts.task import CLASSIFICATION
 from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
 from lampq_onnx.data.decoding import planes
-from lampq_onnx.doctor import Finding
-from lampq_onnx.files import FLOAT_FILE
-from lampq_onnx.frontend.export import export_model
-from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.disk.files import FLOAT_FILE
+from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.runtime import Runner, open_runner
 from lampq_onnx.runtime.environment import available_cores
-from lampq_onnx.tasks.spec import CLASSIFICATION
 
 BATCH = 32
 

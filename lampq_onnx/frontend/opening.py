@@ -9,25 +9,26 @@ from typing import Literal
 
 import torch
 
+from lampq_onnx.config.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.data.source import Targets
 from lampq_onnx.data.sources import require_exists
 from lampq_onnx.data.targets import label_numbers
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend.digits import split_images
-from lampq_onnx.frontend.distributed import own_device
-from lampq_onnx.frontend.effort import EFFORTS
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.loading import LoadedModel, load_digits, load_timm
+from lampq_onnx.evaluation.tasks.meters import calibration_labels
+from lampq_onnx.frontend.models.digits import split_images
+from lampq_onnx.frontend.models.loading import load_digits, load_timm
+from lampq_onnx.frontend.models.task_model import Labels, with_task
+from lampq_onnx.frontend.models.transformers import is_transformers_name, load_transformers
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.rounding.effort import EFFORTS
+from lampq_onnx.frontend.shared.distributed import own_device
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.synthetic import calibration_source
-from lampq_onnx.frontend.task_model import Labels, with_task
-from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
 from lampq_onnx.importer.preprocessing import is_onnx_file
-from lampq_onnx.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
-from lampq_onnx.progress import ProgressSink
-from lampq_onnx.tasks.meters import calibration_labels
+from lampq_onnx.running.progress import ProgressSink
 
 
 def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | None = None) -> LoadedModel:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lampq_onnx.frontend.batching import SlicedImages, device_of, tensors
+from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.session import TRIAL_IMAGES, Frontend
-from lampq_onnx.frontend.trial import noise
-from lampq_onnx.recognition import Recognition, RecognizedUnit, float_operators
+from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, tensors
+from lampq_onnx.graph.recognition import Recognition, RecognizedUnit, float_operators
 
 
 def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: bool) -> Recognition:

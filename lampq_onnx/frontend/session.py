@@ -12,30 +12,38 @@ import torch
 
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
-from lampq_onnx.converter.passes.base import Parameters
+from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.analysis import Analysis, labels_of, linear_units, quantizer_of, require_labels, split
-from lampq_onnx.frontend.batching import BATCH, Images, SlicedImages, logits_of, tensors
-from lampq_onnx.frontend.chain import BlockChain
-from lampq_onnx.frontend.effort import EFFORTS
-from lampq_onnx.frontend.evaluator import SimulationEvaluator
-from lampq_onnx.frontend.export import Exported, export_model
-from lampq_onnx.frontend.folding.fold import apply
-from lampq_onnx.frontend.folding.link import Link
-from lampq_onnx.frontend.folding.links import find_links
-from lampq_onnx.frontend.folding.search import choose_strengths, of_links, plain
-from lampq_onnx.frontend.hessians import input_moments
-from lampq_onnx.frontend.kept import NOT_KEPT, Kept
-from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.equalization.fold import apply
+from lampq_onnx.frontend.equalization.link import Link
+from lampq_onnx.frontend.equalization.links import find_links
+from lampq_onnx.frontend.equalization.search import choose_strengths, of_links, plain
+from lampq_onnx.frontend.measuring.analysis import (
+    Analysis,
+    labels_of,
+    linear_units,
+    quantizer_of,
+    require_labels,
+    split,
+)
+from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
+from lampq_onnx.frontend.measuring.hessians import input_moments
+from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.task_model import with_spread
+from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
-from lampq_onnx.frontend.simulation import WeightRounder, simulated_parameters
-from lampq_onnx.frontend.task_model import with_spread
-from lampq_onnx.group import ALONE, Group
-from lampq_onnx.metadata_keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
-from lampq_onnx.options import AnalysisOptions, RoundingOptions, UpdateOptions
-from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.units import Exported
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
+from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
+from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
+from lampq_onnx.running.processes import ALONE, Group
+from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
 SCORE_IMAGES = 128
 """Of the update's score, and of the spread of real outputs."""

@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from lampq_onnx.cache import ArrayCache, cache_key
+from lampq_onnx.config.options import SyntheticOptions
 from lampq_onnx.data import ImageSource, Preprocessing
 from lampq_onnx.data.npz import ArrayReader
+from lampq_onnx.disk.cache import ArrayCache, cache_key
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.batching import BATCH, device_of
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.loading import LoadedModel
-from lampq_onnx.frontend.threads import SUM_THREADS, torch_threads
-from lampq_onnx.options import SyntheticOptions
-from lampq_onnx.progress import NO_PROGRESS, Advance, ProgressSink
+from lampq_onnx.frontend.shared.batching import BATCH, device_of
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.running.progress import NO_PROGRESS, Advance, ProgressSink
 
 SyntheticName = Literal["synthetic", "noise"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from lampq_onnx.artifacts import Report, Sensitivities
 from lampq_onnx.artifacts.details import AnswerChanges, OperatorTimes, OutputErrors
 from lampq_onnx.artifacts.report import Accuracy
-from lampq_onnx.files import write_atomic
-from lampq_onnx.gates import failed_gates, gates_of, verdict_line
+from lampq_onnx.disk.files import write_atomic
+from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
 from lampq_onnx.html import figures as draw
 from lampq_onnx.html.advice import advise
 from lampq_onnx.html.page import render

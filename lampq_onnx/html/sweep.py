@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
-from lampq_onnx.files import write_atomic
+from lampq_onnx.disk.files import write_atomic
 from lampq_onnx.html.page import Figure, figure, render, text
 from lampq_onnx.html.theme import FLOAT, INK, MUTED, SERIES
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lampq_onnx.artifacts import Report
-from lampq_onnx.gates import failed_gates, gates_of
+from lampq_onnx.evaluation.gates import failed_gates, gates_of
 
 UNIFORM = "uniform"
 

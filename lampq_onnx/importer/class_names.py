@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lampq_onnx.disk.files import read_text
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import read_text
 
 CONFIG = "config.json"
 """What Hugging Face writes beside a model."""

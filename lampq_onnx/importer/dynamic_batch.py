@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant
-from lampq_onnx.converter.sites import constant_array
+from lampq_onnx.graph.edits import CountingPass, add_constant
+from lampq_onnx.graph.layers import constant_array
 
 BATCH = "batch"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.model_file import save_model
+from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.graph.keys import MODEL_KEY
+from lampq_onnx.graph.metadata import write_metadata
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.importer.normalize import import_model
 from lampq_onnx.importer.preprocessing import file_preprocessing
-from lampq_onnx.metadata import write_metadata
-from lampq_onnx.metadata_keys import MODEL_KEY
-from lampq_onnx.options import ImageOptions
 
 
 def is_foreign(model: ir.Model) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass
+from lampq_onnx.graph.edits import CountingPass
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

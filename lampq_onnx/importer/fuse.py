@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
+from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
 from lampq_onnx.importer.regions import Region, following, preceding, region
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Identity", "Cast"})

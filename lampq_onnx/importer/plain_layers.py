@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.sites import LinearSite, constant_array, find_sites
+from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
+from lampq_onnx.graph.layers import LinearSite, constant_array, find_sites
 
 ELLIPSIS = "."
 """Stands for ``...`` in a term."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.keys import PREPROCESSING_KEY
+from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.importer.processors import plain_preprocessing, preprocessing_of, read_processor_file
 from lampq_onnx.importer.refusals import image_input
-from lampq_onnx.metadata import read_metadata
-from lampq_onnx.metadata_keys import PREPROCESSING_KEY
-from lampq_onnx.options import ImageOptions
 
 
 def is_onnx_file(name: str) -> bool:

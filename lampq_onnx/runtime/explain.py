@@ -14,9 +14,9 @@ import onnx_ir as ir
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
-from lampq_onnx.converter.model_file import load_model
-from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.converter.unapplied import unapplied
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.profile import Profile, profile_model
 
 INTEGER_KERNELS = frozenset(

@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lampq_onnx.cli.main import app
-from lampq_onnx.converter import TARGETS, convert_model, save_model
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import save_model
+from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import as_ir, plan_for, vit
 
 WORDS = "an activation function reads its result, and adds the bias on its way"

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 import lampq_onnx
+from lampq_onnx.config.fields import Field
+from lampq_onnx.config.recipe import FIELDS
 from lampq_onnx.errors import UsageError
-from lampq_onnx.fields import Field
-from lampq_onnx.recipe import FIELDS
-
-from .conftest import invoke
+from tests.cli.conftest import invoke
 
 OWN = tuple(field for field in FIELDS if field.same_as is None)
 """All options; a new one is among them."""

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.conftest import QUICK, invoke
-from tests.frontend.models import tiny_vit
+from tests.frontend.tiny_models import tiny_vit
 
 ARGUMENTS = {"img_size": 16, "patch_size": 4, "num_classes": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
 IMAGES = 16

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from lampq_onnx.config.options import AnalysisOptions
+from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.batching import tensors
 from lampq_onnx.frontend.recognized import recognized
 from lampq_onnx.frontend.session import Frontend
-from lampq_onnx.inputs import Given
-from lampq_onnx.opened import opened_run
-from lampq_onnx.options import AnalysisOptions
-from lampq_onnx.pipeline import recognize
-from lampq_onnx.progress import NO_PROGRESS, Clock
-from lampq_onnx.recipe import Recipe
+from lampq_onnx.frontend.shared.batching import tensors
+from lampq_onnx.running.progress import NO_PROGRESS, Clock
 from lampq_onnx.runtime import open_runner
-
-from .odd_models import CLASSES, ODD, SIDE, Odd
+from lampq_onnx.workflow.inputs import Given
+from lampq_onnx.workflow.opened import opened_run
+from lampq_onnx.workflow.pipeline import recognize
+from tests.frontend.odd_models import CLASSES, ODD, SIDE, Odd
 
 HALF = Preprocessing(
     size=(SIDE, SIDE), crop_pct=1.0, crop_mode="squash", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3,
@@ -66,7 +65,7 @@ def test_an_odd_model_is_measured_as_its_rehearsal_says(name: str, tmp_path) -> 
 
 def _same_function(module: torch.nn.Module | None, frontend: Frontend, crops, room) -> None:
     """The module as it was brought, the front end's, and the exported graph compute the same."""
-    from lampq_onnx.converter import save_model
+    from lampq_onnx.graph.model_file import save_model
 
     images = next(tensors(crops, torch.device("cpu")))[0]
     with torch.no_grad():

@@ -10,10 +10,10 @@ import timm
 import torch
 from timm.models import save_for_hf
 
+from lampq_onnx.config.options import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.opening import load_model
-from lampq_onnx.frontend.trial import noise
-from lampq_onnx.options import ImageOptions, ModelOptions
 
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 16,

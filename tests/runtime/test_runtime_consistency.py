@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from lampq_onnx import api
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import save_model
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
-from lampq_onnx.metadata import write_metadata
-from lampq_onnx.tasks.spec import TaskName, TaskSpec
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.metadata import write_metadata
+from lampq_onnx.graph.model_file import save_model
 from tests.converter.graphs import Builder
 
 SIDE, WIDTH, IMAGES = 8, 24, 12

@@ -12,12 +12,14 @@ import onnxruntime as ort
 import pytest
 
 from lampq_onnx.artifacts import BitPlan
-from lampq_onnx.converter import TARGETS, convert_model, save_model
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.metadata import write_metadata
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.metadata import write_metadata
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.serving import package
+from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from . import bad_checkpoints
-from .case import OUT, Good, make_good
-from .test_bad_input import invoke
+from tests.trust import bad_checkpoints
+from tests.trust.case import OUT, Good, make_good
+from tests.trust.test_bad_input import invoke
 
 SCRIPT = "<script>alert(1)</script>"
 

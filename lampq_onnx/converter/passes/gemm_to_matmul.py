@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.bias import bias_of
-from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, add_constant, move_annotation, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions
-from lampq_onnx.converter.sites import constant_array, int_attribute
+from lampq_onnx.converter.passes.base import LayerPass
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
+from lampq_onnx.graph.layers import constant_array, int_attribute
+from lampq_onnx.graph.parameters import LayerParameters
+from lampq_onnx.graph.shapes import dimensions
 
 
 class GemmToMatMul(LayerPass[LayerParameters]):

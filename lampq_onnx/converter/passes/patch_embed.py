@@ -5,30 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import LayerFacts, LayerPass, add_constant, move_annotation, take_over
-from lampq_onnx.converter.refusals import Refused
-from lampq_onnx.converter.sites import constant_array, cuts_patches, users
+from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.errors import LampqError
-
-
-def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
-    """(channels, rows, columns, kernel height, kernel width) of a Conv that cuts its input into whole patches.
-
-    None where the Conv is of another kind: overlapping, padded, dilated, grouped, or of unknown input size.
-    """
-    weight, source = node.inputs[1], node.inputs[0]
-    if weight is None or weight.const_value is None or source is None or source.shape is None:
-        return None
-    kernel = [int(k) for k in weight.const_value.shape.numpy()[2:]]
-    size = source.shape[2:] if len(source.shape) == 4 else ()
-    sides = [d for d in size if isinstance(d, int)]
-    if len(sides) != 2 or not cuts_patches(node):
-        return None
-    height, width = sides
-    if height % kernel[0] or width % kernel[1]:
-        return None
-    channels = int(weight.const_value.shape.numpy()[1])
-    return channels, height // kernel[0], width // kernel[1], kernel[0], kernel[1]
+from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
+from lampq_onnx.graph.layers import constant_array, users
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.patches import patch_geometry
+from lampq_onnx.graph.refusals import Refused
 
 
 class PatchEmbedToMatMul(LayerPass[LayerFacts]):

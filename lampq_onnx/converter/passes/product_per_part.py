@@ -10,22 +10,15 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.bias import bias_of
-from lampq_onnx.converter.passes.base import (
-    LayerFacts,
-    LayerPass,
-    add_constant,
-    move_annotation,
-    shape_constant,
-    shared_constant,
-    take_over,
-    unused,
-)
-from lampq_onnx.converter.passes.fold_shapes import Dimension, dimensions
-from lampq_onnx.converter.readers import only_reader
-from lampq_onnx.converter.refusals import Outcome, Refused
-from lampq_onnx.converter.sites import constant_array, int_attribute, users
-from lampq_onnx.metadata_keys import STORAGE_KEY, UNIT_KEY
+from lampq_onnx.converter.passes.base import LayerPass
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.edits import add_constant, move_annotation, shape_constant, shared_constant, take_over, unused
+from lampq_onnx.graph.keys import STORAGE_KEY, UNIT_KEY
+from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.readers import only_reader
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import Dimension, dimensions
 from lampq_onnx.targets import Target
 
 MOST_PARTS = 8

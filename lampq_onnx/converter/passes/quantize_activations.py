@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerParameters, LayerPass, Parameters, add_constant
+from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass
+from lampq_onnx.graph.edits import add_constant
+from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.quantization import ActivationQuantizer
 
 UINT16_OPSET = 21

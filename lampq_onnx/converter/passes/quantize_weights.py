@@ -9,17 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.bit_layout import paired_fields, shares_bytes
-from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, Parameters, add_constant
-from lampq_onnx.converter.storage import (
-    Packed,
-    Stored,
-    may_share,
-    needs_unsigned,
-    pack_weight,
-    scale_weight,
-)
-from lampq_onnx.metadata_keys import ACTIVATION_BITS_KEY, SCHEME_KEY, STORAGE_KEY, UNIT_KEY, WEIGHT_BITS_KEY
+from lampq_onnx.converter.packing.bit_layout import paired_fields, shares_bytes
+from lampq_onnx.converter.packing.storage import Packed, Stored, may_share, needs_unsigned, pack_weight, scale_weight
+from lampq_onnx.converter.passes.base import LayerPass
+from lampq_onnx.graph.edits import add_constant
+from lampq_onnx.graph.keys import ACTIVATION_BITS_KEY, SCHEME_KEY, STORAGE_KEY, UNIT_KEY, WEIGHT_BITS_KEY
+from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 

@@ -6,11 +6,11 @@ import onnx_ir as ir
 from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
-from lampq_onnx.converter.passes.base import CountingPass, place, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions, same_reshaped
-from lampq_onnx.converter.readers import only_reader
-from lampq_onnx.converter.refusals import Outcome, Refused
-from lampq_onnx.converter.sites import constant_array
+from lampq_onnx.graph.edits import CountingPass, place, take_over
+from lampq_onnx.graph.layers import constant_array
+from lampq_onnx.graph.readers import only_reader
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import dimensions, same_reshaped
 
 
 class RemoveMoves(CountingPass):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.bias import bias_of, shares_addend
-from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, add_constant, take_over
+from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.bias import bias_of, shares_addend
+from lampq_onnx.graph.edits import add_constant, take_over
+from lampq_onnx.graph.parameters import LayerParameters
 
 
 class ReplaceBias(LayerPass[LayerParameters]):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, place, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions, same_reshaped
-from lampq_onnx.converter.refusals import Refused
-from lampq_onnx.converter.sites import constant_array, int_attribute, users
+from lampq_onnx.graph.edits import CountingPass, add_constant, place, take_over
+from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.refusals import Refused
+from lampq_onnx.graph.shapes import dimensions, same_reshaped
 
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
 _UNARY = frozenset(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions
-from lampq_onnx.converter.refusals import Outcome, Refused
-from lampq_onnx.converter.sites import constant_array, int_attribute, users
+from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
+from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import dimensions
 
 MIN_OPSET = 13
 """Split and Squeeze take their numbers as inputs since then."""

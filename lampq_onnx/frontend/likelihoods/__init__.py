@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
 from lampq_onnx.frontend.likelihoods.base import Likelihood
 from lampq_onnx.frontend.likelihoods.binary import BinaryLikelihood
 from lampq_onnx.frontend.likelihoods.binary_segmentation import BinarySegmentationLikelihood
@@ -17,7 +18,6 @@ from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
 from lampq_onnx.frontend.likelihoods.multi_label import MultiLabelLikelihood
 from lampq_onnx.frontend.likelihoods.regression import RegressionLikelihood
 from lampq_onnx.frontend.likelihoods.segmentation import SegmentationLikelihood
-from lampq_onnx.tasks.spec import TaskName, TaskSpec
 
 __all__ = ["CLASSES", "Likelihood", "likelihood_for", "likelihood_of"]
 

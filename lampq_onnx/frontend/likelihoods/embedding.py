@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from lampq_onnx.evaluation.tasks.embedding import CONCENTRATION
 from lampq_onnx.frontend.likelihoods.base import normal
-from lampq_onnx.tasks.embedding import CONCENTRATION
 
 
 class EmbeddingLikelihood:

@@ -11,21 +11,21 @@ import onnx_ir.passes.common as common_passes
 import torch
 
 from lampq_onnx.artifacts import ModelIdentity
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.artifacts.task import BOXES, LOGITS, TaskSpec
+from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.loading import LoadedModel, weights_hash
+from lampq_onnx.frontend.models.own_weights import require_weights
+from lampq_onnx.frontend.models.processor_check import compare_if_installed
 from lampq_onnx.frontend.onnx_model.freeze import freeze
 from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
-from lampq_onnx.frontend.own_weights import require_weights
-from lampq_onnx.frontend.processor_check import compare_if_installed
+from lampq_onnx.frontend.shared.loaded import LoadedModel, weights_hash
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.metadata import read_task
 from lampq_onnx.importer import import_model
 from lampq_onnx.importer.class_names import read_class_names
 from lampq_onnx.importer.preprocessing import file_preprocessing
-from lampq_onnx.metadata import read_task
-from lampq_onnx.options import ImageOptions
-from lampq_onnx.tasks.spec import BOXES, LOGITS, TaskSpec
 
 
 def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None = None) -> LoadedModel:

@@ -9,13 +9,13 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.converter.sites import LinearSite
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.blocks import Span, find_blocks
 from lampq_onnx.frontend.onnx_model.build import layers_of, steps_of
 from lampq_onnx.frontend.onnx_model.graph import BatchAxis, Graph, Step
 from lampq_onnx.frontend.onnx_model.operators import WITHOUT_GRADIENT
 from lampq_onnx.frontend.onnx_model.probe import PROBES, Folded, Probe, fold, probe
+from lampq_onnx.graph.layers import LinearSite
 
 
 class OnnxModel(Graph):

@@ -8,12 +8,12 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.converter.other_weights import other_weights
-from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
-from lampq_onnx.frontend.export import OVERLAPPING, overlaps
 from lampq_onnx.frontend.onnx_model.model import Built
-from lampq_onnx.frontend.onnx_model.source import OnnxSource
-from lampq_onnx.metadata_keys import MODULE_KEY
+from lampq_onnx.frontend.shared.onnx_source import OnnxSource
+from lampq_onnx.graph.keys import MODULE_KEY
+from lampq_onnx.graph.layers import LinearSite, annotate, find_sites, module_path
+from lampq_onnx.graph.other_weights import other_weights
+from lampq_onnx.graph.patches import OVERLAPPING, overlaps
 
 
 def source_of(model: ir.Model, built: Built) -> OnnxSource:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.converter import save_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.importer import Imported
 from lampq_onnx.runtime import open_runner
 

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lampq_onnx.frontend.batching import Images, tensors
-from lampq_onnx.frontend.chain import BlockChain, States
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.likelihoods import likelihood_of
-from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import clearly_lower
-from lampq_onnx.frontend.rounding.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
+from lampq_onnx.frontend.shared.batching import Images, tensors
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.chain import BlockChain, States
+from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
+from lampq_onnx.frontend.simulation.live import LiveModel
+from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
 
 WIDE_DAMPING = 0.1

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from lampq_onnx.frontend.chain import BlockChain, States
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.simulation import fake_quantize
-from lampq_onnx.frontend.threads import SUM_THREADS, torch_threads
+from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
+from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.chain import BlockChain, States
+from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer
 
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 import torch
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan
-from lampq_onnx.frontend.batching import SlicedImages, logits_of, tensors
-from lampq_onnx.frontend.chain import BlockChain
-from lampq_onnx.frontend.effort import Effort
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.likelihoods import likelihood_of
-from lampq_onnx.frontend.live import live_model
+from lampq_onnx.frontend.rounding.effort import Effort
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
-from lampq_onnx.frontend.simulation import WeightRounder
-from lampq_onnx.frontend.threads import torch_threads
-from lampq_onnx.progress import ProgressSink
+from lampq_onnx.frontend.shared.batching import SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.shared.threads import torch_threads
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.live import live_model
+from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+from lampq_onnx.running.progress import ProgressSink
 
 LADDER_IMAGES = 128
 """Images that layers and blocks are rounded from; their moments do not need more. Tuning uses all."""

@@ -15,16 +15,16 @@ from functools import partial
 
 import torch
 
-from lampq_onnx.frontend.batching import Images, tensors
-from lampq_onnx.frontend.chain import Block, BlockChain, States
-from lampq_onnx.frontend.isolation import copied
-from lampq_onnx.frontend.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.likelihoods import likelihood_of
-from lampq_onnx.frontend.live import LiveModel
-from lampq_onnx.frontend.losses import clearly_lower
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
 from lampq_onnx.frontend.rounding.tune import trained
+from lampq_onnx.frontend.shared.batching import Images, tensors
+from lampq_onnx.frontend.shared.isolation import copied
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.simulation.chain import Block, BlockChain, States
+from lampq_onnx.frontend.simulation.live import LiveModel
+from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer
 
 METHOD = "+block"

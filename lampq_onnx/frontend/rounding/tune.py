@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from lampq_onnx.frontend.likelihoods import likelihood_of
-from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
 from lampq_onnx.frontend.rounding.views import ImagePool
+from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.quantization import ActivationQuantizer
 
 

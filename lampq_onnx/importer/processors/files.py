@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lampq_onnx.disk.files import read_text
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import read_text
 
 NESTED, PLAIN = "processor_config.json", "preprocessor_config.json"
 

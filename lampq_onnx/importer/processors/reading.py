@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.data import Interpolation, Preprocessing
 from lampq_onnx.data.preprocessing import LEVEL
 from lampq_onnx.errors import LampqError, UsageError
@@ -20,7 +21,6 @@ from lampq_onnx.importer.processors.keys import (
     require_known_keys,
 )
 from lampq_onnx.importer.processors.sizes import Sizes
-from lampq_onnx.options import ImageOptions
 
 CROP = 0.9
 """Share of the image that is kept where nothing says so, timm's for ViTs."""

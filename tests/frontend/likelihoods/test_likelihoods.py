@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
 from lampq_onnx.data import Batch
+from lampq_onnx.evaluation.tasks.detection import detection_kl
+from lampq_onnx.evaluation.tasks.meters import METERS
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
-from lampq_onnx.tasks.detection import detection_kl
-from lampq_onnx.tasks.meters import METERS
-from lampq_onnx.tasks.spec import TaskName, TaskSpec
 
 DETECTION = TaskSpec(kind="detection", outputs=("logits", "pred_boxes"))
 SPECS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.frontend.onnx_model.build import layers_of
+from lampq_onnx.graph.layers import find_sites
 from tests.converter.graphs import Builder, as_ir, reference
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from lampq_onnx.config.options import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.opening import load_model
-from lampq_onnx.options import ImageOptions, ModelOptions
 from tests.frontend.odd_models import Plain
 
 HALF = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -1,0 +1,86 @@
+"""Groups of processes as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lampq_onnx.errors import UsageError
+from lampq_onnx.running.processes import ALONE, Array, Group, started_by_torchrun
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets."""
+
+
+@dataclass(frozen=True)
+class TorchGroup:
+    """The default process group of torch.distributed.
+
+    Attributes:
+        device: where tensors must be to be reduced: NCCL moves those on GPUs alone.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def sum(self, values: Array) -> Array:
+        """See `Group`."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Array) -> Array:
+        """See `Group`."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: Array, how: Any) -> Array:
+        tensor = torch.from_numpy(values.copy()).to(self.device)
+        dist.all_reduce(tensor, op=how)
+        reduced: Array = tensor.cpu().numpy()
+        return reduced
+
+
+def own_device(device: str) -> str:
+    """``cuda`` as the GPU of this process; others as they are."""
+    if device == "cuda" and started_by_torchrun():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return device
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[Group]:
+    """The processes that torchrun started with this one; this one alone without torchrun.
+
+    Args:
+        device: of the front end; decides between gloo and NCCL.
+
+    Raises:
+        UsageError: torchrun's variables are incomplete, or a GPU is asked for that is not there.
+    """
+    if not started_by_torchrun():
+        yield ALONE
+        return
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE says that there are several processes, and {missing[0]} is not set",
+            hint="start them with torchrun, or unset WORLD_SIZE",
+        )
+    own = torch.device(own_device(device))
+    if own.type == "cuda":
+        if not torch.cuda.is_available() or (own.index or 0) >= torch.cuda.device_count():
+            raise UsageError(
+                f"device {own}: torch sees {torch.cuda.device_count()} CUDA device(s) here",
+                hint="start as many processes a machine as it has GPUs (--nproc-per-node)",
+            )
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield TorchGroup(dist.get_rank(), dist.get_world_size(), own)
+    finally:
+        dist.destroy_process_group()
