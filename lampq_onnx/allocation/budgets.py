@@ -102,22 +102,23 @@ def require_possible(
     fixed_bits: int,
     table: LatencyTable | None,
 ) -> None:
-    """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before anything is measured.
+    """Refuse limits that no plan keeps, or that the float model keeps, before anything is measured.
 
     Args:
-        sensitivities: of units that are not measured yet: names, types, shapes and the size of the float file count.
-        limits: those that need measurements are not looked at.
+        sensitivities: of units that are not measured yet: names, types, shapes, numbers in the inputs and the size of
+            the float file count.
+        limits: agreement, which needs measurements, is not looked at.
         target, packing, candidates, activation_bits, activation_candidates, fixed_bits, table: see `allocate_within`.
 
     Raises:
         UsageError: an option that cannot be right, or what a limit needs is missing.
         LampqError: naming the smallest value, or the one below which something is quantized.
     """
-    if limits.max_bytes is None and limits.max_ms is None:
+    if limits.max_bytes is None and limits.max_ms is None and limits.max_bops is None:
         return
     sensitivities = inputs_for(sensitivities, target)
     if table is not None:
-        table.require_layers(unit.name for unit in sensitivities.units)
+        table.require_units(sensitivities.units)
     forms, fixed = _offered(
         sensitivities,
         limits,
@@ -131,7 +132,7 @@ def require_possible(
         fixed_bits,
     )
     units = budgeted_units(sensitivities)
-    known = replace(limits, max_bops=None, min_agreement=None)
+    known = replace(limits, min_agreement=None)
     resources = resources_of(sensitivities, known, fixed, target, table, None)
     for resource in resources:
         require_reachable(resource, units, forms)

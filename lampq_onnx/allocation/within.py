@@ -86,7 +86,7 @@ def solve_forms(
     """
     units = budgeted_units(sensitivities)
     if table is not None:
-        table.require_layers(unit.name for unit in sensitivities.units)
+        table.require_units(sensitivities.units)
     resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes)
     costs = form_costs(sensitivities, units, forms, metric, gamma)
     if limits.max_ms is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,15 +11,34 @@ from typing import Literal
 from pydantic import Field
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS, BitPlan
+from lampq_onnx.artifacts.sensitivities import UnitSensitivity
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
+
+_KEY = re.compile(r"(?P<operator>\w+) (?P<read>\d+(x\d+)*) by (?P<held>\d+(x\d+)*)\b")
+
+_PROBE = "probe the float.onnx of this model: lampq-onnx probe float.onnx"
 
 
 class ProbedLayer(Record):
     """One layer of the graph; layers of one shape are measured once."""
 
     name: str
-    shape: str = Field(description="key of the shape, e.g. MatMul 197x384x1152 bias")
+    shape: str = Field(description="key of the shape, e.g. MatMul 197x384 by 384x1152 bias")
+
+    def fits(self, unit: UnitSensitivity) -> bool:
+        """Whether a unit has the weight of this shape and, where it reads whole images, their size.
+
+        A key in another form than that of `probe` says nothing, and fits.
+        """
+        key = _KEY.match(self.shape)
+        if key is None:
+            return True
+        read, held = (tuple(map(int, key[part].split("x"))) for part in ("read", "held"))
+        if key["operator"] != "Conv":
+            return set(held) == set(unit.shape) and math.prod(held) == unit.parameters
+        same_input = unit.activation_elements in (None, math.prod(read))
+        return held[0] == unit.shape[0] and math.prod(held) == unit.parameters and same_input
 
 
 class LayerTime(Record):
@@ -91,19 +112,30 @@ class LatencyTable(Artifact):
             total += times.ms(layer.name, *widths, None if form is None else form.storage)
         return total
 
-    def require_layers(self, names: Iterable[str]) -> None:
+    def require_units(self, units: Iterable[UnitSensitivity]) -> None:
         """Refuse a table of another model.
 
         Raises:
-            LampqError: a layer was not probed.
+            LampqError: a unit was not probed, or a layer of its name with another shape was.
         """
-        known = {layer.name for layer in self.layers}
-        missing = next((name for name in names if name not in known), None)
-        if missing is not None:
-            raise LampqError(
-                f"the latency table of {self.model} does not know layer {missing}: it is of another model",
-                hint="probe the float.onnx that belongs to the sensitivities",
-            )
+        known = {layer.name: layer for layer in self.layers}
+        for unit in units:
+            if unit.name not in known:
+                raise self.unknown(unit.name)
+            if not known[unit.name].fits(unit):
+                outputs, inputs = unit.shape
+                raise LampqError(
+                    f"the latency table of {self.model} is of another model: its layer {unit.name} is "
+                    f"{known[unit.name].shape}, and that of the model has {outputs} outputs and {inputs} inputs"
+                    + (f", from {unit.activation_elements} numbers" if unit.activation_elements else ""),
+                    hint=_PROBE,
+                )
+
+    def unknown(self, name: str) -> LampqError:
+        """The error for a layer that was not probed."""
+        return LampqError(
+            f"the latency table of {self.model} does not know layer {name}: it is of another model", hint=_PROBE
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +157,7 @@ class LayerTimes:
             LampqError: the layer or the form was not measured.
         """
         if name not in self.layers:
-            self.table.require_layers([name])
+            raise self.table.unknown(name)
         for time in self.layers[name]:
             if time.covers(weight_bits, activation_bits, storage):
                 return self.table.context * time.milliseconds

@@ -26,6 +26,7 @@ from lampq_onnx.frontend.measuring.analysis import (
     require_labels,
     split,
 )
+from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
@@ -102,6 +103,10 @@ class Frontend:
         """
         self.loaded = with_spread(self.loaded, images.slice(0, SCORE_IMAGES))
         self.exported.model.metadata_props[TASK_KEY] = self.loaded.task.model_dump_json()
+
+    def input_elements(self) -> dict[str, int]:
+        """Numbers in each unit's input for one image."""
+        return input_elements(self.loaded.module, self.exported.units, self._blank)
 
     def links(self, images: torch.Tensor) -> tuple[Link, ...]:
         """Places where input channels can be equalized, tried on images (n, c, h, w)."""

@@ -63,6 +63,7 @@ def require_possible(frontend: Frontend, recipe: Recipe, target: Target) -> None
 
 def unmeasured(frontend: Frontend) -> Sensitivities:
     """The model's units and the size of its file; everything that is measured is a placeholder."""
+    elements = frontend.input_elements()
     units = tuple(
         UnitSensitivity(
             name=unit.name,
@@ -75,6 +76,7 @@ def unmeasured(frontend: Frontend) -> Sensitivities:
             nuclear_norm=0.0,
             weight_error={},
             activation_range=ActivationRange(low=0.0, high=0.0),
+            activation_elements=elements[unit.name],
         )
         for unit in frontend.exported.units
     )

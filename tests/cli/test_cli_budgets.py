@@ -9,6 +9,7 @@ import pytest
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.cli.main import run
 from lampq_onnx.config.recipe import Recipe
+from tests.cli.conftest import QUICK, invoke
 
 
 def call(*words: str | Path) -> int:
@@ -105,4 +106,24 @@ def test_what_cannot_be_is_refused_before_work_starts(words, message, tmp_path, 
     extra = ("--activation-bits", "4") if words[-1] == "tensorrt" else ()
     assert call("quantize", "digits", "-o", tmp_path / "out", *words, *extra) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (("--max-bops", "1"), "The smallest possible number is"),
+        (("--max-bops", "0.001G", "--max-size", "170kB"), "The smallest possible number is"),
+    ],
+)
+def test_bit_operations_below_the_smallest_number_are_refused_before_work(tmp_path, budget, message):
+    answers = []
+    for words in (("--dry-run",), ("--output", tmp_path / "out")):
+        code, _, err = invoke("quantize", "digits", *QUICK, *budget, *words)
+        said = err[err.index("error:") :]
+        assert message in said
+        assert "ranges" not in err
+        answers.append((code, said))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 1
     assert not (tmp_path / "out").exists()

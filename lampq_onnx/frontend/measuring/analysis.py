@@ -13,7 +13,7 @@ from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.measuring.alpha import AlphaResult, type_factors
-from lampq_onnx.frontend.measuring.calibration import choose_ranges, nuclear_norms, visit_inputs
+from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
@@ -24,7 +24,7 @@ from lampq_onnx.frontend.measuring.costs import (
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.rounding.effort import EFFORTS
-from lampq_onnx.frontend.shared.batching import Images, SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.shared.batching import Images, SlicedImages, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.units import Exported, Unit
@@ -250,13 +250,8 @@ class Analysis:
 
     def _input_elements(self) -> dict[str, int]:
         """Numbers in each unit's input for one image."""
-        found: dict[str, int] = {}
-
-        def count(unit: Unit, values: torch.Tensor) -> None:
-            found[unit.name] = values.numel()
-
-        visit_inputs(self.loaded.module, self.exported.units, self.images.slice(0, 1), count)
-        return found
+        image = next(tensors(self.images.slice(0, 1), device_of(self.loaded.module)))[0]
+        return input_elements(self.loaded.module, self.exported.units, image)
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device

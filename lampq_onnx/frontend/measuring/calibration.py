@@ -45,6 +45,23 @@ def visit_inputs(
             handle.remove()
 
 
+def input_elements(model: torch.nn.Module, units: Sequence[Unit], image: torch.Tensor) -> dict[str, int]:
+    """Numbers in each unit's input for one image (1, c, h, w)."""
+    found: dict[str, int] = {}
+
+    def hook(unit: Unit) -> Any:
+        return lambda _, inputs: found.update({unit.name: inputs[0].numel()})
+
+    handles = [unit.module.register_forward_pre_hook(hook(unit)) for unit in units]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def input_histograms(
     model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
 ) -> dict[str, Histogram]:
