@@ -14,7 +14,7 @@ from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
+from lampq_onnx.evaluation.gates import NOT_COMPARED, failed_gates, gates_of, verdict_line
 
 if TYPE_CHECKING:
     from lampq_onnx.allocation import FormSolution, Solution
@@ -130,11 +130,14 @@ def print_summary(report: Report) -> None:
             )
         )
     simulation = "" if fidelity.simulation_excess is None else f", simulation {100 * fidelity.simulation_excess:+.1f} %"
+    worst = f"worst layer {_or_not_finite(fidelity.layer_max, '.1e')}"
+    if fidelity.layer_worst is None and fidelity.layer_max == 0:
+        worst = NOT_COMPARED
     rows.append(
         (
             "fidelity",
-            f"worst layer {_or_not_finite(fidelity.layer_max, '.1e')}; error of the model against its plain QDQ "
-            f"arithmetic: kernels {_or_not_finite(fidelity.excess_error, '+.1%')}{simulation} (n = {fidelity.samples})",
+            f"{worst}; error of the model against its plain QDQ arithmetic: kernels "
+            f"{_or_not_finite(fidelity.excess_error, '+.1%')}{simulation} (n = {fidelity.samples})",
         )
     )
     for row in rows:

@@ -26,6 +26,9 @@ STALE = ".stale"
 
 _OWN_FORMAT = '"format": "lampq-onnx/'
 _HEAD = 4096
+_GATES = {".xml": '<testsuite name="lampq-onnx.', ".md": "### lampq-onnx: **"}
+"""Endings of the files in which `validate` writes its gates, and what their first lines hold."""
+
 _PAGES = (".html", ".csv")
 """What commands write beside a .json file, under its name."""
 
@@ -155,12 +158,19 @@ def _files(folder: Path, own: Collection[str]) -> Iterator[Path]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name in own or not path.is_file():
             continue
-        if path.suffix == ".onnx" and _is_own_model(path):
+        gates = _GATES.get(path.suffix)
+        if (path.suffix == ".onnx" and _is_own_model(path)) or (gates is not None and gates in _head(path)):
             yield path
-        elif path.suffix == ".json" and _OWN_FORMAT in path.read_bytes()[:_HEAD].decode("utf-8", "replace"):
+        elif path.suffix == ".json" and _OWN_FORMAT in _head(path):
             yield path
             beside = (path.with_suffix(ending) for ending in _PAGES)
             yield from (page for page in beside if page.name not in own and page.is_file())
+
+
+def _head(path: Path) -> str:
+    """The first characters of a file."""
+    with path.open("rb") as stream:
+        return stream.read(_HEAD).decode("utf-8", "replace")
 
 
 def _is_own_model(path: Path) -> bool:

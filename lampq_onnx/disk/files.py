@@ -90,9 +90,16 @@ def require_writable(folder: Path) -> None:
     """Prove that files can be made in ``folder``, or that it can be made; nothing is left there.
 
     Raises:
+        UsageError: it is a file, or below one.
         LampqError: the folder cannot be created or written.
     """
     present = _nearest(folder)
+    if present.is_file():
+        which = "it" if present == folder.absolute() else shortened(present)
+        raise UsageError(
+            f"cannot write to the output folder {shortened(folder)}: {which} is a file",
+            hint="choose another folder with --output",
+        )
     try:
         with tempfile.NamedTemporaryFile(dir=present, prefix=".lampq-"):
             pass

@@ -44,6 +44,9 @@ class Artifact(Record):
             data = json.loads(text, object_pairs_hook=_without_repetition)
         except (ValueError, RecursionError) as error:
             raise LampqError(f"{path} is not valid JSON: {error}") from error
+        said, known = (data.get("format") if isinstance(data, dict) else None), cls.model_fields.get("format")
+        if known is not None and isinstance(said, str) and said != known.default:
+            raise LampqError(f"{path} is not a {kind}: it holds {said}, and {known.default} is needed")
         try:
             return cls.model_validate_json(json.dumps(data))
         except (ValidationError, ValueError, RecursionError) as error:

@@ -20,6 +20,8 @@ EXCESS_IMAGES = 64
 
 NOT_FINITE = "NaN or infinity"
 
+NOT_COMPARED = "no layer was compared"
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -86,6 +88,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
     broken = [problem.message for problem in report.problems if problem.code == "not-finite"]
     judged = fidelity.samples >= EXCESS_IMAGES or "kernels-add-error" in codes
     worst = f" ({fidelity.layer_worst})" if fidelity.layer_worst else ""
+    compared = fidelity.layer_worst is not None or fidelity.layer_max != 0
     return (
         GateResult(
             name=f"{accuracy.metric} drop",
@@ -122,10 +125,10 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
             metric="relative error of a layer",
             unit="",
             measured=fidelity.layer_max,
-            shown=f"relative error {_number(fidelity.layer_max, '.1e')}{worst}",
-            limit=LAYER_BOUND,
+            shown=f"relative error {_number(fidelity.layer_max, '.1e')}{worst}" if compared else NOT_COMPARED,
+            limit=LAYER_BOUND if compared else None,
             side="at most",
-            passed=_within(fidelity.layer_max, LAYER_BOUND) and "layer-differs" not in codes,
+            passed=_within(fidelity.layer_max, LAYER_BOUND) and "layer-differs" not in codes if compared else None,
         ),
         GateResult(
             name="model as written",

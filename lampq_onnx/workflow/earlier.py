@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lampq_onnx.artifacts.task import CLASSIFICATION
 from lampq_onnx.config.recipe import FIELDS, Recipe
 from lampq_onnx.disk.existing import occupied
 from lampq_onnx.disk.files import MODEL_FILE, OUTPUT_FILES, RECIPE_FILE, shortened
@@ -75,9 +76,14 @@ class Earlier:
         return differences(before, now)
 
     def _with_task(self, recipe: Recipe) -> Recipe:
-        """The recipe with the task that the earlier run found, where it leaves the task open."""
+        """The recipe with its task said as the earlier run said it, where both mean the same."""
         found = self.shape.model.task
-        return recipe if found == "auto" else recipe.with_task(found)
+        if found != "auto":
+            return recipe.with_task(found)
+        # A run that is left to find its task writes down every other one.
+        if recipe.model.task != CLASSIFICATION.kind:
+            return recipe
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"task": "auto"})})
 
 
 def earlier_result(folder: Path) -> Earlier | None:

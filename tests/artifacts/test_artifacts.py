@@ -129,3 +129,14 @@ def test_a_folder_in_the_way_is_found_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(LampqError, match="a folder has that name"):
         write_atomic(tmp_path / "model.onnx", b"")
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_an_artifact_of_another_kind_is_named(tmp_path):
+    path = tmp_path / "sensitivity.json"
+    path.write_text('{"format": "lampq-onnx/sensitivities", "version": 1}')
+    with pytest.raises(LampqError) as caught:
+        BitPlan.load(path)
+    assert (
+        caught.value.message
+        == f"{path} is not a BitPlan: it holds lampq-onnx/sensitivities, and lampq-onnx/plan is needed"
+    )

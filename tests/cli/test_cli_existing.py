@@ -42,6 +42,9 @@ def with_derived(folder: Path) -> None:
     words = ("convert", folder / "float.onnx", "--plan", folder / "plan.json", "-o", folder / "edited.onnx")
     assert invoke(*words)[0] == 0
     (folder / "notes.txt").write_text("mine")
+    (folder / "notes.md").write_text("### of the user")
+    (folder / "gates.xml").write_text('<testsuites>\n  <testsuite name="lampq-onnx.validate" tests="5">')
+    (folder / "gates.md").write_text("### lampq-onnx: **PASS** model.onnx")
     (folder / "ort" / "mine.txt").write_text("mine")
     shutil.copy(folder / "float.onnx", folder / "own.txt.onnx.bak")
 
@@ -54,6 +57,22 @@ def test_a_finished_run_is_not_done_again(folder: Path) -> None:
     assert "export" not in err
     assert contents(folder) == before
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == times
+
+
+def test_the_task_that_was_found_may_be_said(folder: Path) -> None:
+    code, out, err = invoke("quantize", "digits", "-o", folder, *SAME, "--task", "classification")
+    assert code == 0, err
+    assert "done already" in said(out)
+
+
+@pytest.mark.parametrize("command", [("quantize",), ("sweep", "--bits", "3")], ids=" ".join)
+def test_a_file_is_no_output_folder(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    for output, message in (("there", "there: it is a file"), ("there/below", "there is a file")):
+        code, _, err = invoke(command[0], "digits", "-o", tmp_path / output, *command[1:])
+        assert code == 2, err
+        assert message in said(err)
+    assert contents(tmp_path) == {"there": b"mine"}
 
 
 def test_another_recipe_is_refused_with_both_values_and_nothing_changes(folder: Path) -> None:
@@ -99,6 +118,10 @@ def test_overwrite_replaces_the_result_and_what_was_made_from_it(folder: Path) -
     assert (folder / "edited.onnx.stale").read_bytes() == edited
     assert not (folder / "edited.onnx").exists()
     assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "notes.md").is_file()
+    for name in ("gates.xml", "gates.md"):
+        assert not (folder / name).exists()
+        assert (folder / f"{name}.stale").is_file()
     assert contents(folder / "ort") == {"mine.txt": b"mine"}
     assert "edited.onnx.stale" in said(out)
 

@@ -56,6 +56,13 @@ def made(
     )
 
 
+def test_layers_that_nobody_compared_do_not_pass() -> None:
+    found = made(fidelity={"layer_max": 0.0, "layer_worst": None})
+    gate = next(gate for gate in gates_of(found) if gate.name == "layers as written")
+    assert (gate.passed, gate.limit, gate.shown) == (None, None, "no layer was compared")
+    assert "layers as written" not in verdict_line(gates_of(found))
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_all_renderings_say_the_same(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes, wanted = WRONG[name]

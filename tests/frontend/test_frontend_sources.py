@@ -123,6 +123,16 @@ def test_other_weights_can_be_put_into_the_architecture_of_a_folder(
         torch.testing.assert_close(loaded.module(images), model(images))
 
 
+def test_a_folder_that_holds_no_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"")
+    with pytest.raises(LampqError, match=r"holds no config\.json"):
+        opened(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit_tiny_patch16_224").mkdir()  # of results, called like the model
+    with pytest.raises(UsageError, match="say where the weights of vit_tiny_patch16_224 come from"):
+        opened("vit_tiny_patch16_224")
+
+
 def test_sources_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LampqError, match=r"holds no config\.json"):
         opened(f"local-dir:{tmp_path}")

@@ -63,6 +63,25 @@ def test_a_folder_without_settings_is_refused_as_a_file_is(folder: Path) -> None
     assert (found.size, found.mean, found.std) == ((32, 32), images.mean, images.std)
 
 
+def test_a_processor_of_another_size_than_the_model_is_named(folder: Path) -> None:
+    """Classes crop to sizes of their own where a file does not say one."""
+    sides = {"height": 32, "width": 32}
+    write(folder, {"image_processor_type": "DeiTImageProcessor", "size": sides})
+    with pytest.raises(LampqError, match="prepares images of 224x224, and its config") as error:
+        load_transformers(str(folder), pretrained=False)
+    assert "crop_size of 32x32" in e.value.hint
+    write(folder, {"image_processor_type": "DeiTImageProcessor", "size": sides, "crop_size": sides})
+    assert load_transformers(str(folder), pretrained=False).preprocessing.size == (32, 32)
+
+
+def test_a_class_that_the_installed_version_lacks_is_no_list_of_all_models(folder: Path) -> None:
+    write(folder, {"image_processor_type": "NobodysImageProcessor", "size": 32})
+    with pytest.raises(LampqError, match="cannot make the image processor") as caught:
+        load_transformers(str(folder), pretrained=False)
+    assert len(caught.value.message) < 300 + len(str(folder))
+    assert "beit, bit" not in caught.value.message
+
+
 def test_flipped_channels_reach_the_written_file(folder: Path, tmp_path: Path) -> None:
     write(folder, FLIPPED)
     loaded = load_transformers(str(folder), pretrained=False)

@@ -59,9 +59,11 @@ def installed_processor(place: str, *, local: bool) -> Any:
         slow_name = type(fast).__name__.removesuffix("Fast")
         return made(use_fast=False) if hasattr(transformers, slow_name) else fast
     except Exception as error:  # settings, downloads and missing packages fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if reason.startswith("Unrecognized image processor"):  # what follows is a list of all that there are
+            reason = f"it names no image_processor_type, or one that version {transformers.__version__} does not have"
         raise UnsupportedKey(
-            f"transformers cannot make the image processor of {place}: {reason}", hint=REMEDY
+            f"transformers cannot make the image processor of {place}: {reason[:300]}", hint=REMEDY
         ) from error
 
 

@@ -27,7 +27,9 @@ def timm_source(name: str) -> str | None:
     """A name with a source as timm takes it, or None where it is a plain name."""
     if name.partition(":")[0].lower().replace("_", "-") in (LOCAL, HUB):
         return name
-    return f"{LOCAL}:{name}" if is_timm_folder(name) else None
+    # A folder without a config.json is refused by its name, unless it is called like a model.
+    unnamed = Path(name).is_dir() and not timm.is_model(name)
+    return f"{LOCAL}:{name}" if is_timm_folder(name) or unnamed else None
 
 
 def require_source(name: str, *, pretrained: bool) -> bool:
@@ -44,7 +46,10 @@ def require_source(name: str, *, pretrained: bool) -> bool:
         return False
     folder = Path(place)
     if not (folder / CONFIG).is_file():
-        raise LampqError(f"{folder} holds no {CONFIG}", hint="give the folder that timm's save_for_hf wrote")
+        raise LampqError(
+            f"{folder} holds no {CONFIG}",
+            hint="give a folder that timm's save_for_hf or transformers' save_pretrained wrote",
+        )
     if not is_timm_folder(place):
         raise LampqError(
             f"the {CONFIG} in {folder} is not one of timm: it names no architecture",

@@ -17,6 +17,7 @@ from lampq_onnx.frontend.models.processor_check import installed_processor, requ
 from lampq_onnx.frontend.models.task_model import NamedOutputs
 from lampq_onnx.frontend.models.timm_sources import is_timm_folder
 from lampq_onnx.frontend.models.transformers_heads import load_weights_of, model_class, task_of
+from lampq_onnx.frontend.models.trial import require_one_input
 from lampq_onnx.frontend.shared.loaded import LoadedModel, require_finite, weights_hash
 from lampq_onnx.importer.processors import (
     class_name,
@@ -73,8 +74,9 @@ def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, l
     module = load_weights_of(model_class(transformers, name, config), name, place, local=local)
     module.eval().requires_grad_(False)
     require_finite(module, Path(place))
+    require_one_input(module, name)
     preprocessing = _image_settings(name, place, config, images, local=local)
-    task = task_of(module, name, config, preprocessing)
+    task = task_of(module, name, config, preprocessing, made_for=_size(config))
     wrapped = NamedOutputs(module, task.outputs).eval()
     digest = weights_hash(wrapped)
     prepare(wrapped, name, preprocessing)

@@ -11,7 +11,7 @@ from lampq_onnx.artifacts.task import BOXES, CLASSIFICATION, LOGITS, TaskSpec
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.task_model import detection_task
-from lampq_onnx.frontend.models.trial import INPUT_HINT, noise, require_one_input
+from lampq_onnx.frontend.models.trial import INPUT_HINT, noise
 from lampq_onnx.importer.class_names import names_of
 
 SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
@@ -67,17 +67,26 @@ def load_weights_of(kind: Any, name: str, place: str, *, local: bool) -> torch.n
     return found
 
 
-def task_of(module: torch.nn.Module, name: str, config: Any, preprocessing: Preprocessing) -> TaskSpec:
+def task_of(
+    module: torch.nn.Module,
+    name: str,
+    config: Any,
+    preprocessing: Preprocessing,
+    *,
+    made_for: tuple[int, int] | None = None,
+) -> TaskSpec:
     """What the outputs for images say.
 
     Heads with a teacher answer with the mean of two heads under the name logits; encoders with one vector for each
     image under one of `EMBEDDINGS`.
 
+    Args:
+        made_for: height and width that the configuration names.
+
     Raises:
-        LampqError: the model takes more than images, or has no outputs of a known task.
+        LampqError: the model does not take the images, or has no outputs of a known task.
     """
-    require_one_input(module, name)
-    outputs = _outputs(module, name, preprocessing)
+    outputs = _outputs(module, name, preprocessing, made_for)
     shapes = {key: tuple(value.shape) for key, value in outputs.items()}
     names = tuple(str(config.id2label[key]) for key in sorted(config.id2label or {}))
     logits = shapes.get(LOGITS, ())
@@ -104,11 +113,21 @@ def task_of(module: torch.nn.Module, name: str, config: Any, preprocessing: Prep
 
 
 @torch.no_grad()
-def _outputs(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -> dict[str, torch.Tensor]:
+def _outputs(
+    module: torch.nn.Module, name: str, preprocessing: Preprocessing, made_for: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
     images = noise(preprocessing, module)
     try:
         answer = module(images)
     except Exception as error:  # a model may fail in any way
+        if made_for not in (None, preprocessing.size):
+            sizes = ["x".join(map(str, size)) for size in (preprocessing.size, made_for or ())]
+            raise LampqError(
+                f"{name}: its image processor prepares images of {sizes[0]}, and its config.json is of a model for "
+                f"{sizes[1]}, which does not take them",
+                hint=f"write size and crop_size of {sizes[1]} into preprocessor_config.json; a key that is not there "
+                "has the default of the processor's class",
+            ) from error
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise LampqError(
             f"{name} is a {type(module).__name__} that does not take images {tuple(images.shape)} alone: "

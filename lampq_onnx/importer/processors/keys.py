@@ -84,6 +84,9 @@ def require_known_keys(said: Mapping[str, Any], source: str, kind: ProcessorClas
         Names the first other key.
     """
     for key, value in said.items():
+        answers = value is None or isinstance(value, bool) or value in (0, 1)
+        if key.startswith("do_") and key not in IGNORED and not answers:
+            raise refused(source, key, f"is {value!r}, neither true nor false", hint="write true or false")
         if key in OBEYED | IGNORED | kind.own_keys or value is None or value in NEUTRAL.get(key, ()):
             continue
         if key in NEUTRAL and kind.name:
