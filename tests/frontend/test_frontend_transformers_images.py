@@ -69,7 +69,7 @@ def test_a_processor_of_another_size_than_the_model_is_named(folder: Path) -> No
     write(folder, {"image_processor_type": "DeiTImageProcessor", "size": sides})
     with pytest.raises(LampqError, match="prepares images of 224x224, and its config") as error:
         load_transformers(str(folder), pretrained=False)
-    assert "crop_size of 32x32" in e.value.hint
+    assert "crop_size of 32x32" in error.value.hint
     write(folder, {"image_processor_type": "DeiTImageProcessor", "size": sides, "crop_size": sides})
     assert load_transformers(str(folder), pretrained=False).preprocessing.size == (32, 32)
 
