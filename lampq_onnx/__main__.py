@@ -1,5 +1,20 @@
-"""`python -m lampq_onnx` is the command line."""
+"""`python -m lampq_onnx` and the command `lampq-onnx`."""
 
-from lampq_onnx.cli.main import run
+import sys
 
-run()
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, as shells have it."""
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is loaded ends without a traceback, too."""
+    try:
+        from lampq_onnx.cli.main import run
+    except KeyboardInterrupt:
+        print("error: interrupted before anything was done", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    run()
+
+
+if __name__ == "__main__":
+    main()
