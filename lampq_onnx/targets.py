@@ -53,10 +53,10 @@ class Target:
             DequantizeLinear has to read an initializer.
         shared_bytes: weights of 5 to 7 bits may lie in bytes that share their spare bits. Those of 5 and 6 bits have a
             zero point then.
-        gemm_bias: files are faster where the integer kernel adds the bias (docs/runtime.md). Without VNNI the products
-            take so much longer that it wins nothing, and on arm64 it was not measured.
+        gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
+            products take so much longer that this gains nothing; on arm64 it was not measured.
         part_products: files are faster with a product for each part of a result (queries, keys and values) than with
-            one that is split (docs/runtime.md). Not measured on arm64.
+            one that is split (docs/runtime/passes.md). Not measured on arm64.
         timed: `probe` can time its files: they run in onnxruntime on a CPU.
         opset: the newest one that is read.
     """
@@ -139,7 +139,7 @@ _LOW = tuple(range(1, 9))
 _NARROW = tuple(range(2, 9))
 
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
-"""onnxruntime on CPUs (docs/runtime.md): narrow weights and inputs run on the 8-bit kernel, wider inputs in float."""
+"""onnxruntime on CPUs (docs/runtime/targets.md): narrow weights and inputs run on the 8-bit kernel, wider ones in float."""
 
 TARGETS = {
     target.name: target
