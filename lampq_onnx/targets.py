@@ -139,7 +139,8 @@ _LOW = tuple(range(1, 9))
 _NARROW = tuple(range(2, 9))
 
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
-"""onnxruntime on CPUs (docs/runtime/targets.md): narrow weights and inputs run on the 8-bit kernel, wider ones in float."""
+"""onnxruntime on CPUs (docs/runtime/targets.md): narrow weights and inputs run on the 8-bit kernel, wider ones in
+float."""
 
 TARGETS = {
     target.name: target
