@@ -1,9 +1,9 @@
-"""Open report.html or sweep.html in a headless Chromium: does it draw, without a complaint and without the network?
+"""Open report.html or sweep.html in a headless Chromium, and check that it draws without errors or network.
 
     python tools/look.py out/report.html [--light light.png] [--dark dark.png] [--height PIXELS]
 
-Exits with 1 where a plot is missing, the browser complains, or the page fetches anything, and with 3 where there is no
-Chromium on the PATH. It needs playwright (in the extra dev), which drives the Chromium that is installed.
+The exit code is 1 if a plot is missing, the browser reports an error, or the page fetches anything. It is 3 if there is
+no Chromium on the PATH. This needs playwright (in the extra dev), which drives the installed Chromium.
 """
 
 from __future__ import annotations

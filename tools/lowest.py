@@ -1,12 +1,12 @@
-"""The lowest versions that pyproject.toml allows: do they install together, and does the package work with them?
+"""Check the lowest versions that pyproject.toml allows: they install together, and the package works with them.
 
-    python tools/lowest.py                    # in a temporary folder that is removed; minutes and gigabytes
+    python tools/lowest.py                    # in a temporary folder that is removed; takes minutes and gigabytes
     python tools/lowest.py --folder FOLDER    # in a folder that stays; a second call uses its environment again
 
-Every direct dependency is held at its lower bound, and those below it are whatever pip finds. Then the quickstart runs
-from an installed wheel, and a part of the tests against it. Exit code 1 where anything fails.
+Every direct dependency has its lower bound. For indirect dependencies, pip chooses the version. Then the quickstart
+runs from an installed wheel, and a part of the tests runs against it. The exit code is 1 if anything fails.
 
-It needs Python 3.11 and nothing else to start.
+To start, this needs Python 3.11 and nothing else.
 """
 
 from __future__ import annotations

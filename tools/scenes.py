@@ -1,9 +1,9 @@
-"""Scenes of simple shapes with exact boxes, for training and measuring detectors where no photographs can be had.
+"""Generate scenes of simple shapes with exact boxes, to train and measure detectors without photographs.
 
     python -m tools.scenes scenes/ --count 400 --seed 1
 
-writes scenes/images/*.png and scenes/annotations.json in the form of COCO. The same arguments and the same version of
-NumPy give the same pixels. Only writing files needs Pillow.
+This writes scenes/images/*.png and scenes/annotations.json in COCO format. The same arguments and the same version of
+NumPy give the same pixels. Pillow is needed only to write files.
 """
 
 from __future__ import annotations

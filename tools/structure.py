@@ -1,10 +1,11 @@
-"""Figures of the package's structure, so that a change can be compared with what was before it.
+"""Print figures of the package's structure, to compare it before and after a change.
 
     python tools/structure.py                     # of this checkout
     python tools/structure.py ../other --list     # of another one, with the names behind the figures
-    python tools/structure.py --json before.json  # the figures as a file as well
+    python tools/structure.py --json before.json  # also writes the figures to a file
 
-A room is a folder of the package, or a module in its root. An arrow is one room that imports another, however often.
+A room is a folder of the package, or a module in its root. There is an arrow from one room to another if a module of
+the first imports the second; several such imports are still one arrow.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m tools.train_detector --device cuda --output models/scenes
 
-needs torch, transformers and NumPy, and about five minutes of an H200. The result is a folder that transformers'
+This needs torch, transformers and NumPy, and about five minutes of an H200. The result is a folder that transformers'
 `from_pretrained` reads: config.json, float16 weights in model.safetensors, preprocessor_config.json, and training.json
 with the average precision of exactly these weights.
 """

@@ -1,14 +1,14 @@
-"""The way of a new user, from nothing to a gate in a pipeline, each step as a real command.
+"""Do what a new user does, from nothing to a gate in a pipeline, each step as a real command.
 
     python tools/walk.py                             # in a temporary folder that is removed; minutes and gigabytes
     python tools/walk.py --folder FOLDER             # in a new folder that stays
-    python tools/walk.py --python .venv/bin/python   # in an environment that has lampq-onnx and playwright already
+    python tools/walk.py --python .venv/bin/python   # in an environment that already has lampq-onnx and playwright
 
-It builds the wheel of this checkout and installs it in an environment of its own. From there on it uses nothing of the
-checkout but the scripts that stand for the user: tools/own_model.py (model and images) and tools/look.py (browser).
-At the end it prints a table of the steps. Exit code 1 where a step fails, or does not show what it should.
+This builds the wheel of the checkout and installs it in a new environment. After that it uses only two scripts of the
+checkout, which stand for the user: tools/own_model.py (model and images) and tools/look.py (browser). At the end it
+prints a table of the steps. The exit code is 1 if a step fails, or does not show what it should.
 
-It needs Python 3.11 and nothing else to start.
+To start, this needs Python 3.11 and nothing else.
 """
 
 from __future__ import annotations

@@ -1,16 +1,21 @@
-"""Allocation methods side by side on one base quantizer and one form of graph: the shape of the LampQ paper's Table 6.
+"""Compare allocation methods on one base quantizer and one form of graph, as Table 6 of the LampQ paper does.
 
     python tools/bench/ablation.py deit_tiny_patch16_224 --checkpoint deit_tiny.safetensors \\
         --calibration calibration/ --validation validation/ --seeds 0,1,2
 
-All rows have the same equalized model, ranges and base quantizer (GPTQ, unless --effort or --rounding say otherwise);
-only the widths of the weights differ. Figures come from the PyTorch simulation, which computes the file's function but
-for rounding flips by the order of float sums; `lampq-onnx quantize` checks that of every file it writes.
-A seed chooses the calibration images and everything else, not the validation images. Each is analyzed once for all rows
-and widths (twice where rows need measured and directional costs), and equalized for the lowest width.
-A row is an allocation, or one with +update for the iterative update after it. I1 is one width for each layer, I2 the
-type-aware Fisher metric, I3 the update. Runs go to stderr as they end; an interrupted run prints the table so far, and
-goes on where it was with the same --results FILE. Processes with different seeds may share that file.
+All rows have the same equalized model, ranges and base quantizer (GPTQ, unless --effort or --rounding say otherwise).
+Only the widths of the weights differ. The figures come from the simulation in PyTorch. It computes the same function as
+the file, except for values that round differently because float sums have another order; `lampq-onnx quantize` checks
+this for every file that it writes.
+
+A seed chooses the calibration images and everything else that is random, but not the validation images. Each seed is
+analyzed once for all rows and widths (twice if rows need measured and directional costs), and equalized for the lowest
+width.
+
+A row is an allocation, or an allocation with +update, followed by the iterative update. I1 means one width for each
+layer, I2 the type-aware Fisher metric, I3 the update. The result of each run is printed to stderr when it ends. An
+interrupted program prints the table so far, and continues if it is started again with the same --results FILE.
+Processes with different seeds may share that file.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What files of latency and size budgets measure, and how long the allocation takes.
+"""Compare predicted and measured time and size of files made for budgets, and time the allocation.
 
     python tools/bench/budgets.py float.onnx sensitivity.json
-    python tools/bench/budgets.py --export deit_small_patch16_224     # random weights, made-up costs
+    python tools/bench/budgets.py --export deit_small_patch16_224     # random weights and costs
     python tools/bench/budgets.py --units 1000                        # the allocation alone
 
-Latency budgets lie evenly between the fastest and the slowest file. All files of one model are timed in turns in one
-process, beside the float file. In each turn a file runs twice and its second run counts: alone, a file does not find
-the caches full of others' weights. Weights are rounded to nearest: times and sizes do not depend on the rounding.
+Latency budgets are spaced evenly between the fastest and the slowest file. All files of one model are timed in turns in
+one process, together with the float file. In each turn a file runs twice and its second run counts. Otherwise it would
+find the caches full of another file's weights, which does not happen to a file that runs alone. Weights are rounded to
+nearest: times and sizes do not depend on the rounding.
 """
 
 from __future__ import annotations

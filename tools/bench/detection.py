@@ -1,11 +1,11 @@
-"""Box AP of a detector in float, with uniform bits and with LampQ's, each from a checked file in onnxruntime.
+"""Measure the box AP of a detector in float, with uniform bits and with LampQ's, from checked files in onnxruntime.
 
     python tools/bench/detection.py models/scenes
 
-generates the scenes (see tools/scenes.py) in a temporary folder; --calibration and --validation take other images with
-boxes in the form of COCO, such as instances_val2017.json for a pretrained detector of transformers. Rows are printed as
-their runs end. ± is the standard error of the drop, from a jackknife over images; "to float" counts the float model's
-own certain detections as the truth.
+This generates the scenes (see tools/scenes.py) in a temporary folder. --calibration and --validation take other images
+with boxes in COCO format, such as instances_val2017.json for a pretrained detector of transformers. Each row is printed
+when its run ends. ± is the standard error of the drop, from a jackknife over images. "to float" means: the float
+model's own certain detections are used as the truth.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What quantize makes on one thread, on two, and with the kernels of another processor.
+"""Compare what `quantize` writes on one thread, on two threads, and with the kernels of another processor.
 
     python tools/bench/determinism.py --effort fast --effort balanced --effort best digits
     python tools/bench/determinism.py -- deit_tiny_patch16_224 --checkpoint W --calibration C --validation V
 
-Every run is a process of its own without results of earlier ones. Compared are the files that hold no times, and the
-widths of the plan. PyTorch and its libraries are told by their environment variables to compute as on a processor with
-AVX2 only; their sums then differ in the last bits.
+Every run is a process of its own, without cached results. The comparison covers the files that hold no times, and the
+widths of the plan. Environment variables make PyTorch and its libraries compute as on a processor with AVX2 only. Their
+sums then differ in the last bits.
 """
 
 from __future__ import annotations

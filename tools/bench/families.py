@@ -1,13 +1,13 @@
-"""How each family of Vision Transformers fares: one row for each, through the whole line at W8A8 and W4A8.
+"""Run small models of each family of Vision Transformers through all stages at W8A8 and W4A8, one row for each.
 
     python tools/bench/families.py                       # all rows
     python tools/bench/families.py --only swin pvt_v2    # some
-    python tools/bench/families.py --json families.json  # the figures as well
+    python tools/bench/families.py --json families.json  # also writes the figures to a file
 
-The models are timm's, made smaller by their constructors, with random weights of a fixed seed, rounded to nearest: the
-table shows what is recognized and that the file computes what was asked for, not accuracy. Every row runs in a process
-of its own; one that fails is a row with its reason, and the exit code is then 1. Families that the tool is known to
-refuse are not failures.
+The models are timm's, made smaller by their constructors, with random weights of a fixed seed, rounded to nearest. The
+table shows what is recognized, and that the file computes what was simulated. It does not show accuracy. Every row runs
+in a process of its own. If it fails, the row gives the reason, and the exit code is 1. Families that the tool is known
+to refuse are not failures.
 """
 
 from __future__ import annotations

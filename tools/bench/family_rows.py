@@ -1,4 +1,4 @@
-"""One row of the table of families: a model through the whole line at two widths, and what was seen of it."""
+"""Make one row of the table of families: run a model through all stages at two widths, and record the result."""
 
 from __future__ import annotations
 

@@ -1,19 +1,20 @@
-"""Whether a model's .onnx alone gives what the PyTorch model gives: traces, plan and accuracy, by exporter.
+"""Check, for each exporter, that a .onnx file gives the same traces, plan and accuracy as the PyTorch model.
 
     python tools/bench/onnx_in.py deit_tiny_patch16_224 --checkpoint deit_tiny.safetensors \\
         --calibration calibration/ --validation validation/ --effort fast --bits 4
 
-writes four files of the model (torch's dynamo exporter at opsets 18 and 23, its TorchScript exporter at opset 17, and
-transformers' ViT with the same weights), runs `quantize` on the PyTorch model and on each file by itself, and compares:
+This writes four files of the model (torch's dynamo exporter at opsets 18 and 23, its TorchScript exporter at opset 17,
+and transformers' ViT with the same weights). It runs `quantize` on the PyTorch model and on each file by itself, and
+compares:
 
-- traces: Spearman's rank correlation of the units' Fisher traces; units are matched by their weights.
-- labels: calibration images for which both draw the same label for the Fisher metric.
-- bits: units whose width is another.
-- accuracy: top-1 of the file's result minus that of PyTorch's in points, ± its standard error over the images, and
-  the images both answer alike.
-- import: relative difference between the module that is built from the file and the file in onnxruntime.
+- traces: Spearman's rank correlation of the layers' Fisher traces; layers are matched by their weights.
+- labels: the number of calibration images for which both draw the same label for the Fisher metric.
+- bits: the number of layers with a different width.
+- accuracy: top-1 of the file's result minus that of PyTorch's in points, ± its standard error over the images, and the
+  share of images that both answer alike.
+- import: the relative difference between the module that is built from the file and the file in onnxruntime.
 
-Files go to a temporary folder and are removed; rows are printed as their runs end.
+Files go to a temporary folder and are removed. Each row is printed when its run ends.
 """
 
 from __future__ import annotations

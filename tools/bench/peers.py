@@ -1,11 +1,11 @@
-"""Other quantizers' files beside ours, on one float file and in one interleaved run, as a Markdown table.
+"""Compare files of other quantizers with ours, from one float file and in one interleaved run, as a Markdown table.
 
     python -m tools.bench.peers deit_tiny.onnx --calibration DIR --validation DIR --ours out/model.onnx
 
-The float file is one that lampq-onnx wrote. Without --ours, files of uniform plans, rounded to nearest with min-max
-input ranges, are made here. Every tool runs in a process of its own, which gives its time and peak memory; tools that
-do not share our environment get one made by this script in --environments, and are skipped with the reason where that
-fails. Agreement and SQNR are those with the float file on the validation images.
+The float file is one that lampq-onnx wrote. Without --ours, this script makes files of uniform plans, rounded to
+nearest with min-max input ranges. Every tool runs in a process of its own, which gives its time and peak memory.
+Tools that need another environment get one that this script makes in --environments. If that fails, the tool is
+skipped with the reason. Agreement and SQNR compare each file with the float file on the validation images.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The solvers of the integer program against each other, on the same allocations.
+"""Compare the solvers of the integer program on the same allocations.
 
     python tools/bench/solvers.py                     # every solver that is installed
     python tools/bench/solvers.py --solvers HiGHS --sets thousand
 
-For each set: problems, those proven optimal, problems whose objective is above the best that any solver found, and CPU
-seconds in all, those of child processes included (CBC is one). numpy, PuLP, pydantic and a solver are enough to run it.
+For each set it prints the number of problems, of those proven optimal, of those whose objective is above the best that
+any solver found, and the total CPU seconds. These include child processes (CBC is one). This needs numpy, PuLP,
+pydantic and a solver.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Vision Transformers that are hard to quantize, made from a trained one without changing what it computes.
+"""Make Vision Transformers that are hard to quantize from a trained one, without changing what it computes.
 
     python tools/bench/stand_ins.py deit_tiny_patch16_224 deit_tiny.safetensors hard.safetensors --images calibration/
 
 channels: some LayerNorm channels are made larger, and the next layer's weights for them smaller by the same factors.
 massive:  in some middle blocks two of fc2's inputs become huge on the class token, one four times the other; their
-          columns cancel. Rounding to a coarse grid loses the other inputs, and clipping ends the cancellation.
+          columns cancel. Rounding to a coarse grid loses the other inputs, and clipping destroys the cancellation.
 both:     massive, then channels.
 
-The written file loads strictly into the same timm model. Without --images noise takes their place, on which a class
-token is told from patches less reliably than on what the model was trained for.
+The written file loads strictly into the same timm model. Without --images, noise is used instead of images. On noise,
+the class token differs less clearly from the patches than on images like those of the training.
 """
 
 from __future__ import annotations

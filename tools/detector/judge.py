@@ -1,7 +1,7 @@
-"""Average precision of a detector as it is stored, and its folder.
+"""Measure the average precision of a detector as it is stored, and write its folder.
 
-The training needs no more than torch, transformers and NumPy: this is COCO's definition without its package, which the
-benchmark uses.
+The training needs only torch, transformers and NumPy. So this computes COCO's definition without COCO's package, which
+the benchmark uses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Matching of queries and objects, and what is minimized."""
+"""Match queries with objects, and compute the training loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps of a walk must leave behind."""
+"""Check what the steps of a walk must leave behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the files of a run go."""
+"""Choose the folder in which the files of a run are written."""
 
 from __future__ import annotations
 

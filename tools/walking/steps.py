@@ -1,4 +1,4 @@
-"""Steps of a walk: real commands, their time, and what they leave behind."""
+"""Run the steps of a walk: real commands, with their time and what they leave behind."""
 
 from __future__ import annotations
 
