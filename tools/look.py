@@ -27,16 +27,16 @@ UNDRAWN = (
 
 
 class NotDrawn(Exception):
-    """Plots stay empty."""
+    """A plot is still empty."""
 
 
 def find_browser() -> str | None:
-    """The first Chromium on the PATH."""
+    """Find the first Chromium on the PATH."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 def open_page(browser: Any, path: Path, *, height: int, seconds: float = 20.0) -> tuple[Any, list[str]]:
-    """The drawn page, and a list into which goes whatever the browser complains about or fetches.
+    """Open the page; return it, and a list of what the browser reports as errors or fetches.
 
     Raises:
         NotDrawn: a plot is empty after so many seconds.
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("page", type=Path)
     parser.add_argument("--light", type=Path, help="write a picture in the light theme")
     parser.add_argument("--dark", type=Path, help="write a picture in the dark theme")
-    parser.add_argument("--height", type=int, default=800, help="of the window and the pictures, in pixels")
+    parser.add_argument("--height", type=int, default=800, help="height of the window and the pictures, in pixels")
     options = parser.parse_args()
     program = find_browser()
     if program is None:

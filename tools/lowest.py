@@ -25,8 +25,8 @@ from tools.walking.versions import TESTS, environment, lower_bounds, try_out  # 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install the lowest allowed versions and run the package with them.")
-    parser.add_argument("--folder", type=Path, help="a folder for all files, which stays")
-    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/")
+    parser.add_argument("--folder", type=Path, help="keep all files in this folder")
+    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/ to run")
     options = parser.parse_args()
     with working_folder(options.folder, again=True) as folder:
         constraints = folder / "lowest.txt"

@@ -40,9 +40,9 @@ def pre_releases(names: list[str], known: dict[str, str]) -> list[list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install the newest releases and run the package with them.")
-    parser.add_argument("--folder", type=Path, help="a folder for all files, which stays")
-    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/")
-    parser.add_argument("--pre", nargs="*", default=[], help="dependencies whose newest pre-release is taken")
+    parser.add_argument("--folder", type=Path, help="keep all files in this folder")
+    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/ to run")
+    parser.add_argument("--pre", nargs="*", default=[], help="dependencies to install as their newest pre-release")
     options = parser.parse_args()
     try:
         further = pre_releases(options.pre, lower_bounds(REPOSITORY / "pyproject.toml"))

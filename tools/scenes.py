@@ -124,7 +124,7 @@ def _extent(kind: str, outline: Floats, radius: float) -> tuple[Floats, Floats]:
 
 
 def _shared(box: Floats, other: Floats) -> float:
-    """Intersection over the smaller area."""
+    """Compute the intersection divided by the smaller area."""
     low = np.maximum(box[:2], other[:2])
     high = np.minimum(box[:2] + box[2:], other[:2] + other[2:])
     return float(np.clip(high - low, 0, None).prod() / min(box[2:].prod(), other[2:].prod()))
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write generated scenes in COCO form.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=1, help="of the series; 0 is what the detector is trained on")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the series; the detector is trained on series 0")
     parser.add_argument("--width", type=int, default=SIZE)
     parser.add_argument("--height", type=int, default=SIZE)
     options = parser.parse_args()

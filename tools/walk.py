@@ -34,7 +34,7 @@ GATE = ["--validation", "own/validation", "--max-drop", "2", "--gate-agreement",
 
 
 def install(folder: Path) -> list[Step]:
-    """A wheel of the checkout, in a new environment."""
+    """Steps that build the wheel of the checkout and install it in a new environment."""
     python = str(folder / "venv/bin/python")
     return [
         Step("environment", [sys.executable, "-m", "venv", "venv"]),
@@ -49,7 +49,7 @@ def install(folder: Path) -> list[Step]:
 
 
 def use(folder: Path, browser: Path) -> list[Step]:
-    """What an installed package is good for, in the order in which its pages tell it."""
+    """Steps of a user with the installed package, in the order of the documentation."""
     look = [str(browser), str(TOOLS / "look.py")]
     return [
         Step("which version", ["lampq-onnx", "--version"]),
@@ -107,8 +107,8 @@ def use(folder: Path, browser: Path) -> list[Step]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Go a new user's way, step by step, and print what each one took.")
-    parser.add_argument("--folder", type=Path, help="a new folder for all files, which stays")
+    parser = argparse.ArgumentParser(description="Do what a new user does, and print a table of the steps.")
+    parser.add_argument("--folder", type=Path, help="keep all files in this new folder")
     parser.add_argument("--python", type=Path, help="use this environment instead of building and installing")
     options = parser.parse_args()
     with working_folder(options.folder) as folder:

@@ -94,8 +94,10 @@ def row(setting: Setting, effort: str, report: Report, seconds: float, baselines
 def main(
     *,
     model: Annotated[str, typer.Argument(help="A timm model name, or digits.")] = DIGITS,
-    settings: Annotated[str, typer.Option(help="W/A, W/A-same, W/A-synthetic, W/A-noise.")] = SETTINGS,
-    efforts: Annotated[str, typer.Option(help="Any of fast, balanced, best.")] = "fast,balanced,best",
+    settings: Annotated[
+        str, typer.Option(help="Settings, each as W/A, W/A-same, W/A-synthetic or W/A-noise.")
+    ] = SETTINGS,
+    efforts: Annotated[str, typer.Option(help="Efforts: any of fast, balanced, best.")] = "fast,balanced,best",
     values: Values,
 ) -> None:
     """Quantize one model under several settings and efforts."""

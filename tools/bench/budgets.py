@@ -46,8 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("float_model", nargs="?", type=Path)
     parser.add_argument("sensitivity", nargs="?", type=Path)
-    parser.add_argument("--export", metavar="MODEL", help="a timm model with random weights")
-    parser.add_argument("--units", type=int, help="only time the allocation of this many made-up units")
+    parser.add_argument("--export", metavar="MODEL", help="export this timm model with random weights")
+    parser.add_argument("--units", type=int, help="only time the allocation, of this many random layers")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -82,7 +82,7 @@ def source(path: Path | None, name: str | None) -> Iterator[Path]:
 
 
 def made_up(path: Path, seed: int = 0) -> Sensitivities:
-    """Units of a graph with random costs that fall by 4 a bit."""
+    """Layers of a graph, with random costs that fall by a factor of 4 per bit."""
     rng = np.random.default_rng(seed)
     units = []
     for site in find_sites(load_model(path).graph):
@@ -196,7 +196,7 @@ def in_turns(files: Sequence[Path], rounds: int, threads: int) -> list[list[floa
 
 
 def time_allocation(count: int) -> None:
-    """A mix of budgets over units of a ViT-B's shapes, with a made-up latency table."""
+    """Time mixes of budgets on layers with the shapes of a ViT-B and a random latency table."""
     rng = np.random.default_rng(0)
     shapes = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
     units = [made_up_unit(f"unit{i}", "linear", shapes[i % 4], 197 * shapes[i % 4][1], rng) for i in range(count)]

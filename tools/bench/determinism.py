@@ -31,7 +31,7 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDN
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left.
+    """The files that a run wrote.
 
     Attributes:
         files: bytes of each of TIMELESS_FILES.
@@ -64,11 +64,11 @@ def quantized(words: list[str], threads: int, environment: dict[str, str]) -> Re
 
 
 def main(
-    words: Annotated[list[str], typer.Argument(help="What quantize gets: the model, and after -- its options.")],
-    effort: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
-    kernels: Annotated[bool, typer.Option(help="Also run with the kernels of AVX2.")] = True,
+    words: Annotated[list[str], typer.Argument(help="Arguments for quantize: the model, and after -- its options.")],
+    effort: Annotated[list[str] | None, typer.Option(help="Effort to run; repeatable.")] = None,
+    kernels: Annotated[bool, typer.Option(help="Also run with AVX2 kernels.")] = True,
 ) -> None:
-    """Print a table; exit code 1 where two threads change bytes, or other kernels change widths."""
+    """Print a table; the exit code is 1 if two threads change bytes, or other kernels change widths."""
     wrong = False
     print(f"| model | effort | against one thread | {' | '.join(TIMELESS_FILES)} | other widths |", flush=True)
     print(f"|---|---|---|{'---|' * len(TIMELESS_FILES)}---|", flush=True)

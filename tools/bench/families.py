@@ -37,7 +37,7 @@ LIMIT_SECONDS = 600
 
 
 def in_process(family: Family, options: argparse.Namespace) -> Row:
-    """The row, from a process of its own; how that ended where it gives none."""
+    """Make the row in a process of its own; if that gives none, the row says how the process ended."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
         file = Path(room, "row.json")
@@ -99,10 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="families to try; default: all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="of everything but the timed runs")
-    parser.add_argument("--runs", type=int, default=20, help="timed rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
+    parser.add_argument(
+        "--threads", type=int, default=available_cores(), help="number of threads, except in the timed runs"
+    )
+    parser.add_argument("--runs", type=int, default=20, help="number of timed rounds")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.row is not None:

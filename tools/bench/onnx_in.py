@@ -74,7 +74,7 @@ EXPORTS: dict[str, Export] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What `quantize` made of one model.
+    """The result of `quantize` for one model.
 
     Attributes:
         folder: its files.
@@ -98,7 +98,7 @@ class Run:
 
 
 def matched(ours: Sensitivities, theirs: Sensitivities) -> dict[str, str]:
-    """Units of the one -> those of the other with the same weights.
+    """Match the layers of two models by their weights.
 
     Raises:
         LampqError: a unit has no counterpart, or one of another type.
@@ -118,7 +118,7 @@ def matched(ours: Sensitivities, theirs: Sensitivities) -> dict[str, str]:
 
 
 def rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's, of numbers without ties."""
+    """Spearman's rank correlation of numbers without ties."""
     ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])
 
@@ -136,7 +136,7 @@ def fisher_labels(loaded: LoadedModel, images: ImageOptions, effort: EffortName)
 
 
 def compared(base: Run, run: Run, batches: Iterable[Batch], threads: int) -> Accuracy:
-    """The quantized files of two runs on the same images, the first as the reference."""
+    """Compare the quantized files of two runs on the same images, with the first as the reference."""
     reference, other = (open_runner(own.folder / MODEL_FILE, threads=threads) for own in (base, run))
     meter = AccuracyMeter()
     for batch in batches:
@@ -146,7 +146,7 @@ def compared(base: Run, run: Run, batches: Iterable[Batch], threads: int) -> Acc
 
 
 def row(name: str, base: Run, run: Run, accuracy: Accuracy) -> str:
-    """One file against PyTorch."""
+    """Compare one file with PyTorch."""
     pairs = matched(base.sensitivities, run.sensitivities)
     ours = {unit.name: unit.trace for unit in base.sensitivities.units}
     theirs = {unit.name: unit.trace for unit in run.sensitivities.units}
@@ -172,8 +172,10 @@ def row(name: str, base: Run, run: Run, accuracy: Accuracy) -> str:
 def main(
     *,
     model: Annotated[str, typer.Argument(help="A plain ViT or DeiT of timm.")] = "deit_tiny_patch16_224",
-    limit: Annotated[int | None, typer.Option(min=1, help="Validation images; default: all.")] = None,
-    exports: Annotated[str, typer.Option(help="Words of those to try, e.g. opset 23; default: all.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of validation images; default: all.")] = None,
+    exports: Annotated[
+        str, typer.Option(help="Only exports whose names contain this, e.g. opset 23; default: all.")
+    ] = "",
     values: Values,
 ) -> None:
     """Print the table."""

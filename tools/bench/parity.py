@@ -62,14 +62,14 @@ LAYER_BOUND, WIDE_LAYER_BOUND = 1e-5, 1e-4  # inputs of up to 8 bits, and of 16:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs files, which opsets it knows, and the target whose table says which forms are written for it."""
+    """A runtime, the opsets that it knows, and the target that says which forms are written for it."""
 
     run: Run
     lowest_opset: int = 0
     target: Target | None = None
 
     def takes(self, form: Form) -> bool:
-        """Whether the form is written for it at all."""
+        """Whether the form is written for this runtime."""
         if form.opset < self.lowest_opset:
             return False
         if self.target is None:

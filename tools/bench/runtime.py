@@ -286,7 +286,7 @@ def _memory(key: str) -> float:
 
 
 def where() -> str:
-    """Machine and versions."""
+    """Describe the machine and the versions."""
     found = describe_environment("auto")
     return f"{found.cpu} ({', '.join(found.cpu_flags)}), onnxruntime {found.versions['onnxruntime']}"
 

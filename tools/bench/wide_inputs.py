@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=384)
     parser.add_argument("--outputs", type=int, default=1152)
     parser.add_argument("--tokens", type=int, default=197)
-    parser.add_argument("--bits", type=int, default=4, help="of the weights")
+    parser.add_argument("--bits", type=int, default=4, help="width of the weights")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--target", default="auto")
     options = parser.parse_args()

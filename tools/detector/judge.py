@@ -95,7 +95,7 @@ def average_precision(found: tuple[np.ndarray, ...], scenes: list[Scene], thresh
 
 
 def iou(box: np.ndarray, other: np.ndarray) -> float:
-    """Of left, top, right, bottom with left, top, width, height."""
+    """IoU of boxes (left, top, right, bottom) with boxes (left, top, width, height)."""
     low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[:2] + other[2:])
     shared = np.clip(high - low, 0, None).prod()
     return float(shared / ((box[2:] - box[:2]).prod() + other[2:].prod() - shared))
