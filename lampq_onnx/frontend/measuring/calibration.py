@@ -34,7 +34,10 @@ Visitor = Callable[[Unit, torch.Tensor], None]
 def visit_inputs(
     model: torch.nn.Module, units: Sequence[Unit], images: Images, visit: Visitor, *, group: Group = ALONE
 ) -> None:
-    """Call ``visit`` with every layer and its input tensor, batch by batch; each process sees its share of the images."""
+    """Call ``visit`` with every layer and its input tensor, batch by batch.
+
+    Each process sees its share of the images.
+    """
 
     def hook(unit: Unit) -> Any:
         return lambda _, inputs: visit(unit, inputs[0])

@@ -52,7 +52,10 @@ def _attention(
 
 
 def _four(values: torch.Tensor, *, grouped: bool) -> torch.Tensor:
-    """The same numbers as (images, heads, rows, columns); ``grouped``: the third dimension from the end counts heads."""
+    """The same numbers as (images, heads, rows, columns).
+
+    ``grouped``: the third dimension from the end counts heads.
+    """
     if values.ndim > DIMENSIONS:
         return values.flatten(0, values.ndim - DIMENSIONS)
     if values.ndim == DIMENSIONS - 1:
