@@ -35,8 +35,9 @@ def is_installed() -> bool:
 
 
 def installed_processor(place: str, *, local: bool) -> Any:
-    """Load the image processor of a folder or a name on the hub with transformers, in its Pillow variant if there is
-    one.
+    """Load the image processor of a folder or a name on the hub with transformers.
+
+    The variant that resizes with Pillow is used if there is one.
 
     Args:
         place: folder, or name on the hub.

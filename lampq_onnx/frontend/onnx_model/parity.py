@@ -1,4 +1,4 @@
-"""Whether a module, and the graph written from it, compute what the file does in onnxruntime."""
+"""Checks that a module, and the graph written from it, compute the same as the file does in onnxruntime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARITY_BOUND = 1e-4
 """Largest relative difference (L2) between two ways to compute the outputs that float rounding explains."""
 
 HALF_BOUND = 2e-2
-"""The same where the file computes in half precision, and we in float32."""
+"""Largest relative difference (L2) if the file computes in half precision; we compute in float32."""
 
 IMAGES = 4
 
@@ -31,13 +31,13 @@ Arrays = list[npt.NDArray[np.float64]]
 def require_parity(
     model: OnnxModel, graph: ir.Model, path: Path, imported: Imported, shape: tuple[int, int, int]
 ) -> float:
-    """Compare on random images (channels, height, width): the file, the module, and the graph in normal form.
+    """Compare the file, the module and the graph in normal form on random images (channels, height, width).
 
     Returns:
-        The largest relative difference of an output of the module.
+        The largest relative difference (L2) of an output of the module.
 
     Raises:
-        LampqError: it is not explained by rounding.
+        LampqError: a difference is larger than rounding explains.
     """
     fixed = imported.fixed_batch
     count = IMAGES if fixed is None else -(-IMAGES // fixed) * fixed
