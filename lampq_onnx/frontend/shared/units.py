@@ -15,7 +15,7 @@ class Unit:
 
     Attributes:
         name: path of the module, and name of the layer in the graph.
-        type: qkv, proj, fc1, fc2, patch_embed, head or linear.
+        type: role of the layer, such as qkv, proj, fc1, fc2, patch_embed or head; see `LinearSite`.
         module: Linear or Conv2d.
         fixed: whether the layer is outside the budget.
     """
