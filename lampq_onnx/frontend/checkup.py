@@ -63,7 +63,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         "layers",
         "ok" if share > 0.5 else "warning",
         f"{len(units)} layers in the budget; {100 * share:.1f} % of the parameters can be quantized{skipped}",
-        "" if share > 0.5 else "most of the model would stay in float: little is to be gained",
+        "" if share > 0.5 else "most of the model would stay in float, so quantization gains little",
     )
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
         path = Path(folder, FLOAT_FILE)
@@ -74,9 +74,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         noise = random.normal(size=shape).astype(np.float32)
         yield _export_finding(_logits(loaded, noise), run(noise))
         if validation is None:
-            yield Finding(
-                "accuracy", "warning", "not measured", "give labelled images with --validation to have it checked"
-            )
+            yield Finding("accuracy", "warning", "not measured", "give labelled images with --validation to measure it")
             return
         if loaded.task.kind != CLASSIFICATION.kind:
             yield Finding(
@@ -122,7 +120,7 @@ def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -
             "preprocessing",
             "ok" if close else "failure",
             f"prepared images differ from timm's by {difference:.1e}",
-            "" if close else "compare --mean, --std and --crop with the training of the model",
+            "" if close else "compare --mean, --std and --crop with the values that the model was trained with",
         )
     yield _accuracy_finding(loaded, count, ours_right, theirs_right if theirs is not None else None, same)
 
@@ -139,8 +137,8 @@ def _accuracy_finding(loaded: LoadedModel, count: int, ours: int, theirs: int | 
             "accuracy",
             "failure",
             f"{detail}: hardly more than chance, {100 * chance:.2f} %",
-            "check that labels count the classes as the model does (labels.csv: path,label), that the weights are the "
-            "trained ones, and the preprocessing",
+            "check that the numbers of the labels are those of the model's classes (labels.csv: path,label), that the "
+            "weights are trained, and that the preprocessing is right",
         )
     if theirs is not None and 100 * abs(ours - theirs) / count > ACCURACY_BOUND:
         return Finding(

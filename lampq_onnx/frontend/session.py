@@ -95,7 +95,7 @@ class Frontend:
         return self.exported.model
 
     def measure_spread(self, images: SlicedImages) -> None:
-        """Measure the spread of the outputs, if the task measures errors in that unit, and record it in the graph.
+        """Measure the spread of the outputs and record it in the graph, if the task measures errors in multiples of it.
 
         Raises:
             LampqError: an output is the same on all images.

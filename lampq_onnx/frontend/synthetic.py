@@ -246,7 +246,7 @@ class _EntropyTap:
 
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             tokens = inputs[0].flatten(1, -2)
-            tokens = tokens.reshape(samples, -1, *tokens.shape[1:])  # windows come image by image
+            tokens = tokens.reshape(samples, -1, *tokens.shape[1:])  # windows are ordered by image
             if tokens.shape[1] == 1 and tokens.shape[2] > self._prefix + 1:
                 tokens = tokens[:, :, self._prefix :]
             if tokens.shape[2] > 1:

@@ -51,7 +51,7 @@ class DynamicBatch(CountingPass):
         for node in graph:
             for value in node.outputs:
                 if value not in inputs:
-                    value.shape = None  # inferred again
+                    value.shape = None  # shapes are inferred again afterwards
         return count
 
 

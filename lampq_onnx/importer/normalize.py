@@ -94,10 +94,10 @@ def import_model(path: Path) -> Imported:
     steps = {
         "layers in plain form": Step(PlainLayers(), "first: the others know a layer as a MatMul, Gemm or Conv"),
         "layer normalizations joined": Step(
-            FuseLayerNorm(), "before MergeQKV, which looks for one input of three layers"
+            FuseLayerNorm(), "before MergeQKV, which looks for three layers with the same input"
         ),
-        "GELU joined": Step(FuseGelu(half=halves.count > 0), "before MergeQKV, which tells the roles of layers"),
-        "qkv joined": Step(MergeQKV(), "last: roles of layers are told by the operators around them"),
+        "GELU joined": Step(FuseGelu(half=halves.count > 0), "before MergeQKV, which needs the roles of layers"),
+        "qkv joined": Step(MergeQKV(), "last: the operators around a layer show its role"),
     }
     ran = run_steps(model, list(steps.values()))
     changes |= {what: step.count for what, step in zip(steps, ran, strict=True)}

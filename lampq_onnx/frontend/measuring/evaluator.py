@@ -91,7 +91,7 @@ class SimulationEvaluator:
         """
         if likelihood_of(self._model) is not CLASSES:
             raise UsageError(
-                "agreement of first answers is what classifiers have", hint="give the budget in bits, size or time"
+                "only classifiers have an agreement of top-1 answers", hint="give the budget in bits, size or time"
             )
         logits = self._logits(bits)
         same = (logits.argmax(-1) == self._reference.argmax(-1)).double().mean()

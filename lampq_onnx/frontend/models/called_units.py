@@ -63,7 +63,7 @@ def called(
         elif len(rows) != 2:
             skipped[unit.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
         elif rows[1] != len(example) * rows[0]:
-            skipped[unit.name] = "it reads something else than the images (the same for every batch size)"
+            skipped[unit.name] = "its input does not depend on the images (it is the same for every batch size)"
         elif unit.name in more:
             skipped[unit.name] = "its module computes more than the product with its weight"
         else:
@@ -115,16 +115,16 @@ def differentiable(
     reached = dict(zip(outputs, gradients, strict=True))
     for key, gradient in reached.items():
         if gradient is None:
-            skipped[key] = "no gradient of the outputs reaches it, so that its sensitivity cannot be measured"
+            skipped[key] = "no gradient of the outputs reaches it, so its sensitivity cannot be measured"
     return tuple(unit for unit in units if reached[unit.name] is not None)
 
 
 def _gradients(answer: torch.Tensor, outputs: Sequence[torch.Tensor], name: str) -> Sequence[torch.Tensor | None]:
     hint = "its forward must be differentiable: without torch.no_grad, detach, or functions that have no backward"
     if not answer.requires_grad:
-        raise LampqError(f"the outputs of {name} have no gradient, and sensitivities are measured by it", hint=hint)
+        raise LampqError(f"the outputs of {name} have no gradient, but sensitivities are measured with it", hint=hint)
     try:
         return torch.autograd.grad(answer.sum(), outputs, allow_unused=True)
-    except Exception as error:  # backward functions of the model's own fail in any way
+    except Exception as error:  # the model's own backward functions can raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise LampqError(f"the gradient of the outputs of {name} cannot be computed: {reason}", hint=hint) from error

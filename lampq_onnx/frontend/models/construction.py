@@ -58,7 +58,7 @@ def image_sides(value: Any) -> tuple[int, int]:
     sides = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
         raise LampqError(
-            f"img_size is {_typed(value)}, and has to be a number of pixels or two, height and width",
+            f"img_size is {_typed(value)}, but must be one number of pixels, or two for height and width",
             hint="e.g. --model-arg img_size=32,64",
         )
     return sides[0], sides[1]

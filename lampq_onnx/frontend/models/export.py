@@ -55,11 +55,11 @@ def export_model(loaded: LoadedModel) -> Exported:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-    except Exception as error:  # torch.export's failures share no base
+    except Exception as error:  # torch.export's exceptions share no base class
         raise LampqError(
             f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}",
-            hint="torch.export must be able to follow its forward: without branches on what the images show, and with "
-            "operators that ONNX has; or export it yourself, and give the .onnx file",
+            hint="torch.export must be able to trace its forward: no branches that depend on the images, and only "
+            "operators that ONNX has. Or export it yourself, and give the .onnx file",
         ) from error
     if program is None:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
@@ -67,7 +67,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     batch = model.graph.inputs[0].shape
     if batch is not None and isinstance(batch[0], int):
         raise LampqError(
-            f"{loaded.identity.name} cannot be exported for any number of images: its code fixes it",
+            f"{loaded.identity.name} cannot be exported for any number of images: its code fixes the number",
             hint="export it yourself with a symbolic batch, and give the .onnx file",
         )
     units, skipped = _units(model, loaded.module)

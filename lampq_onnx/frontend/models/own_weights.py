@@ -23,7 +23,7 @@ def require_weights(module: torch.nn.Module, name: str) -> None:
     parameters = dict(module.named_parameters())
     if not parameters:
         raise LampqError(
-            f"{name} has no parameters, so that there is nothing to quantize",
+            f"{name} has no parameters, so there is nothing to quantize",
             hint="only models whose layers hold weights can be quantized",
         )
     lazy = next((key for key, value in parameters.items() if is_lazy(value)), None)

@@ -56,7 +56,7 @@ def installed_processor(place: str, *, local: bool) -> Any:
     try:
         if importlib.util.find_spec("transformers.image_processing_backends") is not None:
             return made(backend="pil")
-        # Older versions call classes that resize with Pillow slow, and fail where a class has no such form.
+        # Older versions call the Pillow variant of a class "slow", and fail if a class has no such variant.
         fast = made(use_fast=True)
         slow_name = type(fast).__name__.removesuffix("Fast")
         return made(use_fast=False) if hasattr(transformers, slow_name) else fast
@@ -97,7 +97,7 @@ def require_same_pixels(processor: Any, source: str, preprocessing: Preprocessin
     """
     if preprocessing.channels not in (1, 3):
         raise UnsupportedKey(
-            f"{source}: the model takes {preprocessing.channels} channels, and an image processor prepares pictures",
+            f"{source}: the model takes {preprocessing.channels} channels, but image processors make 1 or 3",
             hint=REMEDY,
         )
     bound = TORCHVISION_BOUND if _by_torchvision(processor) else BOUND
@@ -110,7 +110,7 @@ def require_same_pixels(processor: Any, source: str, preprocessing: Preprocessin
     key = _likeliest(preprocessing, pictures, theirs, worst)
     found = "the sizes differ" if math.isinf(worst) else f"pixels differ by up to {worst:.1f} of 255 gray levels"
     raise UnsupportedKey(
-        f"{source}: {name} of transformers prepares images in another way than it is read here: {found}"
+        f"{source}: {name} of transformers prepares images differently from how its settings are read here: {found}"
         + (f", most likely because of {key}" if key else ""),
         hint=REMEDY,
     )

@@ -113,7 +113,7 @@ def with_likelihood(loaded: LoadedModel, task: TaskSpec) -> LoadedModel:
 
 
 def with_spread(loaded: LoadedModel, images: Images) -> LoadedModel:
-    """The model with the spread of its outputs over calibration images, if its task measures errors in that unit.
+    """The model with the spread of its outputs over calibration images, if its task measures errors in multiples of it.
 
     Raises:
         LampqError: an output is the same on all images.

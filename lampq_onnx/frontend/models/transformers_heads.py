@@ -33,7 +33,7 @@ def model_class(transformers: Any, name: str, config: Any) -> Any:
     architectures = config.architectures or []
     if not architectures:
         raise LampqError(
-            f"the config.json of {name} names no architecture, so that its head is not known",
+            f"the config.json of {name} names no architecture, so the kind of its head is not known",
             hint="save the model with save_pretrained of its own class",
         )
     found = getattr(transformers, architectures[0], None)
@@ -108,7 +108,7 @@ def _outputs(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -
     images = noise(preprocessing, module)
     try:
         answer = module(images)
-    except Exception as error:  # a model may fail in any way
+    except Exception as error:  # a model can raise anything
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise LampqError(
             f"{name} is a {type(module).__name__} that does not take images {tuple(images.shape)} alone: "
@@ -117,7 +117,7 @@ def _outputs(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -
         ) from error
     if not isinstance(answer, Mapping):
         raise LampqError(
-            f"{name} answers a {type(answer).__name__}, not outputs by name",
+            f"{name} returns a {type(answer).__name__}, not outputs with names",
             hint="save its config with return_dict=True",
         )
     return {str(key): value for key, value in answer.items() if isinstance(value, torch.Tensor)}

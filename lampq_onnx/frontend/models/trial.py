@@ -16,7 +16,7 @@ SAME = 1e-3
 
 INPUT_HINT = (
     "its forward must take one batch of normalized images (n, channels, height, width); wrap it in a module whose "
-    "forward makes the rest"
+    "forward creates all other inputs"
 )
 OUTPUT_HINT = "wrap it in a module whose forward returns one tensor, its first dimension counting the images"
 
@@ -49,10 +49,10 @@ def require_answer(module: torch.nn.Module, name: str, preprocessing: Preprocess
         if _differ(answer, _run(module, name, images)):
             raise LampqError(
                 f"{name} answers differently to the same images in two passes",
-                hint="leave out what is random in its forward, such as dropout that ignores evaluation mode",
+                hint="remove randomness from its forward, such as dropout that ignores evaluation mode",
             )
         raise LampqError(
-            f"{name} answers differently to an image alone and beside another one",
+            f"{name} answers differently to an image alone and in a batch with another one",
             hint="give its batch norms running statistics; each image must be computed on its own",
         )
     return answer
@@ -87,7 +87,7 @@ def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) ->
             value.requires_grad_(False)
     if not answer.requires_grad:
         raise LampqError(
-            f"the outputs of {name} have no gradient, and sensitivities are measured by it",
+            f"the outputs of {name} have no gradient, but sensitivities are measured with it",
             hint="its forward must be differentiable: without torch.no_grad or detach",
         )
     return answer.detach()
@@ -97,7 +97,7 @@ def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tens
     shape = tuple(images.shape)
     try:
         answer: Any = module(images.clone())
-    except Exception as error:  # a model may fail in any way
+    except Exception as error:  # a model can raise anything
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise LampqError(
             f"{name} does not take images {shape}: {type(error).__name__}: {reason}", hint=INPUT_HINT

@@ -178,8 +178,7 @@ def _layer_norm(node: ir.Node) -> torch.nn.LayerNorm | None:
     values = [value for value in (scale, bias) if value is not None]
     if any(value.const_value is None or len(value.const_value.shape) != 1 for value in values):
         return None
-    # The length of the scale is not checked against the axis: LayerNorm refuses to run if it is not that of the last
-    # axis.
+    # The scale's length is not compared with the last axis: LayerNorm refuses to run if they differ.
     rank = None if node.inputs[0] is None or node.inputs[0].shape is None else len(node.inputs[0].shape)
     axis = int_attribute(node, "axis", -1)
     if axis != -1 and (rank is None or axis != rank - 1):

@@ -47,7 +47,12 @@ class Step:
 
 @dataclass(frozen=True)
 class BatchAxis:
-    """How to read the batch size from a graph's last argument: its size along ``axis``, divided by ``factor``."""
+    """How to read the batch size from the last argument of a graph.
+
+    Attributes:
+        axis: axis of the argument to look at.
+        factor: size along the axis divided by the batch size.
+    """
 
     axis: int = 0
     factor: int = 1

@@ -61,14 +61,14 @@ def _run(path: Path, images: npt.NDArray[np.generic], names: Sequence[str], step
     pieces = [images[i : i + (step or len(images))] for i in range(0, len(images), step or len(images))]
     try:
         results = [runner.session.run(list(names), {runner.input: piece}) for piece in pieces]
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # onnxruntime's exceptions share no public base class
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:300]}") from error
     for name, value in zip(names, results[0], strict=True):
         if not isinstance(value, np.ndarray) or value.shape[:1] != pieces[0].shape[:1]:
             shape = list(value.shape) if isinstance(value, np.ndarray) else type(value).__name__
             raise LampqError(
                 f"{path}: the output {name} has the shape {shape} for {len(pieces[0])} images",
-                hint="the first dimension of an output has to be that of the images",
+                hint="the first dimension of an output must be the number of images",
             )
     return [np.concatenate(parts).astype(np.float64) for parts in zip(*results, strict=True)]
 

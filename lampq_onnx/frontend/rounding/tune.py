@@ -25,6 +25,13 @@ class LearningRates:
     Weights are in units of their step and scales are logarithms, so that one value fits every layer. The values were
     found on DeiT-Ti at W4A8, W3A8 and W4A4 (400 steps of 16 views): with ten times the rates for weights or biases the
     loss ends higher than it began.
+
+    Attributes:
+        weight: rate of the weights.
+        scale: rate of the weight scales.
+        bias: rate of the biases.
+        input_scale: rate of the input scales.
+        input_zero: rate of the input zero points.
     """
 
     weight: float = 1.5e-3

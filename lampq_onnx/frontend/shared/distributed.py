@@ -70,7 +70,7 @@ def process_group(device: str) -> Iterator[Group]:
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE says that there are several processes, and {missing[0]} is not set",
+            f"WORLD_SIZE is set for several processes, but {missing[0]} is not set",
             hint="start them with torchrun, or unset WORLD_SIZE",
         )
     own = torch.device(own_device(device))

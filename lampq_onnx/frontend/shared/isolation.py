@@ -90,7 +90,7 @@ def overwritten(module: torch.nn.Module, example: torch.Tensor) -> Overwritten:
         outputs.update(dict.fromkeys(makers.get(address, ())))
 
     layers = [part for part in module.modules() if isinstance(part, LAYERS)]
-    # Containers such as ModuleList are never called, and a model may have no parts at all.
+    # Containers such as ModuleList are never called, and a model may have no submodules.
     blocks = [part for part in module.modules() if part is module or next(part.children(), None) is not None]
     handles = [p.register_forward_pre_hook(before, with_kwargs=True) for p in dict.fromkeys((*layers, *blocks))]
     handles += [part.register_forward_hook(after) for part in layers]
@@ -135,7 +135,7 @@ def isolate(module: torch.nn.Module, name: str, example: torch.Tensor) -> int:
         part.__class__ = _copying(type(part), inputs=part in found.inputs, outputs=part in found.outputs)
     if not _same(wanted, module(example.clone())):
         raise LampqError(
-            f"{name} overwrites tensors that its layers read or made, and computes something else with copies of them",
+            f"{name} overwrites inputs or outputs of its layers, and computes something else if they are copied",
             hint="write `x = x + y` instead of `x += y` in its forward, or export it and give the .onnx file",
         )
     for part in found.blocks:

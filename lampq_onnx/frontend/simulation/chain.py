@@ -99,7 +99,7 @@ class BlockChain:
     def _resumed(self, example: torch.Tensor) -> int:
         """Number of leading blocks whose inputs alone determine the outputs, without values that bypass them.
 
-        The computation of all later blocks then counts as what follows the last of these.
+        All later blocks then belong to the part after the last of these blocks.
         """
         if len(self.blocks) == 1:
             return 1
@@ -195,7 +195,7 @@ class BlockChain:
                 position = earlier.carried
                 stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
-            # Blocks may write to what they read, and states are read again.
+            # Blocks may overwrite their arguments, but the states are used again.
             stack.enter_context(
                 _forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords))
             )

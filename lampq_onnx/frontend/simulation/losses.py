@@ -49,7 +49,7 @@ def image_losses(
     if measure == "kl":
         return likelihood.distance(logits, reference)
     if likelihood is not CLASSES:
-        raise UsageError(f"the measure {measure} is of classes", hint="use the measure kl, which every task has")
+        raise UsageError(f"the measure {measure} needs class labels", hint="use the measure kl, which every task has")
     if labels is None:
         raise LampqError(
             f"the measure {measure} needs labels of the calibration images, and they have none",

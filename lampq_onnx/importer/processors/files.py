@@ -48,12 +48,14 @@ def _image_part(data: dict[str, Any], path: Path) -> dict[str, Any] | None:
     if path.name == PLAIN or _IMAGE_KEYS & data.keys():
         if "video_processor_type" in data:
             raise LampqError(
-                f"{path}: video_processor_type: it is for videos, and models of single images are supported"
+                f"{path}: video_processor_type: it is for videos, but only models of single images are supported"
             )
         return data
     other = next((part for part in _OTHER_PARTS if part in data), None)
     if other is not None and not (path.parent / PLAIN).is_file():
-        raise LampqError(f"{path} has {other} and no image_processor", hint="models of single images are supported")
+        raise LampqError(
+            f"{path} has {other} and no image_processor", hint="only models of single images are supported"
+        )
     return None
 
 

@@ -57,7 +57,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Keys of single classes -> values that have no effect, and may therefore appear in any file."""
 
 REMEDY = (
-    "give --mean, --std and --crop, which then stand for the whole file (RGB, bicubic, center crop), or remove the key "
+    "give --mean, --std and --crop, which then replace the whole file (RGB, bicubic, center crop), or remove the key "
     "if the model was not trained with it"
 )
 

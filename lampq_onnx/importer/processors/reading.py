@@ -166,7 +166,7 @@ class _Reader:
             return UNNAMED
         if name not in KNOWN:
             raise refused(
-                self._source, "image_processor_type", f"is {name}, whose way to prepare images is not known", REMEDY
+                self._source, "image_processor_type", f"is {name}, which is not a known image processor", REMEDY
             )
         return KNOWN[name]
 
@@ -192,7 +192,7 @@ class _Reader:
             normalize = "image_mean" in values or "image_std" in values
             if not normalize:
                 raise MissingStatistics(
-                    f"{self._source}: image_mean is missing, and no class says it",
+                    f"{self._source}: image_mean is missing, and there is no default for it",
                     hint="give --mean and --std, or write do_normalize: false into the file if values are not "
                     "normalized",
                 )

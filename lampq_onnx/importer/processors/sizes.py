@@ -73,7 +73,7 @@ class Sizes:
             return self._whole_images(size, crop)
         if "longest_edge" in size:
             if self._kind.rule != "sam":
-                raise self._refused("size", f"is {size}, of which images come out in different sizes")
+                raise self._refused("size", f"is {size}, which gives images of different sizes")
             return self._padded(crop, Resize(to="longest", sides=(size["longest_edge"],), then="crop"))
         resized, cropped = self._rules().get(self._kind.rule, self._plain)(size)
         crop = crop or cropped
@@ -81,7 +81,7 @@ class Sizes:
             if resized.to != "stretch":
                 raise self._refused(
                     "do_center_crop",
-                    f"is off and size is {size}: images come out in different sizes, and a file takes one",
+                    f"is off and size is {size}: images would have different sizes, but a file takes one size",
                 )
             crop = (resized.sides[0], resized.sides[1])
         elif cropped not in (None, crop):
@@ -104,12 +104,12 @@ class Sizes:
             return self._plain(size)
         side = size.get("shortest_edge")
         if side is None:
-            raise self._refused("crop_pct", f"is {share} and size is {size}: it goes with a shortest_edge")
+            raise self._refused("crop_pct", f"is {share} and size is {size}: it needs a shortest_edge")
         if side >= WARPED_FROM:
             if not self._kind.name:
                 raise self._refused(
                     "crop_pct",
-                    f"is {share} with a size of {side}, where ConvNextImageProcessor does not crop and others do",
+                    f"is {share} with a size of {side}: only ConvNextImageProcessor does not crop then",
                     hint=f"name the image_processor_type in the file; or {REMEDY}",
                 )
             return Resize(to="stretch", sides=(side, side)), None
@@ -136,7 +136,7 @@ class Sizes:
             raise self._refused("size", f"is {size}: DPTImageProcessor takes a height and a width")
         if self._said.get("keep_aspect_ratio"):
             raise self._refused(
-                "keep_aspect_ratio", "is true: images come out in different sizes, and a file takes one"
+                "keep_aspect_ratio", "is true: images would have different sizes, but a file takes one size"
             )
         multiple = self._whole("ensure_multiple_of", self._said.get("ensure_multiple_of", 1))
         sides = tuple(_multiple(side, multiple) for side in (size["height"], size["width"]))
@@ -150,7 +150,7 @@ class Sizes:
     def _whole_images(self, size: dict[str, int], crop: tuple[int, int] | None) -> Fit:
         """Letterbox images into one size: detectors' processors keep the aspect ratio within two limits."""
         if self._kind.rule != "detector":
-            raise self._refused("size", f"is {size}, of which images come out in different sizes, and a file takes one")
+            raise self._refused("size", f"is {size}: images would have different sizes, but a file takes one size")
         if crop is not None:
             raise self._refused("do_center_crop", f"is on and size is {size}, which detectors do not crop")
         limit = size.get("longest_edge", 0)
@@ -162,7 +162,7 @@ class Sizes:
         """Apply do_pad and pad_size, which fill the right and the bottom."""
         if not self._said.get("do_pad") or not self._said.get("pad_size"):
             if size is None:
-                raise self._refused("pad_size", "is missing, without which images come out in different sizes")
+                raise self._refused("pad_size", "is missing; without it images would have different sizes")
             return Fit(size, resize)
         padded = self._pair("pad_size")
         if size is None:
@@ -186,7 +186,7 @@ class Sizes:
     def _size(self) -> dict[str, int]:
         value = self._said.get("size")
         if value is None:
-            raise self._refused("size", "is missing, and no class says how large images become")
+            raise self._refused("size", "is missing, and there is no default for it")
         limit = self._said.get("max_size")
         if isinstance(value, int) and self._kind.rule == "sam":
             value = {"longest_edge": value}
@@ -198,7 +198,7 @@ class Sizes:
         """Height and width under a key."""
         value = self._said.get(key)
         if value is None:
-            raise self._refused(key, "is missing, and no class says it")
+            raise self._refused(key, "is missing, and there is no default for it")
         sides = self._sides(key, value, square=True)
         if "height" not in sides:
             if set(sides) == {"shortest_edge"} and key == "crop_size":
@@ -222,7 +222,7 @@ class Sizes:
 
     def _whole(self, key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
-            raise self._refused(key, f"has {value!r}, where a whole number from 1 is needed")
+            raise self._refused(key, f"has {value!r}, but must be a whole number of at least 1")
         return int(value)
 
     def _share(self) -> float | None:

@@ -63,7 +63,7 @@ def _read_file(path: Path, head: bytes) -> object:
     if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         try:
             return dict(safetensors.torch.load_file(path))
-        except Exception as error:  # the reader has its own kinds, and passes on those of torch
+        except Exception as error:  # the reader raises its own types and those of torch
             raise unreadable(path, f"as safetensors: {error}", "the file is damaged or cut short") from error
     raise foreign(path, head)
 
@@ -86,7 +86,7 @@ def _read_older(path: Path, head: bytes) -> object:
         raise unreadable(
             path,
             "it is a pickle that torch.save did not write",
-            "pickles can run any code; where you trust it, save its tensors again with torch.save",
+            "pickles can run any code; if you trust the file, save its tensors again with torch.save",
         )
     return _load(path)
 
@@ -100,7 +100,7 @@ def _load(path: Path) -> object:
         ):
             warnings.simplefilter("ignore")  # they concern protocols and versions; real problems are raised
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and the operating system each raise their own kinds
+    except Exception as error:  # zip, pickle and the operating system each raise their own types
         raise refused_pickle(path, error) from error
 
 
@@ -113,12 +113,16 @@ def _read_shards(path: Path) -> dict[str, object]:
     places = index.get(_INDEX_KEY) if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise unreadable(
-            path, f"it is JSON without {_INDEX_KEY!r}, which says where tensors lie", "give the file with the weights"
+            path,
+            f"it is JSON without {_INDEX_KEY!r}, which lists the file of each tensor",
+            "give the file with the weights",
         )
     found: dict[str, object] = {}
     for file in sorted(set(places.values())):
         if Path(file).name != file:
-            raise unreadable(path, f"it names {file!r}, which is no file beside it", "give the whole checkpoint folder")
+            raise unreadable(
+                path, f"it names {file!r}, which is not a file in its folder", "give the whole checkpoint folder"
+            )
         shard = path.with_name(file)
         tensors = _read_file(shard, _head(shard)[0])
         if not isinstance(tensors, Mapping):

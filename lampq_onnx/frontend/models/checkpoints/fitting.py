@@ -66,7 +66,7 @@ def _say_choice(path: Path, module: torch.nn.Module, checkpoint: Checkpoint, cho
     for place in find_places(module, checkpoint):
         if place.averaged and not place.fits(own) and 2 * len(place.names) > len(own):
             _log.warning(
-                "%s: the weights are those of %s; the average over training steps in %s is not whole: it has %d of "
+                "%s: the weights are those of %s; the average over training steps in %s is incomplete: it has %d of "
                 "the model's %d tensors",
                 path, choice.place.shown, place.shown, len(place.names) - len(place.misshapen), len(own),
             )  # fmt: skip
@@ -77,7 +77,7 @@ def _say_casts(path: Path, own: Mapping[str, torch.Tensor], given: Mapping[str, 
         (_type(given[k]), _type(own[k])) for k in own if own[k].is_floating_point() and given[k].dtype != own[k].dtype
     )
     for (stored, used), count in casts.items():
-        _log.warning("%s: %d tensors stored as %s are taken as %s", path, count, stored, used)
+        _log.warning("%s: %d tensors stored as %s are converted to %s", path, count, stored, used)
 
 
 def _say_unused(checkpoint: Checkpoint, choice: Choice) -> None:
@@ -131,7 +131,7 @@ def _unusable(own: torch.Tensor, given: torch.Tensor) -> str:
     if given.layout != torch.strided or given.is_meta or given.is_quantized:
         return "holds no plain numbers: it is sparse, quantized, or without data"
     if own.is_floating_point() != given.is_floating_point():
-        return f"is of type {_type(given)}, where the model has {_type(own)}"
+        return f"is of type {_type(given)}, but the model has {_type(own)}"
     if given.is_floating_point() and given.element_size() == 1:
         return f"is of type {_type(given)}, and is quantized already"
     return ""

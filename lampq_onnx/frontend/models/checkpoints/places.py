@@ -52,7 +52,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Choice:
-    """The place whose weights are used, and other places that would fit as well."""
+    """The choice among the places of a checkpoint.
+
+    Attributes:
+        place: the place whose weights are loaded.
+        others: other places with weights that would fit as well.
+    """
 
     place: Place
     others: tuple[Place, ...] = ()

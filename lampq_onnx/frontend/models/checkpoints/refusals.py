@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lampq_onnx.errors import LampqError
 
-ONLY_WEIGHTS = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+ONLY_WEIGHTS = "save only the weights: torch.save(model.state_dict(), 'weights.pth')"
 
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "run `git lfs pull` first"),
@@ -20,7 +20,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF", "it is an HDF5 file, as Keras writes them", "export the model to ONNX, and give the .onnx file"),
     (b"\x93NUMPY", "it is a NumPy array", ONLY_WEIGHTS),
     (b"GGUF", "it is a GGUF file, whose weights are quantized already", "give the float weights"),
-    (b"\x08", "it may be an ONNX file", "give a float .onnx file in the place of the model's name"),
+    (b"\x08", "it may be an ONNX file", "give a float .onnx file in place of the model's name"),
 )
 """First bytes of a file, what they mean, and what to do."""
 
@@ -91,7 +91,7 @@ def refused_pickle(path: Path, error: Exception) -> LampqError:
         return unreadable(
             path,
             "it holds a whole pickled model, whose code would have to run",
-            "where its code is installed and you trust the file, keep the weights alone: "
+            "if its code is installed and you trust the file, save only the weights: "
             f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth')",
         )
     culprit = _full_name(named.group(1), names) if named else ""
@@ -104,8 +104,8 @@ def refused_pickle(path: Path, error: Exception) -> LampqError:
     if culprit:
         return unreadable(
             path,
-            f"beside weights it holds the type {culprit}, which is not on the list of types that are read",
-            "where you trust the file, keep the weights alone, under the key that they have in it: "
+            f"besides weights it holds the type {culprit}, which is not on the list of allowed types",
+            "if you trust the file, save only the weights, under the key that they have in it: "
             f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth')",
         )
     protocol = _protocol(path)
