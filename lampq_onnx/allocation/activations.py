@@ -32,9 +32,8 @@ comes near its share of this price. A unit that alone loses more than its share 
 def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
     """(n, k) measured cost in nats of each unit's input at each width.
 
-    Raises
-    ------
-    LampqError: a cost that was not measured.
+    Raises:
+        LampqError: a cost that was not measured.
     """
     return np.array([[_activation_cost(unit, bits) for bits in widths] for unit in units], dtype=np.float64)
 
@@ -42,9 +41,8 @@ def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) ->
 def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
     """(n,) numbers in each unit's input.
 
-    Raises
-    ------
-    LampqError: a unit of which it is not known.
+    Raises:
+        LampqError: a unit of which it is not known.
     """
     for unit in units:
         if unit.activation_elements is None:

@@ -56,37 +56,32 @@ def allocate(
 ) -> tuple[BitPlan, Solution]:
     """Find the widths of least cost whose averages keep the budgets.
 
-    Parameters
-    ----------
-    sensitivities : what the front end measured; inputs marked to stay in float do so (see ``inputs_for``).
-    bits : budget, average weight bits over the units that are not fixed, 1..8.
-    candidates : weight widths to choose from, in bits.
-    metric : a key of ``METRICS``.
-    gamma : factor by which one bit more reduces the cost. The power of uniform quantization noise falls by 4
-        per bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i
-        / c_i).
-    activation_bits : width of the inputs of the units in the budget; default: the one that the ranges were measured
-        for. The units outside read 8 bits.
-        "mixed" gives each its own width in the same integer program, under ``activation_budget``; the cost is that
-        of the weights plus the measured one of the input. "same" is the LampQ paper's W/A: one width for the weights
-        and the input of a unit, at the metric's cost, to which "kl" adds the measured cost of the input.
-    activation_budget : for "mixed": average input bits, each input counted as often as it has numbers.
-    activation_candidates : for "mixed": input widths to choose from, in bits.
-    wide_price : an input of 8 bits gets 16 where that saves more than this many nats times the unit's share of the
-        multiply-adds (see ``WIDE_PRICE``); infinite: never. Only where all inputs have 8 bits.
-    time_limit : seconds for the integer program.
-    fixed_bits : weight width of the units outside the budget.
+    Args:
+        sensitivities: what the front end measured; inputs marked to stay in float do so (see ``inputs_for``).
+        bits: budget, average weight bits over the units that are not fixed, 1..8.
+        candidates: weight widths to choose from, in bits.
+        metric: a key of ``METRICS``.
+        gamma: factor by which one bit more reduces the cost. The power of uniform quantization noise falls by 4 per
+            bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i / c_i).
+        activation_bits: width of the inputs of the units in the budget; default: the one that the ranges were measured
+            for. The units outside read 8 bits. "mixed" gives each its own width in the same integer program, under
+            ``activation_budget``; the cost is that of the weights plus the measured one of the input. "same" is the
+            LampQ paper's W/A: one width for the weights and the input of a unit, at the metric's cost, to which "kl"
+            adds the measured cost of the input.
+        activation_budget: for "mixed": average input bits, each input counted as often as it has numbers.
+        activation_candidates: for "mixed": input widths to choose from, in bits.
+        wide_price: an input of 8 bits gets 16 where that saves more than this many nats times the unit's share of the
+            multiply-adds (see ``WIDE_PRICE``); infinite: never. Only where all inputs have 8 bits.
+        time_limit: seconds for the integer program.
+        fixed_bits: weight width of the units outside the budget.
 
-    Returns
-    -------
-    tuple[BitPlan, Solution]
-        the plan in the order of ``sensitivities.units``, and the quality of the solution for the units in the
-        budget.
+    Returns:
+        tuple[BitPlan, Solution]: the plan in the order of ``sensitivities.units``, and the quality of the solution for
+            the units in the budget.
 
-    Raises
-    ------
-    UsageError: an option that cannot be right.
-    LampqError: no unit in the budget, a budget below the smallest candidate, or a measurement is missing.
+    Raises:
+        UsageError: an option that cannot be right.
+        LampqError: no unit in the budget, a budget below the smallest candidate, or a measurement is missing.
     """
     chosen = tuple(sorted(set(candidates)))
     check_request(

@@ -29,16 +29,15 @@ class Relaxation:
 
         cost = lower + sum_i reduced[i, k_i] + sum_j multipliers[j] * (capacity_j - used_j)
 
-    Attributes
-    ----------
-    scale : problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
-    floor : sum of the units' cheapest options, in the problem's unit.
-    costs : (n, k) shifted and scaled costs, the largest finite one is 1.
-    multipliers : (m,) price of one unit of each budget.
-    lower : lower bound of the cost.
-    reduced : (n, k) what an option costs more than the best one at these prices, >= 0.
-    choice : (n,) option indices of the greedy solution, which keeps all budgets.
-    upper : its cost.
+    Attributes:
+        scale: problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
+        floor: sum of the units' cheapest options, in the problem's unit.
+        costs: (n, k) shifted and scaled costs, the largest finite one is 1.
+        multipliers: (m,) price of one unit of each budget.
+        lower: lower bound of the cost.
+        reduced: (n, k) what an option costs more than the best one at these prices, >= 0.
+        choice: (n,) option indices of the greedy solution, which keeps all budgets.
+        upper: its cost.
     """
 
     scale: float
@@ -79,11 +78,10 @@ class _Segments:
 def relax(problem: ChoiceProblem, find_any: Callable[[], IntArray] | None = None) -> Relaxation:
     """Bound a problem from below and solve it greedily.
 
-    Parameters
-    ----------
-    problem : units, costs and budgets.
-    find_any : returns a choice that keeps all budgets, or raises; asked where prices and repair do not lead to one,
-        which cannot happen with one budget.
+    Args:
+        problem: units, costs and budgets.
+        find_any: returns a choice that keeps all budgets, or raises; asked where prices and repair do not lead to one,
+            which cannot happen with one budget.
     """
     cheapest = problem.costs.min(axis=1)
     excess = problem.costs - cheapest[:, None]

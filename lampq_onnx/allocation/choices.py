@@ -20,13 +20,12 @@ BoolArray = npt.NDArray[np.bool_]
 class Budget:
     """A linear budget: sum_i weights[i, k_i] <= capacity, in integers.
 
-    Attributes
-    ----------
-    name : what is spent, for messages, e.g. "average weight bits".
-    weights : (n, k) what unit i takes with option k, integers that are not negative.
-    capacity : what all units together may take.
-    total : messages divide by it, e.g. the number of all weights to speak of average bits.
-    offset : messages add it first: what is taken whatever is chosen, and not counted in ``capacity``.
+    Attributes:
+        name: what is spent, for messages, e.g. "average weight bits".
+        weights: (n, k) what unit i takes with option k, integers that are not negative.
+        capacity: what all units together may take.
+        total: messages divide by it, e.g. the number of all weights to speak of average bits.
+        offset: messages add it first: what is taken whatever is chosen, and not counted in ``capacity``.
     """
 
     name: str
@@ -55,12 +54,11 @@ class Budget:
 class ChoiceProblem:
     """Choose one option for each unit: min sum_i costs[i, k_i] within every budget.
 
-    Attributes
-    ----------
-    names : unit names, unique.
-    options : (k,) what an option is called in messages, e.g. "4 bits".
-    costs : (n, k) not negative, in any one unit; +inf where a unit does not have the option.
-    budgets : at least one.
+    Attributes:
+        names: unit names, unique.
+        options: (k,) what an option is called in messages, e.g. "4 bits".
+        costs: (n, k) not negative, in any one unit; +inf where a unit does not have the option.
+        budgets: at least one.
     """
 
     names: tuple[str, ...]
@@ -140,13 +138,12 @@ class ChoiceProblem:
 class ChoiceSolution:
     """Options that keep all budgets, and how good they are known to be.
 
-    Attributes
-    ----------
-    choice : (n,) option indices.
-    objective : their cost, in the unit of the problem's costs.
-    bound : nothing that keeps the budgets costs less (Lagrangian bound); same unit.
-    proven_optimal : the search ended by itself, or the gap is zero up to rounding.
-    seconds : wall time of the search.
+    Attributes:
+        choice: (n,) option indices.
+        objective: their cost, in the unit of the problem's costs.
+        bound: nothing that keeps the budgets costs less (Lagrangian bound); same unit.
+        proven_optimal: the search ended by itself, or the gap is zero up to rounding.
+        seconds: wall time of the search.
     """
 
     choice: IntArray
@@ -170,9 +167,8 @@ def taken(weights: IntArray, choice: IntArray) -> IntArray:
 def check_names(names: tuple[str, ...]) -> None:
     """Refuse no units, and two units of one name.
 
-    Raises
-    ------
-    LampqError: naming the unit.
+    Raises:
+        LampqError: naming the unit.
     """
     if not names:
         raise LampqError("there is no unit to allocate bits to")

@@ -39,10 +39,9 @@ _WHOLE = 1e-4
 class CoreAnswer:
     """What the solver said.
 
-    Attributes
-    ----------
-    choice : (n,) option indices.
-    complete : the solver ended the search, so no choice in the model costs less.
+    Attributes:
+        choice: (n,) option indices.
+        complete: the solver ended the search, so no choice in the model costs less.
     """
 
     choice: IntArray
@@ -69,11 +68,10 @@ class CoreModel:
     def __init__(self, problem: ChoiceProblem, relaxation: Relaxation, within: float | None = None) -> None:
         """Build the model.
 
-        Parameters
-        ----------
-        problem, relaxation : what is solved; ``relaxation.gap`` must be positive.
-        within : keep what can be part of a choice that costs at most this more than the lower bound; default: the
-            gap, so that the greedy choice, or one that beats it, is in the model.
+        Args:
+            problem, relaxation: what is solved; ``relaxation.gap`` must be positive.
+            within: keep what can be part of a choice that costs at most this more than the lower bound; default: the
+                gap, so that the greedy choice, or one that beats it, is in the model.
         """
         self._within = relaxation.gap if within is None else within
         keep = (relaxation.reduced <= self._within * _SLACKEN) & ~_dominated(problem, relaxation)
@@ -130,9 +128,8 @@ class CoreModel:
     def solve(self, seconds: float) -> CoreAnswer | None:
         """Run the solver for at most about ``seconds``; None if it found nothing, also where there is nothing.
 
-        Raises
-        ------
-        LampqError: no solver is installed, or it failed.
+        Raises:
+            LampqError: no solver is installed, or it failed.
         """
         if self.settled:
             return CoreAnswer(self._settled.copy(), complete=True)

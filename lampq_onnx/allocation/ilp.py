@@ -36,19 +36,15 @@ _EARLY = 0.3
 def solve(problem: Problem, *, time_limit: float = 10.0) -> Solution:
     """Allocate widths at the least cost within the budget.
 
-    Parameters
-    ----------
-    problem : units, costs and budget.
-    time_limit : seconds for the integer program; afterwards the best allocation found is returned, unproven.
+    Args:
+        problem: units, costs and budget.
+        time_limit: seconds for the integer program; afterwards the best allocation found is returned, unproven.
 
-    Returns
-    -------
-    Solution
-        keeps the budget in integer arithmetic and is never worse than the greedy allocation.
+    Returns:
+        Solution: keeps the budget in integer arithmetic and is never worse than the greedy allocation.
 
-    Raises
-    ------
-    LampqError: the solver is missing or failed.
+    Raises:
+        LampqError: the solver is missing or failed.
     """
     found = solve_choices(problem.choices, time_limit=time_limit)
     return Solution(
@@ -64,19 +60,15 @@ def solve(problem: Problem, *, time_limit: float = 10.0) -> Solution:
 def solve_choices(problem: ChoiceProblem, *, time_limit: float = 10.0) -> ChoiceSolution:
     """Choose one option for each unit at the least cost within all budgets.
 
-    Parameters
-    ----------
-    problem : units, costs and budgets.
-    time_limit : seconds for the integer program; afterwards the best choice found is returned, unproven.
+    Args:
+        problem: units, costs and budgets.
+        time_limit: seconds for the integer program; afterwards the best choice found is returned, unproven.
 
-    Returns
-    -------
-    ChoiceSolution
-        keeps every budget in integer arithmetic and is never worse than the greedy choice.
+    Returns:
+        ChoiceSolution: keeps every budget in integer arithmetic and is never worse than the greedy choice.
 
-    Raises
-    ------
-    LampqError: the budgets cannot be met together, or the solver is missing or failed.
+    Raises:
+        LampqError: the budgets cannot be met together, or the solver is missing or failed.
     """
     started = time.perf_counter()
     deadline = started + time_limit

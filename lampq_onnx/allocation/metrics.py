@@ -111,9 +111,8 @@ def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -
 def at_width(unit: UnitSensitivity, values: Mapping[int, float], bits: int, what: str, hint: str) -> float:
     """What was measured of a unit at one width.
 
-    Raises
-    ------
-    LampqError: nothing was; names the unit, the width and those that were measured.
+    Raises:
+        LampqError: nothing was; names the unit, the width and those that were measured.
     """
     if bits in values:
         return values[bits]

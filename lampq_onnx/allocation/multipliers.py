@@ -48,11 +48,10 @@ class _Dual:
 def find_multipliers(costs: FloatArray, weights: IntArray, free: IntArray) -> FloatArray:
     """(m,) multipliers >= 0 whose Lagrangian bound is the highest up to rounding.
 
-    Parameters
-    ----------
-    costs : (n, k) each unit's cheapest option costs 0; +inf: not available.
-    weights : (m, n, k) weights above each unit's least.
-    free : (m,) capacities above the least, >= 0.
+    Args:
+        costs: (n, k) each unit's cheapest option costs 0; +inf: not available.
+        weights: (m, n, k) weights above each unit's least.
+        free: (m,) capacities above the least, >= 0.
     """
     unit = np.maximum(weights.max(axis=(1, 2)), 1).astype(np.float64)
     dual = _Dual(costs, weights / unit[:, None, None], free / unit)

@@ -26,13 +26,12 @@ class Problem:
     This is the integer program of LampQ (AAAI 2026, arXiv 2511.10004) with any table of costs in the place of
     Omega_i gamma^-B. The arrays are copied and made read-only.
 
-    Attributes
-    ----------
-    names : unit names, unique.
-    sizes : (n,) number of weights c_i of each unit.
-    candidates : (k,) widths in bits, ascending.
-    costs : (n, k) cost of unit i at candidate k, finite and not negative, in any one unit.
-    budget : average bits per weight that must not be exceeded.
+    Attributes:
+        names: unit names, unique.
+        sizes: (n,) number of weights c_i of each unit.
+        candidates: (k,) widths in bits, ascending.
+        costs: (n, k) cost of unit i at candidate k, finite and not negative, in any one unit.
+        budget: average bits per weight that must not be exceeded.
     """
 
     names: tuple[str, ...]
@@ -117,16 +116,15 @@ class Problem:
 class Solution:
     """Widths that keep the budget, and how good they are known to be.
 
-    Attributes
-    ----------
-    bits : unit name -> width of the weights.
-    objective : their cost, in the unit of the problem's costs.
-    bound : no allocation costs less (Lagrangian bound); same unit.
-    gap : (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
-        usually leaves a gap.
-    proven_optimal : the search ended by itself, or the gap is zero up to rounding.
-    seconds : wall time of the search.
-    activation_bits : unit name -> width of the input, where the program chose it too; else empty.
+    Attributes:
+        bits: unit name -> width of the weights.
+        objective: their cost, in the unit of the problem's costs.
+        bound: no allocation costs less (Lagrangian bound); same unit.
+        gap: (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
+            usually leaves a gap.
+        proven_optimal: the search ended by itself, or the gap is zero up to rounding.
+        seconds: wall time of the search.
+        activation_bits: unit name -> width of the input, where the program chose it too; else empty.
     """
 
     bits: dict[str, int]
@@ -149,9 +147,8 @@ def capacity_of(budget: float, total: int) -> int:
 def check_candidates(candidates: tuple[int, ...]) -> None:
     """Refuse widths that are not ascending, unique and in 1..8.
 
-    Raises
-    ------
-    UsageError: naming the widths given.
+    Raises:
+        UsageError: naming the widths given.
     """
     whole = all(isinstance(b, int) and MIN_BITS <= b <= MAX_BITS for b in candidates)
     if not candidates or not whole or list(candidates) != sorted(set(candidates)):

@@ -19,11 +19,10 @@ _EXCHANGES = 50
 def repair(reduced: FloatArray, weights: IntArray, free: IntArray) -> IntArray | None:
     """A choice within all budgets near the one of the best prices; None if single changes do not lead to one.
 
-    Parameters
-    ----------
-    reduced : (n, k) what an option costs more than the unit's best at the prices; +inf: not available.
-    weights : (m, n, k) weights above each unit's least.
-    free : (m,) capacities above the least.
+    Args:
+        reduced: (n, k) what an option costs more than the unit's best at the prices; +inf: not available.
+        weights: (m, n, k) weights above each unit's least.
+        free: (m,) capacities above the least.
     """
     units = np.arange(reduced.shape[0])
     choice: IntArray = reduced.argmin(axis=1)

@@ -25,9 +25,8 @@ MAX_GAMMA = 1024
 def parse_candidates(text: str) -> tuple[int, ...]:
     """Widths from ``2-8`` or ``2,4,8`` or a mix of both, ascending.
 
-    Raises
-    ------
-    UsageError: anything else, or a width outside 1..8.
+    Raises:
+        UsageError: anything else, or a width outside 1..8.
     """
     return _parse(text, tuple(range(MIN_BITS, MAX_BITS + 1)), "candidate widths", "2,4,8")
 
@@ -35,9 +34,8 @@ def parse_candidates(text: str) -> tuple[int, ...]:
 def parse_activation_candidates(text: str) -> tuple[int, ...]:
     """Input widths from ``4,6,8,16`` or ``4-8,16``, ascending.
 
-    Raises
-    ------
-    UsageError: anything else, or a width that inputs cannot have.
+    Raises:
+        UsageError: anything else, or a width that inputs cannot have.
     """
     return _parse(text, INPUT_WIDTHS, "candidate widths of activations", "4,6,8,16")
 
@@ -71,10 +69,9 @@ def check_request(
 ) -> None:
     """Refuse options that cannot be right, before anything is measured.
 
-    Raises
-    ------
-    UsageError: an option out of range.
-    LampqError: the budget is below the smallest candidate.
+    Raises:
+        UsageError: an option out of range.
+        LampqError: the budget is below the smallest candidate.
     """
     chosen = tuple(sorted(set(candidates)))
     check_candidates(chosen)

@@ -87,24 +87,21 @@ def iterative_update(
     degradation) is tried next. Widths that were scored before are not scored again, so a swap is never tried
     twice from the same widths.
 
-    Parameters
-    ----------
-    bits : unit -> width at the start.
-    sizes : unit -> number of weights c_i.
-    capacity : bits that all weights together may take; only the rule ``strict`` uses it.
-    candidates : widths in bits. A unit at 2 of 2, 4, 8 goes up to 4, and nothing falls below the smallest
-        one.
-    evaluator : measures errors and scores.
-    rounds : scored swaps at most.
-    patience : stop after this many undone swaps in a row. The paper stops at the first.
-    budget_rule : ``strict`` keeps sum c_i B_i <= capacity. ``count`` is the paper's letter: as many bits up
-        as down, whatever the sizes, which keeps the plain mean of the widths and not the size.
-    progress : called with the number of swaps scored so far.
+    Args:
+        bits: unit -> width at the start.
+        sizes: unit -> number of weights c_i.
+        capacity: bits that all weights together may take; only the rule ``strict`` uses it.
+        candidates: widths in bits. A unit at 2 of 2, 4, 8 goes up to 4, and nothing falls below the smallest one.
+        evaluator: measures errors and scores.
+        rounds: scored swaps at most.
+        patience: stop after this many undone swaps in a row. The paper stops at the first.
+        budget_rule: ``strict`` keeps sum c_i B_i <= capacity. ``count`` is the paper's letter: as many bits up as down,
+            whatever the sizes, which keeps the plain mean of the widths and not the size.
+        progress: called with the number of swaps scored so far.
 
-    Raises
-    ------
-    LampqError: the start is over the budget, or the evaluator returns no usable number.
-    UsageError: an option out of range.
+    Raises:
+        LampqError: the start is over the budget, or the evaluator returns no usable number.
+        UsageError: an option out of range.
     """
     check_candidates(tuple(candidates))
     if rounds < 0 or patience < 1:

@@ -231,7 +231,7 @@ def embedded_plan(model: ir.Model, path: Path) -> BitPlan | None:
 
 
 def check_file(path: Path) -> None:
-    """onnx's full check of a file, shape inference included.
+    """Run the full check of the onnx package on a file, shape inference included.
 
     Raises:
         LampqError: with the checker's reason.

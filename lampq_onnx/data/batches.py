@@ -25,12 +25,11 @@ Progress = Callable[[int], None]
 class Batch:
     """Consecutive images.
 
-    Attributes
-    ----------
-    images : float32 (n, c, h, w), normalized.
-    labels : int64 (n,), or None when they are not known.
-    start : position of the first image in what is iterated.
-    targets : float64 (n, ...) real numbers for each image, or None when they are not known.
+    Attributes:
+        images: float32 (n, c, h, w), normalized.
+        labels: int64 (n,), or None when they are not known.
+        start: position of the first image in what is iterated.
+        targets: float64 (n, ...) real numbers for each image, or None when they are not known.
     """
 
     images: NDArray[np.float32]
@@ -43,13 +42,12 @@ class Batch:
 class CropView:
     """Consecutive crops in a file; valid while the `CroppedImages` it comes from is open.
 
-    Attributes
-    ----------
-    file : uint8 crops, one after the other.
-    first, count : the range of crops.
-    labels : int64 (count,) or None.
-    preprocessing : how the crops were made and how they are normalized.
-    made : see `ImageSource`.
+    Attributes:
+        file: uint8 crops, one after the other.
+        first, count: the range of crops.
+        labels: int64 (count,) or None.
+        preprocessing: how the crops were made and how they are normalized.
+        made: see `ImageSource`.
     """
 
     file: Path
@@ -72,10 +70,8 @@ class CropView:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Normalized batches in order; the last may be smaller. ``start`` counts within this view.
 
-        Raises
-        ------
-        UsageError
-            ``batch_size`` is not positive.
+        Raises:
+            UsageError: ``batch_size`` is not positive.
         """
         _require_positive(batch_size)
         return (self._batch(start, batch_size) for start in range(0, self.count, batch_size))
@@ -93,12 +89,11 @@ class CropView:
 class CroppedImages:
     """A source's crops in a temporary file, made once on entry and removed on exit.
 
-    Parameters
-    ----------
-    source : the images.
-    preprocessing : how they are cropped and normalized.
-    progress : called after each image with the number done so far.
-    folder : where the temporary folder is made; the system's place by default.
+    Args:
+        source: the images.
+        preprocessing: how they are cropped and normalized.
+        progress: called after each image with the number done so far.
+        folder: where the temporary folder is made; the system's place by default.
     """
 
     def __init__(
@@ -120,10 +115,8 @@ class CroppedImages:
     def __enter__(self) -> Self:
         """Crop every image.
 
-        Raises
-        ------
-        LampqError
-            An image cannot be read or cropped, or the temporary folder is not writable or full.
+        Raises:
+            LampqError: An image cannot be read or cropped, or the temporary folder is not writable or full.
         """
         try:
             self._temporary = tempfile.TemporaryDirectory(prefix="lampq-", dir=self._folder)
@@ -210,18 +203,14 @@ def iter_batches(
 ) -> Iterator[Batch]:
     """Read, crop and normalize a source once, keeping nothing.
 
-    Parameters
-    ----------
-    source, preprocessing : the images and what happens to them.
-    batch_size : images per batch; the last may be smaller.
-    progress : called after each batch is made with the number of images done so far.
+    Args:
+        source, preprocessing: the images and what happens to them.
+        batch_size: images per batch; the last may be smaller.
+        progress: called after each batch is made with the number of images done so far.
 
-    Raises
-    ------
-    UsageError
-        ``batch_size`` is not positive.
-    LampqError
-        While iterating: an image cannot be read or cropped.
+    Raises:
+        UsageError: ``batch_size`` is not positive.
+        LampqError: While iterating: an image cannot be read or cropped.
     """
     _require_positive(batch_size)
     return _stream(source, preprocessing, batch_size, progress)

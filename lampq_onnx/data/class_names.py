@@ -27,17 +27,14 @@ def class_indices(
 
     Where all labels are integers they are class indices, and no names are looked at.
 
-    Parameters
-    ----------
-    labels : where each stands, for messages, and its text.
-    folder : may hold `CLASSES`, which comes before ``class_names``.
-    num_classes : of the model; None where it is not known.
-    class_names : how the model calls its classes, in their order; may be empty.
+    Args:
+        labels: where each stands, for messages, and its text.
+        folder: may hold `CLASSES`, which comes before ``class_names``.
+        num_classes: of the model; None where it is not known.
+        class_names: how the model calls its classes, in their order; may be empty.
 
-    Raises
-    ------
-    LampqError
-        A label (its place is named) is no class, or could be two; or `CLASSES` does not fit the model.
+    Raises:
+        LampqError: A label (its place is named) is no class, or could be two; or `CLASSES` does not fit the model.
     """
     texts = [text for _, text in labels]
     if all(_INTEGER.fullmatch(text) for text in texts):

@@ -61,15 +61,12 @@ def open_coco(path: Path) -> ImageSource:
     The images of ``x/annotations/instances_val2017.json`` are looked for in ``x/val2017`` and ``x/images/val2017``,
     those of any other file beside it and in ``images`` beside it.
 
-    Parameters
-    ----------
-    path : a .json file, or a folder with `ANNOTATIONS` and the images, or a folder ``images`` of them.
+    Args:
+        path: a .json file, or a folder with `ANNOTATIONS` and the images, or a folder ``images`` of them.
 
-    Raises
-    ------
-    LampqError
-        The file is unreadable or of another form, an annotation names an image or a category that is not there, a box
-        has no extent, or images are missing.
+    Raises:
+        LampqError: The file is unreadable or of another form, an annotation names an image or a category that is not
+            there, a box has no extent, or images are missing.
     """
     file = path / ANNOTATIONS if path.is_dir() else path
     content = _read(file)

@@ -31,16 +31,13 @@ def decode(path: Path) -> Image.Image:
 
     The EXIF orientation is ignored, as timm and torchvision do: the pixels come as they are stored.
 
-    Returns
-    -------
-    PIL.Image.Image
-        Fully loaded, 8 bits per channel, in any such mode (RGB, L, P, RGBA, CMYK, ...); the file is closed.
+    Returns:
+        PIL.Image.Image: Fully loaded, 8 bits per channel, in any such mode (RGB, L, P, RGBA, CMYK, ...); the file is
+            closed.
 
-    Raises
-    ------
-    LampqError
-        The file is missing, empty, truncated, not an image, larger than Pillow's pixel limit, or its pixels
-        have no defined 8-bit form.
+    Raises:
+        LampqError: The file is missing, empty, truncated, not an image, larger than Pillow's pixel limit, or its pixels
+            have no defined 8-bit form.
     """
     try:
         # Between its limit and twice that Pillow only warns; here the limit is the limit.
@@ -70,10 +67,8 @@ def eight_bit(image: Image.Image) -> Image.Image:
     are scaled (65535 becomes 255). Mode I is read as 16 bits, which is how Pillow delivers 16-bit files
     that it has no narrower mode for. Mode F is read as 0..1 when all values lie there, else as 0..255.
 
-    Raises
-    ------
-    LampqError
-        Values outside those ranges, or not finite.
+    Raises:
+        LampqError: Values outside those ranges, or not finite.
     """
     if image.mode in _SIXTEEN_BIT or image.mode == "I":
         wide = np.asarray(image).astype(np.int64)
@@ -91,10 +86,8 @@ def eight_bit(image: Image.Image) -> Image.Image:
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert to RGB (``channels`` 3) or L (1); alpha is dropped, not blended.
 
-    Raises
-    ------
-    LampqError
-        As `eight_bit`.
+    Raises:
+        LampqError: As `eight_bit`.
     """
     mode = "RGB" if channels == 3 else "L"
     image = eight_bit(image)
@@ -107,11 +100,9 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 def planes(image: Pixels, channels: int) -> list[Image.Image]:
     """The picture as one image of 3 or 1 channels, or an array as one image per channel.
 
-    Raises
-    ------
-    LampqError
-        As `eight_bit`; also a picture where a model takes neither 3 channels nor 1, or an array of another number of
-        channels than the model takes.
+    Raises:
+        LampqError: As `eight_bit`; also a picture where a model takes neither 3 channels nor 1, or an array of another
+            number of channels than the model takes.
     """
     if isinstance(image, Image.Image):
         if channels not in (1, 3):

@@ -22,11 +22,9 @@ def open_folder(folder: Path, *, num_classes: int | None, need_labels: bool) -> 
     needed and their number is not ``num_classes``, the folders say nothing about the model's classes and the
     source has no labels.
 
-    Raises
-    ------
-    LampqError
-        No images, images both beside and inside folders, labels needed but absent, or needed and not
-        ``num_classes`` class folders.
+    Raises:
+        LampqError: No images, images both beside and inside folders, labels needed but absent, or needed and not
+            ``num_classes`` class folders.
     """
     try:
         classes, loose = _entries(folder)

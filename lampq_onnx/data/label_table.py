@@ -27,18 +27,15 @@ def open_table(
     the order of the model's outputs), else the model's own. They are not read where they are not needed; the source
     then has none.
 
-    Parameters
-    ----------
-    folder : the folder that holds the table.
-    num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
-    need_labels : whether labels are read.
-    class_names : how the model calls its classes, in their order; empty where that is not known.
+    Args:
+        folder: the folder that holds the table.
+        num_classes: the model's number of classes, against which labels are checked; None checks only the sign.
+        need_labels: whether labels are read.
+        class_names: how the model calls its classes, in their order; empty where that is not known.
 
-    Raises
-    ------
-    LampqError
-        The table is unreadable, lacks the header or rows, or a line (named in the message) has a label that
-        is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
+    Raises:
+        LampqError: The table is unreadable, lacks the header or rows, or a line (named in the message) has a label that
+            is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
     """
     if not need_labels:
         return open_listed(folder)
@@ -50,16 +47,13 @@ def open_table(
 def open_listed(folder: Path, take: Callable[[str, str], None] | None = None) -> ImageSource:
     """Open the images of ``folder/labels.csv`` without labels.
 
-    Parameters
-    ----------
-    folder : holds the table.
-    take : called for each line with the text of the label and the place in the file, for messages; None: labels are
-        not looked at.
+    Args:
+        folder: holds the table.
+        take: called for each line with the text of the label and the place in the file, for messages; None: labels are
+            not looked at.
 
-    Raises
-    ------
-    LampqError
-        See `open_table`, but for the labels.
+    Raises:
+        LampqError: See `open_table`, but for the labels.
     """
     table = folder / TABLE
     require_file(table, "the table", limit=TEXT_LIMIT)
@@ -91,11 +85,10 @@ def lists_labels(folder: Path) -> bool:
 class Row:
     """A line of the table.
 
-    Attributes
-    ----------
-    where : the file and the line, for messages.
-    path : of the image, relative to the folder.
-    label : as it is written; empty where labels are not read.
+    Attributes:
+        where: the file and the line, for messages.
+        path: of the image, relative to the folder.
+        label: as it is written; empty where labels are not read.
     """
 
     where: str

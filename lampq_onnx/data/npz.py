@@ -51,11 +51,9 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
     The images are unpacked once into an unnamed temporary file and mapped from there, so memory does not grow
     with their number. Labels are only read if they are needed.
 
-    Raises
-    ------
-    LampqError
-        The file is unreadable or damaged, a key is missing, an array has another dtype or shape, the lengths
-        differ, or a label (its row is named) is not a class index.
+    Raises:
+        LampqError: The file is unreadable or damaged, a key is missing, an array has another dtype or shape, the
+            lengths differ, or a label (its row is named) is not a class index.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 class ImageObjects:
     """The objects of one image.
 
-    Attributes
-    ----------
-    size : height and width of the image in pixels.
-    boxes : float64 (k, 4), left, top, width and height in pixels of the image.
-    categories : int64 (k,), ids as the annotations give them.
-    areas : float64 (k,), in pixels.
-    crowds : bool (k,), whether a box stands for a group.
+    Attributes:
+        size: height and width of the image in pixels.
+        boxes: float64 (k, 4), left, top, width and height in pixels of the image.
+        categories: int64 (k,), ids as the annotations give them.
+        areas: float64 (k,), in pixels.
+        crowds: bool (k,), whether a box stands for a group.
     """
 
     size: tuple[int, int]
@@ -33,10 +32,9 @@ class ImageObjects:
 class Objects:
     """Those of all images of a source, in its order.
 
-    Attributes
-    ----------
-    categories : id -> name.
-    images : one entry an image.
+    Attributes:
+        categories: id -> name.
+        images: one entry an image.
     """
 
     categories: dict[int, str]

@@ -33,19 +33,18 @@ LEVEL = 1 / 255
 class Preprocessing(Record):
     """Resize, crop and normalization; with the defaults equal to timm's evaluation transform, but for ``letterbox``.
 
-    Attributes
-    ----------
-    size : (h, w) of the model's input.
-    crop_pct : share of the resized image that the crop keeps, in (0, 1].
-    crop_mode : ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently; ``letterbox`` keeps the
-        aspect ratio and the whole image, and fills the right or the bottom with the mean.
-    interpolation : Pillow's filter.
-    mean, std : one number per channel, in the order of the model's channels, for values after ``rescale_factor`` and
-        ``rescale_offset``.
-    channels : 3 (a color picture), 1 (a grayscale picture), or any other number for arrays with that many channels.
-    channel_order : in which order the model takes the channels of a color picture.
-    rescale_factor, rescale_offset : a pixel's value (0..255) is multiplied with the one, then the other is added.
-    resize : resizing and crop by the rules of transformers, in the place of ``crop_pct`` and ``crop_mode``.
+    Attributes:
+        size: (h, w) of the model's input.
+        crop_pct: share of the resized image that the crop keeps, in (0, 1].
+        crop_mode: ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently; ``letterbox`` keeps
+            the aspect ratio and the whole image, and fills the right or the bottom with the mean.
+        interpolation: Pillow's filter.
+        mean, std: one number per channel, in the order of the model's channels, for values after ``rescale_factor`` and
+            ``rescale_offset``.
+        channels: 3 (a color picture), 1 (a grayscale picture), or any other number for arrays with that many channels.
+        channel_order: in which order the model takes the channels of a color picture.
+        rescale_factor, rescale_offset: a pixel's value (0..255) is multiplied with the one, then the other is added.
+        resize: resizing and crop by the rules of transformers, in the place of ``crop_pct`` and ``crop_mode``.
     """
 
     size: tuple[Side, Side]
@@ -116,11 +115,9 @@ class Preprocessing(Record):
 
         A crop_pct takes the place of `resize`: the image is then resized and cropped as timm does it.
 
-        Raises
-        ------
-        UsageError
-            A list whose length is not the number of channels, a number that is not finite, a std that is not
-            positive, or a crop_pct outside (0, 1].
+        Raises:
+            UsageError: A list whose length is not the number of channels, a number that is not finite, a std that is
+                not positive, or a crop_pct outside (0, 1].
         """
         given = {"mean": mean, "std": std, "crop_pct": crop_pct}
         changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
@@ -139,21 +136,16 @@ class Preprocessing(Record):
         EXIF orientation is ignored, as timm and torchvision do. Alpha is dropped; 16-bit pixels are scaled. Colors are
         in the order red, green, blue; `normalize` brings them into the model's order.
 
-        Parameters
-        ----------
-        image : PIL.Image.Image of any mode and size, or uint8 (h, w, channels).
+        Args:
+            image: PIL.Image.Image of any mode and size, or uint8 (h, w, channels).
 
-        Returns
-        -------
-        ndarray, uint8 (h, w, channels)
-            Writable and not shared with ``image``.
+        Returns:
+            ndarray, uint8 (h, w, channels): Writable and not shared with ``image``.
 
-        Raises
-        ------
-        LampqError
-            Pixels without an 8-bit form, channels that cannot be made of the image's, an image that is not resized and
-            has another size than the model takes, or one so elongated that the resized one would exceed Pillow's
-            pixel limit.
+        Raises:
+            LampqError: Pixels without an 8-bit form, channels that cannot be made of the image's, an image that is not
+                resized and has another size than the model takes, or one so elongated that the resized one would exceed
+                Pillow's pixel limit.
         """
         parts = planes(image, self.channels)
         width, height = parts[0].size
@@ -183,18 +175,14 @@ class Preprocessing(Record):
     def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn crops into the model's input: ``(x * rescale_factor + rescale_offset - mean) / std``.
 
-        Parameters
-        ----------
-        batch : ndarray, uint8 (n, h, w, channels).
+        Args:
+            batch: ndarray, uint8 (n, h, w, channels).
 
-        Returns
-        -------
-        ndarray, float32 (n, channels, h, w), contiguous.
+        Returns:
+            ndarray, float32 (n, channels, h, w), contiguous.
 
-        Raises
-        ------
-        ValueError
-            Another dtype or shape.
+        Raises:
+            ValueError: Another dtype or shape.
         """
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.channels:
             raise ValueError(f"expected uint8 (n, h, w, {self.channels}), got {batch.dtype} {batch.shape}")

@@ -20,10 +20,9 @@ _SIDES = {"none": 0, "stretch": 2, "shortest": 1, "longest": 1}
 class Placement:
     """Where an image lies in the model's input: input = scale * image - offset, in pixels.
 
-    Attributes
-    ----------
-    scale : down and across.
-    offset : down and across.
+    Attributes:
+        scale: down and across.
+        offset: down and across.
     """
 
     scale: tuple[float, float]
@@ -43,13 +42,12 @@ class Placement:
 class Resize(Record):
     """The resizing of an image processor of transformers, which rounds in another way than timm's transform.
 
-    Attributes
-    ----------
-    to : ``none`` keeps the image's size; ``stretch`` resizes to a height and a width; ``shortest`` and ``longest``
-        resize that side to a length and keep the aspect ratio.
-    sides : in pixels: height and width for ``stretch``, one length for ``shortest`` and ``longest``, else nothing.
-    then : what follows: ``exact`` refuses an image that does not have the model's size now; ``crop`` keeps its middle,
-        and adds black where it is too small; ``pad`` fills the right and the bottom with the mean.
+    Attributes:
+        to: ``none`` keeps the image's size; ``stretch`` resizes to a height and a width; ``shortest`` and ``longest``
+            resize that side to a length and keep the aspect ratio.
+        sides: in pixels: height and width for ``stretch``, one length for ``shortest`` and ``longest``, else nothing.
+        then: what follows: ``exact`` refuses an image that does not have the model's size now; ``crop`` keeps its
+            middle, and adds black where it is too small; ``pad`` fills the right and the bottom with the mean.
     """
 
     to: Literal["none", "stretch", "shortest", "longest"]

@@ -15,10 +15,8 @@ def choose(source: ImageSource, count: int, seed: int) -> ImageSource:
     each class), so class counts differ by at most one unless a class runs out. The order is part of the
     result: a smaller count with the same seed gives a prefix.
 
-    Raises
-    ------
-    UsageError
-        ``count`` is not positive or ``seed`` is negative.
+    Raises:
+        UsageError: ``count`` is not positive or ``seed`` is negative.
     """
     if count <= 0:
         raise UsageError(f"the number of images must be at least 1, not {count}")

@@ -47,15 +47,14 @@ class FileReader:
 class ImageSource:
     """Some images of a collection, in a fixed order. Holds no pixels.
 
-    Attributes
-    ----------
-    reader : where the pixels come from.
-    positions : int64 (n,), the reader's position of each image.
-    labels : int64 (n,) class indices, or None when they are not known.
-    targets : float64 (n, ...) real numbers for each image, or None when they are not known.
-    description : what was opened, for people.
-    made : whether the images were made from the model, and so show less than real ones do.
-    objects : boxes of the images, or None when they are not known.
+    Attributes:
+        reader: where the pixels come from.
+        positions: int64 (n,), the reader's position of each image.
+        labels: int64 (n,) class indices, or None when they are not known.
+        targets: float64 (n, ...) real numbers for each image, or None when they are not known.
+        description: what was opened, for people.
+        made: whether the images were made from the model, and so show less than real ones do.
+        objects: boxes of the images, or None when they are not known.
     """
 
     reader: Reader = field(repr=False)
@@ -80,10 +79,8 @@ class ImageSource:
     def image(self, i: int) -> Pixels:
         """Read image ``i``: loaded, 8 bits per channel, any such mode, or an array (h, w, channels).
 
-        Raises
-        ------
-        LampqError
-            It cannot be read.
+        Raises:
+            LampqError: It cannot be read.
         """
         return self.reader.image(int(self.positions[i]))
 
@@ -94,10 +91,8 @@ class ImageSource:
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """The images at ``indices``, in that order; repetition is allowed.
 
-        Raises
-        ------
-        IndexError
-            An index outside 0..len-1.
+        Raises:
+            IndexError: An index outside 0..len-1.
         """
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):

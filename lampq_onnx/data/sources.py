@@ -37,21 +37,18 @@ def open_source(
 ) -> ImageSource:
     """Open images for reading one at a time.
 
-    Parameters
-    ----------
-    path : a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
-        images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
-    num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
-    need_labels : whether labels are used: a collection without them is then an error. Otherwise the classes of a table
-        or an .npz file are not read, so that no mistake in them counts.
-    class_names : how the model calls its classes, in their order, for a table whose labels are names.
-    labels : how they are read; numbers of class folders are the positions of the folders.
+    Args:
+        path: a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
+            images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
+        num_classes: the model's number of classes, against which labels are checked; None checks only the sign.
+        need_labels: whether labels are used: a collection without them is then an error. Otherwise the classes of a
+            table or an .npz file are not read, so that no mistake in them counts.
+        class_names: how the model calls its classes, in their order, for a table whose labels are names.
+        labels: how they are read; numbers of class folders are the positions of the folders.
 
-    Raises
-    ------
-    LampqError
-        The path is missing or of no such form, or see `open_table`, `open_folder`, `open_npz` and `open_coco`. Images
-        are not decoded here; `ImageSource.image` reports unreadable ones.
+    Raises:
+        LampqError: The path is missing or of no such form, or see `open_table`, `open_folder`, `open_npz` and
+            `open_coco`. Images are not decoded here; `ImageSource.image` reports unreadable ones.
     """
     path = Path(path)
     require_exists(path)
@@ -74,10 +71,8 @@ def open_source(
 def require_exists(path: Path) -> None:
     """Refuse a path where nothing is.
 
-    Raises
-    ------
-    LampqError
-        Names it, and the forms that there are.
+    Raises:
+        LampqError: Names it, and the forms that there are.
     """
     # os.path answers False where pathlib raises (a name that is too long, a null byte).
     if not os.path.exists(path):

@@ -28,15 +28,12 @@ _FORM = "a label is one number, or as many numbers as the model has outputs, wit
 def open_with_numbers(path: Path) -> ImageSource:
     """Open images with their labels as `ImageSource.targets`; there may be none.
 
-    Parameters
-    ----------
-    path : a folder with labels.csv (a label is a number, or several with spaces between them), an .npz file (labels
-        (n, ...) of any number type), a folder of class folders (their positions are the numbers), or a flat folder.
+    Args:
+        path: a folder with labels.csv (a label is a number, or several with spaces between them), an .npz file (labels
+            (n, ...) of any number type), a folder of class folders (their positions are the numbers), or a flat folder.
 
-    Raises
-    ------
-    LampqError
-        The images or labels are of no such form; the message names the line or the row.
+    Raises:
+        LampqError: The images or labels are of no such form; the message names the line or the row.
     """
     if os.path.isdir(path):
         return _open_table(path) if os.path.lexists(path / TABLE) else _open_folder(path)
@@ -49,10 +46,8 @@ def label_numbers(path: Path) -> Targets | None:
 
     No image is opened, and nothing is checked but the labels' form: `open_with_numbers` does that.
 
-    Raises
-    ------
-    LampqError
-        A table or folder cannot be read.
+    Raises:
+        LampqError: A table or folder cannot be read.
     """
     if os.path.isdir(path):
         if not os.path.lexists(path / TABLE):

@@ -23,10 +23,8 @@ def thumbnail(source: ImageSource | BatchedImages, preprocessing: Preprocessing,
 
     Of more than three channels the first three are shown as red, green and blue; of two the first, in gray.
 
-    Raises
-    ------
-    LampqError
-        The image cannot be read or cropped.
+    Raises:
+        LampqError: The image cannot be read or cropped.
     """
     pixels = source.pixels(i) if isinstance(source, BatchedImages) else preprocessing.crop(source.image(i))
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if preprocessing.channels < 3 else pixels[..., :3]))

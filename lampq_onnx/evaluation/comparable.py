@@ -44,8 +44,10 @@ class ModelFile:
 
 
 def require_comparable(quantized: ModelFile, reference: ModelFile) -> None:
-    """Prove that the first file is quantized, the second is not, both take and give the same, and, where the first says
-    what it was made from, that it is the second.
+    """Require that ``quantized`` is a quantized file of the float file ``reference``.
+
+    The first file must be quantized and the second must not be, both must have the same inputs and outputs, and if the
+    first records which file it was made from, that must be the second.
 
     Raises:
         UsageError: both are one file, or they are swapped.
