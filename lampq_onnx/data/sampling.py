@@ -1,4 +1,4 @@
-"""A seeded choice of images."""
+"""A seeded random choice of images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lampq_onnx.errors import UsageError
 
 
 def choose(source: ImageSource, count: int, seed: int) -> ImageSource:
-    """Choose images without replacement; all of them when ``count`` is larger than the source.
+    """Choose images without replacement; all of them if ``count`` is larger than the source.
 
-    With labels the choice takes one image per class in turn (a seeded order of classes, a seeded order inside
-    each class), so class counts differ by at most one unless a class runs out. The order is part of the
+    With labels, the choice takes one image per class in turn (a seeded order of classes, a seeded order inside
+    each class), so class counts differ by at most one, unless a class runs out. The order is part of the
     result: a smaller count with the same seed gives a prefix.
 
     Raises:

@@ -60,7 +60,7 @@ class FoldShapes(CountingPass):
         symbols = [d for d in target if isinstance(d, str)]
         inferred = numbers.count(-1)
         if len(symbols) + inferred > 1:
-            return Refused("several dimensions of the shape are known only in a run")
+            return Refused("several dimensions of the shape are known only at run time")
         # A dimension of 0 would make the -1 ambiguous, or copy the input's.
         if any(d == 0 or d < -1 for d in numbers):
             return Refused("the shape has a dimension that is 0 or negative")
