@@ -121,7 +121,7 @@ class Target:
             UsageError: names the nearest pair that the target can run, and the options.
         """
         for weight_bits, activation_bits in pairs:
-            self.require_pair(weight_bits, activation_bits, "widths asked for (--candidates, --activation-bits)")
+            self.require_pair(weight_bits, activation_bits, "the requested widths (--candidates, --activation-bits)")
 
     def require_packing(self, packing: Packing) -> None:
         """Refuse a storage that the target does not read.

@@ -61,7 +61,7 @@ def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
     """Return the layers of ``model`` that ``plan`` quantizes.
 
     Raises:
-        LampqError: the plan names layers that the model does not have, says another number of weights, or quantizes a
+        LampqError: the plan names layers that the model does not have, gives another number of weights, or quantizes a
             layer that is not float32.
     """
     sites = {site.name: site for site in find_sites(model.graph)}

@@ -256,7 +256,7 @@ def test_what_is_missing_is_said():
     with pytest.raises(UsageError, match="size of the float file"):
         allocate_within(measured(float_bytes=None), Limits(max_bytes=10**6), target=VNNI)
     other = table_of(measured(3))
-    with pytest.raises(LampqError, match="does not know layer u3"):
+    with pytest.raises(LampqError, match="has no layer u3"):
         allocate_within(sensitivities, Limits(max_ms=1.0), target=VNNI, table=other)
 
 

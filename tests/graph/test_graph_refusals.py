@@ -150,7 +150,7 @@ def two_gathers(last: int = 1, *, second_axis: int = 1, whole: bool = False, siz
         (two_gathers(0), "not every part is read exactly once"),
         (two_gathers(second_axis=2), "several axes"),
         (two_gathers(whole=True), "something else reads the whole tensor"),
-        (two_gathers(size="parts"), "known only in a run"),
+        (two_gathers(size="parts"), "known only at run time"),
     ],
 )
 def test_tensors_that_are_not_split(model: onnx.ModelProto, words: str) -> None:

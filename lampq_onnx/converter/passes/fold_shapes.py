@@ -56,7 +56,7 @@ class FoldShapes(CountingPass):
             return False
         target = known.get(shape)
         if target is None:
-            return Refused("the shape depends on values that are known only in a run")
+            return Refused("the shape depends on values that are known only at run time")
         numbers = [d for d in target if isinstance(d, int)]
         symbols = [d for d in target if isinstance(d, str)]
         inferred = numbers.count(-1)
