@@ -17,6 +17,10 @@ SILENT = 3
 """onnxruntime's log level for errors only; every failure is raised too."""
 
 
+IMAGE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+"""onnxruntime's name of an input type -> the type that images are converted to."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """A session with the names of its image input and its outputs.
@@ -28,6 +32,7 @@ class Runner:
         fixed_batch: batch size that the file prescribes; None: any.
         answers: names of the outputs that are returned, in order.
         where: the file, for messages.
+        dtype: type of the input; images are converted to it.
     """
 
     session: Any
@@ -36,6 +41,7 @@ class Runner:
     fixed_batch: int | None
     answers: tuple[str, ...]
     where: str = "the model"
+    dtype: type[np.floating[Any]] = np.float32
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Run a batch (n, c, h, w) and return the outputs, joined; files with a fixed batch are fed in pieces of it.
@@ -49,7 +55,7 @@ class Runner:
 
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         try:
-            found = self.session.run(list(self.answers), {self.input: images})
+            found = self.session.run(list(self.answers), {self.input: images.astype(self.dtype, copy=False)})
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise LampqError(
                 f"onnxruntime cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
@@ -123,9 +129,9 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes or 'nothing'}")
-    if inputs[0].type != "tensor(float)":
+    if inputs[0].type not in IMAGE_TYPES:
         raise LampqError(
-            f"{where} takes images of type {inputs[0].type}, but float32 images are fed",
+            f"{where} takes images of type {inputs[0].type}, not of a floating-point type",
             hint="export it with a float32 input",
         )
     if any(isinstance(d, int) and d < 1 for d in inputs[0].shape):
@@ -144,6 +150,7 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         fixed_batch=batch if isinstance(batch, int) else None,
         answers=outputs[:1] if missing or not answers else tuple(answers),
         where=where,
+        dtype=IMAGE_TYPES[inputs[0].type],
     )
 
 

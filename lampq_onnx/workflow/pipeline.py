@@ -208,8 +208,8 @@ def quantize(
         UsageError: an option is invalid, or ``folder`` holds another result.
         LampqError: a stage failed; nothing is written then.
     """
-    from lampq_onnx.disk.derived import find_derived
     from lampq_onnx.frontend.shared.threads import torch_threads
+    from lampq_onnx.serving.derived import find_derived
 
     require_images(recipe, given)
     recipe, target, earlier = _checked(recipe, folder, overwrite=overwrite)
