@@ -47,11 +47,13 @@ class Module:
         tree: of the file.
         constants: texts by the names that this module or another one gives them.
         inside: node -> the function that it stands in.
+        followed: functions and names whose texts are being looked for: one that is made from itself ends there.
     """
 
     tree: ast.Module
     constants: dict[str, str]
     inside: dict[ast.AST, ast.FunctionDef] = field(default_factory=dict)
+    followed: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for function in ast.walk(self.tree):
@@ -94,17 +96,19 @@ class Module:
         function = self.inside.get(node)
         if node.id in self.constants:
             return [self.constants[node.id]]
-        if function is None:
+        if function is None or (function.name, node.id) in self.followed:
             return [f"{{{node.id}}}"]
+        self.followed.append((function.name, node.id))
+        found = list(dict.fromkeys(self._said_for(function, node.id)))
+        self.followed.pop()
+        return found or [f"{{{node.id}}}"]
+
+    def _said_for(self, function: ast.FunctionDef, name: str) -> Iterator[str]:
+        """Texts that a name has in a function: those of its callers, or those that it assigns."""
         names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
-        found = [
-            text
-            for given in (
-                self._from_callers(function, names, node.id) if node.id in names else _assigned(function, node.id)
-            )
-            for text in self.texts(given)
-        ]
-        return list(dict.fromkeys(found)) or [f"{{{node.id}}}"]
+        given = self._from_callers(function, names, name) if name in names else _assigned(function, name)
+        for value in given:
+            yield from self.texts(value)
 
     def _from_callers(self, function: ast.FunctionDef, names: list[str], name: str) -> Iterator[ast.expr]:
         """Texts that calls in this module give for an argument."""
@@ -132,6 +136,19 @@ def messages(package: Path = PACKAGE) -> list[Message]:
         message for tree in trees for message in _messages(Module(tree, {**everywhere, **_constants(tree)}), kinds)
     }
     return sorted(found, key=lambda m: (KINDS.index(m.kind), m.constant.lower(), m.text, m.hint))
+
+
+def other_texts(package: Path = PACKAGE) -> set[str]:
+    """Every text in the sources, for what users read elsewhere than in errors: notes of reports, findings of doctor."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.rglob("*.py"))]
+    return {
+        text
+        for module in (Module(tree, _constants(tree)) for tree in trees)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.JoinedStr | ast.Constant)
+        for text in module.texts(node)
+        if " " in text
+    }
 
 
 def _messages(module: Module, kinds: dict[str, str]) -> Iterator[Message]:
