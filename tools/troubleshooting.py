@@ -159,7 +159,7 @@ def _cell(text: str) -> str:
     """Text within a table, with its signs as they are; what stands between backticks is code already."""
     parts = " ".join(text.split()).replace("|", "/").split("`")
     return "`".join(
-        part if number % 2 else re.sub(r"([*_\[\]{}])", r"\\\1", part.replace("<", "&lt;"))
+        part if number % 2 else re.sub(r"([*\[\]{}])", r"\\\1", part.replace("<", "&lt;"))
         for number, part in enumerate(parts)
     )
 
