@@ -53,7 +53,7 @@ print(*(f"{layer.name}: {layer.weight_bits}" for layer in lampq_onnx.inspect("di
 # %%
 import numpy as np
 
-from lampq_onnx.frontend.digits import split_images
+from lampq_onnx.frontend.models.digits import split_images
 
 pixels, labels = split_images("test")
 np.savez("digits-int/test.npz", images=pixels, labels=labels)

@@ -8,8 +8,8 @@ from typing import Any
 from typer.main import get_command
 
 from lampq_onnx.cli.main import app
-from lampq_onnx.fields import text_of
-from lampq_onnx.recipe import FIELDS, SECTIONS, template
+from lampq_onnx.config.fields import text_of
+from lampq_onnx.config.recipe import FIELDS, SECTIONS, template
 
 WHERE = {True: "yes", False: ""}
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lampq_onnx.api import allocate, analyze, convert, inspect, quantize, validate
     from lampq_onnx.artifacts import BitPlan, LatencyTable, LayerPlan, Report, Sensitivities
+    from lampq_onnx.config.recipe import Recipe
     from lampq_onnx.data import Preprocessing
     from lampq_onnx.errors import GateError, LampqError, UsageError
-    from lampq_onnx.gates import gates_of, require_gates
-    from lampq_onnx.recipe import Recipe
+    from lampq_onnx.evaluation.gates import gates_of, require_gates
 
 _HOMES = {
     **dict.fromkeys(("allocate", "analyze", "convert", "inspect", "probe", "quantize", "validate"), "lampq_onnx.api"),
     **dict.fromkeys(("BitPlan", "LatencyTable", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
     "Preprocessing": "lampq_onnx.data",
-    "Recipe": "lampq_onnx.recipe",
-    **dict.fromkeys(("gates_of", "require_gates"), "lampq_onnx.gates"),
+    "Recipe": "lampq_onnx.config.recipe",
+    **dict.fromkeys(("gates_of", "require_gates"), "lampq_onnx.evaluation.gates"),
     **dict.fromkeys(("GateError", "LampqError", "UsageError"), "lampq_onnx.errors"),
 }
 

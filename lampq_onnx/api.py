@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Report, Sensitivities
+from lampq_onnx.config.options import EffortName, ImageOptions, OutputOptions
+from lampq_onnx.config.recipe import Recipe, by_name, read_values, section
 from lampq_onnx.errors import UsageError
-from lampq_onnx.options import EffortName, ImageOptions, OutputOptions
-from lampq_onnx.progress import NO_PROGRESS, ProgressSink
-from lampq_onnx.recipe import Recipe, by_name, read_values, section
+from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
 if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
@@ -83,8 +83,8 @@ def quantize(
         UsageError: an unknown option, a value that it cannot have, or ``output`` holds another result.
         LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
-    from lampq_onnx import pipeline
-    from lampq_onnx.cache import ArrayCache
+    from lampq_onnx.disk.cache import ArrayCache
+    from lampq_onnx.workflow import pipeline
 
     named = {"checkpoint": checkpoint, "model_args": model_args, "bits": bits, "activation_bits": activation_bits}
     built, given = _asked(model, preprocessing, calibration, validation, recipe, {**named, "effort": effort, **options})
@@ -117,7 +117,7 @@ def analyze(
     Raises:
         UsageError, LampqError: see `quantize`.
     """
-    from lampq_onnx import pipeline
+    from lampq_onnx.workflow import pipeline
 
     named = {"checkpoint": checkpoint, "model_args": model_args}
     built, given = _asked(model, preprocessing, calibration, None, recipe, {**named, **options})
@@ -213,7 +213,7 @@ def convert(
     Raises:
         UsageError, LampqError: the plan or the weights do not fit the file, or ranges are missing.
     """
-    from lampq_onnx import pipeline
+    from lampq_onnx.workflow import pipeline
 
     form, images = _form(options)
     return pipeline.convert(
@@ -255,8 +255,8 @@ def validate(
     Raises:
         UsageError, LampqError: a file cannot be read, the two do not belong together, or the images do not fit.
     """
-    from lampq_onnx import pipeline
-    from lampq_onnx.gates import gate_limits
+    from lampq_onnx.evaluation.gates import gate_limits
+    from lampq_onnx.workflow import pipeline
 
     form, images = _form({"validation": validation, **options})
     limits = gate_limits(max_drop, min_agreement if gate_agreement is None else gate_agreement)
@@ -269,7 +269,8 @@ def inspect(model: str | Path) -> list[QuantizedLayer]:
     Raises:
         LampqError: it cannot be read.
     """
-    from lampq_onnx.converter import inspect_model, load_model
+    from lampq_onnx.converter import inspect_model
+    from lampq_onnx.graph.model_file import load_model
 
     return inspect_model(load_model(Path(model)))
 
@@ -293,7 +294,7 @@ def _asked(
     options: Mapping[str, Any],
 ) -> tuple[Recipe, Any]:
     """The recipe of the arguments, and the objects among them."""
-    from lampq_onnx.inputs import Given
+    from lampq_onnx.workflow.inputs import Given
 
     named: dict[str, Any] = dict(options)
     objects: dict[str, Any] = {}

@@ -28,5 +28,9 @@ class UsageError(LampqError):
     exit_code = 2
 
 
+class ScoreError(LampqError):
+    """Scores that do not show that the outputs changed."""
+
+
 class GateError(LampqError):
     """The result was computed and is outside the bounds that were asked for."""

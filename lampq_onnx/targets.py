@@ -57,6 +57,7 @@ class Target:
             take so much longer that it wins nothing, and on arm64 it was not measured.
         part_products: files are faster with a product for each part of a result (queries, keys and values) than with
             one that is split (docs/runtime.md). Not measured on arm64.
+        timed: `probe` can time its files: they run in onnxruntime on a CPU.
         opset: the newest one that is read.
     """
 
@@ -69,6 +70,7 @@ class Target:
     shared_bytes: bool = True
     gemm_bias: bool = False
     part_products: bool = False
+    timed: bool = False
     opset: int = 25
 
     @property
@@ -142,15 +144,16 @@ _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "flo
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnxruntime-x86-avx2", signed_8bit_exact=False, kernels=_ONNXRUNTIME, part_products=True),
+        Target("onnxruntime-x86-avx2", signed_8bit_exact=False, kernels=_ONNXRUNTIME, part_products=True, timed=True),
         Target(
             "onnxruntime-x86-vnni",
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
             part_products=True,
+            timed=True,
         ),
-        Target("onnxruntime-arm64", signed_8bit_exact=True, kernels=_ONNXRUNTIME),
+        Target("onnxruntime-arm64", signed_8bit_exact=True, kernels=_ONNXRUNTIME, timed=True),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
         # matched on initializers, so no unpacking is written for it.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lampq_onnx.cache import FOLDER_VARIABLE
+from lampq_onnx.disk.cache import FOLDER_VARIABLE
 
 # Read by OpenMP when torch is imported: threads that spin while they wait take their core from another worker's test,
 # which makes runs with more than one thread up to six times as long.

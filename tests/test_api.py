@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,8 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lampq_onnx
 from lampq_onnx.data import BatchedImages
 from lampq_onnx.errors import LampqError, UsageError
-
-from .frontend.models import SIZE, images, tiny_vit
+from tests.frontend.tiny_models import SIZE, images, tiny_vit
 
 PACKAGE = Path(lampq_onnx.__file__).parent
 
@@ -157,3 +157,39 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert space["report"].bits.weight_average <= 3
     assert space["checked"].fidelity.layer_max < 1e-3
     assert (tmp_path / "digits-int" / "edited.onnx").is_file()
+
+
+class Depth(torch.nn.Module):
+    """A depth map (n, h, w) from the patches of a small ViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = tiny_vit(num_classes=0)
+        self.head = torch.nn.Linear(16, 16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = self.head(self.vit.forward_features(images)[:, 1:]).reshape(-1, 4, 4, 4, 4)
+        return torch.nn.functional.softplus(patches.permute(0, 1, 3, 2, 4).reshape(-1, 16, 16))
+
+
+def test_a_depth_model_is_scored_against_maps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(8, 3, 16, 16)).astype(np.float32)
+    truth = random.uniform(0.2, 1.5, size=(8, 16, 16))
+    report = lampq_onnx.quantize(
+        Depth(), output=tmp_path / "out", preprocessing=PREPROCESSING, calibration=[images],
+        validation=[(images, truth)],
+        bits=3, effort="fast", threads=1, latency_runs=2,
+    )  # fmt: skip
+    first, second = (
+        onnxruntime.InferenceSession(str(tmp_path / "out" / name)).run(None, {"input": images})[0].astype(np.float64)
+        for name in ("float.onnx", "model.onnx")
+    )
+    accuracy = report.accuracy
+    right = [float((np.maximum(v / truth, truth / v) < 1.25).mean()) for v in (first, second)]
+    assert accuracy.metric == "delta1"
+    assert [accuracy.float_.top1, accuracy.quantized.top1] == pytest.approx(right, abs=1e-3)
+    assert accuracy.relative_error == pytest.approx(np.linalg.norm(first - second) / np.linalg.norm(first), rel=1e-3)
+    assert accuracy.kl == pytest.approx(((first - second) ** 2).mean() / first.var() / 2, rel=1e-2)
+    assert accuracy.agreement < 1

@@ -1,10 +1,14 @@
-"""What importing costs, and which part knows which framework."""
+"""What importing costs, and who may import whom.
+
+A room is a folder of the package, or a module in its root. `ROOMS` lists them from the ground up.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,134 @@ import pytest
 import lampq_onnx
 
 PACKAGE = Path(lampq_onnx.__file__).parent
+NAME = "lampq_onnx"
+
+ROOT = {"__init__.py", "__main__.py", "api.py", "errors.py", "targets.py"}
+
+ROOMS = {
+    # the ground
+    "errors": "",
+    "targets": "errors",
+    "running": "errors",
+    "disk": "errors",
+    # values that the stages exchange
+    "quantization": "errors disk",
+    "data": "errors disk",
+    "artifacts": "errors targets disk",
+    "measures": "errors running artifacts",
+    # who gets which bits, and the options of everything
+    "allocation": "errors targets disk quantization artifacts measures",
+    "config": "errors targets disk artifacts allocation",
+    # float graphs, and the way to quantized ones
+    "graph": "errors targets disk quantization data artifacts",
+    "importer.processors": "errors disk data artifacts config",
+    "importer": "errors disk data artifacts config graph importer.processors",
+    "converter.packing": "errors targets quantization graph",
+    "converter.passes": "errors targets quantization artifacts graph converter.packing",
+    "converter": "errors targets disk quantization artifacts graph converter.packing converter.passes",
+    # files that run, and what is found out about them
+    "runtime": "errors targets running disk artifacts measures graph converter",
+    "runtime.probe": "errors targets running disk quantization artifacts graph converter runtime",
+    "evaluation.tasks": "errors running data artifacts measures",
+    "evaluation": (
+        "errors targets running disk data artifacts measures allocation config graph converter converter.passes "
+        "runtime evaluation.tasks"
+    ),
+    "html": "errors disk artifacts converter evaluation",
+    "serving": "errors targets disk data artifacts graph evaluation",
+    # the front end; only these import torch
+    "frontend.shared": "errors running disk quantization data artifacts graph",
+    "frontend.likelihoods": "errors artifacts evaluation.tasks frontend.shared",
+    "frontend.models.checkpoints": "errors disk",
+    "frontend.models": (
+        "errors disk data artifacts measures config graph importer importer.processors evaluation.tasks "
+        "frontend.shared frontend.likelihoods frontend.models.checkpoints"
+    ),
+    "frontend.onnx_model.operators": "errors",
+    "frontend.onnx_model": (
+        "errors data artifacts config graph importer importer.processors runtime frontend.shared frontend.models "
+        "frontend.onnx_model.operators"
+    ),
+    "frontend.simulation": (
+        "errors quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"
+    ),
+    "frontend.rounding": (
+        "errors running quantization artifacts config frontend.shared frontend.likelihoods frontend.simulation"
+    ),
+    "frontend.measuring": (
+        "errors running quantization artifacts config graph frontend.shared frontend.likelihoods frontend.simulation "
+        "frontend.rounding"
+    ),
+    "frontend.equalization": (
+        "errors quantization graph frontend.shared frontend.likelihoods frontend.simulation frontend.measuring"
+    ),
+    "frontend": (
+        "errors running disk quantization data artifacts config graph importer importer.processors runtime "
+        "evaluation.tasks frontend.shared frontend.likelihoods frontend.onnx_model frontend.models.checkpoints "
+        "frontend.models frontend.simulation frontend.rounding frontend.measuring frontend.equalization"
+    ),
+    # whole commands
+    "workflow": (
+        "errors targets running disk quantization data artifacts measures allocation config graph importer converter "
+        "runtime runtime.probe evaluation evaluation.tasks html serving frontend.shared frontend.models "
+        "frontend.rounding frontend"
+    ),
+    "workflow.sweep": (
+        "errors targets running disk quantization data artifacts allocation config graph converter runtime evaluation "
+        "html serving frontend.shared frontend workflow"
+    ),
+    # the doors
+    "api": (
+        "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
+        "serving workflow workflow.sweep"
+    ),
+    "cli": (
+        "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
+        "evaluation.tasks html serving frontend.shared frontend.models frontend workflow workflow.sweep"
+    ),
+    "__main__": "cli",
+}
+"""Room -> the rooms that it may import, all of which stand above it in this list."""
+
+
+def module_of(path: Path) -> str:
+    """Dotted name without the package's; empty for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    """The folder of a module, or the module itself where it is in the root."""
+    is_folder = MODULES[module].name == "__init__.py"
+    return module if is_folder else module.rpartition(".")[0] or module
+
+
+def imported(path: Path) -> list[tuple[str, int]]:
+    """Everything that any import statement of a file names, those inside functions included, with its line."""
+    found: list[tuple[str, int]] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def own_imports(module: str) -> list[tuple[str, int]]:
+    """Modules of the package that a module imports, with the lines."""
+    found: list[tuple[str, int]] = []
+    for name, line in imported(MODULES[module]):
+        if name.partition(".")[0] != NAME:
+            continue
+        inner = name.partition(".")[2]
+        while inner not in MODULES:
+            inner = inner.rpartition(".")[0]
+        if inner != module:
+            found.append((inner, line))
+    return found
 
 
 def loaded_after(*modules: str) -> set[str]:
@@ -21,46 +153,86 @@ def loaded_after(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_the_root_stays_small() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == ROOT
+
+
+def test_every_room_is_listed() -> None:
+    assert {room_of(module) for module in MODULES if module} == set(ROOMS)
+
+
+def test_no_room_may_import_one_below_it() -> None:
+    above: set[str] = set()
+    for room, allowed in ROOMS.items():
+        assert set(allowed.split()) <= above, room
+        above.add(room)
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    wrong = [
+        f"{MODULES[module].relative_to(PACKAGE)}:{line}: {room_of(module)} may not import {room_of(other)} ({other})"
+        for module in MODULES
+        if module
+        for other, line in own_imports(module)
+        if room_of(other) not in {room_of(module), *ROOMS[room_of(module)].split()}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_circle_of_files() -> None:
+    # Raises CycleError, which names the files. The face of the package hands on what is called, and imports nothing.
+    tuple(
+        TopologicalSorter({module: {o for o, _ in own_imports(module)} for module in MODULES if module}).static_order()
+    )
+
+
+def test_imports_are_absolute() -> None:
+    relative = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not relative
+
+
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [
         (["lampq_onnx"], {"torch", "onnxruntime", "timm", "numpy"}),
         (["lampq_onnx.cli.main"], {"torch", "onnxruntime", "timm"}),
-        (
-            ["lampq_onnx.converter", "lampq_onnx.runtime", "lampq_onnx.validation", "lampq_onnx.calibration"],
-            {"torch", "timm"},
-        ),
+        (["lampq_onnx.converter", "lampq_onnx.evaluation.measure", "lampq_onnx.workflow.ranges"], {"torch", "timm"}),
         (["lampq_onnx.html"], {"torch", "timm", "onnxruntime"}),
         (["lampq_onnx.allocation"], {"torch", "timm", "onnx", "onnx_ir", "onnxruntime"}),
         (["lampq_onnx.quantization"], {"torch", "timm", "onnx", "onnx_ir", "onnxruntime"}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
-def test_imports(modules: list[str], unwanted: set[str]) -> None:
+def test_what_an_import_loads(modules: list[str], unwanted: set[str]) -> None:
     loaded = loaded_after(*modules)
     assert "lampq_onnx" in loaded
     assert not loaded & unwanted
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level packages named by any import statement of a file, those inside functions included."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
+def users_of(*packages: str) -> set[str]:
+    """Folders and modules of the root whose files import one of ``packages``."""
+    return {
+        module.partition(".")[0]
+        for module, path in MODULES.items()
+        if {name.partition(".")[0] for name, _ in imported(path)} & set(packages)
+    }
 
 
 def test_only_the_front_end_knows_torch() -> None:
-    users = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if {"torch", "timm"} & imported(path)}
-    assert users == {"frontend"}
+    assert users_of("torch", "timm") == {"frontend"}
 
 
-def test_only_the_front_end_and_the_runtime_run_models() -> None:
-    users = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if "onnxruntime" in imported(path)}
-    assert users <= {"runtime", "calibration.py", "frontend", "serving"}
+def test_only_these_run_models() -> None:
+    assert users_of("onnxruntime") <= {"runtime", "workflow", "frontend", "serving"}
+
+
+def test_allocation_knows_no_graphs() -> None:
+    assert "allocation" not in users_of("onnx", "onnx_ir", "onnxruntime")
 
 
 def test_help_works() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.runtime.probe.forms import FLOAT_FORM, forms_of
 from lampq_onnx.targets import PACKINGS, TARGETS, target_for
 from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference
 
@@ -105,3 +108,19 @@ def test_an_opset_that_the_target_does_not_read_is_refused():
 
 def test_packings_are_those_of_the_converter():
     assert {packing for target in TARGETS.values() for packing in target.packings} <= set(PACKINGS)
+
+
+def test_probe_times_what_runs_in_onnxruntime_on_a_cpu() -> None:
+    assert {name for name, target in TARGETS.items() if target.timed} == {
+        "onnxruntime-x86-avx2",
+        "onnxruntime-x86-vnni",
+        "onnxruntime-arm64",
+    }
+    for target in TARGETS.values():
+        # Another name decides nothing.
+        other = dataclasses.replace(target, name=f"onnxruntime-{target.name}")
+        if target.timed:
+            assert forms_of(other)[0] == FLOAT_FORM
+        else:
+            with pytest.raises(UsageError, match="cannot be timed here"):
+                forms_of(other)

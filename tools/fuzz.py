@@ -25,9 +25,10 @@ except ImportError:
 
 with atheris.instrument_imports(include=["lampq_onnx", "tomllib", "onnx_ir"]):
     from lampq_onnx.artifacts import BitPlan
-    from lampq_onnx.converter import inspect_model, load_model
+    from lampq_onnx.config.recipe import Recipe
+    from lampq_onnx.converter import inspect_model
     from lampq_onnx.errors import LampqError
-    from lampq_onnx.recipe import Recipe
+    from lampq_onnx.graph.model_file import load_model
 
 from tests.trust.case import make_good
 

@@ -20,7 +20,7 @@ from timm.data import create_transform
 from torch import nn
 from torch.nn import functional as F
 
-from lampq_onnx.frontend.digits import (
+from lampq_onnx.frontend.models.digits import (
     CHECKPOINT_NAME,
     CONFIG_NAME,
     DigitsConfig,

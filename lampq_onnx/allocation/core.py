@@ -9,7 +9,7 @@ between 0 and ``SCALE`` whatever the traces were.
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import pulp
 
 from lampq_onnx.allocation.bound import Relaxation
 from lampq_onnx.allocation.choices import BoolArray, ChoiceProblem, IntArray
+from lampq_onnx.allocation.solvers import HINT, find_solver
 from lampq_onnx.errors import LampqError
 
 SCALE = 1e4
@@ -28,6 +29,10 @@ _SLACKEN = 1 + 1e-6
 _UNUSED_ROOM = 2.0
 """Bound of the unused bits over what a better allocation can leave: CBC's preprocessing was seen to cut off
 the optimum, and to call a worse one optimal, where the optimum lay within 1e-9 of this bound."""
+
+
+_WHOLE = 1e-4
+"""The options of a unit sum to one up to this in a solution."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class CoreModel:
             self._budget(problem, j, float(multiplier) * scale)
             for j, multiplier in enumerate(relaxation.multipliers.tolist())
         ]
-        self._model += pulp.LpAffineExpression([*costs, *(row.cost for row in rows)])
+        self._model += _expression([*costs, *(row.cost for row in rows)])
         for row in rows:
             self._model += row.used == row.free
         for i, options in self._options.items():
@@ -110,7 +115,7 @@ class CoreModel:
         grain = max(1.0, most)
         unused = _variable(self._model, f"unused_{index}", upBound=most / grain)
         taken = [(x, extra[key] // divisor) for key, x in self._variables.items() if extra[key]]
-        return _Row(pulp.LpAffineExpression([*taken, (unused, grain)]), free // divisor, (unused, price * grain))
+        return _Row(_expression([*taken, (unused, grain)]), free // divisor, (unused, price * grain))
 
     @property
     def settled(self) -> bool:
@@ -123,19 +128,19 @@ class CoreModel:
         self._model += pulp.lpSum(chosen) <= len(chosen) - 1
 
     def solve(self, seconds: float) -> CoreAnswer | None:
-        """Run CBC for at most about ``seconds``; None if it found nothing, also where there is nothing.
+        """Run the solver for at most about ``seconds``; None if it found nothing, also where there is nothing.
 
         Raises
         ------
-        LampqError: the solver is missing or failed.
+        LampqError: no solver is installed, or it failed.
         """
         if self.settled:
             return CoreAnswer(self._settled.copy(), complete=True)
-        solver = _solver(seconds)
+        name, solver = find_solver(seconds)
         try:
             self._model.solve(solver)
         except pulp.PulpSolverError as error:
-            raise LampqError(f"the integer program solver CBC failed: {error}", hint=_HINT) from error
+            raise LampqError(f"the integer program solver {name} failed: {error}", hint=HINT) from error
         # `status` says optimal for any solution found before the time limit; `sol_status` tells them apart.
         found = self._model.sol_status
         if found not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
@@ -143,6 +148,8 @@ class CoreModel:
         choice = self._settled.copy()
         for i, options in self._options.items():
             values = {k: float(self._variables[i, k].value() or 0.0) for k in options}
+            if abs(sum(values.values()) - 1) > _WHOLE:
+                return None  # HiGHS says feasible at its time limit also where it has no solution
             choice[i] = max(values, key=values.__getitem__)
         return CoreAnswer(choice, complete=found == pulp.LpSolutionOptimal)
 
@@ -159,7 +166,9 @@ def _dominated(problem: ChoiceProblem, relaxation: Relaxation) -> BoolArray:
     return dominated
 
 
-_HINT = "Install PuLP with its bundled solver: pip install 'pulp>=3.0'"
+def _expression(terms: Sequence[tuple[pulp.LpVariable, float]]) -> pulp.LpAffineExpression:
+    """The sum of variables times numbers."""
+    return pulp.lpSum(number * variable for variable, number in terms)
 
 
 def _variable(
@@ -169,21 +178,3 @@ def _variable(
     if hasattr(model, "add_variable"):
         return model.add_variable(name, lowBound, upBound, cat=cat)
     return pulp.LpVariable(name, lowBound, upBound, cat=cat)
-
-
-def _solver(seconds: float) -> pulp.LpSolver:
-    """CBC as bundled with PuLP, else one on the path; quiet.
-
-    ``threads=0`` means without the thread pool, so that runs repeat. ``threads=1`` starts a pool of one
-    worker, whose hand-over was seen to hang until the time limit in one run of about sixty.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for name in ("PULP_CBC_CMD", "COIN_CMD"):
-            kind = getattr(pulp, name, None)
-            if kind is None:
-                continue
-            solver = kind(msg=False, threads=0, timeLimit=max(0.1, seconds), gapRel=0.0, gapAbs=0.0)
-            if solver.available():
-                return solver
-    raise LampqError("the integer program solver CBC is missing", hint=_HINT)

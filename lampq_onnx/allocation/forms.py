@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lampq_onnx.artifacts import UnitSensitivity
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
-from lampq_onnx.pairs import pair_table_size, pairs_pay
+from lampq_onnx.quantization.pairs import pair_table_size, pairs_pay
 from lampq_onnx.targets import Packing, Target
 
 FLOAT_BYTES = 4

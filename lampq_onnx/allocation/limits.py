@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lampq_onnx.disk.wording import shown
 from lampq_onnx.errors import UsageError
-from lampq_onnx.wording import shown
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30}
 _SECONDS = {"ms": 1.0, "s": 1e3, "us": 1e-3}

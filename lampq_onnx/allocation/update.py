@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
 from lampq_onnx.allocation.ratios import degradation, gain
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.evidence import clearly_lower
+from lampq_onnx.measures.evidence import clearly_lower
 
 BudgetRule = Literal["strict", "count"]
 
@@ -79,7 +79,7 @@ def iterative_update(
     budget_rule: BudgetRule = "strict",
     progress: Callable[[int], None] | None = None,
 ) -> UpdateResult:
-    """Swap widths between units while the score, the mean loss, clearly improves (`lampq_onnx.evidence`).
+    """Swap widths between units while the score, the mean loss, clearly improves (`lampq_onnx.measures.evidence`).
 
     A round raises the unit of the largest expected gain to its next candidate and lowers another one, the one
     of the smallest expected degradation that the budget rule allows. A unit that no other can pay for is

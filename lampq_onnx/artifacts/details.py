@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lampq_onnx.artifacts.base import Record
+from lampq_onnx.disk.records import Record
 
 
 class OutputError(Record):

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.plan import FLOAT_BITS, BitPlan
+from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
 
 

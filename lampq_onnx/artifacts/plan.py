@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
-from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.sensitivities import ActivationRange
+from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.targets import Packing
 
 FLOAT_BITS = 32

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lampq_onnx.artifacts.base import Artifact, Record
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
+from lampq_onnx.artifacts.not_done import NotDone
+from lampq_onnx.disk.records import Artifact, Record
+from lampq_onnx.errors import ScoreError
+
+ZERO_NATS = 1e-15
+"""A KL divergence of at most this is zero: what is left of it is rounding of float64."""
+
+SMALL_ERROR = 0.01
+"""Relative error of the outputs above which a report cannot say that nothing changed."""
 
 
 class TopK(Record):
@@ -33,6 +41,7 @@ class Accuracy(Record):
         description="of the drop, from the paired per-image outcomes; segmentation: of the pixel agreement"
     )
     agreement: float = Field(description="fraction of images (pixels, detections) with the same answer")
+    agreement_counts: str = Field(default="images with the same first answer", description="what agreement counts")
     logit_sqnr_db: float | None = Field(description="10 log10(|y|^2 / |y - y_q|^2); null when the error is zero")
     kl: float = Field(description="mean KL(float || quantized) in nats")
     broken: int = Field(
@@ -43,6 +52,34 @@ class Accuracy(Record):
     scores: dict[str, tuple[float | None, float]] = Field(
         default_factory=dict, description="further scores: name -> (float, quantized); null where float is the truth"
     )
+
+    @property
+    def relative_error(self) -> float:
+        """|y - y_q| / |y| of the outputs."""
+        return 0.0 if self.logit_sqnr_db is None else float(10 ** (-self.logit_sqnr_db / 20))
+
+    @property
+    def agreement_text(self) -> str:
+        """The agreement for people; never 100 % where outputs changed by more than `SMALL_ERROR`."""
+        if self.agreement == 1 and self.relative_error > SMALL_ERROR:
+            return f"all of {self.samples} images (outputs {100 * self.relative_error:.1f} % off)"
+        # Rounded down: 100.00 % means that nothing differs.
+        return f"{int(1e4 * self.agreement + 1e-9) / 100:.2f} %"
+
+    @property
+    def kl_text(self) -> str:
+        """The divergence for people; 0 only where it is."""
+        return "0" if self.kl <= ZERO_NATS else f"{self.kl:.3g}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kl <= ZERO_NATS and self.relative_error > SMALL_ERROR:
+            raise ScoreError(
+                f"the outputs of the two files differ by {100 * self.relative_error:.1f} %, and the KL divergence that "
+                f"goes with {self.metric} is 0: the task does not fit the model",
+                hint="quantize the model with another task, see --task",
+            )
+        return self
 
 
 class Size(Record):
@@ -178,6 +215,9 @@ class Report(Artifact):
     equalized: dict[str, str] = Field(default_factory=dict, description="unit -> how its input channels were equalized")
     baselines: dict[str, Baseline] = Field(default_factory=dict)
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
+    not_done: tuple[NotDone, ...] = Field(
+        default=(), description="changes of the graph that the converter did not make, with the reason and the places"
+    )
     seconds: dict[str, float]
     environment: Environment
     layers: tuple[LayerReport, ...]

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lampq_onnx.artifacts.base import Artifact, Record
+from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
 
 FLOAT32_MAX = 3.4028234663852886e38

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from lampq_onnx.artifacts.base import Artifact
 from lampq_onnx.artifacts.report import Accuracy, Baseline, Environment
+from lampq_onnx.disk.records import Artifact
 
 
 class SweepPoint(Artifact):

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.fields import OUTPUT
-from lampq_onnx.recipe import SECTIONS, Recipe, Values
+from lampq_onnx.config.fields import OUTPUT
+from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
 
 Model = Annotated[
     str | None,
@@ -55,17 +55,17 @@ def quantize(
     A run that was stopped goes on where it was, and one that is finished is not done again. A folder with the result of
     another recipe is refused without --overwrite.
     """
-    from lampq_onnx import pipeline
-    from lampq_onnx.cache import ArrayCache
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.recognition import print_recognition
     from lampq_onnx.cli.tables import print_report
+    from lampq_onnx.disk.cache import ArrayCache
     from lampq_onnx.errors import UsageError
-    from lampq_onnx.gates import require_gates
+    from lampq_onnx.evaluation.gates import require_gates
+    from lampq_onnx.workflow import pipeline
 
     recipe = Recipe.build(override(values, "model", name=model))
     if dry_run:
-        print_recognition(pipeline.rehearse(recipe, output, overwrite=overwrite))
+        print_recognition(pipeline.recognize(recipe, output, overwrite=overwrite))
         for what, hint in pipeline.missing_images(recipe).items():
             typer.echo(f"the run will need {what}: {hint}")
         return
@@ -107,11 +107,11 @@ def analyze(
     values: Values,
 ) -> None:
     """Measure the sensitivities of every unit and write sensitivity.json."""
-    from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sensitivities
-    from lampq_onnx.existing import require_new_files
-    from lampq_onnx.group import writes_files
+    from lampq_onnx.disk.existing import require_new_files
+    from lampq_onnx.running.processes import writes_files
+    from lampq_onnx.workflow import pipeline
 
     require_new_files((output, float_output), overwrite=overwrite)
     recipe = Recipe.build(override(values, "model", name=model))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lampq_onnx.cli.parameters import override, with_options
-from lampq_onnx.fields import OUTPUT
-from lampq_onnx.options import DIGITS
-from lampq_onnx.recipe import Recipe, Values
+from lampq_onnx.config.fields import OUTPUT
+from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.recipe import Recipe, Values
 
 if TYPE_CHECKING:
-    from lampq_onnx.doctor import Finding
+    from lampq_onnx.artifacts.finding import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +42,8 @@ def doctor(
     import json
 
     from lampq_onnx.cli.tables import print_findings
-    from lampq_onnx.doctor import examine_environment
     from lampq_onnx.errors import GateError
+    from lampq_onnx.workflow.doctor import examine_environment
 
     recipes = [Recipe.build(override(values, "model", name=name)) for name in models or ()]
     groups: dict[str, list[Finding]] = {"environment": list(examine_environment(output))}
@@ -59,19 +59,14 @@ def doctor(
 
 
 def _examine(recipe: Recipe) -> Iterator[Finding]:
-    from lampq_onnx.data import open_source
+    from lampq_onnx.evaluation.tasks.meters import open_validation
     from lampq_onnx.frontend.checkup import examine_model
     from lampq_onnx.frontend.opening import digits_source, load_model
 
     loaded = load_model(recipe.model, recipe.images)
     source = None
     if recipe.images.validation is not None:
-        source = open_source(
-            recipe.images.validation,
-            num_classes=loaded.identity.num_classes,
-            need_labels=True,
-            class_names=loaded.task.classes,
-        )
+        source = open_validation(recipe.images.validation, loaded.task, loaded.identity.num_classes)
     elif recipe.model.name == DIGITS:
         source = digits_source("test")
     yield from examine_model(loaded, source)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import number_of
-from lampq_onnx.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
+from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def explain(
     )
     found = explain_file(model, example_images(model, images), threads=cores, runs=turns)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(found) | {"not_done": [entry.model_dump() for entry in found.not_done]}, indent=2))
         return
     from lampq_onnx.cli.kernel_tables import print_explanation
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from lampq_onnx.cli.tables import console
+from lampq_onnx.cli.tables import console, print_not_done
 from lampq_onnx.runtime.environment import describe_environment
 
 if TYPE_CHECKING:
@@ -59,3 +59,4 @@ def print_explanation(found: Explanation, path: Path) -> None:
         f"thread(s), medians of {found.runs} profiled runs on {describe_environment('').cpu}",
         markup=False,
     )
+    print_not_done(found.not_done)

@@ -13,12 +13,12 @@ import pydantic
 import typer
 from pydantic import ValidationError, create_model
 
-from lampq_onnx.doors import checked
+from lampq_onnx.config.doors import checked
+from lampq_onnx.config.fields import Field, text_of
+from lampq_onnx.config.plain_values import parse_plain
+from lampq_onnx.config.recipe import FIELDS, SECTIONS, Values, by_flag, merge, read_values
+from lampq_onnx.disk.wording import explain, limits_of
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.fields import Field, text_of
-from lampq_onnx.plain_values import parse_plain
-from lampq_onnx.recipe import FIELDS, SECTIONS, Values, by_flag, merge, read_values
-from lampq_onnx.wording import explain, limits_of
 
 Number = TypeVar("Number", int, float)
 

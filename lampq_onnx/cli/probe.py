@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.options import MOST_TURNS
-from lampq_onnx.recipe import Values, section
+from lampq_onnx.config.options import MOST_TURNS
+from lampq_onnx.config.recipe import Values, section
 
 if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable
@@ -35,7 +35,7 @@ def probe(
     Shapes that were timed before with this onnxruntime on this CPU are taken from the cache.
     """
     from lampq_onnx.cli.progress import terminal_progress
-    from lampq_onnx.existing import require_new_files
+    from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.runtime.environment import target_here
     from lampq_onnx.runtime.probe import ProbeOptions
     from lampq_onnx.runtime.probe import probe as measure

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lampq_onnx.progress import Advance, ProgressSink
+from lampq_onnx.running.progress import Advance, ProgressSink
 
 EVERY = 10.0
 """Seconds after which a stage that is still running says so where there is no terminal."""

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.fields import OUTPUT
-from lampq_onnx.recipe import FIELDS, SECTIONS, Values, template
+from lampq_onnx.config.fields import OUTPUT
+from lampq_onnx.config.recipe import FIELDS, SECTIONS, Values, template
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +25,9 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", "--force", help="Replace what exists already.")] = False,
 ) -> None:
     """Write a recipe with every option, its default and what it does."""
-    from lampq_onnx.doors import checked
-    from lampq_onnx.existing import require_new_files
-    from lampq_onnx.files import write_atomic
+    from lampq_onnx.config.doors import checked
+    from lampq_onnx.disk.existing import require_new_files
+    from lampq_onnx.disk.files import write_atomic
 
     require_new_files((output,), overwrite=overwrite)
     (field,) = (field for field in FIELDS if field.flag == "model")
@@ -59,7 +59,7 @@ def reproduce(
     to be the same. Exits with 1 where the new file differs.
     """
     from lampq_onnx.cli.progress import terminal_progress
-    from lampq_onnx.reproduction import reproduce as again
+    from lampq_onnx.workflow.reproduce import reproduce as again
 
     found = again(
         model, override(values, "model", name=source), output, overwrite=overwrite, progress=terminal_progress()
@@ -76,7 +76,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
 ) -> None:
     """Show what is kept between runs, or remove it."""
-    from lampq_onnx.cache import ArrayCache
+    from lampq_onnx.disk.cache import ArrayCache
 
     kept = ArrayCache.of_user()
     if kept.folder is None:

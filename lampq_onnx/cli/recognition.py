@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lampq_onnx.cli.tables import console
-from lampq_onnx.recognition import REASONS, Recognition
+from lampq_onnx.graph.recognition import REASONS, Recognition
 
 
 def print_recognition(found: Recognition) -> None:
@@ -34,5 +34,8 @@ def print_recognition(found: Recognition) -> None:
         out.print(f"normal form: {count} {what}")
     if found.parity is not None:
         out.print(f"PyTorch and onnxruntime differ by {found.parity:.1e} (relative)")
+    if found.links is not None:
+        out.print(f"{found.links} place(s) where input channels can be equalized")
+    out.print(f"task: {found.task}")
     out.print(f"images: {found.preprocessing}", markup=False)
     out.print("nothing was written")

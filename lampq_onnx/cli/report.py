@@ -28,9 +28,9 @@ def report(
     The page beside report.json is its own, and drawn again.
     """
     from lampq_onnx.artifacts import Report, Sensitivities
+    from lampq_onnx.disk.existing import require_new_files
+    from lampq_onnx.disk.files import REPORT_FILE, SENSITIVITY_FILE
     from lampq_onnx.errors import UsageError
-    from lampq_onnx.existing import require_new_files
-    from lampq_onnx.files import REPORT_FILE, SENSITIVITY_FILE
     from lampq_onnx.html import write_report
 
     path = source / REPORT_FILE if source.is_dir() else source

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
+from lampq_onnx.config.recipe import Values, merge, section
 from lampq_onnx.errors import UsageError
-from lampq_onnx.recipe import Values, merge, section
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 
@@ -41,10 +41,10 @@ def allocate(
 ) -> None:
     """Give out bits under one or several budgets and write plan.json."""
     from lampq_onnx.artifacts import LatencyTable, Sensitivities
-    from lampq_onnx.budgeting import limits_of, make_plan, require_table_of
     from lampq_onnx.cli.tables import print_plan
-    from lampq_onnx.existing import require_new_files
+    from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.targets import target_for
+    from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
 
     require_new_files((output,), overwrite=overwrite)
     given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
@@ -94,11 +94,11 @@ def convert(
 
     Layers without an activation_range in the plan need --calibration.
     """
-    from lampq_onnx import pipeline
     from lampq_onnx.artifacts import BitPlan
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_conversion
-    from lampq_onnx.existing import require_new_files
+    from lampq_onnx.disk.existing import require_new_files
+    from lampq_onnx.workflow import pipeline
 
     require_new_files((output,), overwrite=overwrite)
     conversion = pipeline.convert(
@@ -161,19 +161,21 @@ def validate(
 
     Exits with 1 if a gate fails; the report, JUnit and Markdown are written all the same, and say FAIL.
     """
-    from lampq_onnx import pipeline
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
-    from lampq_onnx.existing import require_new_files
-    from lampq_onnx.files import FLOAT_FILE, write_atomic
-    from lampq_onnx.gate_files import junit as gates_junit
-    from lampq_onnx.gate_files import markdown as gates_markdown
-    from lampq_onnx.gates import gate_limits, require_gates
+    from lampq_onnx.disk.existing import require_new_files
+    from lampq_onnx.disk.files import FLOAT_FILE, write_atomic
+    from lampq_onnx.evaluation.gate_files import junit as gates_junit
+    from lampq_onnx.evaluation.gate_files import markdown as gates_markdown
+    from lampq_onnx.evaluation.gates import gate_limits, require_gates
     from lampq_onnx.html import write_report
+    from lampq_onnx.workflow import pipeline
 
     limits = gate_limits(
         None if max_drop is None else number_of("--max-drop", max_drop, float),
-        None if gate_agreement is None else number_of("--gate-agreement", gate_agreement, float, ge=0, le=1),
+        None
+        if gate_agreement is None
+        else number_of("--gate-agreement (--min-agreement)", gate_agreement, float, ge=0, le=1),
     )
     page = None if output is None else output.with_suffix(".html")
     require_new_files((output, page, junit, summary), overwrite=overwrite)
@@ -204,7 +206,8 @@ def inspect(
     from dataclasses import asdict
 
     from lampq_onnx.cli.tables import print_layers
-    from lampq_onnx.converter import inspect_model, load_model
+    from lampq_onnx.converter import inspect_model
+    from lampq_onnx.graph.model_file import load_model
 
     layers = inspect_model(load_model(model))
     if as_json:
@@ -218,7 +221,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of an artifact."""
     from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
-    from lampq_onnx.artifacts.base import Artifact
+    from lampq_onnx.disk.records import Artifact
 
     kinds: dict[str, type[Artifact]] = {"plan": BitPlan, "sensitivities": Sensitivities, "report": Report}
     if artifact not in kinds:

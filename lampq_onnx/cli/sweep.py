@@ -9,8 +9,8 @@ import typer
 
 from lampq_onnx.cli.commands import Model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.fields import METHOD, OUTPUT
-from lampq_onnx.recipe import SECTIONS, Recipe, Values
+from lampq_onnx.config.fields import METHOD, OUTPUT
+from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
 
 
 def register(app: typer.Typer) -> None:
@@ -56,14 +56,14 @@ def sweep(
     """
     from lampq_onnx.allocation import METRICS
     from lampq_onnx.artifacts import Report
-    from lampq_onnx.cache import ArrayCache
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sweep
+    from lampq_onnx.disk.cache import ArrayCache
+    from lampq_onnx.disk.files import REPORT_FILE
     from lampq_onnx.errors import UsageError
-    from lampq_onnx.files import REPORT_FILE
-    from lampq_onnx.gates import require_gates
-    from lampq_onnx.sweep import DEFAULT_METRICS, parse_bits, parse_pick
-    from lampq_onnx.sweep.run import sweep as run
+    from lampq_onnx.evaluation.gates import require_gates
+    from lampq_onnx.workflow.sweep import DEFAULT_METRICS, parse_bits, parse_pick
+    from lampq_onnx.workflow.sweep.run import sweep as run
 
     budgets = parse_bits(bits)
     chosen = None if pick is None else parse_pick(pick)

@@ -11,15 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.gates import failed_gates, gates_of, verdict_line
+from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
 
 if TYPE_CHECKING:
     from lampq_onnx.allocation import FormSolution, Solution
+    from lampq_onnx.artifacts.finding import Finding
     from lampq_onnx.converter import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
-    from lampq_onnx.doctor import Finding
 
 PLAIN_WIDTH = 110
 """Width of tables that do not go to a terminal."""
@@ -73,7 +74,8 @@ def print_summary(report: Report) -> None:
         *_further_scores(accuracy),
         (
             "agreement with float",
-            f"{_percent(accuracy.agreement)}, logit SQNR {_sqnr(accuracy)}, KL {accuracy.kl:.4f}",
+            f"{accuracy.agreement_text}, counting {accuracy.agreement_counts}; SQNR of the outputs {_sqnr(accuracy)}, "
+            f"KL {accuracy.kl_text}",
         ),
         (
             "size",
@@ -113,7 +115,7 @@ def print_summary(report: Report) -> None:
         )
     if report.rounding is not None:
         stages = ", ".join(
-            f"{stage} {value:.4f}" + ("" if report.rounding.kept.get(stage, True) else " (undone)")
+            f"{stage} {value:.3g}" + ("" if report.rounding.kept.get(stage, True) else " (undone)")
             for stage, value in report.rounding.held_out_kl.items()
         )
         kept = ", ".join(f"{name} {count}" for name, count in sorted(report.rounding.techniques.items()))
@@ -190,8 +192,8 @@ def print_sweep(sweep: Sweep, folder: Path) -> None:
             f"{point.megabytes:.3f}",
             _percent(accuracy.quantized.top1),
             f"{accuracy.drop_points:.2f}",
-            _percent(accuracy.agreement),
-            f"{accuracy.kl:.4f}",
+            accuracy.agreement_text,
+            accuracy.kl_text,
             "" if point.speedup is None else f"{point.speedup:.2f}x",
             "yes" if point.name in sweep.front else "",
             style="bold" if point.name == sweep.picked else None,
@@ -227,9 +229,9 @@ def _print_comparison(out: Console, report: Report) -> None:
             f"{size / 1e6:.2f}",
             _percent(accuracy.quantized.top1),
             f"{accuracy.drop_points:.2f}",
-            _percent(accuracy.agreement),
+            accuracy.agreement_text,
             _sqnr(accuracy),
-            f"{accuracy.kl:.4f}",
+            accuracy.kl_text,
         )
     out.print(table)
 
@@ -311,17 +313,25 @@ def _print_promise(out: Console, plan: BitPlan) -> None:
 
 def print_conversion(conversion: Conversion, weights: Path | None, source: Path, path: Path) -> None:
     """What the passes did, and the size."""
-    from lampq_onnx.converter.model_file import file_bytes
+    from lampq_onnx.graph.model_file import file_bytes
 
     out = console()
     for name, count in conversion.passes.items():
         out.print(f"{name:24} {count}")
+    print_not_done(conversion.not_done)
     if weights is not None:
         total = len(conversion.parameters)
         out.print(f"{weights.name} gave the rounding of {total - len(conversion.nearest)} of {total} layers")
         if conversion.nearest:
             out.print(f"rounded to nearest: {', '.join(conversion.nearest)}")
     out.print(f"{source} {file_bytes(source) / 1e6:.2f} MB -> {path} {file_bytes(path) / 1e6:.2f} MB", markup=False)
+
+
+def print_not_done(entries: Sequence[NotDone]) -> None:
+    """A line for each change of the graph that was not made for one reason."""
+    out = console()
+    for entry in entries:
+        out.print(f"- {entry.sentence()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:

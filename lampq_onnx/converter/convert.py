@@ -11,35 +11,22 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
-import onnxscript.version_converter
 from pydantic import ValidationError
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter.completeness import require_complete
-from lampq_onnx.converter.passes import (
-    BiasInGemm,
-    FoldShapes,
-    GemmToMatMul,
-    PatchEmbedToMatMul,
-    ProductPerPart,
-    QuantizeActivations,
-    QuantizeWeights,
-    RemoveMoves,
-    ReplaceBias,
-    SelectEarly,
-    SplitUnbind,
-)
-from lampq_onnx.converter.passes.base import CountingPass, LayerParameters, Parameters
-from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
-from lampq_onnx.converter.sites import LinearSite, annotate, find_sites
-from lampq_onnx.converter.storage import Stored
-from lampq_onnx.converter.storage import required_opset as opset_of_weight
+from lampq_onnx.converter.order import closing_steps, conversion_steps
+from lampq_onnx.converter.packing.storage import Stored
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.edits import CountingPass
+from lampq_onnx.graph.keys import PLAN_KEY, TARGET_KEY
+from lampq_onnx.graph.layers import LinearSite, annotate, find_sites
+from lampq_onnx.graph.parameters import LayerParameters, Parameters
+from lampq_onnx.graph.refusals import Refusal, grouped
+from lampq_onnx.graph.steps import run_steps
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_weight_grid
 from lampq_onnx.targets import Packing, Target
-
-PLAN_KEY = "lampq_onnx.plan"
-"""Model metadata that holds the plan as JSON."""
 
 ZERO = 1e-30
 """Norms below this are those of weights that are all zero, which a 1-bit grid writes as the smallest floats."""
@@ -55,6 +42,7 @@ class Conversion:
         stored: unit -> storage of its weight.
         parameters: unit -> the numbers that were written.
         nearest: units whose weights were rounded to nearest here.
+        refusals: what the passes left as it is, and why, in the order of the passes and of the graph.
     """
 
     model: ir.Model
@@ -62,6 +50,12 @@ class Conversion:
     stored: Mapping[str, Stored]
     parameters: Parameters
     nearest: tuple[str, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def not_done(self) -> tuple[NotDone, ...]:
+        """The refusals, those of one pass for one reason joined."""
+        return grouped(self.refusals)
 
 
 def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
@@ -174,7 +168,7 @@ def convert_model(
         packing: None takes the target's. A layer's storage in the plan comes first.
         target: decides storage and the form of 8-bit weights.
         weights: rounded weights from elsewhere, see `layer_parameters`.
-        graph_passes: what runs on the float graph first; None: `default_graph_passes`.
+        graph_passes: what runs on the float graph first; None: `order.graph_steps`.
 
     Raises:
         UsageError: the target has no kernel for widths of the plan, or does not read the storage.
@@ -192,35 +186,23 @@ def convert_model(
     nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
     for name, site in sites.items():
         annotate(site, name)
-    packer = QuantizeWeights(parameters, storage, target, storages)
-    steps: list[CountingPass] = [
-        *(default_graph_passes() if graph_passes is None else graph_passes),
-        ReplaceBias(parameters),
-        PatchEmbedToMatMul(parameters),
-        GemmToMatMul(parameters),
-        QuantizeActivations(parameters, signed=target.symmetric),
-        packer,
-        ProductPerPart(parameters, target),
-        BiasInGemm(parameters, target),
-    ]
-    raised = _raise_opset(model, parameters, packer.packing, storages)
-    _require_opset(model, target)
-    for step in steps:
-        step(model)
+    steps, packer = conversion_steps(parameters, target, storage, storages, graph_passes)
+    done = run_steps(model, steps)
     before = len(model.graph.initializers)
-    common_passes.RemoveUnusedNodesPass()(model)
-    common_passes.TopologicalSortPass()(model)
+    run_steps(model, closing_steps())
     require_complete(model, plan, sites)
-    passes = {"RaiseOpset": raised} | {type(step).__name__: step.count for step in steps}
+    passes = {step.name: step.count for step in done}
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
-    model.metadata_props["lampq_onnx.target"] = target.name
+    model.metadata_props[TARGET_KEY] = target.name
     model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
-    return Conversion(model=model, passes=passes, stored=packer.stored, parameters=parameters, nearest=nearest)
-
-
-def default_graph_passes() -> list[CountingPass]:
-    """Passes that make a float graph faster and leave its function as it is, in order."""
-    return [FoldShapes(), RemoveMoves(), SplitUnbind(), SelectEarly()]
+    return Conversion(
+        model=model,
+        passes=passes,
+        stored=packer.stored,
+        parameters=parameters,
+        nearest=nearest,
+        refusals=tuple(refusal for step in done for refusal in step.refusals),
+    )
 
 
 def require_runnable(plan: BitPlan, target: Target) -> None:
@@ -232,15 +214,6 @@ def require_runnable(plan: BitPlan, target: Target) -> None:
     for name, layer in plan.layers.items():
         if layer.quantized:
             target.require_pair(layer.weight_bits, layer.activation_bits, f"layer {name}")
-
-
-def _require_opset(model: ir.Model, target: Target) -> None:
-    opset = model.opset_imports.get("", 0)
-    if opset > target.opset:
-        raise LampqError(
-            f"the graph has opset {opset}, and {target.name} reads up to {target.opset}",
-            hint="export the model with an older opset, or choose widths and a --packing that need no newer one",
-        )
 
 
 def embedded_plan(model: ir.Model, path: Path) -> BitPlan | None:
@@ -269,35 +242,3 @@ def check_file(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker and shape inference raise unrelated kinds
         raise LampqError(f"{path.name} fails onnx's check: {str(error).strip()[:500]}") from error
-
-
-def _raise_opset(model: ir.Model, parameters: Parameters, packing: Packing, storages: Mapping[str, Packing]) -> int:
-    """Bring the graph to the opset that its new types need; 1 if it had to change."""
-    weights = max(
-        (opset_of_weight(p.weight.bits, storages.get(name, packing)) for name, p in parameters.items()), default=0
-    )
-    inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
-    current, needed = model.opset_imports.get("", 0), max(weights, inputs)
-    if current >= needed:
-        return 0
-    if weights >= inputs:
-        why, hint = f"weights in {packing} storage", "use --packing exact or --packing container"
-    else:
-        why, hint = "16-bit activations", "set activation_bits of those layers to 8 or 32 in the plan"
-    before = [site.node for site in find_sites(model.graph)]
-    try:
-        onnxscript.version_converter.convert_version(model, needed, fallback=True)
-        # The fallback, onnx's own converter, drops the nodes' metadata. It keeps the layers and their order.
-        for old, new in zip(before, find_sites(model.graph), strict=True):
-            new.node.metadata_props.update(old.metadata_props)
-    except Exception as error:  # whatever an adapter raises, the user's way out is the same
-        raise LampqError(
-            f"the graph cannot be brought from opset {current} to {needed}, which {why} need: {error}",
-            hint=hint,
-        ) from error
-    if model.opset_imports.get("", 0) < needed:
-        raise LampqError(
-            f"the graph cannot be brought from opset {current} to {needed}, which {why} need",
-            hint=hint,
-        )
-    return 1

@@ -9,9 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.sites import TYPE_KEY, UNIT_KEY
-from lampq_onnx.converter.storage import STORAGE_KEY
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.keys import (
+    ACTIVATION_BITS_KEY,
+    SCHEME_KEY,
+    SHARED_NAMES,
+    STORAGE_KEY,
+    TYPE_KEY,
+    UNIT_KEY,
+    WEIGHT_BITS_KEY,
+)
 
 _TYPE_BITS = {
     ir.DataType.INT2: 2,
@@ -101,12 +109,12 @@ def _scales_integers(node: ir.Node) -> bool:
 
 def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     labels = scaling.metadata_props
-    packed = [v for v in dict.fromkeys(_constants(scaling.inputs[0])) if v.name and not v.name.startswith("lampq.")]
+    packed = [v for v in dict.fromkeys(_constants(scaling.inputs[0])) if v.name and not v.name.startswith(SHARED_NAMES)]
     data = [v for v in packed if v.const_value is not None and v.const_value.dtype in _TYPE_BITS]
     stored = data[0].const_value if data else None
     type_bits = _TYPE_BITS[stored.dtype] if stored is not None else 0
     scale = scaling.inputs[1]
-    bits = _width(node, labels, "lampq_onnx.weight_bits", type_bits)
+    bits = _width(node, labels, WEIGHT_BITS_KEY, type_bits)
     storage = labels.get(STORAGE_KEY) or (stored.dtype.name.lower() if stored is not None else "unknown")
     total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
     start, activation_bits = _activation(node)
@@ -118,11 +126,9 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         name=node.metadata_props.get(UNIT_KEY) or node.name or output.name or "",
         type=node.metadata_props.get(TYPE_KEY, "linear"),
         weight_bits=bits,
-        activation_bits=_width(node, labels, "lampq_onnx.activation_bits", activation_bits),
+        activation_bits=_width(node, labels, ACTIVATION_BITS_KEY, activation_bits),
         storage=storage,
-        scheme=labels.get(
-            "lampq_onnx.scheme", "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"
-        ),
+        scheme=labels.get(SCHEME_KEY, "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"),
         bytes=total,
         parameters=_count(scaling, data, bits),
         input=start.name or "",
@@ -134,7 +140,8 @@ def _ends_layer(reader: ir.Node, node: ir.Node) -> bool:
     """Whether the one reader of a product belongs to the layer: it adds the bias, or undoes the pass BiasInGemm."""
     if reader.op_type == "Reshape":
         return node.op_type == "Gemm" and UNIT_KEY in node.metadata_props
-    return reader.op_type == "Add" and any(_is_row(value) for value in reader.inputs)
+    bias = bias_of(node)
+    return bias is not None and bias.node is reader
 
 
 def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> int:
@@ -202,13 +209,6 @@ def _activation(node: ir.Node) -> tuple[ir.Value, int]:
 
 def _is_vector(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == 1
-
-
-def _is_row(value: ir.Value | None) -> bool:
-    """Whether a constant is a vector, in as many dimensions as it may have."""
-    if value is None or value.const_value is None or not len(value.const_value.shape):
-        return False
-    return value.const_value.size == value.const_value.shape[-1]
 
 
 def _count(scaling: ir.Node, data: list[ir.Value], bits: int) -> int:

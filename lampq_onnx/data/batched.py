@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,11 @@ import numpy.typing as npt
 
 from lampq_onnx.data.batches import Batch, iter_batches
 from lampq_onnx.data.preprocessing import Preprocessing
-from lampq_onnx.data.source import ImageSource, Labels
+from lampq_onnx.data.source import ImageSource, Labels, Targets
 from lampq_onnx.errors import LampqError
+
+PEEKED = 16
+"""Batches whose labels are looked at before a model's task is known."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class BatchedView:
     count: int
     labels: Labels | None
     shape: tuple[int, int, int]
+    targets: Targets | None = None
 
     @property
     def made(self) -> bool:
@@ -43,7 +48,8 @@ class BatchedView:
         """Images ``start`` to ``stop``, exclusive."""
         start, stop, _ = slice(start, stop).indices(self.count)
         labels = None if self.labels is None else self.labels[start:stop]
-        return BatchedView(self.file, self.first + start, max(0, stop - start), labels, self.shape)
+        targets = None if self.targets is None else self.targets[start:stop]
+        return BatchedView(self.file, self.first + start, max(0, stop - start), labels, self.shape, targets)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """In order; the last may be smaller."""
@@ -52,7 +58,8 @@ class BatchedView:
             offset = 4 * (self.first + start) * math.prod(self.shape)
             images = np.array(np.memmap(self.file, np.float32, "r", offset=offset, shape=(size, *self.shape)))
             labels = None if self.labels is None else self.labels[start : start + size]
-            yield Batch(images, labels, start)
+            targets = None if self.targets is None else self.targets[start : start + size]
+            yield Batch(images, labels, start, targets)
 
 
 class BatchedImages:
@@ -60,7 +67,7 @@ class BatchedImages:
 
     Args:
         batches: each a float32 array or tensor (n, c, h, w), normalized as the model takes it, or a pair of that and
-            labels (n,).
+            labels: class indices (n,), or real numbers (n, ...).
         preprocessing: gives the shape of an image; what the images went through is taken to be this.
         most: images beyond it are not taken; None: all.
         name: for messages.
@@ -83,7 +90,7 @@ class BatchedImages:
             LampqError: there are none, or one has another shape, NaN or infinity; or the file cannot be written.
         """
         shape = (self.preprocessing.channels, *self.preprocessing.size)
-        labels: list[npt.NDArray[np.int64]] = []
+        labels: list[npt.NDArray[np.int64 | np.float64]] = []
         count = 0
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="lampq-")
@@ -100,7 +107,7 @@ class BatchedImages:
                         break
             if not count:
                 raise LampqError(f"the {self._name} give no batch")
-            known = np.concatenate(labels) if labels else None
+            known = self._joined(labels)
             if known is not None and len(known) != count:
                 raise LampqError(f"the {self._name}: some batches have labels and others have none")
         except OSError as error:
@@ -112,7 +119,9 @@ class BatchedImages:
         except BaseException:
             self._clean()
             raise
-        self._view = BatchedView(file, 0, count, known, shape)
+        classes = None if known is None or known.dtype.kind == "f" else known.astype(np.int64)
+        numbers = None if known is None else known.astype(np.float64)
+        self._view = BatchedView(file, 0, count, classes, shape, numbers)
         return self
 
     def __exit__(
@@ -127,8 +136,13 @@ class BatchedImages:
 
     @property
     def labels(self) -> Labels | None:
-        """int64 (n,), or None."""
+        """int64 (n,), or None where there are none or they are real numbers."""
         return self._opened().labels
+
+    @property
+    def targets(self) -> Targets | None:
+        """The labels as real numbers, float64 (n, ...), or None."""
+        return self._opened().targets
 
     @property
     def made(self) -> bool:
@@ -161,11 +175,13 @@ class BatchedImages:
             while block := stream.read(2**20):
                 digest.update(block)
         digest.update(b"" if view.labels is None else view.labels.tobytes())
+        if view.labels is None and view.targets is not None:
+            digest.update(view.targets.tobytes())
         return digest.hexdigest()
 
     def _checked(
         self, batch: Any, shape: tuple[int, ...]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64 | np.float64] | None]:
         images, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
         values = np.asarray(images)
         if values.dtype.kind != "f" or values.ndim != 4 or values.shape[1:] != shape:
@@ -179,12 +195,18 @@ class BatchedImages:
         if labels is None:
             return values.astype(np.float32, copy=False), None
         known = np.asarray(labels)
-        if known.shape != (len(values),) or known.dtype.kind not in "iu":
+        classes = known.dtype.kind in "iu" and known.ndim == 1
+        if known.shape[:1] != (len(values),) or not (classes or known.dtype.kind == "f"):
             raise LampqError(
-                f"labels of the {self._name} are {known.dtype} {known.shape}, not one class index for each of "
-                f"{len(values)} images"
+                f"labels of the {self._name} are {known.dtype} {known.shape}, not one class index or row of real "
+                f"numbers for each of {len(values)} images"
             )
-        return values.astype(np.float32, copy=False), known.astype(np.int64)
+        return values.astype(np.float32, copy=False), known.astype(np.int64 if classes else np.float64)
+
+    def _joined(self, labels: list[npt.NDArray[np.int64 | np.float64]]) -> npt.NDArray[np.int64 | np.float64] | None:
+        if len({part.shape[1:] for part in labels}) > 1:
+            raise LampqError(f"the {self._name}: the labels of two batches have different shapes")
+        return np.concatenate(labels) if labels else None
 
     def _opened(self) -> BatchedView:
         if self._view is None:
@@ -196,6 +218,17 @@ class BatchedImages:
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+
+def peeked_labels(batches: Iterable[Any]) -> Targets | None:
+    """Labels of the first batches as real numbers; None where there are none, or a batch could not be read again."""
+    if isinstance(batches, Iterator):
+        return None
+    pairs = [b for b in itertools.islice(batches, PEEKED) if isinstance(b, tuple | list) and len(b) == 2]
+    found = [np.asarray(labels) for _, labels in pairs]
+    if not found or len({part.shape[1:] for part in found}) > 1 or any(p.dtype.kind not in "iufb" for p in found):
+        return None
+    return np.concatenate(found).astype(np.float64)
 
 
 def batches_of(source: ImageSource | BatchedImages, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:

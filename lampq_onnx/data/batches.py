@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lampq_onnx.data.preprocessing import Preprocessing
-from lampq_onnx.data.source import ImageSource, Labels
+from lampq_onnx.data.source import ImageSource, Labels, Targets
 from lampq_onnx.errors import LampqError, UsageError
 
 Progress = Callable[[int], None]
@@ -30,11 +30,13 @@ class Batch:
     images : float32 (n, c, h, w), normalized.
     labels : int64 (n,), or None when they are not known.
     start : position of the first image in what is iterated.
+    targets : float64 (n, ...) real numbers for each image, or None when they are not known.
     """
 
     images: NDArray[np.float32]
     labels: Labels | None
     start: int
+    targets: Targets | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,9 +234,10 @@ def _stream(
         stop = min(start + batch_size, len(source))
         crops = np.stack([_crop(source, i, preprocessing) for i in range(start, stop)])
         labels = None if source.labels is None else source.labels[start:stop]
+        targets = None if source.targets is None else source.targets[start:stop]
         if progress is not None:
             progress(stop)
-        yield Batch(preprocessing.normalize(crops), labels, start)
+        yield Batch(preprocessing.normalize(crops), labels, start, targets)
 
 
 def _crop(source: ImageSource, i: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:

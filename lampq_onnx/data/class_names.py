@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lampq_onnx.disk.files import read_text
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import read_text
 
 CLASSES = "classes.txt"
 """Names of the classes, one on each line, in the order of the model's outputs."""

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lampq_onnx.data.objects import ImageObjects, Objects
 from lampq_onnx.data.source import FileReader, ImageSource
+from lampq_onnx.disk.wording import explain
 from lampq_onnx.errors import LampqError
-from lampq_onnx.wording import explain
 
 ANNOTATIONS = "annotations.json"
 """Name of the annotation file in a folder that holds its images as well."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lampq_onnx.data.class_names import class_indices
 from lampq_onnx.data.source import FileReader, ImageSource
+from lampq_onnx.disk.files import TEXT_LIMIT, require_file
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import TEXT_LIMIT, require_file
 
 TABLE = "labels.csv"
 _HEADER = ("path", "label")
@@ -39,22 +40,51 @@ def open_table(
         The table is unreadable, lacks the header or rows, or a line (named in the message) has a label that
         is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
     """
+    if not need_labels:
+        return open_listed(folder)
+    found: list[tuple[str, str]] = []
+    source = open_listed(folder, lambda label, where: found.append((where, label)))
+    return replace(source, labels=class_indices(found, folder, num_classes, class_names))
+
+
+def open_listed(folder: Path, take: Callable[[str, str], None] | None = None) -> ImageSource:
+    """Open the images of ``folder/labels.csv`` without labels.
+
+    Parameters
+    ----------
+    folder : holds the table.
+    take : called for each line with the text of the label and the place in the file, for messages; None: labels are
+        not looked at.
+
+    Raises
+    ------
+    LampqError
+        See `open_table`, but for the labels.
+    """
     table = folder / TABLE
     require_file(table, "the table", limit=TEXT_LIMIT)
     root = os.path.realpath(folder)
     files: list[str] = []
-    rows: list[Row] = []
-    for row in _rows(table, _HEADER if need_labels else _HEADER[:1]):
+    for row in _rows(table, _HEADER[:1] if take is None else _HEADER):
         _require_inside(folder, root, row.path, row.where)
         files.append(row.path)
-        rows.append(row)
+        if take is not None:
+            take(row.label, row.where)
     if not files:
         raise LampqError(f"{table} lists no images", hint="add one path,label line per image")
-    description = f"{len(files)} images listed in {table}"
-    array = None
-    if need_labels:
-        array = class_indices([(row.where, row.label) for row in rows], folder, num_classes, class_names)
-    return ImageSource.whole(FileReader(folder, tuple(files)), len(files), array, description)
+    return ImageSource.whole(
+        FileReader(folder, tuple(files)), len(files), None, f"{len(files)} images listed in {table}"
+    )
+
+
+def lists_labels(folder: Path) -> bool:
+    """Whether the first line of ``folder/labels.csv`` names a column ``label``; what cannot be read is said later."""
+    with (
+        contextlib.suppress(OSError, UnicodeDecodeError, csv.Error),
+        (folder / TABLE).open(encoding="utf-8-sig", newline="") as stream,
+    ):
+        return "label" in [name.strip() for name in next(csv.reader(stream), [])]
+    return False
 
 
 @dataclass(frozen=True)

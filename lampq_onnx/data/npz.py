@@ -49,7 +49,7 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
     """Open the arrays ``images`` and ``labels`` of an .npz file; nothing in it is unpickled.
 
     The images are unpacked once into an unnamed temporary file and mapped from there, so memory does not grow
-    with their number.
+    with their number. Labels are only read if they are needed.
 
     Raises
     ------

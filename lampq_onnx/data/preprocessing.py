@@ -18,11 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from lampq_onnx.artifacts.base import Record
 from lampq_onnx.data.decoding import Pixels, planes
 from lampq_onnx.data.resizing import Placement, Resize, Side, center_offset
+from lampq_onnx.disk.records import Record
+from lampq_onnx.disk.wording import explain
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.wording import explain
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 

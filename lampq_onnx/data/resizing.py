@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from lampq_onnx.artifacts.base import Record
+from lampq_onnx.disk.records import Record
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 

@@ -14,6 +14,7 @@ from lampq_onnx.data.decoding import Pixels, decode
 from lampq_onnx.data.objects import Objects
 
 Labels = NDArray[np.int64]
+Targets = NDArray[np.float64]
 
 
 class Reader(Protocol):
@@ -51,6 +52,7 @@ class ImageSource:
     reader : where the pixels come from.
     positions : int64 (n,), the reader's position of each image.
     labels : int64 (n,) class indices, or None when they are not known.
+    targets : float64 (n, ...) real numbers for each image, or None when they are not known.
     description : what was opened, for people.
     made : whether the images were made from the model, and so show less than real ones do.
     objects : boxes of the images, or None when they are not known.
@@ -62,6 +64,7 @@ class ImageSource:
     description: str
     made: bool = False
     objects: Objects | None = field(default=None, repr=False)
+    targets: Targets | None = field(default=None, repr=False)
 
     @classmethod
     def whole(
@@ -101,4 +104,5 @@ class ImageSource:
             raise IndexError(f"indices must lie in 0..{len(self) - 1}")
         labels = None if self.labels is None else self.labels[chosen]
         objects = None if self.objects is None else self.objects.subset(chosen)
-        return ImageSource(self.reader, self.positions[chosen], labels, self.description, self.made, objects)
+        targets = None if self.targets is None else self.targets[chosen]
+        return ImageSource(self.reader, self.positions[chosen], labels, self.description, self.made, objects, targets)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from lampq_onnx.data.coco import ANNOTATIONS, open_coco
 from lampq_onnx.data.folders import open_folder
 from lampq_onnx.data.label_table import TABLE, open_table
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource
+from lampq_onnx.data.targets import open_with_numbers
+from lampq_onnx.disk.files import shortened
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import shortened
 
 _FORMS = (
     "give a folder with labels.csv, a folder of class folders, a folder of images, an .npz file, or a COCO annotation "
@@ -20,8 +23,17 @@ _FORMS = (
 )
 
 
+LabelKind = Literal["classes", "numbers", "none"]
+"""How labels are read: as classes, as real numbers (`ImageSource.targets`), or not at all."""
+
+
 def open_source(
-    path: Path, *, num_classes: int | None, need_labels: bool, class_names: Sequence[str] = ()
+    path: Path,
+    *,
+    num_classes: int | None,
+    need_labels: bool,
+    class_names: Sequence[str] = (),
+    labels: LabelKind = "classes",
 ) -> ImageSource:
     """Open images for reading one at a time.
 
@@ -30,9 +42,10 @@ def open_source(
     path : a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
         images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
     num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
-    need_labels : whether labels are used: a collection without them is then an error. Otherwise those of a table or an
-        .npz file are not read, so that no mistake in them counts.
+    need_labels : whether labels are used: a collection without them is then an error. Otherwise the classes of a table
+        or an .npz file are not read, so that no mistake in them counts.
     class_names : how the model calls its classes, in their order, for a table whose labels are names.
+    labels : how they are read; numbers of class folders are the positions of the folders.
 
     Raises
     ------
@@ -41,17 +54,31 @@ def open_source(
         are not decoded here; `ImageSource.image` reports unreadable ones.
     """
     path = Path(path)
-    # os.path answers False where pathlib raises (a name that is too long, a null byte).
-    if not os.path.exists(path):
-        raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)
+    require_exists(path)
     if path.suffix.lower() == ".json" or os.path.lexists(path / ANNOTATIONS):
         if need_labels:
             raise LampqError(f"{path} holds boxes, and class labels are needed here", hint="run with --task detection")
         return open_coco(path)
+    if labels == "numbers":
+        return open_with_numbers(path)
     if os.path.isdir(path):
         if os.path.lexists(path / TABLE):
             return open_table(path, num_classes=num_classes, need_labels=need_labels, class_names=class_names)
-        return open_folder(path, num_classes=num_classes, need_labels=need_labels)
+        found = open_folder(path, num_classes=num_classes, need_labels=need_labels)
+        return replace(found, labels=None) if labels == "none" else found
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return open_npz(path, num_classes=num_classes, need_labels=need_labels)
     raise LampqError(f"{path} is neither a folder nor an .npz or .json file", hint=_FORMS)
+
+
+def require_exists(path: Path) -> None:
+    """Refuse a path where nothing is.
+
+    Raises
+    ------
+    LampqError
+        Names it, and the forms that there are.
+    """
+    # os.path answers False where pathlib raises (a name that is too long, a null byte).
+    if not os.path.exists(path):
+        raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)

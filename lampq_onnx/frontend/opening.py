@@ -1,4 +1,4 @@
-"""What a run opens: the model by its name, and the images to calibrate on."""
+"""Opens the inputs of a run: the model by its name, and the images to calibrate on."""
 
 from __future__ import annotations
 
@@ -9,28 +9,39 @@ from typing import Literal
 
 import torch
 
+from lampq_onnx.config.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.data.npz import ArrayReader
+from lampq_onnx.data.source import Targets
+from lampq_onnx.data.sources import require_exists
+from lampq_onnx.data.targets import label_numbers
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend.digits import split_images
-from lampq_onnx.frontend.distributed import own_device
-from lampq_onnx.frontend.effort import EFFORTS
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.loading import LoadedModel, load_digits, load_timm
+from lampq_onnx.evaluation.tasks.meters import calibration_labels
+from lampq_onnx.frontend.models.digits import split_images
+from lampq_onnx.frontend.models.loading import load_digits, load_timm
+from lampq_onnx.frontend.models.task_model import Labels, with_task
+from lampq_onnx.frontend.models.transformers import is_transformers_name, load_transformers
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.rounding.effort import EFFORTS
+from lampq_onnx.frontend.shared.distributed import own_device
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.synthetic import calibration_source
-from lampq_onnx.frontend.task_model import with_task
-from lampq_onnx.frontend.transformers_models import is_transformers_name, load_transformers
 from lampq_onnx.importer.preprocessing import is_onnx_file
-from lampq_onnx.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
-from lampq_onnx.progress import ProgressSink
+from lampq_onnx.running.progress import ProgressSink
 
 
-def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
-    """Load by name, on the device asked for, with preprocessing overrides.
+def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | None = None) -> LoadedModel:
+    """Load a model by name on the requested device, with overrides of its preprocessing.
+
+    Args:
+        options: which model.
+        images: overrides of the preprocessing, and the images whose labels show the task.
+        labels: see `with_task`; None uses the labels of ``images``.
 
     Raises:
-        UsageError, LampqError: see `load_timm`; also an unknown device.
+        UsageError: options contradict each other, or the device is unknown; see also `load_timm`.
+        LampqError: the model cannot be loaded; see `load_timm`.
     """
     if options.checkpoint_key is not None and options.checkpoint is None:
         raise UsageError(
@@ -57,16 +68,16 @@ def load_model(options: ModelOptions, images: ImageOptions) -> LoadedModel:
             model_args=options.model_args,
         )
         require_statistics(loaded, images)
-    return on_device(loaded, options, images)
+    return on_device(loaded, options, images, labels)
 
 
 def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
-    """Check that mean and std of a timm model are of its own channels: there is no way to tell those of others.
+    """Check that the mean and std of a timm model have as many channels as the model.
 
-    Models of one channel get the mean over the three, as timm's own grayscale weights do.
+    Models with one channel get the mean over the three, as timm's own grayscale weights do.
 
     Raises:
-        UsageError: timm knows other channels than the model has, and --mean or --std is missing.
+        UsageError: timm knows the statistics of other channels, and --mean or --std is missing.
     """
     channels = loaded.preprocessing.channels
     known = len(dict(getattr(loaded.module, "pretrained_cfg", {})).get("mean", ()))
@@ -77,14 +88,15 @@ def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
         )
 
 
-def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) -> LoadedModel:
-    """The model where it is to run, with its task and preprocessing overrides.
+def on_device(
+    loaded: LoadedModel, options: ModelOptions, images: ImageOptions, labels: Labels | None = None
+) -> LoadedModel:
+    """The model on its device, with its task and overrides of its preprocessing; see `load_model`.
 
     Raises:
-        UsageError: outputs that are not of the task that was asked for, a device that is not there, or an override that
-            cannot be right.
+        UsageError: the outputs do not fit the requested task, the device does not exist, or an override is not valid.
     """
-    loaded = with_task(loaded, options.task)
+    loaded = with_task(loaded, options.task, labels or (lambda: known_labels(images)))
     try:
         device = torch.device(own_device(options.device))
         if device.type == "cuda" and not torch.cuda.is_available():
@@ -96,6 +108,22 @@ def on_device(loaded: LoadedModel, options: ModelOptions, images: ImageOptions) 
     return replace(loaded, preprocessing=preprocessing)
 
 
+def known_labels(images: ImageOptions) -> Targets | None:
+    """Labels of the validation images as numbers, or those of the calibration images if the former have none.
+
+    Raises:
+        LampqError: the images cannot be opened.
+    """
+    for path in (images.validation, images.calibration):
+        if not isinstance(path, Path):
+            continue
+        require_exists(path)
+        found = label_numbers(path)
+        if found is not None:
+            return found
+    return None
+
+
 def calibration_images(
     loaded: LoadedModel,
     units: Sequence[Unit],
@@ -105,18 +133,21 @@ def calibration_images(
     *,
     labelled: bool = False,
 ) -> tuple[ImageSource, Preprocessing]:
-    """The images to calibrate on, and their preprocessing: given ones, those of the embedded model, or made ones.
+    """Open or make the calibration images: given ones, those of the embedded model, or images made from the model.
 
     Args:
         loaded: the model.
-        units: its layers, which made images look at.
+        units: its layers, which the making of images reads.
         images: what to open.
-        effort: decides how many images are taken where the options do not.
+        effort: gives the number of images if the options do not.
         progress: told of the images that are made.
-        labelled: whether labels are used; those of files are not read otherwise.
+        labelled: whether labels are used; otherwise label files are not read.
+
+    Returns:
+        The images and their preprocessing.
 
     Raises:
-        LampqError: there are none, or they cannot be opened.
+        LampqError: there are no images, or they cannot be opened.
     """
     size = images.calibration_size or EFFORTS[effort].images
     given = images.calibration
@@ -132,6 +163,7 @@ def calibration_images(
             num_classes=loaded.identity.num_classes if classify else None,
             need_labels=labelled and classify,
             class_names=loaded.task.classes,
+            labels=calibration_labels(loaded.task),
         )
     elif loaded.identity.name == DIGITS:
         source = digits_source("calibration")
@@ -145,7 +177,7 @@ def calibration_images(
 
 
 def digits_source(part: Literal["calibration", "test"]) -> ImageSource:
-    """Images of the embedded split."""
+    """Images of one part of the embedded split."""
     pixels, labels = split_images(part)
     reader = ArrayReader(f"digits/{part}", pixels[..., 0])
     return ImageSource.whole(reader, len(pixels), labels, f"{len(pixels)} digits {part} images")

@@ -8,8 +8,8 @@ from pathlib import Path
 from lampq_onnx.artifacts import Report, Sensitivities
 from lampq_onnx.artifacts.details import AnswerChanges, OperatorTimes, OutputErrors
 from lampq_onnx.artifacts.report import Accuracy
-from lampq_onnx.files import write_atomic
-from lampq_onnx.gates import failed_gates, gates_of, verdict_line
+from lampq_onnx.disk.files import write_atomic
+from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
 from lampq_onnx.html import figures as draw
 from lampq_onnx.html.advice import advise
 from lampq_onnx.html.page import render
@@ -88,8 +88,8 @@ def _row(name: str, bits: float, size: int, accuracy: Accuracy, speed: float | N
         "size": f"{size / 1e6:.2f}",
         "top1": f"{100 * accuracy.quantized.top1:.2f} %",
         "drop": f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}",
-        "agreement": f"{100 * accuracy.agreement:.2f} %",
-        "kl": f"{accuracy.kl:.4f}",
+        "agreement": accuracy.agreement_text,
+        "kl": accuracy.kl_text,
         "speed": "" if speed is None else f"{speed:.2f}x",
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
-from lampq_onnx.files import write_atomic
+from lampq_onnx.disk.files import write_atomic
 from lampq_onnx.html.page import Figure, figure, render, text
 from lampq_onnx.html.theme import FLOAT, INK, MUTED, SERIES
 
@@ -116,7 +116,7 @@ def _words(point: SweepPoint) -> str:
         f"{point.megabytes:.3f} MB, {point.measured.weight_average:.3f} bits on average",
         f"{text(accuracy.metric)} {100 * accuracy.quantized.top1:.2f} %, drop {accuracy.drop_points:.2f} ± "
         f"{accuracy.standard_error_points:.2f}",
-        f"agreement {100 * accuracy.agreement:.2f} %, KL {accuracy.kl:.4g}",
+        f"agreement {accuracy.agreement_text}, KL {accuracy.kl_text}",
     ]
     if point.speedup is not None:
         lines.append(f"{point.speedup:.2f}x of float's speed")

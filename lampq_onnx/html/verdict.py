@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lampq_onnx.artifacts import Report
-from lampq_onnx.gates import failed_gates, gates_of
+from lampq_onnx.evaluation.gates import failed_gates, gates_of
 
 UNIFORM = "uniform"
 
@@ -39,7 +39,8 @@ def verdict(report: Report) -> Verdict:
     accuracy, size, latency = report.accuracy, report.size, report.latency
     drop, spread = accuracy.drop_points, accuracy.standard_error_points
     failed = failed_gates(gates_of(report))
-    ruined = accuracy.quantized.top1 < accuracy.float_.top1 / 2
+    # R2 may be below 0: what is lost counts against the score's magnitude.
+    ruined = accuracy.float_.top1 - accuracy.quantized.top1 > abs(accuracy.float_.top1) / 2
     told = drop > 2 * spread
     smaller = size.float_bytes / size.quantized_bytes
     if ruined:
@@ -72,7 +73,7 @@ def _against_uniform(report: Report) -> str:
     own, theirs = report.accuracy, other.accuracy
     text = (
         f"Uniform bits of {other.weight_average:.2f} on average lose {theirs.drop_points:.2f} points "
-        f"(KL {theirs.kl:.3g}, here {own.kl:.3g}) at {other.quantized_bytes / 1e6:.2f} MB"
+        f"(KL {theirs.kl_text}, here {own.kl_text}) at {other.quantized_bytes / 1e6:.2f} MB"
     )
     return text + (f", {_speed(other.latency.speedup)}." if other.latency else ".")
 
@@ -99,7 +100,11 @@ def _tiles(report: Report) -> tuple[Tile, ...]:
             f"{latency.speedup:.2f}x of float's speed [{low:.2f}, {high:.2f}], batch {latency.batch}, "
             f"{latency.threads} thread(s)",
         ),
-        Tile("agreement with float", _percent(accuracy.agreement), f"{sqnr}, KL {accuracy.kl:.3g}"),
+        Tile(
+            "agreement with float",
+            accuracy.agreement_text,
+            f"{accuracy.agreement_counts}; {sqnr}, KL {accuracy.kl_text}",
+        ),
         Tile(
             "weight bits",
             f"{bits.weight_average:.2f}",

@@ -1,4 +1,4 @@
-"""Normal forms as files, for stages that need no gradients."""
+"""Writes graphs in normal form as files, for stages that need no gradients."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.model_file import save_model
+from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.graph.keys import MODEL_KEY
+from lampq_onnx.graph.metadata import write_metadata
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.importer.normalize import import_model
 from lampq_onnx.importer.preprocessing import file_preprocessing
-from lampq_onnx.metadata import MODEL_KEY, write_metadata
-from lampq_onnx.options import ImageOptions
 
 
 def is_foreign(model: ir.Model) -> bool:
-    """Whether lampq-onnx did not write the file."""
+    """Whether a file was not written by lampq-onnx."""
     return MODEL_KEY not in model.metadata_props
 
 
 def write_normal_form(path: Path, images: ImageOptions, output: Path) -> Path:
-    """Write a foreign file's normal form, which also says how its images are prepared; returns ``output``.
+    """Write the normal form of a foreign file, with the preprocessing of its images.
+
+    Returns:
+        ``output``.
 
     Raises:
         LampqError: see `import_model` and `file_preprocessing`.

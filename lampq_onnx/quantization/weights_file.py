@@ -10,8 +10,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from lampq_onnx.disk.files import write_atomic
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import write_atomic
 from lampq_onnx.quantization.weights import Grid, QuantizedWeight
 
 FORMAT = "lampq-onnx/weights 1"

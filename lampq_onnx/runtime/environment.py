@@ -12,7 +12,7 @@ import cpuinfo
 from lampq_onnx.artifacts.report import Environment
 from lampq_onnx.targets import Target, target_for
 
-PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm", "pulp")
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm", "pulp", "highspy")
 
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """Flags as Linux and py-cpuinfo spell them."""

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
-from lampq_onnx.converter.model_file import load_model
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter.unapplied import unapplied
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.profile import Profile, profile_model
 
 INTEGER_KERNELS = frozenset(
@@ -79,6 +81,7 @@ class Explanation:
         operators: operator of the optimized graph -> microseconds, most expensive first.
         total_microseconds: sum over all operators.
         batch, threads, runs: how it was measured.
+        not_done: changes of the graph that the converter did not make in this file, with the reason.
     """
 
     layers: tuple[LayerKernel, ...]
@@ -87,6 +90,7 @@ class Explanation:
     batch: int
     threads: int
     runs: int
+    not_done: tuple[NotDone, ...] = ()
 
 
 def explain_file(path: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int) -> Explanation:
@@ -108,6 +112,7 @@ def explain_file(path: Path, images: npt.NDArray[np.float32], *, threads: int, r
         batch=len(images),
         threads=threads,
         runs=runs,
+        not_done=unapplied(model),
     )
 
 

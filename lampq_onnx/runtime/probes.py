@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.converter.model_file import load_model, save_model
-from lampq_onnx.error_meter import ErrorMeter
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.model_file import load_model, save_model
+from lampq_onnx.measures.error_meter import ErrorMeter
 from lampq_onnx.runtime.sessions import batches_for, open_runner
 
 Array = npt.NDArray[np.float32]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lampq_onnx.artifacts import Report
-from lampq_onnx.converter.model_file import file_bytes, file_sha256
+from lampq_onnx.disk.files import MODEL_FILE, REPORT_FILE
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import MODEL_FILE, REPORT_FILE
+from lampq_onnx.graph.model_file import file_bytes, file_sha256
 
 
 def require_measured(folder: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lampq_onnx.data import Preprocessing
+from lampq_onnx.disk.files import created
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import created
-from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
+from lampq_onnx.graph.keys import PREPROCESSING_KEY
+from lampq_onnx.graph.metadata import read_metadata
 
 PREPROCESSING_FILE = "preprocessing.json"
 

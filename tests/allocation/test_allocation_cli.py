@@ -10,8 +10,8 @@ import pytest
 
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.cli.main import run
+from lampq_onnx.config.recipe import section
 from lampq_onnx.errors import UsageError
-from lampq_onnx.recipe import section
 
 
 def invoke(*words: str | Path) -> tuple[int, str]:

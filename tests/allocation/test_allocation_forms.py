@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lampq_onnx.allocation.forms import pair_table_bytes
-from lampq_onnx.converter.bit_layout import field_table, pair_table, paired_fields
+from lampq_onnx.converter.packing.bit_layout import field_table, pair_table, paired_fields
 from lampq_onnx.quantization import Grid, QuantizedWeight
 
 

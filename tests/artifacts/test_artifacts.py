@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.disk.files import require_writable, staging, write_atomic
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import require_writable, staging, write_atomic
 
 
 def plan() -> BitPlan:

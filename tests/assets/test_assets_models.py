@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lampq_onnx import quantize
-from lampq_onnx.converter import save_model
 from lampq_onnx.data import choose, iter_batches, open_source
-from lampq_onnx.frontend.export import export_model
-from lampq_onnx.frontend.loading import load_timm
+from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.loading import load_timm
+from lampq_onnx.graph.model_file import save_model
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 CIFAR_ARGS = {

@@ -11,11 +11,11 @@ import pytest
 
 import lampq_onnx
 from lampq_onnx.artifacts import BitPlan
-from lampq_onnx.frontend.digits import split_images
-from lampq_onnx.frontend.effort import EFFORTS
+from lampq_onnx.frontend.models.digits import split_images
+from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.reconstruct import ReconstructSettings
 from lampq_onnx.frontend.rounding.tune import TuneSettings
-from lampq_onnx.metadata import read_metadata
+from lampq_onnx.graph.metadata import read_metadata
 
 
 def test_the_best_effort_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_the_best_effort_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pixels, labels = split_images("test")
     from PIL import Image
 
-    from lampq_onnx.converter import load_model
+    from lampq_onnx.graph.model_file import load_model
 
     preprocessing = read_metadata(load_model(tmp_path / "float.onnx"), tmp_path / "float.onnx").preprocessing
     batch = preprocessing.normalize(np.stack([preprocessing.crop(Image.fromarray(i[..., 0])) for i in pixels]))

@@ -8,7 +8,7 @@ import pytest
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.cli.main import run
-from lampq_onnx.recipe import Recipe
+from lampq_onnx.config.recipe import Recipe
 
 
 def call(*words: str | Path) -> int:

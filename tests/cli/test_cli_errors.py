@@ -12,9 +12,8 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from lampq_onnx.frontend.digits import digits_folder
-
-from .conftest import QUICK, invoke
+from lampq_onnx.frontend.models.digits import digits_folder
+from tests.cli.conftest import QUICK, invoke
 
 
 def assert_refused(result: tuple[int, str, str], folder: Path, *words: str, code: int = 1) -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 import lampq_onnx
+from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.recipe import Recipe
-from lampq_onnx.sweep.earlier import EarlierSweep
-
-from .conftest import QUICK, invoke
+from lampq_onnx.workflow.sweep.earlier import EarlierSweep
+from tests.cli.conftest import QUICK, invoke
 
 SAME = ("--bits", "3", "--baseline", "uniform", "--latency-runs", "3", *QUICK)
 """The options of `digits_run`."""
@@ -113,7 +112,7 @@ def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path) -> None:
 
 
 def test_other_weights_under_the_same_recipe_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lampq_onnx.provenance import Inputs
+    from lampq_onnx.workflow.provenance import Inputs
 
     real = Inputs.changes
     monkeypatch.setattr(

@@ -14,9 +14,8 @@ from timm.data.transforms_factory import create_transform
 
 import lampq_onnx
 from lampq_onnx import Report
-from lampq_onnx.recipe import Recipe
-
-from .conftest import QUICK, invoke
+from lampq_onnx.config.recipe import Recipe
+from tests.cli.conftest import QUICK, invoke
 
 SIZE = (32, 64)
 VIT = {"img_size": SIZE, "patch_size": 16, "num_classes": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 import lampq_onnx
+from lampq_onnx.config.fields import Field
+from lampq_onnx.config.recipe import FIELDS
 from lampq_onnx.errors import UsageError
-from lampq_onnx.fields import Field
-from lampq_onnx.recipe import FIELDS
-
-from .conftest import invoke
+from tests.cli.conftest import invoke
 
 OWN = tuple(field for field in FIELDS if field.same_as is None)
 """All options; a new one is among them."""
@@ -26,7 +25,7 @@ PYDANTIC = re.compile(
 TEXTS = ("", "   ", "abc def", "nan", "-1", "1e400", "9" * 40, "a\0b")
 OBJECTS = (object(), [object()], {"a": object()}, float("nan"), -1, 10**40, "", b"x")
 
-FREE_TEXT = {"name", "checkpoint", "calibration", "validation", "latency", "model_args"}
+FREE_TEXT = {"name", "checkpoint", "checkpoint_key", "calibration", "validation", "latency", "model_args"}
 """Names and paths: any text can be one, and only what no file can be called is refused here."""
 
 MEANT = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from lampq_onnx import BitPlan
-from lampq_onnx.cache import FOLDER_VARIABLE, ArrayCache
-from lampq_onnx.converter import load_model, save_model
-from lampq_onnx.provenance import RECIPE_KEY, read_provenance
-from lampq_onnx.recipe import FIELDS, Recipe
-
-from .conftest import invoke
+from lampq_onnx.config.recipe import FIELDS, Recipe
+from lampq_onnx.disk.cache import FOLDER_VARIABLE, ArrayCache
+from lampq_onnx.graph.keys import RECIPE_KEY
+from lampq_onnx.graph.model_file import load_model, save_model
+from lampq_onnx.workflow.provenance import read_provenance
+from tests.cli.conftest import invoke
 
 
 def test_the_output_holds_the_recipe(digits_run: tuple[Path, str]) -> None:

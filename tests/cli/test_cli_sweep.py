@@ -7,9 +7,8 @@ from pathlib import Path
 
 from lampq_onnx import BitPlan, Report
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.gates import gates_of
-
-from .conftest import QUICK, invoke
+from lampq_onnx.evaluation.gates import gates_of
+from tests.cli.conftest import QUICK, invoke
 
 
 def test_points_are_kept_and_picked(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import TARGETS, convert_model, inspect_model, load_model, save_model, target_for
-from lampq_onnx.converter.convert import PLAN_KEY, check_file, embedded_plan
-from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model, inspect_model
+from lampq_onnx.converter.convert import check_file, embedded_plan
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.targets import PACKINGS
+from lampq_onnx.graph.keys import PLAN_KEY
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
+from lampq_onnx.targets import PACKINGS, TARGETS, target_for
 from tests.converter.graphs import (
     LEVELS,
     Builder,
@@ -233,7 +234,7 @@ def test_truncated_files(tmp_path: Path) -> None:
 
 
 def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lampq_onnx.converter import model_file
+    from lampq_onnx.graph import model_file
 
     monkeypatch.setattr(model_file, "PROTOBUF_LIMIT", 1000)
     model = as_ir(one_matmul(np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)))

@@ -19,8 +19,8 @@ from typer.main import get_command
 
 import lampq_onnx
 from lampq_onnx.cli.main import app
+from lampq_onnx.config.recipe import SECTIONS, by_flag, parse_values
 from lampq_onnx.errors import UsageError
-from lampq_onnx.recipe import SECTIONS, by_flag, parse_values
 from tests.documents.blocks import REPOSITORY, Block, blocks_of, without_blocks
 
 PAGES = ["README.md", *sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs").rglob("*.md"))]

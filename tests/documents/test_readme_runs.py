@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lampq_onnx.files import OUTPUT_FILES
+from lampq_onnx.disk.files import OUTPUT_FILES
 from tests.documents.reader import Reader
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lampq_onnx.artifacts import Report
-from lampq_onnx.recipe import Recipe
+from lampq_onnx.artifacts.report import Report
+from lampq_onnx.config.recipe import Recipe
 from tests.documents.reader import Reader
 
 

@@ -11,15 +11,15 @@ import safetensors.torch
 import timm
 import torch
 
-from lampq_onnx.converter import save_model
+from lampq_onnx.config.options import ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.data import CroppedImages, open_source
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.frontend.synthetic import calibration_source
-from lampq_onnx.options import ImageOptions, ModelOptions, SyntheticOptions
+from lampq_onnx.graph.model_file import save_model
 
 NAME = "vit_tiny_patch16_224"
 ARGS = {"img_size": 16, "patch_size": 4, "num_classes": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -14,13 +14,14 @@ import timm
 import torch
 from torch.nn import functional
 
-from lampq_onnx.cache import ArrayCache
+from lampq_onnx.config.options import AnalysisOptions, SyntheticOptions
 from lampq_onnx.data import CroppedImages, Preprocessing
+from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend import synthetic
-from lampq_onnx.frontend.export import Unit
-from lampq_onnx.frontend.loading import LoadedModel
 from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.synthetic import (
     calibration_source,
     optimized_images,
@@ -32,10 +33,8 @@ from lampq_onnx.frontend.synthetic import (
     total_variation,
     uncropped,
 )
-from lampq_onnx.options import AnalysisOptions, SyntheticOptions
-from lampq_onnx.progress import Advance
-
-from .models import loaded, tiny_vit
+from lampq_onnx.running.progress import Advance
+from tests.frontend.tiny_models import loaded, tiny_vit
 
 OPTIONS = SyntheticOptions(size=5, steps=6)
 NOWHERE = ArrayCache(None)

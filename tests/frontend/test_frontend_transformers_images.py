@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lampq_onnx.converter import load_model as load_file
-from lampq_onnx.converter import save_model
+from lampq_onnx.config.options import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend import processor_check
-from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.models import processor_check
+from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.transformers import load_transformers
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.opening import load_model
-from lampq_onnx.frontend.transformers_models import load_transformers
-from lampq_onnx.metadata import PREPROCESSING_KEY, read_metadata
-from lampq_onnx.options import ImageOptions, ModelOptions
+from lampq_onnx.graph.keys import PREPROCESSING_KEY
+from lampq_onnx.graph.metadata import read_metadata
+from lampq_onnx.graph.model_file import load_model as load_file
+from lampq_onnx.graph.model_file import save_model
 
 transformers = pytest.importorskip("transformers", reason="loads models of transformers")
 

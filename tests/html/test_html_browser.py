@@ -12,8 +12,7 @@ import pytest
 
 from lampq_onnx.html import report_page
 from lampq_onnx.html.theme import DARK, INK, SURFACE
-
-from .reports import HOSTILE, report, sensitivities
+from tests.html.reports import HOSTILE, report, sensitivities
 
 PLOTS = {"bits", "sensitivities", "errors", "operators", "classes"}
 

@@ -17,8 +17,7 @@ from lampq_onnx.html.places import place_of
 from lampq_onnx.html.theme import DARK, WIDTHS
 from lampq_onnx.html.verdict import verdict
 from tests.cli.conftest import invoke
-
-from .reports import HOSTILE, NAMES, accuracy, details, layer, report, sensitivities
+from tests.html.reports import HOSTILE, NAMES, accuracy, details, layer, report, sensitivities
 
 
 class Elements(HTMLParser):

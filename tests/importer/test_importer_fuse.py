@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from lampq_onnx.converter.passes.base import CountingPass
+from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
 
 WIDTH = 8

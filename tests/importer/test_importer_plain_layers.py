@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.graph.layers import find_sites
 from lampq_onnx.importer.plain_layers import PlainLayers
 
 LETTERS = {"b": 2, "q": 5, "d": 6, "h": 3, "k": 2, "e": 4}

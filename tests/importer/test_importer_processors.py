@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.importer.processors import plain_preprocessing, preprocessing_of, read_processor_file
 from lampq_onnx.importer.processors.keys import IGNORED, OBEYED, UnsupportedKey
 from lampq_onnx.importer.processors.keys import NEUTRAL as NEUTRAL_KEYS
-from lampq_onnx.options import ImageOptions
 
 BASE = {"size": {"height": 40, "width": 48}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 ALL = ImageOptions(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop=0.8)

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.cli.main import app
-from lampq_onnx.converter import TARGETS, convert_model, save_model
+from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.convert import planned_sites
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.quantization import Grid, WeightGrid
 from lampq_onnx.runtime.explain import Explanation, LayerKernel, explain_file, slower_layers, slowness
 from lampq_onnx.runtime.sessions import example_images
+from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import SIDE, as_ir, kernels, plan_for, vit
 
 VNNI = TARGETS["onnxruntime-x86-vnni"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.frontend.models import SIZE, tiny_vit
+from tests.frontend.tiny_models import SIZE, tiny_vit
 from tools.bench import stand_ins
 
 SHAPE = {"img_size": SIZE, "patch_size": 4, "num_classes": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}

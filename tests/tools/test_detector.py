@@ -12,12 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 import lampq_onnx
-from lampq_onnx import pipeline
 from lampq_onnx.artifacts import Report
+from lampq_onnx.config.options import ImageOptions, ModelOptions, OutputOptions
 from lampq_onnx.data import Preprocessing, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.opening import load_model
-from lampq_onnx.options import ImageOptions, ModelOptions, OutputOptions
+from lampq_onnx.workflow import pipeline
 from tools import scenes, train_detector
 from tools.bench import detection
 from tools.detector import data, judge, loss

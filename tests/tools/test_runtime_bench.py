@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lampq_onnx.converter import TARGETS
-from lampq_onnx.converter.sites import find_sites
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import as_ir, count, kernels, plan_for, run, vit
 from tools.bench import attention_edits, peers, runtime
 from tools.bench.native_int4 import write_native_int4

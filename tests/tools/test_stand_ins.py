@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from lampq_onnx.errors import LampqError, UsageError
-from tests.frontend.models import images, tiny_vit
+from tests.frontend.tiny_models import images, tiny_vit
 from tools.bench import stand_ins
 
 SIGMAS = (20.0, 15.0)

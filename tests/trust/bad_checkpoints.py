@@ -15,7 +15,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .case import OUT, Case, Good
+from tests.trust.case import OUT, Case, Good
 
 ARGUMENTS = {
     "img_size": 16, "patch_size": 8, "in_chans": 1, "num_classes": 5, "embed_dim": 16, "depth": 1, "num_heads": 2,

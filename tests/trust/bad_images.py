@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .case import Case, Good, image_folder
+from tests.trust.case import Case, Good, image_folder
 
 
 def cases(good: Good) -> Iterator[Case]:

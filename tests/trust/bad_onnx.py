@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .case import Case, Good, cuts
+from tests.trust.case import Case, Good, cuts
 
 Spoil = Callable[[onnx.ModelProto], None]
 

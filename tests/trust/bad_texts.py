@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from .case import OUT, Case, Good
+from tests.trust.case import OUT, Case, Good
 
 FC1 = "blocks.0.mlp.fc1"
 

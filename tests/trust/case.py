@@ -11,10 +11,11 @@ import onnx
 from PIL import Image
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan, ModelIdentity, Sensitivities, UnitSensitivity
-from lampq_onnx.converter import convert_model, save_model
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.metadata import write_metadata
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.metadata import write_metadata
+from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.targets import TARGETS
 from tests.converter import graphs

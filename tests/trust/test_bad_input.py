@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from lampq_onnx.cli.main import run
-
-from . import bad_checkpoints, bad_images, bad_onnx, bad_texts
-from .case import OUT, Case, Good, make_good
+from tests.trust import bad_checkpoints, bad_images, bad_onnx, bad_texts
+from tests.trust.case import OUT, Case, Good, make_good
 
 KINDS = {"onnx": bad_onnx, "texts": bad_texts, "images": bad_images, "checkpoints": bad_checkpoints}
 LEAST = {"onnx": 150, "texts": 130, "images": 90, "checkpoints": 50}

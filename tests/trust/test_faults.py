@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from lampq_onnx.disk.files import exclusive, staging
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import exclusive, staging
 
 NAMES = ("a.txt", "b.txt", "c.txt")
 
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from lampq_onnx import files
+from lampq_onnx.disk import files
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 real = Path.replace
 moved = []
@@ -109,7 +109,7 @@ def test_terminated_runs_leave_nothing(tmp_path: Path) -> None:
     script = (
         # A background job's children ignore Ctrl-C unless they say otherwise.
         "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from lampq_onnx.cli import main\nfrom lampq_onnx import files\nfrom pathlib import Path\n"
+        "from lampq_onnx.cli import main\nfrom lampq_onnx.disk import files\nfrom pathlib import Path\n"
         "def app(words):\n"
         "    with files.staging(Path(sys.argv[1]), ['x']):\n"
         "        print('ready', flush=True)\n"

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import TARGETS, convert_model
+from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
+from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import LEVELS, as_ir, one_matmul, reference, run
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

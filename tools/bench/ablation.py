@@ -32,17 +32,7 @@ from lampq_onnx import allocation
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import run_tool, with_options
-from lampq_onnx.data import CroppedImages, choose, open_source
-from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.evidence import error_of_mean
-from lampq_onnx.frontend.batching import SlicedImages, logits_of
-from lampq_onnx.frontend.live import live_model
-from lampq_onnx.frontend.loading import DIGITS
-from lampq_onnx.frontend.opening import calibration_images, digits_source, load_model
-from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs
-from lampq_onnx.frontend.session import Frontend
-from lampq_onnx.frontend.threads import torch_threads
-from lampq_onnx.options import (
+from lampq_onnx.config.options import (
     AnalysisOptions,
     EffortName,
     ImageOptions,
@@ -50,9 +40,19 @@ from lampq_onnx.options import (
     RoundingOptions,
     UpdateOptions,
 )
-from lampq_onnx.progress import NO_PROGRESS
-from lampq_onnx.recipe import Recipe, Values
-from lampq_onnx.runtime.accuracy import AccuracyMeter
+from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.data import CroppedImages, choose, open_source
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.models.loading import DIGITS
+from lampq_onnx.frontend.opening import calibration_images, digits_source, load_model
+from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.shared.batching import SlicedImages, logits_of
+from lampq_onnx.frontend.shared.threads import torch_threads
+from lampq_onnx.frontend.simulation.live import live_model
+from lampq_onnx.measures.accuracy import AccuracyMeter
+from lampq_onnx.measures.evidence import error_of_mean
+from lampq_onnx.running.progress import NO_PROGRESS
 from lampq_onnx.runtime.environment import available_cores, describe_environment
 
 CANDIDATES = allocation.DEFAULT_CANDIDATES

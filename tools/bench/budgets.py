@@ -23,10 +23,10 @@ import numpy as np
 
 from lampq_onnx.allocation import Limits, allocate_within
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LatencyTable, ModelIdentity, Sensitivities, UnitSensitivity
-from lampq_onnx.converter import convert_model, load_model, save_model
-from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.probe import ProbeOptions, probe
 from lampq_onnx.runtime.probe.layers import LayerShape, plain_weight
@@ -68,8 +68,8 @@ def source(path: Path | None, name: str | None) -> Iterator[Path]:
     import timm
     import torch
 
-    from lampq_onnx.frontend.export import export_model
-    from lampq_onnx.frontend.loading import load_timm
+    from lampq_onnx.frontend.models.export import export_model
+    from lampq_onnx.frontend.models.loading import load_timm
 
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)

@@ -19,8 +19,8 @@ import typer
 
 import lampq_onnx
 from lampq_onnx.artifacts.report import Accuracy
+from lampq_onnx.config.options import EffortName
 from lampq_onnx.errors import LampqError
-from lampq_onnx.options import EffortName
 from lampq_onnx.runtime.environment import describe_environment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

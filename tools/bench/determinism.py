@@ -22,8 +22,8 @@ import typer
 
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.cli.parameters import run_tool
+from lampq_onnx.disk.files import PLAN_FILE, TIMELESS_FILES
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import PLAN_FILE, TIMELESS_FILES
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """PyTorch's own kernels, and those of the two libraries it multiplies matrices with."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.task_model import NamedOutputs
+from lampq_onnx.frontend.models.task_model import NamedOutputs
 
 Shape = tuple[int, int, int]
 """(channels, height, width) of an image."""

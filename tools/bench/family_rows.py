@@ -14,24 +14,25 @@ from pydantic import Field
 from safetensors.torch import save_file
 
 from lampq_onnx.artifacts import Report
-from lampq_onnx.artifacts.base import Record
 from lampq_onnx.artifacts.gates import GateLimits
+from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.data import BatchedImages
+from lampq_onnx.disk.files import FLOAT_FILE
+from lampq_onnx.disk.records import Record
 from lampq_onnx.errors import LampqError
-from lampq_onnx.files import FLOAT_FILE
+from lampq_onnx.evaluation.gates import EXCESS_BOUND, EXCESS_IMAGES
 from lampq_onnx.frontend.checkup import EXPORT_BOUND
-from lampq_onnx.frontend.kept import NOT_KEPT
-from lampq_onnx.frontend.loading import LoadedModel, load_timm
+from lampq_onnx.frontend.models.loading import load_timm
 from lampq_onnx.frontend.opening import on_device
 from lampq_onnx.frontend.session import Frontend
-from lampq_onnx.frontend.threads import torch_threads
-from lampq_onnx.gates import EXCESS_BOUND, EXCESS_IMAGES
-from lampq_onnx.output import QuantizedOutput
-from lampq_onnx.progress import NO_PROGRESS, Clock
-from lampq_onnx.recipe import Recipe
+from lampq_onnx.frontend.shared.kept import NOT_KEPT
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.threads import torch_threads
+from lampq_onnx.running.progress import NO_PROGRESS, Clock
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import target_here
-from lampq_onnx.search import Search, measure
+from lampq_onnx.workflow.output import QuantizedOutput
+from lampq_onnx.workflow.search import Search, measure
 from tools.bench.family_models import Family, noise_images
 
 CALIBRATION_IMAGES = 8

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lampq_onnx.files import TIMELESS_FILES
+from lampq_onnx.disk.files import TIMELESS_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ import timm
 import torch
 from torch.nn import functional
 
-from lampq_onnx.frontend.fisher import fisher_traces
-from lampq_onnx.frontend.loading import load_timm
+from lampq_onnx.frontend.measuring.fisher import fisher_traces
+from lampq_onnx.frontend.models.loading import load_timm
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.runtime.environment import available_cores, describe_environment
 

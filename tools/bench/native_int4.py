@@ -10,9 +10,11 @@ import onnx
 import onnx_ir as ir
 
 from lampq_onnx.artifacts import BitPlan
-from lampq_onnx.converter import Target, convert_model, load_model
+from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.convert import planned_sites
+from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.quantization import Grid, WeightGrid
+from lampq_onnx.targets import Target
 
 
 def write_native_int4(source: Path, plan: BitPlan, target: Target, path: Path) -> None:

@@ -36,20 +36,21 @@ import lampq_onnx
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import run_tool, with_options
+from lampq_onnx.config.options import EffortName, ImageOptions, ModelOptions
+from lampq_onnx.config.recipe import Values, by_name, section
 from lampq_onnx.data import Batch, choose, iter_batches, open_source
+from lampq_onnx.disk.files import MODEL_FILE, PLAN_FILE, SENSITIVITY_FILE
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.files import MODEL_FILE, PLAN_FILE, SENSITIVITY_FILE
-from lampq_onnx.frontend.analysis import TRACE_IMAGES
-from lampq_onnx.frontend.batching import BATCH
 from lampq_onnx.frontend.likelihoods.classification import sampled_labels
-from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.frontend.measuring.analysis import TRACE_IMAGES
 from lampq_onnx.frontend.opening import calibration_images, load_model
-from lampq_onnx.frontend.threads import torch_threads
-from lampq_onnx.options import EffortName, ImageOptions, ModelOptions
-from lampq_onnx.progress import NO_PROGRESS
+from lampq_onnx.frontend.shared.batching import BATCH
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.threads import torch_threads
+from lampq_onnx.measures.accuracy import AccuracyMeter
 from lampq_onnx.quantization.sketch import same_weights
-from lampq_onnx.recipe import Values, by_name, section
-from lampq_onnx.runtime import AccuracyMeter, open_runner
+from lampq_onnx.running.progress import NO_PROGRESS
+from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import available_cores, describe_environment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

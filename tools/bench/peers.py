@@ -27,16 +27,17 @@ import numpy as np
 import onnxruntime as ort
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
-from lampq_onnx.calibration import with_measured_ranges
-from lampq_onnx.converter import convert_model, load_model, save_model
-from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.converter import convert_model
 from lampq_onnx.data import iter_batches, open_source
-from lampq_onnx.metadata import read_metadata
-from lampq_onnx.options import ImageOptions
-from lampq_onnx.runtime import AccuracyMeter, describe_environment, open_runner
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.metadata import read_metadata
+from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
+from lampq_onnx.measures.accuracy import AccuracyMeter
+from lampq_onnx.runtime import describe_environment, open_runner
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.workflow.ranges import with_measured_ranges
 from tools.bench.native_int4 import write_native_int4
 
 TOOL_SECONDS = 900

@@ -27,9 +27,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import convert_model, load_model, save_model
-from lampq_onnx.converter.convert import default_graph_passes
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model
+from lampq_onnx.converter.order import default_graph_passes
+from lampq_onnx.graph.keys import TARGET_KEY
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options
 from lampq_onnx.targets import Target
@@ -76,9 +78,9 @@ def float_file(folder: Path, model: str, checkpoint: Path | None) -> Path:
         import timm
         from safetensors.torch import save_file
 
-        from lampq_onnx.frontend.export import export_model
+        from lampq_onnx.config.options import ImageOptions, ModelOptions
+        from lampq_onnx.frontend.models.export import export_model
         from lampq_onnx.frontend.opening import load_model as load_torch
-        from lampq_onnx.options import ImageOptions, ModelOptions
 
         folder.mkdir(parents=True, exist_ok=True)
         if checkpoint is None:
@@ -111,7 +113,7 @@ def quantized(
         passes: how many of the passes over the float graph run; None: all.
     """
     target = target or target_here("auto")
-    if path.is_file() and load_model(path).metadata_props.get("lampq_onnx.target") == target.name:
+    if path.is_file() and load_model(path).metadata_props.get(TARGET_KEY) == target.name:
         return {}
     model = load_model(source)
     chosen = default_graph_passes()[:passes]

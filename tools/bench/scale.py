@@ -24,9 +24,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter.model_file import file_bytes
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.metadata import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY
+from lampq_onnx.graph.keys import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY
+from lampq_onnx.graph.model_file import file_bytes
 from lampq_onnx.runtime.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +185,7 @@ def images(path: Path, count: int, side: int, classes: int = CLASSES, channels: 
 def measure_models(names: list[str], bits: int, count: int) -> None:
     print("| shape | float, MB | written, MB | convert, MB | above start, of float | s | validate, MB | s |")
     print("|---|---|---|---|---|---|---|---|")
-    base, _ = peak("-c", "import lampq_onnx.output, onnxscript.version_converter, onnx")
+    base, _ = peak("-c", "import lampq_onnx.workflow.output, onnxscript.version_converter, onnx")
     for name in names:
         with tempfile.TemporaryDirectory() as room:
             folder, shape = Path(room), SHAPES[name]

@@ -30,9 +30,9 @@ from torch import nn
 
 from lampq_onnx.cli.parameters import arguments_of, run_tool
 from lampq_onnx.data import Preprocessing, choose, iter_batches, open_source
+from lampq_onnx.disk.files import staging
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.files import staging
-from lampq_onnx.frontend.loading import load_timm
+from lampq_onnx.frontend.models.loading import load_timm
 
 Kind = Literal["channels", "massive", "both"]
 Hook = Callable[[nn.Module, tuple[torch.Tensor, ...]], None]

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import (
-    INTEGER_KERNEL_BITS,
-    LayerPass,
-    Parameters,
-    add_constant,
-    added_row,
-    move_annotation,
-    only_reader,
-    shape_constant,
-    shared_constant,
-    take_over,
-    unused,
-)
-from lampq_onnx.converter.passes.fold_shapes import dimensions
-from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass
+from lampq_onnx.graph.bias import Bias, bias_of
+from lampq_onnx.graph.edits import add_constant, move_annotation, shape_constant, shared_constant, take_over, unused
+from lampq_onnx.graph.layers import constant_array, users
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.readers import only_reader
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import Dimension, dimensions
 from lampq_onnx.targets import Target
 
 LARGEST_BIAS = 2**30
@@ -34,7 +28,7 @@ _TAKE_BIAS = frozenset({"Gelu", "Erf", "Tanh"})
 _WITHIN_ACTIVATION = frozenset({"Add", "Div", "Mul", "Pow"})
 
 
-class BiasInGemm(LayerPass):
+class BiasInGemm(LayerPass[LayerFacts]):
     """Let the integer kernel of a layer add its bias, where a pass over the layer's result is saved by it.
 
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
@@ -51,7 +45,9 @@ class BiasInGemm(LayerPass):
         target: see `Target.gemm_bias`.
     """
 
-    def __init__(self, parameters: Parameters, target: Target) -> None:
+    purpose = "bias added by the integer kernel"
+
+    def __init__(self, parameters: Mapping[str, LayerFacts], target: Target) -> None:
         super().__init__(parameters)
         self._target = target
         self._rows: dict[ir.Node, ir.Value] = {}
@@ -59,35 +55,37 @@ class BiasInGemm(LayerPass):
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         if not self._target.gemm_bias:
-            return 0
+            return self.settle("", Refused(f"{self._target.name} has no kernel that is faster with it"))
         self._rows.clear()
-        return sum(self._rewrite(model.graph, name, node) for name, node in self.units(model))
+        return sum(self.settle(name, self._rewrite(model.graph, name, node)) for name, node in self.units(model))
 
-    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
-        numbers = self.parameters[name]
+    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> Outcome:
+        layer = self.parameters[name]
+        if node.op_type == "Gemm":
+            return False  # done
+        if layer.input_scale is None or layer.input_bits > INTEGER_KERNEL_BITS:
+            return Refused("the layer runs in float: its input has no 8 bits")
+        if node.op_type != "MatMul":
+            return Refused(f"the layer is a {node.op_type}, and only a MatMul can become a Gemm")
+        if layer.input_bits < INTEGER_KERNEL_BITS:
+            return Refused("its input has fewer than 8 bits, whose steps are too coarse for a bias in whole steps")
         source, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
-        if numbers.activation is None or numbers.activation.bits != INTEGER_KERNEL_BITS or node.op_type != "MatMul":
-            return False
         if source is None or weight is None or weight.inputs[1] is None:
-            return False
-        channels, inputs = numbers.weight.codes.shape
+            return Refused("its input or its weight is not read through DequantizeLinear")
+        channels, inputs = layer.outputs, layer.inputs
         # The scales as onnxruntime reads them, from the file: of a part of the unit, perhaps (`ProductPerPart`).
         weight_scale = constant_array(weight.inputs[1]).astype(np.float32)
         outputs = weight_scale.size
-        found = added_row(node, outputs, graph)
-        if found is None or _takes_bias(found[0].outputs[0]):
-            return False
-        add, row = found
-        sizes = dimensions(add.outputs[0])
-        if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
-            return False
-        if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
-            return False
-        bias = _in_steps(
-            constant_array(row).astype(np.float32).reshape(-1), np.float32(numbers.activation.scale) * weight_scale
-        )
+        found = bias_of(node, outputs)
+        if found is None:
+            return Refused("it has no bias of one number per output channel that only its own result is added to")
+        add, sizes = found.node, dimensions(found.node.outputs[0])
+        kept = _reason_to_keep(found, sizes)
+        if kept is not None or sizes is None:
+            return kept or False
+        bias = _in_steps(found.vector(outputs), np.float32(layer.input_scale) * weight_scale)
         if bias is None:
-            return False
+            return Refused("its bias does not fit into int32 in steps of input scale times weight scale")
         if len(weight.inputs) < 3:
             weight.resize_inputs(3)
             zero = shared_constant(graph, f"lampq.zero.int8.{outputs}", np.zeros(outputs, np.int8))
@@ -124,6 +122,17 @@ class BiasInGemm(LayerPass):
         return True
 
 
+def _reason_to_keep(bias: Bias, sizes: tuple[Dimension, ...] | None) -> Refused | None:
+    """Why a bias is better left in its Add."""
+    if _takes_bias(bias.node.outputs[0]):
+        return Refused("an activation function reads its result, and adds the bias on its way")
+    if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
+        return Refused("the sizes of its result, apart from the batch, are not known")
+    if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
+        return Refused("its result has one row per image, for which the Add costs nothing")
+    return None
+
+
 def _next_reshape(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
     """The Reshape that alone reads ``value`` and makes the same of its rows."""
     reader = only_reader(value, graph)
@@ -148,10 +157,10 @@ def _takes_bias(value: ir.Value) -> bool:
 
 
 def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:
-    """(outputs,) int32: the row, one number or one an output, in steps of ``scale``; None: int32 does not hold it."""
+    """(outputs,) int32: the bias in steps of ``scale``; None: int32 does not hold it."""
     if not (scale > 0).all():
         return None
-    steps = np.rint(np.broadcast_to(row, scale.shape).astype(np.float64) / scale)
+    steps = np.rint(row.astype(np.float64) / scale)
     if not (np.abs(steps) < LARGEST_BIAS).all():
         return None
     return steps.astype(np.int32)

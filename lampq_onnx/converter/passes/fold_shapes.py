@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant
-from lampq_onnx.converter.sites import constant_array, int_attribute
-
-Dimension = int | str
-"""A number, or the name of a symbolic dimension; names are equal only for dimensions that are."""
+from lampq_onnx.graph.edits import CountingPass, add_constant, place
+from lampq_onnx.graph.layers import constant_array, int_attribute
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import Dimension, dimensions
 
 LONGEST = 16
 """Integer constants with more elements are no shapes."""
@@ -29,6 +27,8 @@ class FoldShapes(CountingPass):
        nobody reads any more are removed.
     """
 
+    purpose = "constant target shape of a Reshape"
+
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         graph = model.graph
@@ -38,7 +38,7 @@ class FoldShapes(CountingPass):
             if node.domain not in ("", "ai.onnx"):
                 continue
             if node.op_type == "Reshape":
-                count += self._fold(graph, node, known)
+                count += self.settle(place(node), self._fold(graph, node, known))
             elif node.op_type == "Transpose":
                 _spread(node)
             else:
@@ -50,54 +50,26 @@ class FoldShapes(CountingPass):
             _infer(model)
         return count
 
-    def _fold(self, graph: ir.Graph, node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> bool:
+    def _fold(self, graph: ir.Graph, node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> Outcome:
         shape = node.inputs[1]
-        target = None if shape is None else known.get(shape)
-        if shape is None or shape.const_value is not None or target is None:
+        if shape is None or shape.const_value is not None:
             return False
+        target = known.get(shape)
+        if target is None:
+            return Refused("the shape depends on values that are known only in a run")
         numbers = [d for d in target if isinstance(d, int)]
         symbols = [d for d in target if isinstance(d, str)]
         inferred = numbers.count(-1)
+        if len(symbols) + inferred > 1:
+            return Refused("several dimensions of the shape are known only in a run")
         # A dimension of 0 would make the -1 ambiguous, or copy the input's.
-        if len(symbols) + inferred > 1 or any(d == 0 or d < -1 for d in numbers):
-            return False
+        if any(d == 0 or d < -1 for d in numbers):
+            return Refused("the shape has a dimension that is 0 or negative")
         wanted = np.array([d if isinstance(d, int) else -1 for d in target], np.int64)
         node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}.shape", wanted))
         if not inferred:
             node.outputs[0].shape = ir.Shape(target)
         return True
-
-
-def dimensions(value: ir.Value | None) -> tuple[Dimension, ...] | None:
-    """The declared shape; None where a dimension has neither number nor name."""
-    if value is None or value.shape is None:
-        return None
-    found = tuple(d if isinstance(d, int) else d.value for d in value.shape)
-    return None if any(d is None for d in found) else found  # type: ignore[return-value]
-
-
-def same_reshaped(before: tuple[Dimension, ...] | None, after: tuple[Dimension, ...] | None, leading: int) -> bool:
-    """Whether the first dimensions of a Reshape's input and result are the same.
-
-    Inference gives the batch behind a -1 another name. With one symbol on both sides it is the same number where all
-    others multiply to the same.
-
-    Args:
-        leading: how many dimensions.
-    """
-    if before is None or after is None or min(len(before), len(after)) < leading:
-        return False
-    if before[:leading] == after[:leading]:
-        return True
-    symbols = [[position for position, d in enumerate(shape) if isinstance(d, str)] for shape in (before, after)]
-    if len(symbols[0]) != 1 or symbols[0] != symbols[1]:
-        return False
-    numbers = [[d for d in shape if isinstance(d, int)] for shape in (before, after)]
-    (symbol,) = symbols[0]
-    pairs = zip(before[:leading], after[:leading], strict=True)
-    return math.prod(numbers[0]) == math.prod(numbers[1]) and all(
-        a == b for position, (a, b) in enumerate(pairs) if position != symbol
-    )
 
 
 def _infer(model: ir.Model) -> None:

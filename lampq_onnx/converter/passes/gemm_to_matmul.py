@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions
-from lampq_onnx.converter.sites import constant_array, int_attribute, users
+from lampq_onnx.converter.passes.base import LayerPass
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
+from lampq_onnx.graph.layers import constant_array, int_attribute
+from lampq_onnx.graph.parameters import LayerParameters
+from lampq_onnx.graph.shapes import dimensions
 
 
-class GemmToMatMul(LayerPass):
+class GemmToMatMul(LayerPass[LayerParameters]):
     """Rewrite the Gemm of each unit.
 
     1. A Gemm is two-dimensional, and onnxruntime runs a Gemm (or the MatMul + Add that it turns into one) with a
@@ -38,7 +41,7 @@ class GemmToMatMul(LayerPass):
         assert weight is not None
         alpha = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
         beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
-        matrix = constant_array(weight)
+        matrix, is_row = constant_array(weight), bias_of(node) is not None
         if int_attribute(node, "transB", 0):
             matrix = matrix.T
         # The values matter only for the shape: the weight pass replaces them by the planned integers.
@@ -65,7 +68,7 @@ class GemmToMatMul(LayerPass):
         drop = ir.node("Squeeze", [last, axis], name=f"{name}.drop")
         if bias is None:
             nodes.append(drop)
-        elif _is_row(bias):
+        elif is_row:
             add = ir.node("Add", [last, bias], name=f"{name}.add")
             drop.replace_input_with(0, add.outputs[0])
             nodes += [add, drop]
@@ -78,13 +81,10 @@ class GemmToMatMul(LayerPass):
 
 def _lift(graph: ir.Graph, name: str, node: ir.Node) -> None:
     """Put a dimension into a two-dimensional MatMul and the Add of its bias."""
-    last = node.outputs[0]
-    readers = users(last)
-    if len(readers) == 1 and readers[0].op_type == "Add" and not last.is_graph_output():
-        others = [value for value in readers[0].inputs if value is not None and value is not last]
-        if len(others) == 1 and _is_row(others[0]):
-            last = readers[0].outputs[0]
-            node.outputs[0].name = f"{node.outputs[0].name}.lifted"  # three dimensions, which the float file's has not
+    last, bias = node.outputs[0], bias_of(node)
+    if bias is not None:
+        last = bias.node.outputs[0]
+        node.outputs[0].name = f"{node.outputs[0].name}.lifted"  # three dimensions, which the float file's has not
     axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
     lift = ir.node("Unsqueeze", [node.inputs[0], axis], name=f"{name}.lift")
     graph.insert_before(node, lift)
@@ -96,9 +96,3 @@ def _lift(graph: ir.Graph, name: str, node: ir.Node) -> None:
     take_over(last, drop.outputs[0])
     drop.replace_input_with(0, last)  # take_over redirected this reader as well
     node.outputs[0].shape = last.shape = None  # three dimensions now; readers infer them
-
-
-def _is_row(bias: ir.Value) -> bool:
-    """Whether ``bias`` is the same for every row of the result."""
-    shape = () if bias.const_value is None else bias.const_value.shape.numpy()
-    return bias.const_value is not None and (len(shape) < 2 or shape[0] == 1)

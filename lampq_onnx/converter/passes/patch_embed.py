@@ -5,32 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import LayerPass, add_constant, move_annotation, take_over
-from lampq_onnx.converter.sites import constant_array, cuts_patches, users
+from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
+from lampq_onnx.graph.layers import constant_array, users
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.patches import patch_geometry
+from lampq_onnx.graph.refusals import Refused
 
 
-def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
-    """(channels, rows, columns, kernel height, kernel width) of a Conv that cuts its input into whole patches.
-
-    None where the Conv is of another kind: overlapping, padded, dilated, grouped, or of unknown input size.
-    """
-    weight, source = node.inputs[1], node.inputs[0]
-    if weight is None or weight.const_value is None or source is None or source.shape is None:
-        return None
-    kernel = [int(k) for k in weight.const_value.shape.numpy()[2:]]
-    size = source.shape[2:] if len(source.shape) == 4 else ()
-    sides = [d for d in size if isinstance(d, int)]
-    if len(sides) != 2 or not cuts_patches(node):
-        return None
-    height, width = sides
-    if height % kernel[0] or width % kernel[1]:
-        return None
-    channels = int(weight.const_value.shape.numpy()[1])
-    return channels, height // kernel[0], width // kernel[1], kernel[0], kernel[1]
-
-
-class PatchEmbedToMatMul(LayerPass):
+class PatchEmbedToMatMul(LayerPass[LayerFacts]):
     """Rewrite a Conv whose stride is its kernel.
 
     1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
@@ -42,11 +26,16 @@ class PatchEmbedToMatMul(LayerPass):
        [n, tokens, d]), its result takes that place; elsewhere it is brought back to [n, d, rows, columns].
     """
 
+    purpose = "patch embedding as a MatMul, which has an integer kernel"
+
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         count = 0
         for name, node in self.units(model):
-            if node.op_type != "Conv" or self.parameters[name].activation is None:
+            if node.op_type != "Conv":
+                continue
+            if self.parameters[name].input_scale is None:
+                self.settle(name, Refused("its input stays in float, and float kernels are best at the Conv as it is"))
                 continue
             geometry = patch_geometry(node)
             if geometry is None:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import (
-    LayerPass,
-    Parameters,
-    add_constant,
-    added_row,
-    move_annotation,
-    only_reader,
-    shape_constant,
-    shared_constant,
-    take_over,
-    unused,
-)
-from lampq_onnx.converter.passes.fold_shapes import Dimension, dimensions
-from lampq_onnx.converter.sites import UNIT_KEY, constant_array, int_attribute, users
-from lampq_onnx.converter.storage import STORAGE_KEY
+from lampq_onnx.converter.passes.base import LayerPass
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.edits import add_constant, move_annotation, shape_constant, shared_constant, take_over, unused
+from lampq_onnx.graph.keys import STORAGE_KEY, UNIT_KEY
+from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.readers import only_reader
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import Dimension, dimensions
 from lampq_onnx.targets import Target
 
 MOST_PARTS = 8
@@ -32,7 +27,7 @@ LEAST_CHANNELS = 8
 as many channels at a time as a vector register holds."""
 
 
-class ProductPerPart(LayerPass):
+class ProductPerPart(LayerPass[LayerFacts]):
     """Split the weights of a layer, which happens once, in the place of its result, which would at every run.
 
     1. MatMul -> Add -> Reshape [.., parts, ..] -> Transpose -> Split -> Squeeze, as exporters write queries, keys and
@@ -49,7 +44,9 @@ class ProductPerPart(LayerPass):
         target: see `Target.part_products`.
     """
 
-    def __init__(self, parameters: Parameters, target: Target) -> None:
+    purpose = "a product for each of query, key and value, instead of a Split of one result"
+
+    def __init__(self, parameters: Mapping[str, LayerFacts], target: Target) -> None:
         super().__init__(parameters)
         self._target = target
         self._nodes: set[str] = set()
@@ -59,33 +56,33 @@ class ProductPerPart(LayerPass):
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         if not self._target.part_products:
-            return 0
+            return self.settle("", Refused(f"{self._target.name} gains nothing by it"))
         graph = model.graph
         self._nodes = {node.name for node in graph if node.name}
         written = (output for node in graph for output in node.outputs)
         self._values = {value.name for value in (*graph.inputs, *graph.initializers.values(), *written) if value.name}
         self._cuts.clear()
-        return sum(self._rewrite(graph, name, node) for name, node in self.units(model))
+        return sum(self.settle(name, self._rewrite(graph, name, node)) for name, node in self.units(model))
 
-    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> bool:
+    def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> Outcome:
         last_scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
         if node.op_type != "MatMul" or last_scaling is None:
             return False
         scaling = _scaling_nodes(last_scaling)
-        outputs = self.parameters[name].weight.codes.shape[0]
-        bias = added_row(node, outputs, graph)
-        if bias is not None and not _keeps_rank(bias, node.outputs[0]):
-            return False
-        result = node.outputs[0] if bias is None else bias[0].outputs[0]
+        outputs = self.parameters[name].outputs
+        bias = bias_of(node, outputs)
+        result = node.outputs[0] if bias is None else bias.node.outputs[0]
         found = _parts(result, outputs, graph)
-        if found is None or not _pays(found.sizes):
-            return False
+        if not isinstance(found, _Parts):
+            return found
+        if not _pays(found.sizes):
+            return Refused(f"{len(found.sizes)} parts of at least {min(found.sizes)} channels do not pay")
         read = [index for index, end in enumerate(found.ends) if users(end) or end.is_graph_output()]
         for index, product in zip(read, self._products(graph, name, node, scaling, found.sizes, read), strict=True):
             size = found.sizes[index]
             last = _typed(product.outputs[0], node.outputs[0], size)
             if bias is not None:
-                add = ir.node("Add", [last, self._cut(graph, bias[1], found.sizes, index)], name="")
+                add = ir.node("Add", [last, self._cut(graph, bias.value, found.sizes, index)], name="")
                 graph.insert_before(node, add)
                 last = _typed(add.outputs[0], result, size)
             for move in found.moves(graph):
@@ -95,7 +92,7 @@ class ProductPerPart(LayerPass):
             take_over(found.ends[index], last)
         graph.remove(found.removed, safe=True)
         if bias is not None:
-            graph.remove(bias[0], safe=True)
+            graph.remove(bias.node, safe=True)
         graph.remove([node, *scaling], safe=True)
         return True
 
@@ -177,15 +174,12 @@ class _Parts:
         return nodes
 
 
-def _keeps_rank(bias: tuple[ir.Node, ir.Value], product: ir.Value) -> bool:
-    """Whether a bias has no more dimensions than the product that it is added to."""
-    return constant_array(bias[1]).ndim <= len(dimensions(product) or (0,))
-
-
-def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | None:
+def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | Refused | Literal[False]:
+    """How a layer's result is taken apart; False where it is not."""
     reader = only_reader(result, graph)
     if reader is None:
-        return None
+        shared = len(users(result)) > 1 or result.is_graph_output()
+        return _SHARED if shared and any(user.op_type == "Split" for user in users(result)) else False
     if reader.op_type == "Split":
         return _along_channels(reader, result, outputs)
     reshapes = []
@@ -195,19 +189,28 @@ def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | None:
     transpose = reader if reader is not None and reader.op_type == "Transpose" else None
     split = reader if transpose is None else only_reader(transpose.outputs[0], graph)
     if split is None or split.op_type != "Split" or not reshapes:
-        return None
+        last = transpose or (reshapes[-1] if reshapes else None)
+        behind = [] if last is None else users(last.outputs[0])
+        return _SHARED if len(behind) > 1 and any(user.op_type == "Split" for user in behind) else False
     return _along_new_axis(reshapes, transpose, split, outputs, graph)
+
+
+_SHARED = Refused("something else reads its whole result as well")
+_SCATTERED = Refused("its parts are not consecutive output channels")
+_UNKNOWN = Refused("the shape of its result, apart from the batch, is not known")
 
 
 def _pays(sizes: Sequence[int]) -> bool:
     return 1 < len(sizes) <= MOST_PARTS and min(sizes) >= LEAST_CHANNELS
 
 
-def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | None:
+def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | Refused:
     """Parts of a Split along the last axis."""
     shape = dimensions(result)
-    if shape is None or int_attribute(split, "axis", 0) % len(shape) != len(shape) - 1:
-        return None
+    if shape is None:
+        return _UNKNOWN
+    if int_attribute(split, "axis", 0) % len(shape) != len(shape) - 1:
+        return _SCATTERED
     given = split.inputs[1] if len(split.inputs) > 1 else None
     if given is not None and given.const_value is not None:
         sizes = tuple(int(size) for size in constant_array(given))
@@ -215,23 +218,23 @@ def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | 
         ends = [(dimensions(output) or (None,))[-1] for output in split.outputs]
         sizes = tuple(size for size in ends if isinstance(size, int))
     if len(sizes) != len(split.outputs) or sum(sizes) != outputs:
-        return None
+        return Refused("the sizes of its parts are not known")
     return _Parts(sizes, tuple(split.outputs), None, None, (split,))
 
 
 def _along_new_axis(
     reshapes: Sequence[ir.Node], transpose: ir.Node | None, split: ir.Node, outputs: int, graph: ir.Graph
-) -> _Parts | None:
+) -> _Parts | Refused:
     """Parts of size 1 of an axis that the last of ``reshapes`` has made out of the channels."""
     reshape = reshapes[-1]
     shape = dimensions(reshape.outputs[0])
     wanted = reshape.inputs[1] if reshape.op_type == "Reshape" else None
     if shape is None or wanted is None or wanted.const_value is None:
-        return None
+        return _UNKNOWN
     perm = tuple(range(len(shape)))
     if transpose is not None:
         if "perm" not in transpose.attributes:
-            return None
+            return _SCATTERED
         perm = tuple(int(axis) for axis in transpose.attributes["perm"].as_ints())
     split_axis = int_attribute(split, "axis", 0) % len(shape)
     axis = perm[split_axis]
@@ -243,14 +246,14 @@ def _along_new_axis(
     copied = target[axis:] if plain else target
     # Consecutive channels: nothing but channels behind the axis, and all of them.
     channels = shape[axis:]
-    if target[axis] != count or 0 in copied or not all(isinstance(size, int) for size in channels):
-        return None
-    if math.prod(size for size in channels if isinstance(size, int)) != outputs:
-        return None
+    if 0 in copied or not all(isinstance(size, int) for size in channels):
+        return _UNKNOWN
+    if target[axis] != count or math.prod(size for size in channels if isinstance(size, int)) != outputs:
+        return _SCATTERED
     squeezes = [_squeeze(output, split_axis, len(shape), graph) for output in split.outputs]
     known = tuple(node for node in squeezes if node is not None)
     if len(known) != count:
-        return None
+        return Refused("a part keeps the axis that it was split along")
     moved = tuple(a - (a > axis) for a in perm if a != axis)
     return _Parts(
         sizes=(outputs // count,) * count,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass, Parameters, add_constant
+from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass
+from lampq_onnx.graph.edits import add_constant
+from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.quantization import ActivationQuantizer
 
 UINT16_OPSET = 21
@@ -14,7 +16,7 @@ UINT16_OPSET = 21
 _MOVES = frozenset({"Reshape", "Transpose"})
 
 
-class QuantizeActivations(LayerPass):
+class QuantizeActivations(LayerPass[LayerParameters]):
     """Quantize what each unit reads.
 
     1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: the same to uint16.

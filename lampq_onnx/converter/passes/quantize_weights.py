@@ -9,22 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.bit_layout import paired_fields, shares_bytes
-from lampq_onnx.converter.passes.base import LayerParameters, LayerPass, Parameters, add_constant
-from lampq_onnx.converter.storage import (
-    STORAGE_KEY,
-    Packed,
-    Stored,
-    may_share,
-    needs_unsigned,
-    pack_weight,
-    scale_weight,
-)
+from lampq_onnx.converter.packing.bit_layout import paired_fields, shares_bytes
+from lampq_onnx.converter.packing.storage import Packed, Stored, may_share, needs_unsigned, pack_weight, scale_weight
+from lampq_onnx.converter.passes.base import LayerPass
+from lampq_onnx.graph.edits import add_constant
+from lampq_onnx.graph.keys import ACTIVATION_BITS_KEY, SCHEME_KEY, STORAGE_KEY, UNIT_KEY, WEIGHT_BITS_KEY
+from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
 
-class QuantizeWeights(LayerPass):
+class QuantizeWeights(LayerPass[LayerParameters]):
     """Give every unit its stored weight.
 
     1. A weight that several units share with equal numbers is stored and unpacked once; each unit scales it, by
@@ -92,10 +87,10 @@ class QuantizeWeights(LayerPass):
     def _labels(self, name: str, stored: Stored) -> dict[str, str]:
         numbers = self.parameters[name]
         return {
-            "lampq_onnx.unit": f"{name}.weight",
-            "lampq_onnx.weight_bits": str(numbers.weight.bits),
-            "lampq_onnx.activation_bits": str(_input_bits(numbers)),
-            "lampq_onnx.scheme": numbers.weight.grid.value,
+            UNIT_KEY: f"{name}.weight",
+            WEIGHT_BITS_KEY: str(numbers.weight.bits),
+            ACTIVATION_BITS_KEY: str(_input_bits(numbers)),
+            SCHEME_KEY: numbers.weight.grid.value,
             STORAGE_KEY: stored.storage,
         }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import LayerPass, add_constant, is_bias, take_over
-from lampq_onnx.converter.sites import constant_array, users
+from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.bias import bias_of, shares_addend
+from lampq_onnx.graph.edits import add_constant, take_over
+from lampq_onnx.graph.parameters import LayerParameters
 
 
-class ReplaceBias(LayerPass):
+class ReplaceBias(LayerPass[LayerParameters]):
     """Give a unit the bias of its rounded weights, where they have one.
 
     1. The bias is a new initializer: exporters merge equal constants, and the old one may be another layer's, too.
@@ -26,41 +28,33 @@ class ReplaceBias(LayerPass):
                 continue
             value = add_constant(model.graph, f"{name}.rounding.bias", bias)
             if node.op_type == "MatMul":
-                _set_added(model.graph, name, node, value)
+                _set_added(model.graph, name, node, value, bias.size)
             else:
-                _set_third_input(name, node, value)
+                _set_third_input(name, node, value, bias.size)
             count += 1
         return count
 
 
-def _set_third_input(name: str, node: ir.Node, bias: ir.Value) -> None:
-    old = node.inputs[2] if len(node.inputs) > 2 else None
-    if old is not None and not is_bias(old, constant_array(bias).size):
+def _set_third_input(name: str, node: ir.Node, value: ir.Value, outputs: int) -> None:
+    if len(node.inputs) > 2 and node.inputs[2] is not None and bias_of(node, outputs) is None:
         raise _unclear(name)
     node.resize_inputs(3)
-    node.replace_input_with(2, bias)
+    node.replace_input_with(2, value)
     node.attributes.pop("beta", None)  # 1 is the default
 
 
-def _set_added(graph: ir.Graph, name: str, node: ir.Node, bias: ir.Value) -> None:
+def _set_added(graph: ir.Graph, name: str, node: ir.Node, value: ir.Value, outputs: int) -> None:
     product = node.outputs[0]
-    adds = [
-        (reader, position)
-        for reader in users(product)
-        if reader.op_type == "Add"
-        for position, operand in enumerate(reader.inputs)
-        if operand is not None and operand is not product and is_bias(operand, constant_array(bias).size)
-    ]
-    if not adds:
-        add = ir.node("Add", [product, bias], name=f"{name}.add")
+    old = bias_of(node, outputs)
+    if old is not None:
+        old.node.replace_input_with(old.position, value)
+    elif shares_addend(node, outputs):
+        raise _unclear(name)
+    else:
+        add = ir.node("Add", [product, value], name=f"{name}.add")
         graph.insert_after(node, add)
         take_over(product, add.outputs[0])
         add.replace_input_with(0, product)  # take_over redirected this reader as well
-    elif len(users(product)) == 1 and not product.is_graph_output():
-        reader, position = adds[0]
-        reader.replace_input_with(position, bias)
-    else:
-        raise _unclear(name)
 
 
 def _unclear(name: str) -> LampqError:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions, same_reshaped
-from lampq_onnx.converter.sites import constant_array, int_attribute, users
+from lampq_onnx.graph.edits import CountingPass, add_constant, place, take_over
+from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.refusals import Refused
+from lampq_onnx.graph.shapes import dimensions, same_reshaped
 
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
 _UNARY = frozenset(
@@ -50,27 +51,34 @@ class SelectEarly(CountingPass):
     4. Counted are the operators that now see one token.
     """
 
+    purpose = "choice of the token before the last block instead of behind it"
+
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         if model.graph.opset_imports.get("", 0) < MIN_OPSET:
-            return 0
+            return self.settle("", Refused(f"it needs opset {MIN_OPSET}"))
         count = 0
         for node in list(model.graph):
             if node.op_type == "Gather" and node.domain in ("", "ai.onnx"):
-                count += self._advance(model.graph, node)
+                where, moved = place(node), self._advance(model.graph, node)
+                count += moved if isinstance(moved, int) else self.settle(where, moved)
         return count
 
-    def _advance(self, graph: ir.Graph, node: ir.Node) -> int:
+    def _advance(self, graph: ir.Graph, node: ir.Node) -> int | Refused:
         source, index = node.inputs[0], node.inputs[1]
         shape = dimensions(source)
         if index is None or index.const_value is None or source is None or source.const_value is not None:
             return 0
         picked = constant_array(index)
         axis = int_attribute(node, "axis", 0)
-        if shape is None or len(shape) != 3 or axis % 3 != 1 or picked.shape != () or users(source) != [node]:
+        if shape is None or len(shape) != 3 or axis % 3 != 1 or picked.shape != ():
             return 0
+        if users(source) != [node] or source.is_graph_output():
+            return Refused("all tokens are read as well")
         if not _commutes(_Selection(node, 1)):
-            return 0
+            producer = source.producer()
+            before = "the input of the graph" if producer is None else f"a {producer.op_type} that needs all tokens"
+            return Refused(f"the tokens come from {before}")
         row = add_constant(graph, f"{source.name}{_ROW}", picked.reshape(1).astype(np.int64))
         axes = add_constant(graph, f"{source.name}.row_axis", np.array([1], np.int64))
         keep = ir.node("Gather", [source, row], {"axis": 1}, name=f"{source.name}.keep")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import CountingPass, add_constant, take_over
-from lampq_onnx.converter.passes.fold_shapes import dimensions
-from lampq_onnx.converter.sites import constant_array, int_attribute, users
+from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
+from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.refusals import Outcome, Refused
+from lampq_onnx.graph.shapes import dimensions
 
 MIN_OPSET = 13
 """Split and Squeeze take their numbers as inputs since then."""
@@ -20,30 +21,37 @@ class SplitUnbind(CountingPass):
        with a Squeeze behind, is split once along that axis. Every part is squeezed, which copies nothing.
     """
 
+    purpose = "one Split in the place of a Slice or Gather for each part"
+
     def apply(self, model: ir.Model) -> int:
         """See the class."""
         if model.graph.opset_imports.get("", 0) < MIN_OPSET:
-            return 0
-        count = 0
-        for value in [output for node in model.graph for output in node.outputs]:
-            count += self._split(model.graph, value)
-        return count
+            return self.settle("", Refused(f"it needs opset {MIN_OPSET}"))
+        return sum(
+            self.settle(value.name or "", self._split(model.graph, value))
+            for value in [output for node in model.graph for output in node.outputs]
+        )
 
-    def _split(self, graph: ir.Graph, value: ir.Value) -> bool:
-        shape = dimensions(value)
+    def _split(self, graph: ir.Graph, value: ir.Value) -> Outcome:
         readers = users(value)
-        if shape is None or len(readers) < 2 or value.is_graph_output():
-            return False
         picks = [_pick(reader, value) for reader in readers]
-        axis = None if picks[0] is None else picks[0][0] % len(shape)
-        if axis is None or any(pick is None or pick[0] % len(shape) != axis for pick in picks):
+        taken = [pick for pick in picks if pick is not None]
+        if len(taken) < 2:
             return False
+        shape = dimensions(value)
+        if shape is None:
+            return Refused("its shape is not known")
+        axis = taken[0][0] % len(shape)
         size = shape[axis]
+        if len(taken) < len(picks) or value.is_graph_output():
+            return Refused("something else reads the whole tensor as well")
+        if any(pick[0] % len(shape) != axis for pick in taken):
+            return Refused("its parts lie along several axes")
         if not isinstance(size, int):
-            return False
-        results = {pick[1] % size: pick[2] for pick in picks if pick is not None}
-        if sorted(results) != list(range(size)) or len(picks) != size:
-            return False
+            return Refused("the number of parts is known only in a run")
+        results = {pick[1] % size: pick[2] for pick in taken}
+        if sorted(results) != list(range(size)) or len(taken) != size:
+            return Refused("not every part is read exactly once")
         name = value.name or "unbind"
         sizes = add_constant(graph, f"{name}.sizes", np.ones(size, np.int64))
         axes = add_constant(graph, f"{name}.axis", np.array([axis], np.int64))

@@ -1,4 +1,4 @@
-"""The likelihood of each task's answers."""
+"""Likelihoods: the probability of an answer given a model's outputs, one class per task."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import cast
 
 import torch
 
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
 from lampq_onnx.frontend.likelihoods.base import Likelihood
+from lampq_onnx.frontend.likelihoods.binary import BinaryLikelihood
+from lampq_onnx.frontend.likelihoods.binary_segmentation import BinarySegmentationLikelihood
 from lampq_onnx.frontend.likelihoods.classification import ClassificationLikelihood
+from lampq_onnx.frontend.likelihoods.dense_regression import DenseRegressionLikelihood
 from lampq_onnx.frontend.likelihoods.detection import DetectionLikelihood
 from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
 from lampq_onnx.frontend.likelihoods.multi_label import MultiLabelLikelihood
+from lampq_onnx.frontend.likelihoods.regression import RegressionLikelihood
 from lampq_onnx.frontend.likelihoods.segmentation import SegmentationLikelihood
-from lampq_onnx.tasks.spec import TaskName, TaskSpec
 
 __all__ = ["CLASSES", "Likelihood", "likelihood_for", "likelihood_of"]
 
@@ -21,18 +25,22 @@ CLASSES: Likelihood = ClassificationLikelihood()
 
 _LIKELIHOODS: dict[TaskName, Callable[[TaskSpec], Likelihood]] = {
     "classification": lambda _: CLASSES,
+    "binary": lambda _: BinaryLikelihood(),
     "multi-label": lambda _: MultiLabelLikelihood(),
+    "regression": lambda spec: RegressionLikelihood(spec.spread),
     "embedding": lambda _: EmbeddingLikelihood(),
     "segmentation": lambda _: SegmentationLikelihood(),
+    "binary-segmentation": lambda _: BinarySegmentationLikelihood(),
+    "dense-regression": lambda spec: DenseRegressionLikelihood(spec.spread),
     "detection": lambda spec: DetectionLikelihood(background=spec.background),
 }
 
 
 def likelihood_for(spec: TaskSpec) -> Likelihood:
-    """That of a task."""
+    """The likelihood that belongs to a task."""
     return _LIKELIHOODS[spec.kind](spec)
 
 
 def likelihood_of(model: torch.nn.Module) -> Likelihood:
-    """That of a model: its attribute `likelihood`; models without one classify."""
+    """The likelihood of a model: its attribute `likelihood`, or classification if it has none."""
     return cast(Likelihood, getattr(model, "likelihood", CLASSES))

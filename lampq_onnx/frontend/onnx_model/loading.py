@@ -1,4 +1,4 @@
-"""`load_onnx`: a float ONNX file as a model with gradients."""
+"""Loads a float ONNX file as a PyTorch model with gradients."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import onnx_ir.passes.common as common_passes
 import torch
 
 from lampq_onnx.artifacts import ModelIdentity
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.artifacts.task import BOXES, LOGITS, TaskSpec
+from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.loading import LoadedModel, weights_hash
+from lampq_onnx.frontend.models.own_weights import require_weights
+from lampq_onnx.frontend.models.processor_check import compare_if_installed
 from lampq_onnx.frontend.onnx_model.freeze import freeze
 from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
-from lampq_onnx.frontend.processor_check import compare_if_installed
+from lampq_onnx.frontend.shared.loaded import LoadedModel, weights_hash
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.metadata import read_task
 from lampq_onnx.importer import import_model
 from lampq_onnx.importer.class_names import read_class_names
 from lampq_onnx.importer.preprocessing import file_preprocessing
-from lampq_onnx.metadata import read_task
-from lampq_onnx.options import ImageOptions
-from lampq_onnx.tasks.spec import BOXES, LOGITS, TaskSpec
 
 
 def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None = None) -> LoadedModel:
@@ -32,13 +33,13 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
 
     Args:
         path: a float file of opset 13 to 23 with one image input.
-        images: overrides of the preprocessing, which also say what the file does not.
-        outputs: names of the outputs to keep, in this order; None: the only one, those of a
-            detector (logits and pred_boxes), or the one named logits.
+        images: overrides of the preprocessing, which also fill in what the file does not specify.
+        outputs: names of the outputs to keep, in this order. None keeps the only one, those of a detector (logits and
+            pred_boxes), or the one named logits.
 
     Raises:
-        LampqError: the file cannot be used; see `import_model` and `build`. Also where the module computes something
-            else than onnxruntime.
+        LampqError: the file cannot be used (see `import_model` and `build`), or the module computes something else than
+            onnxruntime.
     """
     imported = import_model(path)
     model = imported.model
@@ -48,7 +49,9 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     image = model.graph.inputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", *shape])
     built = build(model.graph, find_sites(model.graph), shape)
+    require_weights(built.model, str(path))
     _require_finite(built.model, path)
+    _require_rows(built.model, path, shape)
     shrunk = freeze(model, built.folded)
     source = source_of(model, built)
     parity = require_parity(built.model, source.write(), path, imported, shape)
@@ -64,7 +67,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
 
 
 def _task(model: ir.Model, path: Path) -> TaskSpec:
-    """What the file says, or what the names of its outputs do."""
+    """The task stated in the file, or the one that the names of its outputs show."""
     said = read_task(model, path)
     names = tuple(value.name or "" for value in model.graph.outputs)
     if said is not None:
@@ -75,10 +78,10 @@ def _task(model: ir.Model, path: Path) -> TaskSpec:
 
 
 def _choose_outputs(model: ir.Model, path: Path, wanted: Sequence[str] | None) -> None:
-    """Leave only the outputs that are wanted.
+    """Remove all outputs except the wanted ones.
 
     Raises:
-        LampqError: they are not there, or none is named logits among several.
+        LampqError: a wanted output is missing, or none of several outputs is named logits.
     """
     by_name = {value.name or "": value for value in model.graph.outputs}
     if wanted is None:
@@ -100,6 +103,19 @@ def _require_finite(model: OnnxModel, path: Path) -> None:
         # Masks hold minus infinity on purpose; a layer's weights do not.
         if key.endswith((".weight", ".bias")) and not torch.isfinite(value).all():
             raise LampqError(f"{path} holds weights that are NaN or infinity ({key})")
+
+
+@torch.no_grad()
+def _require_rows(model: OnnxModel, path: Path, shape: tuple[int, int, int]) -> None:
+    """Refuse outputs that are not float, or do not have one row per image."""
+    found = model(torch.zeros(2, *shape))
+    for name, value in zip(model.outputs, found if isinstance(found, tuple) else (found,), strict=True):
+        if not value.is_floating_point() or value.ndim < 2 or len(value) != 2:
+            kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            raise LampqError(
+                f"the output {name} of {path} is {kind} for two images, not a row of float numbers for each",
+                hint="export the model with its scores, embeddings or maps as output, one for each image",
+            )
 
 
 @torch.no_grad()

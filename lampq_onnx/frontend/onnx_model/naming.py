@@ -1,23 +1,23 @@
-"""Names of the layers of a file, and why some are left in float."""
+"""Names the layers of an ONNX file, and records why some of them stay in float."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.converter.other_weights import other_weights
-from lampq_onnx.converter.sites import LinearSite, annotate, find_sites, module_path
-from lampq_onnx.frontend.export import OVERLAPPING, overlaps
 from lampq_onnx.frontend.onnx_model.model import Built
-from lampq_onnx.frontend.onnx_model.source import MODULE_KEY, OnnxSource
+from lampq_onnx.frontend.shared.onnx_source import OnnxSource
+from lampq_onnx.graph.keys import MODULE_KEY
+from lampq_onnx.graph.layers import LinearSite, annotate, find_sites, module_path
+from lampq_onnx.graph.other_weights import other_weights
+from lampq_onnx.graph.patches import OVERLAPPING, overlaps
 
 
 def source_of(model: ir.Model, built: Built) -> OnnxSource:
-    """Name the units in the graph, and say of everything else that holds weights why it is none."""
+    """Name the layers in the graph, and record for all other weights why they are not quantized."""
     modules: dict[str, torch.nn.Module] = {}
     for node, module in built.layers.items():
         key = str(len(modules))
@@ -39,7 +39,7 @@ def source_of(model: ir.Model, built: Built) -> OnnxSource:
 
 
 def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[LinearSite]:
-    """Sites with unique names: those of their weights or modules, or else their place in the model."""
+    """Sites with unique names: from their weights or modules, otherwise from their place in the model."""
     found = []
     for site in sites:
         if _tells(site):
@@ -49,17 +49,21 @@ def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[Li
         else:
             name = site.type
         found.append(replace(site, name=name))
-    counts: Counter[str] = Counter()
+    taken: set[str] = set()
     unique = []
     for site in found:
-        counts[site.name] += 1
-        number = counts[site.name]
-        unique.append(site if number == 1 else replace(site, name=f"{site.name}.{number}"))
+        name, number = site.name, 2
+        while name in taken:
+            name, number = f"{site.name}.{number}", number + 1
+        taken.add(name)
+        unique.append(replace(site, name=name))
     return unique
 
 
 def _tells(site: LinearSite) -> bool:
-    """Whether a name says where in a model its layer stands, and does not only number it."""
+    """Whether a name says where in the model its layer is, and is not just a number."""
     bias = site.bias.name if site.bias is not None else None
     parameter = any((name or "").endswith((".weight", ".bias")) for name in (site.weight.name, bias))
+    if site.name.startswith("/"):
+        return bool(module_path(site.name))
     return parameter or "/" in site.name or "." in site.name.replace("onnx::", "")

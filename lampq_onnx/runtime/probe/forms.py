@@ -48,7 +48,7 @@ def forms_of(target: Target) -> tuple[Form, ...]:
     Raises:
         UsageError: the target is not onnxruntime on a CPU, which is all that can be timed here.
     """
-    if not target.name.startswith("onnxruntime-") or not target.folds:
+    if not target.timed:
         raise UsageError(
             f"{target.name} cannot be timed here: probe runs files in onnxruntime on this CPU",
             hint="probe for --target auto, and set no --max-latency for this target",

@@ -16,13 +16,13 @@ import onnxruntime as ort
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.artifacts.latency import LatencyTable, LayerTime, ProbedLayer
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.cache import ArrayCache
-from lampq_onnx.converter import convert_model, load_model, save_model
-from lampq_onnx.converter.model_file import file_bytes
-from lampq_onnx.converter.quantized_operators import require_float_file
-from lampq_onnx.converter.sites import find_sites
+from lampq_onnx.converter import convert_model
+from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.errors import LampqError
-from lampq_onnx.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
+from lampq_onnx.graph.quantized_operators import require_float_file
+from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import cpu_flags, cpu_name
 from lampq_onnx.runtime.latency import compare_latency
 from lampq_onnx.runtime.probe.forms import Form, forms_of

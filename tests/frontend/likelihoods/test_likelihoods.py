@@ -6,28 +6,38 @@ import numpy as np
 import pytest
 import torch
 
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.data import Batch
+from lampq_onnx.evaluation.tasks.detection import detection_kl
+from lampq_onnx.evaluation.tasks.meters import METERS
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
-from lampq_onnx.tasks.detection import detection_kl
-from lampq_onnx.tasks.spec import TaskName, TaskSpec
 
 DETECTION = TaskSpec(kind="detection", outputs=("logits", "pred_boxes"))
 SPECS = {
     "classification": TaskSpec(),
+    "binary": TaskSpec(kind="binary"),
     "multi-label": TaskSpec(kind="multi-label"),
+    "regression": TaskSpec(kind="regression", spread=(0.5, 2.0, 1.0)),
+    "binary-segmentation": TaskSpec(kind="binary-segmentation"),
+    "dense-regression": TaskSpec(kind="dense-regression", spread=(0.5, 2.0)),
+    "depth": TaskSpec(kind="dense-regression", spread=(0.5,)),
     "embedding": TaskSpec(kind="embedding"),
     "segmentation": TaskSpec(kind="segmentation"),
     "detection": DETECTION,
     "sigmoid detection": DETECTION.model_copy(update={"background": False}),
 }
 SHAPES: dict[TaskName, tuple[int, ...]] = {
-    "classification": (5,), "multi-label": (4,), "embedding": (6,), "segmentation": (3, 2, 2), "detection": (3, 7),
+    "classification": (5,), "binary": (1,), "regression": (3,), "binary-segmentation": (1, 2, 3),
+    "dense-regression": (2, 3, 2), "multi-label": (4,), "embedding": (6,), "segmentation": (3, 2, 2),
+    "detection": (3, 7),
 }  # fmt: skip
 DRAWS = 4000
 
 
 def outputs_of(spec: TaskSpec, count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    found = torch.randn(count, *SHAPES[spec.kind], generator=generator)
+    shape = (3, 2) if spec == SPECS["depth"] else SHAPES[spec.kind]
+    found = torch.randn(count, *shape, generator=generator)
     if spec.kind == "detection":
         found[..., -4:] = 0.3 + 0.1 * torch.rand(count, 3, 4, generator=generator)
     return found
@@ -71,6 +81,16 @@ def test_the_distances_of_detection_are_those_of_the_meter() -> None:
         reference, other = outputs_of(spec, 4), outputs_of(spec, 4, seed=1)
         found = likelihood_for(spec).distance(other, reference).numpy()
         np.testing.assert_allclose(found, detection_kl(reference.numpy(), other.numpy(), spec), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in SPECS if SPECS[n].kind in METERS and n != "classification"])
+def test_the_distances_are_those_of_the_meter(name: str) -> None:
+    spec = SPECS[name]
+    reference, other = outputs_of(spec, 5), outputs_of(spec, 5, seed=1)
+    meter = METERS[spec.kind](spec)
+    meter.add(reference.numpy(), other.numpy(), Batch(np.zeros((5, 0), np.float32), None, 0))
+    distance = likelihood_for(spec).distance(other, reference).mean()
+    assert float(distance) == pytest.approx(meter.result().kl, rel=1e-6)
 
 
 def test_a_model_has_the_likelihood_that_it_was_given() -> None:

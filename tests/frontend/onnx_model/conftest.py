@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontend.models import tiny_vit
 from tests.frontend.onnx_model import exports
+from tests.frontend.tiny_models import tiny_vit
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.converter.passes.base import add_constant
-from lampq_onnx.converter.sites import LinearSite, find_sites
+from lampq_onnx.graph.edits import add_constant
+from lampq_onnx.graph.layers import LinearSite, find_sites
 
 Rewrite = Callable[[ir.Model], None]
 

@@ -11,14 +11,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lampq_onnx.converter.passes.base import add_constant
+from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend.export import export_model
+from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
-from lampq_onnx.options import ImageOptions
-from tests.frontend.models import pixels, tiny_vit
+from lampq_onnx.graph.edits import add_constant
 from tests.frontend.onnx_model import exports
 from tests.frontend.onnx_model.exports import SeparateViT
+from tests.frontend.tiny_models import pixels, tiny_vit
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 

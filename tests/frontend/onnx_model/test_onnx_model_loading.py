@@ -10,18 +10,18 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from lampq_onnx.converter import load_model, save_model
-from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.frontend.chain import BlockChain
-from lampq_onnx.frontend.export import export_model
-from lampq_onnx.frontend.fisher import fisher_traces
-from lampq_onnx.frontend.folding.fold import Equalization, apply
-from lampq_onnx.frontend.folding.links import find_links
-from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.frontend.equalization.fold import Equalization, apply
+from lampq_onnx.frontend.equalization.links import find_links
+from lampq_onnx.frontend.measuring.fisher import fisher_traces
+from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
-from lampq_onnx.options import ImageOptions
-from tests.frontend.models import pixels, tiny_vit, units_of
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import load_model, save_model
 from tests.frontend.onnx_model import exports
+from tests.frontend.tiny_models import pixels, tiny_vit, units_of
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 

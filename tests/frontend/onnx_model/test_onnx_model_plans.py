@@ -9,19 +9,20 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lampq_onnx import pipeline
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.converter import inspect_model, load_model
-from lampq_onnx.converter.matching import SKETCH_KEY, fit_plan
-from lampq_onnx.converter.sites import UNIT_KEY
+from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.converter import inspect_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
 from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.graph.keys import SKETCH_KEY, UNIT_KEY
+from lampq_onnx.graph.matching import fit_plan
+from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.importer import import_model
-from lampq_onnx.options import ImageOptions, OutputOptions
 from lampq_onnx.quantization.sketch import same_weights, weight_sketch
-from tests.frontend.models import loaded, tiny_vit, units_of
+from lampq_onnx.workflow import pipeline
 from tests.frontend.onnx_model import exports
+from tests.frontend.tiny_models import loaded, tiny_vit, units_of
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 

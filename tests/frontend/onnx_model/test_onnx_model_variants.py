@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lampq_onnx.converter.matching import fit_plan
-from lampq_onnx.converter.passes.base import add_constant
-from lampq_onnx.converter.sites import find_sites
-from lampq_onnx.frontend.export import Exported, export_model
-from lampq_onnx.frontend.loading import LoadedModel
+from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.units import Exported
+from lampq_onnx.graph.edits import add_constant
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.matching import fit_plan
 from lampq_onnx.importer import import_model
-from lampq_onnx.options import ImageOptions
-from tests.frontend.models import pixels, tiny_vit, units_of
 from tests.frontend.onnx_model import exports, rewrites
 from tests.frontend.onnx_model.exports import SeparateAttention, SeparateViT
 from tests.frontend.onnx_model.test_onnx_model_plans import plan_of
+from tests.frontend.tiny_models import pixels, tiny_vit, units_of
 from tools.bench import exporters
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
-from lampq_onnx.frontend.chain import BlockChain
-from lampq_onnx.frontend.live import LiveModel, live_model
 from lampq_onnx.frontend.rounding.ladder import Rounding
-from lampq_onnx.frontend.simulation import WeightRounder
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.live import LiveModel, live_model
+from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
-from tests.frontend.models import ArrayImages, images, pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import ArrayImages, images, pixels, tiny_vit, units_of, untouched
 
 PLAIN = tiny_vit()
 """Never changed."""

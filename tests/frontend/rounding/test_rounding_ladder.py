@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lampq_onnx.frontend.fisher import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.losses import clearly_lower
 from lampq_onnx.frontend.rounding import ladder
-from lampq_onnx.frontend.rounding.gptq import GptqResult, gptq_quantize
 from lampq_onnx.frontend.rounding.ladder import LadderSettings, Rounding, climb, techniques
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
+from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.simulation.gptq import GptqResult, gptq_quantize
+from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer
-from tests.frontend.models import tiny_vit, units_of
 from tests.frontend.rounding.quantized import (
     FIT,
     HELD_OUT,
@@ -29,6 +28,7 @@ from tests.frontend.rounding.quantized import (
     same,
     weights,
 )
+from tests.frontend.tiny_models import tiny_vit, units_of
 
 LINEAR = [unit.name for unit in units_of(PLAIN) if isinstance(unit.module, torch.nn.Linear)]
 IN_BLOCKS = [name for name in LINEAR if name != "head"]

@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.frontend.rounding.gptq import gptq_quantize
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.plan import plan_inputs, with_inputs
 from lampq_onnx.frontend.rounding.trainable import RoundingKind, TrainableLayer
-from lampq_onnx.frontend.simulation import fake_quantize
+from lampq_onnx.frontend.simulation.gptq import gptq_quantize
+from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight, WeightGrid, fit_weight_grid
 
 KINDS: tuple[RoundingKind, ...] = ("straight-through", "adaround")

@@ -11,22 +11,21 @@ import pytest
 import torch
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.frontend.chain import Block, BlockChain
-from lampq_onnx.frontend.effort import EFFORTS, Effort
 from lampq_onnx.frontend.likelihoods.classification import sampled_labels
-from lampq_onnx.frontend.live import LiveModel
 from lampq_onnx.frontend.rounding import plan as planning
 from lampq_onnx.frontend.rounding import reconstruct as blocks
+from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.frontend.rounding.ladder import LadderSettings, Rounding
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.rounding.reconstruct import ReconstructSettings, reconstruct
 from lampq_onnx.frontend.rounding.trainable import Trained
 from lampq_onnx.frontend.rounding.tune import LearningRates, TuneSettings, tune
 from lampq_onnx.frontend.rounding.views import SMALLEST_SIDE, ImagePool
-from lampq_onnx.frontend.simulation import WeightRounder
-from lampq_onnx.progress import NO_PROGRESS
+from lampq_onnx.frontend.simulation.chain import Block, BlockChain
+from lampq_onnx.frontend.simulation.live import LiveModel
+from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
-from tests.frontend.models import images, pixels, tiny_vit, units_of, untouched
+from lampq_onnx.running.progress import NO_PROGRESS
 from tests.frontend.rounding.quantized import (
     FIT,
     HELD_OUT,
@@ -41,6 +40,7 @@ from tests.frontend.rounding.quantized import (
     use,
     weights,
 )
+from tests.frontend.tiny_models import images, pixels, tiny_vit, units_of, untouched
 
 FAST = TuneSettings(steps=60, warmup=5, rates=LearningRates(weight=1e-2, scale=3e-3, bias=1e-2, input_scale=3e-3))
 BLOCKS = ReconstructSettings(steps=40, rate=5e-2, scale_rate=1e-3)
@@ -376,7 +376,7 @@ def test_a_plan_is_rounded_the_same_way_twice() -> None:
 
 def test_all_stages_work_without_blocks() -> None:
     """A model of which no block can be told apart."""
-    from tests.frontend.test_frontend_chain import ByKeyword
+    from tests.frontend.simulation.test_simulation_chain import ByKeyword
 
     model = tiny_vit()
     model.blocks = ByKeyword(*model.blocks)

@@ -1,0 +1,55 @@
+"""What a model is for: which outputs count and how they are read."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from lampq_onnx.disk.records import Record
+
+TaskName = Literal[
+    "classification",
+    "binary",
+    "multi-label",
+    "regression",
+    "embedding",
+    "segmentation",
+    "binary-segmentation",
+    "dense-regression",
+    "detection",
+]
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+LOGITS, BOXES = "logits", "pred_boxes"
+"""Names of the outputs of detectors, as transformers calls them."""
+
+
+class TaskSpec(Record):
+    """A task, and what its outputs mean. It travels in the metadata of the files.
+
+    Attributes:
+        kind: classification: scores (n, classes) of a softmax; binary: one logit (n, 1) of a sigmoid; multi-label:
+            scores (n, classes) of sigmoids; regression: real numbers (n, outputs); embedding: (n, d) of which only the
+            direction counts; segmentation: scores (n, classes, h, w); binary-segmentation: logits (n, 1, h, w) of
+            sigmoids; dense-regression: real numbers at every pixel, (n, channels, h, w) or (n, h, w); detection: scores
+            (n, queries, classes) and boxes (n, queries, 4), centre, width and height as shares of the input.
+        outputs: of the graph, in this order; several are joined along their last axis.
+        background: detection: whether the scores are of a softmax whose last class is "no object" (DETR, YOLOS), or of
+            sigmoids (RT-DETR).
+        classes: names, if known.
+        spread: regression and dense-regression: standard deviation of each output (channel) of the float model over the
+            calibration images, in the output's unit; empty until it is measured.
+    """
+
+    kind: TaskName = "classification"
+    outputs: tuple[str, ...] = (LOGITS,)
+    background: bool = True
+    classes: tuple[str, ...] = ()
+    spread: tuple[float, ...] = ()
+
+    @property
+    def has_unit(self) -> bool:
+        """Whether errors of the outputs are counted in units of their spread."""
+        return self.kind in ("regression", "dense-regression")
+
+
+CLASSIFICATION = TaskSpec()

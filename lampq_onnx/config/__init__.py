@@ -1,0 +1,1 @@
+"""What a run is told: every option once, and recipes, which are files of options."""

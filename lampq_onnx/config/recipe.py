@@ -1,0 +1,304 @@
+"""All options of a run as one value, and its TOML form."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import ValidationError, model_validator
+
+from lampq_onnx.artifacts.task import CLASSIFICATION, TaskName
+from lampq_onnx.config.doors import check_all, checked
+from lampq_onnx.config.fields import Field, fields_of, text_of
+from lampq_onnx.config.options import (
+    AllocationOptions,
+    AnalysisOptions,
+    BudgetOptions,
+    ImageOptions,
+    ModelOptions,
+    OutputOptions,
+    RoundingOptions,
+    UpdateOptions,
+)
+from lampq_onnx.disk.files import read_text
+from lampq_onnx.disk.records import Record
+from lampq_onnx.errors import LampqError, UsageError
+
+SIZE_LIMIT, LINE_LIMIT = 2**20, 4096
+"""Bytes of a recipe, characters of a line."""
+
+Values = Mapping[str, Mapping[str, Any]]
+"""Section -> field -> value, not yet checked."""
+
+
+class Recipe(Record):
+    """Everything that `quantize` is told; each attribute is a table of the TOML file.
+
+    >>> recipe = Recipe.build({"model": {"name": "digits"}}, {"allocation": {"bits": 3}})
+    >>> recipe.allocation.bits, recipe.analysis.weight_bits, recipe.output.packing
+    (3.0, 3.0, 'auto')
+    """
+
+    model: ModelOptions
+    images: ImageOptions = ImageOptions()
+    allocation: AllocationOptions = AllocationOptions()
+    budgets: BudgetOptions = BudgetOptions()
+    analysis: AnalysisOptions = AnalysisOptions()
+    rounding: RoundingOptions = RoundingOptions()
+    update: UpdateOptions = UpdateOptions()
+    output: OutputOptions = OutputOptions()
+
+    @model_validator(mode="after")
+    def _require_agreement(self) -> Self:
+        for field in FIELDS:
+            if field.same_as is not None:
+                own = getattr(getattr(self, field.section), field.name)
+                other = getattr(getattr(self, field.same_as.section), field.same_as.field)
+                if own != other:
+                    raise ValueError(
+                        f"{field.section}.{field.name} is {own}, and {field.same_as.section}.{field.same_as.field}, "
+                        f"which it has to equal, is {other}; Recipe.build sees to it"
+                    )
+        return self
+
+    @classmethod
+    def build(cls, *layers: Values) -> Self:
+        """Defaults, overridden by each layer in turn.
+
+        Raises:
+            UsageError: an unknown key, a value that an option cannot have, or no model.
+        """
+        values = merge(*layers)
+        if "name" not in values.get("model", {}):
+            raise UsageError(
+                "no model is named", hint="name it on the command line, or as `name` under [model] in the recipe"
+            )
+        return cls(**{name: section(name, values) for name in SECTIONS})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a TOML file.
+
+        Raises:
+            LampqError: unreadable, or not a recipe.
+        """
+        return cls.build(read_values(path))
+
+    def with_output(self, **changes: Any) -> Self:
+        """The recipe with other values under [output]."""
+        return self.model_copy(update={"output": self.output.model_copy(update=changes)})
+
+    def with_task(self, task: TaskName) -> Self:
+        """The recipe with the task that was found, where it left that open.
+
+        What follows from labels is written down: who makes the file again may not have them.
+        """
+        if self.model.task != "auto" or task == CLASSIFICATION.kind:
+            return self
+        return self.model_copy(update={"model": self.model.model_copy(update={"task": task})})
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Section -> field -> plain value; what is None or follows another field is left out."""
+        dumped = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
+        return {
+            name: {
+                field.name: _plain(getattr(getattr(self, name), field.name), dumped[name][field.name])
+                for field in FIELDS
+                if field.section == name
+                and field.same_as is None
+                and field.name in dumped[name]
+                and not (name == "allocation" and field.name == "bits" and not self.bits_count)
+            }
+            for name in SECTIONS
+        }
+
+    @property
+    def bits_count(self) -> bool:
+        """Whether average bits are a budget: not where another one is given and they are not."""
+        return not self.budgets.given or "bits" in self.allocation.model_fields_set
+
+    def to_toml(self, *, only: Sequence[Field] | None = None) -> str:
+        """The file's text; `load` gives an equal recipe back.
+
+        Args:
+            only: fields to write; None: all.
+        """
+        values = self.values()
+        if only is not None:
+            names = {(field.section, field.name) for field in only}
+            values = {s: {k: v for k, v in own.items() if (s, k) in names} for s, own in values.items()}
+        return tomli_w.dumps({name: own for name, own in values.items() if own})
+
+
+def _plain(value: object, dumped: object) -> object:
+    """JSON has no infinity, TOML has; widths are shorter as text."""
+    if isinstance(value, tuple) and value and all(isinstance(item, int) for item in value):
+        return text_of(value)
+    return value if isinstance(value, float) else dumped
+
+
+SECTIONS: dict[str, type[Record]] = {
+    name: info.annotation for name, info in Recipe.model_fields.items() if isinstance(info.annotation, type)
+}
+"""Tables of a recipe."""
+
+FIELDS: tuple[Field, ...] = tuple(fields_of(SECTIONS))
+
+
+def template(model: str) -> str:
+    """A recipe with every option, its default and what it does; options without a default are commented out."""
+    recipe = Recipe.build({"model": {"name": model}})
+    values = recipe.values()
+    lines = ["# Options of `lampq-onnx quantize --recipe FILE --output FOLDER`; the command line overrides them."]
+    for name in SECTIONS:
+        lines += ["", f"[{name}]"]
+        for field in FIELDS:
+            if field.section == name and field.same_as is None:
+                value = values[name].get(field.name)
+                lines.append(f"# {field.help}")
+                lines.append(_line(field, field.example, "# ") if value in (None, {}) else _line(field, value))
+    return "\n".join(lines) + "\n"
+
+
+def _line(field: Field, value: Any, before: str = "") -> str:
+    """A key and its value on one line, as TOML."""
+    return f"{before}{field.name} = {_inline(value)}"
+
+
+def _inline(value: Any) -> str:
+    """A value without line breaks, as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip()
+
+
+def section(name: str, values: Values) -> Any:
+    """One section's options; fields that follow another one get its value.
+
+    Raises:
+        UsageError: a value that an option cannot have, or an unknown key.
+    """
+    own = dict(values.get(name, {}))
+    for field in FIELDS:
+        if field.section == name and field.same_as is not None:
+            if field.name in own:
+                raise UsageError(
+                    f"{name}.{field.name} cannot be set: it is always {field.same_as.section}.{field.same_as.field}"
+                )
+            own[field.name] = getattr(section(field.same_as.section, values), field.same_as.field)
+    for field in FIELDS:
+        if field.section == name and field.name in own and field.same_as is None:
+            checked(SECTIONS[name], field, own[field.name], f"{field.dashed} ({field.name} in [{name}])")
+    try:
+        return SECTIONS[name].model_validate(own)
+    except ValidationError as error:
+        raise _explained(name, error) from error
+
+
+def merge(*layers: Values) -> dict[str, dict[str, Any]]:
+    """Later layers win, key by key; tables within a section (model_args) likewise."""
+    merged: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for name, values in layer.items():
+            own = merged.setdefault(name, {})
+            for key, value in values.items():
+                before = own.get(key)
+                own[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def read_values(path: Path) -> dict[str, dict[str, Any]]:
+    """What a TOML file sets.
+
+    Raises:
+        LampqError: unreadable or not TOML.
+        UsageError: unknown tables or keys.
+    """
+    return parse_values(read_text(path, "the recipe", limit=SIZE_LIMIT), str(path))
+
+
+def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
+    """What TOML text sets; ``where`` names it in messages.
+
+    Raises:
+        LampqError: not TOML.
+        UsageError: unknown tables or keys.
+    """
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > LINE_LIMIT:
+        # The reader's time grows with the square of a dotted key's length.
+        raise LampqError(f"{where} has a line of {longest} characters, and {LINE_LIMIT} is the limit")
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as are too long integers
+        raise LampqError(f"{where} is not valid TOML: {error}") from error
+    for name, values in data.items():
+        if name not in SECTIONS:
+            raise _unknown(f"{where}: unknown {'table' if isinstance(values, dict) else 'key'} {name!r}", name, ())
+        if not isinstance(values, dict):
+            raise UsageError(f"{where}: {name} is a table, [{name}], not a value")
+        for key in values:
+            if not any(f.section == name and f.name == key and f.same_as is None for f in FIELDS):
+                raise _unknown(f"{where}: unknown key {key!r} in [{name}]", key, (name,))
+    check_all(SECTIONS, FIELDS, data, lambda field: f"{where}: {field.name} in [{field.section}]")
+    return data
+
+
+def by_flag(flag: str) -> Field:
+    """The option of a name of the command line (with underscores), or of a field where that is as clear.
+
+    Raises:
+        UsageError: there is none.
+    """
+    own = [field for field in FIELDS if field.same_as is None]
+    found = [f for f in own if f.flag == flag] or [f for f in own if f.name == flag]
+    if len(found) != 1:
+        near = difflib.get_close_matches(flag, [f.flag for f in own], n=1)
+        raise UsageError(f"unknown option {flag!r}", hint=f"did you mean {near[0]}?" if near else "")
+    return found[0]
+
+
+def by_name(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options by the names of `by_flag`, sorted into sections; None stands for not given.
+
+    Raises:
+        UsageError: an unknown name, or a value that the option cannot have.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for flag, value in options.items():
+        field = by_flag(flag)
+        if value is not None:
+            taken = checked(SECTIONS[field.section], field, value, flag)
+            values.setdefault(field.section, {})[field.name] = taken
+    return values
+
+
+def _unknown(message: str, word: str, inside: tuple[str, ...]) -> UsageError:
+    """Names the nearest key, of the same table first."""
+    places = {
+        **{name: f"[{name}]" for name in SECTIONS},
+        **{f.name: f"{f.name} in [{f.section}]" for f in FIELDS if f.same_as is None},
+        **{f.flag: f"{f.name} in [{f.section}]" for f in FIELDS if f.same_as is None},
+    }
+    here = {f.name: f.name for f in FIELDS if f.section in inside and f.same_as is None}
+    for known in (here, places):
+        near = difflib.get_close_matches(word, known, n=1)
+        if near:
+            return UsageError(message, hint=f"did you mean {known[near[0]]}?")
+    keys = ", ".join(here or SECTIONS)
+    return UsageError(message, hint=f"known here: {keys}")
+
+
+def _explained(name: str, error: ValidationError) -> UsageError:
+    """Values were checked one by one: what is left are keys that nobody knows, and ones that are missing."""
+    problem = error.errors(include_url=False)[0]
+    key = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "missing":
+        return UsageError(f"{key} in [{name}] is missing")
+    return _unknown(f"unknown option {key!r} of {name}", key, (name,))

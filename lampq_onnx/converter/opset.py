@@ -1,0 +1,83 @@
+"""The opset that a converted graph needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import onnxscript.version_converter
+
+from lampq_onnx.converter.packing.storage import required_opset as opset_of_weight
+from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
+from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.edits import CountingPass
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.parameters import Parameters
+from lampq_onnx.targets import Packing, Target
+
+
+class RaiseOpset(CountingPass):
+    """Bring the graph to the opset that its new types need.
+
+    1. The least opset that the storage of the weights and the widths of the inputs need. A graph that has it already
+       is left as it is: raising one for no need may change operators.
+    2. The result must not be newer than what the target reads.
+
+    Args:
+        parameters: layer -> its numbers.
+        packing: storage of the layers that ``storages`` does not name.
+        storages: layer -> storage.
+
+    Raises:
+        LampqError: the graph cannot be brought to the opset, or the target does not read it.
+    """
+
+    purpose = "raising of the opset"
+
+    def __init__(
+        self, parameters: Parameters, packing: Packing, storages: Mapping[str, Packing], target: Target
+    ) -> None:
+        super().__init__()
+        self._packing = packing
+        self._target = target
+        self._weights = max(
+            (opset_of_weight(p.weight.bits, storages.get(name, packing)) for name, p in parameters.items()), default=0
+        )
+        self._inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
+
+    def apply(self, model: ir.Model) -> int:
+        """See the class."""
+        raised = self._raise(model)
+        opset = model.opset_imports.get("", 0)
+        if opset > self._target.opset:
+            raise LampqError(
+                f"the graph has opset {opset}, and {self._target.name} reads up to {self._target.opset}",
+                hint="export the model with an older opset, or choose widths and a --packing that need no newer one",
+            )
+        return raised
+
+    def _raise(self, model: ir.Model) -> int:
+        current, needed = model.opset_imports.get("", 0), max(self._weights, self._inputs)
+        if current >= needed:
+            return 0
+        if self._weights >= self._inputs:
+            why, hint = f"weights in {self._packing} storage", "use --packing exact or --packing container"
+        else:
+            why, hint = "16-bit activations", "set activation_bits of those layers to 8 or 32 in the plan"
+        before = [site.node for site in find_sites(model.graph)]
+        try:
+            onnxscript.version_converter.convert_version(model, needed, fallback=True)
+            # The fallback, onnx's own converter, drops the nodes' metadata. It keeps the layers and their order.
+            for old, new in zip(before, find_sites(model.graph), strict=True):
+                new.node.metadata_props.update(old.metadata_props)
+        except Exception as error:  # whatever an adapter raises, the user's way out is the same
+            raise LampqError(
+                f"the graph cannot be brought from opset {current} to {needed}, which {why} need: {error}",
+                hint=hint,
+            ) from error
+        if model.opset_imports.get("", 0) < needed:
+            raise LampqError(
+                f"the graph cannot be brought from opset {current} to {needed}, which {why} need",
+                hint=hint,
+            )
+        return 1

@@ -1,0 +1,1 @@
+"""Integer weights as bytes: how codes are packed, and the nodes that unpack them."""

@@ -1,0 +1,194 @@
+"""How integer weights lie in the file, and the standard operators that bring them back.
+
+How the integers are packed and how they are scaled are separate choices. Packing:
+
+- container: one int8 a weight.
+- native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
+- exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
+  byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
+  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits (`shared_bytes`). Up to 6 bits the
+  middle level is their zero point; with 7 bits a Sub makes levels of them. That loads faster than lookups, which remain
+  where the inputs make no whole number of groups, where the target runs weights with zero points in float, and in
+  graphs of opsets below 18.
+
+Scaling:
+
+- integer kernel, behind quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
+  creation and fuses DequantizeLinear and MatMul to its int8 kernel.
+- float kernel, behind inputs that 8 bits cannot hold: Sub of the zero point where there is one, Cast to FLOAT and Mul
+  by the scale, the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
+  MatMulNBits here, which rounds the inputs to 8 bits on its own (relative error 4e-3), even behind an Identity or a
+  Transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.converter.packing.bit_layout import FieldKey, shares_bytes
+from lampq_onnx.converter.packing.shared_bytes import FIRST_OPSET as SHARED_OPSET
+from lampq_onnx.converter.packing.shared_bytes import read_shared_bytes
+from lampq_onnx.converter.packing.unpacking import Unpacking, constant, look_up_fields
+from lampq_onnx.quantization import Grid, QuantizedWeight
+from lampq_onnx.targets import Packing, Target
+
+MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
+"""First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight's integers and scales in the graph.
+
+    Attributes:
+        value: integers (inputs, outputs), unpacked.
+        scale: float32 (outputs,).
+        zero_point: (outputs,) in the type of the integers; None: zero.
+        nodes: what unpacks them, in topological order.
+        initializers: new constants; lookup tables are shared between layers by name.
+        storage: name for the report.
+        bytes: of the packed weights, without scales and shared tables.
+    """
+
+    value: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    nodes: tuple[ir.Node, ...]
+    initializers: tuple[ir.Value, ...]
+    storage: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A layer's weight in the graph.
+
+    Attributes:
+        value: float (inputs, outputs).
+        nodes: what scales the integers, in topological order; the last one makes ``value``.
+        storage, bytes: of the integers, see `Packed`.
+    """
+
+    value: ir.Value
+    nodes: tuple[ir.Node, ...]
+    storage: str
+    bytes: int
+
+
+def required_opset(bits: int, packing: Packing) -> int:
+    """Least opset that a weight of ``bits`` needs in the form ``packing``."""
+    if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
+        return MIN_OPSET["container"]
+    if packing == "exact":
+        return MIN_OPSET["exact"]
+    return MIN_OPSET["int2" if bits <= 2 else "int4"]
+
+
+def may_share(target: Target, opset: int) -> bool:
+    """Whether bytes may share their spare bits in files for ``target`` with this opset."""
+    return target.shared_bytes and opset >= SHARED_OPSET
+
+
+def needs_unsigned(weight: QuantizedWeight, target: Target, *, integer_kernel: bool) -> bool:
+    """Whether the weight must be uint8 with zero point 128: int8 would saturate in the target's integer kernel."""
+    return integer_kernel and weight.bits == 8 and not target.signed_8bit_exact
+
+
+def pack_weight(
+    weight: QuantizedWeight,
+    name: str,
+    packing: Packing,
+    tables: dict[str, ir.Value],
+    *,
+    unsigned: bool = False,
+    paired: Collection[FieldKey] = (),
+    folds: bool = True,
+    shares: bool = True,
+) -> Packed:
+    """Write a weight's integers in the form ``packing``.
+
+    Args:
+        weight: codes (outputs, inputs).
+        name: prefix of new tensor names.
+        tables: lookup tables that exist already; new ones are added.
+        unsigned: see `needs_unsigned`.
+        paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
+        folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
+            what it cannot hold as it is lies in int8.
+        shares: whether bytes of exact storage may share their spare bits, see `may_share`.
+    """
+    scale = constant(f"{name}.scale", weight.scale)
+    if unsigned:
+        data = np.ascontiguousarray((weight.integers().astype(np.int16) + 128).astype(np.uint8).T)
+        zero = constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
+        value = constant(f"{name}.quantized", data)
+        return Packed(value, scale, zero, (), (value, scale, zero), "uint8", data.nbytes)
+    if not folds and packing == "native" and weight.bits == 4 and weight.grid is not Grid.MID_RISE:
+        return _direct_int4(weight, name, scale)
+    if not folds or packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
+        data8 = np.ascontiguousarray(weight.integers().T)
+        value = constant(f"{name}.quantized", data8)
+        return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
+    if packing == "native":
+        return _native(weight, name, scale, tables)
+    graph = Unpacking(name, tables)
+    shared = shares and shares_bytes(weight)
+    value, middle = read_shared_bytes(weight, graph) if shared else (look_up_fields(weight, graph, paired), None)
+    return Packed(value, scale, middle, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
+
+
+def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
+    """Bring integers that are in the graph already to float, in the form of the kernel that reads them."""
+    zero = [] if packed.zero_point is None else [packed.zero_point]
+    if integer_kernel:
+        inputs = [packed.value, packed.scale, *zero]
+        nodes = [ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}.dequantize")]
+    else:
+        nodes, level = [], packed.value
+        if zero:
+            assert packed.storage != "uint8"  # needs_unsigned is False for the float kernel: Sub would wrap
+            nodes.append(ir.node("Sub", [level, *zero], name=f"{name}.levels"))
+            level = nodes[-1].outputs[0]
+        nodes.append(ir.node("Cast", [level], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
+        nodes.append(ir.node("Mul", [nodes[-1].outputs[0], packed.scale], name=f"{name}.scaled"))
+    return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
+
+
+def _direct_int4(weight: QuantizedWeight, name: str, scale: ir.Value) -> Packed:
+    data = np.ascontiguousarray(weight.integers().T).astype(ml_dtypes.int4)
+    tensor = ir.Tensor(data, dtype=ir.DataType.INT4, name=f"{name}.quantized")
+    value = ir.Value(
+        name=tensor.name, const_value=tensor, type=ir.TensorType(ir.DataType.INT4), shape=ir.Shape(data.shape)
+    )
+    return Packed(value, scale, None, (), (value, scale), "int4", -(-data.size // 2))
+
+
+def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:
+    kind, dtype, ml = (
+        ("int2", ir.DataType.INT2, ml_dtypes.int2) if weight.bits <= 2 else ("int4", ir.DataType.INT4, ml_dtypes.int4)
+    )
+    # A level of the mid-rise grid is 2 m + 1 with m = code - 2^(b-1), and m is what the type can hold.
+    half = weight.codes.T.astype(np.int8) - np.int8(2 ** (weight.bits - 1))
+    tensor = ir.Tensor(np.ascontiguousarray(half).astype(ml), dtype=dtype, name=f"{name}.quantized")
+    value = ir.Value(
+        name=f"{name}.quantized", const_value=tensor, type=ir.TensorType(dtype), shape=ir.Shape(half.shape)
+    )
+    cast = ir.node("Cast", [value], {"to": ir.DataType.INT8.value}, name=f"{name}.cast")
+    nodes, last = [cast], cast.outputs[0]
+    new = [value, scale]
+    if weight.grid is Grid.MID_RISE:
+        one = tables.get("lampq.one")
+        if one is None:
+            one = tables["lampq.one"] = constant("lampq.one", np.ones(1, np.int8))
+            new.append(one)
+        double = ir.node("Add", [last, last], name=f"{name}.double")
+        odd = ir.node("Add", [double.outputs[0], one], name=f"{name}.odd")
+        nodes += [double, odd]
+        last = odd.outputs[0]
+    packed = -(-half.size * (2 if kind == "int2" else 4) // 8)
+    return Packed(last, scale, None, tuple(nodes), tuple(new), kind, packed)

@@ -1,0 +1,89 @@
+"""What the passes do not do in a file that is converted already, and why."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from lampq_onnx.artifacts.not_done import NotDone
+from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.converter.inspect import inspect_model
+from lampq_onnx.converter.order import graph_steps
+from lampq_onnx.converter.passes import BiasInGemm, PatchEmbedToMatMul, ProductPerPart
+from lampq_onnx.graph.keys import TARGET_KEY, UNIT_KEY
+from lampq_onnx.graph.parameters import LayerFacts
+from lampq_onnx.graph.refusals import grouped
+from lampq_onnx.graph.steps import Step, run_steps
+from lampq_onnx.targets import TARGETS
+
+
+def unapplied(model: ir.Model) -> tuple[NotDone, ...]:
+    """Run the passes that read no weights over a copy of a converted graph, and collect their refusals.
+
+    A pass that changed the file finds nothing left to do, and one that refused refuses again. What was kept from a
+    pass only by the form of the float graph cannot be seen here; the conversion itself reports that too.
+
+    Args:
+        model: of a file; not changed.
+
+    Returns:
+        Empty for files that were not converted by this package, or for a target that it does not know.
+    """
+    target = TARGETS.get(model.metadata_props.get(TARGET_KEY, ""))
+    facts = layer_facts(model)
+    if target is None or not facts:
+        return ()
+    in_float = {name: layer for name, layer in facts.items() if layer.input_scale is None}
+    order = "in the order of a conversion"
+    steps = [
+        *graph_steps(),
+        Step(PatchEmbedToMatMul(in_float), order),
+        Step(ProductPerPart(facts, target), order),
+        Step(BiasInGemm(facts, target), order),
+    ]
+    done = run_steps(model.clone(), steps)
+    return grouped(refusal for step in done for refusal in step.refusals)
+
+
+def layer_facts(model: ir.Model) -> dict[str, LayerFacts]:
+    """Sizes and inputs of the layers that this package quantized, read from the graph."""
+    products: dict[str, list[ir.Node]] = {}
+    for node in model.graph:
+        if UNIT_KEY in node.metadata_props and node.op_type in ("MatMul", "Gemm", "Conv"):
+            products.setdefault(node.metadata_props[UNIT_KEY], []).append(node)
+    found = {}
+    for layer in inspect_model(model):
+        nodes = products.get(layer.name)
+        if nodes is None:
+            continue
+        scale = _input_scale(nodes[0])
+        outputs = sum(_output_channels(node) for node in nodes)
+        found[layer.name] = LayerFacts(
+            outputs=outputs,
+            inputs=layer.parameters // max(outputs, 1),
+            input_bits=FLOAT_BITS if scale is None else layer.activation_bits,
+            input_scale=scale,
+        )
+    return found
+
+
+def _input_scale(node: ir.Node) -> float | None:
+    """The scale of the DequantizeLinear that a layer reads; None: the input is in float."""
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return None
+    scale = producer.inputs[1]
+    if scale is None or scale.const_value is None or scale.const_value.size != 1:
+        return None
+    return float(np.asarray(scale.const_value.numpy()).reshape(-1)[0])
+
+
+def _output_channels(node: ir.Node) -> int:
+    """From the scales of the weight, which are one per output channel."""
+    scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
+    while scaling is not None and scaling.op_type in ("Reshape", "Transpose") and scaling.inputs[0] is not None:
+        scaling = scaling.inputs[0].producer()
+    scale = scaling.inputs[1] if scaling is not None and len(scaling.inputs) > 1 else None
+    return 0 if scale is None or scale.const_value is None else math.prod(scale.const_value.shape.numpy())

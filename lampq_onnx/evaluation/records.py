@@ -1,0 +1,148 @@
+"""Records of the report, from what the stages know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lampq_onnx.allocation import FormSolution, Solution, UpdateResult
+from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
+from lampq_onnx.artifacts.report import Allocation, Bits, LayerReport, RoundingRecord
+from lampq_onnx.config.options import EffortName
+
+if TYPE_CHECKING:
+    from lampq_onnx.converter.inspect import QuantizedLayer
+
+
+def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
+    """Averages of a plan; of the file's layers where it holds none (other tools' files)."""
+    if plan is None:
+        total = max(sum(layer.parameters for layer in layers), 1)
+        average = sum(layer.parameters * layer.weight_bits for layer in layers) / total
+        plain = sum(layer.weight_bits for layer in layers) / max(len(layers), 1)
+        kinds = tuple(dict.fromkeys(layer.type for layer in layers))
+        return Bits(
+            weight_average=average,
+            weight_average_unweighted=plain,
+            weight_average_all=average,
+            budget=None,
+            covers=kinds,
+        )
+    plan = _completed(plan, layers)
+    weighted = plan.weight_average()
+    chosen = [layer for layer in plan.layers.values() if layer.quantized]
+    total = sum(layer.parameters or 0 for layer in chosen)
+    return Bits(
+        weight_average=plan.weight_average_unweighted() if weighted is None else weighted,
+        weight_average_unweighted=plan.weight_average_unweighted(),
+        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in chosen) / max(total, 1),
+        budget=plan.budget,
+        activation_average=plan.activation_average(),
+        activation_average_unweighted=plan.activation_average_unweighted(),
+        covers=tuple(dict.fromkeys(layer.type or "unknown" for layer in chosen if not layer.fixed)),
+    )
+
+
+def _completed(plan: BitPlan, layers: Sequence[QuantizedLayer]) -> BitPlan:
+    """The plan with the sizes and types that it lacks, as a written one may, from the file."""
+    known = {layer.name: layer for layer in layers}
+    added = {
+        name: layer.model_copy(
+            update={
+                "type": layer.type or known[name].type,
+                "parameters": known[name].parameters if layer.parameters is None else layer.parameters,
+            }
+        )
+        for name, layer in plan.layers.items()
+        if name in known
+    }
+    return plan.model_copy(update={"layers": {**plan.layers, **added}})
+
+
+def rounding_record(
+    effort: EffortName, methods: Mapping[str, str], losses: Mapping[str, float], kept: Mapping[str, bool]
+) -> RoundingRecord:
+    """Which techniques were kept; see `frontend.rounding.plan.RoundedPlan` for the arguments."""
+    return RoundingRecord(
+        effort=effort, techniques=dict(Counter(methods.values())), held_out_kl=dict(losses), kept=dict(kept)
+    )
+
+
+def layer_report(layer: QuantizedLayer) -> LayerReport:
+    """What the file says of a layer."""
+    return LayerReport(
+        name=layer.name,
+        type=layer.type,
+        weight_bits=layer.weight_bits,
+        activation_bits=layer.activation_bits,
+        storage=layer.storage,
+        scheme=layer.scheme,
+        parameters=layer.parameters,
+        bytes=layer.bytes,
+    )
+
+
+def with_units(
+    layers: Sequence[LayerReport], sensitivities: Sensitivities, methods: Mapping[str, str]
+) -> tuple[LayerReport, ...]:
+    """The same with the units' sensitivities, and the technique that each was rounded with."""
+    units = {unit.name: unit for unit in sensitivities.units}
+    found = []
+    for layer in layers:
+        known: dict[str, float | str | None] = {"rounding": methods.get(layer.name)}
+        if (unit := units.get(layer.name)) is not None:
+            known |= {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
+        found.append(layer.model_copy(update=known))
+    return tuple(found)
+
+
+def allocation_record(plan: BitPlan, solution: Solution | FormSolution, result: UpdateResult | None) -> Allocation:
+    """How the plan was found; ``result`` is None where the update did not run."""
+    return Allocation(
+        metric=plan.metric or "given",
+        objective=solution.objective,
+        bound=solution.bound,
+        gap=solution.gap,
+        proven_optimal=solution.proven_optimal,
+        update_rounds=len(result.history) if result else 0,
+        update_kept=sum(swap.kept for swap in result.history) if result else 0,
+        update_score_before=result.score_before if result else None,
+        update_score_after=result.score_after if result else None,
+    )
+
+
+def notes(sensitivities: Sensitivities, plan: BitPlan, multiplied: Sequence[str]) -> tuple[str, ...]:
+    """What deserves attention, in words.
+
+    Args:
+        multiplied: layers with a Mul of their own before them, from equalization.
+    """
+    found = [f"{name} stays in float: {reason}" for name, reason in sensitivities.skipped.items()]
+    if sensitivities.alpha_floored:
+        found.append(
+            "no positive loss was measured for "
+            + ", ".join(sensitivities.alpha_floored)
+            + " at the low width: alpha of their type uses a small floor; more calibration images help"
+        )
+    if sensitivities.calibration_made:
+        found.append(
+            "the calibration images were made from the model: inputs keep their whole range at 8 bits, and no channels "
+            "are equalized; a few real images are better"
+        )
+    quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
+    if any(layer.activation_bits < FIXED_BITS for layer in quantized.values()):
+        found.append("inputs of fewer than 8 bits make no layer faster: no CPU kernel is narrower than 8 bits")
+    wide = [name for name, layer in quantized.items() if FIXED_BITS < layer.activation_bits < FLOAT_BITS]
+    if wide:
+        found.append("8 bits cannot hold the inputs of these layers, which run on the float kernel: " + ", ".join(wide))
+    bare = [name for name, layer in quantized.items() if not layer.input_quantized]
+    if bare:
+        found.append(
+            "only the weights of these layers are quantized (pointwise convolutions, which are faster on float inputs, "
+            "and what a budget of latency left so): " + ", ".join(bare)
+        )
+    if multiplied:
+        found.append("a Mul of its own equalizes the input channels of: " + ", ".join(multiplied))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""What models are for, and how their answers are scored."""

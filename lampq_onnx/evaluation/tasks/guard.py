@@ -1,0 +1,147 @@
+"""A loss or a score that cannot change is refused before it can call a ruined model perfect.
+
+Nothing is concluded from shapes: outputs are changed, and the loss, the divergence and the agreement are measured on
+the changed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.artifacts.report import ZERO_NATS
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.data import Batch, BatchedImages, ImageSource, Preprocessing
+from lampq_onnx.errors import LampqError, ScoreError
+from lampq_onnx.evaluation.tasks.meter import Meter, truth_of
+from lampq_onnx.evaluation.tasks.meters import METERS, meter_for
+from lampq_onnx.evaluation.tasks.regression import scatter_of
+from lampq_onnx.measures.error_meter import Outputs
+
+ERRORS = (0.05, 0.5)
+"""Relative changes that a loss has to notice: of a good and of a bad quantized model."""
+
+IMAGES = 8
+"""Most images that a score is tried on."""
+
+DRAWS = 4
+
+SURE = 10.0
+"""Standard deviation of scores whose probabilities are nearly all 0 or 1."""
+
+Distance = Callable[[Outputs, Outputs], npt.NDArray[np.float64]]
+
+
+def changed(outputs: Outputs, size: float, seed: int = 0) -> Outputs:
+    """Every number changed by at most ``size`` of its magnitude, seeded; the sign stays for a size below 1.
+
+    Zeros change by as much of the outputs' root mean square, or of 1 where all are zero.
+    """
+    values = outputs.astype(np.float64)
+    typical = float(np.sqrt((values**2).mean())) or 1.0
+    scale = np.where(values == 0, typical, np.abs(values))
+    noise = np.random.default_rng(seed).uniform(-size, size, values.shape)
+    result: Outputs = (values + scale * noise).astype(outputs.dtype)
+    return result
+
+
+def notices(distance: Distance, outputs: Outputs) -> bool:
+    """Whether a loss is above zero for any of several changes of ``outputs`` (n, ...).
+
+    Args:
+        distance: of changed outputs from the first ones, of each image in nats.
+    """
+    return any(
+        float(np.max(distance(changed(outputs, size, seed), outputs))) > ZERO_NATS
+        for size in ERRORS
+        for seed in range(DRAWS)
+    )
+
+
+def require_moving_scores(
+    spec: TaskSpec,
+    source: ImageSource | BatchedImages,
+    preprocessing: Preprocessing,
+    answer: Callable[[npt.NDArray[np.float32]], Outputs],
+    *,
+    named: str,
+) -> None:
+    """Refuse a task whose divergence or agreement cannot change with these outputs and this number of images.
+
+    Args:
+        spec: the task.
+        source: the validation images, of which only their number and labels are used.
+        preprocessing: gives the shape of an image.
+        answer: float outputs (n, ...) of images (n, c, h, w); it is asked about generated ones.
+        named: what is refused, for the message.
+
+    Raises:
+        LampqError: naming the task, what is constant, and the tasks that would do; also labels of another shape.
+    """
+    count = min(len(source), IMAGES)
+    shape = (count, preprocessing.channels, *preprocessing.size)
+    outputs = answer(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    if spec.has_unit and source.targets is not None:
+        truth = truth_of(source.targets, (len(source), *outputs.shape[1:]))
+        if spec.kind == "regression":
+            scatter_of(truth, "label")
+    # A model may answer all noise alike; its answers to images differ.
+    outputs = changed(outputs, ERRORS[-1])
+    shape_of = outputs.shape[1:]
+    why = _constant(lambda: meter_for(_with_unit(spec, outputs), source, preprocessing), spec, outputs)
+    if not why:
+        return
+    hint = "validate on more images"
+    if spec.kind not in METERS or not _fits(spec.kind, changed(np.resize(outputs, (IMAGES, *shape_of)), ERRORS[-1])):
+        others = [kind for kind in METERS if kind != spec.kind and _fits(kind, outputs)]
+        hint = f"quantize the model with another task: --task {' or --task '.join(others)}"
+    raise LampqError(f"{named} cannot be judged by the task {spec.kind}: {why}", hint=hint)
+
+
+def _constant(make: Callable[[], Meter], spec: TaskSpec, outputs: Outputs) -> str:
+    """What does not change; empty if everything does."""
+    small = [_measured(make(), spec, outputs, changed(outputs, size, seed)) for seed, size in enumerate(ERRORS, 1)]
+    if max(kl for kl, _ in small) <= ZERO_NATS:
+        return f"its KL divergence stays 0 when the outputs change by {100 * ERRORS[-1]:.0f} %"
+    others = (-outputs, outputs[::-1], *(np.roll(outputs, 1, axis) for axis in range(1, outputs.ndim)))
+    if all(_measured(make(), spec, outputs, other)[1] == 1 for other in (*others, *_unlike(outputs))):
+        return f"its agreement stays 100 % on {len(outputs)} image(s) whatever the quantized model answers"
+    return ""
+
+
+def _unlike(outputs: Outputs) -> Iterator[Outputs]:
+    """Outputs that have nothing to do with these: noise of the same size, and of a size that makes any model sure."""
+    values = outputs.astype(np.float64)
+    typical = float(np.sqrt((values**2).mean())) or 1.0
+    for seed, size in enumerate((typical, max(typical, SURE))):
+        noise = np.random.default_rng(seed).normal(size=values.shape)
+        yield (size * noise).astype(outputs.dtype)
+
+
+def _measured(meter: Meter, spec: TaskSpec, reference: Outputs, quantized: Outputs) -> tuple[float, float]:
+    """KL divergence and agreement."""
+    labels = np.zeros(len(reference), np.int64) if spec.kind == "classification" else None
+    meter.add(reference, quantized, Batch(np.zeros((len(reference), 0), np.float32), labels, 0))
+    try:
+        found = meter.result()
+    except ScoreError:
+        return 0.0, 1.0
+    return found.kl, found.agreement
+
+
+def _fits(kind: TaskName, outputs: Outputs) -> bool:
+    """Whether the scores of a task can be taken of such outputs, and change with them."""
+    spec = TaskSpec(kind=kind)
+    try:
+        return not _constant(lambda: METERS[kind](_with_unit(spec, outputs)), spec, outputs)
+    except LampqError:  # outputs of other tasks are refused by name
+        return False
+
+
+def _with_unit(spec: TaskSpec, outputs: Outputs) -> TaskSpec:
+    """The task with 1 as the spread of its outputs where it has none yet."""
+    if not spec.has_unit or spec.spread:
+        return spec
+    return spec.model_copy(update={"spread": (1.0,) * (1 if outputs.ndim == 3 else outputs.shape[1])})

@@ -1,0 +1,94 @@
+"""The meter of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.data import Batch, BatchedImages, ImageSource, Preprocessing, open_source
+from lampq_onnx.data.sources import LabelKind
+from lampq_onnx.errors import LampqError
+from lampq_onnx.evaluation.tasks.binary import BinaryMeter, decisions
+from lampq_onnx.evaluation.tasks.binary_segmentation import BinarySegmentationMeter
+from lampq_onnx.evaluation.tasks.classification import ClassificationMeter
+from lampq_onnx.evaluation.tasks.dense_regression import DenseRegressionMeter
+from lampq_onnx.evaluation.tasks.detection import DetectionMeter
+from lampq_onnx.evaluation.tasks.embedding import EmbeddingMeter
+from lampq_onnx.evaluation.tasks.meter import Meter
+from lampq_onnx.evaluation.tasks.multi_label import MultiLabelMeter
+from lampq_onnx.evaluation.tasks.regression import RegressionMeter
+from lampq_onnx.evaluation.tasks.segmentation import SegmentationMeter
+
+_BOXES = "give a COCO annotation file (.json), or a folder with annotations.json and its images"
+
+
+def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> ImageSource:
+    """Images with what the task is scored against.
+
+    That is a label for classification, boxes for detection; labels that are there for binary and regression; else
+    nothing.
+
+    Raises:
+        LampqError: see `open_source`; also no boxes where they are needed, or labels of another task.
+    """
+    classify = spec.kind == "classification"
+    source = open_source(
+        path,
+        num_classes=num_classes if classify else None,
+        need_labels=classify,
+        class_names=spec.classes,
+        labels=_LABELS.get(spec.kind, "none"),
+    )
+    if spec.kind == "binary":
+        labels = decisions(Batch(np.zeros((0,), np.float32), source.labels, 0, source.targets))
+        return replace(source, labels=labels, targets=None)
+    if spec.kind == "detection" and source.objects is None:
+        raise LampqError(
+            f"{source.description}: detection is scored against boxes, and there are none",
+            hint=_BOXES,
+        )
+    return source
+
+
+def calibration_labels(spec: TaskSpec) -> LabelKind:
+    """How labels of calibration images are read: class indices give every class its share of the images."""
+    return "none" if spec.has_unit or spec.kind == "binary" else "classes"
+
+
+def meter_for(spec: TaskSpec, source: ImageSource | BatchedImages, preprocessing: Preprocessing) -> Meter:
+    """A meter for one pass over all images of ``source``, in order.
+
+    Raises:
+        LampqError: images without boxes for detection.
+    """
+    if spec.kind != "detection":
+        return METERS[spec.kind](spec)
+    if not isinstance(source, ImageSource) or source.objects is None:
+        raise LampqError("detection is scored against boxes, and the validation images have none", hint=_BOXES)
+    return DetectionMeter(spec, preprocessing, source.objects)
+
+
+METERS: dict[TaskName, Callable[[TaskSpec], Meter]] = {
+    "classification": lambda _: ClassificationMeter(),
+    "binary": lambda _: BinaryMeter(),
+    "multi-label": lambda _: MultiLabelMeter(),
+    "regression": RegressionMeter,
+    "embedding": lambda _: EmbeddingMeter(),
+    "segmentation": lambda _: SegmentationMeter(),
+    "binary-segmentation": lambda _: BinarySegmentationMeter(),
+    "dense-regression": DenseRegressionMeter,
+}
+"""Meters of the tasks that need nothing but outputs and labels."""
+
+_LABELS: dict[TaskName, LabelKind] = {
+    "classification": "classes",
+    "binary": "numbers",
+    "regression": "numbers",
+    "dense-regression": "numbers",
+    "detection": "classes",
+}
+"""How the labels of validation images are read; tasks that are not here do not use any."""

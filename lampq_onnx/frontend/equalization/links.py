@@ -1,0 +1,184 @@
+"""Finds where the input channels of a layer can be scaled and shifted without changing the model.
+
+There are three kinds of places. They are tried in this order for every layer in the budget:
+
+1. norm: the layer reads a LayerNorm, and only layers in the budget read that LayerNorm. Scale and shift go into the
+   LayerNorm's own weight and bias.
+2. linear: another layer of the same block produces the channels, and only linear operations lie in between. Examples
+   are the path from the values of an attention to its output projection (each row of the softmax sums to 1, so a
+   constant passes too) and the path from the linear half of a gated MLP to its last layer. The scale goes into the rows
+   of the producing layer.
+3. multiply: neither is possible, as after GELU, which does not commute with a scale. One elementwise Mul before the
+   layer applies the scale.
+
+Kinds 1 and 2 are guesses from the structure of the graph. A trial with random factors confirms them: the logits must
+not change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from lampq_onnx.frontend.equalization.fold import Equalization, applied
+from lampq_onnx.frontend.equalization.link import Link
+from lampq_onnx.frontend.shared.units import Exported, Unit
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.graph.keys import UNIT_KEY
+from lampq_onnx.graph.layers import SHAPE_OPERATORS, users
+
+TRIAL_TOLERANCE = 1e-4
+"""Largest relative change of the logits in a trial; wrong guesses change them by percents."""
+
+
+def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, images: torch.Tensor) -> tuple[Link, ...]:
+    """Find one link for every Linear layer in the budget; layers with the same input share a link.
+
+    Args:
+        exported: float graph and layers.
+        model: the float model.
+        chain: its blocks.
+        images: float32 (n, c, h, w), a few real images for the trials.
+    """
+    counts = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    linear = [u for u in exported.units if not u.fixed and isinstance(u.module, torch.nn.Linear)]
+    own = [u for u in linear if _owned(u.module, counts)]
+    found: dict[str, Link] = {}
+    trial = _Trial(model, images)
+    for link in _norm_links(exported, model, own, counts, images):
+        if trial.holds(link):
+            found |= {unit.name: link for unit in link.readers}
+    before = _layers_before(exported.model)
+    for block in chain.blocks:
+        members = [u for u in block.units if u in own]
+        for unit in members:
+            if unit.name not in found:
+                sources = [u for u in members if u.name in before.get(unit.name, ())]
+                for link in _linear_links(unit, sources):
+                    if trial.holds(link):
+                        found[unit.name] = link
+                        break
+    for unit in own:
+        found.setdefault(unit.name, Link("multiply", (unit,)))
+    return tuple(dict.fromkeys(found.values()))
+
+
+def _owned(module: torch.nn.Module, counts: Counter[int]) -> bool:
+    return all(counts[id(p)] == 1 for p in module._parameters.values() if p is not None)
+
+
+def _norm_links(
+    exported: Exported, model: torch.nn.Module, units: Sequence[Unit], counts: Counter[int], images: torch.Tensor
+) -> Iterator[Link]:
+    """LayerNorms whose output tensor is the input of layers, and that nothing else in the graph reads."""
+    outputs: dict[int, torch.nn.Module] = {}
+    alive: list[torch.Tensor] = []
+    readers: dict[torch.nn.Module, list[Unit]] = {}
+
+    def made(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+        outputs[id(output)] = module
+        alive.append(output)
+
+    def read(unit: Unit) -> Any:
+        def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            norm = outputs.get(id(inputs[0]))
+            if norm is not None:
+                readers.setdefault(norm, []).append(unit)
+
+        return hook
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm) and m.weight is not None]
+    handles = [norm.register_forward_hook(made) for norm in norms]
+    handles += [unit.module.register_forward_pre_hook(read(unit)) for unit in units]
+    try:
+        with torch.no_grad():
+            model(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    alone = _read_by_units_alone(exported.model)
+    for norm, members in readers.items():
+        if not _owned(norm, counts) or not all(unit.name in alone for unit in members):
+            continue
+        if alone[members[0].name] == {unit.name for unit in members}:
+            shift = norm.bias is not None and all(unit.module.bias is not None for unit in members)
+            yield Link("norm", tuple(members), norm=norm, shift=shift)
+
+
+def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
+    """Layer -> all layers that read the same LayerNormalization, if only layers read it."""
+    found: dict[str, set[str]] = {}
+    for node in model.graph:
+        if node.op_type != "LayerNormalization" or node.outputs[0].is_graph_output():
+            continue
+        readers = [reader for reader in users(node.outputs[0]) if reader.op_type not in SHAPE_OPERATORS]
+        names = {reader.metadata_props.get(UNIT_KEY, "") for reader in readers}
+        if "" not in names:
+            found |= dict.fromkeys(names, names)
+    return found
+
+
+def _layers_before(model: ir.Model) -> dict[str, set[str]]:
+    """Layer -> layers that its input is computed from, with no other layer and no Add of two results in between.
+
+    After such an Add, a factor on one operand is no longer a factor on the sum.
+    """
+    found: dict[str, set[str]] = {}
+    for node in model.graph:
+        name = node.metadata_props.get(UNIT_KEY)
+        if name is None:
+            continue
+        reached: set[str] = set()
+        seen: set[ir.Node] = set()
+        front = [node.inputs[0]]
+        while front:
+            value = front.pop()
+            producer = None if value is None else value.producer()
+            if producer is None or producer in seen or producer.op_type in SHAPE_OPERATORS:
+                continue
+            seen.add(producer)
+            if UNIT_KEY in producer.metadata_props:
+                reached.add(producer.metadata_props[UNIT_KEY])
+            elif producer.op_type != "Add" or any(v is not None and v.const_value is not None for v in producer.inputs):
+                front.extend(producer.inputs)
+        found[name] = reached
+    return found
+
+
+def _linear_links(unit: Unit, sources: Sequence[Unit]) -> Iterator[Link]:
+    """Row ranges of ``sources`` that may produce the layer's input; the last rows (the values) come first."""
+    channels = int(unit.module.weight.shape[1])
+    for source in sources:
+        rows = int(source.module.weight.shape[0])
+        if source is unit or rows % channels:
+            continue
+        for start in reversed(range(0, rows, channels)):
+            movable = source.module.bias is not None and unit.module.bias is not None
+            for shift in (True, False) if movable else (False,):
+                yield Link("linear", (unit,), source=source, start=start, shift=shift)
+
+
+class _Trial:
+    """Checks a link: applies random factors, compares the logits, and restores the model."""
+
+    def __init__(self, model: torch.nn.Module, images: torch.Tensor) -> None:
+        self._model = model
+        self._images = images
+        self._wanted = self._logits()
+
+    def _logits(self) -> torch.Tensor:
+        with torch.no_grad():
+            logits: torch.Tensor = self._model(self._images).double()
+        return logits
+
+    def holds(self, link: Link) -> bool:
+        generator = torch.Generator().manual_seed(0)
+        scale = 0.5 + 1.5 * torch.rand(link.channels, generator=generator)
+        shift = torch.randn(link.channels, generator=generator) * (0.5 if link.shift else 0.0)
+        with applied(Equalization(link, scale, shift)):
+            found = self._logits()
+        return bool((found - self._wanted).norm() <= TRIAL_TOLERANCE * self._wanted.norm())

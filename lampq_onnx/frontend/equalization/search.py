@@ -1,0 +1,239 @@
+"""Chooses how strongly to equalize each input, by the smallest expected loss.
+
+With r_j the half range of channel j, strength a divides the channel by r_j^a (SmoothQuant, Xiao et al., ICML 2023, uses
+the same exponent). If a > 0 and constants can move, the channel is centered first (RepQ-ViT, Li et al., ICCV 2023).
+Strength 1 makes all channels equally wide. That is best for the input and worst for the weights, because their columns
+absorb the difference. Which strength pays off depends on the layer and on both bit-widths, so it is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lampq_onnx.frontend.equalization.fold import Equalization
+from lampq_onnx.frontend.equalization.link import Link
+from lampq_onnx.frontend.measuring.calibration import visit_inputs
+from lampq_onnx.frontend.measuring.fisher import visit_gradients
+from lampq_onnx.frontend.shared.batching import Images, device_of, unlabelled
+from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.losses import clearly_lower
+from lampq_onnx.frontend.simulation.simulate import fake_quantize
+from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+OUTLIERS = (1.5, 3.0)
+"""Multiples of the median range that wider channels are reduced to; all other channels stay as they are.
+
+If a few channels are huge, every power takes too little from them or too much from the weights of all others.
+"""
+
+MULTIPLY_GAIN = 2.0
+"""Factor by which a separate Mul must reduce the layer's expected loss, because it costs time at every run."""
+
+LEAST_GAIN = 1.1
+"""Factor by which any equalization must reduce the expected loss.
+
+Nearest rounding stands in for the file's own rounding here, so a smaller gain proves nothing.
+"""
+
+RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
+"""Least input bits -> parts of the min-max interval that are tried; narrow inputs are clipped."""
+
+CONSTANT = 1e-6
+"""Channels with a range below this share of the widest one stay as they are: they are nearly constant."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The equalization chosen for one link.
+
+    Attributes:
+        equalization: scale and shift; all ones and zeros if nothing changes.
+        strength: exponent of the ranges; 1 for outliers, 0 if nothing changes.
+        gain: expected loss without equalization divided by the loss with it.
+        name: description of the choice for reports.
+    """
+
+    equalization: Equalization
+    strength: float
+    gain: float
+    name: str
+
+
+PlainStrength = tuple[str, torch.Tensor, torch.Tensor, float, float, str]
+"""Link name, scale, shift, strength, gain and name."""
+
+
+def plain(strengths: Sequence[Strength]) -> list[PlainStrength]:
+    """The same choices as plain values, without the modules that links hold."""
+    return [
+        (s.equalization.link.name, s.equalization.scale, s.equalization.shift, s.strength, s.gain, s.name)
+        for s in strengths
+    ]
+
+
+def of_links(values: Sequence[PlainStrength], links: Sequence[Link]) -> list[Strength]:
+    """Choices from plain values; the inverse of `plain`."""
+    by_name = {link.name: link for link in links}
+    return [
+        Strength(Equalization(by_name[link], scale, shift), strength, gain, name)
+        for link, scale, shift, strength, gain, name in values
+    ]
+
+
+@dataclass(frozen=True)
+class _Option:
+    name: str
+    strength: float
+    scale: torch.Tensor
+    shift: torch.Tensor
+    quantizers: tuple[ActivationQuantizer, ...]
+    weights: Mapping[str, torch.Tensor]
+
+
+def choose_strengths(
+    model: torch.nn.Module,
+    links: Sequence[Link],
+    fit: Images,
+    held_out: Images,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Strength]:
+    """Choose the strength with the smallest expected loss for every link.
+
+    The expected loss of an option is sum g^2 d^2 over the change d of the layer's output, with g the loss gradient of a
+    sampled label: the diagonal of the Fisher information. The full quadratic form E[(g . d)^2] also captures errors
+    that add up over tokens, but on tens of images its variance led to worse choices.
+
+    Args:
+        model: the float model.
+        links: places where input channels can be scaled.
+        fit: images that give the channel ranges.
+        held_out: images on which the options are compared.
+        weight_bits: expected bit-width; weights are rounded to nearest here.
+        activation_bits: bit-width of the inputs; more than 8 bits are treated as float.
+        seed: seed of the sampled labels.
+        progress: called with the number of ``held_out`` images done.
+    """
+    units = [unit for link in links for unit in link.readers]
+    lows, highs = channel_ranges(model, units, fit)
+    options = {link: _options(link, lows[link.name], highs[link.name], weight_bits, activation_bits) for link in links}
+    by_unit = {unit.name: link for link in links for unit in link.readers}
+    # One number per image: a choice must win by more than the variation between images.
+    errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
+
+    def measure(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        link = by_unit[unit.name]
+        with torch.no_grad():
+            gradient = grads_as_tokens(unit.module, grads)
+            weight = unit.module.weight
+            values = as_tokens(unit.module, inputs)
+            exact = values @ weight.T
+            found = values.new_zeros(len(options[link]), len(options[link][0].quantizers), samples, dtype=torch.float64)
+            for row, option in enumerate(options[link]):
+                scaled = (values - option.shift).div_(option.scale)
+                # The bias adds back exactly what the shift subtracts from the input.
+                constant = weight @ option.shift
+                for column, quantizer in enumerate(option.quantizers):
+                    read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
+                    change = (read @ option.weights[unit.name].T).add_(constant).sub_(exact).mul_(gradient)
+                    found[row, column] = change.square_().reshape(samples, -1).sum(1, dtype=torch.float64)
+            errors[link].append(found.cpu())
+
+    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed, progress=progress)
+    return [_best(link, options[link], _by_image(link, errors[link])) for link in links]
+
+
+def channel_ranges(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Smallest and largest value of every input channel: layer name -> float32 (channels,)."""
+    lows: dict[str, torch.Tensor] = {}
+    highs: dict[str, torch.Tensor] = {}
+
+    def widen(unit: Unit, values: torch.Tensor) -> None:
+        flat = values.reshape(-1, values.shape[-1]).float()
+        low, high = flat.amin(0), flat.amax(0)
+        lows[unit.name] = torch.minimum(lows.get(unit.name, low), low)
+        highs[unit.name] = torch.maximum(highs.get(unit.name, high), high)
+
+    visit_inputs(model, units, images, widen)
+    return lows, highs
+
+
+def equalizing(link: Link, low: torch.Tensor, high: torch.Tensor, strength: float) -> Equalization:
+    """Scale and shift for a strength; the scales have a geometric mean of 1."""
+    shift, radius, moving = _centered(link, low, high)
+    if strength == 0 or not bool(moving.any()):
+        return Equalization(link, torch.ones_like(low), torch.zeros_like(low))
+    scale = torch.where(moving, radius, torch.ones_like(radius)).double() ** strength
+    scale = scale / scale[moving].log().mean().exp()
+    return Equalization(link, torch.where(moving, scale, torch.ones_like(scale)).float(), shift)
+
+
+def without_outliers(link: Link, low: torch.Tensor, high: torch.Tensor, threshold: float) -> Equalization:
+    """Scale only the channels wider than ``threshold`` times the median range, down to that range."""
+    shift, radius, moving = _centered(link, low, high)
+    if not bool(moving.any()):
+        return Equalization(link, torch.ones_like(low), torch.zeros_like(low))
+    scale = (radius / (threshold * radius[moving].median())).clamp_min(1.0)
+    return Equalization(link, scale, shift)
+
+
+def _centered(link: Link, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Shift, half range around the shift, and which channels are not constant; (channels,) each."""
+    shift = (low + high) / 2 if link.shift else torch.zeros_like(low)
+    radius = torch.maximum((high - shift).abs(), (low - shift).abs())
+    return shift, radius, radius > CONSTANT * radius.max()
+
+
+def _options(
+    link: Link, low: torch.Tensor, high: torch.Tensor, weight_bits: int, activation_bits: int
+) -> list[_Option]:
+    found = []
+    shrinks = next((parts for least, parts in RANGE_SHRINKS.items() if activation_bits >= least), RANGE_SHRINKS[4])
+    variants = [(f"power {a:g}", a, equalizing(link, low, high, a)) for a in STRENGTHS]
+    variants += [(f"outliers {t:g}", 1.0, without_outliers(link, low, high, t)) for t in OUTLIERS]
+    for name, strength, moved in variants:
+        start = float(((low - moved.shift) / moved.scale).min())
+        stop = float(((high - moved.shift) / moved.scale).max())
+        weights = {}
+        for unit in link.readers:
+            matrix = (unit.module.weight * moved.scale).float().cpu().numpy()
+            rounded = fit_weight_grid(matrix, weight_bits).quantize(matrix).dequantize()
+            weights[unit.name] = torch.from_numpy(rounded).to(unit.module.weight)
+        quantizers = tuple(
+            ActivationQuantizer.from_range(part * start, part * stop, activation_bits) for part in shrinks
+        )
+        found.append(_Option(name, strength, moved.scale, moved.shift, quantizers, weights))
+    return found
+
+
+def _by_image(link: Link, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Errors (strengths, quantizers, images), summed over the readers of the link."""
+    readers = len(link.readers)
+    batches = [torch.stack(list(parts[i : i + readers])).sum(0) for i in range(0, len(parts), readers)]
+    return torch.cat(batches, 2)
+
+
+def _best(link: Link, options: Sequence[_Option], errors: torch.Tensor) -> Strength:
+    """The strength with the smallest error, if it is clearly smaller than the error without equalization."""
+    totals = errors.sum(2)
+    columns = totals.argmin(1)
+    best = int(totals.amin(1).argmin())
+    least = errors[best, columns[best]]
+    untouched = errors[0, columns[0]]
+    gain = float(untouched.sum() / least.sum().clamp_min(torch.finfo(torch.float64).tiny))
+    needed = MULTIPLY_GAIN if link.kind == "multiply" else LEAST_GAIN
+    if best and (gain < needed or not clearly_lower(least, untouched)):
+        best, gain = 0, 1.0
+    option = options[best]
+    return Strength(Equalization(link, option.scale, option.shift), option.strength, gain, option.name)

@@ -1,0 +1,1 @@
+"""Sensitivities: gradients, costs and input ranges, measured on the float model."""

@@ -1,0 +1,333 @@
+"""Measures the sensitivities of all layers: input ranges, traces, alpha, rounding errors and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from lampq_onnx.artifacts import ActivationRange, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.config.options import AnalysisOptions
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.measuring.alpha import AlphaResult, type_factors
+from lampq_onnx.frontend.measuring.calibration import choose_ranges, nuclear_norms, visit_inputs
+from lampq_onnx.frontend.measuring.costs import (
+    FLOOR,
+    activation_costs,
+    directional_costs,
+    measured_widths,
+    weight_costs,
+)
+from lampq_onnx.frontend.measuring.fisher import fisher_traces
+from lampq_onnx.frontend.measuring.hessians import input_moments
+from lampq_onnx.frontend.rounding.effort import EFFORTS
+from lampq_onnx.frontend.shared.batching import Images, SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.units import Exported, Unit
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.live import live_model
+from lampq_onnx.frontend.simulation.simulate import WeightRounder
+from lampq_onnx.graph.model_file import model_bytes
+from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.running.processes import ALONE, Group
+from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
+
+HELD_OUT_SHARE = 4
+"""One in this many calibration images is held out, to choose between results from the others."""
+
+MOST_HELD_OUT = 64
+"""Largest number of held-out images: every comparison takes many passes, and more images do not change the choice."""
+
+RANGE_IMAGES = 256
+TRACE_IMAGES = 128
+"""Largest number of images for Fisher traces.
+
+Means and ranges over these images represent the whole set, which is only needed for training.
+"""
+
+NUCLEAR_IMAGES = 8
+ALPHA_IMAGES = 32
+INPUT_COST_IMAGES = 32
+"""Images for the cost of input bit-widths, which only has to separate widths that differ by much."""
+
+BATCH = 32
+"""Images per forward pass when costs are measured."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One model and the images it is measured on.
+
+    Attributes:
+        loaded: the float model.
+        exported: its graph and layers.
+        chain: its transformer blocks.
+        rounder: rounded weights, before the plan's own rounding improves them.
+        images: calibration images.
+        gptq: whether weights are rounded by GPTQ; costs then use weights rounded on one half of the images.
+        group: processes that share the images of ranges, traces, norms and moments.
+    """
+
+    loaded: LoadedModel
+    exported: Exported
+    chain: BlockChain
+    rounder: WeightRounder
+    images: SlicedImages
+    gptq: bool
+    group: Group = ALONE
+
+    @property
+    def budgeted(self) -> tuple[Unit, ...]:
+        """Layers in the budget."""
+        return tuple(unit for unit in self.exported.units if not unit.fixed)
+
+    def run(
+        self,
+        options: AnalysisOptions,
+        *,
+        seed: int,
+        equalized: Mapping[str, str],
+        progress: ProgressSink = NO_PROGRESS,
+        kept: Kept = NOT_KEPT,
+    ) -> Sensitivities:
+        """Measure everything.
+
+        Args:
+            options: what to measure.
+            seed: seed of sampled labels and gradients.
+            equalized: layer -> how its input channels were equalized; recorded in the result.
+            progress: told of each stage.
+            kept: results of steps that an earlier run finished.
+
+        Raises:
+            LampqError: a layer cannot be measured.
+        """
+        module, units, images = self.loaded.module, self.exported.units, self.images
+        effort = EFFORTS[options.effort]
+        count = len(images)
+        fit, held_out = split(images.slice(0, RANGE_IMAGES))
+        widths = self._input_widths(options)
+        with progress.stage("ranges", len(held_out)) as advance:
+            ranges = choose_ranges(
+                module, units, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
+            )
+        with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
+            batches = self._labelled(options.labels)
+            traces = fisher_traces(module, units, batches, seed=seed, group=self.group, progress=advance)
+        with progress.stage("weight errors", len(units)) as advance:
+            errors = {}
+            for done, unit in enumerate(units, 1):
+                errors[unit.name] = {b: self.rounder.grid(unit.name, b).error for b in options.candidates}
+                advance(done)
+        with progress.stage("nuclear norms"):
+            norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES), group=self.group)
+        alpha_bits = options.alpha_bits or min(options.candidates)
+        main = options.activation_bits if isinstance(options.activation_bits, int) else FIXED_BITS
+        alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
+        costs = kept.get(
+            "costs", lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress), part=True
+        )
+        input_costs = self._input_costs(ranges, widths, progress)
+        elements = self._input_elements()
+        return Sensitivities(
+            model=self.loaded.identity,
+            units=tuple(
+                UnitSensitivity(
+                    name=unit.name,
+                    type=unit.type,
+                    parameters=unit.parameters,
+                    shape=unit.matrix().shape,
+                    fixed=unit.fixed,
+                    float_input=unit.float_input,
+                    trace=traces[unit.name],
+                    nuclear_norm=norms[unit.name],
+                    weight_error=errors[unit.name],
+                    weight_cost=costs.get(unit.name, {}),
+                    activation_range=ranges[unit.name].get(main) or ranges[unit.name][max(ranges[unit.name])],
+                    activation_ranges=ranges[unit.name],
+                    activation_cost=input_costs.get(unit.name, {}),
+                    activation_elements=elements[unit.name],
+                )
+                for unit in units
+            ),
+            alpha=alpha.alpha,
+            alpha_loss=alpha.losses,
+            alpha_floored=alpha.floored,
+            alpha_bits=alpha_bits,
+            alpha_measure=options.alpha_measure,
+            activation_bits=main,
+            labels=options.labels,
+            calibration_images=count,
+            calibration_made=images.made,
+            seed=seed,
+            cost_estimator=effort.costs,
+            equalized=dict(equalized),
+            skipped=self.exported.skipped,
+            float_bytes=model_bytes(self.exported.model),
+        )
+
+    def _input_widths(self, options: AnalysisOptions) -> dict[str, tuple[int, ...]]:
+        asked = options.activation_bits
+        if asked == "mixed":
+            own = tuple(sorted({*options.activation_candidates, FIXED_BITS, WIDE_ACTIVATION_BITS}))
+        elif asked == "same":
+            own = tuple(sorted({*(max(b, 2) for b in options.candidates), FIXED_BITS}))
+        else:
+            own = tuple(sorted({asked, WIDE_ACTIVATION_BITS}))
+        return {unit.name: (FIXED_BITS,) if unit.fixed else own for unit in self.exported.units}
+
+    def _alpha(
+        self,
+        options: AnalysisOptions,
+        bits: int,
+        ranges: Mapping[str, Mapping[int, ActivationRange]],
+        traces: Mapping[str, float],
+        progress: ProgressSink,
+    ) -> AlphaResult:
+        module, images = self.loaded.module, self.images.slice(0, ALPHA_IMAGES)
+        asked = options.activation_bits
+        width = asked if isinstance(asked, int) else FIXED_BITS if asked == "mixed" else max(bits, 2)
+        activations = {unit.name: quantizer_of(ranges[unit.name][width], width) for unit in self.budgeted}
+        with progress.stage("alpha", 4 * options.alpha_samples) as advance:
+            return type_factors(
+                module, self.exported.units, traces, activations, self.rounder, images, logits_of(module, images),
+                labels_of(images), bits=bits, measure=options.alpha_measure, samples=options.alpha_samples,
+                progress=advance,
+            )  # fmt: skip
+
+    def _weight_costs(
+        self,
+        options: AnalysisOptions,
+        estimator: Literal["measured", "directional"],
+        most: int,
+        seed: int,
+        progress: ProgressSink,
+    ) -> dict[str, dict[int, float]]:
+        """Measure the costs of weights.
+
+        Weights are rounded on one half of the images and measured on the other half, so that no rounding is judged on
+        the images that it was fitted to.
+        """
+        count = len(self.images)
+        half = max(1, count // 2)
+        fit, held_out = self.images.slice(0, count - half), self.images.slice(count - half, count)
+        if count == 1:
+            fit = held_out = self.images
+        held_out = held_out.slice(0, most)
+        rounder = WeightRounder(self.exported.units)
+        if self.gptq:
+            with progress.stage("cost candidates"):
+                moments = input_moments(self.loaded.module, linear_units(self.budgeted), fit, group=self.group)
+                rounder = WeightRounder(self.exported.units, moments, widths=options.candidates)
+                for unit in self.budgeted:
+                    rounder.quantized(unit.name, max(options.candidates))
+        if estimator == "directional":
+            with progress.stage("costs", len(held_out)) as advance:
+                return directional_costs(
+                    self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
+                    progress=advance,
+                )  # fmt: skip
+        settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
+        with (
+            progress.stage("costs", settings) as advance,
+            live_model(self.loaded.module, self.exported.units) as live,
+        ):
+            return weight_costs(
+                live, self.chain, held_out, self.budgeted, rounder, options.candidates,
+                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
+            )  # fmt: skip
+
+    def _input_costs(
+        self,
+        ranges: Mapping[str, Mapping[int, ActivationRange]],
+        widths: Mapping[str, Sequence[int]],
+        progress: ProgressSink,
+    ) -> dict[str, dict[int, float]]:
+        _, held_out = split(self.images.slice(0, RANGE_IMAGES))
+        quantizers = {
+            unit.name: {
+                width: quantizer_of(ranges[unit.name][width], width)
+                for width in widths[unit.name]
+                if width <= FIXED_BITS
+            }
+            for unit in self.budgeted
+        }
+        with (
+            progress.stage("input costs", sum(map(len, quantizers.values()))) as advance,
+            live_model(self.loaded.module, self.exported.units) as live,
+        ):
+            costs = activation_costs(
+                live, self.chain, held_out.slice(0, INPUT_COST_IMAGES), quantizers, batch_size=BATCH, progress=advance
+            )
+        # 16 bits are 256 times finer than 8 bits; their cost is too small to measure.
+        return {name: {**own, WIDE_ACTIVATION_BITS: FLOOR} for name, own in costs.items()}
+
+    def _input_elements(self) -> dict[str, int]:
+        """Layer -> number of elements in its input for one image."""
+        found: dict[str, int] = {}
+
+        def count(unit: Unit, values: torch.Tensor) -> None:
+            found[unit.name] = values.numel()
+
+        visit_inputs(self.loaded.module, self.exported.units, self.images.slice(0, 1), count)
+        return found
+
+    def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        device = next(self.loaded.module.parameters()).device
+        require_labels(self.loaded, kind, self.images)
+        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
+            yield batch, labels if kind == "given" else None
+
+
+def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:
+    """Refuse given labels if the task has no class labels or the images have none.
+
+    Args:
+        loaded: the model, which knows its task.
+        kind: "sampled" or "given".
+        images: calibration images; None if they are not open yet.
+
+    Raises:
+        UsageError: the task is not classification.
+        LampqError: the images have no labels.
+    """
+    if kind != "given":
+        return
+    if loaded.task.kind != "classification":
+        raise UsageError(
+            f"given labels are classes, and the task is {loaded.task.kind}",
+            hint="use labels sampled from the model, which is the default",
+        )
+    if images is not None and images.labels is None:
+        raise LampqError(
+            "given labels are requested, but the calibration images have none",
+            hint="use labels sampled from the model, or give labelled images",
+        )
+
+
+def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
+    """Split images into those to fit to and those to compare on; a single image serves as both."""
+    count = len(images)
+    if count == 1:
+        return images, images
+    held = max(1, min(count // HELD_OUT_SHARE, MOST_HELD_OUT))
+    return images.slice(0, count - held), images.slice(count - held, count)
+
+
+def linear_units(units: Sequence[Unit]) -> list[Unit]:
+    """The layers that are torch.nn.Linear modules."""
+    return [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
+
+
+def labels_of(images: Images) -> torch.Tensor | None:
+    """Labels of the images, int64 (n,), if known."""
+    return None if images.labels is None else torch.from_numpy(images.labels)
+
+
+def quantizer_of(interval: ActivationRange, bits: int) -> ActivationQuantizer:
+    """The quantizer for a range at a bit-width."""
+    return ActivationQuantizer.from_range(interval.low, interval.high, bits)

@@ -1,0 +1,198 @@
+"""Measures the ranges of layer inputs in a stream: memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lampq_onnx.artifacts import ActivationRange
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.measuring.fisher import visit_gradients
+from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
+from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.simulate import fake_quantize
+from lampq_onnx.quantization import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
+from lampq_onnx.running.processes import ALONE, Group, summed
+
+BINS = 4096
+
+WHOLE_RANGE_BITS = 8
+"""Bit-width from which images made from the model only give min-max ranges.
+
+DeiT-Ti at 8 bits on 64 such images: min-max gives an agreement of 98.4 % and a KL to float of .0034; ranges chosen by
+their errors give a KL of .0113.
+"""
+
+Visitor = Callable[[Unit, torch.Tensor], None]
+
+
+@torch.no_grad()
+def visit_inputs(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images, visit: Visitor, *, group: Group = ALONE
+) -> None:
+    """Call ``visit`` with every layer and its input tensor, batch by batch.
+
+    Each process sees its share of the images.
+    """
+
+    def hook(unit: Unit) -> Any:
+        return lambda _, inputs: visit(unit, inputs[0])
+
+    handles = [unit.module.register_forward_pre_hook(hook(unit)) for unit in units]
+    try:
+        for batch, _ in tensors(images, device_of(model), group=group):
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def input_histograms(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
+) -> dict[str, Histogram]:
+    """Histograms of all layer inputs in two passes: exact minimum and maximum, then counts in `BINS` bins.
+
+    Returns:
+        Layer -> histogram over all images.
+
+    Raises:
+        LampqError: a layer reads NaN or infinity.
+    """
+    lows = dict.fromkeys((u.name for u in units), np.inf)
+    highs = dict.fromkeys((u.name for u in units), -np.inf)
+
+    def widen(unit: Unit, values: torch.Tensor) -> None:
+        low, high = (float(v) for v in torch.aminmax(values))
+        lows[unit.name], highs[unit.name] = np.fmin(lows[unit.name], low), np.fmax(highs[unit.name], high)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            highs[unit.name] = np.nan
+
+    visit_inputs(model, units, images, widen, group=group)
+    _share_extremes(lows, highs, group)
+    counts = {unit.name: np.zeros(BINS) for unit in units}
+
+    def count(unit: Unit, values: torch.Tensor) -> None:
+        low, high = lows[unit.name], highs[unit.name]
+        if high > low:
+            counts[unit.name] += torch.histc(values.float(), BINS, low, high).double().cpu().numpy()
+
+    visit_inputs(model, units, images, count, group=group)
+    total = dict(zip(counts, group.sum(np.stack(list(counts.values()))), strict=True)) if counts else {}
+    return {u.name: Histogram(lows[u.name], highs[u.name], total[u.name]) for u in units}
+
+
+def _share_extremes(lows: dict[str, float], highs: dict[str, float], group: Group) -> None:
+    """Combine the extremes of all processes, in place.
+
+    Raises:
+        LampqError: in every process, if a layer in any process reads NaN or infinity.
+    """
+    names = list(lows)
+    low, high = np.array([lows[n] for n in names]), np.array([highs[n] for n in names])
+    # A process without a batch has infinite extremes, which are neutral here; NaN marks a bad input.
+    broken = group.max((np.isnan(low) | np.isnan(high)).astype(np.float64))
+    if broken.any():
+        raise LampqError(f"layer {names[int(broken.argmax())]} reads NaN or infinity on the calibration images")
+    lows.update(zip(names, (-group.max(-low)).tolist(), strict=True))
+    highs.update(zip(names, group.max(high).tolist(), strict=True))
+
+
+def choose_ranges(
+    model: torch.nn.Module,
+    units: Sequence[Unit],
+    fit: Images,
+    held_out: Images,
+    *,
+    widths: Mapping[str, Sequence[int]],
+    seed: int,
+    group: Group = ALONE,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[int, ActivationRange]]:
+    """Choose the candidate range with the smallest output error on held-out images, for each layer and bit-width.
+
+    The error of an output element is weighted by its squared loss gradient (the diagonal of the Fisher information of
+    the outputs, as in BRECQ, ICLR 2021). Plain output error would keep a few huge values that the model ignores, or
+    clip a few values that the model depends on. Images made from the model do not show what can be clipped: from
+    `WHOLE_RANGE_BITS` on, they only give min-max ranges.
+
+    Args:
+        model: the float model.
+        units: its layers.
+        fit: images that give the candidates.
+        held_out: images that choose among the candidates.
+        widths: layer -> bit-widths of its input.
+        seed: seed of the labels that gradients are taken for.
+        group: processes that share the images.
+        progress: called with the number of ``held_out`` images done.
+
+    Returns:
+        Layer -> bit-width -> range.
+    """
+    histograms = input_histograms(model, units, fit, group=group)
+    candidates = {
+        (u.name, width): candidate_ranges(histograms[u.name], width) for u in units for width in widths[u.name]
+    }
+    if fit.made:
+        for (_, width), found in candidates.items():
+            if width >= WHOLE_RANGE_BITS:
+                for method in found.keys() - {MIN_MAX}:
+                    del found[method]
+    errors = {key: dict.fromkeys(found, 0.0) for key, found in candidates.items()}
+
+    def measure(_: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        with torch.no_grad():
+            weight = unit.module.weight.flatten(1)
+            gradient = grads_as_tokens(unit.module, grads)
+            for width in widths[unit.name]:
+                for method, (low, high) in candidates[unit.name, width].items():
+                    quantizer = ActivationQuantizer.from_range(low, high, width)
+                    change = as_tokens(unit.module, fake_quantize(inputs, quantizer).sub_(inputs))
+                    errors[unit.name, width][method] += float(
+                        (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
+                    )
+
+    batches = unlabelled(held_out, device_of(model), group=group)
+    visit_gradients(model, units, batches, measure, seed=seed, group=group, progress=progress)
+    flat = {f"{name} {width} {method}": e for (name, width), own in errors.items() for method, e in own.items()}
+    flat = summed(flat, group)
+    errors = {(name, width): {m: flat[f"{name} {width} {m}"] for m in own} for (name, width), own in errors.items()}
+    ranges: dict[str, dict[int, ActivationRange]] = {unit.name: {} for unit in units}
+    for (name, width), own in errors.items():
+        method = min(own, key=lambda m: own[m])  # the first of equals: min-max
+        low, high = candidates[name, width][method]
+        ranges[name][width] = ActivationRange(low=low, high=high, method=method)
+    return ranges
+
+
+@torch.no_grad()
+def nuclear_norms(
+    model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
+) -> dict[str, float]:
+    """Mean nuclear norm of each layer's output matrix (tokens x features), the metric of VT-PTQ (NeurIPS 2021)."""
+    sums = dict.fromkeys((u.name for u in units), 0.0)
+
+    def hook(unit: Unit) -> Any:
+        def visit(_: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            values = grads_as_tokens(unit.module, output).float()
+            # Singular values from the smaller Gram matrix are several times cheaper than an SVD.
+            gram = values @ values.mT if values.shape[1] <= values.shape[2] else values.mT @ values
+            eigenvalues = torch.linalg.eigvalsh(gram.double()).clamp_(min=0)
+            sums[unit.name] += float(eigenvalues.sqrt().sum())
+
+        return visit
+
+    handles = [unit.module.register_forward_hook(hook(unit)) for unit in units]
+    total = 0
+    try:
+        for batch, _ in tensors(images, device_of(model), group=group):
+            model(batch)
+            total += len(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    everywhere = summed({"images": total}, group)["images"]
+    return {name: value / max(everywhere, 1) for name, value in summed(sums, group).items()}

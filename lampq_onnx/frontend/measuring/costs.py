@@ -1,0 +1,214 @@
+"""Measures the cost of one layer at one bit-width: the KL to the float model with only that layer quantized.
+
+The costs use the actual candidate weights for the file (after equalization and GPTQ), on images that the rounding has
+not seen. Only the blocks from the layer's own block on are computed, and only bit-widths near the budget are measured.
+The other costs follow from the nearest measured one by the ratio of the rounding errors. Above `MEASURED_UP_TO` bits
+the loss is quadratic in the error, and a measurement would be noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+from lampq_onnx.frontend.likelihoods import likelihood_of
+from lampq_onnx.frontend.measuring.fisher import visit_gradients
+from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
+from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.live import LiveModel
+from lampq_onnx.frontend.simulation.simulate import WeightRounder
+from lampq_onnx.quantization import ActivationQuantizer
+
+MEASURED_UP_TO = 4
+"""Largest weight bit-width whose cost is measured."""
+
+FLOOR = 1e-9
+"""Smallest cost in nats; a measured KL of zero would make a layer free at any bit-width."""
+
+Setting = Callable[[], None]
+
+
+def measured_losses(
+    live: LiveModel,
+    chain: BlockChain,
+    images: Images,
+    settings: Mapping[str, Sequence[Setting]],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, list[float]]:
+    """Measure the mean KL (nats) of every setting of every layer, each applied alone.
+
+    Args:
+        live: the model; in float unless the caller has quantized parts of it.
+        chain: its blocks.
+        images: images that the loss is measured on.
+        settings: layer -> changes to try; each changes ``live``. The layer is back in float afterwards.
+        batch_size: images per forward pass.
+        progress: called with the number of settings done.
+
+    Returns:
+        Layer -> mean KL of each of its settings, in their order.
+    """
+    likelihood = likelihood_of(live.model)
+    batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size)]
+    states = chain.states(batches)
+    reference = chain.logits(states)
+    losses: dict[str, list[float]] = {}
+    done = 0
+    for index in range(len(chain)):
+        for unit in _near(chain, index):
+            if unit.name not in settings:
+                continue
+            own = []
+            for setting in settings[unit.name]:
+                setting()
+                # A layer before the blocks changes their inputs, so they are computed again.
+                changed = chain.states(batches) if unit in chain.before else states
+                own.append(max(float(likelihood.distance(chain.logits(changed), reference).mean()), FLOOR))
+                done += 1
+                if progress is not None:
+                    progress(done)
+            live.set_weight(unit.name, None)
+            live.set_input(unit.name, None)
+            losses[unit.name] = own
+        if index + 1 < len(chain):
+            states = chain.advance(states)
+    return losses
+
+
+def _near(chain: BlockChain, index: int) -> Iterator[Unit]:
+    if index == 0:
+        yield from chain.before
+    yield from chain.blocks[index].units
+    if index == len(chain) - 1:
+        yield from chain.after
+
+
+def weight_costs(
+    live: LiveModel,
+    chain: BlockChain,
+    images: Images,
+    units: Sequence[Unit],
+    rounder: WeightRounder,
+    candidates: Sequence[int],
+    *,
+    expected_bits: float,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[int, float]]:
+    """Measure the mean KL in nats of every candidate weight bit-width of every layer.
+
+    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used.
+
+    Args:
+        live: the float model.
+        chain: its blocks.
+        images: images that the loss is measured on.
+        units: layers to measure.
+        rounder: rounded weights.
+        candidates: bit-widths.
+        expected_bits: average bit-width of the budget; widths more than one bit below it are not measured either.
+        batch_size: images per forward pass.
+        progress: called with the number of measurements done.
+
+    Returns:
+        Layer -> bit-width -> mean KL.
+    """
+    measured = measured_widths(candidates, expected_bits)
+
+    def set_weight(name: str, bits: int) -> Setting:
+        return lambda: live.set_weight(name, rounder.quantized(name, bits))
+
+    settings = {unit.name: [set_weight(unit.name, bits) for bits in measured] for unit in units}
+    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
+    tiny = torch.finfo(torch.float64).tiny
+    costs = {}
+    for unit in units:
+        known = dict(zip(measured, losses[unit.name], strict=True))
+        for bits in candidates:
+            nearest = min(measured, key=lambda width: abs(width - bits))
+            if bits not in measured:
+                ratio = rounder.error(unit.name, bits) / max(rounder.error(unit.name, nearest), tiny)
+                known[bits] = known[nearest] * (min(1.0, ratio) if bits > nearest else max(1.0, ratio))
+        costs[unit.name] = _falling(known)
+    return costs
+
+
+def measured_widths(candidates: Sequence[int], expected_bits: float) -> tuple[int, ...]:
+    """Candidates that are worth measuring.
+
+    They have at most `MEASURED_UP_TO` bits, and are at most one bit below the expected average.
+    """
+    least = min(math.floor(expected_bits) - 1, MEASURED_UP_TO)
+    near = tuple(bits for bits in candidates if least <= bits <= MEASURED_UP_TO)
+    return near or (min(candidates, key=lambda bits: abs(bits - MEASURED_UP_TO)),)
+
+
+def directional_costs(
+    model: torch.nn.Module,
+    images: Images,
+    units: Sequence[Unit],
+    rounder: WeightRounder,
+    candidates: Sequence[int],
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[int, float]]:
+    """Estimate the same KL to second order as E[(g . dW)^2] / 2.
+
+    One pass over the images covers all layers and bit-widths. g is the gradient of the negative log-likelihood of one
+    sampled label in the weights. E[g g^T] is therefore the Fisher information of the weights, and its quadratic form is
+    twice the KL of a small change dW.
+    """
+    changes = {
+        unit.name: torch.stack(
+            [torch.from_numpy(rounder.quantized(unit.name, bits).dequantize()) for bits in candidates]
+        ).to(unit.module.weight) - unit.module.weight.flatten(1)
+        for unit in units
+    }  # fmt: skip
+    sums = {unit.name: torch.zeros(len(candidates), dtype=torch.float64) for unit in units}
+
+    def visit(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        with torch.no_grad():
+            gradient = grads_as_tokens(unit.module, grads, samples).mT @ as_tokens(unit.module, inputs, samples)
+            inner = gradient.flatten(1) @ changes[unit.name].flatten(1).T
+            sums[unit.name] += inner.double().square().sum(0).cpu()
+
+    total = visit_gradients(model, units, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
+    return {
+        name: _falling(dict(zip(candidates, (value / (2 * total)).clamp_min(FLOOR).tolist(), strict=True)))
+        for name, value in sums.items()
+    }
+
+
+def activation_costs(
+    live: LiveModel,
+    chain: BlockChain,
+    images: Images,
+    quantizers: Mapping[str, Mapping[int, ActivationQuantizer]],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[int, float]]:
+    """Measure the mean KL in nats with one layer's input quantized alone: layer -> bit-width -> KL."""
+
+    def set_input(name: str, quantizer: ActivationQuantizer) -> Setting:
+        return lambda: live.set_input(name, quantizer)
+
+    settings = {name: [set_input(name, q) for q in by_width.values()] for name, by_width in quantizers.items()}
+    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
+    return {name: _falling(dict(zip(quantizers[name], own, strict=True))) for name, own in losses.items()}
+
+
+def _falling(costs: Mapping[int, float]) -> dict[int, float]:
+    found: dict[int, float] = {}
+    least = float("inf")
+    for bits in sorted(costs):
+        least = min(least, costs[bits])
+        found[bits] = least
+    return found

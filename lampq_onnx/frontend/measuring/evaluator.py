@@ -1,0 +1,159 @@
+"""Scores bit assignments by simulating the quantized model, for the iterative update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lampq_onnx.errors import UsageError
+from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
+from lampq_onnx.frontend.shared.batching import BATCH, Images, device_of, logits_of, tensors
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.losses import Measure, image_losses
+from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
+from lampq_onnx.quantization import ActivationQuantizer
+
+InputOf = Callable[[str, int], ActivationQuantizer | None]
+
+
+class SimulationEvaluator:
+    """Scores bit assignments in the simulation; implements `allocation.Evaluator`.
+
+    Args:
+        model: the float model.
+        units: its layers.
+        inputs_of: (layer, weight bit-width) -> quantizer of its input, or None.
+        rounder: rounded weights.
+        images: images for the score.
+        error_images: images for the reconstruction errors.
+        reference: logits of the float model on ``images``.
+        labels: labels of ``images``, if known.
+        fixed_bits: bit-widths of the layers outside the budget.
+        measure: kind of score.
+        inputs: "quantized" measures a layer's error on the inputs of the quantized model, which carry the error of the
+            layers before it; "float" uses the inputs of the float model.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        units: Sequence[Unit],
+        inputs_of: InputOf,
+        rounder: WeightRounder,
+        images: Images,
+        error_images: Images,
+        reference: torch.Tensor,
+        labels: torch.Tensor | None,
+        *,
+        fixed_bits: Mapping[str, int],
+        measure: Measure = "kl",
+        inputs: Literal["quantized", "float"] = "quantized",
+    ) -> None:
+        self._model = model
+        self._units = units
+        self._inputs_of = inputs_of
+        self._rounder = rounder
+        self._images = images
+        self._error_images = error_images
+        self._reference = reference
+        self._labels = labels
+        self._fixed_bits = dict(fixed_bits)
+        self._measure = measure
+        self._inputs = inputs
+
+    def settings(self, bits: Mapping[str, int]) -> dict[str, LayerSetting]:
+        """Settings that simulate a whole assignment: layer -> weight bit-width and input quantizer."""
+        widths = {**self._fixed_bits, **bits}
+        return {name: LayerSetting(width, self._inputs_of(name, width)) for name, width in widths.items()}
+
+    def score(self, bits: Mapping[str, int]) -> float:
+        """Mean loss of the quantized model on the images; lower is better."""
+        return float(np.mean(self.losses(bits)))
+
+    def losses(self, bits: Mapping[str, int]) -> npt.NDArray[np.float64]:
+        """Loss of the quantized model on each image, float64 (n,)."""
+        losses = image_losses(
+            self._logits(bits), self._reference, self._labels, self._measure, likelihood_of(self._model)
+        )
+        found: npt.NDArray[np.float64] = losses.numpy()
+        return found
+
+    def agreement(self, bits: Mapping[str, int]) -> tuple[float, int]:
+        """Fraction of images with the same top-1 answer as the float model, and the number of images.
+
+        Raises:
+            UsageError: the model is not a classifier.
+        """
+        if likelihood_of(self._model) is not CLASSES:
+            raise UsageError(
+                "only classifiers have an agreement of top-1 answers", hint="give the budget in bits, size or time"
+            )
+        logits = self._logits(bits)
+        same = (logits.argmax(-1) == self._reference.argmax(-1)).double().mean()
+        return float(same), len(logits)
+
+    def _logits(self, bits: Mapping[str, int]) -> torch.Tensor:
+        with simulated(self._units, self.settings(bits), self._rounder):
+            return logits_of(self._model, self._images)
+
+    @torch.no_grad()
+    def reconstruction_errors(self, bits: Mapping[str, int]) -> dict[str, float]:
+        """L_i = |What Xhat - W X|^2 / |W X|^2 for every layer.
+
+        The float outputs of one batch stay in memory while the quantized layers process the same batch.
+        """
+        noise = dict.fromkeys((u.name for u in self._units), 0.0)
+        power = dict.fromkeys((u.name for u in self._units), 0.0)
+        kept: dict[str, torch.Tensor] = {}
+        settings = self.settings(bits)
+
+        def keep(unit: Unit) -> Any:
+            def visit(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+                kept[unit.name] = inputs[0] if self._inputs == "float" else output
+                power[unit.name] += float((output - _bias_view(unit, output)).square().sum(dtype=torch.float64))
+
+            return visit
+
+        def compare(unit: Unit) -> Any:
+            def visit(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
+                noise[unit.name] += float((output - kept.pop(unit.name)).square().sum(dtype=torch.float64))
+
+            return visit
+
+        for batch, _ in tensors(self._error_images, device_of(self._model), batch_size=BATCH // 2):
+            with _hooked(self._units, keep):
+                self._model(batch)
+            if self._inputs == "quantized":
+                with _hooked(self._units, compare), simulated(self._units, settings, self._rounder):
+                    self._model(batch)
+                continue
+            for unit in self._units:
+                values = kept.pop(unit.name)
+                reference = unit.module(values)
+                with simulated([unit], settings, self._rounder):
+                    noise[unit.name] += float((unit.module(values) - reference).square().sum(dtype=torch.float64))
+        tiny = float(torch.finfo(torch.float64).tiny)
+        return {unit.name: noise[unit.name] / max(power[unit.name], tiny) for unit in self._units}
+
+
+def _bias_view(unit: Unit, output: torch.Tensor) -> torch.Tensor:
+    """The bias, shaped to be subtracted from the layer's output: L_i compares W X, which excludes the bias."""
+    bias = unit.module.bias
+    if bias is None:
+        return torch.zeros((), device=output.device)
+    return bias.view(-1, 1, 1) if isinstance(unit.module, torch.nn.Conv2d) else bias
+
+
+@contextmanager
+def _hooked(units: Sequence[Unit], hook: Callable[[Unit], Any]) -> Iterator[None]:
+    handles = [unit.module.register_forward_hook(hook(unit)) for unit in units]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

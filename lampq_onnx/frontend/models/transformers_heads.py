@@ -1,0 +1,123 @@
+"""Chooses the class that loads a transformers model, and determines the task from the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lampq_onnx.artifacts.task import BOXES, CLASSIFICATION, LOGITS, TaskSpec
+from lampq_onnx.data import Preprocessing
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.models.task_model import detection_task
+from lampq_onnx.frontend.models.trial import INPUT_HINT, noise, require_one_input
+from lampq_onnx.importer.class_names import names_of
+
+SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
+"""Model types whose scores end with "no object"; others use sigmoids (RT-DETR, Deformable DETR)."""
+
+EMBEDDINGS = ("image_embeds", "pooler_output")
+"""Outputs (n, k) of encoders with one vector per image, the likeliest first."""
+
+COMPUTED = ("position_ids", "num_batches_tracked", "relative_position_index", "inv_freq")
+"""Endings of tensor names that follow from the configuration or that nothing reads; files may lack them."""
+
+
+def model_class(transformers: Any, name: str, config: Any) -> Any:
+    """The class that the configuration names.
+
+    Raises:
+        LampqError: it names none, or one that this version of transformers does not have.
+    """
+    architectures = config.architectures or []
+    if not architectures:
+        raise LampqError(
+            f"the config.json of {name} names no architecture, so the kind of its head is not known",
+            hint="save the model with save_pretrained of its own class",
+        )
+    found = getattr(transformers, architectures[0], None)
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise LampqError(
+            f"{name} is a {architectures[0]}, which transformers {transformers.__version__} does not have",
+            hint="install the version that it was saved with, or export the model and give the .onnx file",
+        )
+    return found
+
+
+def load_weights_of(kind: Any, name: str, place: str, *, local: bool) -> torch.nn.Module:
+    """Load a model with all of its weights in float32.
+
+    Raises:
+        LampqError: the file lacks weights, which transformers would initialize at random.
+    """
+    # "eager" attention uses operators that every exporter and every converter pass supports.
+    module, facts = kind.from_pretrained(
+        place, local_files_only=local, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    wrong = [*facts.get("missing_keys", ()), *(key for key, *_ in facts.get("mismatched_keys", ()))]
+    wrong = sorted(key for key in wrong if not key.endswith(COMPUTED))
+    if wrong:
+        raise LampqError(
+            f"{name} lacks {len(wrong)} weights of a {kind.__name__}: {', '.join(wrong[:3])}; they would be random",
+            hint="save the trained model with save_pretrained, or name the class that the weights belong to under "
+            "architectures in its config.json",
+        )
+    found: torch.nn.Module = module
+    return found
+
+
+def task_of(module: torch.nn.Module, name: str, config: Any, preprocessing: Preprocessing) -> TaskSpec:
+    """Determine the task from the outputs for images.
+
+    Heads with a teacher return the mean of two heads under the name logits. Encoders with one vector per image return
+    it under one of `EMBEDDINGS`.
+
+    Raises:
+        LampqError: the model needs other inputs than images, or has no outputs of a known task.
+    """
+    require_one_input(module, name)
+    outputs = _outputs(module, name, preprocessing)
+    shapes = {key: tuple(value.shape) for key, value in outputs.items()}
+    names = tuple(str(config.id2label[key]) for key in sorted(config.id2label or {}))
+    logits = shapes.get(LOGITS, ())
+    if BOXES in shapes and len(logits) == 3:
+        return detection_task(config.model_type in SOFTMAX_DETECTORS, names)
+    if len(logits) == 4:
+        return TaskSpec(kind="segmentation", classes=names)
+    if len(logits) == 2:
+        if config.problem_type == "multi_label_classification":
+            return TaskSpec(kind="multi-label", classes=names)
+        if config.problem_type == "regression":
+            return TaskSpec(kind="regression")
+        classes = names_of(config.id2label or {})
+        return TaskSpec(classes=classes) if len(classes) == logits[1] else CLASSIFICATION
+    vector = next((key for key in EMBEDDINGS if len(shapes.get(key, ())) == 2), None)
+    if vector is not None:
+        return TaskSpec(kind="embedding", outputs=(vector,))
+    said = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "nothing"
+    raise LampqError(
+        f"{name} is a {type(module).__name__}, whose outputs are of no known task: {said}",
+        hint=f"known are {LOGITS} (n, classes) or (n, classes, h, w), {LOGITS} with {BOXES}, and "
+        f"{' or '.join(EMBEDDINGS)} (n, k); export the part of the model that has one, and give the .onnx file",
+    )
+
+
+@torch.no_grad()
+def _outputs(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -> dict[str, torch.Tensor]:
+    images = noise(preprocessing, module)
+    try:
+        answer = module(images)
+    except Exception as error:  # a model can raise anything
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise LampqError(
+            f"{name} is a {type(module).__name__} that does not take images {tuple(images.shape)} alone: "
+            f"{type(error).__name__}: {reason}",
+            hint=INPUT_HINT,
+        ) from error
+    if not isinstance(answer, Mapping):
+        raise LampqError(
+            f"{name} returns a {type(answer).__name__}, not outputs with names",
+            hint="save its config with return_dict=True",
+        )
+    return {str(key): value for key, value in answer.items() if isinstance(value, torch.Tensor)}

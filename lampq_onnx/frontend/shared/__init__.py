@@ -1,0 +1,1 @@
+"""What the stages of the front end share: layers as modules, loaded models, batches, threads."""

@@ -1,0 +1,70 @@
+"""Image batches in NumPy, as tensors on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from lampq_onnx.data import Batch
+from lampq_onnx.data.source import Labels
+from lampq_onnx.running.processes import ALONE, Group, own_items
+
+
+class Images(Protocol):
+    """Images that can be iterated many times without holding them in memory."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """Labels int64 (n,), or None if they are not known."""
+
+    @property
+    def made(self) -> bool:
+        """Whether the images were made from the model, and so show less than real images do."""
+
+    def __len__(self) -> int:
+        """Number of images in the set."""
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Iterate over normalized batches in order."""
+
+
+class SlicedImages(Images, Protocol):
+    """Images of which consecutive ranges can be taken."""
+
+    def slice(self, start: int, stop: int) -> SlicedImages:
+        """The images from start to stop, exclusive."""
+
+
+BATCH = 16
+"""Images per forward pass; bounds the memory of every stage of the front end."""
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """The device of the model's parameters."""
+    return next(model.parameters()).device
+
+
+def tensors(
+    images: Images, device: torch.device, *, batch_size: int = BATCH, group: Group = ALONE
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Iterate over the batches of this process, as tensors on ``device``.
+
+    Yields:
+        Images float32 (n, c, h, w), and labels int64 (n,) or None.
+    """
+    for batch in own_items(images.batches(batch_size), group):
+        labels = None if batch.labels is None else torch.from_numpy(batch.labels).to(device)
+        yield torch.from_numpy(batch.images).to(device), labels
+
+
+def unlabelled(images: Images, device: torch.device, *, group: Group = ALONE) -> Iterator[tuple[torch.Tensor, None]]:
+    """Iterate over batches as `tensors` does, without their labels."""
+    return ((batch, None) for batch, _ in tensors(images, device, group=group))
+
+
+@torch.no_grad()
+def logits_of(model: torch.nn.Module, images: Images) -> torch.Tensor:
+    """Outputs for all images, float32 (n, ...) on the CPU."""
+    return torch.cat([model(batch).float().cpu() for batch, _ in tensors(images, device_of(model))])

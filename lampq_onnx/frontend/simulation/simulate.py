@@ -1,0 +1,184 @@
+"""The quantized model in PyTorch: the same function as the QDQ graph.
+
+Weights are replaced by their dequantized levels and inputs pass through quantize-dequantize. Both follow the rules of
+lampq_onnx.quantization, so that simulation and file differ only in the order of float sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.simulation.gptq import gptq_quantize
+from lampq_onnx.graph.parameters import LayerParameters
+from lampq_onnx.quantization import (
+    ActivationQuantizer,
+    QuantizedWeight,
+    WeightGrid,
+    fit_weight_grid,
+)
+
+
+class WeightRounder:
+    """Rounded weights of every layer and bit-width, each computed once.
+
+    Args:
+        units: the layers.
+        moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
+            nearest.
+        widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        moments: Mapping[str, torch.Tensor] | None = None,
+        *,
+        widths: Sequence[int] = (),
+    ) -> None:
+        self._originals = {unit.name: unit.module.weight.detach().clone() for unit in units}
+        self._moments = dict(moments or {})
+        self._widths = tuple(widths)
+        self._grids: dict[tuple[str, int], WeightGrid] = {}
+        self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
+
+    def method(self, name: str) -> str:
+        """How the layer is rounded: "gptq" or "nearest"."""
+        return "gptq" if name in self._moments else "nearest"
+
+    def grid(self, name: str, bits: int) -> WeightGrid:
+        """The fitted grid of a layer at a bit-width.
+
+        Raises:
+            LampqError: the weights cannot be quantized; names the layer.
+        """
+        key = (name, bits)
+        if key not in self._grids:
+            try:
+                self._grids[key] = fit_weight_grid(self._matrix(name), bits)
+            except ValueError as error:
+                raise LampqError(f"layer {name} cannot be quantized: {error}") from error
+        return self._grids[key]
+
+    def quantized(self, name: str, bits: int) -> QuantizedWeight:
+        """Integers and scales of a layer at a bit-width."""
+        if (name, bits) not in self._rounded:
+            widths = [b for b in dict.fromkeys((*self._widths, bits)) if (name, b) not in self._rounded]
+            moments = self._moments.get(name)
+            if moments is None:
+                self._rounded[name, bits] = self.grid(name, bits).quantize(self._matrix(name))
+            else:
+                weight = self._originals[name].float().flatten(1)
+                results = gptq_quantize(weight, [self.grid(name, b) for b in widths], moments)
+                self._rounded |= {(name, b): r.weight for b, r in zip(widths, results, strict=True)}
+        return self._rounded[name, bits]
+
+    def error(self, name: str, bits: int) -> float:
+        """Expected squared output error of the rounding, tr(dW H dW^T); |dW|^2 if no moments are known."""
+        original = self._originals[name].float().flatten(1)
+        change = torch.from_numpy(self.quantized(name, bits).dequantize()).to(original) - original
+        moments = self._moments.get(name)
+        return float((change if moments is None else change @ moments).mul(change).sum(dtype=torch.float64))
+
+    def dequantized(self, name: str, bits: int) -> torch.Tensor:
+        """The rounded weight in the module's shape, on its device."""
+        original = self._originals[name]
+        rounded = torch.from_numpy(self.quantized(name, bits).dequantize())
+        return rounded.reshape(original.shape).to(original)
+
+    def _matrix(self, name: str) -> npt.NDArray[np.float32]:
+        matrix: npt.NDArray[np.float32] = self._originals[name].float().cpu().flatten(1).numpy()
+        return matrix
+
+
+@dataclass(frozen=True)
+class LayerSetting:
+    """How one layer is simulated.
+
+    Attributes:
+        weight_bits: bit-width of the weights; None leaves them in float.
+        activation: quantizer of the input; None leaves it in float.
+    """
+
+    weight_bits: int | None
+    activation: ActivationQuantizer | None
+
+
+def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch.Tensor:
+    """Quantize and dequantize a tensor, like `ActivationQuantizer.fake` for arrays."""
+    top = 2**quantizer.bits - 1
+    scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=values.device)
+    level = torch.div(values, scale).round_().clamp_(-quantizer.zero_point, top - quantizer.zero_point)
+    return level.mul_(scale)
+
+
+@contextmanager
+def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder) -> Iterator[None]:
+    """Let the layers in ``settings`` compute as quantized inside the block; restore the model on exit.
+
+    If a rounding has a bias, it replaces the module's bias.
+    """
+    weights = {
+        name: rounder.dequantized(name, setting.weight_bits)
+        for name, setting in settings.items()
+        if setting.weight_bits is not None
+    }
+    activations = {name: setting.activation for name, setting in settings.items() if setting.activation is not None}
+    biases = {
+        name: rounder.quantized(name, setting.weight_bits).bias
+        for name, setting in settings.items()
+        if setting.weight_bits is not None
+    }
+    with _swapped(units, weights, biases, activations):
+        yield
+
+
+@contextmanager
+def simulated_parameters(units: Sequence[Unit], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
+    """Like `simulated`, with exactly the numbers that the converter writes."""
+    weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
+    biases = {name: numbers.weight.bias for name, numbers in parameters.items()}
+    activations = {name: n.activation for name, n in parameters.items() if n.activation is not None}
+    with _swapped(units, weights, biases, activations):
+        yield
+
+
+@contextmanager
+def _swapped(
+    units: Sequence[Unit],
+    weights: Mapping[str, torch.Tensor],
+    biases: Mapping[str, npt.NDArray[np.float32] | None],
+    activations: Mapping[str, ActivationQuantizer],
+) -> Iterator[None]:
+    """Use other weights (reshaped to the modules'), biases and input quantizers inside the block."""
+    with ExitStack() as restore:
+        for unit in units:
+            if unit.name in weights:
+                weight = unit.module.weight
+                restore.callback(setattr, weight, "data", weight.data)
+                weight.data = weights[unit.name].reshape(weight.shape).to(weight.data)
+            bias = biases.get(unit.name)
+            if bias is not None:
+                # A new Parameter is needed: modules may share the old one, and some have none.
+                restore.callback(setattr, unit.module, "bias", unit.module.bias)
+                other = torch.from_numpy(bias).to(unit.module.weight)
+                unit.module.bias = torch.nn.Parameter(other, requires_grad=False)
+            if unit.name in activations:
+                handle = unit.module.register_forward_pre_hook(_input_hook(activations[unit.name]))
+                restore.callback(handle.remove)
+        yield
+
+
+def _input_hook(quantizer: ActivationQuantizer) -> Any:
+    def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (fake_quantize(inputs[0], quantizer), *inputs[1:])
+
+    return hook

@@ -1,0 +1,1 @@
+"""ONNX graphs: find layers, change and match them, and read and write files and their metadata."""

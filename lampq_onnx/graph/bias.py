@@ -1,0 +1,129 @@
+"""The bias of a linear layer: which constant it is, and which node adds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lampq_onnx.graph.readers import only_reader
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A constant that is added to every row of a layer's result.
+
+    Attributes:
+        value: the constant: one number for each output channel, or one for all; in one dimension or in more.
+        node: what adds it: the Add behind a MatMul, or the Gemm or Conv itself.
+        position: of the constant among the inputs of ``node``.
+    """
+
+    value: ir.Value
+    node: ir.Node
+    position: int
+
+    @property
+    def add(self) -> ir.Node | None:
+        """The Add behind a MatMul; None for Gemm and Conv."""
+        return self.node if self.node.op_type == "Add" else None
+
+    def vector(self, outputs: int) -> npt.NDArray[np.float32]:
+        """(outputs,) float32: what is added to each output channel, the beta of a Gemm included."""
+        row = _array(self.value).astype(np.float32).reshape(-1)
+        if "beta" in self.node.attributes:
+            row = row * np.float32(self.node.attributes["beta"].as_float())
+        return np.array(np.broadcast_to(row, (outputs,)))
+
+
+def bias_of(node: ir.Node, outputs: int | None = None) -> Bias | None:
+    """The bias of a MatMul, Gemm or Conv.
+
+    1. Gemm and Conv: their third input. MatMul: what the Add behind it adds, on either side. The Add must be the only
+       reader of the product, which must not be an output of the graph: else the product is used without the bias.
+    2. The constant holds one number for each output channel, along the last axis, or one number for all. A column or a
+       matrix differs from row to row, and is no bias.
+    3. It has no more dimensions than the product, so that the result has the shape of the product.
+
+    Args:
+        node: the layer's product.
+        outputs: number of output channels; None: that of the weight, if the graph says it.
+
+    Returns:
+        None if the layer has no bias in this sense. A constant may be the bias of several layers.
+    """
+    channels = output_channels(node) if outputs is None else outputs
+    if node.op_type in ("Gemm", "Conv"):
+        third = node.inputs[2] if len(node.inputs) > 2 else None
+        return Bias(third, node, 2) if third is not None and _is_row(third, channels) else None
+    add = only_reader(node.outputs[0], node.graph) if isinstance(node.graph, ir.Graph) else None
+    if add is None or add.op_type != "Add":
+        return None
+    return next((bias for bias in _rows_of(add, node.outputs[0], channels)), None)
+
+
+def shares_addend(node: ir.Node, outputs: int | None = None) -> bool:
+    """Whether a row is added to a MatMul's result that others read as well, so that it is not the layer's bias."""
+    product = node.outputs[0]
+    channels = output_channels(node) if outputs is None else outputs
+    if len(product.uses()) == 1 and not product.is_graph_output():
+        return False
+    adds = [use.node for use in product.uses() if use.node.op_type == "Add"]
+    return any(_rows_of(add, product, channels) for add in adds)
+
+
+def output_channels(node: ir.Node) -> int | None:
+    """Number of output channels, from the weight's shape, else from the result's; None if the graph does not say."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None:
+        return None
+    shape = weight.shape if weight.const_value is None else weight.const_value.shape
+    if shape is not None and len(shape) >= 2:
+        rows_first = node.op_type == "Conv" or (
+            node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int() != 0
+        )
+        size = shape[0 if rows_first else len(shape) - 1]
+        if isinstance(size, int):
+            return size
+    result = node.outputs[0].shape
+    if result is None or not len(result):
+        return None
+    size = result[1 if node.op_type == "Conv" and len(result) > 1 else len(result) - 1]
+    return size if isinstance(size, int) else None
+
+
+def _rows_of(add: ir.Node, product: ir.Value, outputs: int | None) -> list[Bias]:
+    """Constants that an Add adds to every row of a product."""
+    rank = _rank(product)
+    return [
+        Bias(value, add, position)
+        for position, value in enumerate(add.inputs)
+        if value is not None and value is not product and _is_row(value, outputs) and _array(value).ndim <= rank
+    ]
+
+
+def _is_row(value: ir.Value, outputs: int | None) -> bool:
+    """Whether ``value`` is a constant that is the same for every row."""
+    if value.const_value is None:
+        return False
+    shape = tuple(value.const_value.shape.numpy())
+    size = math.prod(shape)
+    return size == 1 or (bool(shape) and size == shape[-1] and outputs in (None, size))
+
+
+def _rank(product: ir.Value) -> int:
+    """Dimensions of a MatMul's result; 2 if the graph does not say: a batch of rows has at least these."""
+    producer = product.producer()
+    source = None if producer is None else producer.inputs[0]
+    for value in (product, source):
+        if value is not None and value.shape is not None:
+            return len(value.shape)
+    return 2
+
+
+def _array(value: ir.Value) -> npt.NDArray[np.generic]:
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy())

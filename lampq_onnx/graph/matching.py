@@ -1,0 +1,97 @@
+"""Plans made on one file of a model, for another file of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lampq_onnx.artifacts import BitPlan
+from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.keys import SKETCH_KEY
+from lampq_onnx.graph.layers import LinearSite, find_sites
+from lampq_onnx.quantization.sketch import Sketch, from_text, same_weights, weight_sketch
+
+
+@dataclass(frozen=True)
+class FittedPlan:
+    """A plan in the names of a file.
+
+    Attributes:
+        renamed: layer of the plan -> layer of the file; empty where the names were the same.
+    """
+
+    plan: BitPlan
+    renamed: Mapping[str, str]
+
+
+def names_layers(model: ir.Model, plan: BitPlan) -> bool:
+    """Whether the model has a layer of every name in the plan."""
+    return set(plan.layers) <= {site.name for site in find_sites(model.graph)}
+
+
+def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
+    """The plan in the names of ``model``, whose layers are known by their weights where their names are others.
+
+    A plan that was matched by weights brings no input ranges: equalization may have scaled the inputs it was made on.
+
+    Raises:
+        LampqError: layers of the plan have no counterpart with their weights; names them.
+    """
+    sites = {site.name: site for site in find_sites(model.graph)}
+    if all(name in sites for name in plan.layers) or not all(layer.sketch for layer in plan.layers.values()):
+        # By name; a plan without sketches can be matched in no other way.
+        wrong = [
+            name
+            for name, layer in plan.layers.items()
+            if name in sites and layer.sketch and not same_weights(layer.sketch, _sketch(sites[name]))
+        ]
+        if wrong:
+            raise _differs(plan, wrong, f"layer(s) have other weights in the model: {', '.join(wrong[:5])}")
+        return FittedPlan(plan, {})
+    left = {name: _sketch(site) for name, site in sites.items()}
+    renamed: dict[str, str] = {}
+    for name, layer in plan.layers.items():
+        found = next((own for own, sketch in left.items() if same_weights(layer.sketch or (), sketch)), None)
+        if found is not None:
+            renamed[name] = found
+            del left[found]
+    missing = [name for name in plan.layers if name not in renamed]
+    if missing:
+        raise _differs(
+            plan,
+            missing,
+            f"layer(s) have no counterpart with their weights: {', '.join(missing[:5])}; layers of the model that no "
+            f"layer of the plan has the weights of: {', '.join(list(left)[:5]) or 'none'}",
+        )
+    layers = {renamed[name]: layer.model_copy(update={"activation_range": None}) for name, layer in plan.layers.items()}
+    return FittedPlan(plan.model_copy(update={"layers": layers}), renamed)
+
+
+def other_layers(model: ir.Model, plan: BitPlan) -> list[str]:
+    """Layers of the plan whose weights the model does not have, by their sketches; layers without one do not count.
+
+    Args:
+        model: a float graph.
+        plan: in the names of any file of the model.
+    """
+    sketches = [_sketch(site) for site in find_sites(model.graph)]
+    return [
+        name
+        for name, layer in plan.layers.items()
+        if layer.sketch and not any(same_weights(layer.sketch, own) for own in sketches)
+    ]
+
+
+def _sketch(site: LinearSite) -> Sketch:
+    text = site.node.metadata_props.get(SKETCH_KEY)
+    return weight_sketch(site.matrix()) if text is None else from_text(text)
+
+
+def _differs(plan: BitPlan, layers: list[str], what: str) -> LampqError:
+    of = f" of {plan.model}" if plan.model else ""
+    return LampqError(
+        f"the plan{of} does not fit this model: {len(layers)} of {len(plan.layers)} {what}",
+        hint="use a plan made for the same weights; to apply widths by name alone, take the sketches out of it",
+    )

@@ -1,0 +1,81 @@
+"""Reading and writing ONNX files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from lampq_onnx.disk.files import created, shortened
+from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.soundness import require_sound
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Protobuf messages end at 2 GiB; the margin is for what is not weights."""
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read an ONNX file; external data stay on disk until they are asked for.
+
+    Raises:
+        LampqError: missing, not ONNX, or unsound (see `require_sound`).
+    """
+    if not os.path.isfile(path):  # False where pathlib raises, for a name that is too long
+        raise LampqError(f"no such ONNX file: {shortened(path)}")
+    try:
+        proto = onnx.load(path, load_external_data=False, format="protobuf")
+    except Exception as error:  # protobuf and the operating system each raise their own kinds
+        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
+    if not proto.graph.input or not proto.graph.output or not proto.graph.node:
+        raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or cut short")
+    require_sound(proto, path)
+    try:
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+    except Exception as error:
+        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write ``model``; weights go to ``<name>.data`` beside it when the file would pass 2 GB.
+
+    The caller stages the files (see ``files.staging``), so that they appear together.
+    """
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    external = path.name + ".data" if size > PROTOBUF_LIMIT else None
+    if external is None:
+        # Tensors that still lie in the source's data file would be written as references to it.
+        ir.external_data.load_to_model(model)
+    with created(path.parent):
+        ir.save(model, path, external_data=external)
+
+
+def model_bytes(model: ir.Model) -> int:
+    """Size of the file that `save_model` would write."""
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    # Protobuf cannot say the size of what it cannot hold; beside such weights the graph does not count.
+    return weights if weights > PROTOBUF_LIMIT else int(ir.to_proto(model).ByteSize())
+
+
+def file_bytes(path: Path) -> int:
+    """Size on disk with external data."""
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file and of the external data beside it."""
+    data = path.with_name(path.name + ".data")
+    digest = hashlib.sha256()
+    for part in (path, data) if data.exists() else (path,):
+        with part.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

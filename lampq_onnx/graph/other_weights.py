@@ -1,0 +1,34 @@
+"""Nodes with matrices of weights that are no linear layers, and why they stay in float."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from lampq_onnx.graph.layers import LinearSite, scope_path
+
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum")
+
+
+def other_weights(graph: ir.Graph, sites: Collection[LinearSite]) -> dict[str, str]:
+    """Name of the module, or else of the node -> why.
+
+    Args:
+        sites: the linear layers of the graph.
+    """
+    linear = {site.node for site in sites}
+    found: dict[str, str] = {}
+    for node in graph:
+        constant = [v is not None and v.const_value is not None and len(v.const_value.shape) > 1 for v in node.inputs]
+        if node.op_type not in _PRODUCTS or node in linear or not any(constant):
+            continue
+        scopes = scope_path(node)
+        name = scopes[-2] if len(scopes) > 1 else node.name or node.outputs[0].name or node.op_type
+        if node.op_type == "Conv":
+            found[name] = "a convolution with groups, or not over images"
+        elif node.op_type == "MatMul" and constant[0]:
+            found[name] = "its weights are the left operand"
+        else:
+            found[name] = f"its weights are not a plain matrix ({node.op_type})"
+    return found

@@ -1,0 +1,1 @@
+"""Whole commands: the only package that joins the stages."""

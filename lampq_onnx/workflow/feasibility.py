@@ -1,0 +1,92 @@
+"""What can be known of a run before it measures: whether the budgets can be kept, and the disk can hold the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lampq_onnx.allocation.budgets import require_possible as budgets_possible
+from lampq_onnx.artifacts import LatencyTable, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.sensitivities import ActivationRange
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.disk.files import require_space
+from lampq_onnx.graph.model_file import model_bytes
+from lampq_onnx.targets import Target
+from lampq_onnx.workflow.planning import limits_of
+
+if TYPE_CHECKING:
+    from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.frontend.shared.loaded import LoadedModel
+
+FLOAT_BYTES = 4
+
+FILES_OVER_FLOAT = 1.5
+"""Bytes of all files over those of float.onnx: itself, and at 8 bits a quarter each for model.onnx and the weights."""
+
+BASELINE_OVER_FLOAT = 0.25
+"""Of the file of another plan, which is there while it is measured."""
+
+
+def require_space_for(loaded: LoadedModel, folder: Path, *, baselines: int) -> None:
+    """Refuse a run whose files the disk of ``folder`` cannot hold.
+
+    Args:
+        baselines: plans that are measured beside the recipe's own, one after the other.
+
+    Raises:
+        LampqError: naming what is needed and what is free.
+    """
+    size = FLOAT_BYTES * sum(value.numel() for value in loaded.module.parameters())
+    share = FILES_OVER_FLOAT + (BASELINE_OVER_FLOAT if baselines else 0.0)
+    require_space(folder, int(share * size), f"the result of {loaded.identity.name}")
+
+
+def require_possible(frontend: Frontend, recipe: Recipe, target: Target) -> None:
+    """Refuse budgets that no plan of the model can keep, or that the float model keeps.
+
+    Raises:
+        LampqError: naming the smallest value, or the one below which something is quantized.
+    """
+    path, options, packing = recipe.budgets.latency, recipe.allocation, recipe.output.packing
+    budgets_possible(
+        unmeasured(frontend),
+        limits_of(options, recipe.budgets, bits_count=recipe.bits_count),
+        target=target,
+        packing=None if packing == "auto" else packing,
+        candidates=options.candidates,
+        activation_bits=options.activation_bits,
+        activation_candidates=options.activation_candidates,
+        fixed_bits=options.fixed_bits,
+        table=None if path is None else LatencyTable.load(path),
+    )
+
+
+def unmeasured(frontend: Frontend) -> Sensitivities:
+    """The model's units and the size of its file; everything that is measured is a placeholder."""
+    units = tuple(
+        UnitSensitivity(
+            name=unit.name,
+            type=unit.type,
+            parameters=unit.parameters,
+            shape=unit.matrix().shape,
+            fixed=unit.fixed,
+            float_input=unit.float_input,
+            trace=0.0,
+            nuclear_norm=0.0,
+            weight_error={},
+            activation_range=ActivationRange(low=0.0, high=0.0),
+        )
+        for unit in frontend.exported.units
+    )
+    return Sensitivities(
+        model=frontend.loaded.identity,
+        units=units,
+        alpha={},
+        alpha_bits=1,
+        alpha_measure="kl",
+        activation_bits=8,
+        labels="sampled",
+        calibration_images=0,
+        seed=0,
+        float_bytes=model_bytes(frontend.model),
+    )

@@ -1,0 +1,210 @@
+"""Plans from options: which of the two allocations answers, and what each needs beside the sensitivities."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from lampq_onnx.allocation import (
+    FormSolution,
+    Limits,
+    Solution,
+    allocate,
+    allocate_within,
+    parse_bops,
+    parse_latency,
+    parse_size,
+    width_pairs,
+)
+from lampq_onnx.allocation.activations import inputs_for
+from lampq_onnx.allocation.budgets import promised_bytes
+from lampq_onnx.allocation.forms import FLOAT_FORM, Form
+from lampq_onnx.allocation.metrics import MEASURED_METRICS
+from lampq_onnx.allocation.within import summed_cost
+from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
+from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.sensitivities import AgreementPoint
+from lampq_onnx.config.options import ActivationWidth, AllocationOptions, BudgetOptions, OutputOptions, PackingName
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.errors import UsageError
+from lampq_onnx.targets import Packing, Target
+
+SIMULATED_BITS = (2.0, 2.5, 3.0, 4.0, 6.0)
+"""Average widths of the plans that agreement is predicted from: from useless to nearly float."""
+
+
+class Simulator(Protocol):
+    """The quantized model, seen from here."""
+
+    def agreement(self, bits: dict[str, int]) -> tuple[float, int]:
+        """Fraction of the images whose first answer is float's, and their number."""
+        ...
+
+
+def limits_of(allocation: AllocationOptions, budgets: BudgetOptions, *, bits_count: bool) -> Limits:
+    """All budgets as one value.
+
+    Args:
+        bits_count: whether the average bits are one of them, see `Recipe.bits_count`.
+    """
+    return Limits(
+        bits=allocation.bits if bits_count else None,
+        max_bytes=None if budgets.max_size is None else parse_size(budgets.max_size),
+        max_ms=None if budgets.max_latency is None else parse_latency(budgets.max_latency),
+        max_bops=None if budgets.max_bops is None else parse_bops(budgets.max_bops),
+        min_agreement=budgets.min_agreement,
+    )
+
+
+def make_plan(
+    sensitivities: Sensitivities,
+    options: AllocationOptions,
+    limits: Limits,
+    target: Target,
+    *,
+    activation_bits: ActivationWidth | None,
+    packing: PackingName = "auto",
+    table: LatencyTable | None = None,
+    float_bytes: int | None = None,
+) -> tuple[BitPlan, Solution | FormSolution]:
+    """Widths, and where there is more than average bits to keep, forms, from what was measured.
+
+    Raises:
+        UsageError, LampqError: see `allocate` and `allocate_within`.
+    """
+    if limits.only_bits:
+        target.require_widths(width_pairs(options))
+        wide = target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is not None
+        plan, solution = allocate(
+            inputs_for(sensitivities, target),
+            bits=options.bits,
+            candidates=options.candidates,
+            metric=options.metric,
+            gamma=options.gamma,
+            activation_bits=activation_bits,
+            activation_budget=options.activation_budget,
+            activation_candidates=options.activation_candidates,
+            wide_price=options.wide_price if wide else math.inf,
+            time_limit=options.time_limit,
+            fixed_bits=options.fixed_bits,
+        )
+        storage = target.packing if packing == "auto" else packing
+        return _with_promises(plan, sensitivities, target, storage, table, float_bytes), solution
+    return allocate_within(
+        sensitivities,
+        limits,
+        target=target,
+        packing=None if packing == "auto" else packing,
+        candidates=options.candidates,
+        metric=options.metric,
+        gamma=options.gamma,
+        activation_bits=activation_bits,
+        activation_candidates=options.activation_candidates,
+        fixed_bits=options.fixed_bits,
+        table=table,
+        float_bytes=float_bytes,
+        wide_price=options.wide_price,
+        time_limit=options.time_limit,
+    )
+
+
+def _with_promises(
+    plan: BitPlan,
+    sensitivities: Sensitivities,
+    target: Target,
+    storage: Packing,
+    table: LatencyTable | None,
+    float_bytes: int | None,
+) -> BitPlan:
+    whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
+    promises: dict[str, float | None] = {}
+    if whole is not None:
+        promises["promised_bytes"] = promised_bytes(sensitivities, plan_forms(plan, storage), whole, target)
+    if table is not None:
+        promises["promised_ms"] = table.predict(plan)
+    return plan.model_copy(update=promises)
+
+
+def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, Form]:
+    """Forms of a plan's layers; ``storage`` is that of layers which do not say theirs."""
+    return {
+        name: Form(layer.weight_bits, layer.activation_bits, layer.storage or storage)
+        if layer.quantized
+        else FLOAT_FORM
+        for name, layer in plan.layers.items()
+    }
+
+
+def require_inputs(recipe: Recipe, target: Target) -> None:
+    """Refuse budgets that cannot be kept whatever is measured, before anything is.
+
+    Raises:
+        UsageError: what a budget needs is not given, or was measured for another target.
+    """
+    budgets, output = recipe.budgets, recipe.output
+    if budgets.latency is not None:
+        table = LatencyTable.load(budgets.latency)
+        require_table_of(table, target)
+        require_timed_as(table, output)
+    elif budgets.max_latency is not None:
+        raise UsageError(
+            "--max-latency needs measured times",
+            hint="write the float graph (analyze --float float.onnx), time it (lampq-onnx probe float.onnx), and give "
+            "--latency latency.json",
+        )
+    others = [metric for metric in (recipe.allocation.metric, *output.baselines) if metric not in MEASURED_METRICS]
+    if budgets.min_agreement is not None and others:
+        raise UsageError(
+            f"--min-agreement needs costs in nats, and the metric {others[0]} has none",
+            hint="use --metric kl, and no --baseline of another metric",
+        )
+
+
+def require_table_of(table: LatencyTable, target: Target) -> None:
+    """Refuse times of another target.
+
+    Raises:
+        UsageError: naming both.
+    """
+    if table.target != target.name:
+        raise UsageError(
+            f"the latencies were measured for {table.target}, and the target is {target.name}",
+            hint=f"probe the float file for it, or give --target {table.target}",
+        )
+
+
+def require_timed_as(table: LatencyTable, output: OutputOptions) -> None:
+    """Refuse times that were taken in another way than the file's will be.
+
+    Raises:
+        UsageError: naming both.
+    """
+    for option, measured, asked in (
+        ("--latency-threads", table.threads, output.latency_threads),
+        ("--latency-batch", table.batch, output.latency_batch),
+    ):
+        if measured != asked:
+            raise UsageError(
+                f"the latencies were measured with {option} {measured}, and the run has {asked}",
+                hint=f"probe the float file again, or give {option} {measured}",
+            )
+
+
+def simulate_plans(
+    sensitivities: Sensitivities, options: AllocationOptions, simulator: Simulator
+) -> tuple[AgreementPoint, ...]:
+    """How far plans of several average widths agree with float, beside what their units cost alone.
+
+    Inputs have the width that the ranges were measured for.
+    """
+    points = []
+    for bits in (bits for bits in SIMULATED_BITS if min(options.candidates) <= bits <= max(options.candidates)):
+        plan, _ = allocate(
+            sensitivities, bits=bits, candidates=options.candidates, metric="kl", gamma=options.gamma,
+            time_limit=options.time_limit,
+        )  # fmt: skip
+        bits_of = {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
+        agreement, images = simulator.agreement(bits_of)
+        cost = summed_cost(sensitivities, plan_forms(plan, "exact"), "kl", options.gamma)
+        points.append(AgreementPoint(cost=cost, agreement=agreement, bits=bits, images=images))
+    return tuple(points)

@@ -1,0 +1,250 @@
+"""From a loaded model to widths and rounded weights: the stages that take the time, each kept where it is done."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from lampq_onnx.allocation import (
+    FormSolution,
+    Limits,
+    Solution,
+    UpdateResult,
+    allocate,
+    capacity_of,
+    iterative_update,
+)
+from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
+from lampq_onnx.artifacts.plan import FIXED_BITS
+from lampq_onnx.artifacts.task import TaskSpec
+from lampq_onnx.config.options import AllocationOptions, AnalysisOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.data import BatchedImages, CroppedImages
+from lampq_onnx.disk.cache import ArrayCache
+from lampq_onnx.frontend.rounding.plan import RoundedPlan
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.shared.batching import SlicedImages
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.synthetic import structure_hash
+from lampq_onnx.running.progress import Clock
+from lampq_onnx.runtime.environment import describe_environment, target_here
+from lampq_onnx.workflow.planning import limits_of, make_plan, simulate_plans
+from lampq_onnx.workflow.provenance import Inputs, code_sha256, versions
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        plan: with the ranges that rounding chose.
+        solution: of the integer program.
+        update: None: there was none.
+    """
+
+    sensitivities: Sensitivities
+    plan: BitPlan
+    solution: Solution | FormSolution
+    update: UpdateResult | None
+    rounded: RoundedPlan
+
+
+def inputs_of(loaded: LoadedModel, crops: CroppedImages | BatchedImages) -> Inputs:
+    """What the result depends on beside the recipe; to be taken before the model is equalized."""
+    return Inputs(
+        weights_sha256=loaded.identity.weights_sha256,
+        structure_sha256=structure_hash(loaded.module),
+        preprocessing=crops.preprocessing.model_dump_json(),
+        calibration_sha256=crops.sha256(),
+        code_sha256=code_sha256(),
+        versions=versions(),
+    )
+
+
+def kept_for(
+    inputs: Inputs, task: TaskSpec, recipe: Recipe, cache: ArrayCache | None, clock: Clock, *, force: bool = False
+) -> Kept:
+    """Results of earlier runs on the same inputs, task, threads, device and processor."""
+    place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device}"
+    facts = f"{inputs.model_dump_json()}\n{place}\n{task.model_dump_json()}"
+    return Kept(cache, hashlib.sha256(facts.encode()).hexdigest(), fresh=force, progress=clock)
+
+
+def measure(
+    frontend: Frontend,
+    crops: SlicedImages,
+    analysis: AnalysisOptions,
+    rounding: RoundingOptions,
+    *,
+    seed: int,
+    clock: Clock,
+    kept: Kept = NOT_KEPT,
+) -> Sensitivities:
+    """Equalize the model, and measure its sensitivities with the rounding that will be used.
+
+    Raises:
+        LampqError: a layer cannot be measured.
+    """
+    if analysis.equalize:
+        frontend.equalize(crops, analysis, seed=seed, progress=clock, kept=kept)
+    if rounding.method == "gptq":
+        frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
+    sensitivities = frontend.analyze(crops, analysis, seed=seed, progress=clock, kept=kept)
+    return sensitivities.model_copy(update={"seconds": sensitivities.seconds or dict(clock.seconds)})
+
+
+class Search:
+    """The stages of one recipe.
+
+    Args:
+        frontend: the loaded model; it is equalized.
+        crops: calibration images.
+        recipe: its output section needs the threads that are used.
+        kept: results of earlier runs.
+        clock: keeps the seconds.
+    """
+
+    def __init__(self, frontend: Frontend, crops: SlicedImages, recipe: Recipe, kept: Kept, clock: Clock) -> None:
+        self._frontend = frontend
+        self._crops = crops
+        self._recipe = recipe
+        self._clock = clock
+        self._limits = limits_of(recipe.allocation, recipe.budgets, bits_count=recipe.bits_count)
+        self._target = target_here(recipe.output.target)
+        latency = recipe.budgets.latency
+        self._times = None if latency is None else LatencyTable.load(latency)
+        self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed))
+
+    def run(self) -> Found:
+        """All of them.
+
+        Raises:
+            LampqError: a layer cannot be measured, or the budget cannot be met.
+        """
+        recipe, sensitivities = self._recipe, self.measure()
+        if recipe.analysis.simulate or self._limits.min_agreement is not None:
+            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, self._clock)
+        return self.decide(sensitivities)
+
+    def measure(self) -> Sensitivities:
+        """Equalize the model and measure its sensitivities; see the function of this name.
+
+        Raises:
+            LampqError: a layer cannot be measured.
+        """
+        recipe = self._recipe
+        return measure(
+            self._frontend,
+            self._crops,
+            recipe.analysis,
+            recipe.rounding,
+            seed=recipe.images.seed,
+            clock=self._clock,
+            kept=self._kept,
+        )
+
+    def decide(self, sensitivities: Sensitivities) -> Found:
+        """Allocation, update and rounding on what was measured before on this model.
+
+        Raises:
+            LampqError: the budget cannot be met.
+        """
+        with self._clock.stage("allocation"):
+            plan, solution = self._allocate(sensitivities, self._recipe.allocation)
+        plan, update = self._update(plan, sensitivities)
+        rounded = self._round(plan)
+        return Found(sensitivities, rounded.plan, solution, update, rounded)
+
+    def baseline(self, found: Found, metric: str) -> RoundedPlan:
+        """Another metric's allocation, rounded in the same way."""
+        options = self._recipe.allocation.model_copy(update={"metric": metric})
+        return self._round(self._allocate(found.sensitivities, options)[0])
+
+    def reconstruction_errors(self, plan: BitPlan) -> dict[str, float]:
+        """Error of every budgeted unit's output on quantized inputs, see `LayerReport`."""
+        evaluator = self._frontend.evaluator(plan, self._crops, self._recipe.update)
+        with self._clock.stage("reconstruction errors"):
+            return evaluator.reconstruction_errors(
+                {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+            )
+
+    def _allocate(
+        self, sensitivities: Sensitivities, options: AllocationOptions
+    ) -> tuple[BitPlan, Solution | FormSolution]:
+        return make_plan(
+            sensitivities,
+            options,
+            self._limits,
+            self._target,
+            activation_bits=options.activation_bits,
+            packing=self._recipe.output.packing,
+            table=self._times,
+        )
+
+    def _round(self, plan: BitPlan) -> RoundedPlan:
+        recipe = self._recipe
+        return self._frontend.round(
+            plan,
+            self._crops,
+            recipe.rounding,
+            recipe.update,
+            seed=recipe.images.seed,
+            progress=self._clock,
+            kept=self._kept,
+        )
+
+    def _update(self, plan: BitPlan, sensitivities: Sensitivities) -> tuple[BitPlan, UpdateResult | None]:
+        recipe, options = self._recipe, self._recipe.update
+        if options.rounds == 0:
+            return plan, None
+        coupled = sensitivities if recipe.allocation.activation_bits == "same" else None
+        counted = {name: layer for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        candidates = recipe.allocation.candidates
+        if self._limits.max_ms is not None:
+            # Swaps among these stay on the kernel that was chosen.
+            candidates = tuple(bits for bits in candidates if bits < FIXED_BITS)
+            counted = {name: layer for name, layer in counted.items() if layer.weight_bits in candidates}
+        if len(counted) < 2 or not _bits_stand_for(self._limits, plan):
+            return plan, None
+        sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
+        capacity = capacity_of(recipe.allocation.bits, sum(sizes.values()))
+        if not self._limits.only_bits:
+            capacity = sum(sizes[name] * layer.weight_bits for name, layer in counted.items())
+
+        def make() -> UpdateResult:
+            with self._clock.stage("iterative update", options.rounds) as advance:
+                return iterative_update(
+                    {name: layer.weight_bits for name, layer in counted.items()},
+                    sizes,
+                    capacity,
+                    candidates,
+                    self._frontend.evaluator(plan, self._crops, options, coupled=coupled),
+                    rounds=options.rounds,
+                    patience=options.patience,
+                    budget_rule=options.rule,
+                    progress=advance,
+                )
+
+        result = self._kept.after(plan, recipe.allocation, options).get("iterative update", make)
+        if coupled is None:
+            return plan.with_weight_bits(result.bits), result
+        ranges = {unit.name: unit.activation_ranges for unit in coupled.units}
+        return plan.with_coupled_bits(result.bits, ranges), result
+
+
+def simulated(
+    frontend: Frontend, crops: SlicedImages, sensitivities: Sensitivities, options: AllocationOptions, clock: Clock
+) -> Sensitivities:
+    """The same sensitivities with simulated plans, from which agreement is predicted."""
+    with clock.stage("simulated plans"):
+        plan, _ = allocate(sensitivities, bits=max(options.candidates), candidates=options.candidates, metric="kl")
+        points = simulate_plans(sensitivities, options, frontend.evaluator(plan, crops, UpdateOptions()))
+    return sensitivities.model_copy(update={"agreement": points})
+
+
+def _bits_stand_for(limits: Limits, plan: BitPlan) -> bool:
+    """Whether swaps that take no more weight bits take no more of any budget: not of bit operations, and not of the
+    bytes of storages that do not hold every width as it is."""
+    exact = all(layer.storage in (None, "exact") for layer in plan.layers.values())
+    return limits.max_bops is None and (exact or limits.only_bits)

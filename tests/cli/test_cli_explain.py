@@ -1,0 +1,61 @@
+"""`explain` and `convert` say what was not done to the graph, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from lampq_onnx.cli.main import app
+from lampq_onnx.converter import convert_model
+from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.model_file import save_model
+from lampq_onnx.targets import TARGETS
+from tests.converter.graphs import as_ir, plan_for, vit
+
+WORDS = "an activation function reads its result, and adds the bias on its way"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """float.onnx, plan.json and model.onnx of a tiny transformer."""
+    folder = tmp_path_factory.mktemp("explain")
+    model = vit()
+    onnx.save(model, folder / "float.onnx")
+    plan = plan_for([site.name for site in find_sites(as_ir(model).graph)], weight_bits=4)
+    plan.save(folder / "plan.json")
+    save_model(convert_model(as_ir(model), plan, target=TARGETS["onnxruntime-x86-vnni"]).model, folder / "model.onnx")
+    return folder
+
+
+def said(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "400"})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_explain_says_what_was_not_done(files: Path) -> None:
+    lines = said("explain", files / "model.onnx", "--runs", 1).splitlines()
+    (line,) = (line for line in lines if WORDS in line)
+    assert line.startswith("- bias added by the integer kernel (BiasInGemm): not done here, because")
+    assert line.endswith("(2: blocks.0.mlp.fc1, blocks.1.mlp.fc1)")
+
+
+def test_explain_as_json(files: Path) -> None:
+    found = json.loads(said("explain", files / "model.onnx", "--runs", 1, "--json"))
+    entries = {entry["reason"]: entry["where"] for entry in found["not_done"]}
+    assert entries[WORDS] == ["blocks.0.mlp.fc1", "blocks.1.mlp.fc1"]
+    float_file = json.loads(said("explain", files / "float.onnx", "--runs", 1, "--json"))
+    assert float_file["not_done"] == []
+
+
+def test_convert_says_the_same(files: Path, tmp_path: Path) -> None:
+    output = tmp_path / "again.onnx"
+    words = ("--plan", files / "plan.json", "--target", "onnxruntime-x86-vnni", "-o", output)
+    converted = [line for line in said("convert", files / "float.onnx", *words).splitlines() if line.startswith("- ")]
+    explained = [line for line in said("explain", output, "--runs", 1).splitlines() if line.startswith("- ")]
+    assert converted == explained
+    assert len(converted) > 1

@@ -1,0 +1,95 @@
+"""GPTQ against its own objective and a literal transcription."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lampq_onnx.frontend.simulation.gptq import DAMPING, GptqResult
+from lampq_onnx.frontend.simulation.gptq import gptq_quantize as quantize_all
+from lampq_onnx.quantization import QuantizedWeight, WeightGrid, fit_weight_grid
+
+
+def gptq_quantize(weight: np.ndarray, grid: WeightGrid, hessian: np.ndarray) -> QuantizedWeight:
+    return quantize_all(torch.from_numpy(weight), [grid], torch.from_numpy(hessian))[0].weight
+
+
+def problem(outputs: int, inputs: int, tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Weights, and the hessian of correlated inputs."""
+    random = np.random.default_rng(seed)
+    mixing = random.normal(size=(inputs, inputs)) * np.geomspace(1, 0.05, inputs)
+    x = random.normal(size=(tokens, inputs)) @ mixing
+    return random.normal(size=(outputs, inputs)).astype(np.float32), x.T @ x / tokens
+
+
+def output_error(change: np.ndarray, hessian: np.ndarray) -> float:
+    return float(np.einsum("oi,ij,oj->", change, hessian, change))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+@pytest.mark.parametrize("shape", [(6, 20), (3, 150), (1, 1), (5, 2)])
+def test_never_worse_than_nearest_by_much_and_mostly_far_better(bits: int, shape: tuple[int, int]) -> None:
+    weight, hessian = problem(*shape, tokens=400)
+    grid = fit_weight_grid(weight, bits)
+    nearest, clever = grid.quantize(weight), gptq_quantize(weight, grid, hessian)
+    assert clever.codes.max() < 2**bits
+    assert np.array_equal(clever.scale, nearest.scale)
+    errors = [output_error(q.dequantize() - weight, hessian) for q in (nearest, clever)]
+    if shape[1] >= 20:
+        assert errors[1] < 0.75 * errors[0]
+    else:
+        assert errors[1] <= 1.2 * errors[0] + 1e-9
+
+
+def test_a_diagonal_hessian_is_plain_rounding() -> None:
+    weight, _ = problem(4, 30, 10)
+    grid = fit_weight_grid(weight, 3)
+    hessian = np.diag(np.random.default_rng(1).uniform(0.1, 5, 30))
+    assert np.array_equal(gptq_quantize(weight, grid, hessian).codes, grid.quantize(weight).codes)
+
+
+def test_blocks_do_not_change_the_result() -> None:
+    """One column at a time, the inverse downdated as in the original formulation (OBQ)."""
+    weight, hessian = problem(3, 140, 500, seed=2)
+    grid = fit_weight_grid(weight, 4)
+    inputs = weight.shape[1]
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    inverse = np.linalg.inv(hessian + DAMPING * np.trace(hessian) / inputs * np.eye(inputs))[np.ix_(order, order)]
+    work = weight[:, order].astype(np.float64)
+    levels = np.empty_like(work)
+    scale = grid.scale.astype(np.float64)
+    for j in range(inputs):
+        levels[:, j] = grid.grid.level(grid.grid.codes_of(work[:, j] / scale, 4), 4) * scale
+        error = (work[:, j] - levels[:, j]) / inverse[j, j]
+        work[:, j:] -= error[:, None] * inverse[j, j:]
+        inverse = inverse - np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+    found = gptq_quantize(weight, grid, hessian).dequantize()[:, order]
+    assert (np.abs(found - levels) > 1e-5).mean() < 0.01  # ties may fall either way
+
+
+def test_dead_inputs_and_bad_hessians() -> None:
+    weight, hessian = problem(3, 8, 50)
+    grid = fit_weight_grid(weight, 4)
+    assert np.array_equal(gptq_quantize(weight, grid, np.zeros((8, 8))).codes, grid.quantize(weight).codes)
+    hessian[2] = hessian[:, 2] = 0
+    assert gptq_quantize(weight, grid, hessian).codes.shape == weight.shape
+    with pytest.raises(ValueError, match="8 inputs"):
+        gptq_quantize(weight, grid, np.eye(7))
+    with pytest.raises(ValueError, match="NaN"):
+        gptq_quantize(weight, grid, np.full((8, 8), np.nan))
+
+
+def test_widths_side_by_side_are_those_alone() -> None:
+    weight, hessian = problem(5, 40, 300)
+    grids = [fit_weight_grid(weight, bits) for bits in (1, 2, 3, 4, 8)]
+    together = quantize_all(torch.from_numpy(weight), grids, torch.from_numpy(hessian))
+    for grid, found in zip(grids, together, strict=True):
+        assert np.array_equal(found.weight.codes, gptq_quantize(weight, grid, hessian).codes)
+
+
+def test_the_latent_weights_round_to_the_result() -> None:
+    weight, hessian = problem(5, 200, 300)
+    grid = fit_weight_grid(weight, 3)
+    found: GptqResult = quantize_all(torch.from_numpy(weight), [grid], torch.from_numpy(hessian))[0]
+    assert (grid.quantize(found.latent.numpy()).codes != found.weight.codes).mean() < 0.001  # ties

@@ -1,0 +1,260 @@
+"""Simulation, alpha, ranges and reconstruction errors on a tiny model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+
+from lampq_onnx.allocation import allocate
+from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.converter import convert_model
+from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.measuring.alpha import FLOOR, spread, type_factors
+from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_histograms, nuclear_norms, visit_inputs
+from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
+from lampq_onnx.frontend.measuring.hessians import input_moments
+from lampq_onnx.frontend.rounding.plan import RoundedPlan
+from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.shared.batching import logits_of
+from lampq_onnx.frontend.simulation.losses import loss_of
+from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, fake_quantize, simulated
+from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.targets import TARGETS
+from tests.frontend.tiny_models import images, loaded, tiny_vit, units_of
+
+FAST = AnalysisOptions(effort="fast")
+
+
+@pytest.fixture(scope="module")
+def frontend() -> Frontend:
+    return Frontend(loaded(tiny_vit()))
+
+
+def test_fake_quantize_is_the_numeric_core() -> None:
+    quantizer = ActivationQuantizer.from_range(-1.3, 2.1, 5)
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32) * 2
+    assert np.array_equal(fake_quantize(torch.from_numpy(values), quantizer).numpy(), quantizer.fake(values))
+
+
+def test_simulation_and_file_are_the_same_function(frontend: Frontend) -> None:
+    data = images(8)
+    sensitivities = frontend.analyze(images(16, seed=1), FAST, seed=0)
+    layers = {
+        unit.name: LayerPlan(weight_bits=3, activation_bits=8, activation_range=unit.activation_range)
+        for unit in sensitivities.units
+    }
+    graph = ir.from_proto(ir.to_proto(frontend.model))  # a conversion changes what it is given
+    conversion = convert_model(graph, BitPlan(layers=layers), target=TARGETS["onnxruntime-x86-avx2"])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(ir.to_proto(conversion.model).SerializeToString(), options)
+    written = session.run(None, {"input": data.images})[0]
+    with frontend.simulation(conversion.parameters) as run:
+        simulated_logits = run(data.images)
+    plain = logits_of(frontend.loaded.module, data).numpy()
+    assert np.abs(written - plain).max() > 0.01  # 3 bits do change the answer
+    assert np.linalg.norm(written - simulated_logits) < 2e-2 * np.linalg.norm(written - plain)
+
+
+def test_simulated_restores_the_weights(frontend: Frontend) -> None:
+    data, module = images(4), frontend.loaded.module
+    before = logits_of(module, data)
+    settings = {unit.name: LayerSetting(2, None) for unit in frontend.exported.units}
+
+    def fail_inside() -> None:
+        with simulated(frontend.exported.units, settings, frontend.rounder):
+            assert not torch.equal(logits_of(module, data), before)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
+    assert torch.equal(logits_of(module, data), before)
+
+
+def test_histograms_hold_every_value_once(frontend: Frontend) -> None:
+    data, module = images(20), frontend.loaded.module
+    unit = next(u for u in frontend.exported.units if u.type == "fc2")
+    seen: list[np.ndarray] = []
+    visit_inputs(module, [unit], data, lambda _, x: seen.append(x.numpy().ravel()))
+    values = np.concatenate(seen)
+    histogram = input_histograms(module, [unit], data)[unit.name]
+    assert (histogram.low, histogram.high) == (values.min(), values.max())
+    assert histogram.counts.sum() == values.size
+    expected = np.histogram(values, bins=8, range=(histogram.low, histogram.high))[0]
+    assert np.abs(histogram.counts.reshape(8, -1).sum(1) - expected).max() <= 0.001 * values.size
+
+
+def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
+    """One channel holds rare huge values that the classifier lives on: min-max must win, not the percentiles."""
+    model = tiny_vit()
+    with torch.no_grad():
+        model.head.weight[:, 0] = torch.tensor([6.0, -6.0, 3.0, -3.0])
+        model.norm.weight[0] = 30.0
+    head = [unit for unit in units_of(model) if unit.type == "head"]
+    ranges = choose_ranges(model, head, images(24), images(8, seed=3), widths={"head": (8, 16)}, seed=0)
+    assert {bits: found.method for bits, found in ranges["head"].items()} == {8: "minmax", 16: "minmax"}
+
+
+def test_nuclear_norms_are_sums_of_singular_values(frontend: Frontend) -> None:
+    unit = next(u for u in frontend.exported.units if u.type == "fc1")
+    kept: list[torch.Tensor] = []
+    handle = unit.module.register_forward_hook(lambda _, __, output: kept.append(output))
+    try:
+        measured = nuclear_norms(frontend.loaded.module, [unit], images(3))
+    finally:
+        handle.remove()
+    expected = torch.linalg.svdvals(torch.cat(kept).double()).sum(1).mean()
+    assert measured[unit.name] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "samples", "expected"), [(12, 3, [2, 6, 10]), (2, 3, [0, 1]), (1, 1, [0]), (8, 2, [2, 6])]
+)
+def test_spread_over_depth(count: int, samples: int, expected: list[int]) -> None:
+    assert spread(count, samples) == expected
+
+
+def test_alpha_is_mean_loss_over_mean_trace(frontend: Frontend) -> None:
+    data, module, units = images(12), frontend.loaded.module, frontend.exported.units
+    reference = logits_of(module, data)
+    traces = {unit.name: 1.0 + i for i, unit in enumerate(units)}
+    result = type_factors(module, units, traces, {}, frontend.rounder, data, reference, None, bits=2, samples=2)
+    qkv = [unit for unit in units if unit.type == "qkv"]
+    losses = []
+    for unit in qkv:
+        with simulated([unit], {unit.name: LayerSetting(2, None)}, frontend.rounder):
+            losses.append(loss_of(logits_of(module, data), reference, None, "kl"))
+    assert all(loss > FLOOR for loss in losses)
+    expected = np.mean(losses) / np.mean([traces[u.name] for u in qkv])
+    assert result.alpha["qkv"] == pytest.approx(expected)
+    assert result.floored == ()
+
+
+def test_alpha_is_floored_and_says_so(frontend: Frontend) -> None:
+    data, module, units = images(6), frontend.loaded.module, frontend.exported.units
+    reference = logits_of(module, data)
+    labels = reference.argmax(1)  # float is always right, 8 bits as well: no drop
+    traces = {unit.name: 1.0 for unit in units}
+    result = type_factors(
+        module, units, traces, {}, frontend.rounder, data, reference, labels, bits=8, measure="top1", samples=1
+    )
+    assert len(result.floored) == 4
+    assert all(value == pytest.approx(FLOOR) for kind, value in result.alpha.items() if kind in ("qkv", "fc1"))
+
+
+def test_losses() -> None:
+    reference = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    changed = torch.tensor([[0.0, 2.0], [0.0, 1.0]])
+    labels = torch.tensor([0, 1])
+    p = reference.softmax(1)
+    expected = float((p * (reference.log_softmax(1) - changed.log_softmax(1))).sum(1).mean())
+    assert loss_of(changed, reference, None, "kl") == pytest.approx(expected, rel=1e-6)
+    assert loss_of(changed, reference, labels, "top1") == 0.5
+    assert loss_of(changed, reference, labels, "nll") == pytest.approx(1.0, rel=1e-6)
+    with pytest.raises(LampqError, match="labels"):
+        loss_of(changed, reference, None, "top1")
+
+
+@pytest.mark.parametrize("inputs", ["quantized", "float"])
+def test_reconstruction_errors(frontend: Frontend, inputs: str) -> None:
+    module, units, data = frontend.loaded.module, frontend.exported.units, images(5)
+    bits = {unit.name: 3 for unit in units}
+    activations = {unit.name: ActivationQuantizer.from_range(-4, 4, 8) for unit in units}
+    evaluator = SimulationEvaluator(
+        module, units, lambda name, _: activations[name], frontend.rounder, data, data, logits_of(module, data), None,
+        fixed_bits={}, inputs=inputs,
+    )  # fmt: skip
+    measured = evaluator.reconstruction_errors(bits)
+    unit = next(u for u in units if u.name == "blocks.1.mlp.fc1")
+    float_inputs: list[torch.Tensor] = []
+    visit_inputs(module, [unit], data, lambda _, x: float_inputs.append(x.clone()))
+    used: list[torch.Tensor] = []
+    if inputs == "quantized":
+        with simulated(units, evaluator.settings(bits), frontend.rounder):
+            handle = unit.module.register_forward_hook(lambda _, args, __: used.append(args[0].clone()))
+            logits_of(module, data)
+            handle.remove()
+    else:
+        used = [fake_quantize(x, activations[unit.name]) for x in float_inputs]
+    x, xq = torch.cat(float_inputs).double(), torch.cat(used).double()
+    w = unit.module.weight.double()
+    wq = frontend.rounder.dequantized(unit.name, 3).double()
+    expected = float((xq @ wq.T - x @ w.T).square().sum() / (x @ w.T).square().sum())
+    assert measured[unit.name] == pytest.approx(expected, rel=1e-3)
+    assert evaluator.score(bits) > evaluator.score(dict.fromkeys(bits, 8))
+
+
+def test_rounder_names_the_layer_of_bad_weights() -> None:
+    model = tiny_vit()
+    units = units_of(model)
+    with torch.no_grad():
+        model.blocks[1].attn.proj.weight[0, 0] = float("nan")
+    with pytest.raises(LampqError, match=r"blocks\.1\.attn\.proj.*NaN"):
+        WeightRounder(units).grid("blocks.1.attn.proj", 4)
+
+
+def test_given_labels_are_needed_when_asked_for(frontend: Frontend) -> None:
+    from tests.frontend.tiny_models import ArrayImages
+
+    blank = ArrayImages(images(6).images, None)
+    with pytest.raises(LampqError, match="given labels"):
+        frontend.analyze(blank, AnalysisOptions(labels="given"), seed=0)
+
+
+def test_analysis_is_seeded_and_complete(frontend: Frontend) -> None:
+    data = images(12)
+    first = frontend.analyze(data, FAST, seed=3)
+    again = frontend.analyze(data, FAST, seed=3)
+    assert first == again
+    assert [unit.fixed for unit in first.units].count(True) == 2
+    assert all(set(unit.weight_error) == set(range(2, 9)) for unit in first.units)
+    errors = first.units[1].weight_error
+    assert all(errors[b] > errors[b + 1] for b in range(2, 8))
+    assert UpdateOptions().rule == "strict"
+
+
+def test_moments_count_every_token_alike(frontend: Frontend) -> None:
+    data, module = images(5), frontend.loaded.module
+    unit = next(u for u in frontend.exported.units if u.type == "fc1")
+    seen: list[torch.Tensor] = []
+    visit_inputs(module, [unit], data, lambda _, x: seen.append(x.flatten(0, 1).double()))
+    tokens = torch.cat(seen)
+    tokens = tokens / tokens.norm(dim=1, keepdim=True)
+    measured = input_moments(module, [unit], data)[unit.name]
+    assert np.trace(measured) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(measured, (tokens.T @ tokens / len(tokens)).numpy(), atol=1e-5)
+
+
+def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
+    front = Frontend(loaded(tiny_vit()))
+    data = images(64)
+    plan = allocate(front.analyze(data, FAST, seed=0), bits=3)[0]
+
+    def rounded() -> RoundedPlan:
+        return front.round(plan, data, RoundingOptions(effort="fast"), UpdateOptions(), seed=0)
+
+    unit = "blocks.0.mlp.fc2"
+    nearest = rounded().weights
+    front.use_gptq(data)
+    found = rounded()
+    clever = found.weights
+    assert found.methods[unit] == "gptq"
+    assert found.methods["patch_embed.proj"] == "nearest"
+    assert found.losses["gptq"] < found.losses["nearest"]
+    assert not np.array_equal(clever[unit].codes, nearest[unit].codes)
+    assert np.array_equal(clever["patch_embed.proj"].codes, nearest["patch_embed.proj"].codes)
+    # moments of another model entirely: GPTQ then pushes errors where they hurt
+    random = np.random.default_rng(0)
+    wrong = {}
+    for part in front.exported.units:
+        if isinstance(part.module, torch.nn.Linear):
+            basis = random.normal(size=(part.module.in_features, 2))
+            wrong[part.name] = torch.from_numpy((basis @ basis.T).astype(np.float32))
+    front.rounder = WeightRounder(front.exported.units, wrong)
+    found = rounded()
+    assert set(found.methods.values()) == {"nearest"}
+    assert np.array_equal(found.weights[unit].codes, nearest[unit].codes)
