@@ -2,14 +2,13 @@
 
 import sys
 
-INTERRUPTED = 130
-"""Exit code of Ctrl-C, as shells have it."""
+from lampq_onnx.errors import INTERRUPTED
 
 
 def main() -> None:
     """Run the command line; Ctrl-C while it is loaded ends without a traceback, too."""
     try:
-        from lampq_onnx.cli.main import run
+        from lampq_onnx.cli.main import run  # noqa: PLC0415 -- Ctrl-C ends the import too
     except KeyboardInterrupt:
         print("error: interrupted before anything was done", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -46,7 +46,7 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(archives: tuple[Path, 
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         model = wheel.read("lampq_onnx/models/digits/model.safetensors")
         (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-        assert "lampq-onnx = lampq_onnx.cli.main:run" in wheel.read(entry).decode()
+        assert "lampq-onnx = lampq_onnx.__main__:main" in wheel.read(entry).decode()
         assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
     embedded = {f"lampq_onnx/{name}" for name in files_below("models/digits")}  # others serve benchmarks of a checkout
     assert names == files_below("lampq_onnx") | embedded

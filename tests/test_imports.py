@@ -90,7 +90,7 @@ ROOMS = {
     ),
     "workflow.sweep": (
         "errors targets running disk quantization data artifacts allocation config graph converter runtime evaluation "
-        "html frontend.shared frontend workflow"
+        "html serving frontend.shared frontend workflow"
     ),
     # the doors
     "api": (
@@ -101,7 +101,7 @@ ROOMS = {
         "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
         "evaluation.tasks html serving frontend.shared frontend.models frontend workflow workflow.sweep"
     ),
-    "__main__": "cli",
+    "__main__": "errors cli",
 }
 """Room -> the rooms that it may import, all of which stand above it in this list."""
 

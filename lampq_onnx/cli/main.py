@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from lampq_onnx.cli import commands, doctor, explain, package, probe, recipes, report, stages, sweep
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import INTERRUPTED, LampqError
 
 app = typer.Typer(
     name="lampq-onnx",
@@ -32,9 +32,6 @@ doctor.register(app)
 probe.register(app)
 sweep.register(app)
 
-
-INTERRUPTED = 130
-"""Exit code of Ctrl-C, as shells have it."""
 
 _STOPPED = "interrupted; no file is half written, and what was there before is as it was"
 

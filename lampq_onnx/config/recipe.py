@@ -194,11 +194,25 @@ def section(name: str, values: Values) -> Any:
             own[field.name] = getattr(section(field.same_as.section, values), field.same_as.field)
     for field in FIELDS:
         if field.section == name and field.name in own and field.same_as is None:
+            _require_no_truth_value(name, field, own[field.name])
             checked(SECTIONS[name], field, own[field.name], f"{field.dashed} ({field.name} in [{name}])")
     try:
         return SECTIONS[name].model_validate(own)
     except ValidationError as error:
         raise _explained(name, error) from error
+
+
+def _require_no_truth_value(section_name: str, field: Field, value: object) -> None:
+    """Refuse true and false where a number is meant: Python counts them as 1 and 0."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    if SECTIONS[section_name].model_fields[field.name].annotation is bool:
+        return
+    wrong = next((item for item in values if isinstance(item, bool)), None)
+    if wrong is not None:
+        raise UsageError(
+            f"{field.dashed} ({field.name} in [{section_name}]): must not be {str(wrong).lower()}",
+            hint="write a number, or leave the option out",
+        )
 
 
 def merge(*layers: Values) -> dict[str, dict[str, Any]]:

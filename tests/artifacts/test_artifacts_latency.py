@@ -26,7 +26,7 @@ def test_table_of_another_model_with_the_same_names() -> None:
     own = "Conv 3x32x32 by 64x3x8x8 bias stride 8", "MatMul 17x64 by 64x192 bias"
     probed(*own).require_units(units)
     wider = "MatMul 17x128 by 128x384 bias"
-    with pytest.raises(LampqError, match="is of another model: its layer qkv is MatMul 17x128 by 128x384 bias"):
+    with pytest.raises(LampqError, match="was made for another model: its layer qkv is MatMul 17x128 by 128x384 bias"):
         probed(own[0], wider).require_units(units)
     larger = "Conv 3x64x64 by 64x3x8x8 bias stride 8"
     with pytest.raises(LampqError, match=r"its layer embed is Conv 3x64x64 .* from 3072 numbers"):

@@ -129,3 +129,12 @@ def test_examples_in_a_recipe_can_be_used_as_they_stand(line: str) -> None:
     recipe = Recipe.build(parse_values(text, "recipe.toml"))
     (field,) = (field for field in FIELDS if field.name == key and field.same_as is None)
     assert getattr(getattr(recipe, field.section), key) not in (None, {})
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [("output", "threads"), ("allocation", "bits"), ("images", "mean"), ("update", "rounds")]
+)
+def test_truth_values_are_no_numbers(table, key):
+    with pytest.raises(UsageError, match=rf"{key} in \[{table}\]\): must not be true"):
+        Recipe.build({"model": {"name": "digits"}, table: {key: [True] * 3 if key == "mean" else True}})
+    assert Recipe.build({"model": {"name": "digits"}, "analysis": {"equalize": False}}).analysis.equalize is False
