@@ -46,7 +46,10 @@ class Artifact(Record):
             raise LampqError(f"{path} is not valid JSON: {error}") from error
         said, known = (data.get("format") if isinstance(data, dict) else None), cls.model_fields.get("format")
         if known is not None and isinstance(said, str) and said != known.default:
-            raise LampqError(f"{path} is not a {kind}: it holds {said}, and {known.default} is needed")
+            raise LampqError(
+                f"{path} is not a {kind}: it holds {said}, and {known.default} is needed",
+                hint="give the file of that kind; quantize and the commands of the stages write one for each",
+            )
         try:
             return cls.model_validate_json(json.dumps(data))
         except (ValidationError, ValueError, RecursionError) as error:
