@@ -146,7 +146,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     code, _, err = invoke("quantize", "digits", "--output", tmp_path / "file" / "out")
-    assert code == 1
+    assert code == 2
     assert "cannot write to the output folder" in err
     assert (tmp_path / "file").read_text() == "kept"
 
