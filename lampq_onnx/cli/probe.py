@@ -36,17 +36,19 @@ def probe(
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.runtime.environment import target_here
-    from lampq_onnx.runtime.probe import ProbeOptions
-    from lampq_onnx.runtime.probe import probe as measure
+    from lampq_onnx.workflow.inspecting import FEWEST_ROUNDS
+    from lampq_onnx.workflow.inspecting import probe as measure
 
-    turns = number_of("--rounds", rounds, int, ge=5, le=MOST_TURNS)
+    turns = number_of("--rounds", rounds, int, ge=FEWEST_ROUNDS, le=MOST_TURNS)
     require_new_files((output,), overwrite=overwrite)
     form = section("output", values)
     table = measure(
         float_model,
-        target_here(form.target),
-        ProbeOptions(threads=form.latency_threads, batch=form.latency_batch, rounds=turns, reuse=not again),
+        target=form.target,
+        threads=form.latency_threads,
+        batch=form.latency_batch,
+        rounds=turns,
+        reuse=not again,
         progress=terminal_progress(),
     )
     table.save(output)

@@ -39,6 +39,23 @@ def checked(section: type[BaseModel], field: Field, value: object, name: str) ->
         raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
 
 
+def whole_number(name: str, value: object, *, least: int, most: int) -> int:
+    """A number that is in no recipe.
+
+    Args:
+        name: what the user calls it.
+        value: what the user gave.
+        least: smallest value allowed.
+        most: largest value allowed.
+
+    Raises:
+        UsageError: it is no whole number, or outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"{name}: must be a whole number from {least} to {most}, not {value!r}")
+    return value
+
+
 def check_all(sections: Mapping[str, type[BaseModel]], fields: tuple[Field, ...], values: Any, named: Named) -> None:
     """Check every value of sections that a user has written; unknown keys are for others.
 

@@ -268,14 +268,17 @@ def by_name(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Options by the names of `by_flag`, sorted into sections; None stands for not given.
 
     Raises:
-        UsageError: an unknown name, or a value that the option cannot have.
+        UsageError: an unknown name, one option under two names, or a value that the option cannot have.
     """
     values: dict[str, dict[str, Any]] = {}
     for flag, value in options.items():
         field = by_flag(flag)
         if value is not None:
             taken = checked(SECTIONS[field.section], field, value, flag)
-            values.setdefault(field.section, {})[field.name] = taken
+            own = values.setdefault(field.section, {})
+            if field.name in own:
+                raise UsageError(f"{flag} is given twice, under two names", hint=f"give {field.flag} alone")
+            own[field.name] = taken
     return values
 
 

@@ -83,17 +83,24 @@ def load_timm(
 
 
 def load_module(
-    module: torch.nn.Module, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
+    module: object, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
 ) -> LoadedModel:
     """A model that Python code brings; a copy is taken, which later stages may change.
 
     Args:
+        module: a torch.nn.Module; anything else is refused.
+        name: for messages and artifacts.
         preprocessing: None: what timm's configuration of the module says.
         model_args: that it was built with; None: what it shows of them.
 
     Raises:
+        UsageError: it is no module.
         LampqError: it has no such configuration, no weights, or weights that are not finite; see also `prepare`.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(
+            f"the model is {type(module).__name__}", hint="give a name, the path of a file, or a torch.nn.Module"
+        )
     if preprocessing is None:
         if not hasattr(module, "pretrained_cfg"):
             raise LampqError(

@@ -43,7 +43,7 @@ from lampq_onnx.runtime.environment import available_cores, describe_environment
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow import pipeline
 from lampq_onnx.workflow.feasibility import require_space_for
-from lampq_onnx.workflow.inputs import calibration_crops, loaded_model, prepared, uses_labels, validation_images
+from lampq_onnx.workflow.inputs import Given, calibration_crops, loaded_model, prepared, uses_labels, validation_images
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.provenance import shaping
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
@@ -69,6 +69,7 @@ def sweep(
     say: Callable[[str], None] = _log.info,
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
+    given: Given | None = None,
 ) -> Sweep:
     """Quantize a model to every budget under every metric, and write sweep.json, sweep.csv and sweep.html.
 
@@ -85,6 +86,7 @@ def sweep(
             removed or marked, see `derived`.
         say: is told what becomes of an earlier pick.
         cache: where results of finished steps are kept and looked for; None: nowhere.
+        given: Python objects that stand for the model or the images.
 
     Raises:
         UsageError: a budget, metric or option that cannot be, or ``folder`` holds another sweep or result.
@@ -98,7 +100,7 @@ def sweep(
     pipeline.check_recipe(recipe)
     target = target_here(recipe.output.target)
     pipeline.check_target(recipe, target)
-    pipeline.require_images(recipe)
+    pipeline.require_images(recipe, given)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
@@ -108,15 +110,16 @@ def sweep(
     with (
         torch_threads(threads),
         exclusive(folder),
-        loaded_model(recipe.model, recipe.images, clock) as loaded,
+        loaded_model(recipe.model, recipe.images, clock, given) as loaded,
         calibration_crops(
             loaded,
             recipe.images,
             recipe.analysis.effort,
             clock,
+            given,
             labelled=uses_labels(recipe.analysis, recipe.update),
         ) as read,
-        validation_images(recipe.images, loaded, None) as validation,
+        validation_images(recipe.images, loaded, given) as validation,
         prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
     ):
         require_space_for(loaded, folder, baselines=len(bits) * len(metrics))

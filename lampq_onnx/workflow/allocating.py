@@ -1,0 +1,67 @@
+"""`allocate`: from sensitivities and options to a plan; needs neither torch nor onnx."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from lampq_onnx.allocation import FormSolution, Solution
+from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
+from lampq_onnx.config.recipe import Values, merge, section
+from lampq_onnx.targets import target_for
+from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
+
+METRIC, METRIC_WITHIN = "lampq", "kl"
+"""Metrics where none is named: for average bits alone, and with any other budget."""
+
+
+def allocate(
+    sensitivities: Sensitivities,
+    values: Values,
+    *,
+    table: LatencyTable | None = None,
+    float_model: Path | None = None,
+) -> tuple[BitPlan, Solution | FormSolution]:
+    """Give out bits under one or several budgets.
+
+    Args:
+        sensitivities: what was measured of every layer.
+        values: what the user said of [allocation], [budgets] and [output]; what is not in it has its default. Average
+            bits are a budget if they are in it, or if there is no other budget.
+        table: times of the layers; None: those of the file that ``values`` names, if it names one.
+        float_model: the float file, for its size; None: the size that the sensitivities say.
+
+    Returns:
+        the plan, and how good its solution is known to be.
+
+    Raises:
+        UsageError: an option out of range, or what a budget needs is not given.
+        LampqError: the budgets cannot be met; says which, and what could be.
+    """
+    given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
+    metric = METRIC_WITHIN if budgets.given else METRIC
+    options = section("allocation", merge({"allocation": {"metric": metric}}, values))
+    if table is None and budgets.latency is not None:
+        table = LatencyTable.load(budgets.latency)
+    name = form.target if table is None or form.target != "auto" else table.target
+    # Without flags: which forms there are does not depend on them, and reading them takes a second.
+    target = target_for(name, platform.machine(), ())
+    if table is not None:
+        require_table_of(table, target)
+    size = None if float_model is None else _size(float_model)
+    return make_plan(
+        sensitivities,
+        options,
+        limits_of(options, budgets, bits_count=not budgets.given or "bits" in given),
+        target,
+        activation_bits=options.activation_bits if "activation_bits" in given else None,
+        packing=form.packing,
+        table=table,
+        float_bytes=size,
+    )
+
+
+def _size(path: Path) -> int:
+    from lampq_onnx.graph.model_file import file_bytes  # loads onnx, which nothing else here needs
+
+    return file_bytes(path)
