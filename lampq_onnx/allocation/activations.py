@@ -1,4 +1,4 @@
-"""Widths of the inputs: what they cost, and which inputs 8 bits cannot hold."""
+"""Cost of input widths, and which inputs lose too much at 8 bits."""
 
 from __future__ import annotations
 
@@ -16,35 +16,33 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Target
 
 ActivationChoice = int | Literal["mixed", "same"]
-"""One width for all inputs; "mixed": each its own under a budget of its own; "same": that of the unit's weights."""
+"""Width of the inputs: one number for all; "mixed": one per input, under a second budget; "same": as the weights."""
 
 DEFAULT_ACTIVATION_CANDIDATES = (4, 6, 8, WIDE_ACTIVATION_BITS)
 
 WIDE_PRICE = 0.1
-"""Nats of mean KL that 16-bit inputs must save for every whole model's worth of multiply-adds that get them.
+"""Mean KL (nats) that 16-bit inputs must save, scaled to the whole model by the share of multiply-adds.
 
-Such a layer runs on the float kernel, about twice the time of an int8 layer. All inputs of a well-behaved ViT
-together lose 0.003 to 0.005 nats at 8 bits, so that none of its units, a few percent of the multiply-adds each,
-comes near its share of this price. A unit that alone loses more than its share is worth the slower kernel.
+A layer with a 16-bit input runs on the float kernel, which takes about twice the time of int8. All inputs of a typical
+ViT together lose 0.003 to 0.005 nats at 8 bits. Each layer has a few percent of the multiply-adds, and none comes near
+its share of this price. A layer that alone loses more than its share is worth the slower kernel.
 """
 
 
 def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
-    """(n, k) measured cost in nats of each unit's input at each width.
+    """Return the measured cost of each layer's input at each width, in nats, shape (n, k).
 
-    Raises
-    ------
-    LampqError: a cost that was not measured.
+    Raises:
+        LampqError: a cost was not measured.
     """
     return np.array([[_activation_cost(unit, bits) for bits in widths] for unit in units], dtype=np.float64)
 
 
 def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
-    """(n,) numbers in each unit's input.
+    """Return how many numbers each layer's input has, shape (n,).
 
-    Raises
-    ------
-    LampqError: a unit of which it is not known.
+    Raises:
+        LampqError: the number is not known for a layer.
     """
     for unit in units:
         if unit.activation_elements is None:
@@ -56,7 +54,7 @@ def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
 
 
 def inputs_for(sensitivities: Sensitivities, target: Target) -> Sensitivities:
-    """The same, without inputs that stay in float where the target has no kernel for those."""
+    """Return the sensitivities without inputs that stay in float, unless the target has a kernel for those."""
     if target.kernel(FIXED_BITS, FLOAT_BITS) is not None:
         return sensitivities
     units = tuple(unit.model_copy(update={"float_input": False}) for unit in sensitivities.units)
@@ -64,16 +62,16 @@ def inputs_for(sensitivities: Sensitivities, target: Target) -> Sensitivities:
 
 
 def fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
-    """Input width of a unit outside the budget whose weights have ``fixed_bits``."""
+    """Return the input width of a layer outside the budget whose weights have ``fixed_bits``."""
     return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
 def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float = WIDE_PRICE) -> frozenset[str]:
-    """Names of the units whose inputs get 16 bits in the place of 8 because that saves more than it costs.
+    """Return the names of the layers whose inputs get 16 instead of 8 bits, because that saves more than it costs.
 
-    A unit pays ``price`` times its share of the multiply-adds of ``units``. Only for 8 bits: who asks for
-    fewer wants narrow inputs. Units of which the costs at 8 and 16 bits were not measured stay as they are, and all
-    units do where the number of multiply-adds is not known.
+    A layer pays ``price`` times its share of the multiply-adds of ``units``. Inputs are widened only from 8 bits,
+    because a smaller width is a deliberate choice of narrow inputs. Layers whose costs at 8 and 16 bits were not
+    measured keep their width. If the number of multiply-adds of any layer is unknown, all layers do.
     """
     if activation_bits != FIXED_BITS or any(unit.activation_elements is None for unit in units):
         return frozenset()
@@ -90,7 +88,7 @@ def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: fl
 
 
 def _multiply_adds(unit: UnitSensitivity) -> float:
-    """Weights times tokens."""
+    """Return the number of weights times the number of tokens."""
     return unit.parameters * (unit.activation_elements or 0) / unit.shape[1]
 
 

@@ -1,4 +1,4 @@
-"""From measured sensitivities to a plan."""
+"""Compute a plan from measured sensitivities and a budget of average bits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import Packing
 
 ACTIVATION_BUDGET = "average activation bits"
-"""Name of the budget over the widths of the inputs, each counted as often as it has numbers."""
+"""Name of the budget for input widths; each input is weighted by the number of its elements."""
 
 
 def allocate(
@@ -56,37 +56,32 @@ def allocate(
 ) -> tuple[BitPlan, Solution]:
     """Find the widths of least cost whose averages keep the budgets.
 
-    Parameters
-    ----------
-    sensitivities : what the front end measured; inputs marked to stay in float do so (see ``inputs_for``).
-    bits : budget, average weight bits over the units that are not fixed, 1..8.
-    candidates : weight widths to choose from, in bits.
-    metric : a key of ``METRICS``.
-    gamma : factor by which one bit more reduces the cost. The power of uniform quantization noise falls by 4
-        per bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i
-        / c_i).
-    activation_bits : width of the inputs of the units in the budget; default: the one that the ranges were measured
-        for. The units outside read 8 bits.
-        "mixed" gives each its own width in the same integer program, under ``activation_budget``; the cost is that
-        of the weights plus the measured one of the input. "same" is the LampQ paper's W/A: one width for the weights
-        and the input of a unit, at the metric's cost, to which "kl" adds the measured cost of the input.
-    activation_budget : for "mixed": average input bits, each input counted as often as it has numbers.
-    activation_candidates : for "mixed": input widths to choose from, in bits.
-    wide_price : an input of 8 bits gets 16 where that saves more than this many nats times the unit's share of the
-        multiply-adds (see ``WIDE_PRICE``); infinite: never. Only where all inputs have 8 bits.
-    time_limit : seconds for the integer program.
-    fixed_bits : weight width of the units outside the budget.
+    Args:
+        sensitivities: what the front end measured; inputs marked as float stay in float (see ``inputs_for``).
+        bits: budget: average weight bits over the layers that are not fixed, 1..8.
+        candidates: weight widths to choose from, in bits.
+        metric: a key of ``METRICS``.
+        gamma: factor by which each extra bit reduces the cost. The power of uniform quantization noise falls by 4 per
+            bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i / c_i).
+        activation_bits: width of the inputs of the layers in the budget; default: the width that the ranges were
+            measured for. Layers outside the budget read 8 bits. "mixed" gives each input its own width in the same
+            integer program, under ``activation_budget``; the cost of a layer is then the cost of its weights plus the
+            measured cost of its input. "same" is the W/A of the LampQ paper: one width for the weights and the input of
+            a layer, at the metric's cost; "kl" adds the measured cost of the input.
+        activation_budget: for "mixed": average input bits, each input weighted by the number of its elements.
+        activation_candidates: for "mixed": input widths to choose from, in bits.
+        wide_price: an 8-bit input gets 16 bits if that saves more than this many nats times the layer's share of the
+            multiply-adds (see ``WIDE_PRICE``); infinite: never. Used only if all inputs have 8 bits.
+        time_limit: seconds for the integer program.
+        fixed_bits: weight width of the layers outside the budget.
 
-    Returns
-    -------
-    tuple[BitPlan, Solution]
-        the plan in the order of ``sensitivities.units``, and the quality of the solution for the units in the
-        budget.
+    Returns:
+        tuple[BitPlan, Solution]: the plan in the order of ``sensitivities.units``, and the quality of the solution for
+            the layers in the budget.
 
-    Raises
-    ------
-    UsageError: an option that cannot be right.
-    LampqError: no unit in the budget, a budget below the smallest candidate, or a measurement is missing.
+    Raises:
+        UsageError: an option is out of range.
+        LampqError: no layer is in the budget, the budget is below the smallest candidate, or a measurement is missing.
     """
     chosen = tuple(sorted(set(candidates)))
     check_request(
@@ -139,7 +134,7 @@ def allocate(
 
 
 def _units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
-    """The units in the budget, of which there is at least one; names are unique."""
+    """Return the layers in the budget: at least one, with unique names."""
     names = [unit.name for unit in sensitivities.units]
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
@@ -162,10 +157,11 @@ def _solve_pairs(
     gamma: float,
     time_limit: float,
 ) -> Solution:
-    """Widths of weights and inputs together: an option is a pair of the two.
+    """Choose the widths of weights and inputs together; each option is a pair of the two.
 
-    A metric that is not in nats is brought to the range of the inputs' costs. With a budget for each and costs
-    that add up, no factor between the two changes which widths are best, but one may drown in the other's rounding.
+    A metric that is not in nats is scaled to the range of the inputs' costs. With separate budgets and additive costs,
+    no factor between the two changes which widths are best, but the smaller cost could drown in the rounding of the
+    larger.
     """
     pairs = [(w, a) for w in widths[0] for a in widths[1]]
     weight_costs = METRICS[metric](sensitivities, widths[0], gamma)
@@ -207,7 +203,7 @@ def _solve_pairs(
 
 
 def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
-    """(n, k) measured costs in nats of quantized inputs; zero for inputs that stay in float."""
+    """Return the measured costs of quantized inputs in nats, shape (n, k); zero for inputs that stay in float."""
     costs = np.zeros((len(units), len(widths)))
     rows = [i for i, unit in enumerate(units) if not unit.float_input]
     if rows:
@@ -218,7 +214,7 @@ def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> Flo
 def layer_plan(
     unit: UnitSensitivity, weight_bits: int, activation_bits: int, storage: Packing | None = None
 ) -> LayerPlan:
-    """A unit's entry of the plan; an input that stays in float has no range."""
+    """Build the plan's entry of one layer; an input that stays in float has no range."""
     return LayerPlan(
         weight_bits=weight_bits,
         activation_bits=activation_bits,

@@ -29,16 +29,15 @@ class Relaxation:
 
         cost = lower + sum_i reduced[i, k_i] + sum_j multipliers[j] * (capacity_j - used_j)
 
-    Attributes
-    ----------
-    scale : problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
-    floor : sum of the units' cheapest options, in the problem's unit.
-    costs : (n, k) shifted and scaled costs, the largest finite one is 1.
-    multipliers : (m,) price of one unit of each budget.
-    lower : lower bound of the cost.
-    reduced : (n, k) what an option costs more than the best one at these prices, >= 0.
-    choice : (n,) option indices of the greedy solution, which keeps all budgets.
-    upper : its cost.
+    Attributes:
+        scale: problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
+        floor: sum of the units' cheapest options, in the problem's unit.
+        costs: (n, k) shifted and scaled costs; the largest finite one is 1.
+        multipliers: (m,) price of one unit of each budget.
+        lower: lower bound of the cost.
+        reduced: (n, k) extra cost of an option over the best one at these prices, >= 0.
+        choice: (n,) option indices of the greedy solution, which keeps all budgets.
+        upper: its cost.
     """
 
     scale: float
@@ -52,16 +51,16 @@ class Relaxation:
 
     @property
     def bound(self) -> float:
-        """Lower bound in the problem's unit."""
+        """Lower bound of the cost, in the problem's unit."""
         return self.floor + self.scale * self.lower
 
     @property
     def gap(self) -> float:
-        """What any choice can at most cost less than the greedy one, in units of ``scale``."""
+        """How much less than the greedy choice any choice can cost, in units of ``scale``."""
         return max(0.0, self.upper - self.lower)
 
     def cost(self, choice: IntArray) -> float:
-        """Cost of a choice in units of ``scale``."""
+        """Return the cost of a choice in units of ``scale``."""
         return _cost(self.costs, choice)
 
 
@@ -79,11 +78,10 @@ class _Segments:
 def relax(problem: ChoiceProblem, find_any: Callable[[], IntArray] | None = None) -> Relaxation:
     """Bound a problem from below and solve it greedily.
 
-    Parameters
-    ----------
-    problem : units, costs and budgets.
-    find_any : returns a choice that keeps all budgets, or raises; asked where prices and repair do not lead to one,
-        which cannot happen with one budget.
+    Args:
+        problem: layers, costs and budgets.
+        find_any: returns a choice that keeps all budgets, or raises. It is called if prices and repair do not lead to
+            one, which cannot happen with one budget.
     """
     cheapest = problem.costs.min(axis=1)
     excess = problem.costs - cheapest[:, None]
@@ -129,7 +127,7 @@ def _priced(costs: FloatArray, weights: IntArray, multipliers: FloatArray) -> Fl
 
 
 def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, IntArray]:
-    """Multiplier and greedy solution under one budget; a unit's least weight is 0."""
+    """Return the multiplier and the greedy solution under one budget; a layer's least weight is 0."""
     start = np.where(weights == 0, costs, np.inf).argmin(axis=1)
     segments = _segments(costs, weights, start)
     filled = np.cumsum(segments.weight)
@@ -153,7 +151,7 @@ def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, Int
 
 
 def _segments(costs: FloatArray, weights: IntArray, start: IntArray) -> _Segments:
-    """Lower convex hulls of all units at once: from each vertex the steepest chord leads to the next."""
+    """Compute the lower convex hulls of all layers at once: from each vertex, the steepest chord leads to the next."""
     units = np.arange(costs.shape[0])
     at = start.copy()
     previous = np.full(len(units), np.inf)

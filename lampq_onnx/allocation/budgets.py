@@ -1,4 +1,4 @@
-"""From measured sensitivities, measured times and any mix of budgets to a plan."""
+"""Compute a plan from sensitivities, measured times and any mix of budgets."""
 
 from __future__ import annotations
 
@@ -41,29 +41,30 @@ def allocate_within(
     wide_price: float = WIDE_PRICE,
     time_limit: float = 8.0,
 ) -> tuple[BitPlan, FormSolution]:
-    """Find the form of least cost for each unit such that the file keeps all limits.
+    """Find the form of least cost for each layer such that the file keeps all limits.
 
-    A unit takes any width of ``candidates`` with inputs of ``activation_bits`` (or 16 bits where those were measured),
-    in any storage that the target reads, or stays in float: as many units as the budgets allow.
+    A layer takes any width of ``candidates`` with inputs of ``activation_bits`` (or 16 bits if those were measured), in
+    any storage that the target reads, or stays in float. As many layers are quantized as the budgets require.
 
     Args:
         sensitivities: what the front end measured.
         limits: what must not be exceeded.
-        target: where the file is meant to run: decides which forms there are.
-        packing: the only storage to take; None: any.
+        target: where the file is meant to run; decides which forms exist.
+        packing: the only storage to use; None: any.
         candidates: weight widths.
-        metric, gamma: see `allocate`.
-        activation_bits: see `allocate`; mixed needs no budget of its own here.
-        activation_candidates: input widths for mixed.
-        fixed_bits: weight width of the units outside the budget.
-        table: times of the float file's layers; needed for a latency.
-        float_bytes: size of the float file; needed for a size where neither table nor sensitivities hold it.
-        wide_price: see `allocate`; counts where no latency is asked for.
+        metric: see `allocate`.
+        gamma: see `allocate`.
+        activation_bits: see `allocate`; "mixed" needs no budget of its own here.
+        activation_candidates: input widths for "mixed".
+        fixed_bits: weight width of the layers outside the budget.
+        table: times of the float file's layers; needed for a latency limit.
+        float_bytes: size of the float file; needed for a size limit if neither the table nor the sensitivities hold it.
+        wide_price: see `allocate`; used only without a latency limit.
         time_limit: seconds for the integer program.
 
     Raises:
-        UsageError: an option that cannot be right, or what a limit needs is missing.
-        LampqError: the limits cannot be kept; says which of them, and what would do.
+        UsageError: an option is out of range, or something that a limit needs is missing.
+        LampqError: the limits cannot be kept; the message says which, and what could be kept.
     """
     sensitivities = inputs_for(sensitivities, target)
     main = sensitivities.activation_bits if activation_bits is None else activation_bits
@@ -102,16 +103,16 @@ def require_possible(
     fixed_bits: int,
     table: LatencyTable | None,
 ) -> None:
-    """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before anything is measured.
+    """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before measuring anything.
 
     Args:
-        sensitivities: of units that are not measured yet: names, types, shapes and the size of the float file count.
-        limits: those that need measurements are not looked at.
-        target, packing, candidates, activation_bits, activation_candidates, fixed_bits, table: see `allocate_within`.
+        sensitivities: layers that are not measured yet: names, types, shapes and the size of the float file are used.
+        limits: limits that need measurements are not checked.
+        target: see `allocate_within`, which also describes the other arguments.
 
     Raises:
-        UsageError: an option that cannot be right, or what a limit needs is missing.
-        LampqError: naming the smallest value, or the one below which something is quantized.
+        UsageError: an option is out of range, or something that a limit needs is missing.
+        LampqError: names the smallest possible value, or the value below which something is quantized.
     """
     if limits.max_bytes is None and limits.max_ms is None:
         return
@@ -136,7 +137,7 @@ def require_possible(
     for resource in resources:
         require_reachable(resource, units, forms)
     slack = all(resource.in_float(units) <= resource.limit * (1 - resource.margin) for resource in resources)
-    # Without a latency, float on its slower kernel has a price, and what it is weighed against is not measured yet.
+    # Without a latency limit, float on its slower kernel has a price, which is compared with costs not measured yet.
     if units and slack and known == limits and limits.max_ms is not None:
         refuse_no_effect(resources, units, None)
 
@@ -153,7 +154,7 @@ def _offered(
     activation_candidates: Sequence[int],
     fixed_bits: int,
 ) -> tuple[tuple[Form, ...], dict[str, Form]]:
-    """Forms to choose from, float last, and those of the units outside the budget; options are checked."""
+    """Check the options; return the forms to choose from, float last, and those of the layers outside the budget."""
     weights = tuple(sorted(set(candidates)))
     check_request(
         bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,
@@ -168,7 +169,7 @@ def _offered(
 
 
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int, target: Target) -> int:
-    """Size of the file: the float one, with the units' weights in their forms."""
+    """Return the size of the file: the float file, with the layers' weights in their forms."""
     return float_bytes + sum(
         form_bytes(unit, forms[unit.name], target) - form_bytes(unit, FLOAT_FORM, target)
         for unit in sensitivities.units
@@ -178,7 +179,7 @@ def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_b
 def _inputs(
     sensitivities: Sensitivities, main: ActivationChoice, weights: Sequence[int], candidates: Sequence[int]
 ) -> tuple[int, ...]:
-    """Input widths that may be chosen: what is asked for, 16 bits where all of them were measured, and float."""
+    """Return the input widths to choose from: the requested ones, 16 bits if measured for all layers, and float."""
     if main == "same":
         return tuple(weights)
     own = set(candidates) if main == "mixed" else {main}
@@ -188,7 +189,7 @@ def _inputs(
 
 
 def _agreement(sensitivities: Sensitivities, solution: FormSolution, metric: str, gamma: float) -> float | None:
-    """As the simulated plans predict it."""
+    """Return the agreement that the simulated plans predict; None if they predict none."""
     if metric not in MEASURED_METRICS or not sensitivities.agreement:
         return None
     return sensitivities.agreement_at(summed_cost(sensitivities, solution.forms, metric, gamma))

@@ -1,4 +1,4 @@
-"""What an allocation can be asked for, checked before anything is measured."""
+"""Options of an allocation, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ DEFAULT_CANDIDATES = tuple(range(2, 9))
 DEFAULT_ACTIVATION_BUDGET = 8.0
 
 INPUT_WIDTHS = tuple(b for b in ACTIVATION_BITS if b != FLOAT_BITS)
-"""Widths of quantized inputs."""
+"""Widths that quantized inputs may have."""
 
 MAX_GAMMA = 1024
-"""gamma^-8 times a Fisher trace stays a normal number."""
+"""Largest gamma: gamma^-8 times a Fisher trace is still a normal float."""
 
 
 def parse_candidates(text: str) -> tuple[int, ...]:
-    """Widths from ``2-8`` or ``2,4,8`` or a mix of both, ascending.
+    """Parse widths from ``2-8`` or ``2,4,8`` or a mix of both; the result is ascending.
 
-    Raises
-    ------
-    UsageError: anything else, or a width outside 1..8.
+    Raises:
+        UsageError: the text is not such a list, or a width is outside 1..8.
     """
     return _parse(text, tuple(range(MIN_BITS, MAX_BITS + 1)), "candidate widths", "2,4,8")
 
 
 def parse_activation_candidates(text: str) -> tuple[int, ...]:
-    """Input widths from ``4,6,8,16`` or ``4-8,16``, ascending.
+    """Parse input widths from ``4,6,8,16`` or ``4-8,16``; the result is ascending.
 
-    Raises
-    ------
-    UsageError: anything else, or a width that inputs cannot have.
+    Raises:
+        UsageError: the text is not such a list, or inputs cannot have a width.
     """
     return _parse(text, INPUT_WIDTHS, "candidate widths of activations", "4,6,8,16")
 
@@ -69,12 +67,11 @@ def check_request(
     activation_candidates: Sequence[int] = DEFAULT_ACTIVATION_CANDIDATES,
     wide_price: float = WIDE_PRICE,
 ) -> None:
-    """Refuse options that cannot be right, before anything is measured.
+    """Reject invalid options before anything is measured.
 
-    Raises
-    ------
-    UsageError: an option out of range.
-    LampqError: the budget is below the smallest candidate.
+    Raises:
+        UsageError: an option is out of range.
+        LampqError: the budget is below the smallest candidate.
     """
     chosen = tuple(sorted(set(candidates)))
     check_candidates(chosen)
@@ -110,27 +107,27 @@ def check_request(
 
 
 class Widths(Protocol):
-    """The part of an allocation's options that names widths."""
+    """The part of an allocation's options that holds widths."""
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """Weight widths."""
+        """Weight widths to choose from."""
 
     @property
     def activation_bits(self) -> ActivationChoice:
-        """See `allocate`."""
+        """Input width; see `allocate`."""
 
     @property
     def activation_candidates(self) -> tuple[int, ...]:
-        """Input widths, for mixed."""
+        """Input widths to choose from if ``activation_bits`` is "mixed"."""
 
     @property
     def fixed_bits(self) -> int:
-        """Weight width of the units outside the budget."""
+        """Weight width of the layers outside the budget."""
 
 
 def width_pairs(options: Widths) -> list[tuple[int, int]]:
-    """All (weight, input) widths that an allocation may give out."""
+    """List all (weight, input) width pairs that an allocation may assign."""
     asked = options.activation_bits
     fixed = (options.fixed_bits, FLOAT_BITS if options.fixed_bits == FLOAT_BITS else FIXED_BITS)
     if asked == "same":

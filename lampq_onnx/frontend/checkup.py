@@ -150,7 +150,7 @@ def _accuracy_finding(loaded: LoadedModel, count: int, ours: int, theirs: int | 
 
 
 def timm_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's own evaluation transform of the same values: a PIL image to a float32 tensor (c, h, w)."""
+    """Make timm's own evaluation transform of the same values: a PIL image to a float32 tensor (c, h, w)."""
     transform: Callable[[Image.Image], torch.Tensor] = create_transform(
         input_size=(preprocessing.channels, *preprocessing.size),
         is_training=False,

@@ -1,4 +1,4 @@
-"""Linear layers of a graph, found by what the nodes compute, not by their names."""
+"""Find the linear layers of a graph by what the nodes compute, not by their names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.bias import Bias, bias_of
 from lampq_onnx.graph.keys import TYPE_KEY, UNIT_KEY
 
-# Ops that pass on or combine values without being a layer or a non-linearity of their own.
+# Operators that pass on or combine values, but are neither a layer nor a non-linearity.
 _TRANSPARENT = frozenset(
     [
         "Add",
@@ -65,10 +65,10 @@ _ACTIVATIONS = frozenset(
     ]
 )
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
-"""They read how large a tensor is, not what it holds."""
+"""Operators that read how large a tensor is, not what it holds."""
 
 _NORMALIZING = frozenset({"Add", "Sub", "Mul", "Div"})
-"""With a constant, what may happen to images inside a graph before the first layer."""
+"""Operators that, with a constant, may prepare images inside a graph before the first layer."""
 
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
@@ -78,8 +78,8 @@ class LinearSite:
     """One MatMul, Gemm or Conv with constant weights.
 
     Attributes:
-        name: unit name, unique in the graph.
-        type: qkv, proj, fc1, fc2, patch_embed or head; linear: another one; conv: a convolution whose patches overlap.
+        name: layer name, unique in the graph.
+        type: qkv, proj, fc1, fc2, patch_embed or head; linear: any other; conv: a convolution whose patches overlap.
         node: the MatMul, Gemm or Conv.
         weight: its constant input.
         added: its bias, if it has one (see `bias_of`).
@@ -93,17 +93,17 @@ class LinearSite:
 
     @property
     def bias(self) -> ir.Value | None:
-        """The constant that is added to the result, if any; not always one of shape (outputs,)."""
+        """The constant that is added to the result, if any; its shape is not always (outputs,)."""
         return None if self.added is None else self.added.value
 
     @property
     def bias_node(self) -> ir.Node | None:
-        """The Add of the bias, if it is a node of its own."""
+        """The Add of the bias, if the bias has its own node."""
         return None if self.added is None else self.added.add
 
     @property
     def input(self) -> ir.Value:
-        """The activation."""
+        """The activation that the layer reads."""
         value = self.node.inputs[0]
         assert value is not None  # recognize() skips nodes without it
         return value
@@ -114,7 +114,7 @@ class LinearSite:
         return (self.bias_node or self.node).outputs[0]
 
     def matrix(self) -> npt.NDArray[np.float32]:
-        """The weight as float32 (outputs, inputs), contiguous."""
+        """Return the weight as float32 (outputs, inputs), contiguous."""
         values = constant_array(self.weight).astype(np.float32)
         if self.node.op_type == "Conv":
             values = values.reshape(values.shape[0], -1)
@@ -123,33 +123,33 @@ class LinearSite:
         return np.ascontiguousarray(values)
 
     def bias_vector(self) -> npt.NDArray[np.float32] | None:
-        """The bias as float32 (outputs,), if there is one."""
+        """Return the bias as float32 (outputs,), if there is one."""
         return None if self.added is None else self.added.vector(len(self.matrix()))
 
 
 def constant_array(value: ir.Value) -> npt.NDArray[np.generic]:
-    """The array of an initializer."""
+    """Return the array of an initializer."""
     if value.const_value is None:
         raise LampqError(f"the tensor {value.name} is not a constant")
     return np.asarray(value.const_value.numpy())
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute or its default."""
+    """Return an integer attribute, or its default."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
 
 
 def users(value: ir.Value) -> list[ir.Node]:
-    """Nodes that read ``value``."""
+    """List the nodes that read ``value``."""
     return [use.node for use in value.uses()]
 
 
 def find_sites(graph: ir.Graph) -> list[LinearSite]:
-    """All linear layers in graph order, with unique names and their types.
+    """List all linear layers in graph order, with unique names and types.
 
-    Names come from annotations, else from the weight's or bias's name, else from the exporter's scopes, else from the
-    node.
+    Names come from annotations, else from the name of the weight or bias, else from the exporter's scopes, else from
+    the node.
     """
     sites: list[LinearSite] = []
     taken: set[str] = set()
@@ -170,22 +170,22 @@ def find_sites(graph: ir.Graph) -> list[LinearSite]:
 
 
 def annotate(site: LinearSite, name: str) -> None:
-    """Write name and type into the graph, so that later readers need not recognize them again."""
+    """Write name and type into the graph, so that later readers need not recognize the layer again."""
     site.node.name = name
     site.node.metadata_props[UNIT_KEY] = name
     site.node.metadata_props[TYPE_KEY] = site.type
 
 
 def scope_path(node: ir.Node) -> tuple[str, ...]:
-    """Module paths that torch's exporter recorded for a node, outermost first."""
+    """Return the module paths that torch's exporter recorded for a node, outermost first."""
     text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
     return tuple(part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\""))
 
 
 def module_path(name: str) -> str:
-    """The dotted path in a node's name of torch's old exporter; other names as they are.
+    """Return the dotted path in a node's name of torch's old exporter; other names stay unchanged.
 
-    A node that the model's own forward makes, outside all submodules, has an empty path.
+    A node from the model's own forward, outside all submodules, has an empty path.
 
     >>> module_path("/blocks/blocks.0/attn/qkv/MatMul")
     'blocks.0.attn.qkv'
@@ -227,7 +227,7 @@ def _name(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> str:
 
 
 def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept: Callable[[ir.Node], bool]) -> bool:
-    """Whether a node that ``accept`` likes is reached through transparent nodes."""
+    """Whether a node accepted by ``accept`` is reached through transparent nodes."""
     seen: set[ir.Node] = set()
     front = list(step(start))
     while front:
@@ -243,7 +243,7 @@ def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept:
 
 
 def _is_transparent(node: ir.Node) -> bool:
-    """Whether a node belongs to no layer; a convolution of single channels mixes positions only."""
+    """Whether a node belongs to no layer; a convolution of single channels only mixes positions."""
     if node.op_type == "Conv":
         return int_attribute(node, "group", 1) > 1
     return node.op_type in _TRANSPARENT and not _is_linear(node)
@@ -268,7 +268,7 @@ def _is_attention(node: ir.Node) -> bool:
 
 
 def _type(node: ir.Node, graph: ir.Graph) -> str:
-    """The role of a layer, from what it reads and what reads it."""
+    """Find the role of a layer from what it reads and what reads it."""
     if node.op_type == "Conv":
         if _streams_from_input(node, graph):
             return "patch_embed"
@@ -305,12 +305,12 @@ def _is_activation(node: ir.Node) -> bool:
 
 
 def _combines(node: ir.Node, operator: str) -> bool:
-    """Whether a node is this operator on computed values only."""
+    """Whether a node is this operator with computed operands only."""
     return node.op_type == operator and all(value is not None and value.const_value is None for value in node.inputs)
 
 
 def _is_gate(node: ir.Node) -> bool:
-    """Whether two values are multiplied, one of which an activation function made, as in SwiGLU."""
+    """Whether two values are multiplied, one of which is the result of an activation function, as in SwiGLU."""
     return node.op_type == "Mul" and sum(map(_is_activated, _backward(node))) == 1
 
 
@@ -322,7 +322,7 @@ def _is_activated(node: ir.Node) -> bool:
 
 
 def _before_residual(node: ir.Node, accept: Callable[[ir.Node], bool]) -> bool:
-    """Forward search that stops where the result joins a residual stream (an Add of two computed values)."""
+    """Search forward, stopping where the result joins a residual stream (an Add of two computed values)."""
 
     def step(current: ir.Node) -> Iterator[ir.Node]:
         yield from (reader for reader in _forward(current) if not _combines(reader, "Add"))
@@ -350,7 +350,7 @@ def _joins_residual(node: ir.Node) -> bool:
 
 
 def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
-    """Producers of the activation, not through residual Adds or normalizations; through that of a gated product."""
+    """Yield producers of the activation, but not through residual Adds or normalizations, except in a gated product."""
     for producer in _backward(node):
         if producer.op_type in ("LayerNormalization", "RMSNormalization"):
             normalized = next(_backward(producer), None)
@@ -362,7 +362,7 @@ def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
-    """Producers as far back as attention: through data movement, and the activation and the gate behind it."""
+    """Yield producers back to attention: through data movement, and through the activation and the gate after it."""
     for producer in _backward(node):
         if _is_activation(producer):
             yield from _backward_activated(producer)
@@ -385,7 +385,7 @@ def _ends(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _streams_from_input(node: ir.Node, graph: ir.Graph) -> bool:
-    """Whether a layer reads images, cut into patches or normalized perhaps."""
+    """Whether a layer reads images, possibly cut into patches or normalized."""
     value = node.inputs[0]
     while value is not None and value not in graph.inputs:
         producer = value.producer()

@@ -1,4 +1,4 @@
-"""onnxruntime: sessions, accuracy, latency and fidelity of files."""
+"""Runs files in onnxruntime: sessions, latency, profiles and fidelity."""
 
 from lampq_onnx.runtime.environment import cpu_flags, describe_environment
 from lampq_onnx.runtime.fidelity import layer_errors

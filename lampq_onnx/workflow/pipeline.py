@@ -174,8 +174,10 @@ def quantize(
     given: Given | None = None,
     say: Callable[[str], None] = _log.info,
 ) -> Report:
-    """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
-    weights.safetensors, model.onnx, report.json, report.html and recipe.toml.
+    """Run all stages, from the float model to the report, and write the files to ``folder``.
+
+    The files are float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
+    recipe.toml.
 
     The files appear together when all is done; an earlier result in ``folder`` stays as it is until then. Where it is
     the result of this recipe on this model and these images, it is the answer, and nothing is done. Where only options

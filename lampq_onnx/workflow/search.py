@@ -244,7 +244,9 @@ def simulated(
 
 
 def _bits_stand_for(limits: Limits, plan: BitPlan) -> bool:
-    """Whether swaps that take no more weight bits take no more of any budget: not of bit operations, and not of the
-    bytes of storages that do not hold every width as it is."""
+    """Whether swaps that need no more weight bits stay within every budget.
+
+    They may not if bit operations are limited, or bytes are and a storage does not hold every width as it is.
+    """
     exact = all(layer.storage in (None, "exact") for layer in plan.layers.values())
     return limits.max_bops is None and (exact or limits.only_bits)

@@ -1,7 +1,7 @@
-"""Objects in boxes: average precision as COCO defines it, against annotations and against the float model's detections.
+"""Score detectors by COCO's average precision, against annotations and against the float model's detections.
 
-Detectors of the DETR family answer with a fixed set of queries, so nothing is suppressed: every query is one detection
-(softmax with a "no object" class), or every query and class (sigmoids).
+Detectors of the DETR family give a fixed set of queries, so there is no non-maximum suppression: every query is one
+detection (softmax with a "no object" class), or every query and class (sigmoids).
 """
 
 from __future__ import annotations
@@ -33,31 +33,33 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 MOST_DETECTIONS = 100
-"""Of one image, the highest scores first, as COCO's main figure counts them."""
+"""Detections per image that count, highest scores first, as in COCO's main figure."""
 
 CERTAIN = 0.5
 """Score from which a detection of the float model counts as an object."""
 
 SAME_IOU = 0.5
-"""IoU from which two boxes are the same object's."""
+"""IoU from which two boxes belong to the same object."""
 
 BOX_DEVIATION = 0.1
-"""Standard deviation of a box's centre and size, in units of its own width and height: boxes that far off have an IoU
-of about 0.7."""
+"""Standard deviation of a box's centre and size, in units of its width and height: such a shift gives an IoU of
+about 0.7."""
 
 SMALLEST = 0.01
-"""Least width and height in those units, as shares of the input."""
+"""Smallest width and height in those units, as shares of the input."""
 
 FOLDS = 20
-"""Groups of images of the jackknife."""
+"""Number of groups of images in the jackknife."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Of one image.
+    """Detections of one image.
 
     Attributes:
-        scores: (k,) in 0..1. classes: (k,) indices of the model. boxes: (k, 4), left, top, width, height in pixels.
+        scores: (k,) in 0..1.
+        classes: (k,) class indices of the model.
+        boxes: (k, 4), left, top, width, height in pixels.
     """
 
     scores: Floats
@@ -71,7 +73,7 @@ class DetectionMeter:
     Args:
         spec: how scores are read.
         preprocessing: how images became inputs.
-        objects: annotations of the images, in the order in which they come.
+        objects: annotations of the images, in the same order as the images.
 
     Raises:
         LampqError: pycocotools is missing.
@@ -90,7 +92,7 @@ class DetectionMeter:
         _coco()
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:
-        """See `Meter`; the images are those that follow the ones counted so far."""
+        """Count a batch, see `Meter`; its images follow the ones counted so far."""
         require_outputs(reference, quantized, 3, "scores and boxes of queries (n, queries, classes + 4)")
         if self._ids is None:
             self._ids = category_ids(self._spec, reference.shape[2] - 4, self._objects.categories)
@@ -105,7 +107,7 @@ class DetectionMeter:
             )
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         if self._ids is None:
             raise ValueError("no images were counted")
         images = self._objects.images[: len(self._float)]
@@ -121,7 +123,7 @@ class DetectionMeter:
         # Delete-a-group jackknife.
         variance = (len(drops) - 1) / max(len(drops), 1) * float(((drops - drops.mean()) ** 2).sum())
         same, total = (int(value) for value in self._agreed)
-        named: dict[str, Any] = {"float": TopK(top1=float_ap, top5=None)}  # a keyword that is a built-in's name
+        named: dict[str, Any] = {"float": TopK(top1=float_ap, top5=None)}  # a keyword that is the name of a built-in
         return Accuracy(
             metric="AP",
             samples=len(images),
@@ -143,13 +145,13 @@ class DetectionMeter:
 
 
 def split_outputs(outputs: Outputs) -> tuple[Floats, Floats]:
-    """Scores (..., classes) and boxes (..., 4) of joined outputs, float64."""
+    """Split joined outputs into scores (..., classes) and boxes (..., 4), float64."""
     values = outputs.astype(np.float64)
     return values[..., :-4], values[..., -4:]
 
 
 def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
-    """Of the classes, "no object" left out, (..., classes)."""
+    """Return the probabilities of the classes, "no object" left out, (..., classes)."""
     if spec.background:
         rows = scores.reshape(-1, scores.shape[-1])
         result: Floats = np.exp(log_softmax(rows)).reshape(scores.shape)[..., :-1]
@@ -158,11 +160,13 @@ def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
 
 
 def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preprocessing, spec: TaskSpec) -> Detections:
-    """Detections of one image in its own pixels, clipped to it.
+    """Return the detections of one image in its own pixels, clipped to the image.
 
     Args:
         outputs: (queries, classes + 4).
         size: height and width of the image.
+        preprocessing: how the image became an input.
+        spec: how scores are read.
     """
     scores, boxes = split_outputs(outputs)
     chances = probabilities(scores, spec)
@@ -182,7 +186,7 @@ def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preproces
 
 
 def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floats:
-    """KL of the answers for each image in nats, (n,): the classes', and the boxes' as Gaussians of objects."""
+    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Gaussians."""
     (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
     if spec.background:
         rows = scores.shape[-1]
@@ -197,14 +201,17 @@ def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floa
 
 
 def objectness(scores: Floats, spec: TaskSpec) -> Floats:
-    """Probability that a query is an object at all: of any class but "no object", or that of its likeliest class."""
+    """Return the probability that a query is an object at all.
+
+    That is any class but "no object", or the probability of the most likely class.
+    """
     chances = probabilities(scores, spec)
     result: Floats = chances.sum(-1) if spec.background else chances.max(-1)
     return result
 
 
 def agreement(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> npt.NDArray[np.int64]:
-    """Queries that are certain objects for either model: how many are the same for both, and how many there are."""
+    """Compare queries that are certain objects for either model: count those with the same answer, and all."""
     (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
     first, second = probabilities(scores, spec), probabilities(other, spec)
     sure = (first.max(-1) >= CERTAIN) & (second.max(-1) >= CERTAIN)
@@ -214,7 +221,7 @@ def agreement(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> npt.NDA
 
 
 def iou(first: Floats, second: Floats) -> Floats:
-    """Of boxes (..., 4), centre and size."""
+    """Compute the IoU of boxes (..., 4) given as centre and size."""
     low = np.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
     high = np.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
     shared = np.clip(high - low, 0, None).prod(-1)
@@ -224,10 +231,10 @@ def iou(first: Floats, second: Floats) -> Floats:
 
 
 def category_ids(spec: TaskSpec, scores: int, categories: dict[int, str]) -> npt.NDArray[np.int64]:
-    """The category of each class of the model; -1: none.
+    """Map each class of the model to a category; -1: none.
 
-    By name where the model knows its classes' names; else class i is category i where the ids reach as far (COCO), or
-    the i-th category where there are as many.
+    Classes and categories are matched by name if the model's class names are known. Otherwise class i is category i if
+    the ids fit (COCO), or the i-th category if both have the same number.
 
     Raises:
         LampqError: a category has no class.
@@ -239,7 +246,7 @@ def category_ids(spec: TaskSpec, scores: int, categories: dict[int, str]) -> npt
         missing = [name for name in categories.values() if name.lower() not in by_name]
         if missing:
             raise LampqError(
-                f"the annotations have the category {missing[0]}, which is none of the model's {count} classes "
+                f"the annotations have the category {missing[0]}, which is not among the model's {count} classes "
                 f"({', '.join(spec.classes[:8])}{', ...' if count > 8 else ''})"
             )
         for key, name in categories.items():
@@ -250,12 +257,12 @@ def category_ids(spec: TaskSpec, scores: int, categories: dict[int, str]) -> npt
         for key in categories:
             ids[key] = key
     else:
-        raise LampqError(f"the model has {count} classes, and the annotations have {len(categories)} categories")
+        raise LampqError(f"the model has {count} classes, but the annotations have {len(categories)} categories")
     return ids
 
 
 def precision(evaluated: COCOeval, threshold: float | None = None) -> float:
-    """AP over IoU 0.5 to 0.95, or at one of these thresholds; 0 where nothing is annotated."""
+    """Return the AP over IoU 0.5 to 0.95, or at one of these thresholds; 0 if nothing is annotated."""
     table = evaluated.eval["precision"]
     if threshold is not None:
         table = table[np.isclose(evaluated.params.iouThrs, threshold)]
@@ -265,7 +272,7 @@ def precision(evaluated: COCOeval, threshold: float | None = None) -> float:
 
 def _coco() -> tuple[type[COCO], type[COCOeval]]:
     try:
-        from pycocotools.coco import COCO  # noqa: PLC0415 -- an extra
+        from pycocotools.coco import COCO  # noqa: PLC0415 -- an optional dependency
         from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
     except ImportError as error:
         raise LampqError(
@@ -324,7 +331,7 @@ def _nothing(truth: COCO) -> COCO:
 
 
 def _folds(evaluated: COCOeval) -> list[COCOeval]:
-    """The evaluation without one group of images after the other."""
+    """Evaluate again without one group of images, for each group."""
     images = list(evaluated.params.imgIds)
     folds = min(FOLDS, len(images))
     if folds < 2:
@@ -345,7 +352,7 @@ def _folds(evaluated: COCOeval) -> list[COCOeval]:
 
 
 def _as_objects(found: Detections, image: ImageObjects, ids: npt.NDArray[np.int64]) -> ImageObjects:
-    """The certain detections as annotations."""
+    """Return the certain detections as annotations."""
     kept = (found.scores >= CERTAIN) & (ids[found.classes] >= 0) & (found.boxes[:, 2:] > 0).all(1)
     boxes = found.boxes[kept]
     return ImageObjects(

@@ -121,8 +121,11 @@ def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
 
 
 def _layers_before(model: ir.Model) -> dict[str, set[str]]:
-    """Unit -> units whose result its input is made of, without another layer or an Add of two results in between: past
-    such an Add a factor on one of them is a factor on the sum no more."""
+    """Map each layer to the layers whose results its input is made of.
+
+    No other layer and no Add of two results stands in between: past such an Add, a factor on one result is no longer a
+    factor on the sum.
+    """
     found: dict[str, set[str]] = {}
     for node in model.graph:
         name = node.metadata_props.get(UNIT_KEY)

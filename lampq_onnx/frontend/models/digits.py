@@ -176,8 +176,7 @@ def _all_images() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def _stratified(labels: npt.NDArray[np.int64], counts: dict[str, int], seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Disjoint indices into ``labels`` for each name in ``counts``, in its order, each with every class in
-    proportion.
+    """Split indices into ``labels`` into disjoint parts, one for each name in ``counts``, with classes in proportion.
 
     The images of each class are permuted, then the classes are merged so that every prefix is stratified.
     """

@@ -66,7 +66,7 @@ def _infer_in_reshapes(graph: ir.Graph, value: ir.Value, shape: ShapeValues) -> 
 
 
 def _computed(graph: ir.Graph, batch: ir.Value, shape: ShapeValues, name: str) -> ir.Value:
-    """start + slope * batch."""
+    """Add nodes that compute ``start + slope * batch``."""
     start, slope = (_vector(value) for value in (shape.start, shape.slope))
     nodes = [ir.node("Mul", [batch, add_constant(graph, f"{name}.slope", slope)], name=f"{name}.product")]
     if start.any():

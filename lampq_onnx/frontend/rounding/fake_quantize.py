@@ -33,8 +33,10 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
-    """``values`` on their levels, with the gradients of LSQ+ (Bhalgat et al., CVPRW 2020): straight through inside the
-    range, zero outside; the scale and the zero point learn from what is rounded and what is clipped.
+    """Round ``values`` to their levels, with the gradients of LSQ+ (Bhalgat et al., CVPRW 2020).
+
+    The gradient passes straight through inside the range and is zero outside; the scale and the zero point learn from
+    what is rounded and what is clipped.
 
     Args:
         values: float32, any shape.

@@ -31,8 +31,10 @@ class Unit:
 
     @property
     def float_input(self) -> bool:
-        """Whether the input stays in float where the target can: a pointwise convolution inside the network. No
-        integer kernel has one with float output, and as a MatMul between transposes it is slower than in float."""
+        """Whether the input stays in float if the target allows it: a pointwise convolution inside the network.
+
+        No integer kernel has one with float output, and as a MatMul between transposes it is slower than in float.
+        """
         pointwise = isinstance(self.module, torch.nn.Conv2d) and tuple(self.module.kernel_size) == (1, 1)
         return pointwise and self.type != "patch_embed"
 

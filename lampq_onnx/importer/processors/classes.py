@@ -26,15 +26,14 @@ _ALWAYS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do
 class ProcessorClass:
     """How one class reads its keys.
 
-    Attributes
-    ----------
-    name : without the endings Fast and Pil; empty for a file that names no class.
-    defaults : key -> value where the file does not have it.
-    varying : keys whose default depends on the version of transformers, so that a file must have them.
-    square : whether a size of one number is a height and a width, or the shortest side.
-    rule : how sizes are read.
-    own_keys : keys that only such classes read.
-    normalizes : whether do_normalize is read.
+    Attributes:
+        name: without the endings Fast and Pil; empty for a file that names no class.
+        defaults: key -> value where the file does not have it.
+        varying: keys whose default depends on the version of transformers, so that a file must have them.
+        square: whether a size of one number is a height and a width, or the shortest side.
+        rule: how sizes are read.
+        own_keys: keys that only such classes read.
+        normalizes: whether do_normalize is read.
     """
 
     name: str

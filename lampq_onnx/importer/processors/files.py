@@ -27,10 +27,8 @@ def read_processor_file(folder: Path) -> tuple[dict[str, Any], Path] | None:
 
     As transformers does it, settings of images in processor_config.json come before preprocessor_config.json.
 
-    Raises
-    ------
-    LampqError
-        A file is damaged, or only says what videos go through.
+    Raises:
+        LampqError: A file is damaged, or only says what videos go through.
     """
     for name in PROCESSOR_FILES:
         path = folder / name

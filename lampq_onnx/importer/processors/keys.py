@@ -78,10 +78,8 @@ def refused(source: str, key: str, why: str, hint: str = REMEDY) -> UnsupportedK
 def require_known_keys(said: Mapping[str, Any], source: str, kind: ProcessorClass) -> None:
     """Check that each key is obeyed, has no influence, or has a value with which it does nothing.
 
-    Raises
-    ------
-    UnsupportedKey
-        Names the first other key.
+    Raises:
+        UnsupportedKey: Names the first other key.
     """
     for key, value in said.items():
         if key in OBEYED | IGNORED | kind.own_keys or value is None or value in NEUTRAL.get(key, ()):

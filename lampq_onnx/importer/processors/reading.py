@@ -41,24 +41,20 @@ def preprocessing_of(
 ) -> Preprocessing:
     """What a processor's settings say, with --mean, --std and --crop in their place where they are given.
 
-    Parameters
-    ----------
-    said : keys and values of preprocessor_config.json or of an image processor's `to_dict`.
-    source : the file or model, for messages.
-    channels : of the model; None: as many as the mean has.
-    configured : height and width that the model was made for; None where that is not known.
-    images : the options.
-    installed : values of the class in the installed transformers, for keys whose default depends on the version.
-    compare : called with what the settings say, before the options take their place; raises UnsupportedKey where that
-        is not what happens to images.
+    Args:
+        said: keys and values of preprocessor_config.json or of an image processor's `to_dict`.
+        source: the file or model, for messages.
+        channels: of the model; None: as many as the mean has.
+        configured: height and width that the model was made for; None where that is not known.
+        images: the options.
+        installed: values of the class in the installed transformers, for keys whose default depends on the version.
+        compare: called with what the settings say, before the options take their place; raises UnsupportedKey where
+            that is not what happens to images.
 
-    Raises
-    ------
-    UnsupportedKey
-        A key cannot be obeyed; the message names it. With --mean, --std and --crop together, they stand for the whole
-        file then.
-    LampqError
-        The values do not go together.
+    Raises:
+        UnsupportedKey: A key cannot be obeyed; the message names it. With --mean, --std and --crop together, they stand
+            for the whole file then.
+        LampqError: The values do not go together.
     """
     images = images or ImageOptions()
     try:
@@ -82,12 +78,9 @@ def plain_preprocessing(
 ) -> Preprocessing:
     """What the options say of a model with no file about its images: bicubic, and the middle of the image.
 
-    Raises
-    ------
-    UsageError
-        --mean or --std is missing, or the size is not known.
-    LampqError
-        The values do not go together.
+    Raises:
+        UsageError: --mean or --std is missing, or the size is not known.
+        LampqError: The values do not go together.
     """
     if images.mean is None or images.std is None:
         raise UsageError(

@@ -32,10 +32,9 @@ _FORMS = (
 class Fit:
     """How images come to the model's size.
 
-    Attributes
-    ----------
-    size : height and width of the model's input.
-    resize : the rule; None: the whole image is letterboxed into the size, as files of one size do for detectors.
+    Attributes:
+        size: height and width of the model's input.
+        resize: the rule; None: the whole image is letterboxed into the size, as files of one size do for detectors.
     """
 
     size: tuple[int, int]
@@ -45,12 +44,11 @@ class Fit:
 class Sizes:
     """Reads the sizes of one file.
 
-    Parameters
-    ----------
-    said : the file's keys, with the class's defaults where it has none.
-    kind : its class.
-    source : the file, for messages.
-    configured : height and width that the model was made for; None where that is not known.
+    Args:
+        said: the file's keys, with the class's defaults where it has none.
+        kind: its class.
+        source: the file, for messages.
+        configured: height and width that the model was made for; None where that is not known.
     """
 
     def __init__(
@@ -64,10 +62,8 @@ class Sizes:
     def fit(self) -> Fit:
         """The fit that the file describes.
 
-        Raises
-        ------
-        UnsupportedKey
-            It describes none with one size for all images, or one that is not supported.
+        Raises:
+            UnsupportedKey: It describes none with one size for all images, or one that is not supported.
         """
         crop = self._pair("crop_size") if self._said.get("do_center_crop") else None
         if not self._said.get("do_resize"):

@@ -8,7 +8,7 @@ import torch
 
 
 def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | float]:
-    """timm VisionTransformer arguments that the shapes of a checkpoint tell; empty for other architectures.
+    """Derive timm VisionTransformer arguments from the shapes of a checkpoint; empty for other architectures.
 
     Without img_size where the positions are those of no square image.
     """
