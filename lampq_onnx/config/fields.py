@@ -6,24 +6,33 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-METHOD, MODEL, IMAGES, OUTPUT, BUDGETS = "Method", "Model", "Images", "Output", "Budgets"
-OPEN = "What the paper leaves open (docs/method.md)"
-"""Headings of the help texts."""
+from lampq_onnx.config.names import TABLES, filled
+
+MODEL, IMAGES, BUDGETS, METHOD, OUTPUT = "Model", "Images", "Budgets", "Method", "Output"
+RESEARCH = "Advanced (research)"
+PANELS = (MODEL, IMAGES, BUDGETS, METHOD, OUTPUT, RESEARCH)
+"""Headings of the help texts, in their order."""
+
+Level = Literal["basic", "all"]
+"""Which help shows an option: `--help` and `--help-all`, or only the latter."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """Stands in the metadata of a field.
+    """What a user reads of a field, and where. It stands in the metadata of the field.
 
     Attributes:
-        help: one line for people.
-        panel: heading it stands under.
-        flag: its name on the command line, with underscores; None: the field's own.
+        help: what the option does, with its unit and an example where that helps. A mark such as ``{metrics}`` stands
+            for the names of that table (`config.names.TABLES`).
+        panel: heading of the help text that it stands under.
+        flag: its name on the command line, with underscores; None: the name of the field.
+        level: which help shows it. Options are accepted on the command line at either level.
+        names: table of the names that it takes, for shell completion; None: the words of the field's type.
         shapes_file: whether the bytes of model.onnx depend on it.
         example: a value that stands in recipes where there is no default; None: nobody needs one.
     """
@@ -31,15 +40,17 @@ class Option:
     help: str
     panel: str = METHOD
     flag: str | None = None
+    level: Level = "all"
+    names: str | None = None
     shapes_file: bool = True
     example: Any = None
 
 
 @dataclass(frozen=True)
 class SameAs:
-    """Stands in the metadata of a field that has the value of another section's field.
+    """Marks a field whose value is always that of a field in another section.
 
-    It is no option of its own: neither the command line nor a recipe has it.
+    Neither the command line nor a recipe has an option for it.
     """
 
     section: str
@@ -52,27 +63,43 @@ class Field:
 
     Attributes:
         flag: name on the command line, with underscores; unique over all sections.
+        text: the help text with its marks, see `Option.help`.
         default: None for fields that must be given as well.
         kind: what one word of the command line is: bool, int, float, Path, str, or list for repeatable words.
-        same_as: whose value it takes.
+        same_as: the field whose value it takes; None: it is an option of its own.
+        words: those that its type names, such as fast, balanced and best; empty: it takes other values.
+        names: see Option.
         example: see Option.
     """
 
     section: str
     name: str
     flag: str
-    help: str
+    text: str
     panel: str
+    level: Level
     shapes_file: bool
     example: Any
     default: Any
     kind: type
     same_as: SameAs | None
+    words: tuple[str, ...]
+    names: str | None
 
     @property
     def dashed(self) -> str:
-        """As it is typed."""
+        """The option as it is typed on the command line."""
         return "--" + self.flag.replace("_", "-")
+
+    @property
+    def help(self) -> str:
+        """The help text, with the names of the tables that it mentions."""
+        return filled(self.text)
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """Names that the option takes -> what each of them is; empty: it takes other values."""
+        return TABLES[self.names]() if self.names else dict.fromkeys(self.words, "")
 
 
 def fields_of(sections: Mapping[str, type[BaseModel]]) -> Iterator[Field]:
@@ -84,13 +111,16 @@ def fields_of(sections: Mapping[str, type[BaseModel]]) -> Iterator[Field]:
                 section=section,
                 name=name,
                 flag=option.flag or name,
-                help=option.help,
+                text=option.help,
                 panel=option.panel,
+                level=option.level,
                 shapes_file=option.shapes_file,
                 example=option.example,
                 default=None if info.is_required() else info.get_default(call_default_factory=True),
                 kind=_kind(info),
                 same_as=next((m for m in info.metadata if isinstance(m, SameAs)), None),
+                words=tuple(_words(info.annotation)),
+                names=option.names,
             )
 
 
@@ -98,6 +128,8 @@ def text_of(value: object) -> str:
     """A default as a user would type it."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     if isinstance(value, tuple):
         widths = [item for item in value if isinstance(item, int)]
         if len(widths) == len(value) > 2 and widths == list(range(widths[0], widths[-1] + 1)):
@@ -108,6 +140,14 @@ def text_of(value: object) -> str:
 
 def _is_text(hint: Any) -> bool:
     return hint is str or (get_origin(hint) is Annotated and get_args(hint)[0] is str)
+
+
+def _words(hint: Any) -> Iterator[str]:
+    if get_origin(hint) is Literal:
+        yield from (word for word in get_args(hint) if isinstance(word, str))
+    elif get_origin(hint) in (types.UnionType, Union):
+        for member in get_args(hint):
+            yield from _words(member)
 
 
 def _kind(info: FieldInfo) -> type:

@@ -1,5 +1,1 @@
-"""Quantized files in the forms that servers and devices take."""
-
-from lampq_onnx.serving.formats import FORMATS, Packaged, package
-
-__all__ = ["FORMATS", "Packaged", "package"]
+"""Formats for servers and devices, made from a folder that `quantize` wrote."""
