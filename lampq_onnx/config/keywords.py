@@ -12,7 +12,7 @@ from typing import Final, Literal, TypedDict
 
 
 class _Model(TypedDict, total=False):
-    """Which model, and where its weights are."""
+    """Which model is quantized, and where its weights are."""
 
     checkpoint: str | Path | None
     checkpoint_key: str | None
@@ -37,7 +37,7 @@ class _Model(TypedDict, total=False):
 
 
 class _Images(TypedDict, total=False):
-    """Images and what they go through."""
+    """Images, and the preprocessing before the model."""
 
     calibration_size: int | None
     seed: int | None
@@ -47,7 +47,7 @@ class _Images(TypedDict, total=False):
 
 
 class _Allocation(TypedDict, total=False):
-    """How bits are given out."""
+    """How bit-widths are chosen."""
 
     candidates: str | Sequence[int] | None
     metric: str | None
@@ -61,7 +61,7 @@ class _Allocation(TypedDict, total=False):
 
 
 class _Budgets(TypedDict, total=False):
-    """What the file must not exceed, beside average bits; any of them together."""
+    """Limits of the file besides average bits; all that are given hold together."""
 
     max_size: str | None
     max_latency: str | None
@@ -82,14 +82,14 @@ class _Analysis(TypedDict, total=False):
 
 
 class _Rounding(TypedDict, total=False):
-    """The base quantizer's rounding."""
+    """How weights are rounded."""
 
     rounding: Literal["gptq", "nearest"] | None
     training_threads: int | None
 
 
 class _Update(TypedDict, total=False):
-    """The iterative update after the integer program."""
+    """How measured swaps of widths refine the plan after the integer program."""
 
     rounds: int | None
     patience: int | None
@@ -99,7 +99,7 @@ class _Update(TypedDict, total=False):
 
 
 class _Output(TypedDict, total=False):
-    """The form of the file and how it is checked."""
+    """The form of the file, and how it is checked."""
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None

@@ -45,6 +45,16 @@ class Recipe(Record):
     >>> recipe = Recipe.build({"model": {"name": "digits"}}, {"allocation": {"bits": 3}})
     >>> recipe.allocation.bits, recipe.analysis.weight_bits, recipe.output.packing
     (3.0, 3.0, 'auto')
+
+    Attributes:
+        model: which model, and where its weights are.
+        images: calibration and validation images, and their preprocessing.
+        allocation: how bits are given out.
+        budgets: what the file must not exceed, beside average bits.
+        analysis: how sensitivities are measured.
+        rounding: how weights are rounded.
+        update: the iterative update of the widths.
+        output: the form of the file, and how it is checked.
     """
 
     model: ModelOptions
@@ -73,6 +83,9 @@ class Recipe(Record):
     def build(cls, *layers: Values) -> Self:
         """Defaults, overridden by each layer in turn.
 
+        Args:
+            layers: section -> field -> value; later ones win.
+
         Raises:
             UsageError: an unknown key, a value that an option cannot have, or no model.
         """
@@ -84,22 +97,32 @@ class Recipe(Record):
         return cls(**{name: section(name, values) for name in SECTIONS})
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a TOML file.
+
+        Args:
+            path: the file.
 
         Raises:
             LampqError: unreadable, or not a recipe.
         """
-        return cls.build(read_values(path))
+        return cls.build(read_values(Path(path)))
 
-    def with_output(self, **changes: Any) -> Self:
-        """The recipe with other values under [output]."""
+    def with_output(self, **changes: object) -> Self:
+        """The recipe with other values under [output].
+
+        Args:
+            changes: field -> value, not checked.
+        """
         return self.model_copy(update={"output": self.output.model_copy(update=changes)})
 
     def with_task(self, task: TaskName) -> Self:
         """The recipe with the task that was found, where it left that open.
 
         What follows from labels is written down: who makes the file again may not have them.
+
+        Args:
+            task: what the outputs mean.
         """
         if self.model.task != "auto" or task == CLASSIFICATION.kind:
             return self
