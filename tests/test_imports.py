@@ -93,13 +93,10 @@ ROOMS = {
         "html frontend.shared frontend workflow"
     ),
     # the doors
-    "api": (
-        "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
-        "serving workflow workflow.sweep"
-    ),
+    "api": ("errors running disk data artifacts config graph converter evaluation workflow workflow.sweep"),
     "cli": (
-        "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
-        "evaluation.tasks html serving frontend.shared frontend.models frontend workflow workflow.sweep"
+        "errors targets running disk artifacts allocation config graph converter runtime evaluation serving "
+        "frontend.models workflow workflow.sweep"
     ),
     "__main__": "cli",
 }
