@@ -47,7 +47,7 @@ def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
     for unit in units:
         if unit.activation_elements is None:
             raise LampqError(
-                f"the sensitivities do not say how many numbers the input of unit {unit.name} has",
+                f"the sensitivities do not say how many numbers the input of layer {unit.name} has",
                 hint="Measure the sensitivities again, or give all inputs one width, e.g. --activation-bits 8.",
             )
     return np.array([unit.activation_elements for unit in units], dtype=np.int64)

@@ -138,12 +138,12 @@ def _units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
     names = [unit.name for unit in sensitivities.units]
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise LampqError(f"two units are named {repeated} in the sensitivities of {sensitivities.model.name}")
+        raise LampqError(f"two layers are named {repeated} in the sensitivities of {sensitivities.model.name}")
     units = budgeted_units(sensitivities)
     if not units:
         raise LampqError(
-            f"the sensitivities of {sensitivities.model.name} have no unit in the budget: "
-            + ("all units are fixed" if names else "there are no units")
+            f"the sensitivities of {sensitivities.model.name} have no layer in the budget: "
+            + ("all layers are fixed" if names else "there are no layers")
         )
     return units
 

@@ -55,7 +55,7 @@ class ChoiceProblem:
     """Choose one option per layer: min sum_i costs[i, k_i] within every budget.
 
     Attributes:
-        names: unit names, unique.
+        names: layer names, unique.
         options: (k,) name of each option in messages, e.g. "4 bits".
         costs: (n, k) costs >= 0, all in the same unit; +inf if a layer does not have the option.
         budgets: at least one.
@@ -72,15 +72,15 @@ class ChoiceProblem:
         shape = (len(self.names), len(self.options))
         costs = np.array(self.costs, dtype=np.float64)
         if costs.shape != shape:
-            raise LampqError(f"the cost table is {costs.shape}, not {shape[0]} units x {shape[1]} options")
+            raise LampqError(f"the cost table is {costs.shape}, not {shape[0]} layers x {shape[1]} options")
         if (wrong := np.argwhere(~(costs >= 0))).size:
             unit, option = wrong[0]
             raise LampqError(
-                f"unit {self.names[unit]} has the cost {costs[unit, option]} at {self.options[option]}; "
+                f"layer {self.names[unit]} has the cost {costs[unit, option]} at {self.options[option]}; "
                 "a cost is not negative, and infinite where the option does not exist"
             )
         if (none := np.flatnonzero(~np.isfinite(costs).any(axis=1))).size:
-            raise LampqError(f"unit {self.names[none[0]]} has no option of finite cost")
+            raise LampqError(f"layer {self.names[none[0]]} has no option of finite cost")
         costs.setflags(write=False)
         object.__setattr__(self, "costs", costs)
         if not self.budgets:
@@ -89,7 +89,7 @@ class ChoiceProblem:
             if budget.weights.shape != shape:
                 raise LampqError(
                     f"the weights of the budget of {budget.name} are {budget.weights.shape}, "
-                    f"not {shape[0]} units x {shape[1]} options"
+                    f"not {shape[0]} layers x {shape[1]} options"
                 )
         for budget, least in zip(self.budgets, self.least.sum(axis=1).tolist(), strict=True):
             if least > budget.capacity:
@@ -171,9 +171,9 @@ def check_names(names: tuple[str, ...]) -> None:
         LampqError: names the layer.
     """
     if not names:
-        raise LampqError("there is no unit to allocate bits to")
+        raise LampqError("there is no layer to allocate bits to")
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise LampqError(f"two units are named {name}; unit names must be unique")
+            raise LampqError(f"two layers are named {name}; layer names must be unique")
         seen.add(name)

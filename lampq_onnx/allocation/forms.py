@@ -122,7 +122,7 @@ def multiply_adds(unit: UnitSensitivity) -> int:
     """
     if unit.activation_elements is None:
         raise LampqError(
-            f"the sensitivities do not say how many numbers the input of unit {unit.name} has",
+            f"the sensitivities do not say how many numbers the input of layer {unit.name} has",
             hint="measure the sensitivities again",
         )
     return unit.parameters * unit.activation_elements // unit.shape[1]

@@ -58,7 +58,7 @@ def lampq(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: floa
     for unit in units:
         if unit.type not in sensitivities.alpha:
             raise LampqError(
-                f"the sensitivities have no alpha for type {unit.type} of unit {unit.name}",
+                f"the sensitivities have no alpha for type {unit.type} of layer {unit.name}",
                 hint="Measure the sensitivities again, or use the metric 'fisher', which needs no alpha.",
             )
     return _decaying([sensitivities.omega(unit) for unit in units], candidates, gamma)
@@ -139,7 +139,7 @@ def at_width(unit: UnitSensitivity, values: Mapping[int, float], bits: int, what
     if bits in values:
         return values[bits]
     known = ", ".join(map(str, sorted(values))) or "no width"
-    raise LampqError(f"unit {unit.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
+    raise LampqError(f"layer {unit.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
 
 
 def _weight_cost(unit: UnitSensitivity, bits: int) -> float:

@@ -27,7 +27,7 @@ class Problem:
     Omega_i gamma^-B. The arrays are copied and made read-only.
 
     Attributes:
-        names: unit names, unique.
+        names: layer names, unique.
         sizes: (n,) number of weights c_i of each layer.
         candidates: (k,) widths in bits, ascending.
         costs: (n, k) cost of layer i at candidate k, finite and >= 0, all in the same unit.
@@ -46,18 +46,18 @@ class Problem:
         check_names(self.names)
         sizes = np.asarray(self.sizes)
         if sizes.shape != (len(self.names),) or not np.issubdtype(sizes.dtype, np.integer):
-            raise LampqError(f"sizes must be {len(self.names)} integers, one per unit")
+            raise LampqError(f"sizes must be {len(self.names)} integers, one per layer")
         if (bad := np.flatnonzero(sizes <= 0)).size:
-            raise LampqError(f"unit {self.names[bad[0]]} has {sizes[bad[0]]} weights; a unit has at least one")
+            raise LampqError(f"layer {self.names[bad[0]]} has {sizes[bad[0]]} weights; a layer has at least one")
         costs = np.array(self.costs, dtype=np.float64)
         if costs.shape != (len(self.names), len(self.candidates)):
             raise LampqError(
-                f"the cost table is {costs.shape}, not {len(self.names)} units x {len(self.candidates)} candidates"
+                f"the cost table is {costs.shape}, not {len(self.names)} layers x {len(self.candidates)} candidates"
             )
         if (wrong := np.argwhere(~(np.isfinite(costs) & (costs >= 0)))).size:
             unit, option = wrong[0]
             raise LampqError(
-                f"unit {self.names[unit]} has the cost {costs[unit, option]} at "
+                f"layer {self.names[unit]} has the cost {costs[unit, option]} at "
                 f"{self.candidates[option]} bits; a cost is finite and not negative"
             )
         if not math.isfinite(self.budget):
@@ -70,7 +70,7 @@ class Problem:
         if self.capacity < self.candidates[0] * self.total_size:
             raise LampqError(
                 f"a budget of {self.budget:g} average bits cannot be met: the smallest feasible average is "
-                f"{self.candidates[0]} (every unit at the smallest candidate)",
+                f"{self.candidates[0]} (every layer at the smallest candidate)",
                 hint="Raise the budget or add smaller candidates.",
             )
 
@@ -117,14 +117,14 @@ class Solution:
     """Widths that keep the budget, and how close to optimal they are known to be.
 
     Attributes:
-        bits: unit name -> width of the weights.
+        bits: layer name -> width of the weights.
         objective: their cost, in the unit of the problem's costs.
         bound: no allocation costs less (Lagrangian bound); same unit.
         gap: (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
             usually leaves a gap.
         proven_optimal: the search ended by itself, or the gap is zero up to rounding.
         seconds: wall time of the search.
-        activation_bits: unit name -> width of the input, if the program chose it too; else empty.
+        activation_bits: layer name -> width of the input, if the program chose it too; else empty.
     """
 
     bits: dict[str, int]

@@ -86,7 +86,7 @@ def check_request(
         raise UsageError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
     if not 1 < gamma <= MAX_GAMMA:
         raise UsageError(
-            f"gamma must be above 1 (one bit more has to cost less) and at most {MAX_GAMMA}, not {gamma:g}"
+            f"gamma must be above 1 (an extra bit must reduce the cost) and at most {MAX_GAMMA}, not {gamma:g}"
         )
     if fixed_bits not in (*range(MIN_BITS, MAX_BITS + 1), FLOAT_BITS):
         raise UsageError(f"fixed_bits must be in {MIN_BITS}..{MAX_BITS} or {FLOAT_BITS} (float), not {fixed_bits}")

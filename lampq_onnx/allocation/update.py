@@ -1,4 +1,4 @@
-"""Iterative bit update of LampQ (AAAI 2026, arXiv 2511.10004): swap bits between units after quantization.
+"""Iterative bit update of LampQ (AAAI 2026, arXiv 2511.10004): swap bits between layers after quantization.
 
 Each round raises one layer and lowers another, quantizes both again and keeps the swap if the model got better. Better
 means by more than the scatter over the images explains: there are many swaps and few images, and swaps that only happen
@@ -182,18 +182,18 @@ def _errors(evaluator: Evaluator, bits: dict[str, int]) -> dict[str, float]:
     errors = evaluator.reconstruction_errors(dict(bits))
     for unit in bits:
         if unit not in errors:
-            raise LampqError(f"no reconstruction error was measured for unit {unit}")
+            raise LampqError(f"no reconstruction error was measured for layer {unit}")
         if not (math.isfinite(errors[unit]) and errors[unit] >= 0):
-            raise LampqError(f"the reconstruction error of unit {unit} is {errors[unit]}")
+            raise LampqError(f"the reconstruction error of layer {unit} is {errors[unit]}")
     return errors
 
 
 def _check_start(bits: Mapping[str, int], sizes: Mapping[str, int], capacity: int | None) -> None:
     for unit, width in bits.items():
         if unit not in sizes:
-            raise LampqError(f"unit {unit} has a width but no size")
+            raise LampqError(f"layer {unit} has a width but no size")
         if not MIN_BITS <= width <= MAX_BITS:
-            raise LampqError(f"unit {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
+            raise LampqError(f"layer {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
     used = sum(sizes[unit] * width for unit, width in bits.items())
     if capacity is not None and used > capacity:
         raise LampqError(f"the widths to start from take {used} bits of a budget of {capacity}")

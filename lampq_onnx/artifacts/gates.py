@@ -24,5 +24,5 @@ class Problem(Record):
     """A difference between what the file says and what this machine computes. Every problem fails a gate."""
 
     code: ProblemCode = Field(description="kind of the problem, for programs")
-    message: str = Field(description="one sentence for people")
+    message: str = Field(description="one sentence that describes the problem")
     layer: str | None = Field(default=None, description="name of the layer, if one layer is the cause")

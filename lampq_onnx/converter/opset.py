@@ -20,8 +20,8 @@ class RaiseOpset(CountingPass):
     """Bring the graph to the opset that its new types need.
 
     1. The goal is the lowest opset that the storage of the weights and the widths of the inputs need. A graph that
-    already has it is left unchanged: raising the opset without need may change operators. 2. The result must not be
-    newer than what the target reads.
+       already has it is left unchanged: raising the opset without need may change operators.
+    2. The result must not be newer than what the target reads.
 
     Args:
         parameters: layer -> its quantization parameters.

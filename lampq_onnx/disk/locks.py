@@ -23,8 +23,9 @@ def locked(folder: Path) -> Iterator[bool]:
     """Try to lock a folder during the block; the lock ends with the process, however it ends.
 
     1. If the system can lock a folder itself (flock), that is used: it leaves no file, and on most network file systems
-    it keeps out other machines too. 2. Otherwise, as on Windows, a file in the user's folder for running programs is
-    locked instead. Its name is the folder's number on its disk, so that the lock stays if the folder is renamed.
+       it keeps out other machines too.
+    2. Otherwise, as on Windows, a file in the user's folder for running programs is locked instead. Its name is the
+       folder's number on its disk, so that the lock stays if the folder is renamed.
 
     Yields:
         Whether no one else holds the lock. Also True, with a warning in the log, if nothing can be locked.

@@ -43,10 +43,11 @@ def bias_of(node: ir.Node, outputs: int | None = None) -> Bias | None:
     """Find the bias of a MatMul, Gemm or Conv.
 
     1. The bias of Gemm and Conv is their third input. The bias of a MatMul is what the Add after it adds, on either
-    side. The Add must be the only reader of the product, and the product must not be an output of the graph: otherwise
-    the product is used without the bias. 2. The constant holds one number per output channel, along the last axis, or
-    one number for all. A column or a matrix differs from row to row, and is not a bias. 3. It has no more dimensions
-    than the product, so that the result has the shape of the product.
+       side. The Add must be the only reader of the product, and the product must not be an output of the graph:
+       otherwise the product is used without the bias.
+    2. The constant holds one number per output channel, along the last axis, or one number for all. A column or a
+       matrix differs from row to row, and is not a bias.
+    3. It has no more dimensions than the product, so that the result has the shape of the product.
 
     Args:
         node: the layer's product.

@@ -75,7 +75,7 @@ def _require_opset(proto: onnx.ModelProto, path: Path) -> None:
     newest = onnx.defs.onnx_opset_version()
     if len(own) != 1 or not 1 <= own[0] <= newest:
         said = f"the opsets {own}" if own else "no opset"
-        raise LampqError(f"{path} names {said}: one from 1 to {newest} is needed", hint="export the model again")
+        raise LampqError(f"{path} names {said}, but needs one opset from 1 to {newest}", hint="export the model again")
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:

@@ -114,7 +114,8 @@ def _bits_caption(report: Report) -> str:
 def _errors_caption(errors: OutputErrors) -> str:
     known = [(o.name, o.sqnr_db) for o in errors.outputs if o.kind == "block" and o.sqnr_db is not None]
     text = (
-        f"Signal-to-noise ratio (float against quantized) on {errors.samples} images, all earlier layers quantized too; "
+        f"Signal-to-noise ratio (float against quantized) on {errors.samples} images, with all earlier layers "
+        "quantized too; "
         "higher is better."
     )
     falls = [(first[1] - second[1], second[0]) for first, second in itertools.pairwise(known)]

@@ -58,8 +58,8 @@ def _summary(sweep: Sweep) -> str:
     for name in sweep.front:
         point = next(point for point in sweep.points if point.name == name)
         by_metric[point.metric] += 1
-    shares = ", ".join(f"{metric} {count}" for metric, count in by_metric.items())
-    line = f"{len(sweep.front)} of {len(sweep.points)} points are not beaten in size and KL both: {shares}."
+    shares = ", ".join(f"{count} by {metric}" for metric, count in by_metric.items())
+    line = f"{len(sweep.front)} of {len(sweep.points)} points are Pareto-optimal in size and KL ({shares})."
     if sweep.picked is None:
         return line
     point = next(point for point in sweep.points if point.name == sweep.picked)
@@ -98,7 +98,7 @@ def _plot(key: str, sweep: Sweep, x: Axis, y: Axis, alt: str, *, log: bool) -> F
             go.Scatter(
                 x=[x[1](point) for point in front],
                 y=[y[1](point) for point in front],
-                name="not beaten",
+                name="Pareto-optimal",
                 mode="markers",
                 marker={"size": 13, "symbol": "circle-open", "color": INK, "line": {"width": 1.5}},
                 hoverinfo="skip",

@@ -65,12 +65,12 @@ class ActivationQuantizer:
 
     @property
     def low(self) -> np.float32:
-        """Smallest representable value."""
+        """Smallest value that can be represented."""
         return np.float32(-self.zero_point) * np.float32(self.scale)
 
     @property
     def high(self) -> np.float32:
-        """Largest representable value."""
+        """Largest value that can be represented."""
         return np.float32(2**self.bits - 1 - self.zero_point) * np.float32(self.scale)
 
     def fake(self, values: FloatArray) -> npt.NDArray[np.float32]:

@@ -1,1 +1,1 @@
-"""Formats for servers and devices, made from a folder that `quantize` wrote."""
+"""Write quantized files in the formats that servers and devices take."""

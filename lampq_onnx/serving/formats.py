@@ -1,4 +1,4 @@
-"""The serving forms, by name."""
+"""The serving formats by name, and the function that writes a package."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.disk.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.disk.existing import require_new_folder
 from lampq_onnx.disk.files import MODEL_FILE, require_space, require_writable
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.comparable import ModelFile, require_quantized
 from lampq_onnx.graph.keys import MODEL_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model
+from lampq_onnx.serving.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.serving.measured import require_measured
 from lampq_onnx.serving.source import Source, staged_folder
 from lampq_onnx.serving.table import FORMATS
@@ -21,11 +21,11 @@ from lampq_onnx.serving.table import FORMATS
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written.
+    """The result of writing a package.
 
     Attributes:
-        folder: where.
-        files: relative to it, with their bytes.
+        folder: folder of the package.
+        files: paths relative to it -> size in bytes.
     """
 
     folder: Path
@@ -33,21 +33,24 @@ class Packaged:
 
 
 def package(source: str | Path, form: str, output: str | Path | None = None, *, overwrite: bool = False) -> Packaged:
-    """Write a quantized model in a serving form, as one new folder that appears when it is complete.
+    """Write a quantized model in a serving format, as one new folder that appears when it is complete.
 
     Args:
         source: a folder that `quantize` wrote, or an ONNX file.
         form: ort, triton or openvino-ir.
-        output: the folder to make; None: named after the form, beside the file.
-        overwrite: replace a package that is there; other files in that folder are never removed.
+        output: the folder to make; None: beside the file, named after the format.
+        overwrite: replace an existing package; other files in that folder are never removed.
+
+    Returns:
+        the folder and its files.
 
     Returns:
         the folder and its files.
 
     Raises:
-        UsageError: unknown form, or the output exists.
-        LampqError: no such file, it is not quantized, it is not the one that the folder's report was measured on, a
-            package is missing, or the form cannot hold the model.
+        UsageError: the format is unknown, or the output exists.
+        LampqError: the file does not exist or is not quantized, the folder's report was measured on another file, a
+            package is missing, or the format cannot hold the model.
     """
     if form not in FORMATS:
         raise UsageError(f"--format: unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
@@ -73,9 +76,9 @@ def package(source: str | Path, form: str, output: str | Path | None = None, *, 
 
 
 def _name(model: ir.Model, path: Path) -> str:
-    """A name of letters, digits and underscores."""
+    """Return a name of letters, digits and underscores."""
     text = model.metadata_props.get(MODEL_KEY) or path.stem
     name = "".join(c if c.isalnum() else "_" for c in text).strip("_")
     if not name:
-        raise LampqError(f"{path} holds no name that a folder can have")
+        raise LampqError(f"{path} holds no model name that can be used for a folder")
     return name

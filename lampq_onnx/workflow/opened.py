@@ -1,4 +1,4 @@
-"""A run up to its first measurement: the one way that runs and their rehearsals (`--dry-run`) take."""
+"""A run up to its first measurement: the same steps for runs and for rehearsals (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a run measures on.
+    """Everything that a run measures on.
 
     Attributes:
         frontend: the exported model with its layers.
@@ -42,10 +42,10 @@ class Opened:
     validation: ImageSource | BatchedImages | None
 
     def measured(self) -> tuple[Frontend, Crops, ImageSource | BatchedImages]:
-        """All of it, for a run that goes on.
+        """Return all three, for a run that continues.
 
         Raises:
-            LampqError: it was opened for a rehearsal, without images.
+            LampqError: the run was opened as a rehearsal, without images.
         """
         if self.crops is None or self.validation is None:
             raise LampqError("the run was opened without its images", hint="open it with rehearsal=False")
@@ -74,18 +74,20 @@ def opened_inputs(
     """Load the model and open its images.
 
     Args:
-        given: Python objects that stand for the model or the images.
-        rehearsal: nothing will be measured: images that the recipe does not name are left out, and images that would
-            be made from the model are not made.
+        recipe: what to load.
+        clock: keeps the seconds of each stage.
+        given: Python objects that replace the model or the images.
+        rehearsal: nothing will be measured: images that the recipe does not name are left out, and images that would be
+            made from the model are not made.
 
     Raises:
-        UsageError: labels are asked for that made images do not have.
+        UsageError: labels are requested for images made from the model, which have none.
         LampqError: the model or its images cannot be used.
     """
     images, effort = recipe.images, recipe.analysis.effort
     if isinstance(images.calibration, str) and recipe.analysis.labels == "given":
         raise UsageError(
-            f"given labels are asked for, and {images.calibration} images have none",
+            f"the labels of the images are requested, but {images.calibration} images have none",
             hint="use labels sampled from the model, which is the default, or give labelled images",
         )
     with ExitStack() as stack:
@@ -108,10 +110,13 @@ def exported(inputs: OpenedInputs, recipe: Recipe, clock: Clock, *, rehearsal: b
     """Export the model, find its layers, and check that they can be measured.
 
     Args:
+        inputs: the loaded model and its images.
+        recipe: the requested measurements.
+        clock: keeps the seconds of each stage.
         rehearsal: see `opened_inputs`.
 
     Raises:
-        LampqError: the model cannot be exported, or what is asked for cannot be measured on it.
+        LampqError: the model cannot be exported, or a requested measurement is not possible on it.
     """
     with ExitStack() as stack:
         if rehearsal and inputs.read is None:
@@ -131,10 +136,11 @@ def exported(inputs: OpenedInputs, recipe: Recipe, clock: Clock, *, rehearsal: b
 def opened_run(
     recipe: Recipe, clock: Clock, given: Given | None = None, *, rehearsal: bool = False
 ) -> Iterator[Opened]:
-    """`opened_inputs` and `exported`, one after the other.
+    """Run `opened_inputs` and `exported`, one after the other.
 
     Raises:
-        UsageError, LampqError: see both.
+        UsageError: see `opened_inputs`.
+        LampqError: see `opened_inputs` and `exported`.
     """
     with (
         opened_inputs(recipe, clock, given, rehearsal=rehearsal) as inputs,

@@ -1,4 +1,4 @@
-"""The one module that knows all stages: model in, checked mixed-precision file out."""
+"""The commands that join all stages: from a model to a checked mixed-precision file."""
 
 from __future__ import annotations
 
@@ -70,13 +70,21 @@ def analyze(
     progress: ProgressSink = NO_PROGRESS,
     given: Given | None = None,
 ) -> Sensitivities:
-    """Measure the sensitivities of every unit of a model.
+    """Measure the sensitivities of every layer of a model.
 
-    Processes that torchrun starts share the images of ranges, traces, norms and input moments, and do the rest alike.
+    Processes started by torchrun share the images of ranges, traces, norms and input moments, and all do the rest.
 
     Args:
-        float_output: where to write the float graph that they belong to (equalized, if ``analysis`` says so).
-        overwrite: replace ``float_output`` where it exists.
+        model: the model.
+        images: calibration images.
+        analysis: what is measured, and how.
+        rounding: rounding that costs are measured with.
+        float_output: where to write the float graph that the sensitivities belong to (equalized, if ``analysis`` says
+            so).
+        overwrite: replace ``float_output`` if it exists.
+        threads: threads of PyTorch; None: all cores.
+        progress: is told about stages.
+        given: Python objects that replace the model or the images.
 
     Raises:
         LampqError: the model or its calibration images cannot be used.
@@ -113,16 +121,18 @@ def recognize(
     given: Given | None = None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Recognition:
-    """What `quantize` would do, and refuse, before its first measurement; nothing is measured or written.
+    """Find out what `quantize` would do or refuse before its first measurement; nothing is measured or written.
 
     Args:
-        recipe: images that it does not name are not looked for; those that it names are opened.
-        folder: of the result; None: not said yet.
+        recipe: images that it names are opened; others are not searched.
+        folder: folder of the result; None: not decided yet.
         overwrite: see `quantize`.
-        given: Python objects that stand for the model or the images.
+        given: Python objects that replace the model or the images.
+        progress: is told about stages.
 
     Raises:
-        UsageError, LampqError: see `quantize`.
+        UsageError: see `quantize`.
+        LampqError: see `quantize`.
     """
     from lampq_onnx.frontend.recognized import recognized
     from lampq_onnx.frontend.shared.threads import torch_threads
@@ -140,10 +150,10 @@ def recognize(
 
 
 def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[Recipe, Target, Earlier | None]:
-    """The recipe with its target and threads, the target, and the result that lies in ``folder`` already.
+    """Complete the recipe with target and threads; return it with the target and an existing result in ``folder``.
 
     Raises:
-        UsageError: an option cannot be right, or ``folder`` holds the result of another recipe.
+        UsageError: an option is invalid, or ``folder`` holds the result of another recipe.
         LampqError: the budget is below the smallest candidate.
     """
     from lampq_onnx.runtime.environment import available_cores, target_here
@@ -179,23 +189,27 @@ def quantize(
     The files are float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
     recipe.toml.
 
-    The files appear together when all is done; an earlier result in ``folder`` stays as it is until then. Where it is
-    the result of this recipe on this model and these images, it is the answer, and nothing is done. Where only options
-    differ that say how it is measured, the run goes on from the cache and writes it again.
+    They appear together when all is done; an earlier result in ``folder`` is kept until then. If it is the result of
+    this recipe on this model and these images, it is returned and nothing is done. If only options differ that say how
+    it is measured, the run uses cached steps and writes it again.
 
     Args:
-        cache: where results of finished steps are kept and looked for; None: nowhere.
+        recipe: all options of the run.
+        folder: where the files go.
+        progress: is told about stages.
+        cache: where results of finished steps are kept and found; None: nowhere.
         force: do every step again.
-        overwrite: replace the result of another recipe; what was made from it is removed or marked, see `derived`.
-        given: Python objects that stand for the model or the images.
-        say: is told what becomes of an earlier result.
+        overwrite: replace the result of another recipe; files that were made from it are removed or marked, see
+            `derived`.
+        given: Python objects that replace the model or the images.
+        say: is told what happens to an earlier result.
 
     Raises:
-        UsageError: an option cannot be right, or ``folder`` holds another result.
-        LampqError: any stage; nothing is written then.
+        UsageError: an option is invalid, or ``folder`` holds another result.
+        LampqError: a stage failed; nothing is written then.
     """
-    from lampq_onnx.disk.derived import find_derived
     from lampq_onnx.frontend.shared.threads import torch_threads
+    from lampq_onnx.serving.derived import find_derived
 
     require_images(recipe, given)
     recipe, target, earlier = _checked(recipe, folder, overwrite=overwrite)
@@ -219,7 +233,7 @@ def _run(
     *,
     force: bool,
 ) -> Report:
-    """The stages of `quantize`, once nobody else writes to the folder."""
+    """Run the stages of `quantize`, once no other run writes to the folder."""
     from lampq_onnx.html import write_report
     from lampq_onnx.workflow.feasibility import require_possible, require_space_for
     from lampq_onnx.workflow.output import QuantizedOutput
@@ -234,7 +248,7 @@ def _run(
         loaded, read = opened.loaded, opened.read
         if earlier is not None and read is not None:
             now = inputs_of(loaded, read)
-            # The export may set attributes of modules, so that their settings are compared after it.
+            # The export may set attributes of modules, so their settings are compared after it.
             earlier.require_inputs(now.model_copy(update={"structure_sha256": earlier.inputs.structure_sha256}))
             if not force and _is_done(earlier, recipe, now):
                 return _taken(folder, say)
@@ -291,11 +305,11 @@ def _is_done(earlier: Earlier, recipe: Recipe, now: Inputs) -> bool:
 
 
 def _why(earlier: Earlier, recipe: Recipe) -> str:
-    """Why a result of the same recipe is not simply taken."""
+    """Say why a result of the same recipe is not used as it is."""
     other = earlier.measured_otherwise(recipe)
     if not earlier.complete:
         return "files of it are missing"
-    return f"measured in another way ({'; '.join(other)})" if other else "every step is done again (--force)"
+    return f"measured with other options ({'; '.join(other)})" if other else "every step is done again (--force)"
 
 
 def convert(
@@ -311,12 +325,19 @@ def convert(
 ) -> Conversion:
     """Write the QDQ file of a plan; torch is not needed.
 
-    A plan made on another file of the model is matched by the layers' weights.
-    Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime. Layers of which
-    ``weights_path`` (a weights.safetensors) holds the planned width take its rounding, the others the nearest one.
+    A plan made on another file of the model is matched by the layers' weights. Ranges that the plan lacks are measured
+    (min-max) on ``images.calibration`` with onnxruntime. Layers whose planned width is in ``weights_path`` (a
+    weights.safetensors) use its rounding; the others are rounded to nearest.
 
     Args:
-        overwrite: replace ``output`` where it exists.
+        float_path: the float file.
+        plan: widths by layer name.
+        output: the file to write.
+        options: target and packing.
+        images: calibration images for missing ranges.
+        weights_path: rounded weights; None: round to nearest.
+        overwrite: replace ``output`` if it exists.
+        progress: is told about stages.
 
     Raises:
         UsageError: ``output`` exists.
@@ -372,16 +393,16 @@ def validate(
 ) -> Report | None:
     """Check a quantized file against its float file; torch is not needed.
 
-    Processes that torchrun starts share the images; torch is needed for that. The first one measures what is not a sum
+    Processes started by torchrun share the images; that needs torch. The first process also measures what is not a sum
     over images, and returns the report; the others return None.
 
     Args:
         model_path: the quantized file.
         reference_path: the float file that it was made from.
-        images: with the validation images.
+        images: the validation images.
         options: threads, and how latency is measured.
-        limits: of the gates; the report keeps them, and `gates_of` applies them.
-        progress: told of stages.
+        limits: gates; the report stores them, and `gates_of` applies them.
+        progress: is told about stages.
 
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
@@ -431,7 +452,7 @@ def validate(
 
 
 def _group() -> AbstractContextManager[Group]:
-    """The processes of this run, on CPUs; torch is only loaded where there are several."""
+    """Return the processes of this run, on CPUs; torch is loaded only if there are several."""
     if not started_by_torchrun():
         return nullcontext(ALONE)
     from lampq_onnx.frontend.shared.distributed import process_group
@@ -440,17 +461,17 @@ def _group() -> AbstractContextManager[Group]:
 
 
 def recipe_limits(recipe: Recipe) -> GateLimits:
-    """The gates of `quantize`: what --gate-agreement says, and the agreement that a budget was given for."""
+    """Return the gates of `quantize`: from --gate-agreement, and from an agreement given as a budget."""
     least = max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0)
     return GateLimits(min_agreement=least or None)
 
 
 def check_options(recipe: Recipe, target: Target) -> None:
-    """Refuse what can be known to be wrong before anything is loaded.
+    """Reject invalid options before anything is loaded.
 
     Raises:
-        UsageError: an option out of range, widths, a packing or a budget that the target cannot have, or times that
-            were measured otherwise.
+        UsageError: an option is out of range; the target does not support the widths, the packing or a budget; or times
+            were measured in another way.
         LampqError: the budget is below the smallest candidate.
     """
     check_recipe(recipe)
@@ -461,7 +482,7 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
     """Refuse a run without the images that it needs.
 
     Raises:
-        UsageError: naming the option.
+        UsageError: names the missing option.
     """
     missing = missing_images(recipe, given)
     if missing:
@@ -469,7 +490,7 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
 
 
 def missing_images(recipe: Recipe, given: Given | None = None) -> dict[str, str]:
-    """Images that a run needs and that are not named -> how to name them; the embedded model has its own."""
+    """Map the images that a run needs but does not name to advice; the embedded model has its own images."""
     if recipe.model.name == DIGITS and (given is None or given.module is None):
         return {}
     found = {}
@@ -484,10 +505,10 @@ def missing_images(recipe: Recipe, given: Given | None = None) -> dict[str, str]
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse what cannot be right before anything is loaded.
+    """Reject invalid options of a recipe before anything is loaded.
 
     Raises:
-        UsageError: an option out of range.
+        UsageError: an option is out of range.
         LampqError: the budget is below the smallest candidate.
     """
     options = recipe.allocation
@@ -506,10 +527,10 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_target(recipe: Recipe, target: Target) -> None:
-    """Refuse widths, a packing or budgets that the target cannot have, before anything is loaded.
+    """Reject widths, a packing or budgets that the target does not support, before anything is loaded.
 
     Raises:
-        UsageError: names the nearest widths, or the packings, that it can; or what a budget needs.
+        UsageError: names the nearest widths or the packings that the target supports, or what a budget needs.
     """
     target.require_widths(width_pairs(recipe.allocation))
     if recipe.output.packing != "auto":

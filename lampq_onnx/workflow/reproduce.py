@@ -1,4 +1,4 @@
-"""A quantized file, made once more from what it says of itself."""
+"""Make a quantized file again from the recipe that it holds."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lampq_onnx.workflow.provenance import Inputs, provenance, read_provenance
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
 
 CONTENT = ("weights_sha256", "structure_sha256", "preprocessing", "calibration_sha256")
-"""Fields of `Inputs` without which there is no point in starting."""
+"""Fields of `Inputs` that must be equal, or starting is pointless."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it.
+    """The outcome of a reproduction.
 
     Attributes:
-        sha256: of the file.
-        changes: empty: the new file is the same, bit for bit; else versions that both files name differently, with
-            the same graph and weights.
+        sha256: hash of the file.
+        changes: empty: the new file is identical bit for bit; otherwise the versions that differ, with the same graph
+            and weights.
     """
 
     sha256: str
@@ -48,16 +48,18 @@ def reproduce(
     overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Reproduction:
-    """Make a file of `quantize` again; nothing that an earlier run kept is used.
+    """Make a file of `quantize` again; no results of earlier runs are used.
 
     Args:
         path: the file.
         places: where weights and images are now, and the device.
         output: where to keep the new file; None: nowhere.
-        overwrite: replace ``output`` where it exists.
+        overwrite: replace ``output`` if it exists.
+        progress: is told about stages.
 
     Raises:
-        LampqError: the file does not say how it was made, model or images are others, or the new file differs.
+        LampqError: the file does not say how it was made, the model or the images are different, or the new file
+            differs.
     """
     require_new_files((output,), overwrite=overwrite)
     stored, before = read_provenance(load_model(path), path)
@@ -95,10 +97,10 @@ def reproduce(
         changes = tuple(before.changes(now))
         if changes and _sha256(made, whole=False) == _sha256(path, whole=False):
             return Reproduction(digest, changes)
-    why = f"since then changed: {'; '.join(changes)}" if changes else "everything it was made from is the same"
+    why = f"changed since then: {'; '.join(changes)}" if changes else "all its inputs are the same"
     raise LampqError(
         f"{path} was made again and differs; {why}",
-        hint="install what it was made with" if changes else "other kinds of processors round sums differently",
+        hint="install these versions" if changes else "other kinds of processors round sums differently",
     )
 
 
@@ -107,13 +109,13 @@ def _require_same(path: Path, before: Inputs, now: Inputs) -> None:
     other = before.changes(now.model_copy(update=rest))
     if other:
         raise LampqError(
-            f"{path} was made from something else: {', '.join(other)} differ",
-            hint="say where what it was made from is: --checkpoint, --calibration",
+            f"{path} was made from different inputs: {', '.join(other)} differ",
+            hint="give the original inputs: --checkpoint, --calibration",
         )
 
 
 def _sha256(path: Path, *, whole: bool) -> str:
-    """Of a file and its external data; without the versions that it names, if not the whole of it."""
+    """Hash a file and its external data; if not ``whole``, without the versions that it names."""
     if whole:
         digest = hashlib.sha256(path.read_bytes())
     else:
@@ -133,7 +135,7 @@ def _sha256(path: Path, *, whole: bool) -> str:
 def _keep(made: Path, output: Path) -> None:
     data = made.with_name(made.name + ".data")
     if data.exists() and output.name != made.name:
-        raise LampqError(f"{output}: a model with external data has to be called {made.name}")
+        raise LampqError(f"{output}: a model with external data must be called {made.name}")
     with staging(output.parent, (output.name,)) as stage:
         shutil.copyfile(made, stage / output.name)
         if data.exists():

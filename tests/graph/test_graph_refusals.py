@@ -13,13 +13,14 @@ from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter import Conversion, convert_model
 from lampq_onnx.converter.inspect import inspect_model
-from lampq_onnx.converter.order import Step, conversion_steps, graph_steps, run_steps
+from lampq_onnx.converter.order import conversion_steps, graph_steps
 from lampq_onnx.converter.passes import FoldShapes, RemoveMoves, SelectEarly, SplitUnbind
 from lampq_onnx.converter.unapplied import unapplied
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.layers import find_sites
 from lampq_onnx.graph.refusals import Refusal, Refused, grouped
+from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import Builder, as_ir, as_proto, one_matmul, plan_for, vit
 
@@ -150,7 +151,7 @@ def two_gathers(last: int = 1, *, second_axis: int = 1, whole: bool = False, siz
         (two_gathers(0), "not every part is read exactly once"),
         (two_gathers(second_axis=2), "several axes"),
         (two_gathers(whole=True), "something else reads the whole tensor"),
-        (two_gathers(size="parts"), "known only in a run"),
+        (two_gathers(size="parts"), "known only at run time"),
     ],
 )
 def test_tensors_that_are_not_split(model: onnx.ModelProto, words: str) -> None:
@@ -175,7 +176,7 @@ def test_target_shapes_that_only_a_run_knows() -> None:
     b = Builder(0)
     b.rename(b.op("Reshape", "x", b.op("Cast", "sizes", to=onnx.TensorProto.INT64)), "y")
     (computed,) = graph_refusals(b.model({"x": ["n", 8], "sizes": [2]}, {"y": None}), FoldShapes())
-    assert "only in a run" in computed
+    assert "only at run time" in computed
 
 
 def test_moves_that_stay() -> None:
@@ -188,7 +189,7 @@ def test_moves_that_stay() -> None:
     b.rename(b.op("Neg", turned), "z")
     b.rename(b.op("Reshape", turned, b.ints(-1, 2, 8, 5)), "y")
     (found,) = graph_refusals(b.model({"x": ["n", 2, 5, 8]}, {"y": ["n", 2, 8, 5], "z": None}), RemoveMoves())
-    assert "others read" in found
+    assert "other nodes read" in found
 
 
 @pytest.mark.parametrize(("second", "words"), [(True, "all tokens are read"), (False, "come from a Concat")])

@@ -96,7 +96,7 @@ LOANS: dict[int, tuple[tuple[Loan, ...], ...]] = {
     ),
     6: ((Loan(0, 6, 2, 4), Loan(1, 6, 2, 2), Loan(2, 6, 2, 0)),),
 }
-"""Bits -> for each code without a byte of its own, where its bits are."""
+"""Width in bits -> for each code without a byte of its own, the places of its bits."""
 
 PRODUCT_BITS = 7
 """Width whose codes without a byte of their own come from a product. Single bits of seven bytes would need a mask and a

@@ -33,12 +33,14 @@ class BiasInGemm(LayerPass[LayerFacts]):
     """Let the integer kernel of a layer add its bias, if that saves a pass over the layer's result.
 
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
-    Reshape [-1, ..., outputs]. Layers that read the same x share the first Reshape, and an existing Reshape after the
-    layer is used. Zero points are written even if they are zero: without them onnxruntime makes no QGemm, and the layer
-    would run in float. 2. That moves the bias by up to half a unit, which is half the effect of one input that is one
-    level off. Narrow inputs, whose levels are far apart, keep the Add. 3. These also keep the Add: results that an
-    activation function reads, because it adds the bias itself; results of one row per image; layers whose sizes apart
-    from the batch are unknown; biases that int32 does not hold in these units; layers in float.
+       Reshape [-1, ..., outputs]. Layers that read the same x share the first Reshape, and an existing Reshape after
+       the layer is used. Zero points are written even if they are zero: without them onnxruntime makes no QGemm, and
+       the layer would run in float.
+    2. That moves the bias by up to half a unit, which is half the effect of one input that is one level off. Narrow
+       inputs, whose levels are far apart, keep the Add.
+    3. These also keep the Add: results that an activation function reads, because it adds the bias itself; results of
+       one row per image; layers whose sizes apart from the batch are unknown; biases that int32 does not hold in these
+       units; layers in float.
 
     Args:
         parameters: layer -> what the pass must know about it.

@@ -21,9 +21,10 @@ class FoldShapes(CountingPass):
     """Replace computed target shapes of Reshape by constants.
 
     1. Shape, Slice, Gather, Concat, Squeeze, Unsqueeze, Identity and Cast of shapes are evaluated on the dimensions
-    that the graph declares; the batch stays a symbol. 2. A Reshape whose target has at most one symbol takes a
-    constant, with -1 in the place of the symbol. 3. The shape of the result is written into the graph, so that shapes
-    computed from it are known as well. Nodes that nothing reads any more are removed.
+       that the graph declares; the batch stays a symbol.
+    2. A Reshape whose target has at most one symbol takes a constant, with -1 in the place of the symbol.
+    3. The shape of the result is written into the graph, so that shapes computed from it are known as well. Nodes that
+       nothing reads any more are removed.
     """
 
     purpose = "constant target shape of a Reshape"
@@ -55,7 +56,7 @@ class FoldShapes(CountingPass):
             return False
         target = known.get(shape)
         if target is None:
-            return Refused("the shape depends on values that are known only in a run")
+            return Refused("the shape depends on values that are known only at run time")
         numbers = [d for d in target if isinstance(d, int)]
         symbols = [d for d in target if isinstance(d, str)]
         inferred = numbers.count(-1)

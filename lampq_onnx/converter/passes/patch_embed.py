@@ -17,12 +17,13 @@ from lampq_onnx.graph.refusals import Refused
 class PatchEmbedToMatMul(LayerPass[LayerFacts]):
     """Rewrite a Conv whose stride equals its kernel.
 
-    1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul. 2. [n, c, h, w] ->
-    Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw] -> MatMul -> Add. The
-    activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved instead of floats (see
-    QuantizeActivations). 3. A Conv whose input stays in float stays a Conv, which float kernels run best. 4. If only
-    the flattening of ViTs follows the Conv (Reshape to [n, d, tokens], Transpose to [n, tokens, d]), the new result
-    replaces the flattened one; otherwise it is brought back to [n, d, rows, columns].
+    1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
+    2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw] ->
+       MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved instead
+       of floats (see QuantizeActivations).
+    3. A Conv whose input stays in float stays a Conv, which float kernels run best.
+    4. If only the flattening of ViTs follows the Conv (Reshape to [n, d, tokens], Transpose to [n, tokens, d]), the new
+       result replaces the flattened one; otherwise it is brought back to [n, d, rows, columns].
     """
 
     purpose = "patch embedding as a MatMul, which has an integer kernel"

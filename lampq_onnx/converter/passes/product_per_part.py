@@ -31,13 +31,14 @@ class ProductPerPart(LayerPass[LayerFacts]):
     """Split the weights of a layer once, instead of its result at every run.
 
     1. MatMul -> Add -> Reshape [.., parts, ..] -> Transpose -> Split -> Squeeze, as exporters write queries, keys and
-    values (with `SplitUnbind`), becomes MatMul -> Add -> Reshape -> Transpose for each part; likewise without the
-    Transpose. MatMul -> Add -> Split along the last axis becomes MatMul -> Add for each part. 2. The packed weights
-    stay one tensor; a Split after their unpacking is folded when the file is loaded. Scales and biases are cut here.
-    Every output channel keeps its numbers, so the results are identical to the bit. 3. All products carry the layer's
-    name. The first one, and the node that scales its weight, carry the other annotations. A part that nothing reads has
-    none. 4. Left unchanged: parts that are not consecutive output channels, many or narrow parts, and results that
-    something else reads.
+       values (with `SplitUnbind`), becomes MatMul -> Add -> Reshape -> Transpose for each part; likewise without the
+       Transpose. MatMul -> Add -> Split along the last axis becomes MatMul -> Add for each part.
+    2. The packed weights stay one tensor; a Split after their unpacking is folded when the file is loaded. Scales and
+       biases are cut here. Every output channel keeps its numbers, so the results are identical to the bit.
+    3. All products carry the layer's name. The first one, and the node that scales its weight, carry the other
+       annotations. A part that nothing reads has none.
+    4. Left unchanged: parts that are not consecutive output channels, many or narrow parts, and results that something
+       else reads.
 
     Args:
         parameters: layer -> what the pass must know about it.

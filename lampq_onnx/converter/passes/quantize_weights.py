@@ -23,9 +23,9 @@ class QuantizeWeights(LayerPass[LayerParameters]):
     """Replace the weight of every layer by its stored integers.
 
     1. A weight that several layers share with equal numbers is stored and unpacked once. Each layer scales it: by
-    DequantizeLinear for the integer kernel, by Cast and Mul for the float kernel (see `storage`). 2. A Conv reads its
-    weight through a Transpose and a Reshape. 3. The last of the nodes that scale a weight carries the layer's name,
-    widths, scheme and storage in its metadata.
+       DequantizeLinear for the integer kernel, by Cast and Mul for the float kernel (see `storage`).
+    2. A Conv reads its weight through a Transpose and a Reshape.
+    3. The last of the nodes that scale a weight carries the layer's name, widths, scheme and storage in its metadata.
 
     Attributes:
         stored: layer name -> how its weight is stored in the file; filled by the call.

@@ -43,12 +43,13 @@ class SelectEarly(CountingPass):
     """Move the choice of the class token to the front.
 
     1. A model that classifies by one token reads a single row of its last block. The Gather that picks it commutes with
-    everything that treats tokens alike: it is moved before normalizations, linear layers, activation functions,
-    residual Adds, and before attention as far as its queries. Keys and values still see all tokens. 2. Only values that
-    nothing else reads are narrowed. The selected dimension keeps size 1, so that layers stay three-dimensional (a Gemm
-    has no integer kernel); a Squeeze replaces the Gather. 3. Tensors that hold fewer tokens than before get the suffix
-    .selected, so that none is mistaken for the whole tensor. 4. The count is the number of operators that now see one
-    token.
+       everything that treats tokens alike: it is moved before normalizations, linear layers, activation functions,
+       residual Adds, and before attention as far as its queries. Keys and values still see all tokens.
+    2. Only values that nothing else reads are narrowed. The selected dimension keeps size 1, so that layers stay
+       three-dimensional (a Gemm has no integer kernel); a Squeeze replaces the Gather.
+    3. Tensors that hold fewer tokens than before get the suffix .selected, so that none is mistaken for the whole
+       tensor.
+    4. The count is the number of operators that now see one token.
     """
 
     purpose = "choice of the token before the last block instead of after it"
