@@ -65,10 +65,15 @@ def reflowed(text: str) -> str:
 
 
 def _shown(param: Any, *, everything: bool) -> Any:
-    """A copy of a parameter as the page shows it: by its first long name, because further ones are older."""
+    """A copy of a parameter as the page shows it.
+
+    It shows the first long name: further ones are older, and the one that turns an option off is said in its text. Its
+    column would leave too little room for the others on a terminal of 80 columns.
+    """
     found = copy.copy(param)
     long = [name for name in found.opts if name.startswith("--")]
     found.opts = [name for name in found.opts if name not in long[1:]]
+    found.secondary_opts = []
     if getattr(found, "help", None):
         found.help = filled(found.help, ALL_TABLES)
     if everything and getattr(found, "hidden", False):

@@ -195,6 +195,8 @@ _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT", list: "
 
 def _parameter(field: Field, shown: str | None, *, hidden: bool) -> inspect.Parameter:
     default = shown if shown is not None else "" if field.default in (None, (), {}) else text_of(field.default)
+    if field.default is True:
+        default += f"; --no-{field.dashed[2:]} turns it off"
     # Words are read by the option itself, which says what is wrong with them as recipes and Python do.
     kind: Any = list[str] if field.kind is list else bool if field.kind is bool else str
     words = (field.dashed, f"--no-{field.dashed[2:]}") if kind is bool else (field.dashed,)

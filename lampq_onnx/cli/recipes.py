@@ -71,7 +71,7 @@ def reproduce(
     )
     if found.changes:
         typer.echo(
-            f"{model} was made again: the same graph and weights; since then changed: {'; '.join(found.changes)}"
+            f"{model} was made again: the same graph and weights. Changed since then: {'; '.join(found.changes)}"
         )
     else:
         typer.echo(f"{model} was made again, bit for bit: sha256 {found.sha256}")

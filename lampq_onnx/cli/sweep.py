@@ -15,7 +15,7 @@ from lampq_onnx.config.names import TABLES
 from lampq_onnx.config.recipe import SECTIONS, Values
 
 
-@with_options(*(name for name in SECTIONS if name != "budgets"), without=("--bits", "--baseline", "--simulate-plans"))
+@with_options(*(name for name in SECTIONS if name != "budgets"), without=("--bits", "--baseline"))
 def sweep(
     *,
     model: Model = None,

@@ -1,4 +1,4 @@
-"""How a field of the options is called on the command line and in a recipe; everything else follows from its type."""
+"""Names, help text and visibility of an option; its type and default are those of the field that it stands at."""
 
 from __future__ import annotations
 

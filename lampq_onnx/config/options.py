@@ -32,7 +32,7 @@ DIGITS = "digits"
 DEFAULT_CALIBRATION_SIZE = 128
 
 TRAINING_THREADS = 2
-"""For the same bytes everywhere, see `frontend.threads`; on many cores, more are faster."""
+"""Default of `training_threads`: the same everywhere, so that files have the same bytes everywhere."""
 
 EffortName = Literal["fast", "balanced", "best"]
 PackingName = Literal["auto", "exact", "native", "container"]

@@ -81,7 +81,7 @@ class Recipe(Record):
 
     @classmethod
     def build(cls, *layers: Values) -> Self:
-        """Defaults, overridden by each layer in turn.
+        """Make a recipe from the defaults, overridden by each layer in turn.
 
         Args:
             layers: section -> field -> value; later ones win.
@@ -117,7 +117,7 @@ class Recipe(Record):
         return self.model_copy(update={"output": self.output.model_copy(update=changes)})
 
     def with_task(self, task: TaskName) -> Self:
-        """The recipe with the task that was found, where it left that open.
+        """The recipe with the task that was found, if its own is auto.
 
         What follows from labels is written down: who makes the file again may not have them.
 
@@ -129,7 +129,7 @@ class Recipe(Record):
         return self.model_copy(update={"model": self.model.model_copy(update={"task": task})})
 
     def values(self) -> dict[str, dict[str, Any]]:
-        """Section -> field -> plain value; what is None or follows another field is left out."""
+        """Section -> field -> plain value; fields that are None or have to equal another one are left out."""
         dumped = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
         return {
             name: {
@@ -145,11 +145,11 @@ class Recipe(Record):
 
     @property
     def bits_count(self) -> bool:
-        """Whether average bits are a budget: not where another one is given and they are not."""
+        """Whether average bits are a budget: if they are given, or no other budget is."""
         return not self.budgets.given or "bits" in self.allocation.model_fields_set
 
     def to_toml(self, *, only: Sequence[Field] | None = None) -> str:
-        """The file's text; `load` gives an equal recipe back.
+        """The recipe as TOML; `load` reads an equal one from it.
 
         Args:
             only: fields to write; None: all.
