@@ -26,8 +26,8 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "quantize": tuple(SECTIONS),
     "sweep": tuple(name for name in SECTIONS if name != "budgets"),
     "analyze": (
-        *("model", "images", "analysis", "rounding"),
-        *(".candidates", ".activation_bits", ".activation_candidates", ".threads"),
+        *("model", "images", "analysis"),
+        *(".rounding", ".candidates", ".activation_bits", ".activation_candidates", ".threads"),
     ),
     "allocate": ("allocation", "budgets", ".packing"),
     "convert": (

@@ -118,9 +118,10 @@ class SweepKeywords(_Model, _Images, _Allocation, _Analysis, _Rounding, _Update,
     """Further keyword arguments of `lampq_onnx.sweep`."""
 
 
-class AnalyzeKeywords(_Model, _Images, _Analysis, _Rounding, total=False):
+class AnalyzeKeywords(_Model, _Images, _Analysis, total=False):
     """Further keyword arguments of `lampq_onnx.analyze`."""
 
+    rounding: Literal["gptq", "nearest"] | None
     candidates: str | Sequence[int] | None
     activation_bits: int | Literal["mixed", "same"] | None
     activation_candidates: str | Sequence[int] | None

@@ -12,9 +12,12 @@ import onnx
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+from typer.main import get_command
 
 import lampq_onnx
+from lampq_onnx.cli.main import app
 from lampq_onnx.config.keywords import TAKEN
+from lampq_onnx.config.recipe import FIELDS, by_flag
 from lampq_onnx.errors import GateError, LampqError, UsageError
 from lampq_onnx.frontend.models.digits import split_images
 from lampq_onnx.graph.layers import find_sites
@@ -269,6 +272,17 @@ def test_options_of_other_functions_are_refused(function: str, tmp_path: Path, m
     with pytest.raises(UsageError, match="unknown option 'bitz'"):
         CALLS[function]({"bitz": 1})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("function", TAKEN)
+def test_a_function_takes_the_options_of_its_command(function: str) -> None:
+    own = {field.flag for field in FIELDS if field.same_as is None and field.flag != "model"}
+    shown = {parameter.name for parameter in get_command(app).commands[function].params} & own
+    named = set(inspect.signature(getattr(lampq_onnx, function)).parameters)
+    taken = {by_flag(name).flag for name in TAKEN[function]} | named & own
+    # Gates have the names of budgets on the command line, where each command says what it means.
+    assert shown - taken <= {"min_agreement", "gate_agreement"}
+    assert taken - shown <= {"min_agreement", "gate_agreement"}
 
 
 def test_one_option_under_two_names(tmp_path: Path) -> None:
