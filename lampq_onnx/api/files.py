@@ -9,7 +9,8 @@ from lampq_onnx.api.arguments import values_of
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Report, Sensitivities
 from lampq_onnx.artifacts.finding import Finding
 from lampq_onnx.config.keywords import AllocateKeywords, ConvertKeywords, DoctorKeywords, ValidateKeywords
-from lampq_onnx.config.recipe import Recipe, by_name, merge, section
+from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.recipe import Recipe, by_name, merge, options_of
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def convert(
         Path(float_model),
         plan,
         Path(output),
-        section("output", values),
-        section("images", values),
+        options_of(OutputOptions, values),
+        options_of(ImageOptions, values),
         None if weights is None else Path(weights),
         overwrite=overwrite,
         progress=progress,
@@ -147,8 +148,8 @@ def validate(
     return check(
         Path(model),
         None if reference is None else Path(reference),
-        section("images", values),
-        section("output", values),
+        options_of(ImageOptions, values),
+        options_of(OutputOptions, values),
         gate_limits(max_drop, min_agreement if gate_agreement is None else gate_agreement),
         files=CheckFiles(report=report, junit=tests, summary=text),
         overwrite=overwrite,

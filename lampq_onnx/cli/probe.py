@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.options import MOST_TURNS
-from lampq_onnx.config.recipe import Values, section
+from lampq_onnx.config.options import MOST_TURNS, OutputOptions
+from lampq_onnx.config.recipe import Values, options_of
 
 if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable
@@ -41,7 +41,7 @@ def probe(
 
     turns = number_of("--rounds", rounds, int, ge=FEWEST_ROUNDS, le=MOST_TURNS)
     require_new_files((output,), overwrite=overwrite)
-    form = section("output", values)
+    form = options_of(OutputOptions, values)
     table = measure(
         float_model,
         target=form.target,

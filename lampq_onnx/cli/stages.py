@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.recipe import Values, section
+from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.recipe import Values, options_of
 from lampq_onnx.errors import UsageError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
@@ -86,8 +87,8 @@ def convert(
         float_model,
         BitPlan.load(plan),
         output,
-        section("output", values),
-        section("images", values),
+        options_of(OutputOptions, values),
+        options_of(ImageOptions, values),
         weights,
         overwrite=overwrite,
         progress=terminal_progress(),
@@ -164,8 +165,8 @@ def validate(
     report = check(
         model,
         reference,
-        section("images", values),
-        section("output", values),
+        options_of(ImageOptions, values),
+        options_of(OutputOptions, values),
         limits,
         files=CheckFiles(output, junit, summary),
         overwrite=overwrite,

@@ -58,7 +58,12 @@ def whole_number(name: str, value: object, *, least: int, most: int) -> int:
     return value
 
 
-def check_all(sections: Mapping[str, type[BaseModel]], fields: tuple[Field, ...], values: Any, named: Named) -> None:
+def check_all(
+    sections: Mapping[str, type[BaseModel]],
+    fields: tuple[Field, ...],
+    values: Mapping[str, Mapping[str, object]],
+    named: Named,
+) -> None:
     """Check every value that a user has written in sections; unknown keys are not looked at.
 
     Raises:

@@ -228,7 +228,7 @@ class ModelOptions(Record):
     ] = None
     pretrained: Annotated[bool, Option("Let timm download the model's weights.", MODEL, level="basic")] = False
     model_args: Annotated[
-        dict[str, Any],
+        dict[str, object],
         BeforeValidator(plain_arguments),
         Option(
             "Argument for timm's constructor of the model, e.g. img_size=32,64 (height,width) or depths=[2,2,6,2]. "

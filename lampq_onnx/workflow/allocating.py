@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lampq_onnx.allocation import FormSolution, Solution
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
-from lampq_onnx.config.recipe import Values, merge, section
+from lampq_onnx.config.options import AllocationOptions, BudgetOptions, OutputOptions
+from lampq_onnx.config.recipe import Values, merge, options_of
 from lampq_onnx.targets import target_for
 from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
 
@@ -38,9 +39,13 @@ def allocate(
         UsageError: an option out of range, or what a budget needs is not given.
         LampqError: the budgets cannot be met; says which, and what could be.
     """
-    given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
+    given, budgets, form = (
+        values.get("allocation", {}),
+        options_of(BudgetOptions, values),
+        options_of(OutputOptions, values),
+    )
     metric = METRIC_WITHIN if budgets.given else METRIC
-    options = section("allocation", merge({"allocation": {"metric": metric}}, values))
+    options = options_of(AllocationOptions, merge({"allocation": {"metric": metric}}, values))
     if table is None and budgets.latency is not None:
         table = LatencyTable.load(budgets.latency)
     name = form.target if table is None or form.target != "auto" else table.target
