@@ -1,4 +1,4 @@
-"""Replaces activation functions and layer normalizations that exporters decomposed by single operators.
+"""Replaces decomposed activation functions and layer normalizations by single operators.
 
 The primitives differ between exporters and versions, so the functions are recognized by the numbers they compute.
 """

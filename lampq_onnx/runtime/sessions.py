@@ -17,7 +17,11 @@ SILENT = 3
 """onnxruntime's log level for errors only; every failure is raised too."""
 
 
-IMAGE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+IMAGE_TYPES: dict[str, type[np.floating[Any]]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
 """onnxruntime's name of an input type -> the type that images are converted to."""
 
 

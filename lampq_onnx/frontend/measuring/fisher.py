@@ -67,13 +67,13 @@ class GradientTap:
         self._handles: list[Any] = []
 
     def __enter__(self) -> GradientTap:
-        """Install the hooks."""
+        """Install the hooks on all layers."""
         for unit in self._units:
             self._handles.append(unit.module.register_forward_hook(self._hook(unit)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the hooks."""
+        """Remove the hooks from all layers."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -28,7 +28,7 @@ def prepare(module: torch.nn.Module, name: str, preprocessing: Preprocessing) ->
     own_weights(module)
     answer = require_answer(module, name, preprocessing)
     example = noise(preprocessing, module)
-    # Batch norms go into the layers before them first: the outputs of these layers are then what may be overwritten.
+    # Fold batch norms first: the output of the folded layer is what the model may overwrite.
     rewrite(module, name, example)
     isolate(module, name, example)
     return answer

@@ -29,7 +29,7 @@ def freeze(model: ir.Model, folded: Folded) -> int:
     graph = model.graph
     before = len(graph)
     values = {value.name: value for node in graph for value in node.outputs}
-    # New values get other names: all existing values are still in the graph.
+    # The suffix keeps names unique: the old values are still in the graph.
     for name, constant in folded.constants.items():
         if name in values:
             value = add_constant(graph, f"{name}.constant", constant.numpy())
