@@ -1,15 +1,15 @@
-"""`allocate`: from sensitivities and options to a plan; needs neither torch nor onnx."""
+"""`allocate`: from sensitivities and options to a plan."""
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 from lampq_onnx.allocation import FormSolution, Solution
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
 from lampq_onnx.config.options import AllocationOptions, BudgetOptions, OutputOptions
 from lampq_onnx.config.recipe import Values, merge, options_of
-from lampq_onnx.targets import target_for
+from lampq_onnx.graph.model_file import file_bytes
+from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
 
 METRIC, METRIC_WITHIN = "lampq", "kl"
@@ -39,21 +39,16 @@ def allocate(
         UsageError: an option out of range, or what a budget needs is not given.
         LampqError: the budgets cannot be met; says which, and what could be.
     """
-    given, budgets, form = (
-        values.get("allocation", {}),
-        options_of(BudgetOptions, values),
-        options_of(OutputOptions, values),
-    )
+    given = values.get("allocation", {})
+    budgets, form = options_of(BudgetOptions, values), options_of(OutputOptions, values)
     metric = METRIC_WITHIN if budgets.given else METRIC
     options = options_of(AllocationOptions, merge({"allocation": {"metric": metric}}, values))
     if table is None and budgets.latency is not None:
         table = LatencyTable.load(budgets.latency)
     name = form.target if table is None or form.target != "auto" else table.target
-    # Without flags: which forms there are does not depend on them, and reading them takes a second.
-    target = target_for(name, platform.machine(), ())
+    target = target_here(name)
     if table is not None:
         require_table_of(table, target)
-    size = None if float_model is None else _size(float_model)
     return make_plan(
         sensitivities,
         options,
@@ -62,11 +57,5 @@ def allocate(
         activation_bits=options.activation_bits if "activation_bits" in given else None,
         packing=form.packing,
         table=table,
-        float_bytes=size,
+        float_bytes=None if float_model is None else file_bytes(float_model),
     )
-
-
-def _size(path: Path) -> int:
-    from lampq_onnx.graph.model_file import file_bytes  # loads onnx, which nothing else here needs
-
-    return file_bytes(path)

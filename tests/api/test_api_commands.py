@@ -79,6 +79,16 @@ def test_allocate(options: dict[str, object], words: tuple[str, ...], folder: Pa
         assert plan == lampq_onnx.BitPlan.load(tmp_path / "plan.json")
 
 
+def test_a_size_that_was_promised_for_this_machine_is_kept_on_it(folder: Path, tmp_path: Path) -> None:
+    sensitivities = lampq_onnx.Sensitivities.load(folder / "sensitivity.json")
+    plan = lampq_onnx.allocate(sensitivities, max_size="180kB")
+    lampq_onnx.convert(folder / "float.onnx", plan, tmp_path / "model.onnx")
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert size <= 180_000
+    assert plan.promised_bytes is not None
+    assert 0.95 * plan.promised_bytes <= size <= plan.promised_bytes
+
+
 def test_inspect_and_explain(folder: Path) -> None:
     model = folder / "model.onnx"
     layers = [dataclasses.asdict(layer) for layer in lampq_onnx.inspect(model)]

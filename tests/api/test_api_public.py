@@ -92,6 +92,8 @@ def test_docstrings_of_classes(name: str) -> None:
         taken = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
         assert [p for p in taken if not documented(text, p)] == [], member
         assert ("Raises:" in text) or not raises(function), member
+        assert "Any" not in re.findall(r"\w+", " ".join(map(str, function.__annotations__.values()))), member
+    assert "Any" not in re.findall(r"\w+", " ".join(map(str, inspect.get_annotations(kind).values())))
 
 
 def references() -> dict[str, Path]:
