@@ -87,7 +87,7 @@ def test_what_is_made_from_something_else_is_not_made_again(digits_run: tuple[Pa
     save_model(edited, tmp_path / "edited.onnx")
     code, _, err = invoke("reproduce", tmp_path / "edited.onnx")
     assert code == 1
-    assert "was changed after it was made" in " ".join(err.split())
+    assert "was changed after it was written" in " ".join(err.split())
     code, _, err = invoke("reproduce", digits_run[0] / "float.onnx")
     assert code == 1
     assert "does not say how it was made" in " ".join(err.split())
