@@ -38,9 +38,9 @@ class HelpfulCommand(TyperCommand):
         """Print the page."""
         page = copy.copy(self)
         page.help = reflowed(self.help or "")
-        page.params = [_shown(param, everything=self.everything) for param in self.params]
-        if not any(getattr(param, "hidden", False) for param in self.params):
-            page.params = [param for param in page.params if param.name != HELP_ALL]
+        hidden = [param for param in self.params if getattr(param, "hidden", False)]
+        shown = [param for param in self.params if self.everything or param not in hidden]
+        page.params = [_shown(param) for param in shown if hidden or param.name != HELP_ALL]
         super(HelpfulCommand, page).format_help(ctx, formatter)
 
 
@@ -64,7 +64,7 @@ def reflowed(text: str) -> str:
     return "\n\n".join(re.sub(r"\s+", " ", part).strip() for part in text.split("\n\n"))
 
 
-def _shown(param: Any, *, everything: bool) -> Any:
+def _shown(param: Any) -> Any:
     """A copy of a parameter as the page shows it.
 
     It shows the first long name: further ones are older, and the one that turns an option off is said in its text. Its
@@ -76,7 +76,7 @@ def _shown(param: Any, *, everything: bool) -> Any:
     found.secondary_opts = []
     if getattr(found, "help", None):
         found.help = filled(found.help, ALL_TABLES)
-    if everything and getattr(found, "hidden", False):
+    if getattr(found, "hidden", False):
         found.hidden = False
     return found
 
