@@ -7,7 +7,7 @@ import numpy as np
 import pulp
 import pytest
 
-from lampq_onnx.allocation import Problem, core, ilp, solve
+from lampq_onnx.allocation import Problem, core, solve
 from lampq_onnx.allocation.bound import relax
 
 VIT = (768 * 2304, 768 * 768, 768 * 3072, 768 * 3072)
