@@ -60,8 +60,8 @@ def reproduce(
 ) -> None:
     """Make a quantized file again from the recipe inside it, and compare the two bit for bit.
 
-    Weights and images are read from where the recipe says, unless the options say otherwise; they have to be the same.
-    Exits with 1 if the new file differs.
+    Weights and images are read from where the options say, else from where the recipe.toml beside the file says; they
+    have to be the same. Exits with 1 if the new file differs.
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.workflow.reproduce import reproduce as again

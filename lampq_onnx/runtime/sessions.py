@@ -17,14 +17,6 @@ SILENT = 3
 """onnxruntime's log level for errors only; every failure is raised too."""
 
 
-IMAGE_TYPES: dict[str, type[np.floating[Any]]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-}
-"""onnxruntime's name of an input type -> the type that images are converted to."""
-
-
 @dataclass(frozen=True)
 class Runner:
     """A session with the names of its image input and its outputs.
@@ -36,7 +28,6 @@ class Runner:
         fixed_batch: batch size that the file prescribes; None: any.
         answers: names of the outputs that are returned, in order.
         where: the file, for messages.
-        dtype: type of the input; images are converted to it.
     """
 
     session: Any
@@ -45,7 +36,6 @@ class Runner:
     fixed_batch: int | None
     answers: tuple[str, ...]
     where: str = "the model"
-    dtype: type[np.floating[Any]] = np.float32
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Run a batch (n, c, h, w) and return the outputs, joined; files with a fixed batch are fed in pieces of it.
@@ -59,7 +49,7 @@ class Runner:
 
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         try:
-            found = self.session.run(list(self.answers), {self.input: images.astype(self.dtype, copy=False)})
+            found = self.session.run(list(self.answers), {self.input: images})
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise LampqError(
                 f"onnxruntime cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
@@ -109,6 +99,29 @@ def batches_for(session: Any, images: npt.NDArray[np.float32], where: str) -> li
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
+def _named(model: Path | bytes) -> str:
+    return str(model) if isinstance(model, Path) else "the model"
+
+
+def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) -> Any:
+    """Open onnxruntime's own session for a model of any inputs and outputs.
+
+    Args:
+        model: a file, or a serialized model.
+        threads: threads of one operator.
+        optimize: see `open_runner`.
+
+    Raises:
+        LampqError: onnxruntime refuses the model.
+    """
+    source = str(model) if isinstance(model, Path) else model
+    options = session_options(threads, optimize=optimize)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common public base
+        raise LampqError(f"onnxruntime cannot load {_named(model)}: {str(error).strip()[:500]}") from error
+
+
 def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
     """Open a session for a model.
 
@@ -121,21 +134,15 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
     Raises:
         LampqError: onnxruntime refuses the model, or its input is not one image batch.
     """
-    where = str(model) if isinstance(model, Path) else "the model"
-    source = str(model) if isinstance(model, Path) else model
-    try:
-        session = ort.InferenceSession(
-            source, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise LampqError(f"onnxruntime cannot load {where}: {str(error).strip()[:500]}") from error
+    where = _named(model)
+    session = open_session(model, threads=threads, optimize=optimize)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes or 'nothing'}")
-    if inputs[0].type not in IMAGE_TYPES:
+    if inputs[0].type != "tensor(float)":
         raise LampqError(
-            f"{where} takes images of type {inputs[0].type}, not of a floating-point type",
+            f"{where} takes images of type {inputs[0].type}, and float32 images are fed",
             hint="export it with a float32 input",
         )
     if any(isinstance(d, int) and d < 1 for d in inputs[0].shape):
@@ -154,7 +161,6 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         fixed_batch=batch if isinstance(batch, int) else None,
         answers=outputs[:1] if missing or not answers else tuple(answers),
         where=where,
-        dtype=IMAGE_TYPES[inputs[0].type],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from lampq_onnx.config.recipe import Recipe, Values
 from lampq_onnx.disk.existing import require_new_files
-from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE, staging
+from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE, RECIPE_FILE, staging
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.keys import HASH_KEY, INPUTS_KEY, SOURCE_KEY
@@ -19,8 +20,10 @@ from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.runtime.environment import available_cores, target_here
 from lampq_onnx.workflow.inputs import calibration_crops, loaded_model, prepared, uses_labels
 from lampq_onnx.workflow.output import write_quantized
-from lampq_onnx.workflow.provenance import Inputs, provenance, read_provenance
+from lampq_onnx.workflow.provenance import Inputs, provenance, read_provenance, shaping
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
+
+_log = logging.getLogger(__name__)
 
 CONTENT = ("weights_sha256", "structure_sha256", "preprocessing", "calibration_sha256")
 """Fields of `Inputs` that must be equal, or starting is pointless."""
@@ -50,9 +53,12 @@ def reproduce(
 ) -> Reproduction:
     """Make a file of `quantize` again; no results of earlier runs are used.
 
+    The file holds the options that decide its bytes. Where weights and images lie is not among them: that is read from
+    the recipe.toml beside the file, if there is one.
+
     Args:
         path: the file.
-        places: where weights and images are now, and the device.
+        places: where weights and images are now, and the device; they come before the recipe.toml.
         output: where to keep the new file; None: nowhere.
         overwrite: replace ``output`` if it exists.
         progress: is told about stages.
@@ -63,7 +69,7 @@ def reproduce(
     """
     require_new_files((output,), overwrite=overwrite)
     stored, before = read_provenance(load_model(path), path)
-    recipe = Recipe.build(stored.values(), places)
+    recipe = Recipe.build(stored.values(), _values_beside(path, stored), places)
     clock = Clock(progress)
     with (
         torch_threads(recipe.output.threads or available_cores()),
@@ -102,6 +108,25 @@ def reproduce(
         f"{path} was made again and differs; {why}",
         hint="install these versions" if changes else "other kinds of processors round sums differently",
     )
+
+
+def _values_beside(path: Path, stored: Recipe) -> Values:
+    """The options in the recipe.toml that `quantize` wrote beside the file; none where it is not this file's.
+
+    A recipe that is not used is a warning and no error: the options of the command line can say the same.
+    """
+    beside = path.with_name(RECIPE_FILE)
+    if not beside.is_file():
+        return {}
+    try:
+        recipe = Recipe.load(beside)
+    except LampqError as error:
+        _log.warning("%s is not used: %s", beside, error.message)
+        return {}
+    if shaping(recipe) != shaping(stored):
+        _log.warning("%s is not used: it is the recipe of another file than %s", beside, path.name)
+        return {}
+    return recipe.values()
 
 
 def _require_same(path: Path, before: Inputs, now: Inputs) -> None:

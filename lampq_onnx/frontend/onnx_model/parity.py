@@ -15,7 +15,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.importer import Imported
-from lampq_onnx.runtime import open_runner
+from lampq_onnx.runtime import open_session
 
 PARITY_BOUND = 1e-4
 """Largest relative difference (L2) between two ways to compute the outputs that float rounding explains."""
@@ -57,10 +57,11 @@ def require_parity(
 
 
 def _run(path: Path, images: npt.NDArray[np.generic], names: Sequence[str], step: int | None) -> Arrays:
-    runner = open_runner(path, threads=torch.get_num_threads())
+    session = open_session(path, threads=torch.get_num_threads())
+    (source,) = (value.name for value in session.get_inputs())
     pieces = [images[i : i + (step or len(images))] for i in range(0, len(images), step or len(images))]
     try:
-        results = [runner.session.run(list(names), {runner.input: piece}) for piece in pieces]
+        results = [session.run(list(names), {source: piece}) for piece in pieces]
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:300]}") from error
     for name, value in zip(names, results[0], strict=True):
