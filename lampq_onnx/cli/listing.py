@@ -46,7 +46,10 @@ def list_names(
     else:
         _print(rows)
     if not rows:
-        raise UsageError(f"none of the {what or 'lists'} fits {pattern!r}")
+        raise UsageError(
+            f"none of the {what or 'lists'} fits {pattern!r}",
+            hint="write * for any text, or leave the pattern out",
+        )
 
 
 def _rows(what: str | None) -> list[Row]:

@@ -10,9 +10,9 @@ import typer
 from lampq_onnx.cli.commands import Model
 from lampq_onnx.cli.names import several_of
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.config.fields import BUDGETS, METHOD, OUTPUT
 from lampq_onnx.config.names import TABLES
 from lampq_onnx.config.recipe import SECTIONS, Values
+from lampq_onnx.disk.option import BUDGETS, METHOD, OUTPUT
 
 
 @with_options(*(name for name in SECTIONS if name != "budgets"), without=("--bits", "--baseline"))

@@ -12,9 +12,9 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.artifacts.task import TaskName
-from lampq_onnx.config.fields import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
 from lampq_onnx.config.plain_values import plain_arguments
 from lampq_onnx.disk.checkpoint_files import names_checkpoint
+from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
 from lampq_onnx.disk.records import Record
 from lampq_onnx.disk.wording import joined, shown
 from lampq_onnx.errors import UsageError

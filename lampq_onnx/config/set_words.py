@@ -36,19 +36,24 @@ def _set_value(word: str, name: str) -> dict[str, dict[str, object]]:
         raise UsageError(f"{name} takes SECTION.KEY=VALUE, not {word!r}", hint=f"e.g. {name} allocation.gamma=4")
     full = f"{name} {place.strip()}"
     if table not in SECTIONS:
-        near = nearest(keys[0] if table == "" else table, ()) or nearest(keys[0], ())
+        near = nearest(table, ()) or nearest(keys[0], ())
+        near = next((f for f in FIELDS if (f.section, f.name) == (near, keys[0]) and f.same_as is None), near)
         raise UsageError(
-            f"{full}: unknown section {table!r}", hint=_dotted(near, name) or f"sections: {', '.join(SECTIONS)}"
+            f"{full}: unknown section {table!r}",
+            hint=f"did you mean {name} {_place(near)}?" if near else f"sections: {', '.join(SECTIONS)}",
         )
     field = next((f for f in FIELDS if (f.section, f.name) == (table, keys[0]) and f.same_as is None), None)
     if field is None:
         near = nearest(keys[0], (table,))
         known = ", ".join(f.name for f in FIELDS if f.section == table and f.same_as is None)
         raise UsageError(
-            f"{full}: unknown key {keys[0]!r} in [{table}]", hint=_dotted(near, name) or f"known here: {known}"
+            f"{full}: unknown key {keys[0]!r} in [{table}]",
+            hint=f"did you mean {name} {_place(near)}?" if near else f"known here: {known}",
         )
     if len(keys) > (2 if isinstance(field.default, dict) else 1):
-        raise UsageError(f"{full}: {field.name} in [{table}] has no keys of its own")
+        raise UsageError(
+            f"{full}: {field.name} in [{table}] has no keys of its own", hint=f"write {name} {table}.{field.name}=VALUE"
+        )
     value = _worded(field, text.strip(), full)
     if len(keys) == 2:
         value = {keys[1]: value}
@@ -61,18 +66,18 @@ def _worded(field: Field, text: str, name: str) -> Any:
         try:
             return parse_plain(text)
         except ValueError as error:
-            raise UsageError(f"{name}: {error}") from error
+            raise UsageError(f"{name}: {error}", hint='write lists as [2,2,6,2], and text in quotes: "a"') from error
     if text.startswith(("[", "{", '"', "'")):
         try:
             return tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{name}: {shown(text)} is not valid TOML: {error}") from error
+            raise UsageError(
+                f"{name}: {shown(text)} is not valid TOML: {error}",
+                hint="close lists and quotes, as in [2, 4, 8]",
+            ) from error
     return [part.strip() for part in text.split(",")] if field.kind is list and text else text
 
 
-def _dotted(near: Field | str | None, name: str) -> str:
-    """A hint that names the nearest key as it is typed; empty: there is none."""
-    if near is None:
-        return ""
-    place = f"{near}.KEY" if isinstance(near, str) else f"{near.section}.{near.name}"
-    return f"did you mean {name} {place}=VALUE?"
+def _place(near: Field | str) -> str:
+    """The nearest key or section as it is typed behind the option."""
+    return f"{near}.KEY=VALUE" if isinstance(near, str) else f"{near.section}.{near.name}=VALUE"
