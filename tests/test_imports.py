@@ -90,7 +90,7 @@ ROOMS = {
     ),
     "workflow.sweep": (
         "errors targets running disk quantization data artifacts allocation config graph converter runtime evaluation "
-        "html frontend.shared frontend workflow"
+        "html serving frontend.shared frontend workflow"
     ),
     # the doors
     "api": (

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter.completeness import require_complete
-from lampq_onnx.converter.order import closing_steps, conversion_steps, run_steps
+from lampq_onnx.converter.order import closing_steps, conversion_steps
 from lampq_onnx.converter.packing.storage import Stored
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
@@ -24,6 +24,7 @@ from lampq_onnx.graph.keys import PLAN_KEY, TARGET_KEY
 from lampq_onnx.graph.layers import LinearSite, annotate, find_sites
 from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.graph.refusals import Refusal, grouped
+from lampq_onnx.graph.steps import run_steps
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_weight_grid
 from lampq_onnx.targets import Packing, Target
 

@@ -1,9 +1,8 @@
-"""The passes of a conversion in their order, with the reason for each place, and how a list of passes is run."""
+"""The passes of a conversion in their order, with the reason for each place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -22,23 +21,10 @@ from lampq_onnx.converter.passes import (
     SelectEarly,
     SplitUnbind,
 )
-from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.parameters import Parameters
+from lampq_onnx.graph.steps import Step
 from lampq_onnx.targets import Packing, Target
-
-
-@dataclass(frozen=True)
-class Step:
-    """A pass at its place.
-
-    Attributes:
-        action: the pass.
-        because: why it stands where it does.
-    """
-
-    action: ir.passes.PassBase
-    because: str
 
 
 def graph_steps() -> list[Step]:
@@ -106,20 +92,3 @@ def conversion_steps(
         "first of all: onnx's own converter, which may do it, writes the whole graph anew",
     )
     return [opset, *own, *quantizing_steps(parameters, target, packer)], packer
-
-
-def run_steps(model: ir.Model, steps: Sequence[Step]) -> list[CountingPass]:
-    """Run passes over ``model``, in place, and return those that count.
-
-    Raises:
-        LampqError: one of them refused the graph as a whole.
-    """
-    if steps:
-        try:
-            ir.passes.Sequential(*(step.action for step in steps))(model)
-        except ir.passes.PassError as error:
-            # Sequential wraps what a pass raises; the message for the user is the pass's own.
-            if isinstance(error.__cause__, LampqError):
-                raise error.__cause__ from error.__cause__.__cause__
-            raise
-    return [step.action for step in steps if isinstance(step.action, CountingPass)]

@@ -10,11 +10,12 @@ import onnx_ir as ir
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.inspect import inspect_model
-from lampq_onnx.converter.order import Step, graph_steps, run_steps
+from lampq_onnx.converter.order import graph_steps
 from lampq_onnx.converter.passes import BiasInGemm, PatchEmbedToMatMul, ProductPerPart
 from lampq_onnx.graph.keys import TARGET_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.refusals import grouped
+from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.targets import TARGETS
 
 

@@ -11,10 +11,10 @@ import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
 import onnxscript.version_converter
 
-from lampq_onnx.converter.order import Step, run_steps
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.graph.quantized_operators import require_float_file
+from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm

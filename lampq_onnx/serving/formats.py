@@ -8,13 +8,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.disk.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.disk.existing import require_new_folder
 from lampq_onnx.disk.files import MODEL_FILE, require_space, require_writable
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.comparable import ModelFile, require_quantized
 from lampq_onnx.graph.keys import MODEL_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model
+from lampq_onnx.serving.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.serving.measured import require_measured
 from lampq_onnx.serving.openvino_ir import to_openvino
 from lampq_onnx.serving.ort_format import to_ort

@@ -192,8 +192,8 @@ def quantize(
         UsageError: an option cannot be right, or ``folder`` holds another result.
         LampqError: any stage; nothing is written then.
     """
-    from lampq_onnx.disk.derived import find_derived
     from lampq_onnx.frontend.shared.threads import torch_threads
+    from lampq_onnx.serving.derived import find_derived
 
     require_images(recipe, given)
     recipe, target, earlier = _checked(recipe, folder, overwrite=overwrite)

@@ -13,13 +13,14 @@ from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter import Conversion, convert_model
 from lampq_onnx.converter.inspect import inspect_model
-from lampq_onnx.converter.order import Step, conversion_steps, graph_steps, run_steps
+from lampq_onnx.converter.order import conversion_steps, graph_steps
 from lampq_onnx.converter.passes import FoldShapes, RemoveMoves, SelectEarly, SplitUnbind
 from lampq_onnx.converter.unapplied import unapplied
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.layers import find_sites
 from lampq_onnx.graph.refusals import Refusal, Refused, grouped
+from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import Builder, as_ir, as_proto, one_matmul, plan_for, vit
 

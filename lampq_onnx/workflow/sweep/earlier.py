@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lampq_onnx.artifacts.sweep import Sweep
 from lampq_onnx.config.recipe import Recipe, parse_values
-from lampq_onnx.disk.derived import find_derived, mark_stale
 from lampq_onnx.disk.existing import occupied
 from lampq_onnx.disk.files import shortened
 from lampq_onnx.errors import UsageError
+from lampq_onnx.serving.derived import find_derived, mark_stale
 from lampq_onnx.workflow.earlier import HINT, differences
 from lampq_onnx.workflow.provenance import Inputs, shaping
 

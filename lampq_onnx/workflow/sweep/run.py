@@ -16,7 +16,6 @@ from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource
 from lampq_onnx.disk.cache import ArrayCache
-from lampq_onnx.disk.derived import file_sha256
 from lampq_onnx.disk.files import (
     FLOAT_FILE,
     MODEL_FILE,
@@ -40,6 +39,7 @@ from lampq_onnx.html.sweep import write_sweep
 from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
+from lampq_onnx.serving.derived import file_sha256
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow import pipeline
 from lampq_onnx.workflow.feasibility import require_space_for
