@@ -84,14 +84,12 @@ def quantize(
         LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
     from lampq_onnx.disk.cache import ArrayCache
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.quantize import quantize as run
 
     named = {"checkpoint": checkpoint, "model_args": model_args, "bits": bits, "activation_bits": activation_bits}
     built, given = _asked(model, preprocessing, calibration, validation, recipe, {**named, "effort": effort, **options})
     cache = ArrayCache.of_user() if resume else None
-    return pipeline.quantize(
-        built, Path(output), progress=progress, cache=cache, force=not resume, overwrite=overwrite, given=given
-    )
+    return run(built, Path(output), progress=progress, cache=cache, force=not resume, overwrite=overwrite, given=given)
 
 
 def analyze(
@@ -117,18 +115,14 @@ def analyze(
     Raises:
         UsageError, LampqError: see `quantize`.
     """
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.analyze import analyze as run
 
     named = {"checkpoint": checkpoint, "model_args": model_args}
     built, given = _asked(model, preprocessing, calibration, None, recipe, {**named, **options})
-    return pipeline.analyze(
-        built.model,
-        built.images,
-        built.analysis,
-        built.rounding,
+    return run(
+        built,
         float_output=None if float_output is None else Path(float_output),
         overwrite=overwrite,
-        threads=built.output.threads,
         progress=progress,
         given=given,
     )
@@ -153,27 +147,28 @@ def allocate(
         max_size, max_latency, max_bops, min_agreement: as on the command line, e.g. ``"4MB"`` and ``"20ms"``.
         latency: what `probe` measured; needed for ``max_latency``.
         target: where the file is meant to run; with ``latency`` its target.
-        options: those of `lampq_onnx.allocation.allocate`; with a budget beside ``bits`` those of ``allocate_within``.
+        options: those of `lampq_onnx.allocation.AllocationOptions`, which has their defaults.
 
     Raises:
         UsageError: an option out of range, or what a budget needs is not given.
         LampqError: the budgets cannot be met; says which, and what could be.
     """
-    from lampq_onnx.allocation import Limits, allocate_within, parse_bops, parse_latency, parse_size
-    from lampq_onnx.allocation import allocate as solve
     from lampq_onnx.targets import target_for
+    from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
 
-    limits = Limits(
-        bits=bits,
-        max_bytes=None if max_size is None else parse_size(max_size),
-        max_ms=None if max_latency is None else parse_latency(max_latency),
-        max_bops=None if max_bops is None else parse_bops(max_bops),
-        min_agreement=min_agreement,
-    )
-    if limits.only_bits:
-        return solve(sensitivities, bits=4.0 if bits is None else bits, **options)[0]
-    place = target_for(target if latency is None else latency.target, platform.machine(), ())
-    return allocate_within(sensitivities, limits, target=place, table=latency, **options)[0]
+    budgets = {"max_size": max_size, "max_latency": max_latency, "max_bops": max_bops, "min_agreement": min_agreement}
+    values = _of_sections({"bits": bits, **budgets, **options}, "allocation", "budgets")
+    given, limits = section("allocation", values), section("budgets", values)
+    place = target_for(target if latency is None or target != "auto" else latency.target, platform.machine(), ())
+    if latency is not None:
+        require_table_of(latency, place)
+    return make_plan(
+        sensitivities,
+        given,
+        limits_of(given, limits, bits_count=bits is not None or not limits.given),
+        place,
+        table=latency,
+    )[0]
 
 
 def probe(
@@ -213,10 +208,10 @@ def convert(
     Raises:
         UsageError, LampqError: the plan or the weights do not fit the file, or ranges are missing.
     """
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.convert_files import convert as run
 
     form, images = _form(options)
-    return pipeline.convert(
+    return run(
         Path(float_model),
         plan,
         Path(output),
@@ -256,11 +251,11 @@ def validate(
         UsageError, LampqError: a file cannot be read, the two do not belong together, or the images do not fit.
     """
     from lampq_onnx.evaluation.gates import gate_limits
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.validate_files import validate as run
 
     form, images = _form({"validation": validation, **options})
     limits = gate_limits(max_drop, min_agreement if gate_agreement is None else gate_agreement)
-    return pipeline.validate(Path(model), Path(reference), images, form, limits, progress=progress)
+    return run(Path(model), Path(reference), images, form, limits, progress=progress)
 
 
 def inspect(model: str | Path) -> list[QuantizedLayer]:
@@ -276,13 +271,23 @@ def inspect(model: str | Path) -> list[QuantizedLayer]:
 
 
 def _form(options: Mapping[str, Any]) -> tuple[OutputOptions, ImageOptions]:
+    values = _of_sections(options, "output", "images")
+    return section("output", values), section("images", values)
+
+
+def _of_sections(options: Mapping[str, Any], *sections: str) -> dict[str, dict[str, Any]]:
+    """Options by section, all of them of ``sections``.
+
+    Raises:
+        UsageError: an unknown name, a value that an option cannot have, or an option of another section.
+    """
     values = by_name(options)
-    foreign = [name for part, own in values.items() if part not in ("output", "images") for name in own]
+    foreign = [name for part, own in values.items() if part not in sections for name in own]
     if foreign:
         raise UsageError(
             f"the option {foreign[0]!r} is not for this function", hint="it is one of quantize and analyze"
         )
-    return section("output", values), section("images", values)
+    return values
 
 
 def _asked(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -14,19 +13,6 @@ from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Target
-
-ActivationChoice = int | Literal["mixed", "same"]
-"""One width for all inputs; "mixed": each its own under a budget of its own; "same": that of the unit's weights."""
-
-DEFAULT_ACTIVATION_CANDIDATES = (4, 6, 8, WIDE_ACTIVATION_BITS)
-
-WIDE_PRICE = 0.1
-"""Nats of mean KL that 16-bit inputs must save for every whole model's worth of multiply-adds that get them.
-
-Such a layer runs on the float kernel, about twice the time of an int8 layer. All inputs of a well-behaved ViT
-together lose 0.003 to 0.005 nats at 8 bits, so that none of its units, a few percent of the multiply-adds each,
-comes near its share of this price. A unit that alone loses more than its share is worth the slower kernel.
-"""
 
 
 def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
@@ -68,12 +54,12 @@ def fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
     return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
-def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float = WIDE_PRICE) -> frozenset[str]:
+def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float) -> frozenset[str]:
     """Names of the units whose inputs get 16 bits in the place of 8 because that saves more than it costs.
 
-    A unit pays ``price`` times its share of the multiply-adds of ``units``. Only for 8 bits: who asks for
-    fewer wants narrow inputs. Units of which the costs at 8 and 16 bits were not measured stay as they are, and all
-    units do where the number of multiply-adds is not known.
+    A unit pays ``price`` (see `AllocationOptions.wide_price`) times its share of the multiply-adds of ``units``. Only
+    for 8 bits: who asks for fewer wants narrow inputs. Units of which the costs at 8 and 16 bits were not measured stay
+    as they are, and all units do where the number of multiply-adds is not known.
     """
     if activation_bits != FIXED_BITS or any(unit.activation_elements is None for unit in units):
         return frozenset()

@@ -2,87 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from lampq_onnx.allocation.activations import (
-    DEFAULT_ACTIVATION_CANDIDATES,
-    WIDE_PRICE,
-    ActivationChoice,
-    inputs_for,
-)
+from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_units
-from lampq_onnx.allocation.request import DEFAULT_CANDIDATES, check_request
+from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.allocation.within import FormSolution, fixed_forms, solve_forms, summed_cost
 from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
-from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.plan import FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.targets import Packing, Target
 
 
 def allocate_within(
     sensitivities: Sensitivities,
     limits: Limits,
+    options: AllocationOptions = DEFAULTS,
     *,
     target: Target,
     packing: Packing | None = None,
-    candidates: Sequence[int] = DEFAULT_CANDIDATES,
-    metric: str = "kl",
-    gamma: float = 4.0,
-    activation_bits: ActivationChoice | None = None,
-    activation_candidates: Sequence[int] = DEFAULT_ACTIVATION_CANDIDATES,
-    fixed_bits: int = FIXED_BITS,
     table: LatencyTable | None = None,
     float_bytes: int | None = None,
-    wide_price: float = WIDE_PRICE,
-    time_limit: float = 8.0,
 ) -> tuple[BitPlan, FormSolution]:
     """Find the form of least cost for each unit such that the file keeps all limits.
 
-    A unit takes any width of ``candidates`` with inputs of ``activation_bits`` (or 16 bits where those were measured),
-    in any storage that the target reads, or stays in float: as many units as the budgets allow.
+    A unit takes any of the candidates with inputs of ``activation_bits`` (or 16 bits if those were measured), in any
+    storage that the target reads, or stays in float: as many units as the budgets allow.
 
     Args:
         sensitivities: what the front end measured.
         limits: what must not be exceeded.
+        options: metric and widths; its average bits do not count, those of ``limits`` do. Mixed input widths need no
+            budget of their own here, and ``wide_price`` counts where no latency is asked for.
         target: where the file is meant to run: decides which forms there are.
         packing: the only storage to take; None: any.
-        candidates: weight widths.
-        metric, gamma: see `allocate`.
-        activation_bits: see `allocate`; mixed needs no budget of its own here.
-        activation_candidates: input widths for mixed.
-        fixed_bits: weight width of the units outside the budget.
         table: times of the float file's layers; needed for a latency.
         float_bytes: size of the float file; needed for a size where neither table nor sensitivities hold it.
-        wide_price: see `allocate`; counts where no latency is asked for.
-        time_limit: seconds for the integer program.
 
     Raises:
-        UsageError: an option that cannot be right, or what a limit needs is missing.
+        UsageError: candidates that inputs cannot have, or what a limit needs is missing.
         LampqError: the limits cannot be kept; says which of them, and what would do.
     """
     sensitivities = inputs_for(sensitivities, target)
-    main = sensitivities.activation_bits if activation_bits is None else activation_bits
-    forms, fixed = _offered(
-        sensitivities, limits, target, packing, candidates, metric, gamma, main, activation_candidates, fixed_bits
-    )
+    options = options.for_measured(sensitivities)
+    forms, fixed = _offered(sensitivities, options, target, packing)
     solution = solve_forms(
-        sensitivities, forms, limits, fixed, target,
-        metric=metric, gamma=gamma, table=table, float_bytes=float_bytes, float_price=wide_price,
-        time_limit=time_limit,
-    )  # fmt: skip
+        sensitivities, forms, limits, fixed, target, options=options, table=table, float_bytes=float_bytes
+    )
     chosen = {**fixed, **solution.forms}
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     plan = BitPlan(
         model=sensitivities.model.name,
-        metric=metric,
+        metric=options.metric,
         budget=limits.bits,
         promised_bytes=whole and promised_bytes(sensitivities, chosen, whole, target),
-        promised_agreement=_agreement(sensitivities, solution, metric, gamma),
+        promised_agreement=_agreement(sensitivities, solution, options),
         layers={unit.name: _layer(unit, chosen[unit.name], packing) for unit in sensitivities.units},
     )
     if table is not None:
@@ -93,13 +71,10 @@ def allocate_within(
 def require_possible(
     sensitivities: Sensitivities,
     limits: Limits,
+    options: AllocationOptions,
     *,
     target: Target,
     packing: Packing | None,
-    candidates: Sequence[int],
-    activation_bits: ActivationChoice,
-    activation_candidates: Sequence[int],
-    fixed_bits: int,
     table: LatencyTable | None,
 ) -> None:
     """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before anything is measured.
@@ -107,10 +82,10 @@ def require_possible(
     Args:
         sensitivities: of units that are not measured yet: names, types, shapes and the size of the float file count.
         limits: those that need measurements are not looked at.
-        target, packing, candidates, activation_bits, activation_candidates, fixed_bits, table: see `allocate_within`.
+        options, target, packing, table: see `allocate_within`.
 
     Raises:
-        UsageError: an option that cannot be right, or what a limit needs is missing.
+        UsageError: candidates that inputs cannot have, or what a limit needs is missing.
         LampqError: naming the smallest value, or the one below which something is quantized.
     """
     if limits.max_bytes is None and limits.max_ms is None:
@@ -118,18 +93,7 @@ def require_possible(
     sensitivities = inputs_for(sensitivities, target)
     if table is not None:
         table.require_layers(unit.name for unit in sensitivities.units)
-    forms, fixed = _offered(
-        sensitivities,
-        limits,
-        target,
-        packing,
-        candidates,
-        "kl",
-        4.0,
-        activation_bits,
-        activation_candidates,
-        fixed_bits,
-    )
+    forms, fixed = _offered(sensitivities, options, target, packing)
     units = budgeted_units(sensitivities)
     known = replace(limits, max_bops=None, min_agreement=None)
     resources = resources_of(sensitivities, known, fixed, target, table, None)
@@ -142,29 +106,16 @@ def require_possible(
 
 
 def _offered(
-    sensitivities: Sensitivities,
-    limits: Limits,
-    target: Target,
-    packing: Packing | None,
-    candidates: Sequence[int],
-    metric: str,
-    gamma: float,
-    main: ActivationChoice,
-    activation_candidates: Sequence[int],
-    fixed_bits: int,
+    sensitivities: Sensitivities, options: AllocationOptions, target: Target, packing: Packing | None
 ) -> tuple[tuple[Form, ...], dict[str, Form]]:
-    """Forms to choose from, float last, and those of the units outside the budget; options are checked."""
-    weights = tuple(sorted(set(candidates)))
-    check_request(
-        bits=max(weights[0], min(limits.bits or weights[0], 8)) if weights else 1, candidates=weights, metric=metric,
-        gamma=gamma, fixed_bits=fixed_bits, activation_bits=main, activation_candidates=activation_candidates,
-    )  # fmt: skip
+    """Forms to choose from, float last, and those of the units outside the budget."""
+    options.require_widths()
     storages = (packing,) if packing is not None else target.packings
     for storage in storages:
         target.require_packing(storage)
-    inputs = _inputs(sensitivities, main, weights, activation_candidates)
-    forms = forms_of(target, weights, inputs, storages, same=main == "same")
-    return forms, fixed_forms(sensitivities, fixed_bits, storages[0])
+    inputs = _inputs(sensitivities, options)
+    forms = forms_of(target, options.candidates, inputs, storages, same=options.activation_bits == "same")
+    return forms, fixed_forms(sensitivities, options.fixed_bits, storages[0])
 
 
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int, target: Target) -> int:
@@ -175,23 +126,22 @@ def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_b
     )
 
 
-def _inputs(
-    sensitivities: Sensitivities, main: ActivationChoice, weights: Sequence[int], candidates: Sequence[int]
-) -> tuple[int, ...]:
+def _inputs(sensitivities: Sensitivities, options: AllocationOptions) -> tuple[int, ...]:
     """Input widths that may be chosen: what is asked for, 16 bits where all of them were measured, and float."""
-    if main == "same":
-        return tuple(weights)
-    own = set(candidates) if main == "mixed" else {main}
+    asked = options.activation_bits
+    if asked == "same":
+        return options.candidates
+    own = set(options.activation_candidates) if asked == "mixed" else {int(asked)}
     if all(WIDE_ACTIVATION_BITS in unit.activation_cost for unit in sensitivities.units if not unit.fixed):
         own.add(WIDE_ACTIVATION_BITS)
     return tuple(sorted({*own, FLOAT_BITS}))
 
 
-def _agreement(sensitivities: Sensitivities, solution: FormSolution, metric: str, gamma: float) -> float | None:
+def _agreement(sensitivities: Sensitivities, solution: FormSolution, options: AllocationOptions) -> float | None:
     """As the simulated plans predict it."""
-    if metric not in MEASURED_METRICS or not sensitivities.agreement:
+    if options.metric not in MEASURED_METRICS or not sensitivities.agreement:
         return None
-    return sensitivities.agreement_at(summed_cost(sensitivities, solution.forms, metric, gamma))
+    return sensitivities.agreement_at(summed_cost(sensitivities, solution.forms, options))
 
 
 def _layer(unit: UnitSensitivity, form: Form, packing: Packing | None) -> LayerPlan:

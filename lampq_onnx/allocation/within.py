@@ -14,6 +14,7 @@ from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, multiply_a
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
+from lampq_onnx.allocation.options import AllocationOptions
 from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
@@ -55,12 +56,9 @@ def solve_forms(
     fixed: Mapping[str, Form],
     target: Target,
     *,
-    metric: str,
-    gamma: float,
+    options: AllocationOptions,
     table: LatencyTable | None,
     float_bytes: int | None,
-    float_price: float,
-    time_limit: float,
 ) -> FormSolution:
     """The forms of least cost within all limits; with ``min_agreement``, those of least bytes.
 
@@ -73,11 +71,10 @@ def solve_forms(
         limits: at least one.
         fixed: forms of the units outside the budget.
         target: where the file is to run, which decides a part of its size.
-        metric, gamma: what a width costs.
+        options: what a width costs, and the seconds for the integer program. ``wide_price`` is what a whole model's
+            worth of multiply-adds on the float kernel must save, without ``max_ms``.
         table: of the float file; needed for ``max_ms``.
         float_bytes: size of the float file; needed for ``max_bytes`` where there is no table.
-        float_price: nats that a whole model's worth of multiply-adds on the float kernel must save, without ``max_ms``.
-        time_limit: seconds for the integer program.
 
     Raises:
         UsageError: what a limit needs is not given.
@@ -88,13 +85,13 @@ def solve_forms(
     if table is not None:
         table.require_layers(unit.name for unit in sensitivities.units)
     resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes)
-    costs = form_costs(sensitivities, units, forms, metric, gamma)
+    costs = form_costs(sensitivities, units, forms, options)
     if limits.max_ms is None:
-        costs = costs + _float_prices(units, forms, float_price)
+        costs = costs + _float_prices(units, forms, options.wide_price)
     budgets = [resource.budget(units, forms) for resource in resources]
     objective = costs
     if limits.min_agreement is not None:
-        ceiling = _ceiling(sensitivities, limits.min_agreement, metric)
+        ceiling = _ceiling(sensitivities, limits.min_agreement, options.metric)
         _require_agreement(sensitivities, limits.min_agreement, ceiling, float(costs.min(axis=1).sum()))
         budgets.append(_cost_budget(costs, ceiling))
         objective = np.array([[float(form_bytes(unit, form, target)) for form in forms] for unit in units])
@@ -110,7 +107,7 @@ def solve_forms(
         costs=objective[:, kept],
         budgets=tuple(Budget(b.name, b.weights[:, kept], b.capacity, b.total, b.offset) for b in budgets),
     )
-    found = solve_choices(problem, time_limit=time_limit)
+    found = solve_choices(problem, time_limit=options.time_limit)
     if all(forms[kept[k]] == FLOAT_FORM for k in found.choice.tolist()):
         refuse_no_effect(resources, units, _best_agreement(sensitivities, limits, costs))
     return FormSolution(
@@ -125,7 +122,7 @@ def solve_forms(
 
 
 def form_costs(
-    sensitivities: Sensitivities, units: Sequence[UnitSensitivity], forms: Sequence[Form], metric: str, gamma: float
+    sensitivities: Sensitivities, units: Sequence[UnitSensitivity], forms: Sequence[Form], options: AllocationOptions
 ) -> FloatArray:
     """(n, k) cost of every unit in every form: that of the weights and that of the input; float costs nothing.
 
@@ -136,9 +133,9 @@ def form_costs(
     if not widths:
         return np.zeros((len(units), len(forms)))
     inputs = tuple(sorted({form.activation_bits for form in forms if form.activation_bits != FLOAT_BITS}))
-    weight_costs = METRICS[metric](sensitivities, widths, gamma)
+    weight_costs = METRICS[options.metric](sensitivities, widths, options.gamma)
     input_costs = activation_costs(units, inputs)
-    if metric not in MEASURED_METRICS:
+    if options.metric not in MEASURED_METRICS:
         spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
         if min(spreads) > 0:
             weight_costs = weight_costs * (spreads[1] / spreads[0])
@@ -164,11 +161,11 @@ def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[Form], price
     return prices
 
 
-def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, Form], metric: str, gamma: float) -> float:
+def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, Form], options: AllocationOptions) -> float:
     """Cost of all units in the budget in the forms given."""
     kinds = tuple(dict.fromkeys(forms[unit.name] for unit in budgeted_units(sensitivities)))
     units = budgeted_units(sensitivities)
-    costs = form_costs(sensitivities, units, kinds, metric, gamma)
+    costs = form_costs(sensitivities, units, kinds, options)
     return float(sum(costs[i, kinds.index(forms[unit.name])] for i, unit in enumerate(units)))
 
 

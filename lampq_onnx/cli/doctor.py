@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lampq_onnx.cli.parameters import override, with_options
-from lampq_onnx.config.fields import OUTPUT
 from lampq_onnx.config.options import DIGITS
 from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.disk.option import OUTPUT
 
 if TYPE_CHECKING:
     from lampq_onnx.artifacts.finding import Finding

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.config.fields import OUTPUT
 from lampq_onnx.config.recipe import FIELDS, SECTIONS, Values, template
+from lampq_onnx.disk.option import OUTPUT
 
 
 def register(app: typer.Typer) -> None:

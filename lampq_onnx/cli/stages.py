@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.recipe import Values, merge, section
+from lampq_onnx.config.recipe import Values, section
 from lampq_onnx.errors import UsageError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
@@ -24,8 +24,7 @@ def register(app: typer.Typer) -> None:
 
 @with_options(
     "allocation", "budgets", "--target", "--packing",
-    shown={"--metric": "lampq; kl with a budget other than --bits",
-           "--activation-bits": "what the ranges were measured for",
+    shown={"--activation-bits": "what the ranges were measured for",
            "--bits": "4.0; none with another budget"},
 )  # fmt: skip
 def allocate(
@@ -48,7 +47,7 @@ def allocate(
 
     require_new_files((output,), overwrite=overwrite)
     given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
-    options = section("allocation", merge({"allocation": {"metric": "kl" if budgets.given else "lampq"}}, values))
+    options = section("allocation", values)
     table = None if budgets.latency is None else LatencyTable.load(budgets.latency)
     known = form.target if table is None or form.target != "auto" else table.target
     # Without flags: which forms there are does not depend on them, and reading them takes a second.
@@ -60,7 +59,6 @@ def allocate(
         options,
         limits_of(options, budgets, bits_count=not budgets.given or "bits" in given),
         target,
-        activation_bits=options.activation_bits if "activation_bits" in given else None,
         packing=form.packing,
         table=table,
         float_bytes=None if float_model is None else _size(float_model),
@@ -98,10 +96,10 @@ def convert(
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_conversion
     from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.convert_files import convert as run
 
     require_new_files((output,), overwrite=overwrite)
-    conversion = pipeline.convert(
+    conversion = run(
         float_model,
         BitPlan.load(plan),
         output,
@@ -169,7 +167,7 @@ def validate(
     from lampq_onnx.evaluation.gate_files import markdown as gates_markdown
     from lampq_onnx.evaluation.gates import gate_limits, require_gates
     from lampq_onnx.html import write_report
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.validate_files import validate as run
 
     limits = gate_limits(
         None if max_drop is None else number_of("--max-drop", max_drop, float),
@@ -183,7 +181,7 @@ def validate(
     images = section("images", values)
     if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    report = pipeline.validate(model, against, images, section("output", values), limits, progress=terminal_progress())
+    report = run(model, against, images, section("output", values), limits, progress=terminal_progress())
     if report is None:
         return  # another process prints
     if output is not None:

@@ -9,8 +9,8 @@ import typer
 
 from lampq_onnx.cli.commands import Model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.config.fields import METHOD, OUTPUT
 from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
+from lampq_onnx.disk.option import METHOD, OUTPUT
 
 
 def register(app: typer.Typer) -> None:

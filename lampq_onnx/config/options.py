@@ -11,17 +11,20 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from lampq_onnx.allocation.limits import parse_bops, parse_latency, parse_size
+from lampq_onnx.allocation.options import DEFAULTS, Activation, InputWidths, MetricName, WeightWidths
 from lampq_onnx.artifacts.task import TASK_NAMES, TaskName
-from lampq_onnx.config.fields import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 from lampq_onnx.config.plain_values import plain_arguments
 from lampq_onnx.disk.checkpoint_files import names_checkpoint
+from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 from lampq_onnx.disk.records import Record
 from lampq_onnx.disk.wording import joined, shown
 from lampq_onnx.errors import UsageError
+from lampq_onnx.targets import target_for
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
 
-MOST_IMAGES, MOST_SECONDS, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 1e6, 10**6, 1024, 65536
+MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
 """Numbers above these are slips of the finger."""
 
 MadeImages = Literal["synthetic", "noise"]
@@ -36,7 +39,6 @@ TRAINING_THREADS = 2
 
 EffortName = Literal["fast", "balanced", "best"]
 PackingName = Literal["auto", "exact", "native", "container"]
-ActivationWidth = int | Literal["mixed", "same"]
 
 
 def calibration_of(value: object) -> Path | MadeImages | None:
@@ -96,85 +98,19 @@ def _not_empty(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 
 def _known_target(value: str) -> str:
-    from lampq_onnx.targets import target_for
-
     target_for(value, "", ())
     return value
 
 
-def _known_metric(value: str) -> str:
-    from lampq_onnx.allocation import METRICS
-
-    if value not in METRICS:
-        raise ValueError(f"must be a metric ({', '.join(METRICS)}), not {value!r}")
-    return value
-
-
-def _known_weight_widths(value: tuple[int, ...]) -> tuple[int, ...]:
-    from lampq_onnx.allocation.problem import check_candidates
-
-    chosen = tuple(sorted(set(value)))
-    check_candidates(chosen)
-    return chosen
-
-
-def _known_input_widths(value: tuple[int, ...]) -> tuple[int, ...]:
-    chosen = tuple(sorted(set(value)))
-    if not chosen or not set(chosen) <= set(_input_widths_known()):
-        raise ValueError(f"must be widths of {', '.join(map(str, _input_widths_known()))}, not {list(value)}")
-    return chosen
-
-
-def _input_widths_known() -> tuple[int, ...]:
-    from lampq_onnx.allocation.request import INPUT_WIDTHS
-
-    return INPUT_WIDTHS
-
-
-def _known_input_width(value: int | str) -> int | str:
-    known = _input_widths_known()
-    if isinstance(value, int) and value not in known:
-        raise ValueError(f"must be {joined([*map(str, known), 'mixed', 'same'])}, not {value}")
-    return value
-
-
-def _weight_widths(value: object) -> object:
-    from lampq_onnx.allocation import parse_candidates
-
-    return parse_candidates(value) if isinstance(value, str) else value
-
-
-def _input_widths(value: object) -> object:
-    from lampq_onnx.allocation import parse_activation_candidates
-
-    return parse_activation_candidates(value) if isinstance(value, str) else value
-
-
-def _width_or_word(value: object) -> object:
-    if not isinstance(value, str) or value in ("mixed", "same"):
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        known = [*map(str, _input_widths_known()), "mixed", "same"]
-        raise ValueError(f"must be {joined(known)}, not {value!r}") from None
-
-
 def _size(value: str | None) -> str | None:
-    from lampq_onnx.allocation.limits import parse_size
-
     return _readable(value, parse_size)
 
 
 def _latency(value: str | None) -> str | None:
-    from lampq_onnx.allocation.limits import parse_latency
-
     return _readable(value, parse_latency)
 
 
 def _bops(value: str | None) -> str | None:
-    from lampq_onnx.allocation.limits import parse_bops
-
     return _readable(value, parse_bops)
 
 
@@ -185,10 +121,6 @@ def _readable(value: str | None, parse: Callable[[str], float]) -> str | None:
 
 
 Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers), AfterValidator(_not_empty)]
-WeightWidths = Annotated[tuple[int, ...], BeforeValidator(_weight_widths), AfterValidator(_known_weight_widths)]
-InputWidths = Annotated[tuple[int, ...], BeforeValidator(_input_widths), AfterValidator(_known_input_widths)]
-Activation = Annotated[ActivationWidth, BeforeValidator(_width_or_word), AfterValidator(_known_input_width)]
-MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 
 class ModelOptions(Record):
@@ -307,29 +239,6 @@ class SyntheticOptions(Record):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
-class AllocationOptions(Record):
-    """How bits are given out."""
-
-    bits: Annotated[float, Field(ge=1, le=8), Option("Average weight bits of the budget.")] = 4.0
-    candidates: Annotated[WeightWidths, Option("Weight widths, e.g. 2-8 or 2,4,8.")] = (2, 3, 4, 5, 6, 7, 8)
-    metric: Annotated[MetricName, Option("lampq, fisher, nuclear-norm, uniform, kl or omega-error.")] = "kl"
-    gamma: Annotated[float, Field(gt=1, le=1024), Option("Error falls by this factor a bit.")] = 4.0
-    fixed_bits: Annotated[int, Field(ge=1, le=8), Option("Of the layers outside the budget.")] = 8
-    time_limit: Annotated[float, Field(gt=0, le=MOST_SECONDS), Option("Seconds for the integer program.")] = 8.0
-    activation_bits: Annotated[
-        Activation, Option("Input bits of every layer, 2..8; mixed: each its own; same: those of its weights.")
-    ] = 8
-    activation_budget: Annotated[
-        float, Field(ge=2, le=16), Option("Average input bits, for --activation-bits mixed.")
-    ] = 8.0
-    activation_candidates: Annotated[InputWidths, Option("Input widths, for --activation-bits mixed.")] = (4, 6, 8, 16)
-    wide_price: Annotated[
-        float,
-        Field(gt=0, allow_inf_nan=True),
-        Option("Nats that 16-bit inputs must save for a whole model of them, where 8 bits are asked for; inf: never."),
-    ] = 0.1
-
-
 class BudgetOptions(Record):
     """What the file must not exceed, beside average bits; any of them together."""
 
@@ -378,9 +287,11 @@ class AnalysisOptions(Record):
         effort: how much is measured.
     """
 
-    activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = 8
-    activation_candidates: Annotated[InputWidths, SameAs("allocation", "activation_candidates")] = (4, 6, 8, 16)
-    weight_bits: Annotated[float, SameAs("allocation", "bits")] = 4.0
+    activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = DEFAULTS.activation_bits
+    activation_candidates: Annotated[InputWidths, SameAs("allocation", "activation_candidates")] = (
+        DEFAULTS.activation_candidates
+    )
+    weight_bits: Annotated[float, SameAs("allocation", "bits")] = DEFAULTS.bits
     equalize: Annotated[bool, Option("Scale input channels where that helps.")] = True
     effort: Annotated[
         EffortName,
@@ -394,7 +305,7 @@ class AnalysisOptions(Record):
     ] = None
     alpha_samples: Annotated[int, Field(ge=1, le=MOST_TURNS), Option("mu: layers measured per type.", OPEN)] = 3
     alpha_measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN)] = "kl"
-    candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = (2, 3, 4, 5, 6, 7, 8)
+    candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = DEFAULTS.candidates
     simulate: Annotated[
         bool, Option("Simulate a few plans, from which allocate --min-agreement predicts.", METHOD, "simulate_plans")
     ] = False

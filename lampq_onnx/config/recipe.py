@@ -11,11 +11,11 @@ from typing import Any, Self
 import tomli_w
 from pydantic import ValidationError, model_validator
 
+from lampq_onnx.allocation.options import AllocationOptions
 from lampq_onnx.artifacts.task import CLASSIFICATION, TaskName
 from lampq_onnx.config.doors import check_all, checked
 from lampq_onnx.config.fields import Field, fields_of, text_of
 from lampq_onnx.config.options import (
-    AllocationOptions,
     AnalysisOptions,
     BudgetOptions,
     ImageOptions,
