@@ -5,29 +5,33 @@ The command line, recipes and the Python API are made from these fields: a new o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from lampq_onnx.allocation.limits import parse_bops, parse_latency, parse_size
 from lampq_onnx.allocation.options import DEFAULTS, Activation, InputWidths, MetricName, WeightWidths
 from lampq_onnx.artifacts.task import TASK_NAMES, TaskName
 from lampq_onnx.config.plain_values import plain_arguments
-from lampq_onnx.disk.checkpoint_files import names_checkpoint
+from lampq_onnx.config.readers import (
+    MadeImages,
+    all_positive,
+    bops_text,
+    calibration_of,
+    calibration_text,
+    known_device,
+    known_model_name,
+    known_target,
+    latency_text,
+    not_empty,
+    numbers_of,
+    size_text,
+)
 from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
 from lampq_onnx.disk.records import Record
-from lampq_onnx.disk.wording import joined, shown
-from lampq_onnx.errors import UsageError
-from lampq_onnx.targets import target_for
-
-DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
 
 MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
 """Numbers above these are slips of the finger."""
-
-MadeImages = Literal["synthetic", "noise"]
 
 DIGITS = "digits"
 """Name of the embedded default."""
@@ -41,86 +45,7 @@ EffortName = Literal["fast", "balanced", "best"]
 PackingName = Literal["auto", "exact", "native", "container"]
 
 
-def calibration_of(value: object) -> Path | MadeImages | None:
-    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic).
-
-    Raises:
-        ValueError: anything else.
-    """
-    if not isinstance(value, str | Path | None):
-        raise ValueError(f"must be a path, synthetic or noise, not {shown(value)}")
-    words: tuple[MadeImages, ...] = get_args(MadeImages)
-    made = next((word for word in words if value == word), None)
-    return made or (None if value is None else Path(value))
-
-
-def _calibration_text(value: Path | MadeImages | None) -> str | None:
-    if isinstance(value, Path):
-        return f"./{value}" if str(value) in get_args(MadeImages) else str(value)
-    return value
-
-
-def _model_name(value: str) -> str:
-    if names_checkpoint(value):
-        raise UsageError(
-            f"{value!r} is a file of weights, and a model is asked for",
-            hint=f"name the timm model that the weights belong to: quantize TIMM_NAME --checkpoint {value}",
-        )
-    return value
-
-
-def _device(value: str) -> str:
-    name, _, index = value.partition(":")
-    if name not in DEVICES or (index and not index.isascii()) or (":" in value and not index.isdigit()):
-        raise ValueError(f"must be {joined(DEVICES)}, alone or with a number as in cuda:0, not {value!r}")
-    return value
-
-
-def _positive(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    if value is not None and not all(number > 0 for number in value):
-        raise ValueError(f"must be numbers above 0, not {', '.join(map(str, value))}")
-    return value
-
-
-def _numbers(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise ValueError(f"must be numbers with commas between, not {value!r}") from None
-
-
-def _not_empty(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    if value is not None and not value:
-        raise ValueError("must be numbers, one for each channel, and there are none")
-    return value
-
-
-def _known_target(value: str) -> str:
-    target_for(value, "", ())
-    return value
-
-
-def _size(value: str | None) -> str | None:
-    return _readable(value, parse_size)
-
-
-def _latency(value: str | None) -> str | None:
-    return _readable(value, parse_latency)
-
-
-def _bops(value: str | None) -> str | None:
-    return _readable(value, parse_bops)
-
-
-def _readable(value: str | None, parse: Callable[[str], float]) -> str | None:
-    if value is not None:
-        parse(value)
-    return value
-
-
-Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers), AfterValidator(_not_empty)]
+Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(numbers_of), AfterValidator(not_empty)]
 
 
 class ModelOptions(Record):
@@ -128,7 +53,7 @@ class ModelOptions(Record):
 
     name: Annotated[
         str,
-        AfterValidator(_model_name),
+        AfterValidator(known_model_name),
         Option(
             "A timm model name, a folder of transformers, a float .onnx, or digits, the embedded default.",
             MODEL,
@@ -173,7 +98,7 @@ class ModelOptions(Record):
         ),
     ] = "auto"
     device: Annotated[
-        str, AfterValidator(_device), Option("Torch device of the front end, e.g. cpu or cuda:0.", MODEL)
+        str, AfterValidator(known_device), Option("Torch device of the front end, e.g. cpu or cuda:0.", MODEL)
     ] = "cpu"
 
 
@@ -188,7 +113,7 @@ class ImageOptions(Record):
     calibration: Annotated[
         Path | MadeImages | None,
         BeforeValidator(calibration_of),
-        PlainSerializer(_calibration_text, return_type=str | None),
+        PlainSerializer(calibration_text, return_type=str | None),
         Option(
             "Folder of class folders, folder with labels.csv, flat folder, or .npz; or synthetic or noise "
             "(images made from the model alone).",
@@ -217,7 +142,7 @@ class ImageOptions(Record):
     ] = None
     std: Annotated[
         Numbers,
-        AfterValidator(_positive),
+        AfterValidator(all_positive),
         Option("Standard deviation of each channel, instead of the model's.", IMAGES, example=[0.5, 0.5, 0.5]),
     ] = None
     crop: Annotated[
@@ -242,17 +167,17 @@ class SyntheticOptions(Record):
 class BudgetOptions(Record):
     """What the file must not exceed, beside average bits; any of them together."""
 
-    max_size: Annotated[str | None, AfterValidator(_size), Option("Of the file, e.g. 4MB.", BUDGETS, example="4MB")] = (
-        None
-    )
+    max_size: Annotated[
+        str | None, AfterValidator(size_text), Option("Of the file, e.g. 4MB.", BUDGETS, example="4MB")
+    ] = None
     max_latency: Annotated[
         str | None,
-        AfterValidator(_latency),
+        AfterValidator(latency_text),
         Option("Of the file on this machine, e.g. 20ms (see probe).", BUDGETS, example="20ms"),
     ] = None
     max_bops: Annotated[
         str | None,
-        AfterValidator(_bops),
+        AfterValidator(bops_text),
         Option("Multiply-adds times weight bits times input bits, e.g. 60G.", BUDGETS, example="60G"),
     ] = None
     min_agreement: Annotated[
@@ -354,7 +279,7 @@ class OutputOptions(Record):
     packing: Annotated[PackingName, Option("auto, exact, native or container.", OUTPUT)] = "auto"
     target: Annotated[
         str,
-        AfterValidator(_known_target),
+        AfterValidator(known_target),
         Option("auto (this machine), onnxruntime-x86-avx2, -x86-vnni, -arm64, -qnn, tensorrt, openvino.", OUTPUT),
     ] = "auto"
     threads: Annotated[

@@ -10,7 +10,7 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.graph import ShapeValues, Step
-from lampq_onnx.graph.layers import SHAPE_OPERATORS
+from lampq_onnx.graph.roles import SHAPE_OPERATORS
 
 PROBES = (2, 3)
 """Batch sizes that a graph is run with to see what follows from the number of images."""

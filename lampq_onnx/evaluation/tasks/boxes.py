@@ -1,0 +1,126 @@
+"""Answers of detectors: scores and boxes of a fixed set of queries, and how far two files' answers are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.artifacts.task import TaskSpec
+from lampq_onnx.data import Preprocessing
+from lampq_onnx.evaluation.tasks.multi_label import bernoulli_kl
+from lampq_onnx.measures.accuracy import kl_divergence, log_softmax
+from lampq_onnx.measures.error_meter import Outputs
+
+Floats = npt.NDArray[np.float64]
+
+MOST_DETECTIONS = 100
+"""Of one image, the highest scores first, as COCO's main figure counts them."""
+
+CERTAIN = 0.5
+"""Score from which a detection of the float model counts as an object."""
+
+SAME_IOU = 0.5
+"""IoU from which two boxes are the same object's."""
+
+BOX_DEVIATION = 0.1
+"""Standard deviation of a box's centre and size, in units of its own width and height: boxes that far off have an IoU
+of about 0.7."""
+
+SMALLEST = 0.01
+"""Least width and height in those units, as shares of the input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Of one image.
+
+    Attributes:
+        scores: (k,) in 0..1. classes: (k,) indices of the model. boxes: (k, 4), left, top, width, height in pixels.
+    """
+
+    scores: Floats
+    classes: npt.NDArray[np.int64]
+    boxes: Floats
+
+
+def split_outputs(outputs: Outputs) -> tuple[Floats, Floats]:
+    """Scores (..., classes) and boxes (..., 4) of joined outputs, float64."""
+    values = outputs.astype(np.float64)
+    return values[..., :-4], values[..., -4:]
+
+
+def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
+    """Of the classes, "no object" left out, (..., classes)."""
+    if spec.background:
+        rows = scores.reshape(-1, scores.shape[-1])
+        result: Floats = np.exp(log_softmax(rows)).reshape(scores.shape)[..., :-1]
+        return result
+    return np.asarray(np.exp(-np.logaddexp(0, -scores)))
+
+
+def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preprocessing, spec: TaskSpec) -> Detections:
+    """Detections of one image in its own pixels, clipped to it.
+
+    Args:
+        outputs: (queries, classes + 4).
+        size: height and width of the image.
+    """
+    scores, boxes = split_outputs(outputs)
+    chances = probabilities(scores, spec)
+    if spec.background:
+        query, kind = np.arange(len(chances)), chances.argmax(1)
+    else:
+        query, kind = (axis.ravel() for axis in np.indices(chances.shape))
+    values = chances[query, kind]
+    order = np.argsort(-values, kind="stable")[:MOST_DETECTIONS]
+    query, kind = query[order], kind[order]
+    height, width = preprocessing.size
+    pixels = np.concatenate([boxes[query, :2] - boxes[query, 2:] / 2, boxes[query, 2:]], 1)
+    placed = preprocessing.placement(*size).to_image(pixels * [width, height, width, height])
+    low = np.clip(placed[:, :2], 0, [size[1], size[0]])
+    high = np.clip(placed[:, :2] + placed[:, 2:], 0, [size[1], size[0]])
+    return Detections(values[order], kind.astype(np.int64), np.concatenate([low, high - low], 1))
+
+
+def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floats:
+    """KL of the answers for each image in nats, (n,): the classes', and the boxes' as Gaussians of objects."""
+    (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
+    if spec.background:
+        rows = scores.shape[-1]
+        kl = kl_divergence(scores.reshape(-1, rows), other.reshape(-1, rows)).reshape(scores.shape[:2])
+    else:
+        kl = bernoulli_kl(scores, other).sum(-1)
+    chance = objectness(scores, spec)
+    unit = BOX_DEVIATION * np.maximum(boxes[..., 2:], SMALLEST)
+    change = (moved - boxes) / np.concatenate([unit, unit], -1)
+    result: Floats = (kl + chance * (change**2).sum(-1) / 2).sum(1)
+    return result
+
+
+def objectness(scores: Floats, spec: TaskSpec) -> Floats:
+    """Probability that a query is an object at all: of any class but "no object", or that of its likeliest class."""
+    chances = probabilities(scores, spec)
+    result: Floats = chances.sum(-1) if spec.background else chances.max(-1)
+    return result
+
+
+def agreement(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> npt.NDArray[np.int64]:
+    """Queries that are certain objects for either model: how many are the same for both, and how many there are."""
+    (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
+    first, second = probabilities(scores, spec), probabilities(other, spec)
+    sure = (first.max(-1) >= CERTAIN) & (second.max(-1) >= CERTAIN)
+    either = (first.max(-1) >= CERTAIN) | (second.max(-1) >= CERTAIN)
+    same = sure & (first.argmax(-1) == second.argmax(-1)) & (iou(boxes, moved) >= SAME_IOU)
+    return np.array([same.sum(), either.sum()], dtype=np.int64)
+
+
+def iou(first: Floats, second: Floats) -> Floats:
+    """Of boxes (..., 4), centre and size."""
+    low = np.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
+    high = np.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
+    shared = np.clip(high - low, 0, None).prod(-1)
+    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - shared
+    result: Floats = shared / np.maximum(union, 1e-12)
+    return result
