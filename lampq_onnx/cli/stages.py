@@ -171,7 +171,9 @@ def validate(
 
     limits = gate_limits(
         None if max_drop is None else number_of("--max-drop", max_drop, float),
-        None if gate_agreement is None else number_of("--gate-agreement", gate_agreement, float, ge=0, le=1),
+        None
+        if gate_agreement is None
+        else number_of("--gate-agreement (--min-agreement)", gate_agreement, float, ge=0, le=1),
     )
     page = None if output is None else output.with_suffix(".html")
     require_new_files((output, page, junit, summary), overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Passes in their order, and how a list of them is run."""
+"""A list of passes, each with the reason for its place, and how it is run."""
 
 from __future__ import annotations
 

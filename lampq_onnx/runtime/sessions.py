@@ -17,12 +17,17 @@ SILENT = 3
 """onnxruntime's log level for errors only; everything that fails is raised as well."""
 
 
+IMAGE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+"""onnxruntime's name of an input type -> what images are converted to."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """A session, the names of its image input and its outputs, and those of the outputs that answer, in order.
 
     Attributes:
         where: the file, for messages.
+        dtype: the input's type; images are converted to it.
     """
 
     session: Any
@@ -31,6 +36,7 @@ class Runner:
     fixed_batch: int | None
     answers: tuple[str, ...]
     where: str = "the model"
+    dtype: type[np.floating[Any]] = np.float32
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Outputs for a batch (n, c, h, w), joined; files with a fixed batch are fed in pieces of it.
@@ -43,7 +49,7 @@ class Runner:
 
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         try:
-            found = self.session.run(list(self.answers), {self.input: images})
+            found = self.session.run(list(self.answers), {self.input: images.astype(self.dtype, copy=False)})
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise LampqError(
                 f"onnxruntime cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
@@ -115,9 +121,9 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes or 'nothing'}")
-    if inputs[0].type != "tensor(float)":
+    if inputs[0].type not in IMAGE_TYPES:
         raise LampqError(
-            f"{where} takes images of type {inputs[0].type}, and float32 images are fed",
+            f"{where} takes images of type {inputs[0].type}, not of a floating-point type",
             hint="export it with a float32 input",
         )
     if any(isinstance(d, int) and d < 1 for d in inputs[0].shape):
@@ -136,6 +142,7 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         fixed_batch=batch if isinstance(batch, int) else None,
         answers=outputs[:1] if missing or not answers else tuple(answers),
         where=where,
+        dtype=IMAGE_TYPES[inputs[0].type],
     )
 
 

@@ -170,7 +170,7 @@ def test_validate_and_its_gates(digits_run: tuple[Path, str], test_images: Path,
     assert "the gate fails: top-1 drop: " in err
     code, _, err = invoke(*words, "--latency-runs", "2", "--gate-agreement", "nan")
     assert code == 2
-    assert "not a fraction" in err
+    assert "must be a finite number from 0 to 1" in err
 
 
 def test_inspect(digits_run: tuple[Path, str]) -> None:

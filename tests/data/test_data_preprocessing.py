@@ -155,8 +155,8 @@ def test_override_returns_a_changed_copy() -> None:
         ({"std": [1.0] * 4}, "std has 4 numbers .* for 3 channels"),
         ({"std": [1.0, -1.0, 1.0]}, "std: every number must be greater than 0"),
         ({"mean": [0.5, float("nan"), 0.5]}, "mean: .*finite"),
-        ({"crop_pct": 0.0}, "crop_pct: .*greater than 0"),
-        ({"crop_pct": 1.5}, "crop_pct: .*less than or equal to 1"),
+        ({"crop_pct": 0.0}, "crop_pct: must be above 0"),
+        ({"crop_pct": 1.5}, "crop_pct: must be at most 1"),
         ({"crop_pct": float("inf")}, "crop_pct: "),
     ],
 )

@@ -141,8 +141,12 @@ def test_shifts_without_masks_are_refused(tmp_path: Path) -> None:
     """Older versions wrote them, and OpenVINO rounds what they drop."""
     one = onnx.numpy_helper.from_array(np.ones(1, np.uint8), "one")
     shift = onnx.helper.make_node("BitShift", ["codes", "one"], ["y"], direction="RIGHT")
-    codes, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [8]) for name in ("codes", "y"))
-    graph = onnx.helper.make_graph([shift], "old", [codes], [y], [one])
+    shift.output[0] = "levels"
+    scale = onnx.numpy_helper.from_array(np.array(0.5, np.float32), "scale")
+    dequantize = onnx.helper.make_node("DequantizeLinear", ["levels", "scale"], ["y"])
+    codes = onnx.helper.make_tensor_value_info("codes", onnx.TensorProto.UINT8, [8])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [8])
+    graph = onnx.helper.make_graph([shift, dequantize], "old", [codes], [y], [one, scale])
     onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "old.onnx")
     with pytest.raises(LampqError, match="older version") as error:
         package(tmp_path / "old.onnx", "openvino-ir", tmp_path / "ir")

@@ -27,6 +27,7 @@ def prepare(module: torch.nn.Module, name: str, preprocessing: Preprocessing) ->
     own_weights(module)
     answer = require_answer(module, name, preprocessing)
     example = noise(preprocessing, module)
-    isolate(module, name, example)
+    # Batch norms go into the layers before them first: the outputs of these layers are then what may be overwritten.
     rewrite(module, name, example)
+    isolate(module, name, example)
     return answer
