@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, forms_of
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_units
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
@@ -107,7 +107,7 @@ def require_possible(
 
 def _offered(
     sensitivities: Sensitivities, options: AllocationOptions, target: Target, packing: Packing | None
-) -> tuple[tuple[Form, ...], dict[str, Form]]:
+) -> tuple[tuple[LayerForm, ...], dict[str, LayerForm]]:
     """Forms to choose from, float last, and those of the units outside the budget."""
     options.require_widths()
     storages = (packing,) if packing is not None else target.packings
@@ -118,7 +118,7 @@ def _offered(
     return forms, fixed_forms(sensitivities, options.fixed_bits, storages[0])
 
 
-def promised_bytes(sensitivities: Sensitivities, forms: dict[str, Form], float_bytes: int, target: Target) -> int:
+def promised_bytes(sensitivities: Sensitivities, forms: dict[str, LayerForm], float_bytes: int, target: Target) -> int:
     """Size of the file: the float one, with the units' weights in their forms."""
     return float_bytes + sum(
         form_bytes(unit, forms[unit.name], target) - form_bytes(unit, FLOAT_FORM, target)
@@ -144,6 +144,6 @@ def _agreement(sensitivities: Sensitivities, solution: FormSolution, options: Al
     return sensitivities.agreement_at(summed_cost(sensitivities, solution.forms, options))
 
 
-def _layer(unit: UnitSensitivity, form: Form, packing: Packing | None) -> LayerPlan:
+def _layer(unit: UnitSensitivity, form: LayerForm, packing: Packing | None) -> LayerPlan:
     storage = None if unit.fixed or packing is not None else form.storage
     return layer_plan(unit, form.weight_bits, form.activation_bits, storage)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, multiply_adds
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, multiply_adds
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
@@ -40,7 +40,7 @@ class Usage:
 class FormSolution:
     """Forms of all units in the budget, and how good they are known to be; see `Solution`."""
 
-    forms: dict[str, Form]
+    forms: dict[str, LayerForm]
     objective: float
     bound: float
     gap: float
@@ -51,9 +51,9 @@ class FormSolution:
 
 def solve_forms(
     sensitivities: Sensitivities,
-    forms: Sequence[Form],
+    forms: Sequence[LayerForm],
     limits: Limits,
-    fixed: Mapping[str, Form],
+    fixed: Mapping[str, LayerForm],
     target: Target,
     *,
     options: AllocationOptions,
@@ -122,7 +122,10 @@ def solve_forms(
 
 
 def form_costs(
-    sensitivities: Sensitivities, units: Sequence[UnitSensitivity], forms: Sequence[Form], options: AllocationOptions
+    sensitivities: Sensitivities,
+    units: Sequence[UnitSensitivity],
+    forms: Sequence[LayerForm],
+    options: AllocationOptions,
 ) -> FloatArray:
     """(n, k) cost of every unit in every form: that of the weights and that of the input; float costs nothing.
 
@@ -148,7 +151,7 @@ def form_costs(
     return costs
 
 
-def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[Form], price: float) -> FloatArray:
+def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], price: float) -> FloatArray:
     """(n, k) price of the float kernel by the unit's share of the multiply-adds; an infinite price forbids it.
 
     Units that are faster on it pay nothing.
@@ -161,7 +164,7 @@ def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[Form], price
     return prices
 
 
-def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, Form], options: AllocationOptions) -> float:
+def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, LayerForm], options: AllocationOptions) -> float:
     """Cost of all units in the budget in the forms given."""
     kinds = tuple(dict.fromkeys(forms[unit.name] for unit in budgeted_units(sensitivities)))
     units = budgeted_units(sensitivities)
@@ -243,12 +246,12 @@ def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
     return tuple(found)
 
 
-def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, Form]:
+def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, LayerForm]:
     """Forms of the units outside the budget."""
 
-    def form(unit: UnitSensitivity) -> Form:
+    def form(unit: UnitSensitivity) -> LayerForm:
         if fixed_bits == FLOAT_BITS:
             return FLOAT_FORM
-        return Form(fixed_bits, fixed_activation_bits(unit, fixed_bits), storage)
+        return LayerForm(fixed_bits, fixed_activation_bits(unit, fixed_bits), storage)
 
     return {unit.name: form(unit) for unit in sensitivities.units if unit.fixed}

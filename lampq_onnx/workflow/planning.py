@@ -18,7 +18,7 @@ from lampq_onnx.allocation import (
 )
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.budgets import promised_bytes
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
 from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
@@ -106,10 +106,10 @@ def _with_promises(
     return plan.model_copy(update=promises)
 
 
-def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, Form]:
+def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, LayerForm]:
     """Forms of a plan's layers; ``storage`` is that of layers which do not say theirs."""
     return {
-        name: Form(layer.weight_bits, layer.activation_bits, layer.storage or storage)
+        name: LayerForm(layer.weight_bits, layer.activation_bits, layer.storage or storage)
         if layer.quantized
         else FLOAT_FORM
         for name, layer in plan.layers.items()

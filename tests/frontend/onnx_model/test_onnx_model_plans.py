@@ -13,7 +13,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.config.options import ImageOptions, OutputOptions
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.graph.keys import SKETCH_KEY, UNIT_KEY
 from lampq_onnx.graph.matching import fit_plan
