@@ -1,10 +1,10 @@
-"""Errors a user can act on. Anything else that escapes is a bug and keeps its traceback."""
+"""Errors that a user can act on. Any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
 
 class LampqError(Exception):
-    """What is wrong, where, and what to do, in one message; the command line exits with 1.
+    """An error that says what is wrong, where, and what to do, in one message; the command line exits with 1.
 
     Args:
         message: one sentence that names the file, layer or node and what is wrong with it.
@@ -23,14 +23,14 @@ class LampqError(Exception):
 
 
 class UsageError(LampqError):
-    """The request itself cannot be right (an option out of range, a combination that is not offered)."""
+    """The request itself is invalid: an option out of range, or options that exclude each other; exit code 2."""
 
     exit_code = 2
 
 
 class ScoreError(LampqError):
-    """Scores that do not show that the outputs changed."""
+    """The scores cannot show whether the outputs changed."""
 
 
 class GateError(LampqError):
-    """The result was computed and is outside the bounds that were asked for."""
+    """The result was computed, but is outside the requested bounds."""

@@ -1,4 +1,4 @@
-"""Where a file is meant to run, as data: which widths have kernels there, and which forms are safe."""
+"""Targets as data: where a file is meant to run, which widths have kernels there, and which storages are read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Kernel:
     """Widths that one kernel of a target takes.
 
     Attributes:
-        weights, activations: widths in bits; every pair of the two runs on this kernel. 32 is float.
-        kind: what it multiplies. A float kernel reads weights that are unpacked when the file is loaded.
+        weights: weight widths in bits; every pair with ``activations`` runs on this kernel. 32 is float.
+        activations: input widths in bits.
+        kind: what the kernel multiplies. A float kernel reads weights that are unpacked when the file is loaded.
     """
 
     weights: tuple[int, ...]
@@ -32,33 +33,33 @@ class Kernel:
     kind: Kind
 
     def takes(self, weight_bits: int, activation_bits: int) -> bool:
-        """Whether the pair runs on this kernel."""
+        """Whether this pair of widths runs on the kernel."""
         return weight_bits in self.weights and activation_bits in self.activations
 
 
 @dataclass(frozen=True)
 class Target:
-    """What decides the form of a file.
+    """Everything about a target that decides the form of a file.
 
     Attributes:
-        name: the name on the command line.
-        signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add
-            two products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there
-            (onnxruntime issue 14642); uint8 weights with zero point 128 take an exact, slower path.
-        kernels: what runs there; layers in float always do. Narrow inputs are a Clip before 8 bits, and narrow
-            weights are levels within int8, so that a kernel for 8 bits takes them as well.
-        packings: storages that are read there with the same result, the default one first.
-        symmetric: inputs have the zero point 0, in a signed type.
-        folds: constants are folded before kernels are chosen, so that weights may be unpacked by operators. Otherwise
-            DequantizeLinear has to read an initializer.
-        shared_bytes: weights of 5 to 7 bits may lie in bytes that share their spare bits. Those of 5 and 6 bits have a
-            zero point then.
-        gemm_bias: files are faster where the integer kernel adds the bias (docs/runtime.md). Without VNNI the products
-            take so much longer that it wins nothing, and on arm64 it was not measured.
-        part_products: files are faster with a product for each part of a result (queries, keys and values) than with
-            one that is split (docs/runtime.md). Not measured on arm64.
-        timed: `probe` can time its files: they run in onnxruntime on a CPU.
-        opset: the newest one that is read.
+        name: name on the command line.
+        signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add two
+            products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there (onnxruntime issue 14642);
+            uint8 weights with zero_point 128 take an exact, slower path.
+        kernels: kernels of the target; layers in float always run. Narrow inputs are a Clip before 8 bits, and narrow
+            weights are levels within int8, so a kernel for 8 bits takes them too.
+        packings: storages that are read there with the same result, the default first.
+        symmetric: inputs have zero_point 0, in a signed type.
+        folds: constants are folded before kernels are chosen, so weights may be unpacked by operators. Otherwise
+            DequantizeLinear must read an initializer.
+        shared_bytes: weights of 5 to 7 bits may lie in bytes that share their spare bits. Weights of 5 and 6 bits have
+            a zero_point then.
+        gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime.md). Without VNNI the products
+            take so much longer that nothing is gained; on arm64 it was not measured.
+        part_products: files are faster with one product per part of a result (queries, keys and values) than with one
+            product that is split (docs/runtime.md). Not measured on arm64.
+        timed: `probe` can time its files, because they run in onnxruntime on a CPU.
+        opset: newest opset that is read.
     """
 
     name: str
@@ -79,11 +80,11 @@ class Target:
         return self.packings[0]
 
     def kernel(self, weight_bits: int, activation_bits: int) -> Kernel | None:
-        """The kernel of a pair of widths; None: there is none. Layers in float (32, 32) have one everywhere."""
+        """Return the kernel of a pair of widths; None: there is none. Layers in float (32, 32) run everywhere."""
         return next((k for k in (*self.kernels, _FLOAT_LAYER) if k.takes(weight_bits, activation_bits)), None)
 
     def nearest(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
-        """The pair with a kernel that loses the least: wider where there is one, and then by as little as possible."""
+        """Return the pair with a kernel that loses the least: wider if possible, and then by as little as possible."""
         pairs = [pair for kernel in self.kernels for pair in product(kernel.weights, kernel.activations)]
 
         def distance(pair: tuple[int, int]) -> tuple[int, int]:
@@ -97,10 +98,12 @@ class Target:
         """Refuse widths that the target cannot run.
 
         Args:
-            where: what has them, for the message, e.g. "layer blocks.0.attn.qkv".
+            weight_bits: width of the weights.
+            activation_bits: width of the input.
+            where: what has these widths, for the message, e.g. "layer blocks.0.attn.qkv".
 
         Raises:
-            UsageError: naming the nearest widths that it can.
+            UsageError: names the nearest widths that the target can run.
         """
         if self.kernel(weight_bits, activation_bits) is not None:
             return
@@ -108,23 +111,23 @@ class Target:
         raise UsageError(
             f"{where + ': ' if where else ''}{self.name} has no kernel for {_words(weight_bits)} weights with "
             f"{_words(activation_bits)} inputs",
-            hint=f"the nearest that it has is {_words(w)} weights with {_words(a)} inputs (W{w}/A{a})",
+            hint=f"the nearest available are {_words(w)} weights with {_words(a)} inputs (W{w}/A{a})",
         )
 
     def require_widths(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Refuse a choice of (weight, input) widths that holds a pair which the target cannot run.
+        """Refuse a choice of (weight, input) widths that contains a pair that the target cannot run.
 
         Raises:
-            UsageError: naming the nearest pair that it can, and the options.
+            UsageError: names the nearest pair that the target can run, and the options.
         """
         for weight_bits, activation_bits in pairs:
-            self.require_pair(weight_bits, activation_bits, "widths asked for (--candidates, --activation-bits)")
+            self.require_pair(weight_bits, activation_bits, "the requested widths (--candidates, --activation-bits)")
 
     def require_packing(self, packing: Packing) -> None:
         """Refuse a storage that the target does not read.
 
         Raises:
-            UsageError: naming those that it does.
+            UsageError: names the storages that it reads.
         """
         if packing not in self.packings:
             raise UsageError(
@@ -139,7 +142,7 @@ _LOW = tuple(range(1, 9))
 _NARROW = tuple(range(2, 9))
 
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
-"""onnxruntime on CPUs (docs/runtime.md): narrow weights and inputs run on the 8-bit kernel, wider inputs in float."""
+"""Kernels of onnxruntime on CPUs (docs/runtime.md): narrow widths run on the 8-bit kernel, wider inputs in float."""
 
 TARGETS = {
     target.name: target
@@ -191,14 +194,15 @@ TARGETS = {
 
 
 def target_for(name: str, machine: str, cpu_flags: Collection[str]) -> Target:
-    """The target called ``name``; `auto` reads the machine.
+    """Return the target called ``name``; `auto` chooses by the machine.
 
     Args:
-        machine: as ``platform.machine()`` says it.
+        name: name of the target.
+        machine: architecture, as ``platform.machine()`` returns it.
         cpu_flags: instruction sets of this CPU.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: the name is unknown.
     """
     if name == "auto":
         if machine.lower() in ("arm64", "aarch64"):

@@ -102,7 +102,7 @@ def test_what_a_target_cannot_run_is_refused_before_the_graph_is_touched():
 
 
 def test_an_opset_that_the_target_does_not_read_is_refused():
-    with pytest.raises(LampqError, match="opset 22, and tensorrt reads up to 20"):
+    with pytest.raises(LampqError, match="opset 22, but tensorrt reads at most opset 20"):
         convert_model(as_ir(one_matmul(weights(), opset=22)), plan_for(["fc"]), target=TARGETS["tensorrt"])
 
 

@@ -1,4 +1,4 @@
-"""Widths of the inputs: what they cost, and which inputs 8 bits cannot hold."""
+"""Cost of input widths, and which inputs lose too much at 8 bits."""
 
 from __future__ import annotations
 
@@ -16,33 +16,31 @@ from lampq_onnx.targets import Target
 
 
 def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
-    """(n, k) measured cost in nats of each unit's input at each width.
+    """Return the measured cost of each layer's input at each width, in nats, shape (n, k).
 
-    Raises
-    ------
-    LampqError: a cost that was not measured.
+    Raises:
+        LampqError: a cost was not measured.
     """
     return np.array([[_activation_cost(unit, bits) for bits in widths] for unit in units], dtype=np.float64)
 
 
 def input_elements(units: Sequence[UnitSensitivity]) -> IntArray:
-    """(n,) numbers in each unit's input.
+    """Return how many numbers each layer's input has, shape (n,).
 
-    Raises
-    ------
-    LampqError: a unit of which it is not known.
+    Raises:
+        LampqError: the number is not known for a layer.
     """
     for unit in units:
         if unit.activation_elements is None:
             raise LampqError(
-                f"the sensitivities do not say how many numbers the input of unit {unit.name} has",
+                f"the sensitivities do not say how many numbers the input of layer {unit.name} has",
                 hint="Measure the sensitivities again, or give all inputs one width, e.g. --activation-bits 8.",
             )
     return np.array([unit.activation_elements for unit in units], dtype=np.int64)
 
 
 def inputs_for(sensitivities: Sensitivities, target: Target) -> Sensitivities:
-    """The same, without inputs that stay in float where the target has no kernel for those."""
+    """Return the sensitivities without inputs that stay in float, unless the target has a kernel for those."""
     if target.kernel(FIXED_BITS, FLOAT_BITS) is not None:
         return sensitivities
     units = tuple(unit.model_copy(update={"float_input": False}) for unit in sensitivities.units)
@@ -50,16 +48,17 @@ def inputs_for(sensitivities: Sensitivities, target: Target) -> Sensitivities:
 
 
 def fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
-    """Input width of a unit outside the budget whose weights have ``fixed_bits``."""
+    """Return the input width of a layer outside the budget whose weights have ``fixed_bits``."""
     return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
 def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float) -> frozenset[str]:
-    """Names of the units whose inputs get 16 bits in the place of 8 because that saves more than it costs.
+    """Return the names of the layers whose inputs get 16 instead of 8 bits, because that saves more than it costs.
 
-    A unit pays ``price`` (see `AllocationOptions.wide_price`) times its share of the multiply-adds of ``units``. Only
-    for 8 bits: who asks for fewer wants narrow inputs. Units of which the costs at 8 and 16 bits were not measured stay
-    as they are, and all units do where the number of multiply-adds is not known.
+    A layer pays ``price`` (see `AllocationOptions.wide_price`) times its share of the multiply-adds of ``units``.
+    Inputs are widened only from 8 bits, because a smaller width is a deliberate choice of narrow inputs. Layers whose costs at
+    8 and 16 bits were not measured keep their width. If the number of multiply-adds of any layer is unknown, all layers
+    do.
     """
     if activation_bits != FIXED_BITS or any(unit.activation_elements is None for unit in units):
         return frozenset()
@@ -76,7 +75,7 @@ def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: fl
 
 
 def _multiply_adds(unit: UnitSensitivity) -> float:
-    """Weights times tokens."""
+    """Return the number of weights times the number of tokens."""
     return unit.parameters * (unit.activation_elements or 0) / unit.shape[1]
 
 

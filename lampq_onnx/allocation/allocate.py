@@ -1,4 +1,4 @@
-"""From measured sensitivities to a plan."""
+"""Compute a plan from measured sensitivities and a budget of average bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Packing
 
 ACTIVATION_BUDGET = "average activation bits"
-"""Name of the budget over the widths of the inputs, each counted as often as it has numbers."""
+"""Name of the budget for input widths; each input is weighted by the number of its elements."""
 
 
 def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS) -> tuple[BitPlan, Solution]:
@@ -77,16 +77,16 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
 
 
 def _units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
-    """The units in the budget, of which there is at least one; names are unique."""
+    """Return the layers in the budget: at least one, with unique names."""
     names = [unit.name for unit in sensitivities.units]
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise LampqError(f"two units are named {repeated} in the sensitivities of {sensitivities.model.name}")
+        raise LampqError(f"two layers are named {repeated} in the sensitivities of {sensitivities.model.name}")
     units = budgeted_units(sensitivities)
     if not units:
         raise LampqError(
-            f"the sensitivities of {sensitivities.model.name} have no unit in the budget: "
-            + ("all units are fixed" if names else "there are no units")
+            f"the sensitivities of {sensitivities.model.name} have no layer in the budget: "
+            + ("all layers are fixed" if names else "there are no layers")
         )
     return units
 
@@ -94,10 +94,11 @@ def _units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
 def _solve_pairs(
     sensitivities: Sensitivities, units: tuple[UnitSensitivity, ...], options: AllocationOptions
 ) -> Solution:
-    """Widths of weights and inputs together: an option is a pair of the two.
+    """Choose the widths of weights and inputs together; each option is a pair of the two.
 
-    A metric that is not in nats is brought to the range of the inputs' costs. With a budget for each and costs
-    that add up, no factor between the two changes which widths are best, but one may drown in the other's rounding.
+    A metric that is not in nats is scaled to the range of the inputs' costs. With separate budgets and additive costs,
+    no factor between the two changes which widths are best, but the smaller cost could drown in the rounding of the
+    larger.
     """
     pairs = [(w, a) for w in options.candidates for a in options.activation_candidates]
     averages = (options.bits, options.activation_budget)
@@ -140,7 +141,7 @@ def _solve_pairs(
 
 
 def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
-    """(n, k) measured costs in nats of quantized inputs; zero for inputs that stay in float."""
+    """Return the measured costs of quantized inputs in nats, shape (n, k); zero for inputs that stay in float."""
     costs = np.zeros((len(units), len(widths)))
     rows = [i for i, unit in enumerate(units) if not unit.float_input]
     if rows:
@@ -151,7 +152,7 @@ def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> Flo
 def layer_plan(
     unit: UnitSensitivity, weight_bits: int, activation_bits: int, storage: Packing | None = None
 ) -> LayerPlan:
-    """A unit's entry of the plan; an input that stays in float has no range."""
+    """Build the plan's entry of one layer; an input that stays in float has no range."""
     return LayerPlan(
         weight_bits=weight_bits,
         activation_bits=activation_bits,

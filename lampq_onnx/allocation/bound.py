@@ -1,7 +1,7 @@
 """Lagrangian bound and greedy solution of the multiple-choice knapsack.
 
 With one budget the linear relaxation needs no solver (Sinha and Zoltners, "The Multiple-Choice Knapsack
-Problem", Operations Research 27, 1979): only the options on the lower convex hull of (weight, cost) of each unit
+Problem", Operations Research 27, 1979): only the options on the lower convex hull of (weight, cost) of each layer
 matter, and taking the hull's segments by falling slope solves it. The slope at which the budget runs out is the
 multiplier lambda*. With several budgets the multipliers are searched for (``multipliers``); whatever is found there,
 the bound computed here holds for any multipliers that are not negative.
@@ -24,21 +24,20 @@ from lampq_onnx.allocation.repair import exchange, improve, repair
 class Relaxation:
     """What is known about a problem before any integer program runs.
 
-    Costs are in units of ``scale`` and each unit's cheapest option costs 0, so that a cost that no option
+    Costs are in units of ``scale`` and each layer's cheapest option costs 0, so that a cost that no option
     changes cannot drown the ones that matter. For every choice k,
 
         cost = lower + sum_i reduced[i, k_i] + sum_j multipliers[j] * (capacity_j - used_j)
 
-    Attributes
-    ----------
-    scale : problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
-    floor : sum of the units' cheapest options, in the problem's unit.
-    costs : (n, k) shifted and scaled costs, the largest finite one is 1.
-    multipliers : (m,) price of one unit of each budget.
-    lower : lower bound of the cost.
-    reduced : (n, k) what an option costs more than the best one at these prices, >= 0.
-    choice : (n,) option indices of the greedy solution, which keeps all budgets.
-    upper : its cost.
+    Attributes:
+        scale: problem costs = ``floor`` + scale * costs here; 0 if no option changes any cost.
+        floor: sum of the layers' cheapest options, in the problem's unit.
+        costs: (n, k) shifted and scaled costs; the largest finite one is 1.
+        multipliers: (m,) price of one unit of each budget.
+        lower: lower bound of the cost.
+        reduced: (n, k) extra cost of an option over the best one at these prices, >= 0.
+        choice: (n,) option indices of the greedy solution, which keeps all budgets.
+        upper: its cost.
     """
 
     scale: float
@@ -52,16 +51,16 @@ class Relaxation:
 
     @property
     def bound(self) -> float:
-        """Lower bound in the problem's unit."""
+        """Lower bound of the cost, in the problem's unit."""
         return self.floor + self.scale * self.lower
 
     @property
     def gap(self) -> float:
-        """What any choice can at most cost less than the greedy one, in units of ``scale``."""
+        """How much less than the greedy choice any choice can cost, in units of ``scale``."""
         return max(0.0, self.upper - self.lower)
 
     def cost(self, choice: IntArray) -> float:
-        """Cost of a choice in units of ``scale``."""
+        """Return the cost of a choice in units of ``scale``."""
         return _cost(self.costs, choice)
 
 
@@ -79,17 +78,16 @@ class _Segments:
 def relax(problem: ChoiceProblem, find_any: Callable[[], IntArray] | None = None) -> Relaxation:
     """Bound a problem from below and solve it greedily.
 
-    Parameters
-    ----------
-    problem : units, costs and budgets.
-    find_any : returns a choice that keeps all budgets, or raises; asked where prices and repair do not lead to one,
-        which cannot happen with one budget.
+    Args:
+        problem: layers, costs and budgets.
+        find_any: returns a choice that keeps all budgets, or raises. It is called if prices and repair do not lead to
+            one, which cannot happen with one budget.
     """
     cheapest = problem.costs.min(axis=1)
     excess = problem.costs - cheapest[:, None]
     scale = float(excess[problem.available].max())
     costs = excess / scale if scale > 0 else excess
-    # Weights above each unit's least, not all: smaller numbers cancel less.
+    # Weights above each layer's least instead of whole weights: smaller numbers lose less by cancellation.
     weights = np.where(problem.available, problem.weights - problem.least[:, :, None], 0)
     free = problem.capacities - problem.least.sum(axis=1)
     if len(problem.budgets) == 1:
@@ -129,7 +127,7 @@ def _priced(costs: FloatArray, weights: IntArray, multipliers: FloatArray) -> Fl
 
 
 def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, IntArray]:
-    """Multiplier and greedy solution under one budget; a unit's least weight is 0."""
+    """Return the multiplier and the greedy solution under one budget; a layer's least weight is 0."""
     start = np.where(weights == 0, costs, np.inf).argmin(axis=1)
     segments = _segments(costs, weights, start)
     filled = np.cumsum(segments.weight)
@@ -145,7 +143,7 @@ def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, Int
     )
     left = free
     for unit, begin, end, weight in rows:
-        # A unit whose last segment did not fit is not at the start of its next one.
+        # A layer whose last segment did not fit is not at the start of its next one.
         if choice[unit] == begin and weight <= left:
             choice[unit] = end
             left -= weight
@@ -153,7 +151,7 @@ def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, Int
 
 
 def _segments(costs: FloatArray, weights: IntArray, start: IntArray) -> _Segments:
-    """Lower convex hulls of all units at once: from each vertex the steepest chord leads to the next."""
+    """Compute the lower convex hulls of all layers at once: from each vertex, the steepest chord leads to the next."""
     units = np.arange(costs.shape[0])
     at = start.copy()
     previous = np.full(len(units), np.inf)
@@ -166,7 +164,7 @@ def _segments(costs: FloatArray, weights: IntArray, start: IntArray) -> _Segment
         live = np.flatnonzero(slopes[units, end] > 0)
         if not live.size:
             break
-        # Rounding may make a later segment of a unit look steeper by one ulp; segments must stay in order.
+        # Rounding may make a later segment of a layer look steeper by one ulp; segments must stay in order.
         slope = np.minimum(slopes[live, end[live]], previous[live])
         parts.append((units[live], at[live], end[live], slope, steps[live, end[live]]))
         at[live] = end[live]
@@ -175,6 +173,6 @@ def _segments(costs: FloatArray, weights: IntArray, start: IntArray) -> _Segment
         none = np.zeros(0, dtype=np.int64)
         return _Segments(none, none, none, np.zeros(0), none)
     unit, begin, stop, slope, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-    # Segments of one unit and slope were found in the order of the hull: a stable sort keeps them so.
+    # Segments of one layer and slope were found in the order of the hull; a stable sort keeps that order.
     order = np.lexsort((unit, -slope))
     return _Segments(unit[order], begin[order], stop[order], slope[order], weight[order])

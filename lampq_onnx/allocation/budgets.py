@@ -1,4 +1,4 @@
-"""From measured sensitivities, measured times and any mix of budgets to a plan."""
+"""Compute a plan from sensitivities, measured times and any mix of budgets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def allocate_within(
     table: LatencyTable | None = None,
     float_bytes: int | None = None,
 ) -> tuple[BitPlan, FormSolution]:
-    """Find the form of least cost for each unit such that the file keeps all limits.
+    """Find the form of least cost for each layer such that the file keeps all limits.
 
     A unit takes any of the candidates with inputs of ``activation_bits`` (or 16 bits if those were measured), in any
     storage that the target reads, or stays in float: as many units as the budgets allow.
@@ -77,7 +77,7 @@ def require_possible(
     packing: Packing | None,
     table: LatencyTable | None,
 ) -> None:
-    """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before anything is measured.
+    """Refuse limits of size and latency that no plan keeps, or that the float model keeps, before measuring anything.
 
     Args:
         sensitivities: of units that are not measured yet: names, types, shapes and the size of the float file count.
@@ -100,7 +100,7 @@ def require_possible(
     for resource in resources:
         require_reachable(resource, units, forms)
     slack = all(resource.in_float(units) <= resource.limit * (1 - resource.margin) for resource in resources)
-    # Without a latency, float on its slower kernel has a price, and what it is weighed against is not measured yet.
+    # Without a latency limit, float on its slower kernel has a price, which is compared with costs not measured yet.
     if units and slack and known == limits and limits.max_ms is not None:
         refuse_no_effect(resources, units, None)
 
@@ -119,7 +119,7 @@ def _offered(
 
 
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, LayerForm], float_bytes: int, target: Target) -> int:
-    """Size of the file: the float one, with the units' weights in their forms."""
+    """Return the size of the file: the float file, with the layers' weights in their forms."""
     return float_bytes + sum(
         form_bytes(unit, forms[unit.name], target) - form_bytes(unit, FLOAT_FORM, target)
         for unit in sensitivities.units

@@ -1,4 +1,4 @@
-"""The general problem: one option for each unit under several budgets (a multiple-choice knapsack)."""
+"""The general problem: one option per layer under several budgets (a multiple-choice knapsack)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ BoolArray = npt.NDArray[np.bool_]
 class Budget:
     """A linear budget: sum_i weights[i, k_i] <= capacity, in integers.
 
-    Attributes
-    ----------
-    name : what is spent, for messages, e.g. "average weight bits".
-    weights : (n, k) what unit i takes with option k, integers that are not negative.
-    capacity : what all units together may take.
-    total : messages divide by it, e.g. the number of all weights to speak of average bits.
-    offset : messages add it first: what is taken whatever is chosen, and not counted in ``capacity``.
+    Attributes:
+        name: what is spent, for messages, e.g. "average weight bits".
+        weights: (n, k) what layer i takes with option k, integers >= 0.
+        capacity: what all layers together may take.
+        total: messages divide by it, e.g. by the number of all weights to show average bits.
+        offset: messages add it first: the part that no choice changes, not counted in ``capacity``.
     """
 
     name: str
@@ -36,7 +35,7 @@ class Budget:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        """Copy the weights and refuse what has no meaning."""
+        """Copy the weights and reject invalid values."""
         weights = np.array(self.weights)
         if weights.ndim != 2 or not np.issubdtype(weights.dtype, np.integer) or (weights < 0).any():
             raise LampqError(f"the weights of the budget of {self.name} must be a table of integers from 0 up")
@@ -47,20 +46,19 @@ class Budget:
         object.__setattr__(self, "weights", weights)
 
     def say(self, amount: float) -> str:
-        """An amount in the words of a message."""
+        """Format an amount for a message."""
         return f"{(amount + self.offset) / self.total:.6g}"
 
 
 @dataclass(frozen=True, eq=False)
 class ChoiceProblem:
-    """Choose one option for each unit: min sum_i costs[i, k_i] within every budget.
+    """Choose one option per layer: min sum_i costs[i, k_i] within every budget.
 
-    Attributes
-    ----------
-    names : unit names, unique.
-    options : (k,) what an option is called in messages, e.g. "4 bits".
-    costs : (n, k) not negative, in any one unit; +inf where a unit does not have the option.
-    budgets : at least one.
+    Attributes:
+        names: layer names, unique.
+        options: (k,) name of each option in messages, e.g. "4 bits".
+        costs: (n, k) costs >= 0, all in the same unit; +inf if a layer does not have the option.
+        budgets: at least one.
     """
 
     names: tuple[str, ...]
@@ -69,20 +67,20 @@ class ChoiceProblem:
     budgets: tuple[Budget, ...]
 
     def __post_init__(self) -> None:
-        """Copy the costs and refuse what has no meaning, or a budget that cannot be met even alone."""
+        """Copy the costs and reject invalid values, and budgets that cannot be met even alone."""
         check_names(self.names)
         shape = (len(self.names), len(self.options))
         costs = np.array(self.costs, dtype=np.float64)
         if costs.shape != shape:
-            raise LampqError(f"the cost table is {costs.shape}, not {shape[0]} units x {shape[1]} options")
+            raise LampqError(f"the cost table is {costs.shape}, not {shape[0]} layers x {shape[1]} options")
         if (wrong := np.argwhere(~(costs >= 0))).size:
             unit, option = wrong[0]
             raise LampqError(
-                f"unit {self.names[unit]} has the cost {costs[unit, option]} at {self.options[option]}; "
+                f"layer {self.names[unit]} has the cost {costs[unit, option]} at {self.options[option]}; "
                 "a cost is not negative, and infinite where the option does not exist"
             )
         if (none := np.flatnonzero(~np.isfinite(costs).any(axis=1))).size:
-            raise LampqError(f"unit {self.names[none[0]]} has no option of finite cost")
+            raise LampqError(f"layer {self.names[none[0]]} has no option of finite cost")
         costs.setflags(write=False)
         object.__setattr__(self, "costs", costs)
         if not self.budgets:
@@ -91,7 +89,7 @@ class ChoiceProblem:
             if budget.weights.shape != shape:
                 raise LampqError(
                     f"the weights of the budget of {budget.name} are {budget.weights.shape}, "
-                    f"not {shape[0]} units x {shape[1]} options"
+                    f"not {shape[0]} layers x {shape[1]} options"
                 )
         for budget, least in zip(self.budgets, self.least.sum(axis=1).tolist(), strict=True):
             if least > budget.capacity:
@@ -103,50 +101,49 @@ class ChoiceProblem:
 
     @cached_property
     def available(self) -> BoolArray:
-        """(n, k) whether a unit has an option."""
+        """Whether a layer has an option, shape (n, k)."""
         return np.isfinite(self.costs)
 
     @cached_property
     def weights(self) -> IntArray:
-        """(m, n, k) weights of all budgets."""
+        """The weights of all budgets, shape (m, n, k)."""
         return np.stack([budget.weights for budget in self.budgets])
 
     @cached_property
     def capacities(self) -> IntArray:
-        """(m,) capacities of all budgets."""
+        """The capacities of all budgets, shape (m,)."""
         return np.array([budget.capacity for budget in self.budgets], dtype=np.int64)
 
     @cached_property
     def least(self) -> IntArray:
-        """(m, n) the least that a unit takes of each budget."""
+        """The least that a layer takes of each budget, shape (m, n)."""
         least: IntArray = np.where(self.available, self.weights, np.iinfo(np.int64).max).min(axis=2)
         return least
 
     def used(self, choice: IntArray) -> IntArray:
-        """(m,) what a choice of one option index per unit takes of each budget."""
+        """Return what a choice (one option index per layer) takes of each budget, shape (m,)."""
         return taken(self.weights, choice)
 
     def fits(self, choice: IntArray) -> bool:
-        """Whether a choice keeps every budget and every unit has its option."""
+        """Whether a choice keeps every budget and every layer has its option."""
         has = self.available[np.arange(len(self.names)), choice].all()
         return bool(has and (self.used(choice) <= self.capacities).all())
 
     def objective(self, choice: IntArray) -> float:
-        """Cost of a choice, correctly rounded, in the unit of ``costs``."""
+        """Return the cost of a choice, correctly rounded, in the unit of ``costs``."""
         return math.fsum(self.costs[np.arange(len(self.names)), choice])
 
 
 @dataclass(frozen=True, eq=False)
 class ChoiceSolution:
-    """Options that keep all budgets, and how good they are known to be.
+    """Options that keep all budgets, and how close to optimal they are known to be.
 
-    Attributes
-    ----------
-    choice : (n,) option indices.
-    objective : their cost, in the unit of the problem's costs.
-    bound : nothing that keeps the budgets costs less (Lagrangian bound); same unit.
-    proven_optimal : the search ended by itself, or the gap is zero up to rounding.
-    seconds : wall time of the search.
+    Attributes:
+        choice: (n,) option indices.
+        objective: their cost, in the unit of the problem's costs.
+        bound: nothing that keeps the budgets costs less (Lagrangian bound); same unit.
+        proven_optimal: the search ended by itself, or the gap is zero up to rounding.
+        seconds: wall time of the search.
     """
 
     choice: IntArray
@@ -162,22 +159,21 @@ class ChoiceSolution:
 
 
 def taken(weights: IntArray, choice: IntArray) -> IntArray:
-    """(m,) what a choice takes of budgets with (m, n, k) weights."""
+    """Return what a choice takes of budgets with weights of shape (m, n, k), shape (m,)."""
     total: IntArray = weights[:, np.arange(len(choice)), choice].sum(axis=1)
     return total
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Refuse no units, and two units of one name.
+    """Require at least one layer, and unique names.
 
-    Raises
-    ------
-    LampqError: naming the unit.
+    Raises:
+        LampqError: names the layer.
     """
     if not names:
-        raise LampqError("there is no unit to allocate bits to")
+        raise LampqError("there is no layer to allocate bits to")
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise LampqError(f"two units are named {name}; unit names must be unique")
+            raise LampqError(f"two layers are named {name}; layer names must be unique")
         seen.add(name)

@@ -1,9 +1,9 @@
-"""The part of a problem that is still open after the bound, as a PuLP model in the solver's own range.
+"""The part of a problem that the bound leaves open, as a PuLP model scaled for the solver's tolerances.
 
-CBC compares with absolute tolerances (1e-7 for reduced costs, 1e-5 between two incumbents), so an objective
-of Fisher traces, 1e-10 and spread over many decades, ends at a wrong allocation that is called optimal. Here
-the objective is the distance from the lower bound in units of the gap that is left: every coefficient lies
-between 0 and ``SCALE`` whatever the traces were.
+CBC compares with absolute tolerances (1e-7 for reduced costs, 1e-5 between two incumbents). An objective of Fisher
+traces, around 1e-10 and spread over many decades, would end at a wrong allocation that is called optimal. Here the
+objective is the distance from the lower bound in units of the remaining gap: every coefficient lies between 0 and
+``SCALE``, whatever the traces are.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ SCALE = 1e4
 """Objective of the greedy solution: CBC's increment of 1e-5 is then 1e-9 of the gap."""
 
 _SLACKEN = 1 + 1e-6
-"""Options at the very threshold stay: rounding must not drop the optimum."""
+"""Options exactly at the threshold are kept: rounding must not drop the optimum."""
 
 _UNUSED_ROOM = 2.0
-"""Bound of the unused bits over what a better allocation can leave: CBC's preprocessing was seen to cut off
-the optimum, and to call a worse one optimal, where the optimum lay within 1e-9 of this bound."""
+"""Bound of the unused bits, above what a better allocation can leave: CBC's preprocessing was seen to cut off
+the optimum, and to call a worse one optimalwhen the optimum lay within 1e-9 of this bound."""
 
 
 _WHOLE = 1e-4
-"""The options of a unit sum to one up to this in a solution."""
+"""Tolerance for the options of a layer, which sum to one in a solution."""
 
 
 @dataclass(frozen=True)
 class CoreAnswer:
-    """What the solver said.
+    """The solver's answer.
 
-    Attributes
-    ----------
-    choice : (n,) option indices.
-    complete : the solver ended the search, so no choice in the model costs less.
+    Attributes:
+        choice: (n,) option indices.
+        complete: the solver ended the search, so no choice in the model costs less.
     """
 
     choice: IntArray
@@ -51,7 +50,7 @@ class CoreAnswer:
 
 @dataclass(frozen=True)
 class _Row:
-    """A budget: what is used and what is not makes ``free``; ``cost`` is the term of the unused rest."""
+    """A budget as an equation: used plus unused makes ``free``; ``cost`` is the term of the unused rest."""
 
     used: pulp.LpAffineExpression
     free: int
@@ -61,19 +60,19 @@ class _Row:
 class CoreModel:
     """Integer program over the options that can be part of a choice within some distance of the lower bound.
 
-    An option whose reduced cost exceeds the distance takes every choice that contains it further away (see
-    ``Relaxation``), so it is left out, as is an option that another of the unit beats on all counts; a unit with
-    a single option left is settled.
+    An option whose reduced cost exceeds the distance puts every choice that contains it further away (see
+    ``Relaxation``), so it is left out. So is an option that another option of the layer beats in every respect. A
+    layer with a single option left is settled.
     """
 
     def __init__(self, problem: ChoiceProblem, relaxation: Relaxation, within: float | None = None) -> None:
         """Build the model.
 
-        Parameters
-        ----------
-        problem, relaxation : what is solved; ``relaxation.gap`` must be positive.
-        within : keep what can be part of a choice that costs at most this more than the lower bound; default: the
-            gap, so that the greedy choice, or one that beats it, is in the model.
+        Args:
+            problem: the problem to solve.
+            relaxation: its bound; ``relaxation.gap`` must be positive.
+            within: keep options of choices that cost at most this much more than the lower bound; default: the gap, so
+                that the greedy choice, or one that beats it, is in the model.
         """
         self._within = relaxation.gap if within is None else within
         keep = (relaxation.reduced <= self._within * _SLACKEN) & ~_dominated(problem, relaxation)
@@ -98,10 +97,10 @@ class CoreModel:
             self._model += pulp.lpSum(self._variables[i, k] for k in options) == 1
 
     def _budget(self, problem: ChoiceProblem, index: int, price: float) -> _Row:
-        """One budget as an equation with its unused rest.
+        """Write one budget as an equation with its unused rest.
 
-        Unused bits cost lambda* each, so a better choice leaves at most gap / lambda* of them. They are a variable
-        of their own, which keeps coefficients of the size of lambda* times a unit out of the objective.
+        Unused bits cost lambda* each, so a better choice leaves at most gap / lambda* of them. A separate variable for
+        them keeps coefficients of the size of lambda* times a layer out of the objective.
         """
         budget = problem.budgets[index]
         weights = budget.weights
@@ -110,7 +109,7 @@ class CoreModel:
         divisor = math.gcd(*extra.values()) or 1
         lowest = sum(min(extra[i, k] for k in options) for i, options in self._options.items())
         price *= divisor
-        # Nothing is left where even the least is too much; the equation then has no solution, as it should.
+        # Nothing is left if even the least is too much; the equation then has no solution, as it should.
         most = min(max(0, free - lowest) / divisor, SCALE * _UNUSED_ROOM / price if price > 0 else math.inf)
         grain = max(1.0, most)
         unused = _variable(self._model, f"unused_{index}", upBound=most / grain)
@@ -119,20 +118,19 @@ class CoreModel:
 
     @property
     def settled(self) -> bool:
-        """Whether no unit is open."""
+        """Whether no layer is open."""
         return not self._options
 
     def forbid(self, choice: IntArray) -> None:
-        """Cut off one choice."""
+        """Exclude one choice from the model."""
         chosen = [self._variables[i, int(choice[i])] for i in self._options]
         self._model += pulp.lpSum(chosen) <= len(chosen) - 1
 
     def solve(self, seconds: float) -> CoreAnswer | None:
-        """Run the solver for at most about ``seconds``; None if it found nothing, also where there is nothing.
+        """Run the solver for at most about ``seconds``; return None if it found no solution, also if none exists.
 
-        Raises
-        ------
-        LampqError: no solver is installed, or it failed.
+        Raises:
+            LampqError: no solver is installed, or it failed.
         """
         if self.settled:
             return CoreAnswer(self._settled.copy(), complete=True)
@@ -149,13 +147,16 @@ class CoreModel:
         for i, options in self._options.items():
             values = {k: float(self._variables[i, k].value() or 0.0) for k in options}
             if abs(sum(values.values()) - 1) > _WHOLE:
-                return None  # HiGHS says feasible at its time limit also where it has no solution
+                return None  # HiGHS reports feasible at its time limit even without a solution
             choice[i] = max(values, key=values.__getitem__)
         return CoreAnswer(choice, complete=found == pulp.LpSolutionOptimal)
 
 
 def _dominated(problem: ChoiceProblem, relaxation: Relaxation) -> BoolArray:
-    """(n, k) options for which the unit has another that takes no more of any budget, costs no more and comes first."""
+    """Find options that another option of the layer dominates, shape (n, k).
+
+    The other one takes no more of any budget, costs no more and comes first.
+    """
     costs, weights = relaxation.costs, problem.weights
     dominated = np.zeros(costs.shape, dtype=bool)
     for k in range(costs.shape[1]):
@@ -167,14 +168,14 @@ def _dominated(problem: ChoiceProblem, relaxation: Relaxation) -> BoolArray:
 
 
 def _expression(terms: Sequence[tuple[pulp.LpVariable, float]]) -> pulp.LpAffineExpression:
-    """The sum of variables times numbers."""
+    """Return the sum of variables times numbers."""
     return pulp.lpSum(number * variable for variable, number in terms)
 
 
 def _variable(
     model: pulp.LpProblem, name: str, lowBound: float = 0, upBound: float = 1, cat: str = pulp.LpContinuous
 ) -> pulp.LpVariable:
-    """A variable of the model, by the interface of PuLP 4 where it exists: the older is deprecated there."""
+    """Add a variable to the model, by the interface of PuLP 4 if it exists: the older one is deprecated there."""
     if hasattr(model, "add_variable"):
         return model.add_variable(name, lowBound, upBound, cat=cat)
     return pulp.LpVariable(name, lowBound, upBound, cat=cat)

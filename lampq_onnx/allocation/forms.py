@@ -1,4 +1,4 @@
-"""Forms that a unit can take in the file, and what they take of each budget."""
+"""Forms that a layer can take in the file, and what each takes of the budgets."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from lampq_onnx.targets import Packing, Target
 FLOAT_BYTES = 4
 
 LAYER_BYTES = 1050
-"""Nodes, names, shapes and the plan's entry of a quantized layer, in the mean of all layers. Measured: 980 and 1010 for
-the digits model at 2 and 5 bits, 1070 and 980 for DeiT-Ti at 4 and 8; what follows comes on top, measured for both."""
+"""Mean bytes per quantized layer for nodes, names, shapes and its plan entry.
+
+Measured: 980 and 1010 for the digits model at 2 and 5 bits, 1070 and 980 for DeiT-Ti at 4 and 8. The constants below
+are added to it; they were measured on both models.
+"""
 
 UNPACK_BYTES: Mapping[Packing, Mapping[int, int]] = {
     "exact": {1: 420, 2: 400, 3: 950, 4: 390, 5: 1780, 6: 1280, 7: 755},
     "native": {1: 420, 2: 400, 3: 390, 4: 390},
     "container": {},
 }
-"""Nodes that bring a layer's weights back to int8. Those of native storage take 200, and count as much as exact's: a
-newer opset is not worth the difference."""
+"""Bytes of the nodes that unpack a layer's weights to int8. Native storage takes 200, and counts as much as exact: a
+newer opset is not worth the small difference."""
 
 ZERO_POINT_BYTES = 140
-"""Names of zero points, where 8-bit weights are unsigned; one more byte for each output channel holds them."""
+"""Bytes of names of zero points, if 8-bit weights are unsigned; each output channel takes one more byte."""
 
 PART_BYTES = 850
-"""Nodes of queries, keys and values that are products of their own (`Target.part_products`)."""
+"""Bytes of the nodes for queries, keys and values as separate products (`Target.part_products`)."""
 
 GEMM_BYTES = 240
-"""What a layer takes where the integer kernel adds biases (`Target.gemm_bias`), in the mean of all layers."""
+"""Mean bytes per layer if the integer kernel adds biases (`Target.gemm_bias`)."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
-"""Field width -> widths of at most 4 bits that have such a field."""
+"""Field width -> weight widths of at most 4 bits that are stored in such a field."""
 
 
 @dataclass(frozen=True)
 class LayerForm:
-    """Widths and storage of one unit; without a storage it stays in float."""
+    """Widths and storage of one layer; without a storage it stays in float."""
 
     weight_bits: int
     activation_bits: int
@@ -58,10 +61,14 @@ FLOAT_FORM = LayerForm(FLOAT_BITS, FLOAT_BITS, None)
 def forms_of(
     target: Target, weights: Sequence[int], activations: Sequence[int], storages: Sequence[Packing], *, same: bool
 ) -> tuple[LayerForm, ...]:
-    """All forms that the target can run, float last.
+    """List all forms that the target can run, float last.
 
     Args:
-        same: only those whose inputs have the width of the weights (the paper's W/A).
+        target: where the file is meant to run.
+        weights: weight widths.
+        activations: input widths.
+        storages: storages to use.
+        same: only forms whose inputs have the width of the weights (the paper's W/A).
     """
     quantized = (
         LayerForm(w, a, storage)
@@ -74,11 +81,11 @@ def forms_of(
 
 
 def form_bytes(unit: UnitSensitivity, form: LayerForm, target: Target) -> int:
-    """Bytes that a unit's weights take in the file, scales and the layer's share of the graph included."""
+    """Return the bytes of a layer in the file: weights, scales and its share of the graph."""
     if form.storage is None:
         return FLOAT_BYTES * unit.parameters
     outputs, inputs = unit.shape[0], unit.shape[1]
-    # Layers with wide inputs take fewer nodes, and must not look smaller: that would choose the slow kernel.
+    # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
     nodes = LAYER_BYTES + UNPACK_BYTES[form.storage].get(form.weight_bits, 0) + GEMM_BYTES * target.gemm_bias
     if target.part_products and unit.type == "qkv" and outputs == 3 * inputs:
         nodes += PART_BYTES
@@ -88,7 +95,7 @@ def form_bytes(unit: UnitSensitivity, form: LayerForm, target: Target) -> int:
 
 
 def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
-    """Bytes of packed integers: exact packs fields of 4, 2 and 1 bits, native has types of 2, 4 and 8."""
+    """Return the bytes of packed integers: exact packs fields of 4, 2 and 1 bits; native has types of 2, 4 and 8."""
     if storage == "exact":
         fields = [width for width in (8, 4, 2, 1) if bits & width]
     elif storage == "native":
@@ -99,7 +106,7 @@ def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
 
 
 def pair_table_bytes(parameters: int) -> int:
-    """The most that tables of byte pairs take in a file whose units have so many weights in all."""
+    """Return the most bytes that tables of byte pairs take in a file with this many weights in its layers."""
     return sum(
         users * pair_table_size(width)
         for width, users in PAIR_USERS.items()
@@ -108,19 +115,19 @@ def pair_table_bytes(parameters: int) -> int:
 
 
 def multiply_adds(unit: UnitSensitivity) -> int:
-    """Weights times tokens, for one image.
+    """Return weights times tokens, for one image.
 
     Raises:
-        LampqError: the size of the unit's input is not known.
+        LampqError: the size of the layer's input is not known.
     """
     if unit.activation_elements is None:
         raise LampqError(
-            f"the sensitivities do not say how many numbers the input of unit {unit.name} has",
+            f"the sensitivities do not say how many numbers the input of layer {unit.name} has",
             hint="measure the sensitivities again",
         )
     return unit.parameters * unit.activation_elements // unit.shape[1]
 
 
 def bit_operations(unit: UnitSensitivity, form: LayerForm) -> int:
-    """Multiply-adds times weight bits times input bits; 32 for float."""
+    """Return multiply-adds times weight bits times input bits; float counts 32 bits."""
     return multiply_adds(unit) * form.weight_bits * form.activation_bits

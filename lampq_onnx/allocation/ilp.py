@@ -15,40 +15,36 @@ from lampq_onnx.allocation.problem import Problem, Solution
 from lampq_onnx.errors import LampqError
 
 _ROUNDING = 1e-13
-"""A gap below this fraction of the upper bound is rounding of double precision: nothing to search."""
+"""A gap below this fraction of the upper bound is double-precision rounding: nothing is left to search."""
 
 _SOLVER_TOLERANCE = 1e-8
 """Differences below this fraction of the gap are beyond the solver (see ``core.SCALE``)."""
 
 _ATTEMPTS = 5
-"""Solver answers that break the budget are cut off at most this often."""
+"""How many solver answers that break the budget are excluded before the search ends."""
 
 _FIRST = 1 / 8
 """Share of the gap that the first model under several budgets reaches; measured: optima lie at 0.05 to 0.6 of it."""
 
 _GROWTH = 2.5
-"""Each further model reaches this much further."""
+"""Factor by which each further model reaches further."""
 
 _EARLY = 0.3
-"""Share of the time left that a model may take which is not the last one."""
+"""Share of the remaining time that a model other than the last one may take."""
 
 
 def solve(problem: Problem, *, time_limit: float = 10.0) -> Solution:
     """Allocate widths at the least cost within the budget.
 
-    Parameters
-    ----------
-    problem : units, costs and budget.
-    time_limit : seconds for the integer program; afterwards the best allocation found is returned, unproven.
+    Args:
+        problem: layers, costs and budget.
+        time_limit: seconds for the integer program; afterwards the best allocation found is returned, unproven.
 
-    Returns
-    -------
-    Solution
-        keeps the budget in integer arithmetic and is never worse than the greedy allocation.
+    Returns:
+        Solution: widths that keep the budget in integer arithmetic, never worse than the greedy allocation.
 
-    Raises
-    ------
-    LampqError: the solver is missing or failed.
+    Raises:
+        LampqError: the solver is missing or failed.
     """
     found = solve_choices(problem.choices, time_limit=time_limit)
     return Solution(
@@ -62,21 +58,17 @@ def solve(problem: Problem, *, time_limit: float = 10.0) -> Solution:
 
 
 def solve_choices(problem: ChoiceProblem, *, time_limit: float = 10.0) -> ChoiceSolution:
-    """Choose one option for each unit at the least cost within all budgets.
+    """Choose one option per layer at the least cost within all budgets.
 
-    Parameters
-    ----------
-    problem : units, costs and budgets.
-    time_limit : seconds for the integer program; afterwards the best choice found is returned, unproven.
+    Args:
+        problem: layers, costs and budgets.
+        time_limit: seconds for the integer program; afterwards the best choice found is returned, unproven.
 
-    Returns
-    -------
-    ChoiceSolution
-        keeps every budget in integer arithmetic and is never worse than the greedy choice.
+    Returns:
+        ChoiceSolution: options that keep every budget in integer arithmetic, never worse than the greedy choice.
 
-    Raises
-    ------
-    LampqError: the budgets cannot be met together, or the solver is missing or failed.
+    Raises:
+        LampqError: the budgets cannot be met together, or the solver is missing or failed.
     """
     started = time.perf_counter()
     deadline = started + time_limit
@@ -85,7 +77,7 @@ def solve_choices(problem: ChoiceProblem, *, time_limit: float = 10.0) -> Choice
     if relaxation.gap > _ROUNDING * relaxation.upper:
         choice, proven = _search(problem, relaxation, deadline)
     if not problem.fits(choice):
-        raise LampqError("the allocation found breaks a budget; this is an error of the solver that the check caught")
+        raise LampqError("the solver's allocation breaks a budget, so it was rejected")
     objective = problem.objective(choice)
     return ChoiceSolution(
         choice=choice,
@@ -97,11 +89,12 @@ def solve_choices(problem: ChoiceProblem, *, time_limit: float = 10.0) -> Choice
 
 
 def _search(problem: ChoiceProblem, relaxation: Relaxation, deadline: float) -> tuple[IntArray, bool]:
-    """The better of the greedy solution and the solver's, and whether it is proven optimal.
+    """Return the better of the greedy and the solver's solution, and whether it is proven optimal.
 
-    With one budget the greedy solution is close and the model that contains it small. With several the search starts
-    nearer to the bound: a model of all that can be within a distance of it proves its optimum if that lies within,
-    and else gives a better solution to leave out more with.
+    With one budget the greedy solution is close to optimal, and the model that contains it is small. With several
+    budgets the search starts nearer to the bound: a model of everything within a distance of the bound proves its
+    optimum if that lies within the distance. Otherwise it gives a better solution, with which more options can be left
+    out.
     """
     best, gap = relaxation.choice, relaxation.gap
     within = gap if len(problem.budgets) == 1 else gap * _FIRST
@@ -125,7 +118,7 @@ def _search(problem: ChoiceProblem, relaxation: Relaxation, deadline: float) -> 
 
 
 def _ask(problem: ChoiceProblem, model: CoreModel, deadline: float, share: float) -> CoreAnswer | None:
-    """The solver's answer if it keeps all budgets, within a share of the time that is left."""
+    """Return the solver's answer if it keeps all budgets, using a share of the remaining time."""
     for _ in range(_ATTEMPTS):
         left = deadline - time.perf_counter()
         if left <= 0:
@@ -133,15 +126,15 @@ def _ask(problem: ChoiceProblem, model: CoreModel, deadline: float, share: float
         answer = model.solve(left * share)
         if answer is None or problem.fits(answer.choice):
             return answer
-        # Within the solver's tolerance and yet over a budget. Cutting it off keeps a later proof valid.
+        # Within the solver's tolerance and yet over a budget. Excluding it keeps a later proof valid.
         model.forbid(answer.choice)
     return None
 
 
 def _any_choice(problem: ChoiceProblem, deadline: float) -> IntArray:
-    """A choice within all budgets: one that takes the least of the last budget within the others.
+    """Find a choice within all budgets: one that takes the least of the last budget within the others.
 
-    The same problem with one budget less, so it ends: one budget alone can be met by every problem.
+    This solves the same problem with one budget less, so the recursion ends: every problem meets one budget alone.
     """
     *others, last = problem.budgets
     costs = np.where(problem.available, last.weights.astype(np.float64), np.inf)
@@ -155,7 +148,7 @@ def _any_choice(problem: ChoiceProblem, deadline: float) -> IntArray:
     known = "smallest feasible value" if found.proven_optimal else "smallest value found"
     if not found.proven_optimal and least <= last.capacity:
         raise LampqError(
-            f"no allocation was found within the time limit that keeps {names} together: within the budget of {kept} "
+            f"no allocation that keeps {names} together was found within the time limit: within the budget of {kept} "
             f"the {known} of {last.name} is {last.say(found.objective)}",
             hint="Raise a budget or the time limit.",
         )

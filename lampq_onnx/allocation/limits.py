@@ -1,4 +1,4 @@
-"""Budgets beside average bits: what they are called, and how amounts are read."""
+"""Budgets other than average bits, and how their amounts are parsed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BYTES = {f"{prefix}b": factor for prefix, factor in _PREFIXES.items() if prefix
 
 
 _MOST = 1e18
-"""Amounts are whole numbers of 64 bits in the integer program."""
+"""Largest amount: the integer program counts in 64-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Limits:
     """What a file must not exceed; None: no limit.
 
     Attributes:
-        bits: average weight bits over the units that are not fixed; a unit in float counts 32.
-        max_bytes: of the whole file.
-        max_ms: latency of the whole file as the latency table predicts it.
-        max_bops: bit operations of all units for one image: multiply-adds times weight bits times input bits.
-        min_agreement: fraction of images whose first answer stays that of the float model, as the curve of the
+        bits: average weight bits over the layers that are not fixed; a layer in float counts 32.
+        max_bytes: size of the whole file.
+        max_ms: latency of the whole file in ms, as the latency table predicts it.
+        max_bops: bit operations of all layers for one image: multiply-adds times weight bits times input bits.
+        min_agreement: fraction of images whose top answer stays that of the float model, as the curve of the
             sensitivities predicts it.
     """
 
@@ -38,33 +38,33 @@ class Limits:
 
     @property
     def only_bits(self) -> bool:
-        """Whether there is none beside average bits."""
+        """Whether average bits are the only limit."""
         return all(v is None for v in (self.max_bytes, self.max_ms, self.max_bops, self.min_agreement))
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``4MB``, ``4MiB``, ``500kB`` or ``4000000B``; a number alone could mean any of them.
+    """Parse bytes from ``4MB``, ``4MiB``, ``500kB`` or ``4000000B``; a number alone could mean any of them.
 
     Raises:
-        UsageError: anything else.
+        UsageError: the text is not such a size.
     """
     return int(_amount(text, r"([kmg]?i?b|)", _BYTES, "a size", "4MB; the units are B, kB, MB, GB, KiB, MiB and GiB"))
 
 
 def parse_latency(text: str) -> float:
-    """Milliseconds from ``20ms``, ``0.02s`` or ``800us``.
+    """Parse milliseconds from ``20ms``, ``0.02s`` or ``800us``.
 
     Raises:
-        UsageError: anything else.
+        UsageError: the text is not such a latency.
     """
     return _amount(text, r"(ms|s|us|)", _SECONDS, "a latency", "20ms; the units are us, ms and s")
 
 
 def parse_bops(text: str) -> float:
-    """Bit operations from ``60G``, ``1.5T`` or a plain number.
+    """Parse bit operations from ``60G``, ``1.5T`` or a plain number.
 
     Raises:
-        UsageError: anything else.
+        UsageError: the text is not such a number.
     """
     return _amount(text, r"([kmgt]?)", _PREFIXES, "a number of bit operations", "60G")
 

@@ -1,4 +1,4 @@
-"""Metrics: what one unit costs at one width, from the measured sensitivities."""
+"""Metrics: the cost of each layer at each width, from the measured sensitivities."""
 
 from __future__ import annotations
 
@@ -11,67 +11,69 @@ from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.errors import LampqError
 
 Metric = Callable[[Sensitivities, tuple[int, ...], float], FloatArray]
-"""(sensitivities, candidate widths in bits, gamma) -> (n, k) costs of the n units in the budget."""
+"""(sensitivities, candidate widths in bits, gamma) -> (n, k) costs of the n layers in the budget."""
 
 
 SHRINKAGE = 0.25
-"""On DeiT-Ti at 3 and 4 bits, two seeds: KL of the plans .200 .199 .0446 .0465; without .203 .200 .0447 .0475."""
+"""Weight of the size-based cost in `kl`, between 0 and 1.
+
+On DeiT-Ti at 3 and 4 bits, two seeds: KL of the plans .200 .199 .0446 .0465; with weight 0 .203 .200 .0447 .0475.
+"""
 
 SHRINKAGE_BITS = 4
 """Width whose costs give the scale of the blend."""
 
 
 def budgeted_units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
-    """The units that share the budget: those that do not keep a fixed width."""
+    """Return the layers that share the budget: all but those with a fixed width."""
     return tuple(unit for unit in sensitivities.units if not unit.fixed)
 
 
 def lampq(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
-    """Omega_i gamma^-B with Omega_i = alpha_t tr(F_i), the type-aware Fisher metric.
+    """Compute Omega_i gamma^-B with Omega_i = alpha_t tr(F_i), the type-aware Fisher metric, shape (n, k).
 
-    LampQ (AAAI 2026, arXiv 2511.10004). In units of the loss that alpha was measured in.
+    Source: LampQ (AAAI 2026, arXiv 2511.10004). The unit is that of the loss that alpha was measured in.
     """
     units = budgeted_units(sensitivities)
     for unit in units:
         if unit.type not in sensitivities.alpha:
             raise LampqError(
-                f"the sensitivities have no alpha for type {unit.type} of unit {unit.name}",
+                f"the sensitivities have no alpha for type {unit.type} of layer {unit.name}",
                 hint="Measure the sensitivities again, or use the metric 'fisher', which needs no alpha.",
             )
     return _decaying([sensitivities.omega(unit) for unit in units], candidates, gamma)
 
 
 def fisher(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
-    """tr(F_i) gamma^-B: the same without the factor per type (the ablation in the LampQ paper)."""
+    """Compute tr(F_i) gamma^-B: `lampq` without the factor per type (the ablation in the LampQ paper)."""
     return _decaying([unit.trace for unit in budgeted_units(sensitivities)], candidates, gamma)
 
 
 def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
-    """Nuclear norm of the unit's output times ||W(B) - W||_F^2, both measured; gamma plays no part.
+    """Compute the nuclear norm of the layer's output times ||W(B) - W||_F^2, both measured; gamma is not used.
 
-    VT-PTQ: Liu et al., "Post-Training Quantization for Vision Transformer", NeurIPS 2021.
+    Source: VT-PTQ, Liu et al., "Post-Training Quantization for Vision Transformer", NeurIPS 2021.
     """
     units = budgeted_units(sensitivities)
     return np.array([[unit.nuclear_norm * _weight_error(unit, bits) for bits in candidates] for unit in units])
 
 
 def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
-    """c_i gamma^-B: every weight matters alike.
+    """Compute c_i gamma^-B: every weight counts the same.
 
-    gamma^-B is strictly convex in B, so by Jensen's inequality the mean of gamma^-B_i over all weights is at
-    least gamma to the minus mean B_i, with equality only for equal widths: at a budget that is a candidate
-    the optimum is that width everywhere. At other budgets the units are split between the two candidates
-    around it.
+    gamma^-B is strictly convex in B, so by Jensen's inequality the mean of gamma^-B_i over all weights is at least
+    gamma to the minus mean B_i, with equality only for equal widths. If the budget is one of the candidates, the
+    optimum is that width everywhere. At other budgets the layers are split between the two candidates around it.
     """
     return _decaying([float(unit.parameters) for unit in budgeted_units(sensitivities)], candidates, gamma)
 
 
 def kl(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
-    """Mean KL to the float model in nats, measured with this unit alone rounded to this width; gamma plays no part.
+    """Return the mean KL to the float model in nats, measured with only this layer rounded; gamma is not used.
 
-    Measured on tens of images, costs are noisy, and picking the least of noisy costs picks noise. So each is blended
-    with what it would be if every weight mattered alike: `SHRINKAGE` of the sum of all costs, by the units' sizes,
-    falling by 4 a bit.
+    Costs measured on tens of images are noisy, and choosing the least of noisy costs chooses noise. So each cost is
+    blended with the cost if every weight counted the same: `SHRINKAGE` of the sum of all costs, distributed by the
+    layers' sizes and falling by a factor of 4 per bit.
     """
     units = budgeted_units(sensitivities)
     costs = np.array([[_weight_cost(unit, bits) for bits in candidates] for unit in units])
@@ -84,7 +86,7 @@ def kl(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float)
 
 
 def omega_error(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
-    """Omega_i ||W(B) - W||_F^2 / c_i: the paper's Omega with the measured rounding error in the place of gamma^-B."""
+    """Compute Omega_i ||W(B) - W||_F^2 / c_i: the paper's Omega with the measured rounding error for gamma^-B."""
     omegas = lampq(sensitivities, (0,), gamma)[:, 0]
     rows = zip(budgeted_units(sensitivities), omegas.tolist(), strict=True)
     return np.array([[omega * _weight_error(u, bits) / u.parameters for bits in candidates] for u, omega in rows])
@@ -109,16 +111,15 @@ def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -
 
 
 def at_width(unit: UnitSensitivity, values: Mapping[int, float], bits: int, what: str, hint: str) -> float:
-    """What was measured of a unit at one width.
+    """Return what was measured for a layer at one width.
 
-    Raises
-    ------
-    LampqError: nothing was; names the unit, the width and those that were measured.
+    Raises:
+        LampqError: nothing was measured; names the layer, the width and the measured widths.
     """
     if bits in values:
         return values[bits]
     known = ", ".join(map(str, sorted(values))) or "no width"
-    raise LampqError(f"unit {unit.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
+    raise LampqError(f"layer {unit.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
 
 
 def _weight_cost(unit: UnitSensitivity, bits: int) -> float:

@@ -3,7 +3,7 @@
 L(lambda) = sum_i min_k (cost_ik + sum_j lambda_j weight_jik) - sum_j lambda_j free_j is concave and bounds the problem
 from below at every lambda >= 0. The ellipsoid method (Shor; Yudin and Nemirovski, 1976; deep cuts as in Bland,
 Goldfarb and Todd, "The Ellipsoid Method: A Survey", Operations Research 29, 1981) needs no step sizes and no scaling:
-it is the same in all affine coordinates, so prices that differ by decades do no harm, and for a handful of budgets
+it is invariant under affine maps, so prices may differ by decades, and for a handful of budgets
 a few hundred evaluations reach double precision. Linear programming solvers stop at absolute tolerances instead.
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 from lampq_onnx.allocation.choices import FloatArray, IntArray
 
 _ITERATIONS = 200
-"""Evaluations at most, times m^2 for m budgets: each shrinks the volume by exp(-1 / (2 (m + 1))) at least."""
+"""Maximum evaluations, times m^2 for m budgets; each shrinks the volume by at least exp(-1 / (2 (m + 1)))."""
 
 _PRECISION = 1e-15
-"""The search ends where the bound cannot rise by more than this fraction of itself."""
+"""The search ends when the bound cannot rise by more than this fraction of itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class _Dual:
     free: FloatArray
 
     def at(self, prices: FloatArray) -> tuple[float, FloatArray]:
-        """Value and a supergradient."""
+        """Return the value of the bound at these prices, and a supergradient."""
         priced = self.costs.copy()
         for price, weights in zip(prices.tolist(), self.weights, strict=True):
             if price:
@@ -46,18 +46,17 @@ class _Dual:
 
 
 def find_multipliers(costs: FloatArray, weights: IntArray, free: IntArray) -> FloatArray:
-    """(m,) multipliers >= 0 whose Lagrangian bound is the highest up to rounding.
+    """Find multipliers >= 0 whose Lagrangian bound is the highest up to rounding, shape (m,).
 
-    Parameters
-    ----------
-    costs : (n, k) each unit's cheapest option costs 0; +inf: not available.
-    weights : (m, n, k) weights above each unit's least.
-    free : (m,) capacities above the least, >= 0.
+    Args:
+        costs: (n, k) each layer's cheapest option costs 0; +inf: not available.
+        weights: (m, n, k) weights above each layer's least.
+        free: (m,) capacities above the least, >= 0.
     """
     unit = np.maximum(weights.max(axis=(1, 2)), 1).astype(np.float64)
     dual = _Dual(costs, weights / unit[:, None, None], free / unit)
     prices = _ellipsoid(dual, _radii(dual))
-    # A budget that does not bind has the price 0, which the ellipsoid only comes near to.
+    # A budget that does not bind has the price 0, which the ellipsoid only approaches.
     kept = [prices * np.array(mask) for mask in itertools.product((0.0, 1.0), repeat=len(prices))]
     values = [dual.at(candidate)[0] for candidate in kept]
     multipliers: FloatArray = kept[int(np.argmax(values))] / unit
@@ -65,7 +64,7 @@ def find_multipliers(costs: FloatArray, weights: IntArray, free: IntArray) -> Fl
 
 
 def _radii(dual: _Dual) -> FloatArray:
-    """Prices beyond which a unit takes its least of a budget, whatever that costs."""
+    """Return the prices beyond which every layer takes its least of a budget, whatever that costs."""
     spread = np.where(np.isfinite(dual.costs), dual.costs, 0.0).max(axis=1)
     least = np.where(dual.weights > 0, dual.weights, np.inf).min(axis=2)
     highest: FloatArray = (spread / least).max(axis=1)
@@ -73,7 +72,7 @@ def _radii(dual: _Dual) -> FloatArray:
 
 
 def _ellipsoid(dual: _Dual, radii: FloatArray) -> FloatArray:
-    """The best prices seen in ellipsoids {center + B z, |z| <= 1} that start around the box of the radii."""
+    """Return the best prices seen in ellipsoids {center + B z, |z| <= 1} that start around the box of the radii."""
     m = len(radii)
     center = radii / 2
     shape = np.diag(radii / 2 * math.sqrt(m))
@@ -92,7 +91,7 @@ def _ellipsoid(dual: _Dual, radii: FloatArray) -> FloatArray:
             tolerance = _PRECISION * abs(best_value)
         direction = shape.T @ gradient
         reach = float(np.linalg.norm(direction))
-        # What the bound can rise by inside the ellipsoid, or nothing of it lies beyond the cut.
+        # The amount by which the bound can rise inside the ellipsoid, or the cut leaves nothing of it.
         if not reach > max(tolerance, depth):
             break
         cut = depth / reach

@@ -1,4 +1,4 @@
-"""The bit allocation problem of one budget, and the solution of any."""
+"""The bit allocation problem with one budget, and the solution of any allocation problem."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ MAX_BITS = 8
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Choose one width per unit: min sum_i costs[i, B_i] subject to sum_i sizes[i] B_i <= capacity.
+    """Choose one width per layer: min sum_i costs[i, B_i] subject to sum_i sizes[i] B_i <= capacity.
 
-    This is the integer program of LampQ (AAAI 2026, arXiv 2511.10004) with any table of costs in the place of
+    This is the integer program of LampQ (AAAI 2026, arXiv 2511.10004) with any table of costs instead of
     Omega_i gamma^-B. The arrays are copied and made read-only.
 
-    Attributes
-    ----------
-    names : unit names, unique.
-    sizes : (n,) number of weights c_i of each unit.
-    candidates : (k,) widths in bits, ascending.
-    costs : (n, k) cost of unit i at candidate k, finite and not negative, in any one unit.
-    budget : average bits per weight that must not be exceeded.
+    Attributes:
+        names: layer names, unique.
+        sizes: (n,) number of weights c_i of each layer.
+        candidates: (k,) widths in bits, ascending.
+        costs: (n, k) cost of layer i at candidate k, finite and >= 0, all in the same unit.
+        budget: average bits per weight that must not be exceeded.
     """
 
     names: tuple[str, ...]
@@ -42,23 +41,23 @@ class Problem:
     budget: float
 
     def __post_init__(self) -> None:
-        """Copy the arrays and refuse what has no meaning or no solution."""
+        """Copy the arrays and reject invalid values and problems without a solution."""
         check_candidates(self.candidates)
         check_names(self.names)
         sizes = np.asarray(self.sizes)
         if sizes.shape != (len(self.names),) or not np.issubdtype(sizes.dtype, np.integer):
-            raise LampqError(f"sizes must be {len(self.names)} integers, one per unit")
+            raise LampqError(f"sizes must be {len(self.names)} integers, one per layer")
         if (bad := np.flatnonzero(sizes <= 0)).size:
-            raise LampqError(f"unit {self.names[bad[0]]} has {sizes[bad[0]]} weights; a unit has at least one")
+            raise LampqError(f"layer {self.names[bad[0]]} has {sizes[bad[0]]} weights; a layer has at least one")
         costs = np.array(self.costs, dtype=np.float64)
         if costs.shape != (len(self.names), len(self.candidates)):
             raise LampqError(
-                f"the cost table is {costs.shape}, not {len(self.names)} units x {len(self.candidates)} candidates"
+                f"the cost table is {costs.shape}, not {len(self.names)} layers x {len(self.candidates)} candidates"
             )
         if (wrong := np.argwhere(~(np.isfinite(costs) & (costs >= 0)))).size:
             unit, option = wrong[0]
             raise LampqError(
-                f"unit {self.names[unit]} has the cost {costs[unit, option]} at "
+                f"layer {self.names[unit]} has the cost {costs[unit, option]} at "
                 f"{self.candidates[option]} bits; a cost is finite and not negative"
             )
         if not math.isfinite(self.budget):
@@ -71,13 +70,13 @@ class Problem:
         if self.capacity < self.candidates[0] * self.total_size:
             raise LampqError(
                 f"a budget of {self.budget:g} average bits cannot be met: the smallest feasible average is "
-                f"{self.candidates[0]} (every unit at the smallest candidate)",
+                f"{self.candidates[0]} (every layer at the smallest candidate)",
                 hint="Raise the budget or add smaller candidates.",
             )
 
     @property
     def total_size(self) -> int:
-        """Weights of all units together."""
+        """Number of weights of all layers together."""
         return int(self.sizes.sum())
 
     @property
@@ -87,12 +86,12 @@ class Problem:
 
     @property
     def weights(self) -> IntArray:
-        """(n, k) bits that unit i takes at candidate k."""
+        """Bits that layer i takes at candidate k, shape (n, k)."""
         return self.sizes[:, None] * np.array(self.candidates, dtype=np.int64)
 
     @cached_property
     def choices(self) -> ChoiceProblem:
-        """The same as a choice of options."""
+        """This problem as a choice among options."""
         return ChoiceProblem(
             names=self.names,
             options=tuple(f"{bits} bits" for bits in self.candidates),
@@ -101,32 +100,31 @@ class Problem:
         )
 
     def used(self, choice: IntArray) -> int:
-        """Bits taken by a choice of one candidate index per unit."""
+        """Return the bits taken by a choice of one candidate index per layer."""
         return int(self.weights[np.arange(len(self.names)), choice].sum())
 
     def objective(self, choice: IntArray) -> float:
-        """Cost of a choice, correctly rounded, in the unit of ``costs``."""
+        """Return the cost of a choice, correctly rounded, in the unit of ``costs``."""
         return math.fsum(self.costs[np.arange(len(self.names)), choice])
 
     def bits(self, choice: IntArray) -> dict[str, int]:
-        """A choice as unit name -> width."""
+        """Return a choice as a map from layer name to width."""
         return {name: self.candidates[k] for name, k in zip(self.names, choice.tolist(), strict=True)}
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Widths that keep the budget, and how good they are known to be.
+    """Widths that keep the budget, and how close to optimal they are known to be.
 
-    Attributes
-    ----------
-    bits : unit name -> width of the weights.
-    objective : their cost, in the unit of the problem's costs.
-    bound : no allocation costs less (Lagrangian bound); same unit.
-    gap : (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
-        usually leaves a gap.
-    proven_optimal : the search ended by itself, or the gap is zero up to rounding.
-    seconds : wall time of the search.
-    activation_bits : unit name -> width of the input, where the program chose it too; else empty.
+    Attributes:
+        bits: layer name -> width of the weights.
+        objective: their cost, in the unit of the problem's costs.
+        bound: no allocation costs less (Lagrangian bound); same unit.
+        gap: (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
+            usually leaves a gap.
+        proven_optimal: the search ended by itself, or the gap is zero up to rounding.
+        seconds: wall time of the search.
+        activation_bits: layer name -> width of the input, if the program chose it too; else empty.
     """
 
     bits: dict[str, int]
@@ -139,19 +137,18 @@ class Solution:
 
 
 def capacity_of(budget: float, total: int) -> int:
-    """floor(budget * total) of the decimal number that the budget prints as.
+    """Return floor(budget * total) of the decimal number that the budget prints as.
 
-    3.3 means thirty-three tenths: the binary float below it would cost one bit of the capacity.
+    3.3 means thirty-three tenths: the binary float just below it would cost one bit of the capacity.
     """
     return math.floor(Fraction(repr(float(budget))) * total)
 
 
 def check_candidates(candidates: tuple[int, ...]) -> None:
-    """Refuse widths that are not ascending, unique and in 1..8.
+    """Require widths that are ascending, unique and in 1..8.
 
-    Raises
-    ------
-    UsageError: naming the widths given.
+    Raises:
+        UsageError: the widths are not; the message lists them.
     """
     whole = all(isinstance(b, int) and MIN_BITS <= b <= MAX_BITS for b in candidates)
     if not candidates or not whole or list(candidates) != sorted(set(candidates)):

@@ -1,7 +1,7 @@
-"""How much one bit more or less is expected to change a unit's reconstruction error.
+"""How much one bit more or less is expected to change a layer's reconstruction error.
 
-Only the error at the current width is measured; the neighbours are predicted from the ratio that Gaussian
-weights and inputs have: r(B) = L(B-1) / L(B).
+Only the error at the current width is measured. Errors at neighbouring widths are predicted from the ratio that
+Gaussian weights and inputs have: r(B) = L(B-1) / L(B).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ r(2) is the step between 1 and 2 bits, so the table covers every step within 1..
 
 
 def expected_ratio(low: int, high: int) -> float:
-    """L(low) / L(high) for low <= high: the product of the steps between them."""
+    """Return L(low) / L(high) for low <= high: the product of the steps between them."""
     return math.prod(RATIO[bits] for bits in range(low + 1, high + 1))
 
 
 def gain(error: float, bits: int, raised: int) -> float:
-    """Error that is expected to go when a unit of this error at ``bits`` is raised: L(B) (1 - 1 / r(B+1)).
+    """Return the error expected to vanish when a layer with this error at ``bits`` is raised: L(B) (1 - 1 / r(B+1)).
 
-    The formula printed in the paper is L(B-1) - L(B), shifted by one bit against the paper's words, which
-    this follows: the error that the change removes.
+    The formula printed in the paper is L(B-1) - L(B), one bit off from the paper's words. This follows the words: the
+    error that the change removes.
     """
     return error * (1 - 1 / expected_ratio(bits, raised))
 
 
 def degradation(error: float, bits: int, lowered: int) -> float:
-    """Error that is expected to come when a unit of this error at ``bits`` is lowered: L(B) (r(B) - 1).
+    """Return the error expected to be added when a layer with this error at ``bits`` is lowered: L(B) (r(B) - 1).
 
-    As printed in the paper, shifted by one bit, it would be 0.85 L at 2 bits in the place of 81.7 L, and
-    units would fall to 1 bit.
+    As printed in the paper, one bit off, it would be 0.85 L at 2 bits instead of 81.7 L, and layers would fall to 1
+    bit.
     """
     return error * (expected_ratio(lowered, bits) - 1)

@@ -1,4 +1,4 @@
-"""Choices that keep all budgets, from prices: undo what is over, then spend what is left."""
+"""From prices to choices that keep all budgets: first undo what exceeds them, then spend what is left."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import numpy as np
 from lampq_onnx.allocation.choices import FloatArray, IntArray, taken
 
 _TIE = 1e-12
-"""Added to a price so that among free changes the one that helps most is taken."""
+"""Added to a price, so that among changes without cost the most helpful one is taken."""
 
 _PAIRED = 1000
-"""Changes that are tried in pairs: a million pairs take about 10 ms."""
+"""Number of changes that are tried in pairs: a million pairs take about 10 ms."""
 
 _EXCHANGES = 50
-"""Pairs taken at most."""
+"""Maximum number of pairs applied."""
 
 
 def repair(reduced: FloatArray, weights: IntArray, free: IntArray) -> IntArray | None:
-    """A choice within all budgets near the one of the best prices; None if single changes do not lead to one.
+    """Find a choice within all budgets near the best one at these prices; None if single changes do not lead to one.
 
-    Parameters
-    ----------
-    reduced : (n, k) what an option costs more than the unit's best at the prices; +inf: not available.
-    weights : (m, n, k) weights above each unit's least.
-    free : (m,) capacities above the least.
+    Args:
+        reduced: (n, k) extra cost of an option over the layer's best at the prices; +inf: not available.
+        weights: (m, n, k) weights above each layer's least.
+        free: (m,) capacities above the least.
     """
     units = np.arange(reduced.shape[0])
     choice: IntArray = reduced.argmin(axis=1)
@@ -45,7 +44,7 @@ def repair(reduced: FloatArray, weights: IntArray, free: IntArray) -> IntArray |
 
 
 def improve(costs: FloatArray, weights: IntArray, free: IntArray, choice: IntArray) -> IntArray:
-    """Spend what a choice leaves of the budgets on single changes, the largest saving first."""
+    """Spend what a choice leaves of the budgets on single changes, largest saving first."""
     units = np.arange(len(choice))
     choice = choice.copy()
     left = free - taken(weights, choice)
@@ -61,9 +60,9 @@ def improve(costs: FloatArray, weights: IntArray, free: IntArray, choice: IntArr
 
 
 def exchange(costs: FloatArray, reduced: FloatArray, weights: IntArray, free: IntArray, choice: IntArray) -> IntArray:
-    """Improve a choice that keeps all budgets by changing two units at once, as long as that saves.
+    """Improve a choice that keeps all budgets by changing two layers at once, as long as that saves.
 
-    Only the changes to options of the smallest reduced costs are tried: the others cannot be part of a good choice.
+    Only changes to the options with the smallest reduced costs are tried: the others cannot be part of a good choice.
     """
     choice = choice.copy()
     all_units = np.arange(len(choice))

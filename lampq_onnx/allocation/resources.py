@@ -1,4 +1,4 @@
-"""What a file takes of each budget, and budgets that are too small or too large to mean anything."""
+"""What a file takes of each budget, and the checks for budgets that are too small or have no effect."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import Target
 
 _NANOSECONDS = 1e6
-"""In a millisecond: latencies are whole numbers in the program."""
+"""Nanoseconds per millisecond: latencies are whole numbers in the program."""
 
 _SIZE_MARGIN = 0.005
-"""Share of a size that is kept free: graphs differ by what a layer's nodes and names take."""
+"""Share of a size limit that is kept free: graphs differ in the bytes of a layer's nodes and names."""
 
 _MOST = 2**62
-"""Of a budget: the program counts in 64 bits."""
+"""Largest amount of a budget: the program counts in 64 bits."""
 
 _MEGABYTE = 10**6
 _GIGA = 10**9
@@ -43,17 +43,17 @@ _GIGA = 10**9
 
 @dataclass(frozen=True)
 class Resource:
-    """One thing that a file takes.
+    """One quantity that a file consumes and a limit bounds.
 
     Attributes:
-        name: for messages, with its unit.
-        amount: what a unit takes in a form, a whole number.
-        rest: what the file takes beside the units in the budget.
-        limit: what it may take, in the same numbers.
+        name: name for messages, with the unit.
+        amount: what a layer takes in a form, a whole number.
+        rest: what the file takes beside the layers in the budget.
+        limit: the maximum, on the same scale.
         scale: messages divide by it.
-        thing: what there is the smallest of, for messages.
-        unit: of ``scale``.
-        floor: what no choice of widths changes.
+        thing: what is smallest or largest, for messages, e.g. "file".
+        unit: unit of a value divided by ``scale``.
+        floor: the part that no choice of widths changes.
         margin: share of the limit that is kept free.
     """
 
@@ -68,26 +68,26 @@ class Resource:
     margin: float = 0.0
 
     def budget(self, units: Sequence[UnitSensitivity], forms: Sequence[LayerForm]) -> Budget:
-        """As a row of the program."""
+        """Return this resource as a budget of the integer program."""
         table = np.array([[self.amount(unit, form) for form in forms] for unit in units], dtype=np.int64)
         rest = self.rest + int(self.limit * self.margin)
         return Budget(self.name, table, min(self.limit - rest, _MOST), self.scale, rest)
 
     def at_least(self, amount: int) -> str:
-        """The smallest limit that ``amount`` keeps, as it can be typed."""
+        """Format the smallest limit that ``amount`` keeps, as a user would type it."""
         return f"{_rounded(amount / (1 - self.margin) / self.scale, math.ceil)} {self.unit}"
 
     def at_most(self, amount: int) -> str:
-        """The largest limit that ``amount`` does not keep with certainty, rounded down."""
+        """Format the largest limit that ``amount`` may exceed, rounded down."""
         return f"{_rounded(amount / (1 - self.margin) / self.scale, math.floor)} {self.unit}"
 
     def in_float(self, units: Sequence[UnitSensitivity]) -> int:
-        """What is taken where all of ``units`` stay in float."""
+        """Return what is taken if all of ``units`` stay in float."""
         return self.rest + sum(self.amount(unit, FLOAT_FORM) for unit in units)
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> str:
-    """To three decimals, or more where the value has fewer than four digits then."""
+    """Round to three decimals, or to more if the value would have fewer than four digits."""
     decimals = max(3, 3 - math.floor(math.log10(value))) if value > 0 else 3
     return f"{towards(round(value * 10**decimals, 6)) / 10**decimals:.{decimals}f}"
 
@@ -98,10 +98,10 @@ def require_reachable(
     """Refuse a limit that no choice of forms keeps.
 
     Args:
-        possible: (n, k) whether a unit has a form; None: all have all.
+        possible: (n, k) whether a layer has a form; None: every layer has every form.
 
     Raises:
-        LampqError: naming the smallest limit that could be kept.
+        LampqError: names the smallest limit that could be kept.
     """
     budget = resource.budget(units, forms)
     table = budget.weights if possible is None else np.where(possible, budget.weights, np.iinfo(np.int64).max)
@@ -120,17 +120,17 @@ def require_reachable(
 def refuse_no_effect(
     resources: Sequence[Resource], units: Sequence[UnitSensitivity], best_agreement: float | None
 ) -> NoReturn:
-    """Refuse limits within which every unit stays in float.
+    """Refuse limits within which every layer stays in float.
 
     Args:
-        best_agreement: the most that a quantized plan is predicted to keep, where agreement is a limit.
+        best_agreement: the highest predicted agreement of a quantized plan, if agreement is a limit.
 
     Raises:
-        LampqError: naming the limits below which something is quantized.
+        LampqError: names the limits below which something is quantized.
     """
     if best_agreement is not None:
         raise LampqError(
-            "nothing would be quantized: the agreement that was asked for is predicted for the float model only",
+            "nothing would be quantized: only the float model is predicted to reach the requested agreement",
             hint=f"ask for at most {math.floor(1000 * best_agreement) / 1000:.3f}, or add larger candidates",
         )
     said = [
@@ -152,15 +152,15 @@ def resources_of(
     table: LatencyTable | None,
     float_bytes: int | None,
 ) -> list[Resource]:
-    """What limits count, one resource each; agreement is none.
+    """List the limits that are set, one resource each; agreement is not among them.
 
     Args:
-        sensitivities: shapes of the units; what was measured does not count.
-        fixed: forms of the units outside the budget.
+        sensitivities: shapes of the layers; measurements are not used.
+        fixed: forms of the layers outside the budget.
         table, float_bytes: see `allocate_within`.
 
     Raises:
-        UsageError: what a limit needs is not given.
+        UsageError: something that a limit needs is not given.
     """
     outside = [unit for unit in sensitivities.units if unit.fixed]
     total = sum(unit.parameters for unit in budgeted_units(sensitivities))

@@ -1,8 +1,8 @@
 """Solvers of integer programs that PuLP runs, in the order in which they are tried.
 
-PuLP 3 brings CBC along. PuLP 4 brings no solver: there it is a CBC on the path, or HiGHS (the package highspy).
+PuLP 3 includes CBC. PuLP 4 includes no solver and needs a CBC on the path, or HiGHS (the package highspy).
 tools/bench/solvers.py compares them: both find the same optima in about the same time. CBC is
-first because it comes with PuLP 3, and breaks ties as it always did.
+first because it comes with PuLP 3; among equal optima it then picks the same one as before.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HINT = "install one: pip install highspy"
 
 
 def _cbc(seconds: float) -> pulp.LpSolver | None:
-    """CBC as bundled with PuLP 3, else one on the path.
+    """Make CBC: the one bundled with PuLP 3, else one on the path.
 
-    ``threads=0`` means without the thread pool, so that runs repeat. ``threads=1`` starts a pool of one
-    worker, whose hand-over was seen to hang until the time limit in one run of about sixty.
+    ``threads=0`` turns the thread pool off, so that runs are repeatable. ``threads=1`` starts a pool of one worker,
+    whose hand-over was seen to hang until the time limit in one of about sixty runs.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -41,11 +41,11 @@ def _cbc(seconds: float) -> pulp.LpSolver | None:
 
 
 def _highs(seconds: float) -> pulp.LpSolver | None:
-    """HiGHS in this process.
+    """Make HiGHS, which runs in this process.
 
-    ``parallel`` is off so that runs repeat; the number of threads is left alone, because HiGHS has one pool for the
-    whole process. Without its presolve it needs a third of the time here, and finds every optimum: with it, one of 960
-    small problems, and six with a tighter tolerance, ended at a worse allocation that was called optimal.
+    ``parallel`` is off so that runs are repeatable. The number of threads is not set, because HiGHS has one pool for
+    the whole process. Without its presolve HiGHS needs a third of the time here and finds every optimum. With presolve,
+    one of 960 small problems (six with a tighter tolerance) ended at a worse allocation that was called optimal.
     """
     if not _start_highs():
         return None
@@ -54,13 +54,13 @@ def _highs(seconds: float) -> pulp.LpSolver | None:
 
 @cache
 def _start_highs() -> bool:
-    """Whether HiGHS is there; its first line goes to standard error.
+    """Whether HiGHS is installed; its banner goes to standard error.
 
-    HiGHS 1.16 says its version on standard output when it starts in a process, whatever it is told, and there it would
-    be in the middle of what a command prints.
+    HiGHS 1.16 prints its version to standard output when it starts in a process, whatever its options say. There it
+    would be in the middle of what a command prints.
     """
     try:
-        import highspy  # noqa: PLC0415  only where CBC is missing
+        import highspy  # noqa: PLC0415  only if CBC is missing
     except ImportError:
         return False
     sys.stdout.flush()
@@ -69,7 +69,7 @@ def _start_highs() -> bool:
         os.dup2(_STDERR, _STDOUT)
         highspy.Highs()  # type: ignore[no-untyped-call]
         libc = ctypes.cdll.ucrtbase if sys.platform == "win32" else ctypes.CDLL(None)
-        libc.fflush(None)  # C keeps a line of its own where the output is no terminal
+        libc.fflush(None)  # C buffers its output if that is not a terminal
     finally:
         os.dup2(output, _STDOUT)
         os.close(output)
@@ -79,11 +79,11 @@ def _start_highs() -> bool:
 _STDOUT, _STDERR = 1, 2
 
 SOLVERS: Mapping[str, Callable[[float], pulp.LpSolver | None]] = {"CBC": _cbc, "HiGHS": _highs}
-"""Name -> what makes the solver for a time limit in seconds; None where it is not installed."""
+"""Name -> function that makes the solver for a time limit in seconds, or returns None if it is not installed."""
 
 
 def find_solver(seconds: float, names: Sequence[str] = tuple(SOLVERS)) -> tuple[str, pulp.LpSolver]:
-    """The first solver that is installed, quiet and exact, and its name.
+    """Return the first installed solver and its name; it prints nothing and has no tolerance for the gap.
 
     Args:
         seconds: time limit; at least a tenth of a second is given.

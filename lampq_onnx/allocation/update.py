@@ -1,7 +1,7 @@
-"""Iterative bit update of LampQ (AAAI 2026, arXiv 2511.10004): swap bits between units after quantization.
+"""Iterative bit update of LampQ (AAAI 2026, arXiv 2511.10004): swap bits between layers after quantization.
 
-Each round raises one unit and lowers another, quantizes both anew and keeps the swap if the model got better. Better
-means by more than the scatter over the images explains: the swaps are many, the images few, and swaps that only happen
+Each round raises one layer and lowers another, quantizes both again and keeps the swap if the model got better. Better
+means by more than the scatter over the images explains: there are many swaps and few images, and swaps that only happen
 to fit them move the plan away from its optimum (DeiT-Ti at 4 bits, three seeds: KL .0491 with such swaps, .0480
 without).
 """
@@ -25,20 +25,20 @@ BudgetRule = Literal["strict", "count"]
 
 
 class Evaluator(Protocol):
-    """The quantized model, seen from the allocation."""
+    """What the update asks of the quantized model."""
 
     def reconstruction_errors(self, bits: dict[str, int]) -> dict[str, float]:
-        """Unit -> L_i = ||What Xhat - W X||_F^2 / ||W X||_F^2 at the widths given."""
+        """Return layer -> L_i = ||What Xhat - W X||_F^2 / ||W X||_F^2 at the given widths."""
         ...
 
     def losses(self, bits: dict[str, int]) -> Sequence[float] | npt.NDArray[np.float64]:
-        """Loss of the quantized model on each image of the sample set, in their order; lower is better."""
+        """Return the loss of the quantized model on each image of the sample set, in their order; lower is better."""
         ...
 
 
 @dataclass(frozen=True)
 class SwapRecord:
-    """One round: the units that went up and down, the score with them, and whether the swap stayed."""
+    """One round: which layers went up and down, the score with them, and whether the swap was kept."""
 
     raised: str
     lowered: str
@@ -58,7 +58,7 @@ class UpdateResult:
 
 @dataclass(frozen=True)
 class _Move:
-    """A unit to its next candidate: the expected change of error (positive) and of bits (signed)."""
+    """One layer moves to its next candidate: the expected change of error (positive) and of bits (signed)."""
 
     unit: str
     to: int
@@ -79,32 +79,28 @@ def iterative_update(
     budget_rule: BudgetRule = "strict",
     progress: Callable[[int], None] | None = None,
 ) -> UpdateResult:
-    """Swap widths between units while the score, the mean loss, clearly improves (`lampq_onnx.measures.evidence`).
+    """Swap widths between layers while the mean loss clearly improves (`lampq_onnx.measures.evidence`).
 
-    A round raises the unit of the largest expected gain to its next candidate and lowers another one, the one
-    of the smallest expected degradation that the budget rule allows. A unit that no other can pay for is
-    passed over. After a swap that was undone, the allowed swap of the best expected balance (gain -
-    degradation) is tried next. Widths that were scored before are not scored again, so a swap is never tried
-    twice from the same widths.
+    A round raises the layer with the largest expected gain to its next candidate. It lowers the layer with the smallest
+    expected degradation that the budget rule allows. A layer that no other can pay for is skipped. After a rejected
+    swap, the allowed swap with the best expected balance (gain - degradation) is tried next. Widths that were scored
+    before are not scored again, so no swap is tried twice from the same widths.
 
-    Parameters
-    ----------
-    bits : unit -> width at the start.
-    sizes : unit -> number of weights c_i.
-    capacity : bits that all weights together may take; only the rule ``strict`` uses it.
-    candidates : widths in bits. A unit at 2 of 2, 4, 8 goes up to 4, and nothing falls below the smallest
-        one.
-    evaluator : measures errors and scores.
-    rounds : scored swaps at most.
-    patience : stop after this many undone swaps in a row. The paper stops at the first.
-    budget_rule : ``strict`` keeps sum c_i B_i <= capacity. ``count`` is the paper's letter: as many bits up
-        as down, whatever the sizes, which keeps the plain mean of the widths and not the size.
-    progress : called with the number of swaps scored so far.
+    Args:
+        bits: layer -> width at the start.
+        sizes: layer -> number of weights c_i.
+        capacity: bits that all weights together may take; used only by the rule ``strict``.
+        candidates: widths in bits. With 2, 4, 8 a layer at 2 goes up to 4, and none falls below the smallest one.
+        evaluator: measures errors and scores.
+        rounds: maximum number of scored swaps.
+        patience: stop after this many rejected swaps in a row. The paper stops at the first.
+        budget_rule: ``strict`` keeps sum c_i B_i <= capacity. ``count`` is the paper's rule taken literally: as many
+            bits up as down, whatever the sizes, which keeps the plain mean of the widths but not the size.
+        progress: called with the number of swaps scored so far.
 
-    Raises
-    ------
-    LampqError: the start is over the budget, or the evaluator returns no usable number.
-    UsageError: an option out of range.
+    Raises:
+        LampqError: the start is over the budget, or the evaluator returns an unusable number.
+        UsageError: an option is out of range.
     """
     check_candidates(tuple(candidates))
     if rounds < 0 or patience < 1:
@@ -149,7 +145,7 @@ def iterative_update(
 def _moves(
     bits: dict[str, int], sizes: Mapping[str, int], candidates: tuple[int, ...], errors: dict[str, float]
 ) -> tuple[list[_Move], list[_Move]]:
-    """All raises, and all lowerings, of one candidate step."""
+    """List all raises and all lowerings by one candidate step."""
     raises, lowers = [], []
     for unit, width in bits.items():
         higher = [b for b in candidates if b > width]
@@ -164,7 +160,7 @@ def _moves(
 
 
 def _ranked(raises: list[_Move], lowers: list[_Move], free: int | None, *, first: bool) -> list[tuple[_Move, _Move]]:
-    """Allowed pairs, best first; ``free`` bits are left in the budget, None: count widths instead."""
+    """List the allowed pairs, best first; ``free`` bits are left in the budget, None: count widths instead."""
     pairs = [
         (up, down)
         for up in raises
@@ -186,18 +182,18 @@ def _errors(evaluator: Evaluator, bits: dict[str, int]) -> dict[str, float]:
     errors = evaluator.reconstruction_errors(dict(bits))
     for unit in bits:
         if unit not in errors:
-            raise LampqError(f"no reconstruction error was measured for unit {unit}")
+            raise LampqError(f"no reconstruction error was measured for layer {unit}")
         if not (math.isfinite(errors[unit]) and errors[unit] >= 0):
-            raise LampqError(f"the reconstruction error of unit {unit} is {errors[unit]}")
+            raise LampqError(f"the reconstruction error of layer {unit} is {errors[unit]}")
     return errors
 
 
 def _check_start(bits: Mapping[str, int], sizes: Mapping[str, int], capacity: int | None) -> None:
     for unit, width in bits.items():
         if unit not in sizes:
-            raise LampqError(f"unit {unit} has a width but no size")
+            raise LampqError(f"layer {unit} has a width but no size")
         if not MIN_BITS <= width <= MAX_BITS:
-            raise LampqError(f"unit {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
+            raise LampqError(f"layer {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
     used = sum(sizes[unit] * width for unit, width in bits.items())
     if capacity is not None and used > capacity:
         raise LampqError(f"the widths to start from take {used} bits of a budget of {capacity}")

@@ -13,21 +13,19 @@ INPUT_WIDTHS = tuple(b for b in ACTIVATION_BITS if b != FLOAT_BITS)
 
 
 def parse_candidates(text: str) -> tuple[int, ...]:
-    """Widths from ``2-8`` or ``2,4,8`` or a mix of both, ascending.
+    """Parse widths from ``2-8`` or ``2,4,8`` or a mix of both; the result is ascending.
 
-    Raises
-    ------
-    UsageError: anything else, or a width outside 1..8.
+    Raises:
+        UsageError: the text is not such a list, or a width is outside 1..8.
     """
     return _parse(text, tuple(range(MIN_BITS, MAX_BITS + 1)), "candidate widths", "2,4,8")
 
 
 def parse_activation_candidates(text: str) -> tuple[int, ...]:
-    """Input widths from ``4,6,8,16`` or ``4-8,16``, ascending.
+    """Parse input widths from ``4,6,8,16`` or ``4-8,16``; the result is ascending.
 
-    Raises
-    ------
-    UsageError: anything else, or a width that inputs cannot have.
+    Raises:
+        UsageError: the text is not such a list, or inputs cannot have a width.
     """
     return _parse(text, INPUT_WIDTHS, "candidate widths of activations", "4,6,8,16")
 

@@ -1,4 +1,4 @@
-"""Widths, inputs and storage of every unit in one integer program, under any mix of budgets."""
+"""Weight width, input width and storage of every layer in one integer program, under any mix of budgets."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import Packing, Target
 
 _COST_LEVELS = 10**9
-"""Costs as a budget are whole numbers up to this."""
+"""A cost limit becomes a budget of whole numbers up to this."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a solution takes of one budget, in the budget's unit, and whether one step more would break it."""
+    """What a solution takes of one budget, in the budget's unit, and whether one more step would break it."""
 
     name: str
     used: float
@@ -38,7 +38,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class FormSolution:
-    """Forms of all units in the budget, and how good they are known to be; see `Solution`."""
+    """Forms of all layers in the budget, and how close to optimal they are known to be; see `Solution`."""
 
     forms: dict[str, LayerForm]
     objective: float
@@ -60,16 +60,16 @@ def solve_forms(
     table: LatencyTable | None,
     float_bytes: int | None,
 ) -> FormSolution:
-    """The forms of least cost within all limits; with ``min_agreement``, those of least bytes.
+    """Find the forms of least cost within all limits; with ``min_agreement``, those of least bytes.
 
-    Where no latency is asked for, nothing else would keep units from the float kernel, on which they lose least and run
-    slowest: they pay for it as `wide_units` do.
+    Without a latency limit nothing else would keep layers from the float kernel, on which they lose least and run
+    slowest. So they pay for it, as in `wide_units`.
 
     Args:
         sensitivities: what the front end measured.
-        forms: to choose from; float among them if a unit may stay in float.
-        limits: at least one.
-        fixed: forms of the units outside the budget.
+        forms: forms to choose from; include float if a layer may stay in float.
+        limits: at least one limit.
+        fixed: forms of the layers outside the budget.
         target: where the file is to run, which decides a part of its size.
         options: what a width costs, and the seconds for the integer program. ``wide_price`` is what a whole model's
             worth of multiply-adds on the float kernel must save, without ``max_ms``.
@@ -77,8 +77,8 @@ def solve_forms(
         float_bytes: size of the float file; needed for ``max_bytes`` where there is no table.
 
     Raises:
-        UsageError: what a limit needs is not given.
-        LampqError: the limits cannot be kept, alone or together, nothing would be quantized within them, or a
+        UsageError: something that a limit needs is not given.
+        LampqError: the limits cannot be kept, alone or together; nothing would be quantized within them; or a
             measurement is missing.
     """
     units = budgeted_units(sensitivities)
@@ -127,10 +127,10 @@ def form_costs(
     forms: Sequence[LayerForm],
     options: AllocationOptions,
 ) -> FloatArray:
-    """(n, k) cost of every unit in every form: that of the weights and that of the input; float costs nothing.
+    """Return the cost of every layer in every form, weights plus input, shape (n, k); float costs nothing.
 
     Raises:
-        LampqError: a width that was not measured.
+        LampqError: a width was not measured.
     """
     widths = tuple(sorted({form.weight_bits for form in forms if form.storage is not None}))
     if not widths:
@@ -152,9 +152,9 @@ def form_costs(
 
 
 def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], price: float) -> FloatArray:
-    """(n, k) price of the float kernel by the unit's share of the multiply-adds; an infinite price forbids it.
+    """Return the price of the float kernel by the layer's share of the multiply-adds, shape (n, k).
 
-    Units that are faster on it pay nothing.
+    An infinite price forbids float. Layers that are faster in float pay nothing.
     """
     work = np.array([float(multiply_adds(unit)) for unit in units])
     slow = np.array([form.activation_bits > FIXED_BITS for form in forms])
@@ -165,7 +165,7 @@ def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], 
 
 
 def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, LayerForm], options: AllocationOptions) -> float:
-    """Cost of all units in the budget in the forms given."""
+    """Return the cost of all layers in the budget in the given forms."""
     kinds = tuple(dict.fromkeys(forms[unit.name] for unit in budgeted_units(sensitivities)))
     units = budgeted_units(sensitivities)
     costs = form_costs(sensitivities, units, kinds, options)
@@ -184,21 +184,23 @@ def _require_agreement(sensitivities: Sensitivities, asked: float, ceiling: floa
     """Refuse an agreement that no plan is predicted to keep.
 
     Args:
-        ceiling: nats that all units together may cost.
-        least: nats that they cost at least; float on a slow kernel has its price too.
+        sensitivities: hold the simulated plans.
+        asked: the requested agreement, 0..1.
+        ceiling: nats that all layers together may cost.
+        least: nats that they cost at least; float on a slow kernel includes its price.
     """
     if least <= ceiling:
         return
     best = sensitivities.agreement_at(least)
     raise LampqError(
-        f"an agreement of {asked:.9g} is predicted for no plan"
-        + ("" if best is None else f": the most that one is predicted to keep is {math.floor(1000 * best) / 1000:.3f}"),
+        f"no plan is predicted to reach an agreement of {asked:.9g}"
+        + ("" if best is None else f"; the highest predicted agreement is {math.floor(1000 * best) / 1000:.3f}"),
         hint="ask for less, add larger candidates, or simulate more accurate plans with --effort best",
     )
 
 
 def _best_agreement(sensitivities: Sensitivities, limits: Limits, costs: FloatArray) -> float | None:
-    """What is predicted where the one form that costs least is quantized; None: agreement is no limit."""
+    """Return the agreement predicted if only the one cheapest form is quantized; None: agreement is not limited."""
     if limits.min_agreement is None:
         return None
     least = costs[costs > 0].min(initial=np.inf)
@@ -206,15 +208,15 @@ def _best_agreement(sensitivities: Sensitivities, limits: Limits, costs: FloatAr
 
 
 def _cost_budget(costs: FloatArray, ceiling: float) -> Budget:
-    """Costs rounded up, so that a choice within the budget is within the ceiling."""
+    """Make a budget of costs rounded up, so that a choice within the budget is within the ceiling."""
     scale = _COST_LEVELS / ceiling
-    # A cost above the ceiling does not fit however far above it is.
+    # A cost above the ceiling does not fit, however far above it is.
     weights = np.ceil(np.minimum(costs, 2 * ceiling) * scale).astype(np.int64)
     return Budget("nats of predicted KL", weights, _COST_LEVELS, max(1, round(scale)))
 
 
 def _useful(costs: FloatArray, budgets: Sequence[Budget]) -> list[int]:
-    """Forms that no other beats, or equals and precedes, for all units and on all counts."""
+    """List the forms that no other form beats, or equals and precedes, for all layers and in every respect."""
     rows = np.stack([costs, *(budget.weights.astype(np.float64) for budget in budgets)])
     kept: list[int] = []
     for k in range(rows.shape[2]):
@@ -228,7 +230,7 @@ def _useful(costs: FloatArray, budgets: Sequence[Budget]) -> list[int]:
 
 
 def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
-    """A budget binds where no unit can go to its next cheaper form within it."""
+    """Say what is used of each budget; a budget binds if no layer can go to its next cheaper form within it."""
     units = np.arange(len(choice))
     cheaper = problem.costs < problem.costs[units, choice][:, None]
     found = []
@@ -247,7 +249,7 @@ def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
 
 
 def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, LayerForm]:
-    """Forms of the units outside the budget."""
+    """Return the forms of the layers outside the budget."""
 
     def form(unit: UnitSensitivity) -> LayerForm:
         if fixed_bits == FLOAT_BITS:

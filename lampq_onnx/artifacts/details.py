@@ -1,4 +1,4 @@
-"""Where a quantized file's error and time go: the parts of a report that its page draws."""
+"""Where a quantized file's error and time go: the parts of a report that its HTML page draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lampq_onnx.disk.records import Record
 
 
 class OutputError(Record):
-    """Error of one inner tensor, everything before it quantized as well."""
+    """Error of one inner tensor, measured with everything before it quantized as well."""
 
     name: str = Field(description="layer or block")
     kind: Literal["layer", "block"]
@@ -22,23 +22,21 @@ class OutputErrors(Record):
 
     samples: int
     outputs: tuple[OutputError, ...]
-    missing: tuple[str, ...] = Field(
-        default=(), description="layers whose output the two files do not share under one name"
-    )
+    missing: tuple[str, ...] = Field(default=(), description="layers whose output has no common name in the two files")
 
 
 class OperatorTime(Record):
-    """Kernels of one operator type, after onnxruntime's optimizations."""
+    """Time of the kernels of one operator type, after onnxruntime's optimizations."""
 
     operator: str
-    float_ms: float = Field(description="per run, all nodes of this type; 0: the file has none")
+    float_ms: float = Field(description="milliseconds per run, all nodes of this type; 0: the file has none")
     quantized_ms: float
     float_nodes: int
     quantized_nodes: int
 
 
 class OperatorTimes(Record):
-    """onnxruntime's profile of both files, medians over runs taken in turns."""
+    """onnxruntime's profile of both files: medians over alternating runs."""
 
     threads: int
     batch: int
@@ -47,7 +45,7 @@ class OperatorTimes(Record):
 
 
 class ClassChange(Record):
-    """Images of one class, by label."""
+    """Answers for the images of one label."""
 
     label: int
     samples: int
@@ -58,28 +56,30 @@ class ClassChange(Record):
 class ChangedImage(Record):
     """One image that the two files answer differently."""
 
-    image: str = Field(description="as the image source names it")
+    image: str = Field(description="name in the image source")
     label: int
     float_answer: int
     quantized_answer: int
-    float_probability: float = Field(description="that the float file gives its own answer")
-    quantized_probability: float = Field(description="that the quantized file gives its own answer")
-    thumbnail: str | None = Field(default=None, description="JPEG of the crop, base64")
+    float_probability: float = Field(description="probability that the float file gives its own answer")
+    quantized_probability: float = Field(description="probability that the quantized file gives its own answer")
+    thumbnail: str | None = Field(default=None, description="JPEG of the cropped image, base64")
 
 
 class AnswerChanges(Record):
-    """Which images are answered differently."""
+    """Images that the two files answer differently."""
 
     lost: int = Field(description="images that only the float file gets right")
     won: int = Field(description="images that only the quantized file gets right")
     other: int = Field(description="images with two different wrong answers")
     classes: tuple[ClassChange, ...] = Field(description="classes that have images, by label")
-    images: tuple[ChangedImage, ...] = Field(description="the surest lost ones first, then other and won; a selection")
+    images: tuple[ChangedImage, ...] = Field(
+        description="a selection: lost ones first, most certain first, then other and won"
+    )
 
 
 class Details(Record):
-    """What explains the figures of a report."""
+    """Details that explain the figures of a report."""
 
     errors: OutputErrors
     operators: OperatorTimes
-    changes: AnswerChanges | None = Field(description="null where images have no one label")
+    changes: AnswerChanges | None = Field(description="null for tasks without one label per image")

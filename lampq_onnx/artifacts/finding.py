@@ -1,4 +1,4 @@
-"""What an examination of the environment or a model finds."""
+"""A result of checking the environment or a model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Status = Literal["ok", "warning", "failure"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        status: failure: the job cannot give a right result.
+        name: what was checked.
+        status: the verdict; with a failure, the command cannot give a right result.
         detail: what was found, with figures.
         advice: what to do; empty if nothing.
     """

@@ -1,4 +1,4 @@
-"""What a report was judged by, and what was found wrong."""
+"""The limits that a report was judged by, and the problems that were found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ProblemCode = Literal["not-finite", "layer-differs", "kernels-add-error"]
 
 
 class GateLimits(Record):
-    """The limits that were in force for a report. A figure whose limit is null is shown and never fails."""
+    """The gates that applied to a report. A figure whose limit is null is shown and never fails."""
 
     max_drop: float | None = Field(default=None, description="largest drop of the task's score, in points")
     min_agreement: float | None = Field(
@@ -21,8 +21,8 @@ class GateLimits(Record):
 
 
 class Problem(Record):
-    """The file does not compute what it says on the machine that measured it. Every problem fails a gate."""
+    """A difference between what the file says and what this machine computes. Every problem fails a gate."""
 
     code: ProblemCode
-    message: str = Field(description="one sentence for people")
-    layer: str | None = Field(default=None, description="where, if one layer is to blame")
+    message: str = Field(description="one sentence that describes the problem")
+    layer: str | None = Field(default=None, description="name of the layer, if one layer is the cause")

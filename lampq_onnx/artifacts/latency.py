@@ -1,4 +1,4 @@
-"""What layers and the rest of a graph cost in time on one machine."""
+"""Measured time of layers, and of the rest of a graph, on one machine."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lampq_onnx.errors import LampqError
 
 
 class ProbedLayer(Record):
-    """One layer of the graph; layers of one shape are measured once."""
+    """One layer of the graph; layers of the same shape are measured once."""
 
     name: str
     shape: str = Field(description="key of the shape, e.g. MatMul 197x384x1152 bias")
 
 
 class LayerTime(Record):
-    """One shape in one form, alone in a session."""
+    """Time of one layer shape in one form, run alone in a session."""
 
     shape: str
-    weight_bits: tuple[int, ...] = Field(description="weight widths that run like this; 32 is float")
+    weight_bits: tuple[int, ...] = Field(description="weight widths with this time; 32 is float")
     activation_bits: tuple[int, ...]
-    storages: tuple[str, ...] = Field(description="storages that run like this; empty for float")
+    storages: tuple[str, ...] = Field(description="storages with this time; empty for float")
     milliseconds: float = Field(gt=0, description="median over rounds")
     noise: float = Field(ge=0, description="standard error of the median, as a fraction of it")
 
     def covers(self, weight_bits: int, activation_bits: int, storage: str | None) -> bool:
-        """Whether it was measured for these; storage None: any."""
+        """Whether the time holds for these widths and this storage; storage None: any."""
         return (
             weight_bits in self.weight_bits
             and activation_bits in self.activation_bits
@@ -40,11 +40,11 @@ class LayerTime(Record):
 
 
 class LatencyTable(Artifact):
-    """Measured times from which the latency of any plan follows.
+    """Measured times from which the latency of any plan is predicted.
 
-    A layer alone in a session is not a layer inside of a graph: neighbours fuse, weights leave the caches. So two whole
-    files are timed as well, with every layer in float and with every layer in its fastest form, and what forms save is
-    scaled by ``context`` so that the sum is right at both ends:
+    A layer alone in a session behaves differently from a layer in a graph: neighbours fuse, weights leave the caches.
+    So two whole files are timed too: one with every layer in float, one with every layer in its fastest form. What
+    forms save is scaled by ``context`` so that the sum is right at both ends:
 
         latency(plan) = float_ms - context * sum_i (t_i(float) - t_i(form of i)).
     """
@@ -61,12 +61,12 @@ class LatencyTable(Artifact):
     float_ms: float = Field(gt=0, description="whole file with every layer in float, median")
     fastest_ms: float = Field(gt=0, description="whole file with every layer in its fastest form, median")
     noise: float = Field(ge=0, description="half the interquartile range of their ratio, as a fraction of it")
-    context: float = Field(gt=0, description="time saved inside of the graph over time saved alone")
+    context: float = Field(gt=0, description="time saved in the graph divided by the time saved by layers alone")
     layers: tuple[ProbedLayer, ...]
     times: tuple[LayerTime, ...]
 
     def layer_times(self) -> LayerTimes:
-        """Times by layer, for many look-ups."""
+        """Return the times by layer name, for many look-ups."""
         own: dict[str, list[LayerTime]] = {}
         for time in self.times:
             own.setdefault(time.shape, []).append(time)
@@ -74,12 +74,12 @@ class LatencyTable(Artifact):
 
     @property
     def fixed_ms(self) -> float:
-        """What the graph takes beside its layers."""
+        """Time in ms that the graph takes beside its layers."""
         times = self.layer_times()
         return self.float_ms - sum(times.ms(layer.name, FLOAT_BITS, FLOAT_BITS) for layer in self.layers)
 
     def predict(self, plan: BitPlan) -> float:
-        """Latency in ms of the file of a plan.
+        """Predict the latency in ms of the file of a plan.
 
         Raises:
             LampqError: a form was not measured.
@@ -92,7 +92,7 @@ class LatencyTable(Artifact):
         return total
 
     def require_layers(self, names: Iterable[str]) -> None:
-        """Refuse a table of another model.
+        """Refuse a table that was made for another model.
 
         Raises:
             LampqError: a layer was not probed.
@@ -101,17 +101,17 @@ class LatencyTable(Artifact):
         missing = next((name for name in names if name not in known), None)
         if missing is not None:
             raise LampqError(
-                f"the latency table of {self.model} does not know layer {missing}: it is of another model",
+                f"the latency table of {self.model} has no layer {missing}: it was made for another model",
                 hint="probe the float.onnx that belongs to the sensitivities",
             )
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """A latency table by layer.
+    """A latency table, indexed by layer.
 
     Attributes:
-        table: where it comes from.
+        table: the latency table.
         layers: layer name -> times of its shape.
     """
 
@@ -119,7 +119,7 @@ class LayerTimes:
     layers: Mapping[str, tuple[LayerTime, ...]]
 
     def ms(self, name: str, weight_bits: int, activation_bits: int, storage: str | None = None) -> float:
-        """A layer's share of the graph's latency in one form; storage None: any.
+        """Return a layer's share of the graph's latency in ms in one form; storage None: any.
 
         Raises:
             LampqError: the layer or the form was not measured.

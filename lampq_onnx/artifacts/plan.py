@@ -1,4 +1,4 @@
-"""Bit-widths by layer name: what the allocation decides and a person may edit."""
+"""Bit-widths by layer name: the allocation decides them, and a person may edit them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FLOAT_BITS = 32
 """A layer with this width is left in float."""
 
 FIXED_BITS = 8
-"""Weights and inputs of the layers outside the budget, unless a plan says otherwise."""
+"""Weight and input width of the layers outside the budget, unless a plan says otherwise."""
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 WIDE_ACTIVATION_BITS = 16
-"""Width of inputs that 8 bits cannot hold; such a layer runs on the float kernel."""
+"""Width of inputs that lose too much at 8 bits; such a layer runs on the float kernel."""
 
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, WIDE_ACTIVATION_BITS, FLOAT_BITS)
 
@@ -34,21 +34,25 @@ ActivationBits = Annotated[int, Strict(), AfterValidator(lambda v: _one_of(ACTIV
 
 
 class LayerPlan(Record):
-    """Widths of one layer. Only the two widths are needed in a plan written by hand."""
+    """Widths of one layer. A plan written by hand needs only the two widths."""
 
     weight_bits: WeightBits
     activation_bits: ActivationBits
     type: str | None = None
     parameters: int | None = Field(default=None, gt=0, description="number of weights, without the bias")
-    fixed: bool = Field(default=False, description="outside the budget")
+    fixed: bool = Field(default=False, description="the layer is outside the budget")
     activation_range: ActivationRange | None = Field(
         default=None, description="absent: convert measures it from --calibration"
     )
-    input_elements: int | None = Field(default=None, gt=0, description="numbers in the layer's input, one image")
-    sketch: tuple[float, ...] | None = Field(
-        default=None, description="norm and random projections of the weight before equalization, to know it again by"
+    input_elements: int | None = Field(
+        default=None, gt=0, description="number of elements of the layer's input, for one image"
     )
-    storage: Packing | None = Field(default=None, description="of its weights in the file; absent: as --packing says")
+    sketch: tuple[float, ...] | None = Field(
+        default=None, description="norm and random projections of the weight before equalization, to find the layer by"
+    )
+    storage: Packing | None = Field(
+        default=None, description="storage of its weights in the file; absent: as --packing says"
+    )
 
     @model_validator(mode="after")
     def _no_input_alone(self) -> Self:
@@ -71,20 +75,20 @@ class LayerPlan(Record):
 
 
 class BitPlan(Artifact):
-    """Layer name -> widths, with the budget they were found under."""
+    """Widths by layer name, with the budget they were found under."""
 
     format: Literal["lampq-onnx/plan"] = "lampq-onnx/plan"
     version: Literal[1] = 1
     model: str | None = None
     metric: str | None = None
-    budget: float | None = Field(default=None, gt=0, description="average weight bits asked for")
+    budget: float | None = Field(default=None, gt=0, description="requested average weight bits")
     activation_budget: float | None = Field(
-        default=None, gt=0, description="average input bits asked for; absent: the inputs had no budget of their own"
+        default=None, gt=0, description="requested average input bits; absent: the inputs had no separate budget"
     )
-    promised_bytes: int | None = Field(default=None, gt=0, description="size of the file, as it was predicted")
-    promised_ms: float | None = Field(default=None, gt=0, description="its latency where the layers were probed")
+    promised_bytes: int | None = Field(default=None, gt=0, description="predicted size of the file")
+    promised_ms: float | None = Field(default=None, gt=0, description="predicted latency, if the layers were probed")
     promised_agreement: float | None = Field(
-        default=None, description="fraction of images with the answer of the float model, as it was predicted"
+        default=None, description="predicted fraction of images with the float model's answer"
     )
     layers: dict[str, LayerPlan] = Field(min_length=1)
 
@@ -92,7 +96,7 @@ class BitPlan(Artifact):
         return [layer for layer in self.layers.values() if not layer.fixed]
 
     def weight_average(self) -> float | None:
-        """sum(c_i B_i) / sum(c_i) over the layers in the budget; None if the plan does not say every c_i."""
+        """Average weight width over the layers in the budget, sum(c_i B_i) / sum(c_i); None if a c_i is missing."""
         counted = self._counted()
         sizes = [layer.parameters for layer in counted]
         if not counted or any(size is None for size in sizes):
@@ -106,10 +110,9 @@ class BitPlan(Artifact):
         return sum(layer.weight_bits for layer in counted) / len(counted)
 
     def activation_average(self) -> float | None:
-        """Input bits averaged over the numbers in the inputs of the layers in the budget that are quantized.
+        """Average input width over the quantized layers in the budget, weighted by the number of input elements.
 
-        Layers of which only the weights are quantized do not count. None if the plan does not say how many numbers
-        every input has.
+        Layers with float inputs do not count. None if the plan does not say how many elements every input has.
         """
         counted = [layer for layer in self._counted() if layer.input_quantized or not layer.quantized]
         elements = [layer.input_elements for layer in counted]
@@ -124,7 +127,7 @@ class BitPlan(Artifact):
         return sum(layer.activation_bits for layer in counted) / len(counted)
 
     def with_weight_bits(self, bits: dict[str, int]) -> BitPlan:
-        """The same plan with some layers' weight widths replaced."""
+        """Return the plan with the weight widths of some layers replaced."""
         layers = {
             name: layer.model_copy(update={"weight_bits": bits[name]}) if name in bits else layer
             for name, layer in self.layers.items()
@@ -132,7 +135,7 @@ class BitPlan(Artifact):
         return self.model_copy(update={"layers": layers})
 
     def with_coupled_bits(self, bits: dict[str, int], ranges: dict[str, dict[int, ActivationRange]]) -> BitPlan:
-        """The same plan with some layers' weights and inputs both at another width, with that width's range."""
+        """Return the plan with weights and inputs of some layers at another width, with the range of that width."""
         layers = {
             name: layer.model_copy(
                 update={

@@ -1,4 +1,4 @@
-"""What the front end measured about every unit: the input of the allocation."""
+"""What the front end measured about every layer: the input of the allocation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOAT32_MAX = 3.4028234663852886e38
 
 
 class ActivationRange(Record):
-    """Real-valued interval that the input of a unit is quantized over."""
+    """Range of real values over which the input of a layer is quantized."""
 
     low: float
     high: float
@@ -30,7 +30,7 @@ class ActivationRange(Record):
 
 
 class UnitSensitivity(Record):
-    """One allocated layer."""
+    """Measurements of one layer."""
 
     name: str
     type: str = Field(description="qkv, proj, fc1, fc2, patch_embed, head or linear")
@@ -39,10 +39,10 @@ class UnitSensitivity(Record):
     fixed: bool = Field(default=False, description="outside the budget: keeps its width (patch_embed, head)")
     float_input: bool = Field(
         default=False,
-        description="its input stays in float where the target has a kernel for that: a pointwise convolution",
+        description="the input stays in float if the target has a kernel for that: a pointwise convolution",
     )
     trace: float = Field(ge=0, description="tr(F_i): mean over images of the squared gradient norm")
-    nuclear_norm: float = Field(ge=0, description="mean nuclear norm of the unit's output matrix (tokens x features)")
+    nuclear_norm: float = Field(ge=0, description="mean nuclear norm of the layer's output matrix (tokens x features)")
     weight_error: dict[int, float] = Field(description="bits -> squared Frobenius error of the rounded weights")
     weight_cost: dict[int, float] = Field(
         default_factory=dict,
@@ -51,15 +51,17 @@ class UnitSensitivity(Record):
     )
     activation_range: ActivationRange
     activation_ranges: dict[int, ActivationRange] = Field(
-        default_factory=dict, description="bits -> range chosen for that input width, where it differs by width"
+        default_factory=dict, description="bits -> range chosen for that input width, if it differs by width"
     )
     activation_cost: dict[int, float] = Field(
         default_factory=dict,
         description="bits -> mean KL to the float model (nats) that an input of this width costs; absent: not measured",
     )
-    activation_elements: int | None = Field(default=None, gt=0, description="numbers in the unit's input, one image")
+    activation_elements: int | None = Field(
+        default=None, gt=0, description="number of elements of the layer's input, for one image"
+    )
     sketch: tuple[float, ...] | None = Field(
-        default=None, description="norm and random projections of the weight before equalization, to know it again by"
+        default=None, description="norm and random projections of the weight before equalization, to find the layer by"
     )
 
     @model_validator(mode="after")
@@ -71,7 +73,7 @@ class UnitSensitivity(Record):
 
 
 class ModelIdentity(Record):
-    """Which model an artifact speaks of."""
+    """The model that an artifact describes."""
 
     name: str
     weights_sha256: str = Field(description="over the names, shapes and bytes of all parameters and buffers")
@@ -79,16 +81,16 @@ class ModelIdentity(Record):
 
 
 class AgreementPoint(Record):
-    """A simulated plan: what its units cost alone, summed, and how often the whole model's answer stayed."""
+    """A simulated plan: the summed cost of its layers, each measured alone, and the agreement of the whole model."""
 
     cost: float = Field(ge=0, description="sum of the measured costs of its weights and inputs in nats")
-    agreement: float = Field(ge=0, le=1, description="fraction of images with the first answer of the float model")
-    bits: float = Field(description="its average weight bits")
+    agreement: float = Field(ge=0, le=1, description="fraction of images with the same top answer as the float model")
+    bits: float = Field(description="average weight bits of the plan")
     images: int = Field(gt=0)
 
 
 class Sensitivities(Artifact):
-    """Sensitivities of all units of one model (paper sections 2 and 4, METHOD in the docs)."""
+    """Sensitivities of all layers of one model (paper sections 2 and 4; docs/method.md)."""
 
     format: Literal["lampq-onnx/sensitivities"] = "lampq-onnx/sensitivities"
     version: Literal[1] = 1
@@ -96,24 +98,25 @@ class Sensitivities(Artifact):
     units: tuple[UnitSensitivity, ...]
     alpha: dict[str, float] = Field(description="type -> factor that turns a trace into an expected loss")
     alpha_loss: dict[str, float] = Field(
-        default_factory=dict, description="unit -> loss measured with that unit alone at alpha_bits"
+        default_factory=dict, description="layer -> loss measured with only that layer at alpha_bits"
     )
     alpha_floored: tuple[str, ...] = Field(
         default=(),
-        description="sampled units whose measured loss was not positive: a small floor stands for it",
+        description="sampled layers whose measured loss was not positive: a small positive floor is used instead",
     )
     alpha_bits: int
     alpha_measure: Literal["kl", "nll", "top1"]
-    activation_bits: int = Field(description="width that the activation ranges were chosen for")
+    activation_bits: int = Field(description="input width for which the activation ranges were chosen")
     labels: Literal["sampled", "given"]
-    calibration_made: bool = Field(default=False, description="whether the images were made from the model")
+    calibration_made: bool = Field(default=False, description="whether the calibration images were made from the model")
     calibration_images: int
     seed: int
     cost_estimator: Literal["measured", "directional", "none"] = Field(
-        default="none", description="where weight_cost comes from: KL with the unit alone rounded, or its Fisher form"
+        default="none",
+        description="where weight_cost comes from: KL with only the layer rounded, or its Fisher approximation",
     )
     equalized: dict[str, str] = Field(
-        default_factory=dict, description="unit whose input channels were equalized -> how"
+        default_factory=dict, description="layer whose input channels were equalized -> how"
     )
     skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -123,14 +126,14 @@ class Sensitivities(Artifact):
     )
 
     def omega(self, unit: UnitSensitivity) -> float:
-        """Omega_i = alpha_t * tr(F_i), paper equation for the type-aware Fisher metric."""
+        """Compute Omega_i = alpha_t * tr(F_i), the paper's equation for the type-aware Fisher metric."""
         return self.alpha[unit.type] * unit.trace
 
     def cost_at(self, agreement: float) -> float:
-        """The largest summed cost in nats at which the simulated plans keep ``agreement``.
+        """Return the largest summed cost in nats at which the simulated plans keep ``agreement``.
 
-        Between simulated plans it is interpolated (a cost of 0 agrees on all images), and nothing is extrapolated:
-        below the least agreement that was seen the cost of that plan holds.
+        Values between simulated plans are interpolated (a cost of 0 agrees on all images). Nothing is extrapolated:
+        below the lowest simulated agreement, the cost of that plan is returned.
 
         Raises:
             LampqError: no plan was simulated.
@@ -142,7 +145,7 @@ class Sensitivities(Artifact):
         return curve[-1][0]
 
     def agreement_at(self, cost: float) -> float | None:
-        """The agreement that a summed cost in nats leaves; None where no plan was simulated, or only cheaper ones."""
+        """Predict the agreement at a summed cost in nats; None if no plan was simulated, or only cheaper ones."""
         if not self.agreement:
             return None
         curve = self._curve()
@@ -152,7 +155,7 @@ class Sensitivities(Artifact):
         return None
 
     def _curve(self) -> list[tuple[float, float]]:
-        """(cost, agreement), rising in cost and falling in agreement, from (0, 1) on."""
+        """Return points (cost, agreement) from (0, 1) on, rising in cost and falling in agreement."""
         if not self.agreement:
             raise LampqError(
                 f"the sensitivities of {self.model.name} hold no simulated plans, from which agreement is predicted",

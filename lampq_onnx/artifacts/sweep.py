@@ -1,4 +1,4 @@
-"""Budgets and metrics tried on one analysis."""
+"""Results of many budgets and metrics tried on one analysis."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lampq_onnx.disk.records import Artifact
 
 
 class SweepPoint(Artifact):
-    """One budget under one metric."""
+    """Result of one budget with one metric."""
 
     format: Literal["lampq-onnx/sweep-point"] = "lampq-onnx/sweep-point"
     version: Literal[1] = 1
     metric: str
-    bits: float = Field(description="average weight bits asked for")
+    bits: float = Field(description="requested average weight bits")
     updated: bool = Field(description="whether the iterative update refined the widths")
     measured: Baseline
     rounding: dict[str, str] = Field(description="layer -> technique that was kept")
@@ -25,12 +25,12 @@ class SweepPoint(Artifact):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the point's folder."""
         return f"{self.metric}-{self.bits:g}"
 
     @property
     def accuracy(self) -> Accuracy:
-        """Against the float file."""
+        """Accuracy compared with the float file."""
         return self.measured.accuracy
 
     @property
@@ -40,21 +40,21 @@ class SweepPoint(Artifact):
 
     @property
     def speedup(self) -> float | None:
-        """Median ratio of float time and quantized time in turns."""
+        """Median of float time divided by quantized time, from alternating runs."""
         return self.measured.latency.speedup if self.measured.latency else None
 
 
 class Sweep(Artifact):
-    """What a sweep found: sweep.json."""
+    """All results of a sweep: the content of sweep.json."""
 
     format: Literal["lampq-onnx/sweep"] = "lampq-onnx/sweep"
     version: Literal[1] = 1
     model: str
     float_bytes: int
     points: tuple[SweepPoint, ...]
-    front: tuple[str, ...] = Field(description="points that no other one beats in size and KL both, smallest first")
-    picked: str | None = Field(default=None, description="the point whose files lie beside this one")
-    request: str | None = Field(default=None, description="what it was picked by")
+    front: tuple[str, ...] = Field(description="Pareto-optimal points in size and KL, smallest first")
+    picked: str | None = Field(default=None, description="the point whose files lie beside sweep.json")
+    request: str | None = Field(default=None, description="the request that it was picked for")
     environment: Environment
-    recipe: str | None = Field(default=None, description="as TOML, without the budgets that were tried")
-    inputs: str | None = Field(default=None, description="what else decided the files, as JSON")
+    recipe: str | None = Field(default=None, description="the recipe as TOML, without the budgets that were tried")
+    inputs: str | None = Field(default=None, description="everything else that the files depend on, as JSON")

@@ -1,4 +1,4 @@
-"""What a model is for: which outputs count and how they are read."""
+"""The task of a model: which outputs are used, and how they are read."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TaskName = Literal[
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 
 LOGITS, BOXES = "logits", "pred_boxes"
-"""Names of the outputs of detectors, as transformers calls them."""
+"""Output names of detectors, as transformers names them."""
 
 
 class TaskSpec(Record):
-    """A task, and what its outputs mean. It travels in the metadata of the files.
+    """A task, and the meaning of its outputs. It is stored in the metadata of the files.
 
     Attributes:
         kind: classification: scores (n, classes) of a softmax; binary: one logit (n, 1) of a sigmoid; multi-label:
@@ -32,10 +32,10 @@ class TaskSpec(Record):
             direction counts; segmentation: scores (n, classes, h, w); binary-segmentation: logits (n, 1, h, w) of
             sigmoids; dense-regression: real numbers at every pixel, (n, channels, h, w) or (n, h, w); detection: scores
             (n, queries, classes) and boxes (n, queries, 4), centre, width and height as shares of the input.
-        outputs: of the graph, in this order; several are joined along their last axis.
-        background: detection: whether the scores are of a softmax whose last class is "no object" (DETR, YOLOS), or of
-            sigmoids (RT-DETR).
-        classes: names, if known.
+        outputs: names of graph outputs, in this order; several are joined along their last axis.
+        background: detection: whether the scores come from a softmax whose last class is "no object" (DETR, YOLOS), or
+            from sigmoids (RT-DETR).
+        classes: class names, if known.
         spread: regression and dense-regression: standard deviation of each output (channel) of the float model over the
             calibration images, in the output's unit; empty until it is measured.
     """
@@ -48,7 +48,7 @@ class TaskSpec(Record):
 
     @property
     def has_unit(self) -> bool:
-        """Whether errors of the outputs are counted in units of their spread."""
+        """Whether errors of the outputs are measured in units of their spread."""
         return self.kind in ("regression", "dense-regression")
 
 

@@ -55,8 +55,8 @@ def reproduce(
 ) -> None:
     """Make a file again from the recipe in it, and compare the two bit for bit.
 
-    Weights and images are looked for where the recipe says, or where the options say; they have to be the same. Exits
-    with 1 where the new file differs.
+    Weights and images are looked for where the options say, else where the recipe.toml beside the file says; they have
+    to be the same. Exits with 1 where the new file differs.
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.workflow.reproduce import reproduce as again

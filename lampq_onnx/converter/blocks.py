@@ -1,4 +1,4 @@
-"""Outputs of a graph's blocks, found from its layers: where the residual stream leaves a block."""
+"""Outputs of a graph's blocks, found from its layers: the tensors that leave a block on the residual stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lampq_onnx.converter.inspect import QuantizedLayer
 
 _BLOCK = re.compile(r"^(.*\.\d+)(?:\.|$)")
 
-# What may stand between a block's last layer and the Add that joins the stream (layer scale, windows, post-norm).
+# Operators allowed between a block's last layer and the residual Add (layer scale, windows, post-norm).
 _PASSED = frozenset(
     [
         *("Mul", "Add", "Concat", "LayerNormalization"),
@@ -21,21 +21,21 @@ _PASSED = frozenset(
 
 
 def block_of(layer: str) -> str | None:
-    """The block in a layer's name, e.g. blocks.3 of blocks.3.mlp.fc2; None where it has no number."""
+    """Return the block in a layer's name, e.g. blocks.3 of blocks.3.mlp.fc2; None if the name has no number."""
     found = _BLOCK.match(layer)
     return found.group(1) if found else None
 
 
 def block_outputs(model: ir.Model, layers: Sequence[QuantizedLayer]) -> dict[str, str]:
-    """Block -> name of the tensor that its last layer's result leaves in.
+    """Map each block to the name of the tensor in which the result of its last layer leaves it.
 
     Args:
         model: the quantized graph.
-        layers: of that graph, in its order, as `inspect_model` lists them.
+        layers: layers of that graph, in graph order, as `inspect_model` lists them.
 
     Returns:
-        Blocks in graph order. Where no residual Add follows the last layer, it is the layer's own output, the first
-        one of several.
+        Blocks in graph order. If no residual Add follows the last layer, the tensor is the layer's own output, the
+            first one of several.
     """
     last = {block: layer for layer in layers if (block := block_of(layer.name)) is not None}
     values = {output.name: output for node in model.graph for output in node.outputs}
@@ -48,7 +48,7 @@ def block_outputs(model: ir.Model, layers: Sequence[QuantizedLayer]) -> dict[str
 
 
 def _joined(value: ir.Value) -> str | None:
-    """The first sum of two computed tensors downstream."""
+    """Return the first sum of two computed tensors downstream."""
     front, seen = [value], set()
     while front:
         current = front.pop(0)

@@ -1,4 +1,4 @@
-"""Is every layer that a plan quantizes quantized in the graph, at the planned widths?"""
+"""Check that the graph quantizes every layer that the plan quantizes, at the planned widths."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def require_complete(model: ir.Model, plan: BitPlan, names: Iterable[str]) -> No
     """Read the converted graph back and compare it with the plan.
 
     Args:
-        model: converted.
-        plan: what was asked for.
-        names: the layers that it quantizes.
+        model: the converted graph.
+        plan: the requested widths.
+        names: the layers that the plan quantizes.
 
     Raises:
-        LampqError: a layer stayed in float, or has other widths.
+        LampqError: a layer stayed in float, or has widths that are not planned.
     """
     written = {layer.name: layer for layer in inspect_model(model)}
     for name in names:
         wanted, found = plan.layers[name], written.get(name)
         if found is None:
             raise LampqError(
-                f"layer {name} was to be quantized and is still in float in the converted graph",
+                f"layer {name} should be quantized, but is still in float in the converted graph",
                 hint="give it 32 weight_bits and 32 activation_bits in the plan to leave it in float on purpose",
             )
         widths = (found.weight_bits, found.activation_bits)

@@ -1,4 +1,4 @@
-"""The converter's one entry: float graph and numbers in, QDQ graph out."""
+"""The converter's entry point: float graph and numbers in, QDQ graph out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, fit_we
 from lampq_onnx.targets import Packing, Target
 
 ZERO = 1e-30
-"""Norms below this are those of weights that are all zero, which a 1-bit grid writes as the smallest floats."""
+"""Norm below which a weight counts as all zero; a 1-bit grid writes such weights as the smallest floats."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Conversion:
     Attributes:
         model: the QDQ graph.
         passes: pass -> number of changes.
-        stored: unit -> storage of its weight.
-        parameters: unit -> the numbers that were written.
-        nearest: units whose weights were rounded to nearest here.
-        refusals: what the passes left as it is, and why, in the order of the passes and of the graph.
+        stored: layer -> storage of its weight.
+        parameters: layer -> the numbers that were written.
+        nearest: layers whose weights were rounded to nearest by the converter.
+        refusals: what the passes left unchanged, and why, in the order of the passes and of the graph.
     """
 
     model: ir.Model
@@ -54,15 +54,15 @@ class Conversion:
 
     @property
     def not_done(self) -> tuple[NotDone, ...]:
-        """The refusals, those of one pass for one reason joined."""
+        """The refusals; those of one pass with the same reason are joined."""
         return grouped(self.refusals)
 
 
 def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
-    """The layers of ``model`` that ``plan`` quantizes.
+    """Return the layers of ``model`` that ``plan`` quantizes.
 
     Raises:
-        LampqError: the plan names layers that the model does not have, says another number of weights, or quantizes a
+        LampqError: the plan names layers that the model does not have, gives another number of weights, or quantizes a
             layer that is not float32.
     """
     sites = {site.name: site for site in find_sites(model.graph)}
@@ -94,17 +94,18 @@ def layer_parameters(
     *,
     symmetric: bool = False,
 ) -> dict[str, LayerParameters]:
-    """Numbers for every planned layer.
+    """Compute the quantization parameters of every planned layer.
 
     Args:
         sites: the layers.
         plan: widths and ranges.
-        weights: rounded weights from elsewhere. A layer that has none of its planned width is rounded to nearest.
+        weights: weights that were rounded before. A layer without rounded weights of its planned width is rounded to
+            nearest.
         symmetric: widen the ranges of inputs so that zero lies in the middle, see `Target`.
 
     Raises:
         LampqError: a layer whose input is quantized has no activation range, a layer's weights are not finite, or the
-            rounded ones are of another layer.
+            rounded weights belong to another layer.
     """
     return {
         name: _parameters(site, plan.layers[name], (weights or {}).get(name), symmetric=symmetric)
@@ -141,12 +142,15 @@ def _activation(name: str, layer: LayerPlan, *, symmetric: bool) -> ActivationQu
 
 
 def _require_same_layer(name: str, matrix: npt.NDArray[np.float32], rounded: QuantizedWeight) -> None:
-    """Rounded weights of another layer or model are as far from these as zeros are, or farther."""
+    """Require that the rounded weights are closer to the layer's weights than zeros are.
+
+    Rounded weights of another layer or model are as far away as zeros, or farther.
+    """
     same = rounded.codes.shape == matrix.shape
     same &= rounded.bias is None or rounded.bias.shape == matrix.shape[:1]
     if not same or np.linalg.norm(rounded.dequantize() - matrix) > np.linalg.norm(matrix) + ZERO:
         raise LampqError(
-            f"the rounded weights of layer {name} are not those of the model's layer",
+            f"the rounded weights of layer {name} do not belong to this layer of the model",
             hint="use the weights file that was written with this float.onnx",
         )
 
@@ -163,12 +167,12 @@ def convert_model(
     """Quantize a float graph.
 
     Args:
-        model: changed in place.
+        model: the float graph; it is changed in place.
         plan: widths by layer name.
-        packing: None takes the target's. A layer's storage in the plan comes first.
+        packing: storage of the weights; None: the target's. A storage that the plan gives for a layer overrides it.
         target: decides storage and the form of 8-bit weights.
-        weights: rounded weights from elsewhere, see `layer_parameters`.
-        graph_passes: what runs on the float graph first; None: `order.graph_steps`.
+        weights: weights that were rounded before, see `layer_parameters`.
+        graph_passes: passes that run on the float graph first; None: `order.graph_steps`.
 
     Raises:
         UsageError: the target has no kernel for widths of the plan, or does not read the storage.
@@ -179,7 +183,7 @@ def convert_model(
     storages = {name: layer.storage for name, layer in plan.layers.items() if layer.storage is not None}
     for form in {storage, *storages.values()}:
         target.require_packing(form)
-    # Files of old exporters list their weights as inputs, which would keep them alive.
+    # Files of old exporters list their weights as inputs, which would keep unused weights alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
     sites = planned_sites(model, plan)
     parameters = layer_parameters(sites, plan, weights, symmetric=target.symmetric)
@@ -209,7 +213,7 @@ def require_runnable(plan: BitPlan, target: Target) -> None:
     """Refuse a plan with widths that the target cannot run.
 
     Raises:
-        UsageError: names the layer and the nearest widths that it can.
+        UsageError: names the layer and the nearest widths that the target can run.
     """
     for name, layer in plan.layers.items():
         if layer.quantized:
@@ -217,7 +221,7 @@ def require_runnable(plan: BitPlan, target: Target) -> None:
 
 
 def embedded_plan(model: ir.Model, path: Path) -> BitPlan | None:
-    """The plan that a converted file carries; None for files of other tools.
+    """Read the plan inside a converted file; None for files of other tools.
 
     Raises:
         LampqError: the plan in the file is damaged.
@@ -232,13 +236,13 @@ def embedded_plan(model: ir.Model, path: Path) -> BitPlan | None:
 
 
 def check_file(path: Path) -> None:
-    """onnx's full check of a file, shape inference included.
+    """Run the full check of the onnx package on a file, shape inference included.
 
     Raises:
-        LampqError: with the checker's reason.
+        LampqError: the check failed; the message gives the checker's reason.
     """
     try:
-        # By path, which is the only way for files over 2 GB.
+        # Only by path can files over 2 GB be checked.
         onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # the checker and shape inference raise unrelated kinds
+    except Exception as error:  # the checker and shape inference raise unrelated exception types
         raise LampqError(f"{path.name} fails onnx's check: {str(error).strip()[:500]}") from error

@@ -1,4 +1,4 @@
-"""What a quantized file holds, read from its graph."""
+"""Read the quantized layers of a file from its graph."""
 
 from __future__ import annotations
 
@@ -37,16 +37,20 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """One layer whose weight comes out of integers: by DequantizeLinear, or by this converter's Cast and Mul.
+    """One layer whose weight is stored as integers, scaled by DequantizeLinear or by this converter's Cast and Mul.
 
     Attributes:
-        input: name of the float tensor that the layer reads (before quantization).
-        outputs: names of the float tensors that it writes, bias included; several where each is a product of its own.
-        weight_bits: width that was planned, or that of the stored type in files of other tools.
-        activation_bits: likewise; 32 where the input is not quantized.
+        name: layer name.
+        type: layer type, e.g. qkv.
+        weight_bits: planned width; in files of other tools, the width of the stored type.
+        activation_bits: planned width of the input, or that of its type; 32 if the input is not quantized.
         storage: exact, int2, int4, int8, uint8 ...
-        bytes: of the packed weights.
+        scheme: how the integers are scaled.
+        bytes: bytes of the packed weights.
         parameters: number of weights.
+        input: name of the float tensor that the layer reads (before quantization).
+        outputs: names of the float tensors that it writes, bias included; several if queries, keys and values are
+            separate products.
     """
 
     name: str
@@ -62,7 +66,7 @@ class QuantizedLayer:
 
 
 def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
-    """Quantized layers in graph order; also reads plain QDQ files of other tools."""
+    """List the quantized layers in graph order; plain QDQ files of other tools are read too."""
     layers: dict[str | ir.Node, QuantizedLayer] = {}
     for node in model.graph:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
@@ -70,7 +74,7 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
         scaling = _scaling(node)
         if scaling is not None and _scales_integers(scaling) and _is_fixed(scaling.inputs[0]):
             part = _layer(node, scaling)
-            # Products of one unit (`ProductPerPart`) read parts of the same weights.
+            # Separate products of one layer (`ProductPerPart`) read parts of the same weights.
             source = scaling.inputs[0].producer() if scaling.inputs[0] is not None else None
             whole = source if source is not None and source.op_type == "Split" else node
             unit = node.metadata_props.get(UNIT_KEY) or whole
@@ -80,7 +84,7 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
 
 
 def broken_constants(model: ir.Model) -> list[str]:
-    """Names of constants that hold NaN or infinity; minus infinity is allowed, which masks hold."""
+    """List the constants that hold NaN or plus infinity; minus infinity is allowed, because masks hold it."""
     found = []
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -92,7 +96,7 @@ def broken_constants(model: ir.Model) -> list[str]:
 
 
 def _scaling(node: ir.Node) -> ir.Node | None:
-    """What makes the float weight of a layer; a Conv reads it through a Transpose and a Reshape."""
+    """Return the node that makes the float weight of a layer; a Conv reads it through a Transpose and a Reshape."""
     weight = node.inputs[1]
     found = weight.producer() if weight is not None else None
     while (
@@ -103,7 +107,7 @@ def _scaling(node: ir.Node) -> ir.Node | None:
 
 
 def _scales_integers(node: ir.Node) -> bool:
-    """Whether the node brings a weight's integers to float: DequantizeLinear, or a Mul that this converter labelled."""
+    """Whether the node scales a weight's integers to float: DequantizeLinear, or a Mul that this converter labelled."""
     return node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and STORAGE_KEY in node.metadata_props)
 
 
@@ -137,7 +141,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
 
 
 def _ends_layer(reader: ir.Node, node: ir.Node) -> bool:
-    """Whether the one reader of a product belongs to the layer: it adds the bias, or undoes the pass BiasInGemm."""
+    """Whether the only reader of a product belongs to the layer: it adds the bias, or undoes the pass BiasInGemm."""
     if reader.op_type == "Reshape":
         return node.op_type == "Gemm" and UNIT_KEY in node.metadata_props
     bias = bias_of(node)
@@ -154,7 +158,7 @@ def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> 
 
 
 def _is_fixed(value: ir.Value | None) -> bool:
-    """Whether ``value`` is computed from constants alone; other tools quantize products of two activations, too."""
+    """Whether ``value`` is computed from constants alone; other tools also quantize products of two activations."""
     front, seen = [value], set()
     while front:
         current = front.pop()
@@ -169,7 +173,7 @@ def _is_fixed(value: ir.Value | None) -> bool:
 
 
 def _constants(value: ir.Value | None) -> list[ir.Value]:
-    """Constants that a folded chain starts from."""
+    """Return the constants that a foldable chain starts from."""
     if value is None:
         return []
     if value.const_value is not None:
@@ -181,7 +185,7 @@ def _constants(value: ir.Value | None) -> list[ir.Value]:
 
 
 def _activation(node: ir.Node) -> tuple[ir.Value, int]:
-    """The float tensor before QuantizeLinear, and the width of the quantized type."""
+    """Return the float tensor before QuantizeLinear, and the width of the quantized type."""
     value = node.inputs[0]
     assert value is not None
     producer = value.producer()

@@ -1,4 +1,4 @@
-"""The opset that a converted graph needs."""
+"""Raise the opset of a converted graph to what its types need."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from lampq_onnx.targets import Packing, Target
 class RaiseOpset(CountingPass):
     """Bring the graph to the opset that its new types need.
 
-    1. The least opset that the storage of the weights and the widths of the inputs need. A graph that has it already
-       is left as it is: raising one for no need may change operators.
+    1. The goal is the lowest opset that the storage of the weights and the widths of the inputs need. A graph that
+       already has it is left unchanged: raising the opset without need may change operators.
     2. The result must not be newer than what the target reads.
 
     Args:
-        parameters: layer -> its numbers.
+        parameters: layer -> its quantization parameters.
         packing: storage of the layers that ``storages`` does not name.
         storages: layer -> storage.
+        target: where the file is meant to run.
 
     Raises:
         LampqError: the graph cannot be brought to the opset, or the target does not read it.
@@ -46,12 +47,12 @@ class RaiseOpset(CountingPass):
         self._inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         raised = self._raise(model)
         opset = model.opset_imports.get("", 0)
         if opset > self._target.opset:
             raise LampqError(
-                f"the graph has opset {opset}, and {self._target.name} reads up to {self._target.opset}",
+                f"the graph has opset {opset}, but {self._target.name} reads at most opset {self._target.opset}",
                 hint="export the model with an older opset, or choose widths and a --packing that need no newer one",
             )
         return raised
@@ -67,10 +68,11 @@ class RaiseOpset(CountingPass):
         before = [site.node for site in find_sites(model.graph)]
         try:
             onnxscript.version_converter.convert_version(model, needed, fallback=True)
-            # The fallback, onnx's own converter, drops the nodes' metadata. It keeps the layers and their order.
+            # The fallback, the version converter of the onnx package, drops the nodes' metadata but keeps layers and
+            # their order.
             for old, new in zip(before, find_sites(model.graph), strict=True):
                 new.node.metadata_props.update(old.metadata_props)
-        except Exception as error:  # whatever an adapter raises, the user's way out is the same
+        except Exception as error:  # whatever an adapter raises, the advice to the user is the same
             raise LampqError(
                 f"the graph cannot be brought from opset {current} to {needed}, which {why} need: {error}",
                 hint=hint,

@@ -28,45 +28,45 @@ from lampq_onnx.targets import Packing, Target
 
 
 def graph_steps() -> list[Step]:
-    """Passes that make a float graph faster and leave its function as it is."""
+    """List the passes that make a float graph faster without changing its function."""
     return [
-        Step(FoldShapes(), "first: the passes behind it read shapes, and compare them"),
-        Step(RemoveMoves(), "behind FoldShapes, which tells the Reshapes that change nothing"),
-        Step(SplitUnbind(), "behind RemoveMoves: a Transpose between a tensor and its parts hides them"),
-        Step(SelectEarly(), "last of these: it stops at what moves data, of which the least is left here"),
+        Step(FoldShapes(), "first: later passes read and compare shapes"),
+        Step(RemoveMoves(), "after FoldShapes, which shows the Reshapes that change nothing"),
+        Step(SplitUnbind(), "after RemoveMoves: a Transpose between a tensor and its parts hides them"),
+        Step(SelectEarly(), "last of these: it stops at nodes that move data, and the fewest are left here"),
     ]
 
 
 def default_graph_passes() -> list[CountingPass]:
-    """The passes of `graph_steps` alone."""
+    """Return the passes of `graph_steps` without their reasons."""
     return [step.action for step in graph_steps() if isinstance(step.action, CountingPass)]
 
 
 def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWeights) -> list[Step]:
-    """Passes that write the numbers of the layers into the graph.
+    """List the passes that write the quantization parameters of the layers into the graph.
 
     Args:
-        parameters: layer -> its numbers.
+        parameters: layer -> its quantization parameters.
         target: decides the form of the layers.
-        packer: the pass that writes the weights, which keeps how they are stored.
+        packer: the pass that writes the weights; it remembers how they are stored.
     """
     facts = {name: numbers.facts for name, numbers in parameters.items()}
     return [
         Step(ReplaceBias(parameters), "before layers change their form: the bias is where the float graph has it"),
-        Step(PatchEmbedToMatMul(facts), "before the input is quantized: QuantizeLinear goes in front of its moves"),
+        Step(PatchEmbedToMatMul(facts), "before the input is quantized: QuantizeLinear goes before its moves"),
         Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
         Step(QuantizeActivations(parameters, signed=target.symmetric), "layers have their final inputs now"),
-        Step(packer, "behind all passes that read the float weights"),
-        Step(ProductPerPart(facts, target), "behind the weights: it cuts their scales"),
-        Step(BiasInGemm(facts, target), "last: the other passes know a layer as a MatMul with an Add"),
+        Step(packer, "after all passes that read the float weights"),
+        Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
+        Step(BiasInGemm(facts, target), "last: the other passes recognize a layer as a MatMul with an Add"),
     ]
 
 
 def closing_steps() -> list[Step]:
-    """Passes that tidy up a graph."""
+    """List the passes that clean up a graph."""
     return [
-        Step(common_passes.RemoveUnusedNodesPass(), "the float weights and biases have no readers any more"),
-        Step(common_passes.TopologicalSortPass(), "shared unpacking may stand behind its first reader"),
+        Step(common_passes.RemoveUnusedNodesPass(), "the float weights and biases are no longer read"),
+        Step(common_passes.TopologicalSortPass(), "shared unpacking may stand after its first reader"),
     ]
 
 
@@ -77,18 +77,19 @@ def conversion_steps(
     storages: Mapping[str, Packing],
     graph: Sequence[ir.passes.PassBase] | None = None,
 ) -> tuple[list[Step], QuantizeWeights]:
-    """The passes of a conversion in order but for `closing_steps`, and the one that writes the weights.
+    """List the passes of a conversion in order, without `closing_steps`, and return the pass that writes the weights.
 
     Args:
-        parameters: layer -> its numbers.
+        parameters: layer -> its quantization parameters.
+        target: where the file is meant to run.
         packing: storage of the layers that ``storages`` does not name.
         storages: layer -> storage.
-        graph: in the place of `graph_steps`.
+        graph: passes to use instead of `graph_steps`.
     """
     packer = QuantizeWeights(parameters, packing, target, storages)
     own = graph_steps() if graph is None else [Step(step, "given by the caller") for step in graph]
     opset = Step(
         RaiseOpset(parameters, packing, storages, target),
-        "first of all: onnx's own converter, which may do it, writes the whole graph anew",
+        "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
     return [opset, *own, *quantizing_steps(parameters, target, packer)], packer

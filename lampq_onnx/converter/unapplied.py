@@ -1,4 +1,4 @@
-"""What the passes do not do in a file that is converted already, and why."""
+"""What the passes leave undone in a converted file, and why."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lampq_onnx.targets import TARGETS
 def unapplied(model: ir.Model) -> tuple[NotDone, ...]:
     """Run the passes that read no weights over a copy of a converted graph, and collect their refusals.
 
-    A pass that changed the file finds nothing left to do, and one that refused refuses again. What was kept from a
-    pass only by the form of the float graph cannot be seen here; the conversion itself reports that too.
+    A pass that changed the file finds nothing left to do, and one that refused refuses again. What only the form of the
+    float graph kept from a pass cannot be seen here; the conversion itself reports that too.
 
     Args:
-        model: of a file; not changed.
+        model: graph of a file; it is not changed.
 
     Returns:
-        Empty for files that were not converted by this package, or for a target that it does not know.
+        The refusals; empty for files that this package did not convert, or for an unknown target.
     """
     target = TARGETS.get(model.metadata_props.get(TARGET_KEY, ""))
     facts = layer_facts(model)
@@ -48,7 +48,7 @@ def unapplied(model: ir.Model) -> tuple[NotDone, ...]:
 
 
 def layer_facts(model: ir.Model) -> dict[str, LayerFacts]:
-    """Sizes and inputs of the layers that this package quantized, read from the graph."""
+    """Read the sizes and inputs of the layers that this package quantized from the graph."""
     products: dict[str, list[ir.Node]] = {}
     for node in model.graph:
         if UNIT_KEY in node.metadata_props and node.op_type in ("MatMul", "Gemm", "Conv"):
@@ -70,7 +70,7 @@ def layer_facts(model: ir.Model) -> dict[str, LayerFacts]:
 
 
 def _input_scale(node: ir.Node) -> float | None:
-    """The scale of the DequantizeLinear that a layer reads; None: the input is in float."""
+    """Return the scale of the DequantizeLinear that a layer reads; None: the input is in float."""
     producer = node.inputs[0].producer() if node.inputs[0] is not None else None
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
@@ -81,7 +81,7 @@ def _input_scale(node: ir.Node) -> float | None:
 
 
 def _output_channels(node: ir.Node) -> int:
-    """From the scales of the weight, which are one per output channel."""
+    """Count the output channels by the scales of the weight, which are one per output channel."""
     scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
     while scaling is not None and scaling.op_type in ("Reshape", "Transpose") and scaling.inputs[0] is not None:
         scaling = scaling.inputs[0].producer()

@@ -1,4 +1,4 @@
-"""Images from disk to model inputs."""
+"""Read images from disk and turn them into model inputs."""
 
 from lampq_onnx.data.batched import BatchedImages, batches_of
 from lampq_onnx.data.batches import Batch, CroppedImages, CropView, iter_batches

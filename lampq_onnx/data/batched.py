@@ -1,4 +1,4 @@
-"""Images that Python code brings: batches of a DataLoader, or of any iterable of numpy arrays."""
+"""Images given by Python code: batches of a DataLoader, or of any iterable of numpy arrays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lampq_onnx.data.source import ImageSource, Labels, Targets
 from lampq_onnx.errors import LampqError
 
 PEEKED = 16
-"""Batches whose labels are looked at before a model's task is known."""
+"""Number of batches whose labels are read before a model's task is known."""
 
 
 @dataclass(frozen=True)
 class BatchedView:
-    """Consecutive images of `BatchedImages`."""
+    """Consecutive images of a `BatchedImages`."""
 
     file: Path
     first: int
@@ -37,22 +37,22 @@ class BatchedView:
 
     @property
     def made(self) -> bool:
-        """They are not made from the model."""
+        """False: the images are not made from the model."""
         return False
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return self.count
 
     def slice(self, start: int, stop: int) -> BatchedView:
-        """Images ``start`` to ``stop``, exclusive."""
+        """Return the images from ``start`` to ``stop``, exclusive."""
         start, stop, _ = slice(start, stop).indices(self.count)
         labels = None if self.labels is None else self.labels[start:stop]
         targets = None if self.targets is None else self.targets[start:stop]
         return BatchedView(self.file, self.first + start, max(0, stop - start), labels, self.shape, targets)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """In order; the last may be smaller."""
+        """Return the batches in order; the last may be smaller."""
         for start in range(0, self.count, batch_size):
             size = min(batch_size, self.count - start)
             offset = 4 * (self.first + start) * math.prod(self.shape)
@@ -63,14 +63,14 @@ class BatchedView:
 
 
 class BatchedImages:
-    """Batches in a temporary file, gone through once on entry; the file is removed on exit.
+    """Batches stored in a temporary file: they are read once on entry, and the file is removed on exit.
 
     Args:
-        batches: each a float32 array or tensor (n, c, h, w), normalized as the model takes it, or a pair of that and
-            labels: class indices (n,), or real numbers (n, ...).
-        preprocessing: gives the shape of an image; what the images went through is taken to be this.
-        most: images beyond it are not taken; None: all.
-        name: for messages.
+        batches: each one a float32 array or tensor (n, c, h, w), normalized as the model takes it, or a pair of that
+            and labels: class indices (n,), or real numbers (n, ...).
+        preprocessing: gives the shape of an image; the images are assumed to be preprocessed this way.
+        most: maximum number of images; None: all.
+        name: what messages call the images.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class BatchedImages:
         self._view: BatchedView | None = None
 
     def __enter__(self) -> Self:
-        """Go through all batches.
+        """Read all batches.
 
         Raises:
-            LampqError: there are none, or one has another shape, NaN or infinity; or the file cannot be written.
+            LampqError: there are none, one has another shape, NaN or infinity, or the file cannot be written.
         """
         shape = (self.preprocessing.channels, *self.preprocessing.size)
         labels: list[npt.NDArray[np.int64 | np.float64]] = []
@@ -106,7 +106,7 @@ class BatchedImages:
                     if self._most is not None and count >= self._most:
                         break
             if not count:
-                raise LampqError(f"the {self._name} give no batch")
+                raise LampqError(f"the {self._name} contain no batch")
             known = self._joined(labels)
             if known is not None and len(known) != count:
                 raise LampqError(f"the {self._name}: some batches have labels and others have none")
@@ -127,48 +127,48 @@ class BatchedImages:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the file."""
+        """Remove the temporary file."""
         self._clean()
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self._opened())
 
     @property
     def labels(self) -> Labels | None:
-        """int64 (n,), or None where there are none or they are real numbers."""
+        """Class labels, int64 (n,); None if there are none or they are real numbers."""
         return self._opened().labels
 
     @property
     def targets(self) -> Targets | None:
-        """The labels as real numbers, float64 (n, ...), or None."""
+        """Labels as real numbers, float64 (n, ...), or None."""
         return self._opened().targets
 
     @property
     def made(self) -> bool:
-        """They are not made from the model."""
+        """False: the images are not made from the model."""
         return False
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """See `BatchedView.batches`."""
+        """Return the batches in order, see `BatchedView.batches`."""
         return self._opened().batches(batch_size)
 
     def slice(self, start: int, stop: int) -> BatchedView:
-        """See `BatchedView.slice`."""
+        """Return consecutive images, see `BatchedView.slice`."""
         return self._opened().slice(start, stop)
 
     def name(self, i: int) -> str:
-        """For people."""
+        """Return the name of image ``i`` for messages."""
         return f"{self._name}[{i}]"
 
     def pixels(self, i: int) -> npt.NDArray[np.uint8]:
-        """uint8 (h, w, c): the normalization undone."""
+        """Return image ``i`` as uint8 (h, w, c), with the normalization undone."""
         batch = next(self._opened().slice(i, i + 1).batches(1))
         pixels: npt.NDArray[np.uint8] = self.preprocessing.denormalize(batch.images)[0]
         return pixels
 
     def sha256(self) -> str:
-        """Over every number of the images, their shape, and the labels."""
+        """Hash every number of the images, their shape, and the labels."""
         view = self._opened()
         digest = hashlib.sha256(f"float {len(view)} {view.shape}".encode())
         with view.file.open("rb") as stream:
@@ -221,7 +221,10 @@ class BatchedImages:
 
 
 def peeked_labels(batches: Iterable[Any]) -> Targets | None:
-    """Labels of the first batches as real numbers; None where there are none, or a batch could not be read again."""
+    """Read the labels of the first batches as real numbers.
+
+    None if there are no labels, or if a batch could not be read again.
+    """
     if isinstance(batches, Iterator):
         return None
     pairs = [b for b in itertools.islice(batches, PEEKED) if isinstance(b, tuple | list) and len(b) == 2]
@@ -232,7 +235,7 @@ def peeked_labels(batches: Iterable[Any]) -> Targets | None:
 
 
 def batches_of(source: ImageSource | BatchedImages, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
-    """One pass over images of either kind, normalized."""
+    """Iterate once over normalized images of either kind of source."""
     if isinstance(source, BatchedImages):
         return source.batches(batch_size)
     return iter_batches(source, preprocessing, batch_size)

@@ -1,4 +1,4 @@
-"""Images to model inputs, a batch at a time."""
+"""Turn images into model inputs, one batch at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Consecutive images.
+    """A batch of consecutive images.
 
-    Attributes
-    ----------
-    images : float32 (n, c, h, w), normalized.
-    labels : int64 (n,), or None when they are not known.
-    start : position of the first image in what is iterated.
-    targets : float64 (n, ...) real numbers for each image, or None when they are not known.
+    Attributes:
+        images: float32 (n, c, h, w), normalized.
+        labels: int64 (n,), or None if they are not known.
+        start: position of the first image in the whole sequence.
+        targets: float64 (n, ...), real numbers for each image, or None if they are not known.
     """
 
     images: NDArray[np.float32]
@@ -41,15 +40,15 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class CropView:
-    """Consecutive crops in a file; valid while the `CroppedImages` it comes from is open.
+    """Consecutive crops in a file; valid while the `CroppedImages` that it comes from is open.
 
-    Attributes
-    ----------
-    file : uint8 crops, one after the other.
-    first, count : the range of crops.
-    labels : int64 (count,) or None.
-    preprocessing : how the crops were made and how they are normalized.
-    made : see `ImageSource`.
+    Attributes:
+        file: uint8 crops, one after the other.
+        first: index of the first crop of the view.
+        count: number of crops.
+        labels: int64 (count,) or None.
+        preprocessing: how the crops were made and how they are normalized.
+        made: see `ImageSource`.
     """
 
     file: Path
@@ -60,22 +59,20 @@ class CropView:
     made: bool = False
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return self.count
 
     def slice(self, start: int, stop: int) -> CropView:
-        """The crops ``start`` to ``stop`` (exclusive) of this view, clipped like a list; copies nothing."""
+        """Return the crops ``start`` to ``stop`` (exclusive) of this view, clipped like a list; copies nothing."""
         start, stop, _ = slice(start, stop).indices(self.count)
         labels = None if self.labels is None else self.labels[start:stop]
         return CropView(self.file, self.first + start, max(0, stop - start), labels, self.preprocessing, self.made)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Normalized batches in order; the last may be smaller. ``start`` counts within this view.
+        """Return normalized batches in order; the last may be smaller. ``start`` counts within this view.
 
-        Raises
-        ------
-        UsageError
-            ``batch_size`` is not positive.
+        Raises:
+            UsageError: ``batch_size`` is not positive.
         """
         _require_positive(batch_size)
         return (self._batch(start, batch_size) for start in range(0, self.count, batch_size))
@@ -84,21 +81,20 @@ class CropView:
         size = min(batch_size, self.count - start)
         shape = (size, *self.preprocessing.size, self.preprocessing.channels)
         offset = (self.first + start) * math.prod(shape[1:])
-        # Only this range is mapped, and only until it is normalized: resident memory is that of one batch.
+        # Only this range is mapped, and only until it is normalized: memory holds just one batch.
         crops = np.memmap(self.file, np.uint8, "r", offset=offset, shape=shape)
         labels = None if self.labels is None else self.labels[start : start + size]
         return Batch(self.preprocessing.normalize(crops), labels, start)
 
 
 class CroppedImages:
-    """A source's crops in a temporary file, made once on entry and removed on exit.
+    """The crops of a source in a temporary file, made once on entry and removed on exit.
 
-    Parameters
-    ----------
-    source : the images.
-    preprocessing : how they are cropped and normalized.
-    progress : called after each image with the number done so far.
-    folder : where the temporary folder is made; the system's place by default.
+    Args:
+        source: the images.
+        preprocessing: how they are cropped and normalized.
+        progress: called after each image with the number done so far.
+        folder: where the temporary folder is made; default: the system's folder.
     """
 
     def __init__(
@@ -118,12 +114,10 @@ class CroppedImages:
         self._view: CropView | None = None
 
     def __enter__(self) -> Self:
-        """Crop every image.
+        """Crop every image of the source.
 
-        Raises
-        ------
-        LampqError
-            An image cannot be read or cropped, or the temporary folder is not writable or full.
+        Raises:
+            LampqError: an image cannot be read or cropped, or the temporary folder is not writable or full.
         """
         try:
             self._temporary = tempfile.TemporaryDirectory(prefix="lampq-", dir=self._folder)
@@ -148,16 +142,16 @@ class CroppedImages:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the crops."""
+        """Remove the temporary crops."""
         self._clean()
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.source)
 
     @property
     def labels(self) -> Labels | None:
-        """The source's labels, int64 (n,) or None."""
+        """Labels of the source, int64 (n,), or None."""
         return self.source.labels
 
     @property
@@ -166,15 +160,15 @@ class CroppedImages:
         return self.source.made
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Normalized batches in order, see `CropView.batches`."""
+        """Return normalized batches in order, see `CropView.batches`."""
         return self._opened().batches(batch_size)
 
     def slice(self, start: int, stop: int) -> CropView:
-        """Some consecutive images, see `CropView.slice`."""
+        """Return consecutive images, see `CropView.slice`."""
         return self._opened().slice(start, stop)
 
     def sha256(self) -> str:
-        """Over every pixel of the crops, their size, the labels, and whether a model made them."""
+        """Hash every pixel of the crops, their size, the labels, and whether a model made them."""
         view = self._opened()
         digest = hashlib.sha256(
             f"{len(self)} {self.preprocessing.size} {self.preprocessing.channels} {self.made}".encode()
@@ -191,7 +185,7 @@ class CroppedImages:
         return self._view
 
     def _write(self, file: Path) -> None:
-        # Plain writes, not a writable mapping: a full disk is then an OSError instead of a bus error.
+        # Plain writes instead of a writable mapping: a full disk is then an OSError, not a bus error.
         with file.open("wb") as stream:
             for i in range(len(self.source)):
                 stream.write(_crop(self.source, i, self.preprocessing).data)
@@ -210,18 +204,15 @@ def iter_batches(
 ) -> Iterator[Batch]:
     """Read, crop and normalize a source once, keeping nothing.
 
-    Parameters
-    ----------
-    source, preprocessing : the images and what happens to them.
-    batch_size : images per batch; the last may be smaller.
-    progress : called after each batch is made with the number of images done so far.
+    Args:
+        source: the images.
+        preprocessing: how they are cropped and normalized.
+        batch_size: images per batch; the last may be smaller.
+        progress: called after each batch with the number of images done so far.
 
-    Raises
-    ------
-    UsageError
-        ``batch_size`` is not positive.
-    LampqError
-        While iterating: an image cannot be read or cropped.
+    Raises:
+        UsageError: ``batch_size`` is not positive.
+        LampqError: while iterating: an image cannot be read or cropped.
     """
     _require_positive(batch_size)
     return _stream(source, preprocessing, batch_size, progress)

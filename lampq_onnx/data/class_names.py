@@ -1,4 +1,4 @@
-"""Labels as people write them to class indices."""
+"""Turn labels, as people write them, into class indices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lampq_onnx.disk.files import read_text
 from lampq_onnx.errors import LampqError
 
 CLASSES = "classes.txt"
-"""Names of the classes, one on each line, in the order of the model's outputs."""
+"""File with the names of the classes, one per line, in the order of the model's outputs."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)  # at most 18 digits: always fits int64
 _SHOWN = 3
@@ -23,21 +23,18 @@ _SHOWN = 3
 def class_indices(
     labels: Sequence[tuple[str, str]], folder: Path, num_classes: int | None, class_names: Sequence[str]
 ) -> NDArray[np.int64]:
-    """The class of each label, int64 (n,).
+    """Return the class of each label, int64 (n,).
 
-    Where all labels are integers they are class indices, and no names are looked at.
+    If all labels are integers, they are class indices, and no names are looked up.
 
-    Parameters
-    ----------
-    labels : where each stands, for messages, and its text.
-    folder : may hold `CLASSES`, which comes before ``class_names``.
-    num_classes : of the model; None where it is not known.
-    class_names : how the model calls its classes, in their order; may be empty.
+    Args:
+        labels: for each label its place, for messages, and its text.
+        folder: may hold `CLASSES`, which takes precedence over ``class_names``.
+        num_classes: number of classes of the model; None if unknown.
+        class_names: the model's own class names, in its order; may be empty.
 
-    Raises
-    ------
-    LampqError
-        A label (its place is named) is no class, or could be two; or `CLASSES` does not fit the model.
+    Raises:
+        LampqError: a label (its place is named) is no class or could be two, or `CLASSES` does not fit the model.
     """
     texts = [text for _, text in labels]
     if all(_INTEGER.fullmatch(text) for text in texts):
@@ -61,7 +58,7 @@ def _index(text: str, where: str, places: dict[str, int], source: str, num_class
         if not places:
             raise LampqError(
                 f"{where}: the label {text!r} is not an integer, and the names of the classes are not known",
-                hint=f"write class indices from 0, or put a {CLASSES} beside the table: one name on each line, in the "
+                hint=f"write class indices from 0, or put a {CLASSES} beside the table: one name per line, in the "
                 "order of the model's outputs",
             )
         near = difflib.get_close_matches(text, places, n=_SHOWN, cutoff=0.6)
@@ -84,7 +81,7 @@ def _checked(index: int, num_classes: int | None, where: str) -> int:
 
 
 def _names(folder: Path, num_classes: int | None, own: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Names in the order of the classes, and where they come from."""
+    """Return the names in the order of the classes, and where they come from."""
     path = folder / CLASSES
     if not path.exists():
         return _distinct(tuple(own), "the model"), "the model"
@@ -92,13 +89,13 @@ def _names(folder: Path, num_classes: int | None, own: Sequence[str]) -> tuple[t
     names = tuple(name for name in names if name)
     if num_classes is not None and len(names) != num_classes:
         raise LampqError(
-            f"{path} names {len(names)} classes, and the model has {num_classes}",
-            hint="write one name on each line, in the order of the model's outputs",
+            f"{path} names {len(names)} classes, but the model has {num_classes}",
+            hint="write one name per line, in the order of the model's outputs",
         )
     if own and set(own) == set(names) and tuple(own) != names:
         first = next(index for index, (a, b) in enumerate(zip(own, names, strict=False)) if a != b)
         raise LampqError(
-            f"{path} calls class {first} {names[first]!r}, and the model calls it {own[first]!r}",
+            f"{path} calls class {first} {names[first]!r}, but the model calls it {own[first]!r}",
             hint="bring its lines into the model's order, or remove the file",
         )
     return _distinct(names, str(path)), str(path)
@@ -108,7 +105,7 @@ def _distinct(names: tuple[str, ...], source: str) -> tuple[str, ...]:
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise LampqError(
-            f"{source} calls two classes {twice!r}, so that labels cannot be names",
+            f"{source} has two classes named {twice!r}, so labels cannot be names",
             hint="write class indices from 0 in the table",
         )
     return names

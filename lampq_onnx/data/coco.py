@@ -1,4 +1,4 @@
-"""Images with boxes in the form of COCO: an annotation file, and a folder of images."""
+"""Images with boxes in COCO format: an annotation file and a folder of images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lampq_onnx.disk.wording import explain
 from lampq_onnx.errors import LampqError
 
 ANNOTATIONS = "annotations.json"
-"""Name of the annotation file in a folder that holds its images as well."""
+"""Name of the annotation file in a folder that also holds its images."""
 
 _LAYOUT = (
     "the file needs images (id, file_name, width, height), annotations (image_id, category_id, bbox) and categories "
-    "(id, name), as COCO has them"
+    "(id, name), as in COCO"
 )
 
 
@@ -58,18 +58,15 @@ class _File(_Lenient):
 def open_coco(path: Path) -> ImageSource:
     """Open an annotation file, or a folder that holds one.
 
-    The images of ``x/annotations/instances_val2017.json`` are looked for in ``x/val2017`` and ``x/images/val2017``,
-    those of any other file beside it and in ``images`` beside it.
+    Images of ``x/annotations/instances_val2017.json`` are searched in ``x/val2017`` and ``x/images/val2017``,
+    images of any other file beside it and in ``images`` beside it.
 
-    Parameters
-    ----------
-    path : a .json file, or a folder with `ANNOTATIONS` and the images, or a folder ``images`` of them.
+    Args:
+        path: a .json file, or a folder with `ANNOTATIONS` and the images, or a folder ``images`` of them.
 
-    Raises
-    ------
-    LampqError
-        The file is unreadable or of another form, an annotation names an image or a category that is not there, a box
-        has no extent, or images are missing.
+    Raises:
+        LampqError: the file is unreadable or in another format, an annotation names an image or a category that is not
+            listed, a box has no extent, or images are missing.
     """
     file = path / ANNOTATIONS if path.is_dir() else path
     content = _read(file)
@@ -84,9 +81,9 @@ def open_coco(path: Path) -> ImageSource:
     for index, annotation in enumerate(content.annotations):
         where = f"{file}: annotations[{index}]"
         if annotation.image_id not in known:
-            raise LampqError(f"{where} is of the image {annotation.image_id}, which the file does not list")
+            raise LampqError(f"{where} belongs to image {annotation.image_id}, which the file does not list")
         if annotation.category_id not in categories:
-            raise LampqError(f"{where} is of the category {annotation.category_id}, which the file does not list")
+            raise LampqError(f"{where} has category {annotation.category_id}, which the file does not list")
         if min(annotation.bbox[2:]) <= 0:
             raise LampqError(
                 f"{where} has the box {list(annotation.bbox)}, which has no extent",
@@ -124,7 +121,7 @@ def _image_folder(file: Path, images: list[_Image]) -> Path:
         if os.path.exists(place / images[0].file_name):
             missing = next((image for image in images if not os.path.exists(place / image.file_name)), None)
             if missing is not None:
-                raise LampqError(f"{file} lists {missing.file_name}, and {place} does not hold it")
+                raise LampqError(f"{file} lists {missing.file_name}, but it is not in {place}")
             return place
     raise LampqError(
         f"the images of {file} are not found: there is no {images[0].file_name} in "

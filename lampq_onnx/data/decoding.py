@@ -1,4 +1,4 @@
-"""Files to 8-bit pixels, with errors that name the file."""
+"""Decode image files to 8-bit pixels; errors name the file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image, UnidentifiedImageError
 from lampq_onnx.errors import LampqError
 
 Pixels = Image.Image | NDArray[np.uint8]
-"""A picture, or an array (h, w, channels) of any number of channels."""
+"""A Pillow image, or an array (h, w, channels) with any number of channels."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-# Decoders are chosen by content, so the list is closed: others in Pillow start programs (EPS).
+# Decoders are chosen by content, so the list is closed: some others in Pillow start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -29,21 +29,17 @@ def is_image_name(name: str) -> bool:
 def decode(path: Path) -> Image.Image:
     """Read the first frame of an image file.
 
-    The EXIF orientation is ignored, as timm and torchvision do: the pixels come as they are stored.
+    The EXIF orientation is ignored, as in timm and torchvision: the pixels come as they are stored.
 
-    Returns
-    -------
-    PIL.Image.Image
-        Fully loaded, 8 bits per channel, in any such mode (RGB, L, P, RGBA, CMYK, ...); the file is closed.
+    Returns:
+        The image, fully loaded, 8 bits per channel, in any such mode (RGB, L, P, RGBA, CMYK, ...); the file is closed.
 
-    Raises
-    ------
-    LampqError
-        The file is missing, empty, truncated, not an image, larger than Pillow's pixel limit, or its pixels
-        have no defined 8-bit form.
+    Raises:
+        LampqError: the file is missing, empty, truncated, not an image or larger than Pillow's pixel limit, or its
+            pixels have no defined 8-bit form.
     """
     try:
-        # Between its limit and twice that Pillow only warns; here the limit is the limit.
+        # Between its limit and twice that, Pillow only warns; here the limit is an error.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
@@ -64,16 +60,14 @@ def decode(path: Path) -> Image.Image:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """Bring an image with more than 8 bits per channel to mode L; return any other as it is.
+    """Bring an image with more than 8 bits per channel to mode L; return any other unchanged.
 
     Pillow's own conversion clips these modes at 255, which turns most 16-bit images white. Here 16-bit values
-    are scaled (65535 becomes 255). Mode I is read as 16 bits, which is how Pillow delivers 16-bit files
-    that it has no narrower mode for. Mode F is read as 0..1 when all values lie there, else as 0..255.
+    are scaled (65535 becomes 255). Mode I is read as 16 bits, because Pillow delivers 16-bit files so
+    if it has no narrower mode for them. Mode F is read as 0..1 if all values lie there, else as 0..255.
 
-    Raises
-    ------
-    LampqError
-        Values outside those ranges, or not finite.
+    Raises:
+        LampqError: values are outside those ranges, or not finite.
     """
     if image.mode in _SIXTEEN_BIT or image.mode == "I":
         wide = np.asarray(image).astype(np.int64)
@@ -91,32 +85,28 @@ def eight_bit(image: Image.Image) -> Image.Image:
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert to RGB (``channels`` 3) or L (1); alpha is dropped, not blended.
 
-    Raises
-    ------
-    LampqError
-        As `eight_bit`.
+    Raises:
+        LampqError: the pixels have no 8-bit form, see `eight_bit`.
     """
     mode = "RGB" if channels == 3 else "L"
     image = eight_bit(image)
     if image.mode == "P" and "transparency" in image.info:
-        # The same pixels as the direct conversion, without Pillow's warning about the transparency.
+        # This gives the pixels of the direct conversion, without Pillow's warning about the transparency.
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)
 
 
 def planes(image: Pixels, channels: int) -> list[Image.Image]:
-    """The picture as one image of 3 or 1 channels, or an array as one image per channel.
+    """Return a Pillow image as one image of 3 or 1 channels, or an array as one image per channel.
 
-    Raises
-    ------
-    LampqError
-        As `eight_bit`; also a picture where a model takes neither 3 channels nor 1, or an array of another number of
-        channels than the model takes.
+    Raises:
+        LampqError: the pixels have no 8-bit form, see `eight_bit`; a Pillow image is given and the model takes neither
+            3 channels nor 1; or an array has another number of channels than the model takes.
     """
     if isinstance(image, Image.Image):
         if channels not in (1, 3):
             raise LampqError(
-                f"it is a picture, and {channels} channels cannot be made of one",
+                f"it is an ordinary picture, but the model takes {channels} channels",
                 hint=f"save the images as a uint8 array (N,H,W,{channels}) named images in an .npz file",
             )
         return [to_mode(image, channels)]
@@ -125,7 +115,7 @@ def planes(image: Pixels, channels: int) -> list[Image.Image]:
         return [to_mode(Image.fromarray(image), channels)]
     if given != channels:
         raise LampqError(
-            f"it has {given} channel{'s' if given > 1 else ''}, and the model takes {channels}",
+            f"it has {given} channel{'s' if given > 1 else ''}, but the model takes {channels}",
             hint=f"save the images as a uint8 array (N,H,W,{channels})",
         )
     return [Image.fromarray(np.ascontiguousarray(image[..., index])) for index in range(channels)]

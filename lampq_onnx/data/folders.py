@@ -19,14 +19,12 @@ def open_folder(folder: Path, *, num_classes: int | None, need_labels: bool) -> 
     """Open class folders or a flat folder. Names that start with a dot and links to folders are skipped.
 
     The sorted names of the class folders are the labels 0, 1, ..., empty ones included. When labels are not
-    needed and their number is not ``num_classes``, the folders say nothing about the model's classes and the
+    needed and their number is not ``num_classes``, the folders are not the model's classes, and the
     source has no labels.
 
-    Raises
-    ------
-    LampqError
-        No images, images both beside and inside folders, labels needed but absent, or needed and not
-        ``num_classes`` class folders.
+    Raises:
+        LampqError: there are no images, there are images both beside and inside folders, or labels are needed but there
+            are none or not ``num_classes`` class folders.
     """
     try:
         classes, loose = _entries(folder)
@@ -52,7 +50,7 @@ def open_folder(folder: Path, *, num_classes: int | None, need_labels: bool) -> 
     known = num_classes is None or len(classes) == num_classes
     if need_labels and not known:
         raise LampqError(
-            f"{folder} has {len(classes)} class folders and the model has {num_classes} classes",
+            f"{folder} has {len(classes)} class folders, but the model has {num_classes} classes",
             hint="write a labels.csv (header path,label) there that gives each image its class index; "
             "links to folders and hidden folders are not counted",
         )
@@ -62,7 +60,7 @@ def open_folder(folder: Path, *, num_classes: int | None, need_labels: bool) -> 
 
 
 def _entries(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Sorted names of the folders and of the image files directly in ``folder``."""
+    """List the sorted names of the folders and of the image files directly in ``folder``."""
     classes: list[str] = []
     loose: list[str] = []
     with os.scandir(folder) as entries:
@@ -87,7 +85,7 @@ def _walk_classes(folder: Path, classes: list[str]) -> tuple[tuple[str, ...], li
 
 
 def _images_below(root: Path, name: str) -> Iterator[str]:
-    # os.walk follows no folder links by default, so a link that points upwards cannot make it endless.
+    # os.walk does not follow links to folders by default, so a link that points upwards cannot make it endless.
     for where, folders, files in os.walk(root / name, onerror=_raise):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         for file in files:

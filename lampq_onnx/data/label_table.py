@@ -1,4 +1,4 @@
-"""A folder with a labels.csv."""
+"""Image folders with a labels.csv."""
 
 from __future__ import annotations
 
@@ -23,22 +23,18 @@ def open_table(
 ) -> ImageSource:
     """Open the images that ``folder/labels.csv`` lists, in its order; other columns are ignored.
 
-    Labels are class indices from 0, or names of classes: those in ``folder/classes.txt`` (one name on each line, in
-    the order of the model's outputs), else the model's own. They are not read where they are not needed; the source
-    then has none.
+    Labels are class indices from 0, or class names: those in ``folder/classes.txt`` (one name per line, in the order of
+    the model's outputs), else the model's own. If labels are not needed, they are not read, and the source has none.
 
-    Parameters
-    ----------
-    folder : the folder that holds the table.
-    num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
-    need_labels : whether labels are read.
-    class_names : how the model calls its classes, in their order; empty where that is not known.
+    Args:
+        folder: the folder that holds the table.
+        num_classes: the model's number of classes, against which labels are checked; None checks only the sign.
+        need_labels: whether labels are read.
+        class_names: the model's own class names, in its order; empty if unknown.
 
-    Raises
-    ------
-    LampqError
-        The table is unreadable, lacks the header or rows, or a line (named in the message) has a label that
-        is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
+    Raises:
+        LampqError: the table is unreadable or lacks the header or rows; a line (named in the message) has a label that
+            is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
     """
     if not need_labels:
         return open_listed(folder)
@@ -50,16 +46,13 @@ def open_table(
 def open_listed(folder: Path, take: Callable[[str, str], None] | None = None) -> ImageSource:
     """Open the images of ``folder/labels.csv`` without labels.
 
-    Parameters
-    ----------
-    folder : holds the table.
-    take : called for each line with the text of the label and the place in the file, for messages; None: labels are
-        not looked at.
+    Args:
+        folder: the folder that holds the table.
+        take: called for each line with the text of the label and the place in the file, for messages; None: labels are
+            not read.
 
-    Raises
-    ------
-    LampqError
-        See `open_table`, but for the labels.
+    Raises:
+        LampqError: see `open_table`, except for labels.
     """
     table = folder / TABLE
     require_file(table, "the table", limit=TEXT_LIMIT)
@@ -78,7 +71,7 @@ def open_listed(folder: Path, take: Callable[[str, str], None] | None = None) ->
 
 
 def lists_labels(folder: Path) -> bool:
-    """Whether the first line of ``folder/labels.csv`` names a column ``label``; what cannot be read is said later."""
+    """Whether the first line of ``folder/labels.csv`` names a column ``label``; reading errors come later."""
     with (
         contextlib.suppress(OSError, UnicodeDecodeError, csv.Error),
         (folder / TABLE).open(encoding="utf-8-sig", newline="") as stream,
@@ -89,13 +82,12 @@ def lists_labels(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """One line of the table.
 
-    Attributes
-    ----------
-    where : the file and the line, for messages.
-    path : of the image, relative to the folder.
-    label : as it is written; empty where labels are not read.
+    Attributes:
+        where: file and line, for messages.
+        path: path of the image, relative to the folder.
+        label: text of the label; empty if labels are not read.
     """
 
     where: str
@@ -104,7 +96,7 @@ class Row:
 
 
 def _rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Each row that is not blank; ``columns`` are path, and label where it is read."""
+    """Return each row that is not blank; ``columns`` are path, and label if labels are read."""
     try:
         # utf-8-sig: spreadsheets write a byte order mark.
         with table.open(encoding="utf-8-sig", newline="") as stream:
@@ -132,16 +124,16 @@ def _rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _require_inside(folder: Path, root: str, path: str, where: str) -> None:
-    # Windows rules too: the same table must mean the same on every system.
+    # Windows rules apply too: the same table must mean the same on every system.
     absolute = PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).anchor or PureWindowsPath(path).drive)
     climbs = ".." in PureWindowsPath(path).parts
     if not path or "\0" in path:
         raise LampqError(f"{where}: {path!r} is not a path", hint="give each line a path relative to the folder")
     target = os.path.realpath(folder / path)
-    # realpath resolves links, so a link that leads out of the folder is refused as well.
+    # realpath resolves links, so a link that leads out of the folder is refused too.
     if absolute or climbs or not Path(target).is_relative_to(root):
         raise LampqError(
-            f"{where}: the path {path} leads out of {folder}",
+            f"{where}: the path {path} leads outside {folder}",
             hint="list only files inside the folder, by paths relative to it and without ..",
         )
     if not os.path.isfile(target):

@@ -1,4 +1,4 @@
-"""Image arrays in an .npz file."""
+"""Images stored as arrays in an .npz file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LABEL_BYTES = 8
 class ArrayReader:
     """Images in a mapped uint8 array of shape (n, h, w) or (n, h, w, channels).
 
-    Grayscale and RGB come as pictures, any other number of channels as an array.
+    Grayscale and RGB are read as Pillow images, any other number of channels as an array.
     """
 
     file: str
@@ -41,7 +41,7 @@ class ArrayReader:
         return Image.fromarray(pixels) if pixels.ndim == 2 or pixels.shape[2] == 3 else pixels
 
     def name(self, position: int) -> str:
-        """The file's name and the position in it."""
+        """Return the file's name and the position in it."""
         return f"{self.file}[{position}]"
 
 
@@ -51,11 +51,9 @@ def open_npz(path: Path, *, num_classes: int | None, need_labels: bool) -> Image
     The images are unpacked once into an unnamed temporary file and mapped from there, so memory does not grow
     with their number. Labels are only read if they are needed.
 
-    Raises
-    ------
-    LampqError
-        The file is unreadable or damaged, a key is missing, an array has another dtype or shape, the lengths
-        differ, or a label (its row is named) is not a class index.
+    Raises:
+        LampqError: the file is unreadable or damaged, a key is missing, an array has another dtype or shape, the
+            lengths differ, or a label (its row is named) is not a class index.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -82,7 +80,7 @@ def _map_images(path: Path, archive: zipfile.ZipFile) -> NDArray[np.uint8]:
         size, claimed = archive.getinfo("images.npy").file_size - member.tell(), math.prod(shape)
         if size != claimed:
             raise ValueError(f"images has {size} bytes for the shape {shape}, which needs {claimed}")
-        # Reading to the end also checks the member's CRC.
+        # Reading to the end also checks the CRC of the member.
         shutil.copyfileobj(member, unpacked, _COPY_CHUNK)
         unpacked.flush()
         images = np.memmap(unpacked, np.uint8, "r", shape=shape, order="F" if fortran else "C")

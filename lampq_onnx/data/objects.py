@@ -1,4 +1,4 @@
-"""Boxes that belong to images."""
+"""Boxes of objects in images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 class ImageObjects:
     """The objects of one image.
 
-    Attributes
-    ----------
-    size : height and width of the image in pixels.
-    boxes : float64 (k, 4), left, top, width and height in pixels of the image.
-    categories : int64 (k,), ids as the annotations give them.
-    areas : float64 (k,), in pixels.
-    crowds : bool (k,), whether a box stands for a group.
+    Attributes:
+        size: height and width of the image in pixels.
+        boxes: float64 (k, 4), left, top, width and height in pixels of the image.
+        categories: int64 (k,), category ids of the annotations.
+        areas: float64 (k,), areas in pixels.
+        crowds: bool (k,), whether a box marks a group of objects.
     """
 
     size: tuple[int, int]
@@ -31,17 +30,16 @@ class ImageObjects:
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Those of all images of a source, in its order.
+    """The objects of all images of a source, in its order.
 
-    Attributes
-    ----------
-    categories : id -> name.
-    images : one entry an image.
+    Attributes:
+        categories: category id -> name.
+        images: the objects of each image.
     """
 
     categories: dict[int, str]
     images: tuple[ImageObjects, ...]
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Objects:
-        """Those of the images at ``indices``."""
+        """Return the objects of the images at ``indices``."""
         return Objects(self.categories, tuple(self.images[int(i)] for i in indices))

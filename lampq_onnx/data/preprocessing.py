@@ -1,4 +1,4 @@
-"""What happens to an image before the model sees it, as a value that travels with the model."""
+"""The preprocessing of an image for a model, as a value that is stored with the model."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from lampq_onnx.errors import LampqError, UsageError
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 LEVEL = 1 / 255
-"""What a pixel's value is multiplied with, unless a model says otherwise: values are then 0..1."""
+"""Default factor for pixel values: they are then 0..1."""
 
 
 class Preprocessing(Record):
-    """Resize, crop and normalization; with the defaults equal to timm's evaluation transform, but for ``letterbox``.
+    """Resize, crop and normalization. The defaults equal timm's evaluation transform, except for ``letterbox``.
 
-    Attributes
-    ----------
-    size : (h, w) of the model's input.
-    crop_pct : share of the resized image that the crop keeps, in (0, 1].
-    crop_mode : ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently; ``letterbox`` keeps the
-        aspect ratio and the whole image, and fills the right or the bottom with the mean.
-    interpolation : Pillow's filter.
-    mean, std : one number per channel, in the order of the model's channels, for values after ``rescale_factor`` and
-        ``rescale_offset``.
-    channels : 3 (a color picture), 1 (a grayscale picture), or any other number for arrays with that many channels.
-    channel_order : in which order the model takes the channels of a color picture.
-    rescale_factor, rescale_offset : a pixel's value (0..255) is multiplied with the one, then the other is added.
-    resize : resizing and crop by the rules of transformers, in the place of ``crop_pct`` and ``crop_mode``.
+    Attributes:
+        size: (h, w) of the model's input.
+        crop_pct: share of the resized image that the crop keeps, in (0, 1].
+        crop_mode: ``center`` keeps the aspect ratio; ``squash`` resizes both sides independently; ``letterbox`` keeps
+            the aspect ratio and the whole image, and fills the right or the bottom with the mean.
+        interpolation: Pillow's filter.
+        mean: one number per channel, in the order of the model's channels, for values after ``rescale_factor`` and
+            ``rescale_offset``.
+        std: one number per channel, like ``mean``.
+        channels: 3 (a color picture), 1 (a grayscale picture), or any other number for arrays with that many channels.
+        channel_order: order in which the model takes the channels of a color picture.
+        rescale_factor: a pixel's value (0..255) is multiplied by this first.
+        rescale_offset: this is added to the product.
+        resize: resizing and crop by the rules of transformers, instead of ``crop_pct`` and ``crop_mode``.
     """
 
     size: tuple[Side, Side]
@@ -63,7 +64,7 @@ class Preprocessing(Record):
     @field_validator("std")
     @classmethod
     def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
-        # Division happens in float32, where a tiny positive number is zero.
+        # The division is done in float32, where a tiny positive number is zero.
         if any(np.float32(value) <= 0 for value in std):
             raise ValueError(f"every number must be greater than 0, not {_listed(std)}")
         return std
@@ -82,7 +83,7 @@ class Preprocessing(Record):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Fields with defaults are written where they differ, so that a value has one form in files and hashes.
+        # Fields that have their default are not written, so that a value has only one form in files and hashes.
         fields = type(self).model_fields
         return {
             name: value
@@ -91,7 +92,7 @@ class Preprocessing(Record):
         }
 
     def describe(self) -> str:
-        """One line for people, with everything that happens to an image."""
+        """Describe everything that happens to an image, in one line."""
         side = "x".join(map(str, self.size))
         kind = {1: "grayscale", 3: self.channel_order.upper()}.get(self.channels, f"{self.channels} channels")
         parts = [side] if (self.channels, self.channel_order) == (3, "rgb") else [f"{side} {kind}"]
@@ -114,13 +115,11 @@ class Preprocessing(Record):
     ) -> Self:
         """Return a copy with the given values replaced; None keeps a value.
 
-        A crop_pct takes the place of `resize`: the image is then resized and cropped as timm does it.
+        A crop_pct replaces `resize`: the image is then resized and cropped as in timm.
 
-        Raises
-        ------
-        UsageError
-            A list whose length is not the number of channels, a number that is not finite, a std that is not
-            positive, or a crop_pct outside (0, 1].
+        Raises:
+            UsageError: a list has not one number per channel, a number is not finite, a std is not positive, or
+                crop_pct is outside (0, 1].
         """
         given = {"mean": mean, "std": std, "crop_pct": crop_pct}
         changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
@@ -136,24 +135,19 @@ class Preprocessing(Record):
     def crop(self, image: Pixels) -> NDArray[np.uint8]:
         """Resize and crop one image.
 
-        EXIF orientation is ignored, as timm and torchvision do. Alpha is dropped; 16-bit pixels are scaled. Colors are
+        EXIF orientation is ignored, as in timm and torchvision. Alpha is dropped; 16-bit pixels are scaled. Colors are
         in the order red, green, blue; `normalize` brings them into the model's order.
 
-        Parameters
-        ----------
-        image : PIL.Image.Image of any mode and size, or uint8 (h, w, channels).
+        Args:
+            image: PIL.Image.Image of any mode and size, or uint8 (h, w, channels).
 
-        Returns
-        -------
-        ndarray, uint8 (h, w, channels)
-            Writable and not shared with ``image``.
+        Returns:
+            uint8 (h, w, channels), writable and not shared with ``image``.
 
-        Raises
-        ------
-        LampqError
-            Pixels without an 8-bit form, channels that cannot be made of the image's, an image that is not resized and
-            has another size than the model takes, or one so elongated that the resized one would exceed Pillow's
-            pixel limit.
+        Raises:
+            LampqError: the pixels have no 8-bit form, the model's channels cannot be made from the image's, the image
+                is not resized and has another size than the model takes, or it is so elongated that the resized one
+                would exceed Pillow's pixel limit.
         """
         parts = planes(image, self.channels)
         width, height = parts[0].size
@@ -170,12 +164,12 @@ class Preprocessing(Record):
         if self._pads:
             return self._padded(parts)
         top, left = self._offsets(*target)
-        # Pillow fills what lies outside the image with 0, which is the padding of torchvision and transformers.
+        # Pillow fills everything outside the image with 0, which is the padding of torchvision and transformers.
         box = (left, top, left + self.size[1], top + self.size[0])
         return self._joined([part.crop(box) for part in parts])
 
     def placement(self, height: int, width: int) -> Placement:
-        """Where an image of this size lies in the model's input."""
+        """Return where an image of this size lies in the model's input."""
         resized = self._resized(height, width)
         offset = (0, 0) if self._pads else self._offsets(*resized)
         return Placement((resized[0] / height, resized[1] / width), offset)
@@ -183,18 +177,14 @@ class Preprocessing(Record):
     def normalize(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn crops into the model's input: ``(x * rescale_factor + rescale_offset - mean) / std``.
 
-        Parameters
-        ----------
-        batch : ndarray, uint8 (n, h, w, channels).
+        Args:
+            batch: uint8 (n, h, w, channels).
 
-        Returns
-        -------
-        ndarray, float32 (n, channels, h, w), contiguous.
+        Returns:
+            float32 (n, channels, h, w), contiguous.
 
-        Raises
-        ------
-        ValueError
-            Another dtype or shape.
+        Raises:
+            ValueError: the batch has another dtype or shape.
         """
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.channels:
             raise ValueError(f"expected uint8 (n, h, w, {self.channels}), got {batch.dtype} {batch.shape}")
@@ -212,7 +202,7 @@ class Preprocessing(Record):
 
     @property
     def like_timm(self) -> bool:
-        """Whether timm's evaluation transform does the same."""
+        """Whether timm's evaluation transform does exactly this."""
         plain = (self.channel_order, self.rescale_factor, self.rescale_offset) == ("rgb", LEVEL, 0.0)
         return plain and self.resize is None and self.crop_mode != "letterbox"
 
@@ -221,7 +211,7 @@ class Preprocessing(Record):
         return self.crop_mode == "letterbox" if self.resize is None else self.resize.then == "pad"
 
     def _require_fit(self, height: int, width: int, resized: tuple[int, int]) -> None:
-        """Raise LampqError where resizing leaves a size that the rule has no way to go on with."""
+        """Raise LampqError if resizing leaves a size that the next step cannot handle."""
         if self.resize is None or self.resize.then == "crop" or resized == self.size:
             return
         if self.resize.then == "pad" and resized[0] <= self.size[0] and resized[1] <= self.size[1]:
@@ -235,7 +225,7 @@ class Preprocessing(Record):
         )
 
     def denormalize(self, batch: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The reverse of `normalize`: float32 (n, channels, h, w) to the nearest pixels, uint8 (n, h, w, channels)."""
+        """Undo `normalize`: float32 (n, channels, h, w) to the nearest pixels, uint8 (n, h, w, channels)."""
         std, black = np.array(self.std, np.float32), np.array(self.mean, np.float32) - np.float32(self.rescale_offset)
         values = (batch.transpose(0, 2, 3, 1) * std + black) * np.float32(1 / self.rescale_factor)
         levels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
@@ -255,12 +245,12 @@ class Preprocessing(Record):
         return np.concatenate([np.array(part, dtype=np.uint8).reshape(shape) for part in parts], axis=2)
 
     def _offsets(self, height: int, width: int) -> tuple[int, int]:
-        """First row and column of the crop."""
+        """Return the first row and column of the crop."""
         offset = _offset if self.resize is None else center_offset
         return offset(height, self.size[0]), offset(width, self.size[1])
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width before the crop; the three rounding rules are those of timm's three branches."""
+        """Return height and width before the crop; the three rounding rules are those of timm's three branches."""
         if self.resize is not None:
             return self.resize.resized(height, width)
         target_h, target_w = (math.floor(side / self.crop_pct) for side in self.size)

@@ -1,4 +1,4 @@
-"""How an image comes to the size that a model takes, and where its pixels lie afterwards."""
+"""How an image is brought to the size that a model takes, and where its pixels lie afterwards."""
 
 from __future__ import annotations
 
@@ -18,38 +18,36 @@ _SIDES = {"none": 0, "stretch": 2, "shortest": 1, "longest": 1}
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies in the model's input: input = scale * image - offset, in pixels.
+    """Position of an image in the model's input: input = scale * image - offset, in pixels.
 
-    Attributes
-    ----------
-    scale : down and across.
-    offset : down and across.
+    Attributes:
+        scale: vertical and horizontal factor.
+        offset: vertical and horizontal offset in pixels.
     """
 
     scale: tuple[float, float]
     offset: tuple[int, int]
 
     def to_input(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Boxes (n, 4), left, top, width and height, from pixels of the image to pixels of the input."""
+        """Map boxes (n, 4) (left, top, width, height) from pixels of the image to pixels of the input."""
         (down, across), (top, left) = self.scale, self.offset
         return np.asarray(boxes * [across, down, across, down] - [left, top, 0, 0])
 
     def to_image(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The reverse of `to_input`."""
+        """Undo `to_input`: map boxes from pixels of the input to pixels of the image."""
         (down, across), (top, left) = self.scale, self.offset
         return np.asarray((boxes + np.array([left, top, 0, 0])) / [across, down, across, down])
 
 
 class Resize(Record):
-    """The resizing of an image processor of transformers, which rounds in another way than timm's transform.
+    """Resizing as in an image processor of transformers, which rounds differently from timm's transform.
 
-    Attributes
-    ----------
-    to : ``none`` keeps the image's size; ``stretch`` resizes to a height and a width; ``shortest`` and ``longest``
-        resize that side to a length and keep the aspect ratio.
-    sides : in pixels: height and width for ``stretch``, one length for ``shortest`` and ``longest``, else nothing.
-    then : what follows: ``exact`` refuses an image that does not have the model's size now; ``crop`` keeps its middle,
-        and adds black where it is too small; ``pad`` fills the right and the bottom with the mean.
+    Attributes:
+        to: ``none`` keeps the image's size; ``stretch`` resizes to a height and a width; ``shortest`` and ``longest``
+            resize that side to a length and keep the aspect ratio.
+        sides: in pixels: height and width for ``stretch``, one length for ``shortest`` and ``longest``, else empty.
+        then: the next step: ``exact`` refuses an image that does not have the model's size now; ``crop`` keeps its
+            middle, and adds black if it is too small; ``pad`` fills the right and the bottom with the mean.
     """
 
     to: Literal["none", "stretch", "shortest", "longest"]
@@ -63,7 +61,7 @@ class Resize(Record):
         return self
 
     def describe(self) -> str:
-        """A few words for people."""
+        """Describe the resizing in a few words."""
         lengths = "x".join(map(str, self.sides))
         size = {
             "none": "not resized",
@@ -74,7 +72,7 @@ class Resize(Record):
         return size + {"exact": "", "crop": ", center crop", "pad": ", padded right and below with the mean"}[self.then]
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of an image of this size after resizing, as transformers rounds them."""
+        """Return the height and width of an image after resizing, rounded as in transformers."""
         if self.to == "none":
             return height, width
         if self.to == "stretch":
@@ -89,5 +87,5 @@ class Resize(Record):
 
 
 def center_offset(available: int, wanted: int) -> int:
-    """First pixel of the middle ``wanted`` of ``available``, as transformers rounds it; negative: pixels to add."""
+    """Return the first of the middle ``wanted`` pixels, rounded as in transformers; negative: pixels to add."""
     return (available - wanted) // 2

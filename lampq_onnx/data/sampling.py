@@ -1,4 +1,4 @@
-"""A seeded choice of images."""
+"""A seeded random choice of images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from lampq_onnx.errors import UsageError
 
 
 def choose(source: ImageSource, count: int, seed: int) -> ImageSource:
-    """Choose images without replacement; all of them when ``count`` is larger than the source.
+    """Choose images without replacement; all of them if ``count`` is larger than the source.
 
-    With labels the choice takes one image per class in turn (a seeded order of classes, a seeded order inside
-    each class), so class counts differ by at most one unless a class runs out. The order is part of the
+    With labels, the choice takes one image per class in turn (a seeded order of classes, a seeded order inside
+    each class), so class counts differ by at most one, unless a class runs out. The order is part of the
     result: a smaller count with the same seed gives a prefix.
 
-    Raises
-    ------
-    UsageError
-        ``count`` is not positive or ``seed`` is negative.
+    Raises:
+        UsageError: ``count`` is not positive or ``seed`` is negative.
     """
     if count <= 0:
         raise UsageError(f"the number of images must be at least 1, not {count}")

@@ -18,13 +18,13 @@ Targets = NDArray[np.float64]
 
 
 class Reader(Protocol):
-    """Where the pixels come from; positions are those of the whole collection."""
+    """Reads pixels; positions are those of the whole collection."""
 
     def image(self, position: int) -> Pixels:
-        """Read one image; LampqError names it when it cannot be read."""
+        """Read one image; raise LampqError with its name if it cannot be read."""
 
     def name(self, position: int) -> str:
-        """How messages call this image."""
+        """Return the name of this image for messages."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class FileReader:
     files: tuple[str, ...] = field(repr=False)
 
     def image(self, position: int) -> Pixels:
-        """Decode one file, see `decode`."""
+        """Decode one image file, see `decode`."""
         return decode(self.folder / self.files[position])
 
     def name(self, position: int) -> str:
-        """The path relative to the folder."""
+        """Return the path relative to the folder."""
         return self.files[position]
 
 
@@ -47,15 +47,14 @@ class FileReader:
 class ImageSource:
     """Some images of a collection, in a fixed order. Holds no pixels.
 
-    Attributes
-    ----------
-    reader : where the pixels come from.
-    positions : int64 (n,), the reader's position of each image.
-    labels : int64 (n,) class indices, or None when they are not known.
-    targets : float64 (n, ...) real numbers for each image, or None when they are not known.
-    description : what was opened, for people.
-    made : whether the images were made from the model, and so show less than real ones do.
-    objects : boxes of the images, or None when they are not known.
+    Attributes:
+        reader: reads the pixels.
+        positions: int64 (n,), position of each image in the reader.
+        labels: int64 (n,) class indices, or None if they are not known.
+        targets: float64 (n, ...) real numbers for each image, or None if they are not known.
+        description: what was opened, as text.
+        made: whether the images were made from the model, which makes them less informative than real ones.
+        objects: boxes of the images, or None if they are not known.
     """
 
     reader: Reader = field(repr=False)
@@ -70,34 +69,30 @@ class ImageSource:
     def whole(
         cls, reader: Reader, count: int, labels: Labels | None, description: str, *, made: bool = False
     ) -> ImageSource:
-        """All ``count`` images of a reader."""
+        """Make a source of all ``count`` images of a reader."""
         return cls(reader, np.arange(count, dtype=np.int64), labels, description, made)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.positions)
 
     def image(self, i: int) -> Pixels:
-        """Read image ``i``: loaded, 8 bits per channel, any such mode, or an array (h, w, channels).
+        """Read image ``i``: a loaded Pillow image of any 8-bit mode, or an array (h, w, channels).
 
-        Raises
-        ------
-        LampqError
-            It cannot be read.
+        Raises:
+            LampqError: the image cannot be read.
         """
         return self.reader.image(int(self.positions[i]))
 
     def name(self, i: int) -> str:
-        """How messages call image ``i``."""
+        """Return the name of image ``i`` for messages."""
         return self.reader.name(int(self.positions[i]))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
-        """The images at ``indices``, in that order; repetition is allowed.
+        """Return the images at ``indices``, in that order; repetition is allowed.
 
-        Raises
-        ------
-        IndexError
-            An index outside 0..len-1.
+        Raises:
+            IndexError: an index is outside 0..len-1.
         """
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):

@@ -1,4 +1,4 @@
-"""Which kind of image collection a path is."""
+"""Find out which kind of image collection a path is, and open it."""
 
 from __future__ import annotations
 
@@ -37,27 +37,24 @@ def open_source(
 ) -> ImageSource:
     """Open images for reading one at a time.
 
-    Parameters
-    ----------
-    path : a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
-        images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
-    num_classes : the model's number of classes, against which labels are checked; None checks only the sign.
-    need_labels : whether labels are used: a collection without them is then an error. Otherwise the classes of a table
-        or an .npz file are not read, so that no mistake in them counts.
-    class_names : how the model calls its classes, in their order, for a table whose labels are names.
-    labels : how they are read; numbers of class folders are the positions of the folders.
+    Args:
+        path: a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
+            images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
+        num_classes: the model's number of classes, against which labels are checked; None checks only the sign.
+        need_labels: whether labels are used: a collection without them is then an error. Otherwise the labels of a
+            table or an .npz file are not read, so mistakes in them do not matter.
+        class_names: the model's own class names, in its order, for a table whose labels are names.
+        labels: how labels are read; as numbers, class folders give the positions of the folders.
 
-    Raises
-    ------
-    LampqError
-        The path is missing or of no such form, or see `open_table`, `open_folder`, `open_npz` and `open_coco`. Images
-        are not decoded here; `ImageSource.image` reports unreadable ones.
+    Raises:
+        LampqError: the path is missing or of no such form, or see `open_table`, `open_folder`, `open_npz` and
+            `open_coco`. Images are not decoded here; `ImageSource.image` reports unreadable ones.
     """
     path = Path(path)
     require_exists(path)
     if path.suffix.lower() == ".json" or os.path.lexists(path / ANNOTATIONS):
         if need_labels:
-            raise LampqError(f"{path} holds boxes, and class labels are needed here", hint="run with --task detection")
+            raise LampqError(f"{path} holds boxes, but class labels are needed here", hint="run with --task detection")
         return open_coco(path)
     if labels == "numbers":
         return open_with_numbers(path)
@@ -72,13 +69,11 @@ def open_source(
 
 
 def require_exists(path: Path) -> None:
-    """Refuse a path where nothing is.
+    """Raise an error if a path does not exist.
 
-    Raises
-    ------
-    LampqError
-        Names it, and the forms that there are.
+    Raises:
+        LampqError: nothing is there; names the path, and the forms that can be read.
     """
-    # os.path answers False where pathlib raises (a name that is too long, a null byte).
+    # os.path answers False for paths that make pathlib raise (a name that is too long, a null byte).
     if not os.path.exists(path):
         raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)

@@ -1,4 +1,4 @@
-"""Labels that are real numbers: one or several for each image."""
+"""Labels that are real numbers: one or several per image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lampq_onnx.data.source import ImageSource, Targets
 from lampq_onnx.errors import LampqError
 
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, RuntimeError, OSError)
-"""What numpy and zipfile raise on damaged archives."""
+"""Exceptions that numpy and zipfile raise on damaged archives."""
 
 _FORM = "a label is one number, or as many numbers as the model has outputs, with spaces between them"
 
@@ -28,15 +28,12 @@ _FORM = "a label is one number, or as many numbers as the model has outputs, wit
 def open_with_numbers(path: Path) -> ImageSource:
     """Open images with their labels as `ImageSource.targets`; there may be none.
 
-    Parameters
-    ----------
-    path : a folder with labels.csv (a label is a number, or several with spaces between them), an .npz file (labels
-        (n, ...) of any number type), a folder of class folders (their positions are the numbers), or a flat folder.
+    Args:
+        path: a folder with labels.csv (a label is a number, or several with spaces between them), an .npz file (labels
+            (n, ...) of any number type), a folder of class folders (their positions are the numbers), or a flat folder.
 
-    Raises
-    ------
-    LampqError
-        The images or labels are of no such form; the message names the line or the row.
+    Raises:
+        LampqError: the images or labels are of no such form; the message names the line or the row.
     """
     if os.path.isdir(path):
         return _open_table(path) if os.path.lexists(path / TABLE) else _open_folder(path)
@@ -45,14 +42,12 @@ def open_with_numbers(path: Path) -> ImageSource:
 
 
 def label_numbers(path: Path) -> Targets | None:
-    """The labels of a collection as numbers, float64 (n, ...); None where it has none, or labels of another form.
+    """Read the labels of a collection as numbers, float64 (n, ...); None if it has none, or labels of another form.
 
-    No image is opened, and nothing is checked but the labels' form: `open_with_numbers` does that.
+    No image is opened, and only the form of the labels is checked: `open_with_numbers` checks the rest.
 
-    Raises
-    ------
-    LampqError
-        A table or folder cannot be read.
+    Raises:
+        LampqError: a table or folder cannot be read.
     """
     if os.path.isdir(path):
         if not os.path.lexists(path / TABLE):
@@ -69,7 +64,7 @@ def label_numbers(path: Path) -> Targets | None:
         return None
     try:
         labels = _npz_labels(path)
-    except _UNREADABLE:  # what is wrong with the file is said when its images are opened
+    except _UNREADABLE:  # the error is reported when the images of the file are opened
         return None
     numbers = labels is not None and labels.dtype.kind in "iufb" and labels.ndim > 0 and len(labels) > 0
     return labels.astype(np.float64) if labels is not None and numbers else None
@@ -99,7 +94,7 @@ def _open_folder(folder: Path) -> ImageSource:
 
 
 def _numbers(text: str) -> list[float] | None:
-    """Finite numbers of a label; None if it is something else."""
+    """Parse the finite numbers of a label; None if it is something else."""
     try:
         found = [float(word) for word in text.split()]
     except ValueError:
@@ -108,7 +103,7 @@ def _numbers(text: str) -> list[float] | None:
 
 
 def _table(rows: list[list[float] | None]) -> Targets:
-    """(n,) for one number a label, else (n, k)."""
+    """Make an array of the labels: (n,) for one number per label, else (n, k)."""
     found = np.array(rows, dtype=np.float64)
     return found[:, 0] if found.shape[1] == 1 else found
 
@@ -132,7 +127,7 @@ def _npz_numbers(path: Path, count: int) -> Targets | None:
             f"{path} has {count} images and labels of the shape {labels.shape}", hint="save one label for each image"
         )
     values: Targets = labels.astype(np.float64)
-    # Maps may have pixels without a label, which are NaN; single numbers may not.
+    # Dense maps may have pixels without a label, which are NaN; single numbers may not be NaN.
     wrong = np.isinf(values) if values.ndim > 2 else ~np.isfinite(values)
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])

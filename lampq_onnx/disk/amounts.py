@@ -1,4 +1,4 @@
-"""Amounts as messages and tables say them."""
+"""Text form of sizes for messages and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ MEGABYTE = 10**6
 
 
 def megabytes(count: float) -> str:
-    """Bytes in the one unit that sizes are said in.
+    """Write a number of bytes in MB, the one unit used for sizes.
 
     >>> megabytes(161_234), megabytes(4_000_000_000), megabytes(12)
     ('0.161 MB', '4000 MB', '0.000012 MB')

@@ -1,7 +1,7 @@
-"""Arrays that are expensive to make, kept in the user's cache folder under a hash of everything they depend on.
+"""A cache of arrays that are expensive to compute, in the user's cache folder.
 
-Nothing here can make a run fail: a damaged entry is made anew, and where the folder cannot be used the work is done
-without it; either is logged as a warning.
+An entry's name is a hash of everything that its arrays depend on. The cache never makes a run fail: a damaged entry is
+computed again, and if the folder cannot be used, the work is done without it. Both are logged as warnings.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from lampq_onnx.disk.records import Record
 from lampq_onnx.errors import LampqError
 
 FOLDER_VARIABLE = "LAMPQ_ONNX_CACHE"
-"""Environment variable that names the folder."""
+"""Environment variable with the path of the cache folder."""
 
 LIMIT = 8 * 2**30
-"""Bytes; beyond them the oldest entries go."""
+"""Size limit of the cache in bytes; above it, the oldest entries are removed."""
 
 _SUFFIX = ".arrays"
 _XDG_VARIABLE = "XDG_CACHE_HOME"
@@ -47,7 +47,9 @@ class CacheEntry:
     """One file of the cache.
 
     Attributes:
-        written: seconds since the epoch.
+        path: the file.
+        bytes: its size.
+        written: time of writing, in seconds since the epoch.
     """
 
     path: Path
@@ -56,12 +58,12 @@ class CacheEntry:
 
 
 def cache_folder() -> Path | None:
-    """$LAMPQ_ONNX_CACHE, else the system's folder for caches of the user; None without a home folder.
+    """Return $LAMPQ_ONNX_CACHE, or else the user's cache folder of the system; None without a home folder.
 
-    The latter is $XDG_CACHE_HOME/lampq-onnx or ~/.cache/lampq-onnx on Linux, ~/Library/Caches/lampq-onnx on macOS and
-    %LOCALAPPDATA%/lampq-onnx/Cache on Windows. Where ~/.cache/lampq-onnx is there from an earlier version and the
-    system's is not, it stays in use. A relative $XDG_CACHE_HOME is ignored, as the XDG base directory specification
-    asks for.
+    The system's folder is $XDG_CACHE_HOME/lampq-onnx or ~/.cache/lampq-onnx on Linux, ~/Library/Caches/lampq-onnx on
+    macOS and %LOCALAPPDATA%/lampq-onnx/Cache on Windows. If an earlier version made ~/.cache/lampq-onnx and the
+    system's folder does not exist, the former stays in use. A relative $XDG_CACHE_HOME is ignored, as the XDG base
+    directory specification requires.
     """
     own = os.environ.get(FOLDER_VARIABLE)
     if own:
@@ -80,14 +82,14 @@ def cache_folder() -> Path | None:
 
 
 def cache_key(kind: str, *, weights_sha256: str, options: Record, inputs: Record, **more: str) -> str:
-    """The name of an entry: sha256 over all that its arrays depend on, and the package's version.
+    """Return the name of an entry: a sha256 over everything that its arrays depend on, and the package's version.
 
     Args:
-        kind: what makes the arrays; change it when the way they are made changes.
-        weights_sha256: of the model, see `ModelIdentity`.
-        options: those of the maker.
-        inputs: what the model's input looks like (size, channels, normalization).
-        more: whatever else matters.
+        kind: what computes the arrays; change it if the computation changes.
+        weights_sha256: hash of the model's weights, see `ModelIdentity`.
+        options: options of the computation.
+        inputs: form of the model's input (size, channels, normalization).
+        more: everything else that matters.
     """
     parts = {
         "kind": kind,
@@ -101,10 +103,10 @@ def cache_key(kind: str, *, weights_sha256: str, options: Record, inputs: Record
 
 
 class ArrayCache:
-    """Named arrays by key, one file an entry.
+    """Named arrays by key, one file per entry.
 
     Args:
-        folder: where; made when first written. None: nothing is kept.
+        folder: the cache folder; it is made on the first write. None: nothing is kept.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -112,11 +114,11 @@ class ArrayCache:
 
     @classmethod
     def of_user(cls) -> ArrayCache:
-        """The cache in `cache_folder`."""
+        """Open the cache in `cache_folder`."""
         return cls(cache_folder())
 
     def get(self, key: str) -> Arrays | None:
-        """The arrays of an entry, read-only; None if it is missing, damaged or cannot be read."""
+        """Return the arrays of an entry, read-only; None if it is missing, damaged or unreadable."""
         path = self._path(key)
         if path is None:
             return None
@@ -125,15 +127,15 @@ class ArrayCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _log.warning("the cache entry %s cannot be read (%s); made anew", path, error.strerror or error)
+            _log.warning("the cache entry %s cannot be read (%s); it is computed again", path, error.strerror or error)
             return None
         arrays = _unpack(key, data)
         if arrays is None:
-            _log.warning("the cache entry %s is damaged; made anew", path)
+            _log.warning("the cache entry %s is damaged; it is computed again", path)
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep arrays; an entry appears whole or not at all, and replaces an earlier one."""
+        """Store arrays; an entry appears whole or not at all, and replaces an earlier one."""
         path = self._path(key)
         if path is None:
             _log.warning("there is no cache folder; set %s to one to keep results between runs", FOLDER_VARIABLE)
@@ -152,27 +154,27 @@ class ArrayCache:
             )
 
     def remove(self, key: str) -> None:
-        """Forget an entry, if there is one."""
+        """Remove an entry, if it exists."""
         path = self._path(key)
         if path is not None:
             path.unlink(missing_ok=True)
 
     def entries(self) -> list[CacheEntry]:
-        """Every entry, the most recently written last."""
+        """List all entries, the most recently written last."""
         if self.folder is None or not self.folder.is_dir():
             return []
         found = [(path, path.stat()) for path in self.folder.glob(f"*{_SUFFIX}")]
         return sorted((CacheEntry(p, s.st_size, s.st_mtime) for p, s in found), key=lambda entry: entry.written)
 
     def clear(self) -> int:
-        """Remove every entry; the number of bytes that are free again."""
+        """Remove all entries; return the number of freed bytes."""
         entries = self.entries()
         for entry in entries:
             entry.path.unlink(missing_ok=True)
         return sum(entry.bytes for entry in entries)
 
     def _make_room(self) -> None:
-        """The oldest entries go where all together are more than LIMIT."""
+        """Remove the oldest entries if all entries together are larger than LIMIT."""
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
         for entry in entries[:-1]:
@@ -200,5 +202,5 @@ def _unpack(key: str, data: bytes) -> Arrays | None:
 
 
 def _digest(key: str, payload: bytes) -> bytes:
-    # The key takes part, so that an entry under another's name is noticed.
+    # The key is hashed too, so that an entry under another name is noticed.
     return hashlib.sha256(key.encode() + b"\n" + payload).digest()

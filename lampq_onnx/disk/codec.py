@@ -1,7 +1,7 @@
-"""Values of the package as JSON beside named arrays, exactly: what is read back equals what was written.
+"""Exact storage of the package's values as JSON with named arrays: what is read equals what was written.
 
-Taken are None, bool, int, float (infinite as well), str, lists, tuples, dicts, numpy arrays, enums, and the package's
-own dataclasses and records. Tensors go in and out through `Tensors`, so that this module needs no framework.
+Supported are None, bool, int, float (also infinite), str, lists, tuples, dicts, numpy arrays, enums, and the package's
+own dataclasses and records. Tensors are converted by `Tensors`, so that this module needs no framework.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Tensors:
-    """A framework's arrays.
+    """Conversion of a framework's tensors.
 
     Attributes:
-        kind: their type.
-        to_numpy: any of them to a numpy array.
-        place: the name of the device that it is on.
-        from_numpy: an array and a device's name back to one.
+        kind: type of a tensor.
+        to_numpy: converts a tensor to a numpy array.
+        place: returns the name of a tensor's device.
+        from_numpy: converts an array to a tensor on the named device.
     """
 
     kind: type
@@ -40,10 +40,10 @@ class Tensors:
 
 
 def encode(value: object, arrays: Arrays, tensors: Tensors | None = None) -> Any:
-    """The JSON form of ``value``; its arrays are put into ``arrays``.
+    """Return the JSON form of ``value``; its arrays are put into ``arrays``.
 
     Raises:
-        TypeError: a value of another type.
+        TypeError: a value has an unsupported type.
     """
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
@@ -67,14 +67,14 @@ def encode(value: object, arrays: Arrays, tensors: Tensors | None = None) -> Any
     if isinstance(value, tuple | list):
         tag = "tuple" if isinstance(value, tuple) else "list"
         return {tag: [encode(item, arrays, tensors) for item in value]}
-    raise TypeError(f"a {type(value).__name__} cannot be kept")
+    raise TypeError(f"a {type(value).__name__} cannot be stored")
 
 
 def decode(tree: Any, arrays: Mapping[str, NDArray[Any]], tensors: Tensors | None = None) -> Any:
-    """The value that `encode` was given.
+    """Return the value that `encode` was given.
 
     Raises:
-        ValueError: ``tree`` names a type that is none of the package's.
+        ValueError: ``tree`` names a type outside the package.
     """
     if not isinstance(tree, dict):
         return tree
@@ -98,7 +98,7 @@ def decode(tree: Any, arrays: Mapping[str, NDArray[Any]], tensors: Tensors | Non
 
 def _name(kind: type) -> str:
     if kind.__module__.partition(".")[0] != PACKAGE:
-        raise TypeError(f"a {kind.__module__}.{kind.__qualname__} cannot be kept")
+        raise TypeError(f"a {kind.__module__}.{kind.__qualname__} cannot be stored")
     return f"{kind.__module__}:{kind.__qualname__}"
 
 

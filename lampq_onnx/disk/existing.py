@@ -1,4 +1,4 @@
-"""The one rule for outputs that exist: nothing is replaced unless the user says so."""
+"""Rule for existing outputs: nothing is replaced unless the user says so."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ HINT = "name another one, or replace it with --overwrite (overwrite=True in Pyth
 
 
 def occupied(path: Path) -> bool:
-    """Whether there is anything at ``path``, a broken link included."""
+    """Whether anything exists at ``path``, a broken link included."""
     return path.exists() or path.is_symlink()
 
 
 def require_new_files(paths: Iterable[Path | None], *, overwrite: bool) -> None:
-    """Prove that files can be written, before the work that makes them.
+    """Check that files can be written, before the work that makes them.
 
     Args:
-        paths: None: a file that was not asked for.
-        overwrite: whether files that exist may be replaced.
+        paths: the files; None: a file that was not requested.
+        overwrite: whether existing files may be replaced.
 
     Raises:
         UsageError: a file exists, or a folder has its name.
@@ -36,13 +36,14 @@ def require_new_files(paths: Iterable[Path | None], *, overwrite: bool) -> None:
 
 
 def require_new_folder(path: Path, *, replaceable: bool) -> None:
-    """Prove that a folder does not exist, or may be replaced.
+    """Check that a folder does not exist, or may be replaced.
 
     Args:
+        path: the folder.
         replaceable: whether it is a package, and may be replaced.
 
     Raises:
-        UsageError: it exists, or is a file.
+        UsageError: it exists and may not be replaced, or is a file.
     """
     if path.is_dir() and not replaceable:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Write files so that they appear whole or not at all, and read files with clear errors."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ OUTPUT_FILES = (
     RECIPE_FILE,
     PAGE_FILE,
 )
-"""What `quantize` writes."""
+"""Names of the files that `quantize` writes."""
 
 
 TIMELESS_FILES = (PLAN_FILE, WEIGHTS_FILE, FLOAT_FILE, MODEL_FILE)
-"""Those of them that hold no times: the same run again gives the same bytes."""
+"""Those files that hold no times: the same run again gives the same bytes."""
 
 TEXT_LIMIT = 256 * 2**20
-"""Bytes of the largest text file that is read; sensitivities of the largest models have a few megabytes."""
+"""Size limit in bytes for text files that are read; sensitivities of the largest models have a few megabytes."""
 
 
 def require_file(path: Path, what: str, *, limit: int | None = None) -> None:
-    """Prove that ``path`` is a file of bounded size: pipes and devices would never end.
+    """Check that ``path`` is a file of bounded size: reading a pipe or device would never end.
 
     Args:
-        what: it is meant to be, for the message.
-        limit: bytes.
+        path: the file.
+        what: what the file should be, for the message.
+        limit: largest size in bytes; None: any.
 
     Raises:
-        LampqError: there is none, it is something else, or it is larger.
+        LampqError: there is no such file, it is something else, or it is larger.
     """
     try:
         status = path.stat()
@@ -58,15 +59,15 @@ def require_file(path: Path, what: str, *, limit: int | None = None) -> None:
         raise LampqError(f"cannot read {what} {shortened(path)}: it is not a file", hint="give a regular file")
     if limit is not None and status.st_size > limit:
         raise LampqError(
-            f"cannot read {what} {path}: it has {megabytes(status.st_size)}, and {megabytes(limit)} is the limit"
+            f"cannot read {what} {path}: it has {megabytes(status.st_size)}; the limit is {megabytes(limit)}"
         )
 
 
 def read_text(path: Path, what: str, *, limit: int = TEXT_LIMIT) -> str:
-    """The UTF-8 text of a file.
+    """Read the UTF-8 text of a file.
 
     Raises:
-        LampqError: see `require_file`; also where it is not UTF-8.
+        LampqError: see `require_file`; also if the text is not UTF-8.
     """
     require_file(path, what, limit=limit)
     try:
@@ -76,18 +77,18 @@ def read_text(path: Path, what: str, *, limit: int = TEXT_LIMIT) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file cannot be used, without the file's name."""
+    """Return why a file cannot be used, without the file's name."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def shortened(path: Path, limit: int = 300) -> str:
-    """A path for a message; names may be as long as the command line."""
+    """Shorten a path for a message; names may be as long as the command line."""
     text = str(path)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def require_writable(folder: Path) -> None:
-    """Prove that files can be made in ``folder``, or that it can be made; nothing is left there.
+    """Check that files can be made in ``folder``, or that it can be made; nothing is left there.
 
     Raises:
         LampqError: the folder cannot be created or written.
@@ -104,19 +105,19 @@ def require_writable(folder: Path) -> None:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse work whose files the disk cannot hold.
+    """Refuse work whose files do not fit on the disk.
 
     Args:
-        folder: where they go; it need not exist yet.
-        needed: bytes, an estimate.
-        what: takes them, for the message.
+        folder: where the files go; it need not exist yet.
+        needed: estimate in bytes.
+        what: what needs the space, for the message.
 
     Raises:
-        LampqError: naming what is needed and what is free.
+        LampqError: names the needed and the free space.
     """
     try:
         free = shutil.disk_usage(_nearest(folder)).free
-    except OSError:  # some network file systems do not say; the write itself will
+    except OSError:  # some network file systems do not tell; the write itself will fail
         return
     if free < needed:
         raise LampqError(
@@ -126,14 +127,14 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder itself, or the nearest folder above it that exists."""
     here = folder.absolute()
     return next((path for path in (here, *here.parents) if os.path.lexists(path)), here)
 
 
 @contextmanager
 def created(folder: Path) -> Iterator[None]:
-    """Create ``folder`` and those above it; those of them that are empty after the block are removed again.
+    """Create ``folder`` and its parents; those that are empty after the block are removed again.
 
     Raises:
         LampqError: the folder cannot be created or written.
@@ -151,10 +152,10 @@ def created(folder: Path) -> Iterator[None]:
 
 
 def require_output_file(path: Path) -> None:
-    """Prove that a file can be written at ``path``.
+    """Check that a file can be written at ``path``.
 
     Raises:
-        UsageError: it is a folder.
+        UsageError: ``path`` is a folder.
         LampqError: its folder cannot be written.
     """
     require_writable(path.parent)
@@ -164,7 +165,7 @@ def require_output_file(path: Path) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other runs out of ``folder`` for the time of the block; the lock ends with the process, however it ends.
+    """Keep other runs out of ``folder`` during the block; the lock ends with the process, however it ends.
 
     Raises:
         LampqError: another run writes there, or the folder cannot be written.
@@ -180,17 +181,18 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A private folder inside ``folder`` whose files move into it when the block succeeds.
+    """Give a private folder inside ``folder`` whose files move into it when the block succeeds.
 
     Each file arrives by an atomic rename. If the block or a rename raises, ``folder`` is as it was. If the process is
-    killed before the renames it is so too, and the next call removes what was left; if it is killed between two of
-    them, the next call finishes them.
+    killed before the renames, it is as well, and the next call removes what was left. If it is killed between two
+    renames, the next call finishes them.
 
     Args:
-        names: the files that are meant to appear; that they can is checked before the block.
+        folder: where the files should appear.
+        names: names of the files; that they can be written is checked before the block.
 
     Raises:
-        LampqError: ``folder`` cannot be written, or holds a folder of one of the names.
+        LampqError: ``folder`` cannot be written, or holds a folder with one of the names.
     """
     with created(folder):
         _settle_abandoned(folder)
@@ -205,7 +207,7 @@ def staging(folder: Path, names: Iterable[str]) -> Iterator[Path]:
             try:
                 yield stage
                 _require_room(folder, room)
-                stage.replace(complete)  # from here on a killed run is finished by the next one
+                stage.replace(complete)  # from here on, the next run finishes a killed one
                 _arrive(complete, backup, folder)
             finally:
                 shutil.rmtree(room, ignore_errors=True)
@@ -215,7 +217,7 @@ _ROOM, _STAGE, _COMPLETE, _BACKUP = ".lampq-run-", "stage", "complete", "backup"
 
 
 def _arrive(complete: Path, backup: Path, folder: Path) -> None:
-    """Move all files into ``folder``; undo it if one cannot."""
+    """Move all files into ``folder``; undo it if one cannot be moved."""
     arrived: list[Path] = []
     try:
         for item in sorted(complete.iterdir()):

@@ -1,4 +1,4 @@
-"""Folders that one run at a time may write to."""
+"""Locks for folders, so that only one run at a time writes to them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Try to lock a folder for the time of the block; the lock ends with the process, however it ends.
+    """Try to lock a folder during the block; the lock ends with the process, however it ends.
 
-    1. Where the system can lock a folder itself (flock), that is done: it leaves no file, and on most network file
-       systems it keeps out other machines, too.
-    2. Elsewhere, as on Windows, a file in the user's folder for running programs stands for it. It is found by the
-       folder's number on its disk, so that renaming the folder keeps the lock.
+    1. If the system can lock a folder itself (flock), that is used: it leaves no file, and on most network file systems
+       it keeps out other machines too.
+    2. Otherwise, as on Windows, a file in the user's folder for running programs is locked instead. Its name is the
+       folder's number on its disk, so that the lock stays if the folder is renamed.
 
     Yields:
-        Whether nobody else holds the lock. True as well where nothing can be locked, with a warning in the log.
+        Whether no one else holds the lock. Also True, with a warning in the log, if nothing can be locked.
     """
     if sys.platform == "win32":
         with locked_by_file(folder) as got:
@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def locked_by_file(folder: Path) -> Iterator[bool]:
-    """Lock a folder by a file elsewhere; see `locked`.
+    """Lock a folder through a file elsewhere; see `locked`.
 
     Raises:
         OSError: there is no such folder.

@@ -1,4 +1,4 @@
-"""What all artifacts share: strict, versioned, immutable JSON."""
+"""The base of all artifacts: strict, versioned, immutable JSON."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lampq_onnx.errors import LampqError
 
 
 class Record(BaseModel):
-    """A frozen value that refuses unknown keys, NaN and infinity."""
+    """An immutable value that rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Artifact(Record):
-    """A record with a file form."""
+    """A record that is stored as a JSON file."""
 
     def to_json(self) -> str:
-        """The file's text: indented, keys in declaration order, one trailing newline."""
+        """Return the file's text: indented, keys in declaration order, one trailing newline."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the artifact atomically."""
+        """Write the artifact to a file, atomically."""
         write_atomic(Path(path), self.to_json().encode())
 
     @classmethod
@@ -35,8 +35,8 @@ class Artifact(Record):
         """Read and validate a file.
 
         Raises:
-            LampqError: missing, unreadable, not JSON, or not this kind of artifact; the message names the first
-                few offending keys.
+            LampqError: the file is missing, unreadable, not JSON, or not this kind of artifact; the message names the
+                first few offending keys.
         """
         path, kind = Path(path), cls.__name__
         text = read_text(path, f"the {kind} file")
@@ -51,11 +51,11 @@ class Artifact(Record):
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON readers disagree on which of two equal keys counts."""
+    """Reject repeated keys: JSON readers disagree on which of two equal keys counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a value, in the words of this package: pydantic says it in those of its own."""
+"""Say what is wrong with a value in this package's words, instead of pydantic's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = (
     ("set", "a list"),
     ("iterable", "a list"),
 )
-"""Beginnings of pydantic's error types -> what was expected."""
+"""Prefixes of pydantic's error types, and what was expected."""
 
 _BOUNDS = {
     "greater_than": ("gt", "above"),
@@ -33,15 +33,15 @@ _BOUNDS = {
 }
 
 _SHOWN = 80
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 
 
 def explain(problems: Sequence[ErrorDetails], limits: str = "") -> str:
-    """What is wrong with one value, and what it may be.
+    """Say what is wrong with one value, and what is allowed.
 
     Args:
-        problems: all that pydantic found about the value; several where it may be of several kinds.
-        limits: of a number, see `limits_of`; empty: those that it breaks are said.
+        problems: everything that pydantic found about the value; several entries if several types are allowed.
+        limits: bounds of a number, see `limits_of`; empty: the message gives the bound that is exceeded.
     """
     first = problems[0]
     kind, context = first["type"], first.get("ctx", {})
@@ -62,7 +62,7 @@ def explain(problems: Sequence[ErrorDetails], limits: str = "") -> str:
 
 
 def limits_of(metadata: Iterable[Any]) -> str:
-    """The bounds of a number in words, from the metadata of its field; empty if there are none."""
+    """Return the bounds of a number in words, from the metadata of its field; empty if there are none."""
     found: dict[str, float] = {}
     for item in metadata:
         found |= {key: getattr(item, key) for key in ("gt", "ge", "lt", "le") if getattr(item, key, None) is not None}
@@ -78,14 +78,14 @@ def limits_of(metadata: Iterable[Any]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message, of bounded length."""
+    """Return a value for a message, with bounded length."""
     text = value if isinstance(value, str) else str(value)
     text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return repr(text) if isinstance(value, str) else text
 
 
 def joined(words: Sequence[str]) -> str:
-    """Words with commas and an "or" between."""
+    """Join words with commas and "or"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

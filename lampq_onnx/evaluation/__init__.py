@@ -1,1 +1,1 @@
-"""A quantized file against its float file: accuracy, errors of layers, speed, and the gates on them."""
+"""Compares a quantized file with its float file: accuracy, errors of layers, speed, and the gates on them."""

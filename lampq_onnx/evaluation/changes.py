@@ -1,4 +1,4 @@
-"""Which images two files answer differently, streamed."""
+"""Find the images that two files answer differently, batch by batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lampq_onnx.artifacts.details import AnswerChanges, ChangedImage, ClassChang
 from lampq_onnx.measures.accuracy import Logits, log_softmax
 
 SHOWN = 24
-"""Images that are listed one by one."""
+"""Maximum number of images that are listed one by one."""
 
 Labels = npt.NDArray[np.int64]
 
@@ -26,20 +26,20 @@ class _Change:
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Lost ones first, the surest of them first; then other and won ones."""
+        """Sort key: lost answers first, the most certain of them first; then other and won ones."""
         first, second = (answer == self.label for answer in self.answers)
         return (0 if first else 2 if second else 1, -min(self.probabilities))
 
 
 class ChangeMeter:
-    """Collects batches; memory is a few numbers a class and a changed image."""
+    """Collects batches; memory is a few numbers per class and per changed image."""
 
     def __init__(self) -> None:
         self._classes: dict[int, npt.NDArray[np.int64]] = {}
         self._changed: list[_Change] = []
 
     def add(self, reference: Logits, quantized: Logits, labels: Labels, start: int) -> None:
-        """Count a batch of logits (n, classes) of both models, the labels (n,), and the first image's position."""
+        """Count a batch: logits (n, classes) of both models, labels (n,), and the position of the first image."""
         first, second = reference.argmax(1), quantized.argmax(1)
         for label in np.unique(labels):
             own = labels == label
@@ -57,11 +57,11 @@ class ChangeMeter:
         )
 
     def result(self, name: Callable[[int], str], thumbnail: Callable[[int], str | None]) -> AnswerChanges:
-        """Everything counted.
+        """Return everything counted.
 
         Args:
-            name: of the image at a position.
-            thumbnail: its picture (JPEG, base64), asked for the listed images only.
+            name: returns the name of the image at a position.
+            thumbnail: returns its picture (JPEG, base64); called only for the listed images.
         """
         ranks = [change.rank[0] for change in self._changed]
         shown = sorted(self._changed, key=lambda change: change.rank)[:SHOWN]

@@ -1,4 +1,4 @@
-"""All checks of one quantized file, as a report."""
+"""Run all checks of one quantized file and make the report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from lampq_onnx.runtime.explain import slowness
 from lampq_onnx.runtime.operators import operator_times
 
 PROFILED_RUNS = 10
-"""Of each file; a profile says where the time goes, the latency says how much it is."""
+"""Runs of each file in a profile: the profile shows where the time goes, the latency how much it is."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class FilePair:
     """Two files and the images to compare them on.
 
     Attributes:
-        model: name for people.
-        layers: quantized layers of the second file.
-        plan: of the second file; None for files of other tools.
-        images: with what the task is scored against.
-        preprocessing: what they go through.
-        task: what the outputs mean.
+        model: name of the model for messages.
+        reference: the float file.
+        quantized: the quantized file.
+        layers: quantized layers of the quantized file.
+        plan: plan of the quantized file; None for files of other tools.
+        images: validation images, with the labels or boxes that the task needs.
+        preprocessing: preprocessing of the images.
+        task: meaning of the outputs.
     """
 
     model: str
@@ -68,10 +70,10 @@ class FilePair:
 
 
 def require_scores(files: FilePair, threads: int) -> None:
-    """Refuse files whose score or agreement cannot change, before the images are gone through.
+    """Refuse files whose score or agreement cannot change, before running the images.
 
     Raises:
-        LampqError: see `require_moving_scores`; also a float file that does not load.
+        LampqError: see `require_moving_scores`; or the float file does not load.
     """
     run = open_runner(files.reference, threads=threads, answers=files.task.outputs)
 
@@ -92,9 +94,14 @@ def share_accuracy(
     simulation: Simulation | None = None,
     changes: ChangeMeter | None = None,
 ) -> PairFigures:
-    """This process's part of the accuracy, and the figures of all; see `measure_accuracy`.
+    """Compute this process's part of the accuracy, and return the figures of all processes; see `measure_accuracy`.
 
     Args:
+        files: what to compare.
+        threads: threads of the sessions.
+        group: the processes that share the images.
+        progress: is told how many images are done.
+        simulation: the quantized model in PyTorch, if there is one.
         changes: collects the images of this process whose answer changes.
     """
     answers = files.task.outputs
@@ -115,7 +122,7 @@ def share_accuracy(
 def _partial(group: Group) -> list[str]:
     if group.size == 1:
         return []
-    return [f"the images shown as changed are those of one of {group.size} processes"]
+    return [f"the list of changed images comes from one of {group.size} processes"]
 
 
 def check_files(
@@ -129,20 +136,22 @@ def check_files(
     simulation: Simulation | None = None,
     group: Group = ALONE,
 ) -> Report:
-    """Accuracy, fidelity and latency of a quantized file; what only other stages know is left out of the report.
+    """Measure accuracy, fidelity and latency of a quantized file.
+
+    Facts that only other stages know are not in the report.
 
     Args:
         files: what to compare.
         options: threads and latency runs.
-        target: name of the target the file was made for.
-        threads: of the accuracy passes.
-        clock: keeps the seconds.
-        limits: of the gates, for the report.
-        simulation: the quantized model in PyTorch, where there is one.
-        group: the processes that share the images; the others call `share_accuracy`.
+        target: name of the target that the file was made for.
+        threads: threads for the accuracy passes.
+        clock: keeps the seconds of each stage.
+        limits: gates, stored in the report.
+        simulation: the quantized model in PyTorch, if there is one.
+        group: the processes that share the images; the other processes call `share_accuracy`.
 
     Raises:
-        LampqError: a file does not load, or images and files do not fit.
+        LampqError: a file does not load, or images and files do not fit together.
     """
     changes = ChangeMeter() if files.task.kind == "classification" else None
     figures = share_accuracy(files, threads, group, clock, simulation=simulation, changes=changes)

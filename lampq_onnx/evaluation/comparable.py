@@ -1,4 +1,4 @@
-"""May two files be compared: a quantized one, and the float one that it was made from?"""
+"""Check that two files can be compared: a quantized file and the float file that it was made from."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ from lampq_onnx.graph.quantized_operators import quantized_node
 from lampq_onnx.graph.source import constants_sha256
 
 _NAMED = 3
-"""Layers that a message names."""
+"""Most layers that a message names."""
 
 OWN_FILE = "give the float.onnx that was written with it (--reference FILE)"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A graph and where it lies."""
+    """A graph and the path of its file."""
 
     model: ir.Model
     path: Path
 
     @property
     def inputs(self) -> list[ir.Value]:
-        """Inputs that are no constants; files of old exporters list their weights among the inputs."""
+        """Inputs that are not constants; files of old exporters list their weights among the inputs."""
         constants = self.model.graph.initializers
         return [value for value in self.model.graph.inputs if value.name not in constants]
 
     @property
     def outputs(self) -> Sequence[ir.Value]:
-        """Outputs in order."""
+        """Outputs of the graph, in order."""
         return self.model.graph.outputs
 
 
 def require_comparable(quantized: ModelFile, reference: ModelFile) -> None:
-    """Prove that the first file is quantized, the second is not, both take and give the same, and, where the first says
-    what it was made from, that it is the second.
+    """Require that ``quantized`` is a quantized file of the float file ``reference``.
+
+    The first file must be quantized and the second must not be, both must have the same inputs and outputs, and if the
+    first records which file it was made from, that must be the second.
 
     Raises:
         UsageError: both are one file, or they are swapped.
-        LampqError: any other reason why a comparison would say nothing.
+        LampqError: the comparison would be meaningless for another reason.
     """
     _require_kinds(quantized, reference)
     _require_same_values("input", quantized, reference, quantized.inputs, reference.inputs)
@@ -64,7 +66,7 @@ def is_quantized(file: ModelFile) -> bool:
 
 
 def require_quantized(file: ModelFile) -> None:
-    """Prove that a file holds quantized layers.
+    """Check that a file holds quantized layers.
 
     Raises:
         LampqError: it is a float file.
@@ -79,7 +81,7 @@ def require_quantized(file: ModelFile) -> None:
 def _require_kinds(quantized: ModelFile, reference: ModelFile) -> None:
     if os.path.samefile(quantized.path, reference.path):
         raise UsageError(
-            f"{quantized.path} and {reference.path} are the same file: nothing can be compared",
+            f"{quantized.path} and {reference.path} are the same file, so there is nothing to compare",
             hint="give a quantized file, and its float file with --reference",
         )
     node = quantized_node(reference.model)
@@ -100,13 +102,13 @@ def _require_kinds(quantized: ModelFile, reference: ModelFile) -> None:
 def _require_same_values(
     kind: str, quantized: ModelFile, reference: ModelFile, first: Sequence[ir.Value], second: Sequence[ir.Value]
 ) -> None:
-    """Number, names of the inputs, types and shapes; what one file leaves open fits anything."""
+    """Compare number, input names, types and shapes; what one file leaves open fits anything."""
     for file, values in ((quantized, first), (reference, second)):
         for value in values:
             if value.type is not None and not isinstance(value.type, ir.TensorType):
-                raise LampqError(f"{file.path}: the {kind} {value.name} is no tensor, but {_text(value)}")
+                raise LampqError(f"{file.path}: the {kind} {value.name} is not a tensor, but {_text(value)}")
             if value.dtype == ir.DataType.STRING:
-                raise LampqError(f"{file.path}: the {kind} {value.name} holds text, and numbers are compared")
+                raise LampqError(f"{file.path}: the {kind} {value.name} holds text, but only numbers can be compared")
     if len(first) != len(second):
         raise _differ(
             quantized, reference, f"{len(first)} {kind}(s) ({_names(first)})", f"{len(second)} ({_names(second)})"
@@ -129,7 +131,7 @@ def _shapes_fit(first: ir.Shape | None, second: ir.Shape | None) -> bool:
 
 
 def _require_same_facts(quantized: ModelFile, reference: ModelFile) -> None:
-    """What both files say of themselves in their metadata."""
+    """Compare what both files record about themselves in their metadata."""
     for key, what in (
         (MODEL_KEY, "the model"),
         (CLASSES_KEY, "the number of classes"),
@@ -153,7 +155,7 @@ def _require_same_facts(quantized: ModelFile, reference: ModelFile) -> None:
 
 
 def _require_same_source(quantized: ModelFile, reference: ModelFile) -> None:
-    """The constants that the quantized file says it was made from; older files say the weights of their layers only."""
+    """Compare the constants recorded as the source of the quantized file; older files record only layer weights."""
     source = quantized.model.metadata_props.get(SOURCE_KEY)
     found = None if source is None else constants_sha256(reference.model)
     if source is not None and source == found:
@@ -172,7 +174,7 @@ def _require_same_source(quantized: ModelFile, reference: ModelFile) -> None:
 
 def _differ(quantized: ModelFile, reference: ModelFile, own: str, other: str) -> LampqError:
     return LampqError(
-        f"the files do not belong together: {quantized.path} has {own}, and {reference.path} has {other}",
+        f"the files do not belong together: {quantized.path} has {own}, but {reference.path} has {other}",
         hint=OWN_FILE,
     )
 

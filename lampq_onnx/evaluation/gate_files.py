@@ -1,4 +1,4 @@
-"""The gates of a report as files that pipelines read: JUnit XML, and Markdown for a pull request."""
+"""Write the gates of a report for pipelines: JUnit XML, and Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SUITE = "lampq-onnx.validate"
 
 
 def junit(report: Report, file: str) -> str:
-    """One test case per gate; those without a limit are skipped.
+    """Return one test case per gate as JUnit XML; gates without a limit are skipped.
 
     Args:
-        report: with the limits that were in force.
+        report: the report, with the limits that applied.
         file: name of the model's file.
     """
     gates = gates_of(report)
@@ -46,10 +46,10 @@ def junit(report: Report, file: str) -> str:
 
 
 def markdown(report: Report, file: str) -> str:
-    """A verdict, the gates and the figures, for a comment or a job summary.
+    """Return a verdict, the gates and the figures as Markdown, for a comment or a job summary.
 
     Args:
-        report: with the limits that were in force.
+        report: the report, with the limits that applied.
         file: name of the model's file.
     """
     gates = gates_of(report)
@@ -96,5 +96,5 @@ def _cell(text: str) -> str:
 
 
 def _xml(text: str) -> str:
-    """The text without control characters, which XML cannot hold."""
+    """Remove control characters, which XML cannot hold."""
     return "".join(c if c in "\t\n" or c.isprintable() else "?" for c in text)

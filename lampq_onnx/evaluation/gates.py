@@ -1,4 +1,4 @@
-"""The one rule that says whether a quantized file passes; exit codes, JUnit, Markdown, pages and terminals read it."""
+"""Decide whether a quantized file passes; exit codes, JUnit, Markdown, HTML pages and the terminal read this."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXCESS_BOUND = 0.05
 """Bounds of the fidelity figures. Saturating kernels reach 1e-2 and 0.3; exact ones 1e-6 and a few percent of noise."""
 
 EXCESS_IMAGES = 64
-"""Fewest images on which an excess error counts: rounding flips alone move it by percents on a few images."""
+"""Fewest images for which an excess error counts: on fewer, flips of rounding alone change it by percents."""
 
 NOT_FINITE = "NaN or infinity"
 
@@ -27,13 +27,13 @@ class GateResult:
 
     Attributes:
         name: what is judged, e.g. "top-1 drop".
-        metric: the figure's name in the report's task, e.g. "top-1" or "AP".
-        unit: of ``measured`` and ``limit``: points, %, images, or empty for a ratio.
+        metric: name of the figure in the report's task, e.g. "top-1" or "AP".
+        unit: unit of ``measured`` and ``limit``: points, %, images, or empty for a ratio.
         measured: the figure; None: it is NaN or infinite, which fails every limit.
-        shown: the figure in words, with its spread or the layer.
-        limit: None: there is none.
+        shown: the figure as text, with its standard error or the layer.
+        limit: the limit; None: there is none.
         side: which side of the limit is allowed.
-        passed: None where there is no limit.
+        passed: whether the gate passes; None if there is no limit.
     """
 
     name: str
@@ -47,38 +47,38 @@ class GateResult:
 
     @property
     def bound(self) -> str:
-        """The limit in words; empty if there is none."""
+        """The limit as text; empty if there is none."""
         return "" if self.limit is None else f"{self.side} {self.limit:g}{f' {self.unit}' if self.unit else ''}"
 
     @property
     def sentence(self) -> str:
-        """Name, figure and limit."""
+        """Name, figure and limit as one sentence."""
         return f"{self.name}: {self.shown}, {self.bound} allowed" if self.bound else f"{self.name}: {self.shown}"
 
 
 def gate_limits(max_drop: float | None = None, min_agreement: float | None = None) -> GateLimits:
-    """The limits that a user asks for.
+    """Check the limits that a user requests.
 
     Args:
-        max_drop: points of the task's score.
-        min_agreement: fraction of answers that are those of the float file, 0..1.
+        max_drop: largest drop in points of the task's score.
+        min_agreement: smallest fraction of answers that equal those of the float file, 0..1.
 
     Raises:
-        UsageError: NaN, infinity, or a fraction outside of 0..1.
+        UsageError: NaN, infinity, or a fraction outside 0..1.
     """
     if max_drop is not None and not math.isfinite(max_drop):
         raise UsageError(f"--max-drop is {max_drop}, which no drop can exceed", hint="give points, e.g. 1")
-    if min_agreement is not None and not 0 <= min_agreement <= 1:  # NaN is not inside either
+    if min_agreement is not None and not 0 <= min_agreement <= 1:  # also true for NaN
         raise UsageError(f"--gate-agreement is {min_agreement}, not a fraction", hint="give 0 to 1, e.g. 0.95")
     return GateLimits(max_drop=max_drop, min_agreement=min_agreement)
 
 
 def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResult, ...]:
-    """Every figure that can fail, with or without a limit.
+    """List every figure that can fail, with or without a limit.
 
     Args:
         report: what was measured.
-        limits: None: those that the report says were in force.
+        limits: gates; None: the ones stored in the report.
     """
     asked = report.limits if limits is None else limits
     accuracy, fidelity = report.accuracy, report.fidelity
@@ -143,12 +143,12 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
 
 
 def failed_gates(gates: Sequence[GateResult]) -> tuple[GateResult, ...]:
-    """Those that are not passed."""
+    """Return the gates that do not pass."""
     return tuple(gate for gate in gates if gate.passed is False)
 
 
 def verdict_line(gates: Sequence[GateResult]) -> str:
-    """PASS, or FAIL and every gate that fails."""
+    """Return PASS, or FAIL and every gate that fails."""
     failed = failed_gates(gates)
     if failed:
         return "FAIL: " + "; ".join(gate.sentence for gate in failed)
@@ -157,14 +157,14 @@ def verdict_line(gates: Sequence[GateResult]) -> str:
 
 
 def require_gates(report: Report, limits: GateLimits | None = None) -> None:
-    """Raise where a gate fails.
+    """Raise an error if a gate fails.
 
     Args:
         report: what was measured.
-        limits: None: those that the report says were in force.
+        limits: gates; None: the ones stored in the report.
 
     Raises:
-        GateError: with every gate that failed, and what else is known of why.
+        GateError: lists every gate that failed, and what is known about the cause.
     """
     failed = failed_gates(gates_of(report, limits))
     if not failed:
@@ -186,12 +186,13 @@ def require_gates(report: Report, limits: GateLimits | None = None) -> None:
 def problems_of(
     accuracy: Accuracy, fidelity: Fidelity, broken_plain: int = 0, broken_constants: Sequence[str] = ()
 ) -> tuple[Problem, ...]:
-    """What is wrong with a file on the machine that measured it.
+    """List what is wrong with a file on the machine that measured it.
 
     Args:
-        accuracy, fidelity: what was measured.
-        broken_constants: constants of the file that hold NaN or infinity; QuantizeLinear may hide what they do.
-        broken_plain: images that the file without optimizations answers with NaN or infinity.
+        accuracy: the measured accuracy.
+        fidelity: the measured fidelity.
+        broken_plain: number of images for which the file without optimizations gives NaN or infinity.
+        broken_constants: constants of the file that hold NaN or infinity; QuantizeLinear may hide their effect.
     """
     found: list[tuple[ProblemCode, str, str | None]] = []
     if accuracy.broken:
@@ -253,7 +254,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _worst_layers(layers: Sequence[LayerReport], count: int = 3) -> str:
-    """The layers whose outputs changed most, where that was measured; else those with the fewest bits."""
+    """Name the layers whose outputs changed most, if that was measured; else those with the fewest bits."""
     errors = {layer.name: e for layer in layers if (e := layer.reconstruction_error) is not None}
     if errors:
         worst = sorted(errors, key=lambda name: -errors[name])[:count]

@@ -1,4 +1,4 @@
-"""A quantized file against the float one: accuracy, fidelity, latency."""
+"""Measure accuracy, fidelity and latency of a quantized file against the float file."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 BATCH = 32
 
 FIDELITY_IMAGES = 256
-"""Images on which the unoptimized file and the simulation run as well; they are several times slower."""
+"""Images on which the unoptimized file and the simulation run too; they are several times slower."""
 
 ACCURACY_IMAGES = 100
-"""Fewer images than this deserve a word beside an accuracy."""
+"""Below this number of images, the report adds a note to the accuracy."""
 
 LAYER_IMAGES = 4
-"""Images whose activations the layers are compared on."""
+"""Images whose activations are used to compare layers."""
 
 
 @dataclass(frozen=True)
 class PairFigures:
-    """What one pass over the validation images says of a quantized file.
+    """Figures from one pass over the validation images.
 
     Attributes:
-        accuracy: against the labels and the float file.
+        accuracy: scores against the labels and the float file.
         excess_error: error to the float file, optimized over unoptimized file, minus 1; None: not finite.
-        simulation_excess: the same of the simulation; None: there was none, or it is not finite.
-        compared: images that both excess errors were taken on.
-        broken_plain: images that the unoptimized file answers with NaN or infinity.
+        simulation_excess: the same for the simulation; None: there was none, or it is not finite.
+        compared: images on which both excess errors were measured.
+        broken_plain: images for which the unoptimized file gives NaN or infinity.
     """
 
     accuracy: Accuracy
@@ -70,20 +70,24 @@ def measure_accuracy(
 ) -> PairFigures:
     """Stream the validation images once through all models.
 
-    Args:
-        reference: float file. quantized: the file, optimized. plain: the same without optimizations, or None.
-        simulation: the quantized model in PyTorch, or None.
-        batches: images, with labels where the task has them; all of them in every process.
-        meter: of the task; None: top-1 and top-5.
-        group: the processes that share them; the figures are those of all.
-        changes: also counts the labelled images that are answered differently.
+    An image for which the quantized file gives NaN or infinity counts as answered with zeros, and neither as right nor
+    as the float model's answer. So every figure stays finite, and `Accuracy.broken` counts these images.
 
-    An image that the quantized file answers with NaN or infinity counts as answered with zeros, and neither as right
-    nor as float's answer: every figure stays finite, and `Accuracy.broken` counts these images.
+    Args:
+        reference: the float file.
+        quantized: the quantized file, optimized.
+        plain: the quantized file without optimizations, or None.
+        simulation: the quantized model in PyTorch, or None.
+        batches: images, with labels if the task has them; every process gets all of them.
+        total: number of images.
+        meter: meter of the task; None: top-1 and top-5.
+        group: the processes that share the images; the figures are those of all processes.
+        changes: also collects the labelled images that are answered differently.
+        progress: is told how many images are done.
 
     Raises:
-        UsageError: several processes, and another task than classification.
-        LampqError: the float file answers with NaN or infinity, or the outputs do not fit the task.
+        UsageError: several processes share a task other than classification.
+        LampqError: the float file gives NaN or infinity, or the outputs do not fit the task.
     """
     whole = meter or ClassificationMeter()
     if group.size > 1 and not isinstance(whole, ClassificationMeter):
@@ -123,7 +127,7 @@ def measure_accuracy(
 
 
 def _finite(outputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:
-    """The outputs (n, ...) with zeros for images that have NaN or infinity among theirs, and how many those are."""
+    """Replace outputs (n, ...) of images with NaN or infinity by zeros, and count these images."""
     whole = np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim)))
     if whole.all():
         return outputs, 0
@@ -132,7 +136,7 @@ def _finite(outputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], 
 
 
 def _with_broken(accuracy: Accuracy, broken: int) -> Accuracy:
-    """The figures where ``broken`` images have no answer: the zeros in their place may be right by chance."""
+    """Correct the figures for ``broken`` images without an answer: the zeros in their place may be right by chance."""
     if not broken:
         return accuracy
     most = 1 - broken / accuracy.samples
@@ -156,7 +160,7 @@ def measure_fidelity(
     *,
     threads: int,
 ) -> Fidelity:
-    """Layer errors of a file, joined with the figures of the whole model."""
+    """Measure the layer errors of a file, and join them with the figures of the whole model."""
     errors = layer_errors(model_path, layers, images[:LAYER_IMAGES], threads=threads)
     worst = max(errors, key=lambda name: errors[name], default=None)
     largest = errors[worst] if worst is not None else 0.0
@@ -172,13 +176,13 @@ def measure_fidelity(
 def measure_latency(
     reference: Path, quantized: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int
 ) -> Latency:
-    """Sessions of their own, with the given threads, timed in turns."""
+    """Time both files alternately, in separate sessions with the given number of threads."""
     first, second = (open_runner(path, threads=threads) for path in (reference, quantized))
     return compare_latency(first, second, images, threads=threads, runs=runs)
 
 
 def not_measured(accuracy: Accuracy, fidelity: Fidelity, latency: Latency) -> list[str]:
-    """What the figures do not say, in words."""
+    """Say in words what the figures do not cover."""
     found = []
     if fidelity.layer_worst is None:
         found.append("no layer was compared with its reference arithmetic: the file holds no quantized layer")
@@ -190,16 +194,18 @@ def not_measured(accuracy: Accuracy, fidelity: Fidelity, latency: Latency) -> li
     if fidelity.simulation_excess is None:
         found.append("not measured: the simulation in PyTorch, which only quantize has")
     if accuracy.samples < ACCURACY_IMAGES:
-        found.append(f"accuracy on {accuracy.samples} images is known to {100 / accuracy.samples:.1f} points at best")
+        found.append(
+            f"accuracy on {accuracy.samples} images has a resolution of {100 / accuracy.samples:.1f} points at best"
+        )
     found.append(
-        f"not measured: any other CPU or runtime than this one, batches other than {latency.batch} and threads other "
-        f"than {latency.threads} for the latency"
+        f"not measured: other CPUs or runtimes; latency with a batch other than {latency.batch} or threads other "
+        f"than {latency.threads}"
     )
     return found
 
 
 def _excess(subject: ErrorMeter, standard: ErrorMeter) -> float | None:
-    """Error over the standard's, minus 1; None: the standard has no error, and the subject has."""
+    """Return the error over the standard's, minus 1; None: the standard has no error, but the subject has."""
     if standard.relative_error == 0:
         return 0.0 if subject.relative_error == 0 else None
     return subject.relative_error / standard.relative_error - 1

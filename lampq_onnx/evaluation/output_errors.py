@@ -1,4 +1,4 @@
-"""Where the error and the time of a quantized file go."""
+"""Measure where the error of a quantized file arises, and which answers change."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from lampq_onnx.measures.error_meter import ErrorMeter
 from lampq_onnx.runtime.inner_tensors import compare_tensors, tensor_names
 
 ERROR_IMAGES = 32
-"""Images that errors along the model are taken on; each holds thousands of numbers a tensor."""
+"""Images for the errors along the model; each image needs thousands of numbers per tensor."""
 
 BATCH = 4
-"""Outputs of all layers are held in memory for this many images."""
+"""Number of images for which the outputs of all layers are held in memory."""
 
 _REORDERS = frozenset(["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity"])
 
@@ -38,11 +38,14 @@ def measure_output_errors(
     *,
     threads: int,
 ) -> OutputErrors:
-    """SQNR of every layer's and every block's output, both files run whole on the same images.
+    """Measure the SQNR of every layer's and every block's output; both files run whole on the same images.
 
     Args:
-        layers: of the quantized file, in graph order.
+        reference: the float file.
+        quantized: the quantized file.
+        layers: layers of the quantized file, in graph order.
         images: (n, c, h, w), of which the first `ERROR_IMAGES` are used.
+        threads: threads of the sessions.
 
     Raises:
         LampqError: a file does not run, or the two disagree on the shape of a tensor.
@@ -73,13 +76,13 @@ def measure_output_errors(
 
 
 def _all_shared(values: Sequence[ir.Value | None], known: set[str]) -> tuple[str, ...]:
-    """For each of these the tensor that the float file has as well; empty if one has none."""
+    """Return for each value the tensor that the float file has too; empty if one value has none."""
     found = [_shared(value, known) for value in values]
     return () if None in found else tuple(name for name in found if name is not None)
 
 
 def _shared(value: ir.Value | None, known: set[str]) -> str | None:
-    """A tensor that the float file has as well: this one, or the same numbers in another order a little later."""
+    """Return a tensor that the float file has too: this one, or one with the same numbers, reordered downstream."""
     while value is not None and (value.name is None or _original(value.name) not in known):
         readers = [use.node for use in value.uses()]
         value = readers[0].outputs[0] if len(readers) == 1 and readers[0].op_type in _REORDERS else None
@@ -87,14 +90,14 @@ def _shared(value: ir.Value | None, known: set[str]) -> str | None:
 
 
 def _original(name: str) -> str:
-    """In the float file, which computes all tokens."""
+    """Return the tensor's name in the float file, which computes all tokens."""
     return name.removesuffix(SELECTED)
 
 
 def changed_answers(
     meter: ChangeMeter, source: ImageSource | BatchedImages, preprocessing: Preprocessing
 ) -> AnswerChanges:
-    """What the meter counted, with names and small pictures of the listed images.
+    """Return what the meter counted, with names and thumbnails of the listed images.
 
     Raises:
         LampqError: an image cannot be read again.

@@ -1,4 +1,4 @@
-"""Records of the report, from what the stages know."""
+"""Make the records of the report from what the stages know."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits:
-    """Averages of a plan; of the file's layers where it holds none (other tools' files)."""
+    """Compute the averages of a plan, or of the file's layers if there is no plan (files of other tools)."""
     if plan is None:
         total = max(sum(layer.parameters for layer in layers), 1)
         average = sum(layer.parameters * layer.weight_bits for layer in layers) / total
@@ -46,7 +46,7 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
 
 
 def _completed(plan: BitPlan, layers: Sequence[QuantizedLayer]) -> BitPlan:
-    """The plan with the sizes and types that it lacks, as a written one may, from the file."""
+    """Complete sizes and types that a plan lacks, as one written by hand may, from the file."""
     known = {layer.name: layer for layer in layers}
     added = {
         name: layer.model_copy(
@@ -64,14 +64,14 @@ def _completed(plan: BitPlan, layers: Sequence[QuantizedLayer]) -> BitPlan:
 def rounding_record(
     effort: EffortName, methods: Mapping[str, str], losses: Mapping[str, float], kept: Mapping[str, bool]
 ) -> RoundingRecord:
-    """Which techniques were kept; see `frontend.rounding.plan.RoundedPlan` for the arguments."""
+    """Record which techniques were kept; see `frontend.rounding.plan.RoundedPlan` for the arguments."""
     return RoundingRecord(
         effort=effort, techniques=dict(Counter(methods.values())), held_out_kl=dict(losses), kept=dict(kept)
     )
 
 
 def layer_report(layer: QuantizedLayer) -> LayerReport:
-    """What the file says of a layer."""
+    """Record what the file says about a layer."""
     return LayerReport(
         name=layer.name,
         type=layer.type,
@@ -87,7 +87,7 @@ def layer_report(layer: QuantizedLayer) -> LayerReport:
 def with_units(
     layers: Sequence[LayerReport], sensitivities: Sensitivities, methods: Mapping[str, str]
 ) -> tuple[LayerReport, ...]:
-    """The same with the units' sensitivities, and the technique that each was rounded with."""
+    """Add the layers' sensitivities, and the technique that each layer was rounded with."""
     units = {unit.name: unit for unit in sensitivities.units}
     found = []
     for layer in layers:
@@ -99,7 +99,7 @@ def with_units(
 
 
 def allocation_record(plan: BitPlan, solution: Solution | FormSolution, result: UpdateResult | None) -> Allocation:
-    """How the plan was found; ``result`` is None where the update did not run."""
+    """Record how the plan was found; ``result`` is None if the update did not run."""
     return Allocation(
         metric=plan.metric or "given",
         objective=solution.objective,
@@ -114,17 +114,19 @@ def allocation_record(plan: BitPlan, solution: Solution | FormSolution, result: 
 
 
 def notes(sensitivities: Sensitivities, plan: BitPlan, multiplied: Sequence[str]) -> tuple[str, ...]:
-    """What deserves attention, in words.
+    """List what needs the user's attention, as sentences.
 
     Args:
-        multiplied: layers with a Mul of their own before them, from equalization.
+        sensitivities: what was measured.
+        plan: the plan.
+        multiplied: layers with an extra Mul before them, from equalization.
     """
     found = [f"{name} stays in float: {reason}" for name, reason in sensitivities.skipped.items()]
     if sensitivities.alpha_floored:
         found.append(
             "no positive loss was measured for "
             + ", ".join(sensitivities.alpha_floored)
-            + " at the low width: alpha of their type uses a small floor; more calibration images help"
+            + " at the low width, so alpha of their type uses a small positive floor; more calibration images help"
         )
     if sensitivities.calibration_made:
         found.append(
@@ -133,16 +135,19 @@ def notes(sensitivities: Sensitivities, plan: BitPlan, multiplied: Sequence[str]
         )
     quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
     if any(layer.activation_bits < FIXED_BITS for layer in quantized.values()):
-        found.append("inputs of fewer than 8 bits make no layer faster: no CPU kernel is narrower than 8 bits")
+        found.append("inputs of fewer than 8 bits make no layer faster: no CPU kernel uses fewer than 8 bits")
     wide = [name for name, layer in quantized.items() if FIXED_BITS < layer.activation_bits < FLOAT_BITS]
     if wide:
-        found.append("8 bits cannot hold the inputs of these layers, which run on the float kernel: " + ", ".join(wide))
+        found.append(
+            "the inputs of these layers lose too much at 8 bits, so the layers run on the float kernel: "
+            + ", ".join(wide)
+        )
     bare = [name for name, layer in quantized.items() if not layer.input_quantized]
     if bare:
         found.append(
             "only the weights of these layers are quantized (pointwise convolutions, which are faster on float inputs, "
-            "and what a budget of latency left so): " + ", ".join(bare)
+            "or layers that the latency budget left like this): " + ", ".join(bare)
         )
     if multiplied:
-        found.append("a Mul of its own equalizes the input channels of: " + ", ".join(multiplied))
+        found.append("an extra Mul node equalizes the input channels of: " + ", ".join(multiplied))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Does the exported file answer as the model does, on images prepared as timm prepares them?"""
+"""Checks a loaded model: the exported file's answers against PyTorch's, and our image preparation against timm's."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ from lampq_onnx.runtime.environment import available_cores
 BATCH = 32
 
 EXPORT_BOUND = 1e-3
-"""Relative difference of the logits; float rounding gives 1e-6 to 1e-5."""
+"""Largest relative difference of the logits; float rounding gives 1e-6 to 1e-5."""
 
 PREPROCESSING_BOUND = 0.02
-"""Relative difference of prepared images; rounding of single pixels gives 1e-3."""
+"""Largest relative difference of prepared images; rounding of single pixels gives 1e-3."""
 
 ACCURACY_BOUND = 0.5
-"""Points of top-1 between timm's own preparation and ours."""
+"""Largest difference in top-1 (percentage points) between timm's preparation and ours."""
 
 ABOVE_CHANCE = 5.0
-"""A trained model answers this many times as often right as chance; one with shuffled labels does not."""
+"""Factor over chance that the accuracy of a trained model exceeds; with shuffled labels it does not."""
 
 
 def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterator[Finding]:
-    """The export on random images; with labelled images the preparation and the accuracy as well.
+    """Check the export on random images and, with labelled images, the preparation and the accuracy.
 
     Args:
-        loaded: on the CPU.
-        validation: labelled images.
+        loaded: the model, on the CPU.
+        validation: labelled images; None skips the accuracy check.
+
+    Yields:
+        One finding per check, with what to do if the check fails.
     """
     parameters = sum(p.numel() for p in loaded.module.parameters())
     yield Finding(
@@ -60,7 +63,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         "layers",
         "ok" if share > 0.5 else "warning",
         f"{len(units)} layers in the budget; {100 * share:.1f} % of the parameters can be quantized{skipped}",
-        "" if share > 0.5 else "most of the model would stay in float: little is to be gained",
+        "" if share > 0.5 else "most of the model would stay in float, so quantization gains little",
     )
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
         path = Path(folder, FLOAT_FILE)
@@ -71,9 +74,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         noise = random.normal(size=shape).astype(np.float32)
         yield _export_finding(_logits(loaded, noise), run(noise))
         if validation is None:
-            yield Finding(
-                "accuracy", "warning", "not measured", "give labelled images with --validation to have it checked"
-            )
+            yield Finding("accuracy", "warning", "not measured", "give labelled images with --validation to measure it")
             return
         if loaded.task.kind != CLASSIFICATION.kind:
             yield Finding(
@@ -92,7 +93,7 @@ def _answers(loaded: LoadedModel) -> str:
 
 
 def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -> Iterator[Finding]:
-    """Prepared images, and the answers of the file to ours and of the model to timm's."""
+    """Compare prepared images with timm's, and the file's answers with the labels and with timm's."""
     assert validation.labels is not None
     preprocessing, labels = loaded.preprocessing, validation.labels
     theirs = timm_transform(preprocessing) if preprocessing.channels == 3 and preprocessing.like_timm else None
@@ -119,7 +120,7 @@ def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -
             "preprocessing",
             "ok" if close else "failure",
             f"prepared images differ from timm's by {difference:.1e}",
-            "" if close else "compare --mean, --std and --crop with the training of the model",
+            "" if close else "compare --mean, --std and --crop with the values that the model was trained with",
         )
     yield _accuracy_finding(loaded, count, ours_right, theirs_right if theirs is not None else None, same)
 
@@ -136,8 +137,8 @@ def _accuracy_finding(loaded: LoadedModel, count: int, ours: int, theirs: int | 
             "accuracy",
             "failure",
             f"{detail}: hardly more than chance, {100 * chance:.2f} %",
-            "check that labels count the classes as the model does (labels.csv: path,label), that the weights are the "
-            "trained ones, and the preprocessing",
+            "check that the numbers of the labels are those of the model's classes (labels.csv: path,label), that the "
+            "weights are trained, and that the preprocessing is right",
         )
     if theirs is not None and 100 * abs(ours - theirs) / count > ACCURACY_BOUND:
         return Finding(
@@ -150,7 +151,7 @@ def _accuracy_finding(loaded: LoadedModel, count: int, ours: int, theirs: int | 
 
 
 def timm_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's own evaluation transform of the same values: a PIL image to a float32 tensor (c, h, w)."""
+    """timm.data's evaluation transform for the same settings: a PIL image to a float32 tensor (c, h, w)."""
     transform: Callable[[Image.Image], torch.Tensor] = create_transform(
         input_size=(preprocessing.channels, *preprocessing.size),
         is_training=False,

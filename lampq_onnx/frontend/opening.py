@@ -1,4 +1,4 @@
-"""What a run opens: the model by its name, and the images to calibrate on."""
+"""Opens the inputs of a run: the model by its name, and the images to calibrate on."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from lampq_onnx.running.progress import ProgressSink
 
 
 def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | None = None) -> LoadedModel:
-    """Load by name, on the device asked for, with preprocessing overrides.
+    """Load a model by name on the requested device, with overrides of its preprocessing.
 
     Args:
         options: which model.
-        images: overrides of the preprocessing, and where labels are that tell the task.
-        labels: see `with_task`; None: those of ``images``.
+        images: overrides of the preprocessing, and the images whose labels show the task.
+        labels: see `with_task`; None uses the labels of ``images``.
 
     Raises:
-        UsageError, LampqError: see `load_timm`; also an unknown device.
+        UsageError: options contradict each other, or the device is unknown; see also `load_timm`.
+        LampqError: the model cannot be loaded; see `load_timm`.
     """
     if options.checkpoint_key is not None and options.checkpoint is None:
         raise UsageError(
@@ -71,12 +72,12 @@ def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | Non
 
 
 def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
-    """Check that mean and std of a timm model are of its own channels: there is no way to tell those of others.
+    """Check that the mean and std of a timm model have as many channels as the model.
 
-    Models of one channel get the mean over the three, as timm's own grayscale weights do.
+    Models with one channel get the mean over the three, as timm's own grayscale weights do.
 
     Raises:
-        UsageError: timm knows other channels than the model has, and --mean or --std is missing.
+        UsageError: timm knows the statistics of other channels, and --mean or --std is missing.
     """
     channels = loaded.preprocessing.channels
     known = len(dict(getattr(loaded.module, "pretrained_cfg", {})).get("mean", ()))
@@ -90,11 +91,10 @@ def require_statistics(loaded: LoadedModel, images: ImageOptions) -> None:
 def on_device(
     loaded: LoadedModel, options: ModelOptions, images: ImageOptions, labels: Labels | None = None
 ) -> LoadedModel:
-    """The model where it is to run, with its task and preprocessing overrides; see `load_model`.
+    """The model on its device, with its task and overrides of its preprocessing; see `load_model`.
 
     Raises:
-        UsageError: outputs that are not of the task that was asked for, a device that is not there, or an override that
-            cannot be right.
+        UsageError: the outputs do not fit the requested task, the device does not exist, or an override is not valid.
     """
     loaded = with_task(loaded, options.task, labels or (lambda: known_labels(images)))
     try:
@@ -109,7 +109,7 @@ def on_device(
 
 
 def known_labels(images: ImageOptions) -> Targets | None:
-    """Labels of the validation images as numbers, or of the calibration images where those have none.
+    """Labels of the validation images as numbers, or those of the calibration images if the former have none.
 
     Raises:
         LampqError: the images cannot be opened.
@@ -133,18 +133,21 @@ def calibration_images(
     *,
     labelled: bool = False,
 ) -> tuple[ImageSource, Preprocessing]:
-    """The images to calibrate on, and their preprocessing: given ones, those of the embedded model, or made ones.
+    """Open or make the calibration images: given ones, those of the embedded model, or images made from the model.
 
     Args:
         loaded: the model.
-        units: its layers, which made images look at.
+        units: its layers, which the making of images reads.
         images: what to open.
-        effort: decides how many images are taken where the options do not.
+        effort: gives the number of images if the options do not.
         progress: told of the images that are made.
-        labelled: whether labels are used; those of files are not read otherwise.
+        labelled: whether labels are used; otherwise label files are not read.
+
+    Returns:
+        The images and their preprocessing.
 
     Raises:
-        LampqError: there are none, or they cannot be opened.
+        LampqError: there are no images, or they cannot be opened.
     """
     size = images.calibration_size or EFFORTS[effort].images
     given = images.calibration
@@ -174,7 +177,7 @@ def calibration_images(
 
 
 def digits_source(part: Literal["calibration", "test"]) -> ImageSource:
-    """Images of the embedded split."""
+    """Images of one part of the embedded split."""
     pixels, labels = split_images(part)
     reader = ArrayReader(f"digits/{part}", pixels[..., 0])
     return ImageSource.whole(reader, len(pixels), labels, f"{len(pixels)} digits {part} images")

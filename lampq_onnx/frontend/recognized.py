@@ -1,4 +1,4 @@
-"""What a front end is about to measure."""
+"""Lists what a front end is going to measure, before it measures anything."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from lampq_onnx.graph.recognition import Recognition, RecognizedLayer, float_ope
 
 
 def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: bool) -> Recognition:
-    """Layers, places of equalization, and what stays in float.
+    """Collect the layers, the places of equalization, and what stays in float.
 
     Args:
-        images: calibration images; None: there are none yet, and noise stands for them.
-        equalize: whether the run would.
+        frontend: the loaded model.
+        images: calibration images; None uses random noise instead.
+        equalize: whether the run would equalize.
     """
     loaded = frontend.loaded
     links = None

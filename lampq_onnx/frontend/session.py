@@ -1,4 +1,4 @@
-"""One loaded model through all of the front end's stages."""
+"""`Frontend`: one loaded model through all stages of the front end."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
 SCORE_IMAGES = 128
-"""Of the update's score, and of the spread of real outputs."""
+"""Images for the score of the iterative update, and for the spread of real outputs."""
 
 ERROR_IMAGES = 64
-"""Enough for averages over 197 tokens an image."""
+"""Images for reconstruction errors; enough for averages over 197 tokens per image."""
 
 EQUALIZATION_IMAGES = 128
-"""Of the search for strengths; the whole set is for what is trained on it."""
+"""Images for the choice of equalization strengths; only training needs the whole set."""
 
 TRIAL_IMAGES = 4
 """Images that an equalization is checked on."""
 
 EQUALIZATION_BOUND = 1e-4
-"""Largest relative change of the logits by an equalization, which float rounding explains."""
+"""Largest relative change of the logits by an equalization that float rounding explains."""
 
 
 class Frontend:
-    """A float model, its units and everything that is measured on them in PyTorch.
+    """A float model, its layers, and everything that is measured on them in PyTorch.
 
     Args:
-        loaded: the model; equalization changes its weights, not its function.
-        group: the processes that share the images of statistics; everything else each of them does alike.
+        loaded: the model; equalization changes its weights but not its function.
+        group: processes that share the images of statistics; everything else runs identically in each process.
 
     Attributes:
-        exported: float graph and units.
-        chain: its blocks.
-        rounder: rounded weights by unit and width, before a plan's own rounding.
-        equalized: unit -> how its input channels were equalized.
-        multiplied: units of these before which a Mul carries it.
+        exported: float graph and layers.
+        chain: transformer blocks of the model.
+        rounder: rounded weights by layer and bit-width, before a plan's own rounding.
+        equalized: layer -> how its input channels were equalized.
+        multiplied: layers with an added Mul on their input, which applies the equalization.
     """
 
     def __init__(self, loaded: LoadedModel, group: Group = ALONE) -> None:
@@ -91,11 +91,11 @@ class Frontend:
 
     @property
     def model(self) -> ir.Model:
-        """The float graph."""
+        """The float ONNX graph."""
         return self.exported.model
 
     def measure_spread(self, images: SlicedImages) -> None:
-        """Measure the unit of errors where the task has one, and note it in the graph.
+        """Measure the spread of the outputs and record it in the graph, if the task measures errors in multiples of it.
 
         Raises:
             LampqError: an output is the same on all images.
@@ -104,17 +104,19 @@ class Frontend:
         self.exported.model.metadata_props[TASK_KEY] = self.loaded.task.model_dump_json()
 
     def links(self, images: torch.Tensor) -> tuple[Link, ...]:
-        """Places where input channels can be equalized, tried on images (n, c, h, w)."""
+        """Find places where input channels can be equalized, with trials on images float32 (n, c, h, w)."""
         return find_links(self.exported, self.loaded.module, self.chain, images)
 
     def require_measurable(self, options: AnalysisOptions, images: Images | None) -> None:
-        """Refuse what a later stage would: it is known before anything is measured.
+        """Refuse options that a later stage would refuse, before anything is measured.
 
         Args:
-            images: calibration images; None: they are not opened.
+            options: what will be measured.
+            images: calibration images; None if they are not open yet.
 
         Raises:
-            UsageError, LampqError: given labels are asked for, and are none of this task, or unknown.
+            UsageError: given labels are requested, but the task has no class labels.
+            LampqError: given labels are requested, but the images have none.
         """
         require_labels(self.loaded, options.labels, images)
 
@@ -129,8 +131,8 @@ class Frontend:
     ) -> None:
         """Scale and shift input channels where that lowers the expected loss, then export again.
 
-        Images made from the model do not show how far its channels reach on real ones, and a channel that reaches
-        further than it was equalized for is clipped: nothing is changed on such images.
+        Images made from the model do not show how wide its channels are on real images, and a channel that is wider
+        than it was equalized for is clipped. Nothing is changed for such images.
 
         Raises:
             LampqError: the function of the model changed.
@@ -172,7 +174,7 @@ class Frontend:
                 self._annotate()
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
-        """From here on, round the weights of Linear units by GPTQ on the inputs that ``images`` give them."""
+        """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
         with progress.stage("input moments"):
             moments = input_moments(self.loaded.module, linear_units(self.exported.units), images, group=self._group)
         self.rounder = WeightRounder(self.exported.units, moments, widths=widths)
@@ -189,7 +191,7 @@ class Frontend:
         progress: ProgressSink = NO_PROGRESS,
         kept: Kept = NOT_KEPT,
     ) -> RoundedPlan:
-        """Weights and ranges for the plan's file."""
+        """Round weights and find input ranges for the plan's file."""
         effort = EFFORTS[rounding.effort]
         kept = kept.after(plan, rounding, update, str(seed))
 
@@ -208,9 +210,10 @@ class Frontend:
         return rounded
 
     def _round_at_once(self, plan: BitPlan, images: SlicedImages, update: UpdateOptions) -> RoundedPlan:
-        """GPTQ or nearest rounding for all layers, whichever brings the outputs closer to float.
+        """Use GPTQ or nearest rounding for all layers, whichever keeps the outputs closer to float.
 
-        Layer errors cannot tell: on models with massive activations GPTQ lowers them and ruins the model.
+        The errors of layers are not a good judge: on models with massive activations GPTQ lowers them and ruins the
+        model.
         """
         bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         rounders = {"nearest": WeightRounder(self.exported.units)}
@@ -238,10 +241,11 @@ class Frontend:
         progress: ProgressSink = NO_PROGRESS,
         kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
-        """Ranges, traces, rounding errors, alpha and costs on calibration images.
+        """Measure input ranges, traces, rounding errors, alpha and costs on calibration images.
 
         Raises:
-            LampqError: labels are asked for and unknown, or a layer cannot be measured.
+            UsageError: given labels are requested, but the task has no class labels.
+            LampqError: given labels are requested, but the images have none, or a layer cannot be measured.
         """
         analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group)
 
@@ -254,13 +258,13 @@ class Frontend:
         return found.model_copy(update={"units": tuple(units)})
 
     def _build(self, exported: Exported) -> None:
-        """Take an export of the module as it stands."""
+        """Use an export of the module in its current state."""
         self.exported = exported
         self.rounder = WeightRounder(exported.units)
         self.chain = BlockChain(self.loaded.module, exported.units, self._blank)
 
     def _annotate(self) -> None:
-        """Note in the graph what the layers' weights were before equalization."""
+        """Record in the graph sketches of the layers' weights before equalization."""
         for node in self.exported.model.graph:
             name = node.metadata_props.get(UNIT_KEY)
             if name in self._sketches:
@@ -275,10 +279,14 @@ class Frontend:
         rounder: WeightRounder | None = None,
         coupled: Sensitivities | None = None,
     ) -> SimulationEvaluator:
-        """What the iterative update measures with, for assignments that differ from ``plan`` in the units' widths.
+        """The evaluator for the iterative update, for assignments that differ from ``plan`` in the layers' bit-widths.
 
         Args:
-            coupled: sensitivities with a range for every width, where the input's width is that of the weights.
+            plan: input ranges and the bit-widths of layers outside the budget.
+            images: images for the score; at most `SCORE_IMAGES` are used.
+            options: what the score measures.
+            rounder: rounded weights; None uses the front end's own.
+            coupled: sensitivities with a range for every bit-width, if inputs have the bit-width of the weights.
         """
         images = images.slice(0, SCORE_IMAGES)
         inputs = plan_inputs(plan)
@@ -306,7 +314,7 @@ class Frontend:
     def simulation(
         self, parameters: Parameters
     ) -> Iterator[Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]]:
-        """Images -> outputs of the quantized model in PyTorch, from the numbers that the file holds."""
+        """Images -> outputs of the quantized model in PyTorch, computed from the numbers in the file."""
         device = next(self.loaded.module.parameters()).device
 
         @torch.no_grad()
@@ -323,6 +331,6 @@ class Frontend:
 
 @torch.no_grad()
 def forward(module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits, float64."""
+    """Logits of the images, float64 (n, ...)."""
     result: torch.Tensor = module(images).double()
     return result

@@ -1,12 +1,13 @@
-"""Calibration images made from the model alone, for those who may not use real ones.
+"""Makes calibration images from the model alone, for users who may not use real images.
 
-PSAQ-ViT (Li et al., Patch Similarity Aware Data-Free Quantization for Vision Transformers, ECCV 2022): on real images
-the patches of an attention output differ, as foreground and background do; on noise they are all alike. Gaussian noise
-is therefore optimized until the similarities of patches are spread widely in every block, the model sees a class that
-was drawn at random, and neighbouring pixels are alike. Where we differ from its published code: densities are taken at
-points as dense as the kernel is wide (there ten points for a kernel of 0.01) and over a seeded sample of the patches;
-losses are means per image, so that the images of a batch do not depend on each other; tens of steps instead of a
-thousand.
+The method is PSAQ-ViT (Li et al., Patch Similarity Aware Data-Free Quantization for Vision Transformers, ECCV 2022). On
+real images the patches of an attention output differ, as foreground and background do; on noise they are all alike.
+Gaussian noise is therefore optimized until, in every block, the similarities of patches are widely spread, the model
+sees a class drawn at random, and neighboring pixels are similar.
+
+Differences from the published code: densities are evaluated at points as dense as the kernel is wide (there ten points
+for a kernel of 0.01) and over a seeded sample of the patches; losses are means per image, so that images in a batch do
+not depend on each other; there are tens of steps instead of a thousand.
 """
 
 from __future__ import annotations
@@ -38,29 +39,35 @@ from lampq_onnx.running.progress import NO_PROGRESS, Advance, ProgressSink
 SyntheticName = Literal["synthetic", "noise"]
 
 KIND = "synthetic-images-2"
-"""Part of the cache's keys; count up when other images come from the same options."""
+"""Part of the cache keys; increase the number when the same options give other images."""
 
 TAPPED_TYPE = "proj"
-"""The layer whose input is the concatenated output of the attention heads."""
+"""Type of the layer whose input is the concatenated output of the attention heads."""
 
 BANDWIDTH = 0.05
-"""Standard deviation of the Gaussian kernel of densities, and distance of the points that they are taken at."""
+"""Standard deviation of the Gaussian kernel of densities, and distance between the points of evaluation."""
 
 PAIRS = 1024
-"""About how many similarities give one image's density: 45 patches. All 19,110 of DeiT cost more than the model."""
+"""Approximate number of similarities per image density: 45 patches. All 19,110 of DeiT cost more time than the model.
+"""
 
 ADAM_BETAS = (0.5, 0.9)
-"""As in PSAQ-ViT's code."""
+"""Betas of Adam, as in PSAQ-ViT's code."""
 
 WARMUP = 0.1
-"""Share of the steps in which the learning rate rises; then it falls to zero along a cosine."""
+"""Fraction of the steps in which the learning rate rises; then it falls to zero along a cosine."""
 
 VARIATION_SIDE = 224
-"""Side of the images that the weight of the variation is meant for. The same scene on half the pixels has twice the
-differences between neighbours, four times their squares: small images would be smoothed to nothing."""
+"""Side of the images that the weight of the variation is meant for.
+
+The same scene on half the pixels has twice the differences between neighbors, and four times their squares: small
+images would be smoothed until nothing is left.
+"""
 
 SHIFT_SHARE = 1 / 14
-"""Largest random shift by the image's side: PSAQ-ViT's 15 of 224 pixels, so that no patch border is special."""
+"""Largest random shift as a fraction of the image's side: PSAQ-ViT's 15 of 224 pixels, so that no patch border is
+special.
+"""
 
 _MARGIN = 3 * BANDWIDTH
 _TINY = 1e-6
@@ -77,18 +84,18 @@ def calibration_source(
     *,
     cache: ArrayCache | None = None,
 ) -> tuple[ImageSource, Preprocessing]:
-    """Images of the model's input size, and the preprocessing under which their crop is the identity.
+    """Make images of the model's input size, and the preprocessing that leaves them unchanged.
 
     Args:
-        name: `synthetic` optimizes the images, `noise` leaves them as they start.
+        name: "synthetic" optimizes the images, "noise" leaves them as random noise.
         loaded: the model.
-        units: its layers; those of type `proj` show the attention outputs.
+        units: its layers; those of type `proj` give the attention outputs.
         options: how many images, and how they are made.
         progress: told of every step.
-        cache: where optimized images are kept; the user's by default.
+        cache: stores optimized images; the user's cache by default.
 
     Raises:
-        LampqError: the optimization leaves the finite numbers.
+        LampqError: the optimization produces values that are not finite.
     """
     preprocessing = uncropped(loaded.preprocessing)
     if name == "noise":
@@ -101,17 +108,17 @@ def calibration_source(
 
 
 def uncropped(preprocessing: Preprocessing) -> Preprocessing:
-    """The same normalization and size, where an image of that size goes through unchanged."""
+    """The same normalization and size, without a crop: an image of that size passes unchanged."""
     return preprocessing.override(crop_pct=1.0)
 
 
 def to_pixels(images: torch.Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Inverse of `Preprocessing.normalize`: (n, c, h, w) to the nearest uint8 (n, h, w, c)."""
+    """Inverse of `Preprocessing.normalize`: float32 (n, c, h, w) to the nearest uint8 (n, h, w, c)."""
     return preprocessing.denormalize(images.detach().cpu().numpy())
 
 
 def noise_pixels(preprocessing: Preprocessing, options: SyntheticOptions) -> NDArray[np.uint8]:
-    """Standard Gaussian noise in the model's input space, what the optimization starts from without its targets."""
+    """Gaussian noise in the model's input space, where the optimization starts; uint8 (n, h, w, c)."""
     generator = torch.Generator().manual_seed(options.seed)
     return np.concatenate(
         [to_pixels(_noise(size, preprocessing, generator), preprocessing) for size in _batch_sizes(options.size)]
@@ -121,10 +128,12 @@ def noise_pixels(preprocessing: Preprocessing, options: SyntheticOptions) -> NDA
 def optimized_images(
     loaded: LoadedModel, units: Sequence[Unit], options: SyntheticOptions, advance: Advance = lambda _: None
 ) -> Iterator[torch.Tensor]:
-    """Optimized images, float32 (n, c, h, w) on the model's device, within the range of pixels, batch by batch.
+    """Optimize images batch by batch, float32 (n, c, h, w) on the model's device, within the range of pixels.
 
     Args:
-        loaded, units, options: see `calibration_source`.
+        loaded: the model.
+        units: its layers; see `calibration_source`.
+        options: how many images, and how they are made.
         advance: called with the number of steps done, over all batches.
 
     Raises:
@@ -179,7 +188,7 @@ def schedule(step: int, steps: int) -> float:
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:
-    """Mean over an image's numbers of the squared differences to the neighbours below and to the right; (n,)."""
+    """Mean squared difference of an image's values to the neighbors below and to the right; (n,)."""
     down = (images[:, :, 1:] - images[:, :, :-1]).square().flatten(1).sum(1)
     right = (images[..., 1:] - images[..., :-1]).square().flatten(1).sum(1)
     return (down + right) / images[0].numel()
@@ -188,7 +197,7 @@ def total_variation(images: torch.Tensor) -> torch.Tensor:
 def similarity_entropy(similarities: torch.Tensor) -> torch.Tensor:
     """Differential entropy of the kernel density of cosine similarities, (n, pairs) to (n,), in nats.
 
-    The grid reaches beyond [-1, 1] by the kernel's tails, so that no mass is lost.
+    The points of evaluation extend beyond [-1, 1] by the tails of the kernel, so that no mass is lost.
     """
     count = round((2 + 2 * _MARGIN) / BANDWIDTH) + 1
     points = torch.linspace(-1 - _MARGIN, 1 + _MARGIN, count, device=similarities.device)
@@ -198,11 +207,11 @@ def similarity_entropy(similarities: torch.Tensor) -> torch.Tensor:
 
 
 def patch_similarities(tokens: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Cosine similarities between different patches of the same window, about `PAIRS` of them.
+    """Cosine similarities between about `PAIRS` pairs of different patches in the same window.
 
     Args:
-        tokens: (n, windows, tokens, d) with at least two tokens; one window where attention is global.
-        generator: draws, on the CPU, the windows and patches, the same ones for every image.
+        tokens: (n, windows, tokens, d) with at least two tokens; one window if attention is global.
+        generator: draws the windows and patches on the CPU, the same for every image.
 
     Returns:
         (n, pairs).
@@ -210,7 +219,7 @@ def patch_similarities(tokens: torch.Tensor, generator: torch.Generator) -> torc
     _, windows, count, _ = tokens.shape
     members = min(count, (1 + math.isqrt(1 + 8 * PAIRS)) // 2)
     places = min(windows, max(1, PAIRS * 2 // (members * (members - 1))))
-    # Distinct indices: their gradients are then sums of one term each, which GPUs compute the same way every time.
+    # Distinct indices make each gradient a sum of one term, which GPUs compute the same way every time.
     chosen_windows = torch.randperm(windows, generator=generator)[:places].to(tokens.device)
     chosen = torch.randperm(count, generator=generator)[:members].to(tokens.device)
     directions = functional.normalize(tokens.index_select(1, chosen_windows).index_select(2, chosen).float(), dim=-1)
@@ -220,9 +229,9 @@ def patch_similarities(tokens: torch.Tensor, generator: torch.Generator) -> torc
 
 
 class _EntropyTap:
-    """Entropies (n,) of the attention outputs of one forward pass, layer by layer.
+    """Computes the entropies (n,) of the attention outputs in one forward pass, layer by layer.
 
-    Layers whose attention has but one patch (the class attention of CaiT) say nothing and are left out.
+    Layers whose attention has only one patch (the class attention of CaiT) are left out.
     """
 
     def __init__(self, units: Sequence[Unit], prefix: int, generator: torch.Generator) -> None:
@@ -232,12 +241,12 @@ class _EntropyTap:
 
     @contextmanager
     def listening(self, samples: int) -> Iterator[list[torch.Tensor]]:
-        """Fills the list during the block's forward pass of ``samples`` images."""
+        """Fill the yielded list during a forward pass of ``samples`` images inside the block."""
         entropies: list[torch.Tensor] = []
 
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             tokens = inputs[0].flatten(1, -2)
-            tokens = tokens.reshape(samples, -1, *tokens.shape[1:])  # windows come image by image
+            tokens = tokens.reshape(samples, -1, *tokens.shape[1:])  # windows are ordered by image
             if tokens.shape[1] == 1 and tokens.shape[2] > self._prefix + 1:
                 tokens = tokens[:, :, self._prefix :]
             if tokens.shape[2] > 1:
@@ -253,7 +262,10 @@ class _EntropyTap:
 
 
 def _shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rolled by the same random distance; not mirrored: digits and letters have a left and a right."""
+    """Roll all images by the same random distance.
+
+    Images are not mirrored: digits and letters have a left and a right.
+    """
     limits = [int(side * SHIFT_SHARE) for side in images.shape[2:]]
     shifts = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
     return torch.roll(images, shifts, (2, 3))
@@ -264,7 +276,7 @@ def _noise(count: int, preprocessing: Preprocessing, generator: torch.Generator)
 
 
 def _targets(count: int, classes: int, seed: int) -> torch.Tensor:
-    """Classes in a random order, each once before any comes twice."""
+    """Classes in random order; every class appears once before any appears twice."""
     generator = torch.Generator().manual_seed(seed)
     rounds = [torch.randperm(max(classes, 1), generator=generator) for _ in range(math.ceil(count / max(classes, 1)))]
     return torch.cat(rounds)[:count]
@@ -308,7 +320,10 @@ def _cached_pixels(
 
 
 def structure_hash(module: torch.nn.Module) -> str:
-    """sha256 over the plain settings of every submodule: models of equal weights differ in heads or activations."""
+    """sha256 over the plain settings of every submodule.
+
+    Models with equal weights can differ in their number of heads or their activations.
+    """
     settings = [
         (
             name,

@@ -1,1 +1,1 @@
-"""ONNX graphs: find layers, change and match them, and read and write files and their metadata."""
+"""ONNX graphs: find layers, change and match them, and read and write files with their metadata."""

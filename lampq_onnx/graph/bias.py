@@ -18,9 +18,9 @@ class Bias:
     """A constant that is added to every row of a layer's result.
 
     Attributes:
-        value: the constant: one number for each output channel, or one for all; in one dimension or in more.
-        node: what adds it: the Add behind a MatMul, or the Gemm or Conv itself.
-        position: of the constant among the inputs of ``node``.
+        value: the constant: one number per output channel, or one for all; in one or more dimensions.
+        node: the node that adds it: the Add after a MatMul, or the Gemm or Conv itself.
+        position: index of the constant among the inputs of ``node``.
     """
 
     value: ir.Value
@@ -29,11 +29,11 @@ class Bias:
 
     @property
     def add(self) -> ir.Node | None:
-        """The Add behind a MatMul; None for Gemm and Conv."""
+        """The Add after a MatMul; None for Gemm and Conv."""
         return self.node if self.node.op_type == "Add" else None
 
     def vector(self, outputs: int) -> npt.NDArray[np.float32]:
-        """(outputs,) float32: what is added to each output channel, the beta of a Gemm included."""
+        """Return what is added to each output channel, (outputs,) float32, with the beta of a Gemm applied."""
         row = constant_array(self.value).astype(np.float32).reshape(-1)
         if "beta" in self.node.attributes:
             row = row * np.float32(self.node.attributes["beta"].as_float())
@@ -41,20 +41,21 @@ class Bias:
 
 
 def bias_of(node: ir.Node, outputs: int | None = None) -> Bias | None:
-    """The bias of a MatMul, Gemm or Conv.
+    """Find the bias of a MatMul, Gemm or Conv.
 
-    1. Gemm and Conv: their third input. MatMul: what the Add behind it adds, on either side. The Add must be the only
-       reader of the product, which must not be an output of the graph: else the product is used without the bias.
-    2. The constant holds one number for each output channel, along the last axis, or one number for all. A column or a
-       matrix differs from row to row, and is no bias.
+    1. The bias of Gemm and Conv is their third input. The bias of a MatMul is what the Add after it adds, on either
+       side. The Add must be the only reader of the product, and the product must not be an output of the graph:
+       otherwise the product is used without the bias.
+    2. The constant holds one number per output channel, along the last axis, or one number for all. A column or a
+       matrix differs from row to row, and is not a bias.
     3. It has no more dimensions than the product, so that the result has the shape of the product.
 
     Args:
         node: the layer's product.
-        outputs: number of output channels; None: that of the weight, if the graph says it.
+        outputs: number of output channels; None: read it from the weight, if the graph says it.
 
     Returns:
-        None if the layer has no bias in this sense. A constant may be the bias of several layers.
+        None if the layer has no such bias. A constant may be the bias of several layers.
     """
     channels = output_channels(node) if outputs is None else outputs
     if node.op_type in ("Gemm", "Conv"):
@@ -67,7 +68,7 @@ def bias_of(node: ir.Node, outputs: int | None = None) -> Bias | None:
 
 
 def shares_addend(node: ir.Node, outputs: int | None = None) -> bool:
-    """Whether a row is added to a MatMul's result that others read as well, so that it is not the layer's bias."""
+    """Whether a row is added to a MatMul's result that others read too, so that it is not the layer's bias."""
     product = node.outputs[0]
     channels = output_channels(node) if outputs is None else outputs
     if len(product.uses()) == 1 and not product.is_graph_output():
@@ -77,7 +78,7 @@ def shares_addend(node: ir.Node, outputs: int | None = None) -> bool:
 
 
 def output_channels(node: ir.Node) -> int | None:
-    """Number of output channels, from the weight's shape, else from the result's; None if the graph does not say."""
+    """Return the number of output channels from the shape of the weight or the result; None if it has neither."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if weight is None:
         return None
@@ -97,7 +98,7 @@ def output_channels(node: ir.Node) -> int | None:
 
 
 def _rows_of(add: ir.Node, product: ir.Value, outputs: int | None) -> list[Bias]:
-    """Constants that an Add adds to every row of a product."""
+    """List the constants that an Add adds to every row of a product."""
     rank = _rank(product)
     return [
         Bias(value, add, position)
@@ -116,7 +117,7 @@ def _is_row(value: ir.Value, outputs: int | None) -> bool:
 
 
 def _rank(product: ir.Value) -> int:
-    """Dimensions of a MatMul's result; 2 if the graph does not say: a batch of rows has at least these."""
+    """Return the number of dimensions of a MatMul's result; 2 if unknown, the least that a batch of rows has."""
     producer = product.producer()
     source = None if producer is None else producer.inputs[0]
     for value in (product, source):

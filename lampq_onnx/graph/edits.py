@@ -1,4 +1,4 @@
-"""Changes of a graph: new constants, values that take the place of others, and passes that count them."""
+"""Graph edits: new constants, replaced values, and passes that count their changes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lampq_onnx.graph.refusals import Outcome, Refusal, Refused
 
 
 class CountingPass(ir.passes.InPlacePass):
-    """A pass that says how often it changed the graph, and where and why it did not.
+    """A pass that reports how often it changed the graph, and where and why it did not.
 
     Attributes:
-        purpose: what the pass does, as the title of its refusals.
-        count: changes of the last call.
+        purpose: what the pass does; the title of its refusals.
+        count: number of changes of the last call.
     """
 
     purpose: ClassVar[str] = ""
@@ -33,16 +33,16 @@ class CountingPass(ir.passes.InPlacePass):
 
     @property
     def name(self) -> str:
-        """The name in reports."""
+        """Name of the pass in reports."""
         return type(self).__name__
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
-        """Places that the last call left as they are though the pass is meant for them, in graph order."""
+        """Places that the last call left unchanged although the pass is meant for them, in graph order."""
         return tuple(self._refusals)
 
     def settle(self, where: str, outcome: Outcome) -> int:
-        """Keep a refusal, and return the number of changes, 0 or 1.
+        """Record a refusal, and return the number of changes, 0 or 1.
 
         Args:
             where: layer or node; empty: the whole graph.
@@ -54,7 +54,7 @@ class CountingPass(ir.passes.InPlacePass):
         return int(outcome)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Run the pass."""
+        """Run the pass on a model."""
         self._refusals.clear()
         self.count = self.apply(model)
         return ir.passes.PassResult(model, modified=self.count > 0)
@@ -65,12 +65,12 @@ class CountingPass(ir.passes.InPlacePass):
 
 
 def place(node: ir.Node) -> str:
-    """A name for a node in messages: its own, else its operator and its result."""
+    """Name a node for messages: its own name, or its operator and its result."""
     return node.name or f"{node.op_type} -> {node.outputs[0].name}"
 
 
 def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np.generic) -> ir.Value:
-    """A new initializer."""
+    """Add a new initializer to the graph."""
     tensor = ir.tensor(np.asarray(array), name=name)
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(array)))
     graph.register_initializer(value)
@@ -78,27 +78,27 @@ def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic] | np
 
 
 def shared_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """A constant that layers share by its name.
+    """Return a constant that layers share by its name, and add it if needed.
 
     Raises:
-        LampqError: the graph has another one of that name.
+        LampqError: the graph has another tensor with that name.
     """
     there = graph.initializers.get(name)
     if there is None:
         return add_constant(graph, name, array)
     found = constant_array(there)
     if found.dtype != array.dtype or not np.array_equal(found, array):
-        raise LampqError(f"the graph has a tensor {name} of its own", hint="rename it")
+        raise LampqError(f"the graph already has another tensor named {name}", hint="rename it")
     return there
 
 
 def shape_constant(graph: ir.Graph, sizes: Sequence[int]) -> ir.Value:
-    """A target shape of Reshapes."""
+    """Return the shared constant for a target shape of Reshapes."""
     return shared_constant(graph, f"lampq.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
 
 def unused(name: str, taken: set[str]) -> str:
-    """``name``, with a number behind it where it is taken; it is taken from now on."""
+    """Return ``name``, with a number appended if it is taken, and mark it as taken."""
     found, number = name, 1
     while found in taken:
         number += 1
@@ -108,7 +108,7 @@ def unused(name: str, taken: set[str]) -> str:
 
 
 def move_annotation(old: ir.Node, new: ir.Node) -> None:
-    """Make ``new`` the node that stands for the unit of ``old``."""
+    """Make ``new`` the node that stands for the layer of ``old``."""
     new.name = old.name
     for key in (UNIT_KEY, TYPE_KEY):
         if key in old.metadata_props:
@@ -116,7 +116,7 @@ def move_annotation(old: ir.Node, new: ir.Node) -> None:
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` be read wherever ``old`` was, graph outputs included, under the old name.
+    """Replace ``old`` by ``new`` for all readers and as graph output, under the old name.
 
     Graph outputs keep the shape that the model declares.
     """

@@ -1,7 +1,7 @@
-"""Keys under which our files carry facts of their own: a file format, described in docs/reference/file-format.md.
+"""Metadata keys of this package's files: a file format, described in docs/reference/file-format.md.
 
-A key keeps its name and its meaning, so that files of earlier versions are read by later ones. Something new gets a new
-key, and what reads it must do without it.
+A key keeps its name and its meaning, so that later versions can read files of earlier ones. A new fact gets a new key,
+and its readers must also work without it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 PREFIX = "lampq_onnx."
-"""What all keys begin with. Other metadata is another tool's, and removed from files that this package exports."""
+"""Prefix of all keys. Other metadata belongs to other tools, and is removed from files that this package exports."""
 
 SHARED_NAMES = "lampq."
-"""What the names of constants begin with that layers share (tables, shapes, zeros); they hold no weights."""
+"""Prefix of the names of constants that layers share (tables, shapes, zeros); they hold no weights."""
 
 MODEL_KEY = "lampq_onnx.model"
 PREPROCESSING_KEY = "lampq_onnx.preprocessing"
@@ -35,8 +35,8 @@ SCHEME_KEY = "lampq_onnx.scheme"
 MODULE_KEY = "lampq_onnx.module"
 
 Place = Literal["model", "product", "weight", "memory"]
-"""Where a key stands: metadata_props of the model, of a layer's MatMul, Gemm or Conv, or of the node that scales its
-weight; memory: only while a file is worked on."""
+"""Where a key is stored: metadata_props of the model, of a layer's MatMul, Gemm or Conv, or of the node that scales its
+weight; memory: only while a file is being processed."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Key:
 
     Attributes:
         name: the key.
-        places: where it stands.
-        meaning: what its value is.
+        places: where it is stored.
+        meaning: what its value means.
         since: first version that writes it.
         readers: what reads it.
     """
@@ -77,7 +77,7 @@ KEYS = (
     Key(
         TASK_KEY,
         ("model",),
-        "what the outputs mean, JSON of `TaskSpec`; absent: classification",
+        "meaning of the outputs, JSON of `TaskSpec`; absent: classification",
         "0.1",
         "`quantize`, `validate`",
     ),
@@ -129,7 +129,7 @@ KEYS = (
     Key(
         STORAGE_KEY,
         ("weight",),
-        "how the integers lie in the file: exact, int2, int4, int8 or uint8",
+        "how the integers are stored in the file: exact, int2, int4, int8 or uint8",
         "0.1",
         "`inspect`, `validate`, `explain`",
     ),
@@ -152,4 +152,4 @@ KEYS = (
     ),
     Key(MODULE_KEY, ("memory",), "which PyTorch module stands for the node", "0.1", "the front end for ONNX files"),
 )
-"""The whole format, in the order of the page that describes it."""
+"""All keys of the format, in the order of the page that describes it."""

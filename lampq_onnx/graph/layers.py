@@ -20,8 +20,8 @@ class LinearSite:
     """One MatMul, Gemm or Conv with constant weights.
 
     Attributes:
-        name: unit name, unique in the graph.
-        type: qkv, proj, fc1, fc2, patch_embed or head; linear: another one; conv: a convolution whose patches overlap.
+        name: layer name, unique in the graph.
+        type: qkv, proj, fc1, fc2, patch_embed or head; linear: any other; conv: a convolution whose patches overlap.
         node: the MatMul, Gemm or Conv.
         weight: its constant input.
         added: its bias, if it has one (see `bias_of`).
@@ -35,17 +35,17 @@ class LinearSite:
 
     @property
     def bias(self) -> ir.Value | None:
-        """The constant that is added to the result, if any; not always one of shape (outputs,)."""
+        """The constant that is added to the result, if any; its shape is not always (outputs,)."""
         return None if self.added is None else self.added.value
 
     @property
     def bias_node(self) -> ir.Node | None:
-        """The Add of the bias, if it is a node of its own."""
+        """The Add of the bias, if the bias has its own node."""
         return None if self.added is None else self.added.add
 
     @property
     def input(self) -> ir.Value:
-        """The activation."""
+        """The activation that the layer reads."""
         value = self.node.inputs[0]
         assert value is not None  # recognize() skips nodes without it
         return value
@@ -56,7 +56,7 @@ class LinearSite:
         return (self.bias_node or self.node).outputs[0]
 
     def matrix(self) -> npt.NDArray[np.float32]:
-        """The weight as float32 (outputs, inputs), contiguous."""
+        """Return the weight as float32 (outputs, inputs), contiguous."""
         values = constant_array(self.weight).astype(np.float32)
         if self.node.op_type == "Conv":
             values = values.reshape(values.shape[0], -1)
@@ -65,15 +65,15 @@ class LinearSite:
         return np.ascontiguousarray(values)
 
     def bias_vector(self) -> npt.NDArray[np.float32] | None:
-        """The bias as float32 (outputs,), if there is one."""
+        """Return the bias as float32 (outputs,), if there is one."""
         return None if self.added is None else self.added.vector(len(self.matrix()))
 
 
 def find_sites(graph: ir.Graph) -> list[LinearSite]:
-    """All linear layers in graph order, with unique names and their types.
+    """List all linear layers in graph order, with unique names and types.
 
-    Names come from annotations, else from the weight's or bias's name, else from the exporter's scopes, else from the
-    node.
+    Names come from annotations, else from the name of the weight or bias, else from the exporter's scopes, else from
+    the node.
     """
     sites: list[LinearSite] = []
     taken: set[str] = set()
@@ -94,22 +94,22 @@ def find_sites(graph: ir.Graph) -> list[LinearSite]:
 
 
 def annotate(site: LinearSite, name: str) -> None:
-    """Write name and type into the graph, so that later readers need not recognize them again."""
+    """Write name and type into the graph, so that later readers need not recognize the layer again."""
     site.node.name = name
     site.node.metadata_props[UNIT_KEY] = name
     site.node.metadata_props[TYPE_KEY] = site.type
 
 
 def scope_path(node: ir.Node) -> tuple[str, ...]:
-    """Module paths that torch's exporter recorded for a node, outermost first."""
+    """Return the module paths that torch's exporter recorded for a node, outermost first."""
     text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
     return tuple(part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\""))
 
 
 def module_path(name: str) -> str:
-    """The dotted path in a node's name of torch's old exporter; other names as they are.
+    """Return the dotted path in a node's name of torch's old exporter; other names stay unchanged.
 
-    A node that the model's own forward makes, outside all submodules, has an empty path.
+    A node from the model's own forward, outside all submodules, has an empty path.
 
     >>> module_path("/blocks/blocks.0/attn/qkv/MatMul")
     'blocks.0.attn.qkv'

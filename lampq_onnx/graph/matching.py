@@ -1,4 +1,4 @@
-"""Plans made on one file of a model, for another file of it."""
+"""Apply a plan that was made on one file of a model to another file of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from lampq_onnx.quantization.sketch import Sketch, from_text, same_weights, weig
 
 @dataclass(frozen=True)
 class FittedPlan:
-    """A plan in the names of a file.
+    """A plan with the layer names of a file.
 
     Attributes:
-        renamed: layer of the plan -> layer of the file; empty where the names were the same.
+        plan: the plan.
+        renamed: layer of the plan -> layer of the file; empty if the names were the same.
     """
 
     plan: BitPlan
@@ -27,21 +28,22 @@ class FittedPlan:
 
 
 def names_layers(model: ir.Model, plan: BitPlan) -> bool:
-    """Whether the model has a layer of every name in the plan."""
+    """Whether the model has a layer for every name in the plan."""
     return set(plan.layers) <= {site.name for site in find_sites(model.graph)}
 
 
 def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
-    """The plan in the names of ``model``, whose layers are known by their weights where their names are others.
+    """Rename a plan to the layer names of ``model``; layers with other names are found by their weights.
 
-    A plan that was matched by weights brings no input ranges: equalization may have scaled the inputs it was made on.
+    A plan that was matched by weights keeps no input ranges: equalization may have scaled the inputs that it was made
+    on.
 
     Raises:
-        LampqError: layers of the plan have no counterpart with their weights; names them.
+        LampqError: layers of the plan have no counterpart with their weights; the message names them.
     """
     sites = {site.name: site for site in find_sites(model.graph)}
     if all(name in sites for name in plan.layers) or not all(layer.sketch for layer in plan.layers.values()):
-        # By name; a plan without sketches can be matched in no other way.
+        # Match by name; for a plan without sketches there is no other way.
         wrong = [
             name
             for name, layer in plan.layers.items()
@@ -62,19 +64,19 @@ def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
         raise _differs(
             plan,
             missing,
-            f"layer(s) have no counterpart with their weights: {', '.join(missing[:5])}; layers of the model that no "
-            f"layer of the plan has the weights of: {', '.join(list(left)[:5]) or 'none'}",
+            f"layer(s) have no counterpart with their weights: {', '.join(missing[:5])}; layers of the model "
+            f"without a counterpart in the plan: {', '.join(list(left)[:5]) or 'none'}",
         )
     layers = {renamed[name]: layer.model_copy(update={"activation_range": None}) for name, layer in plan.layers.items()}
     return FittedPlan(plan.model_copy(update={"layers": layers}), renamed)
 
 
 def other_layers(model: ir.Model, plan: BitPlan) -> list[str]:
-    """Layers of the plan whose weights the model does not have, by their sketches; layers without one do not count.
+    """List the layers of the plan whose weights the model does not have; layers without a sketch are skipped.
 
     Args:
         model: a float graph.
-        plan: in the names of any file of the model.
+        plan: with the layer names of any file of the model.
     """
     sketches = [_sketch(site) for site in find_sites(model.graph)]
     return [
@@ -93,5 +95,5 @@ def _differs(plan: BitPlan, layers: list[str], what: str) -> LampqError:
     of = f" of {plan.model}" if plan.model else ""
     return LampqError(
         f"the plan{of} does not fit this model: {len(layers)} of {len(plan.layers)} {what}",
-        hint="use a plan made for the same weights; to apply widths by name alone, take the sketches out of it",
+        hint="use a plan made for the same weights; to match layers by name only, remove the sketch fields",
     )

@@ -1,4 +1,4 @@
-"""What a float or quantized file says about itself."""
+"""Read and write what a float or quantized file records about itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from lampq_onnx.graph.keys import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY, TAS
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Facts that later stages need.
+    """Facts about a model that later stages need.
 
     Attributes:
-        num_classes: None if the file does not say.
+        name: name of the model.
+        preprocessing: preprocessing of its images.
+        num_classes: number of classes; None if the file does not say.
+        task: meaning of its outputs.
     """
 
     name: str
@@ -35,7 +38,7 @@ def write_metadata(
     num_classes: int | None,
     task: TaskSpec = CLASSIFICATION,
 ) -> None:
-    """Store the facts, so that later stages need neither timm nor the options again."""
+    """Store the facts, so that later stages need neither timm nor the same options again."""
     model.metadata_props[MODEL_KEY] = name
     if num_classes is not None:
         model.metadata_props[CLASSES_KEY] = str(num_classes)
@@ -44,7 +47,7 @@ def write_metadata(
 
 
 def read_metadata(model: ir.Model, path: Path) -> FileFacts:
-    """Read the facts.
+    """Read the facts from a model's metadata.
 
     Raises:
         LampqError: the file does not say how its images are prepared.
@@ -53,7 +56,7 @@ def read_metadata(model: ir.Model, path: Path) -> FileFacts:
     text = props.get(PREPROCESSING_KEY)
     if text is None:
         raise LampqError(
-            f"{path} does not say how its images are prepared (metadata {PREPROCESSING_KEY})",
+            f"{path} does not say how to prepare images (metadata {PREPROCESSING_KEY})",
             hint="use a float.onnx that lampq-onnx wrote",
         )
     try:
@@ -70,7 +73,7 @@ def read_metadata(model: ir.Model, path: Path) -> FileFacts:
 
 
 def read_task(model: ir.Model, path: Path) -> TaskSpec | None:
-    """The task that a file says it is for; None if it does not.
+    """Read the task stored in a file; None if there is none.
 
     Raises:
         LampqError: the metadata is damaged.

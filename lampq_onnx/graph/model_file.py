@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files."""
+"""Read and write ONNX files with their external data."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.soundness import require_sound
 
 PROTOBUF_LIMIT = 2**31 - 2**20
-"""Protobuf messages end at 2 GiB; the margin is for what is not weights."""
+"""Size limit of a protobuf message, 2 GiB, less a margin for everything but weights."""
 
 
 def load_model(path: Path) -> ir.Model:
-    """Read an ONNX file; external data stay on disk until they are asked for.
+    """Read an ONNX file; external data stay on disk until they are used.
 
     Raises:
-        LampqError: missing, not ONNX, or unsound (see `require_sound`).
+        LampqError: the file is missing, not ONNX, or unsound (see `require_sound`).
     """
-    if not os.path.isfile(path):  # False where pathlib raises, for a name that is too long
+    if not os.path.isfile(path):  # returns False where pathlib raises, for a name that is too long
         raise LampqError(f"no such ONNX file: {shortened(path)}")
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
-    except Exception as error:  # protobuf and the operating system each raise their own kinds
+    except Exception as error:  # protobuf and the operating system raise unrelated exception types
         raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
     if not proto.graph.input or not proto.graph.output or not proto.graph.node:
-        raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or cut short")
+        raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or truncated")
     require_sound(proto, path)
     try:
         model = ir.from_proto(proto)
@@ -41,7 +41,7 @@ def load_model(path: Path) -> ir.Model:
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Write ``model``; weights go to ``<name>.data`` beside it when the file would pass 2 GB.
+    """Write ``model``; weights go to ``<name>.data`` beside it if the file would exceed 2 GB.
 
     The caller stages the files (see ``files.staging``), so that they appear together.
     """
@@ -55,20 +55,20 @@ def save_model(model: ir.Model, path: Path) -> None:
 
 
 def model_bytes(model: ir.Model) -> int:
-    """Size of the file that `save_model` would write."""
+    """Return the size of the file that `save_model` would write."""
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    # Protobuf cannot say the size of what it cannot hold; beside such weights the graph does not count.
+    # Protobuf cannot compute a size that it cannot hold; next to such weights the graph is negligible.
     return weights if weights > PROTOBUF_LIMIT else int(ir.to_proto(model).ByteSize())
 
 
 def file_bytes(path: Path) -> int:
-    """Size on disk with external data."""
+    """Return the size on disk, external data included."""
     data = path.with_name(path.name + ".data")
     return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file and of the external data beside it."""
+    """Return the sha256 of a file and of the external data beside it."""
     data = path.with_name(path.name + ".data")
     digest = hashlib.sha256()
     for part in (path, data) if data.exists() else (path,):

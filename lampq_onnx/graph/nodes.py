@@ -12,20 +12,20 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def constant_array(value: ir.Value) -> npt.NDArray[np.generic]:
-    """The array of an initializer."""
+    """Return the array of an initializer."""
     if value.const_value is None:
         raise LampqError(f"the tensor {value.name} is not a constant")
     return np.asarray(value.const_value.numpy())
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute or its default."""
+    """Return an integer attribute, or its default."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
 
 
 def users(value: ir.Value) -> list[ir.Node]:
-    """Nodes that read ``value``."""
+    """List the nodes that read ``value``."""
     return [use.node for use in value.uses()]
 
 

@@ -1,4 +1,4 @@
-"""Nodes with matrices of weights that are no linear layers, and why they stay in float."""
+"""Find nodes with weight matrices that are not linear layers, and say why they stay in float."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum")
 
 
 def other_weights(graph: ir.Graph, sites: Collection[LinearSite]) -> dict[str, str]:
-    """Name of the module, or else of the node -> why.
+    """Map the name of each such module, or of its node, to the reason.
 
     Args:
-        sites: the linear layers of the graph.
+        graph: the graph.
+        sites: its linear layers.
     """
     linear = {site.node for site in sites}
     found: dict[str, str] = {}

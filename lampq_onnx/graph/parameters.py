@@ -1,4 +1,4 @@
-"""The numbers that a layer is quantized with."""
+"""The quantization parameters of a layer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """Numbers that one layer is quantized with.
+    """Quantization parameters of one layer.
 
     Attributes:
-        weight: integers, scales and, where the rounding brings one, the bias.
-        activation: None leaves the input in float.
+        weight: integers, scales and, if the rounding changes it, the bias.
+        activation: quantizer of the input; None leaves it in float.
     """
 
     weight: QuantizedWeight
@@ -35,9 +35,10 @@ class LayerFacts:
     """Sizes of one layer, and the form of its input.
 
     Attributes:
-        outputs, inputs: channels of the weight.
-        input_bits: 32 is float.
-        input_scale: None: the input is not quantized.
+        outputs: output channels of the weight.
+        inputs: input channels of the weight.
+        input_bits: width of the input; 32 is float.
+        input_scale: scale of the input; None: the input is not quantized.
     """
 
     outputs: int
@@ -47,4 +48,4 @@ class LayerFacts:
 
 
 Parameters = Mapping[str, LayerParameters]
-"""Unit name -> numbers."""
+"""Layer name -> quantization parameters."""

@@ -1,4 +1,4 @@
-"""Convolutions that cut an image into patches."""
+"""Recognize convolutions that cut an image into patches."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from lampq_onnx.graph.layers import LinearSite
 from lampq_onnx.graph.nodes import cuts_patches
 
 OVERLAPPING = "its patches overlap, are padded, or do not cover the image"
-"""Why a convolution stays in float: it is no product with a matrix, and with float outputs has no integer kernel."""
+"""Why a convolution stays in float: it is not a matrix product, and has no integer kernel with float outputs."""
 
 
 def overlaps(site: LinearSite) -> bool:
-    """Whether a layer is a convolution that is no product with a matrix, see `OVERLAPPING`."""
+    """Whether a layer is a convolution that is not a matrix product, see `OVERLAPPING`."""
     return site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None)
 
 
 def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:
-    """(channels, rows, columns, kernel height, kernel width) of a Conv that cuts its input into whole patches.
+    """Return (channels, rows, columns, kernel height, kernel width) of a Conv that cuts its input into whole patches.
 
-    None where the Conv is of another kind: overlapping, padded, dilated, grouped, or of unknown input size.
+    None if the Conv is of another kind: overlapping, padded, dilated, grouped, or of unknown input size.
     """
     weight, source = node.inputs[1], node.inputs[0]
     if weight is None or weight.const_value is None or source is None or source.shape is None:

@@ -1,4 +1,4 @@
-"""Is a graph quantized? Told by its operators, whichever tool wrote it."""
+"""Find out by its operators whether a graph is quantized, whichever tool wrote it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREFIXES = ("QLinear", "QAttention", "QOrdered", "QEmbed")
 
 
 def quantized_node(model: ir.Model) -> ir.Node | None:
-    """The first node that quantizes, dequantizes or reads quantized weights; None in a float model.
+    """Return the first node that quantizes, dequantizes or reads quantized weights; None for a float model.
 
     Inner graphs and the model's own functions count. So does the Mul of this converter's exact storage, which has no
     DequantizeLinear.
@@ -44,10 +44,10 @@ def _is_quantized(node: ir.Node) -> bool:
 
 
 def require_float_file(model: ir.Model, path: Path) -> None:
-    """No quantized operators.
+    """Require a file without quantized operators.
 
     Raises:
-        LampqError: names the first one.
+        LampqError: names the first quantized operator.
     """
     node = quantized_node(model)
     if node is not None:

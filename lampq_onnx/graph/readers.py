@@ -1,4 +1,4 @@
-"""Who reads a value."""
+"""Find the nodes that read a value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 def only_reader(value: ir.Value, graph: ir.Graph | None) -> ir.Node | None:
-    """The standard operator of ``graph`` that alone reads ``value``, and reads it once.
+    """Return the standard operator of ``graph`` that alone reads ``value``, and reads it once.
 
     Returns:
         None if several inputs read the value, if it is an output of the graph, or if its reader is an operator of

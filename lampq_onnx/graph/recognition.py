@@ -1,4 +1,4 @@
-"""What of a model is quantized, and why the rest is not: known before anything is measured."""
+"""Which layers of a model are quantized, and why the others are not; known before anything is measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 PRODUCTS = ("MatMul", "Attention", "Einsum", "MultiHeadAttention")
-"""Operators that multiply activations with each other where none of their operands is constant."""
+"""Operators that multiply activations with each other if none of their operands is constant."""
 
 REASONS = {
     "products of activations": "they hold no weights, and attention keeps its accuracy in float",
@@ -29,8 +29,10 @@ class RecognizedLayer:
     """A layer that gets a width.
 
     Attributes:
+        name: layer name.
+        type: layer type, e.g. qkv.
         shape: (outputs, inputs) of its weight as a matrix.
-        fixed: outside the budget.
+        fixed: whether it is outside the budget.
     """
 
     name: str
@@ -40,25 +42,25 @@ class RecognizedLayer:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Number of weights of the layer."""
         return self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """Layers of a model.
+    """What was recognized in a model.
 
     Attributes:
-        model: its name.
-        preprocessing: for people.
+        model: name of the model.
+        preprocessing: its preprocessing, as text.
         units: layers with widths, in order.
-        skipped: layers that stay in float -> why.
-        elsewhere: what else is computed in float -> number of operators; `REASONS` says why.
-        blocks: transformer blocks that can be computed on their own.
-        changes: what was done to a file to bring it into normal form -> how often.
+        skipped: layers that stay in float -> reason.
+        elsewhere: other operators that stay in float -> number of operators; `REASONS` says why.
+        blocks: number of transformer blocks that can be computed alone.
+        changes: what was done to bring a file into normal form -> how often.
         parity: relative difference between a file's outputs in PyTorch and in onnxruntime; None for other models.
-        task: what its outputs mean.
-        links: places where input channels can be equalized; None: they are not equalized.
+        task: meaning of its outputs.
+        links: number of places where input channels can be equalized; None: they are not equalized.
     """
 
     model: str
@@ -74,7 +76,7 @@ class Recognition:
 
 
 def float_operators(model: ir.Model) -> dict[str, int]:
-    """Number of the operators that stay in float, by kind."""
+    """Count the operators that stay in float, by kind."""
     counts: Counter[str] = Counter()
     products, rest = REASONS
     for node in model.graph:

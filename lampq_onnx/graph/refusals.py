@@ -1,4 +1,4 @@
-"""What a pass left as it is, and why."""
+"""Places that a pass left unchanged, and the reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lampq_onnx.artifacts.not_done import NotDone
 
 @dataclass(frozen=True)
 class Refused:
-    """The answer of a rewrite that found its place in the graph and does not change it.
+    """Returned by a rewrite that found its place in the graph but does not change it.
 
     Attributes:
         reason: completes the sentence "not done here, because ...".
@@ -20,12 +20,12 @@ class Refused:
 
 
 Outcome = bool | Refused
-"""What a rewrite did at one place: True: changed it; False: it is no place for this rewrite."""
+"""Result of a rewrite at one place. True: it changed the place; False: the rewrite does not apply there."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One place that a pass left as it is.
+    """One place that a pass left unchanged.
 
     Attributes:
         step: name of the pass.
@@ -41,7 +41,7 @@ class Refusal:
 
 
 def grouped(refusals: Iterable[Refusal]) -> tuple[NotDone, ...]:
-    """Refusals of one pass for one reason joined, in the order of the passes and of the graph."""
+    """Join the refusals of one pass with the same reason, in the order of the passes and of the graph."""
     places: dict[tuple[str, str, str], dict[str, None]] = {}
     for refusal in refusals:
         found = places.setdefault((refusal.step, refusal.purpose, refusal.reason), {})

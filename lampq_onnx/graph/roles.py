@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lampq_onnx.graph.nodes import cuts_patches, int_attribute, is_linear, users
 
-# Ops that pass on or combine values without being a layer or a non-linearity of their own.
+# Operators that pass on or combine values, but are neither a layer nor a non-linearity.
 _TRANSPARENT = frozenset(
     [
         "Add",
@@ -61,16 +61,16 @@ _ACTIVATIONS = frozenset(
 )
 
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
-"""They read how large a tensor is, not what it holds."""
+"""Operators that read how large a tensor is, not what it holds."""
 
 _NORMALIZING = frozenset({"Add", "Sub", "Mul", "Div"})
-"""With a constant, what may happen to images inside a graph before the first layer."""
+"""Operators that, with a constant, may prepare images inside a graph before the first layer."""
 
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
 
 def role_of(node: ir.Node, graph: ir.Graph) -> str:
-    """The role of a layer, from what it reads and what reads it; see `LinearSite.type` for the roles."""
+    """Find the role of a layer from what it reads and what reads it."""
     if node.op_type == "Conv":
         if _streams_from_input(node, graph):
             return "patch_embed"
@@ -92,7 +92,7 @@ def role_of(node: ir.Node, graph: ir.Graph) -> str:
 
 
 def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept: Callable[[ir.Node], bool]) -> bool:
-    """Whether a node that ``accept`` likes is reached through transparent nodes."""
+    """Whether a node accepted by ``accept`` is reached through transparent nodes."""
     seen: set[ir.Node] = set()
     front = list(step(start))
     while front:
@@ -108,7 +108,7 @@ def _reach(start: ir.Node, step: Callable[[ir.Node], Iterator[ir.Node]], accept:
 
 
 def _is_transparent(node: ir.Node) -> bool:
-    """Whether a node belongs to no layer; a convolution of single channels mixes positions only."""
+    """Whether a node belongs to no layer; a convolution of single channels only mixes positions."""
     if node.op_type == "Conv":
         return int_attribute(node, "group", 1) > 1
     return node.op_type in _TRANSPARENT and not is_linear(node)
@@ -137,12 +137,12 @@ def _is_activation(node: ir.Node) -> bool:
 
 
 def _combines(node: ir.Node, operator: str) -> bool:
-    """Whether a node is this operator on computed values only."""
+    """Whether a node is this operator with computed operands only."""
     return node.op_type == operator and all(value is not None and value.const_value is None for value in node.inputs)
 
 
 def _is_gate(node: ir.Node) -> bool:
-    """Whether two values are multiplied, one of which an activation function made, as in SwiGLU."""
+    """Whether two values are multiplied, one of which is the result of an activation function, as in SwiGLU."""
     return node.op_type == "Mul" and sum(map(_is_activated, _backward(node))) == 1
 
 
@@ -154,7 +154,7 @@ def _is_activated(node: ir.Node) -> bool:
 
 
 def _before_residual(node: ir.Node, accept: Callable[[ir.Node], bool]) -> bool:
-    """Forward search that stops where the result joins a residual stream (an Add of two computed values)."""
+    """Search forward, stopping where the result joins a residual stream (an Add of two computed values)."""
 
     def step(current: ir.Node) -> Iterator[ir.Node]:
         yield from (reader for reader in _forward(current) if not _combines(reader, "Add"))
@@ -182,7 +182,7 @@ def _joins_residual(node: ir.Node) -> bool:
 
 
 def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
-    """Producers of the activation, not through residual Adds or normalizations; through that of a gated product."""
+    """Yield producers of the activation, but not through residual Adds or normalizations, except in a gated product."""
     for producer in _backward(node):
         if producer.op_type in ("LayerNormalization", "RMSNormalization"):
             normalized = next(_backward(producer), None)
@@ -194,7 +194,7 @@ def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
-    """Producers as far back as attention: through data movement, and the activation and the gate behind it."""
+    """Yield producers back to attention: through data movement, and through the activation and the gate after it."""
     for producer in _backward(node):
         if _is_activation(producer):
             yield from _backward_activated(producer)
@@ -217,7 +217,7 @@ def _ends(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _streams_from_input(node: ir.Node, graph: ir.Graph) -> bool:
-    """Whether a layer reads images, cut into patches or normalized perhaps."""
+    """Whether a layer reads images, possibly cut into patches or normalized."""
     value = node.inputs[0]
     while value is not None and value not in graph.inputs:
         producer = value.producer()

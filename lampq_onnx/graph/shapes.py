@@ -1,4 +1,4 @@
-"""Declared shapes of values."""
+"""Declared shapes of graph values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import onnx_ir as ir
 
 Dimension = int | str
-"""A number, or the name of a symbolic dimension; names are equal only for dimensions that are."""
+"""A number, or the name of a symbolic dimension; equal names mean equal dimensions."""
 
 
 def dimensions(value: ir.Value | None) -> tuple[Dimension, ...] | None:
-    """The declared shape; None where a dimension has neither number nor name."""
+    """Return the declared shape; None if a dimension has neither number nor name."""
     if value is None or value.shape is None:
         return None
     found = tuple(d if isinstance(d, int) else d.value for d in value.shape)
@@ -21,11 +21,13 @@ def dimensions(value: ir.Value | None) -> tuple[Dimension, ...] | None:
 def same_reshaped(before: tuple[Dimension, ...] | None, after: tuple[Dimension, ...] | None, leading: int) -> bool:
     """Whether the first dimensions of a Reshape's input and result are the same.
 
-    Inference gives the batch behind a -1 another name. With one symbol on both sides it is the same number where all
-    others multiply to the same.
+    Shape inference gives the batch behind a -1 another name. With one symbol on both sides, it is the same number if
+    all other dimensions have the same product.
 
     Args:
-        leading: how many dimensions.
+        before: shape of the input.
+        after: shape of the result.
+        leading: number of dimensions to compare.
     """
     if before is None or after is None or min(len(before), len(after)) < leading:
         return False

@@ -1,4 +1,4 @@
-"""Is an ONNX file what it claims to be? Asked before anything in it is allocated or followed."""
+"""Check that an ONNX file is sound, before anything in it is allocated or followed."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _SUBBYTE = {
 
 
 def require_sound(proto: onnx.ModelProto, path: Path) -> None:
-    """Check the opset, the size of every constant, where its data lies, and onnx's rules for graphs.
+    """Check the opset, the size of every constant, where its data lies, and the rules of onnx for graphs.
 
     1. Every constant has as many bytes as its shape and type say, counted without allocating them.
     2. External data are regular files inside the model's folder, links resolved, and long enough.
-    3. onnx's checker: operators, attributes, order of nodes, one writer a value. That an output has no shape, which the
-       checker minds and runtimes do not, is no fault.
+    3. onnx's checker: operators, attributes, order of nodes, one writer per value. A missing output shape, which the
+       checker rejects and runtimes accept, is allowed.
 
     Args:
         proto: the model, external data not loaded.
         path: its file.
 
     Raises:
-        LampqError: with the tensor, node or field that is wrong.
+        LampqError: names the tensor, node or field that is wrong.
     """
     _require_opset(proto, path)
     for tensor in _tensors(proto.graph):
@@ -51,15 +51,15 @@ def require_sound(proto: onnx.ModelProto, path: Path) -> None:
         raise LampqError(f"{path}: two initializers are named {twice!r}")
     try:
         onnx.checker.check_model(_with_output_shapes(proto) or str(path))
-    except Exception as error:  # the checker raises unrelated kinds
+    except Exception as error:  # the checker raises unrelated exception types
         raise LampqError(
             f"{path} fails onnx's check: {' '.join(str(error).split())[:400]}",
-            hint="export the model again; if it was edited, onnx.checker.check_model says the same",
+            hint="export the model again; onnx.checker.check_model shows the same error",
         ) from error
 
 
 def _with_output_shapes(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """A copy whose outputs all have a shape; None where they have one already, and the file itself can be checked."""
+    """Return a copy whose outputs all have a shape; None if they have one already and the file can be checked."""
     if all(out.type.tensor_type.HasField("shape") for out in proto.graph.output if out.type.HasField("tensor_type")):
         return None
     copy = onnx.ModelProto()
@@ -75,11 +75,11 @@ def _require_opset(proto: onnx.ModelProto, path: Path) -> None:
     newest = onnx.defs.onnx_opset_version()
     if len(own) != 1 or not 1 <= own[0] <= newest:
         said = f"the opsets {own}" if own else "no opset"
-        raise LampqError(f"{path} names {said}: one from 1 to {newest} is needed", hint="export the model again")
+        raise LampqError(f"{path} names {said}, but needs one opset from 1 to {newest}", hint="export the model again")
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Initializers and tensors in attributes, those of inner graphs included."""
+    """Yield initializers and tensors in attributes, those of inner graphs included."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -91,7 +91,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _tensor_problem(tensor: TensorProto, folder: Path) -> str:
-    """What is wrong with a tensor, in words; empty if nothing."""
+    """Say what is wrong with a tensor; empty if nothing."""
     if any(size < 0 for size in tensor.dims):
         return f"has the shape {list(tensor.dims)}"
     if uses_external_data(tensor):
@@ -107,7 +107,7 @@ def _tensor_problem(tensor: TensorProto, folder: Path) -> str:
 
 
 def _bytes(tensor: TensorProto) -> int | None:
-    """Bytes that shape and type need; None for types without a size."""
+    """Return the bytes that shape and type need; None for types without a size."""
     count = math.prod(int(size) for size in tensor.dims)
     if tensor.data_type in _SUBBYTE:
         bits = count * _SUBBYTE[tensor.data_type]
@@ -123,11 +123,11 @@ def _external_problem(tensor: TensorProto, folder: Path) -> str:
     location = entries.get("location", "")
     windows = PureWindowsPath(location)
     if not location or "\0" in location or windows.drive or windows.root or ".." in windows.parts:
-        return f"has its data at {location[:200]!r}, which is no place inside the model's folder"
+        return f"has its data at {location[:200]!r}, which is not inside the model's folder"
     root = os.path.realpath(folder)
     file = os.path.realpath(folder / location)
     if not Path(file).is_relative_to(root):
-        return f"has its data at {location[:200]!r}, a link that leads out of the model's folder"
+        return f"has its data at {location[:200]!r}, a link that leads outside the model's folder"
     try:
         status = os.stat(file)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which float file a quantized one was made from."""
+"""Identify the float file that a quantized file was made from."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 
 def constants_sha256(model: ir.Model) -> str:
-    """sha256 over a graph's constants: type, shape and bytes.
+    """Return a sha256 over a graph's constants: type, shape and bytes.
 
-    Names, metadata and the place of external data do not count, so that a file that was saved again is the same.
+    Names, metadata and the place of external data do not count, so a file that is saved again keeps its hash.
     """
     found = []
     for value in model.graph.initializers.values():

@@ -1,4 +1,4 @@
-"""A list of passes, each with the reason for its place, and how it is run."""
+"""Lists of passes, each with the reason for its place, and the function that runs them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lampq_onnx.graph.edits import CountingPass
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place.
+    """A pass and the reason for its place in the order.
 
     Attributes:
         action: the pass.
-        because: why it stands where it does.
+        because: why the pass runs at this place.
     """
 
     action: ir.passes.PassBase
@@ -28,13 +28,13 @@ def run_steps(model: ir.Model, steps: Sequence[Step]) -> list[CountingPass]:
     """Run passes over ``model``, in place, and return those that count.
 
     Raises:
-        LampqError: one of them refused the graph as a whole.
+        LampqError: a pass refused the graph as a whole.
     """
     if steps:
         try:
             ir.passes.Sequential(*(step.action for step in steps))(model)
         except ir.passes.PassError as error:
-            # Sequential wraps what a pass raises; the message for the user is the pass's own.
+            # Sequential wraps what a pass raises; the user needs the message of the pass itself.
             if isinstance(error.__cause__, LampqError):
                 raise error.__cause__ from error.__cause__.__cause__
             raise

@@ -1,4 +1,4 @@
-"""Reports as one HTML file that opens offline: everything it needs is inside, and it may fetch nothing."""
+"""Reports as one HTML file that opens offline: everything is inside, and nothing is fetched."""
 
 from lampq_onnx.html.report import report_page, write_report
 

@@ -1,4 +1,4 @@
-"""What to do about the layers that cost most."""
+"""Advice about the layers that cost the most accuracy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lampq_onnx.artifacts.report import LayerReport
 
 RAISED = 5
 LOWERED = 3
-"""Layers that are named."""
+"""Number of layers that are named."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One change of a plan."""
+    """One proposed change of a plan."""
 
     layer: str
     now: str
@@ -25,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Advice:
-    """Changes, best first, and how to make them."""
+    """Proposed changes, best first, and how to make them."""
 
     caption: str
     rows: tuple[Step, ...]
@@ -35,17 +35,17 @@ class Advice:
 EDIT = """edit plan.json, then
 lampq-onnx convert float.onnx --plan plan.json --weights weights.safetensors -o edited.onnx
 lampq-onnx validate edited.onnx --reference float.onnx --validation IMAGES -o edited.json
-A layer whose width changed is rounded to nearest there; `lampq-onnx quantize` with other --bits rounds
-it with all else."""
+convert rounds a layer with a changed width to nearest; `lampq-onnx quantize` with other --bits rounds
+it together with all other layers."""
 
 
 def advise(report: Report, sensitivities: Sensitivities | None) -> Advice:
-    """From the measured costs where there are some, else from the errors of the layers."""
+    """Advise from the measured costs if there are any, else from the errors of the layers."""
     wide = [_wide(layer) for layer in report.layers if FIXED_BITS < layer.activation_bits < 32]
     if sensitivities is not None and sensitivities.cost_estimator != "none":
         rows = (*_by_cost(report, sensitivities), *wide)
         return Advice(
-            "One bit more or less for single layers: the KL to the float model that the analysis measured for the "
+            "One bit more or less for single layers, with the KL to the float model that the analysis measured for the "
             "layer alone. Gains of several layers do not simply add up.",
             rows,
             EDIT,
@@ -123,7 +123,7 @@ def _wide(layer: LayerReport) -> Step:
         layer.name,
         f"inputs of {layer.activation_bits} bits",
         "8 bits for the inputs, if time counts more",
-        "runs on the float kernel now: 8 bits cannot hold its inputs without loss",
+        "runs on the float kernel now, because 8-bit inputs lose too much",
     )
 
 

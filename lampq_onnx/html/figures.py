@@ -1,4 +1,4 @@
-"""The plots of a report."""
+"""The Plotly figures of a report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from lampq_onnx.html.theme import BETTER, FLOAT, INK, MUTED, QUANTIZED, SERIES, 
 MOST_OPERATORS = 12
 MOST_CLASSES = 30
 ROW = 30
-"""Pixels of a row of the bit map or of a bar."""
+"""Height in pixels of one row of the bit map, or of one bar."""
 
 
 def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
-    """Blocks by layers, weight bits above input bits (left out where all are the same); None without blocks."""
+    """Draw weight bits and input bits by block and layer; None without blocks.
+
+    Input bits are left out if all are the same.
+    """
     found = [(place, layer) for layer in layers if (place := place_of(layer.name)) is not None]
     if not found:
         return None
@@ -68,7 +71,7 @@ def _rank(bits: int) -> int:
 
 
 def _scale() -> list[tuple[float, str]]:
-    """A step of one colour for each width."""
+    """Make a colour scale with one step per width."""
     steps = len(WIDTHS)
     return [
         point
@@ -93,7 +96,7 @@ def _figures(layer: LayerReport) -> str:
 
 
 def sensitivities(layers: Sequence[LayerReport]) -> Figure | None:
-    """Traces, and traces times their type's factor, by block; None where they were not measured."""
+    """Draw traces, and traces times their type's factor, by block; None if they were not measured."""
     measured = [
         (place, layer) for layer in layers if layer.trace is not None and (place := place_of(layer.name)) is not None
     ]
@@ -138,12 +141,12 @@ def _legend_below(made: Figure) -> Figure:
 
 
 def colour_of(row: str, rows: Sequence[str]) -> str:
-    """One colour a kind of layer; kinds beyond the palette share the last."""
+    """Return the colour of a kind of layer; kinds beyond the palette share the last colour."""
     return SERIES[min(list(rows).index(row), len(SERIES) - 1)]
 
 
 def output_errors(errors: OutputErrors) -> Figure | None:
-    """SQNR at every block's output as a line, at its layers' outputs as dots; None where there are no blocks."""
+    """Draw the SQNR at block outputs as a line and at layer outputs as dots; None without blocks."""
     blocks = [output for output in errors.outputs if output.kind == "block"]
     if not blocks:
         return None
@@ -185,13 +188,13 @@ def output_errors(errors: OutputErrors) -> Figure | None:
 
 
 def short(block: str) -> str:
-    """A block's name as the figures say it."""
+    """Shorten a block's name for the figures."""
     place = place_of(block + ".x")
     return block if place is None else place.column
 
 
 def operators(times: OperatorTimes) -> Figure:
-    """Time of both files by operator type; what takes little is summed up."""
+    """Draw the time of both files by operator type; small times are summed up."""
     shown, rest = list(times.operators[:MOST_OPERATORS]), times.operators[MOST_OPERATORS:]
     rows = [(o.operator, o.float_ms, o.quantized_ms, o.float_nodes, o.quantized_nodes) for o in shown]
     if rest:
@@ -219,12 +222,12 @@ def operators(times: OperatorTimes) -> Figure:
         )
     plot.update_layout(barmode="group", bargap=0.25, bargroupgap=0.08)
     plot.update_yaxes(autorange="reversed", showgrid=False)
-    plot.update_xaxes(title={"text": "ms a run", "font": {"color": MUTED}})
+    plot.update_xaxes(title={"text": "ms per run", "font": {"color": MUTED}})
     return figure("operators", plot, "Milliseconds by operator type, float and quantized", height=100 + ROW * len(rows))
 
 
 def classes(changes: AnswerChanges) -> Figure | None:
-    """Images that a class gained or lost, the most changed classes; None where none changed."""
+    """Draw how many images each class gained or lost, for the most changed classes; None if none changed."""
     changed = [(found, found.quantized_right - found.float_right) for found in changes.classes]
     changed = sorted((pair for pair in changed if pair[1]), key=lambda pair: (pair[1], pair[0].label))
     if not changed:
@@ -250,5 +253,5 @@ def classes(changes: AnswerChanges) -> Figure | None:
 
 
 def present(*figures: Figure | None) -> list[Figure]:
-    """Those that there is something to draw for."""
+    """Return the figures that have something to show."""
     return [found for found in figures if found is not None]

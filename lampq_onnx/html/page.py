@@ -1,4 +1,4 @@
-"""One HTML page with figures, from a template."""
+"""Render one HTML page with figures from a template."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from lampq_onnx.html.theme import DARK, GRID, INK, MUTED
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot and the words that go with it.
+    """A plot and its text.
 
     Attributes:
-        key: the element's id.
-        alt: what the plot shows, for those who cannot see it.
+        key: id of the HTML element.
+        plot: the Plotly figure.
+        alt: what the plot shows, for people who cannot see it.
     """
 
     key: str
@@ -32,14 +33,17 @@ class Figure:
 
 
 def text(value: str) -> str:
-    """A name as it stands, for Plotly's text, which reads tags."""
+    """Escape a name for Plotly, which reads tags in texts."""
     return html.escape(value, quote=False)
 
 
 def figure(key: str, plot: go.Figure, alt: str, *, height: int) -> Figure:
-    """A plot in the page's style.
+    """Style a plot for the page.
 
     Args:
+        key: id of the HTML element.
+        plot: the Plotly figure.
+        alt: what the plot shows, for people who cannot see it.
         height: in CSS pixels; the width is the page's.
     """
     plot.update_layout(
@@ -60,11 +64,12 @@ def figure(key: str, plot: go.Figure, alt: str, *, height: int) -> Figure:
 
 
 def render(template: str, figures: list[Figure], values: Mapping[str, Any]) -> str:
-    """The page as one text: script, style and data inside.
+    """Render the page as one text, with script, style and data inside.
 
     Args:
         template: name of a file in templates/.
-        values: for the template; text in them is escaped.
+        figures: figures of the page.
+        values: values for the template; text in them is escaped.
     """
     data = {item.key: item.plot.to_plotly_json() for item in figures}
     return (
@@ -81,7 +86,7 @@ def render(template: str, figures: list[Figure], values: Mapping[str, Any]) -> s
 
 
 def _script_json(value: object) -> Markup:
-    """JSON that a script element can hold whatever the texts in it say."""
+    """Return JSON that is safe inside a script element, whatever the texts contain."""
     escaped = json.dumps(value, allow_nan=False)
     for sign in "<>&\u2028\u2029":
         escaped = escaped.replace(sign, f"\\u{ord(sign):04x}")

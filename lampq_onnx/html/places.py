@@ -1,4 +1,4 @@
-"""Where a layer stands in the maps: its block, and what it is in the block."""
+"""The place of a layer in the maps: its block, and its role in the block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Place(NamedTuple):
     """Column and row of a map.
 
     Attributes:
-        column: the block without the common beginning, e.g. 3 for blocks.3 and 0.1 for layers.0.blocks.1.
+        column: the block without the common prefix, e.g. 3 for blocks.3 and 0.1 for layers.0.blocks.1.
         row: the rest of the name, e.g. attn.qkv.
     """
 
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 def place_of(layer: str) -> Place | None:
-    """The place of a layer; None outside the blocks."""
+    """Return the place of a layer; None outside the blocks."""
     block = block_of(layer)
     if block is None or block == layer:
         return None
@@ -30,6 +30,6 @@ def place_of(layer: str) -> Place | None:
 
 
 def places_of(places: Iterable[Place]) -> tuple[list[str], list[str]]:
-    """Columns and rows, in the order of the model."""
+    """Return columns and rows, in the order of the model."""
     found = list(places)
     return list(dict.fromkeys(p.column for p in found)), list(dict.fromkeys(p.row for p in found))

@@ -1,4 +1,4 @@
-"""The page of a report."""
+"""The HTML page of a report."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lampq_onnx.html.verdict import verdict
 
 
 def report_page(report: Report, sensitivities: Sensitivities | None = None) -> str:
-    """The whole page as text; parts that the report lacks the figures for are left out.
+    """Return the whole page as text; parts without figures in the report are left out.
 
     Args:
-        sensitivities: of the same model; names what single layers would gain.
+        report: the report.
+        sensitivities: sensitivities of the same model, from which gains of single layers are shown.
     """
     details, gates = report.details, gates_of(report)
     plots = draw.present(
@@ -57,7 +58,7 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
 
 
 def write_report(report: Report, path: Path, sensitivities: Sensitivities | None = None) -> None:
-    """Write the page atomically."""
+    """Write the HTML page, atomically."""
     write_atomic(path, report_page(report, sensitivities).encode())
 
 
@@ -113,33 +114,34 @@ def _bits_caption(report: Report) -> str:
 def _errors_caption(errors: OutputErrors) -> str:
     known = [(o.name, o.sqnr_db) for o in errors.outputs if o.kind == "block" and o.sqnr_db is not None]
     text = (
-        f"Signal to noise (float against quantized) on {errors.samples} images, with everything before quantized too; "
+        f"Signal-to-noise ratio (float against quantized) on {errors.samples} images, with all earlier layers "
+        "quantized too; "
         "higher is better."
     )
     falls = [(first[1] - second[1], second[0]) for first, second in itertools.pairwise(known)]
     if falls and max(falls)[0] > 0:
         fall, name = max(falls)
-        text += f" The largest fall from one block to the next is {fall:.1f} dB, in {name}."
+        text += f" The largest drop from one block to the next is {fall:.1f} dB, in {name}."
     return text
 
 
 def _operators_caption(times: OperatorTimes, report: Report) -> str:
     return (
-        f"onnxruntime's own profile, median of {times.runs} runs in turns, batch {times.batch}, "
-        f"{times.threads} thread(s), {report.environment.cpu}. The profiler adds some microseconds a node."
+        f"Profile by onnxruntime, median of {times.runs} alternating runs, batch {times.batch}, "
+        f"{times.threads} thread(s), {report.environment.cpu}. The profiler adds some microseconds per node."
     )
 
 
 def _changes_caption(changes: AnswerChanges, accuracy: Accuracy) -> str:
     total = changes.lost + changes.won + changes.other
     if not total:
-        return f"None of {accuracy.samples} images is answered differently."
+        return f"All {accuracy.samples} images get the same answer from both files."
     text = (
-        f"{total} of {accuracy.samples} images: {changes.lost} were right and are wrong now, {changes.won} the other "
-        f"way round, {changes.other} wrong in another way."
+        f"{total} of {accuracy.samples} answers changed: {changes.lost} newly wrong, {changes.won} newly right, "
+        f"{changes.other} wrong before and after."
     )
     if total > len(changes.images):
-        text += f" Below: {len(changes.images)} of them, the ones that float was surest of first."
+        text += f" Below: {len(changes.images)} of them; those that the float model was most certain of come first."
     return text
 
 

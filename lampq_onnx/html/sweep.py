@@ -1,4 +1,4 @@
-"""The page of a sweep."""
+"""The HTML page of a sweep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPEED: Axis = ("speed, float = 1", lambda point: point.speedup)
 
 
 def sweep_page(sweep: Sweep) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     metric = sweep.points[0].accuracy.metric
     plots = [
         _plot("kl_size", sweep, _SIZE, _KL, "KL to the float model against size", log=True),
@@ -40,7 +40,7 @@ def sweep_page(sweep: Sweep) -> str:
             "summary": _summary(sweep),
             "machine": f"{first.accuracy.samples} images; {sweep.environment.cpu}"
             + (
-                f", batch {latency.batch}, {latency.threads} thread(s), float in turns with each file"
+                f", batch {latency.batch}, {latency.threads} thread(s), float and each file measured alternately"
                 if latency
                 else ""
             ),
@@ -49,7 +49,7 @@ def sweep_page(sweep: Sweep) -> str:
 
 
 def write_sweep(sweep: Sweep, path: Path) -> None:
-    """Write the page atomically."""
+    """Write the HTML page, atomically."""
     write_atomic(path, sweep_page(sweep).encode())
 
 
@@ -58,8 +58,8 @@ def _summary(sweep: Sweep) -> str:
     for name in sweep.front:
         point = next(point for point in sweep.points if point.name == name)
         by_metric[point.metric] += 1
-    shares = ", ".join(f"{metric} {count}" for metric, count in by_metric.items())
-    line = f"{len(sweep.front)} of {len(sweep.points)} points are not beaten in size and KL both: {shares}."
+    shares = ", ".join(f"{count} by {metric}" for metric, count in by_metric.items())
+    line = f"{len(sweep.front)} of {len(sweep.points)} points are Pareto-optimal in size and KL ({shares})."
     if sweep.picked is None:
         return line
     point = next(point for point in sweep.points if point.name == sweep.picked)
@@ -98,7 +98,7 @@ def _plot(key: str, sweep: Sweep, x: Axis, y: Axis, alt: str, *, log: bool) -> F
             go.Scatter(
                 x=[x[1](point) for point in front],
                 y=[y[1](point) for point in front],
-                name="not beaten",
+                name="Pareto-optimal",
                 mode="markers",
                 marker={"size": 13, "symbol": "circle-open", "color": INK, "line": {"width": 1.5}},
                 hoverinfo="skip",

@@ -1,4 +1,4 @@
-"""The line that a reader who has five seconds reads."""
+"""The one-line summary at the top of a report, and its large figures."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ class Verdict:
     """The summary of a report.
 
     Attributes:
-        tone: good: no loss that the images can tell from chance (two standard errors); warn: a loss, and half of the
-            score or more is kept; bad: less, or a gate fails.
+        line: one sentence.
+        tone: good: the loss is not significant with these images (two standard errors); warn: a loss, but half of the
+            score or more is kept; bad: less is kept, or a gate fails.
+        tiles: the large figures.
     """
 
     line: str
@@ -35,11 +37,11 @@ class Verdict:
 
 
 def verdict(report: Report) -> Verdict:
-    """Accuracy, size and speed against float, and against uniform bits where those were measured."""
+    """Summarize accuracy, size and speed against float, and against uniform bits if those were measured."""
     accuracy, size, latency = report.accuracy, report.size, report.latency
     drop, spread = accuracy.drop_points, accuracy.standard_error_points
     failed = failed_gates(gates_of(report))
-    # R2 may be below 0: what is lost counts against the score's magnitude.
+    # R2 may be below 0: the loss is compared with the magnitude of the score.
     ruined = accuracy.float_.top1 - accuracy.quantized.top1 > abs(accuracy.float_.top1) / 2
     told = drop > 2 * spread
     smaller = size.float_bytes / size.quantized_bytes
@@ -53,7 +55,7 @@ def verdict(report: Report) -> Verdict:
     else:
         name = accuracy.metric[:1].upper() + accuracy.metric[1:]
         loss = f"{name} {_percent(accuracy.quantized.top1)}, a drop of {drop:.2f} ± {spread:.2f} points"
-    chance = "" if ruined or told else " that the images cannot tell from chance"
+    chance = "" if ruined or told else ", not significant"
     parts = [
         f"{loss}{chance} (n = {accuracy.samples})",
         f"{smaller:.1f}x smaller ({size.float_bytes / 1e6:.2f} to {size.quantized_bytes / 1e6:.2f} MB)",
@@ -69,7 +71,7 @@ def verdict(report: Report) -> Verdict:
 def _against_uniform(report: Report) -> str:
     other = report.baselines.get(UNIFORM)
     if other is None:
-        return "Not compared with uniform bits (--baseline uniform does)."
+        return "Not compared with uniform bits (use --baseline uniform)."
     own, theirs = report.accuracy, other.accuracy
     text = (
         f"Uniform bits of {other.weight_average:.2f} on average lose {theirs.drop_points:.2f} points "

@@ -1,4 +1,4 @@
-"""Foreign ONNX files -> float32 graphs in the form that the other stages work on. Knows neither torch nor the CLI."""
+"""Turns foreign ONNX files into float32 graphs in the form that the other stages expect, without PyTorch."""
 
 from lampq_onnx.importer.files import is_foreign, write_normal_form
 from lampq_onnx.importer.normalize import Imported, import_model

@@ -1,4 +1,4 @@
-"""How a model's classes are called, from the configuration beside its file."""
+"""Reads the names of a model's classes from the configuration beside its file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lampq_onnx.disk.files import read_text
 from lampq_onnx.errors import LampqError
 
 CONFIG = "config.json"
-"""What Hugging Face writes beside a model."""
+"""Name of the file that Hugging Face writes beside a model."""
 
 UNNAMED = "LABEL_{}"
-"""How transformers calls classes that nobody named."""
+"""Name that transformers gives to classes without a name."""
 
 
 def names_of(id2label: Mapping[Any, Any]) -> tuple[str, ...]:
-    """Names in the order of the classes; empty where nobody named them, or indices are missing."""
+    """Names in the order of the classes; empty if all are default names, or indices are missing."""
     names = {int(key): str(name) for key, name in id2label.items() if str(key).isdecimal()}
     if sorted(names) != list(range(len(id2label))):
         return ()
@@ -27,7 +27,7 @@ def names_of(id2label: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def read_class_names(folder: Path, count: int) -> tuple[str, ...]:
-    """The names in a folder's `CONFIG`; empty where there are none for ``count`` classes.
+    """Read the names from a folder's `CONFIG`; empty if it has none for ``count`` classes.
 
     Raises:
         LampqError: the file is damaged.

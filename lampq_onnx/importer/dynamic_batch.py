@@ -1,4 +1,4 @@
-"""Files exported for a fixed number of images -> any number."""
+"""Makes graphs for a fixed number of images accept any number."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class DynamicBatch(CountingPass):
     """Give a graph with a fixed batch dimension a symbolic one.
 
     1. A Reshape to a constant shape keeps the batch dimension of its input, or computes it.
-    2. Constants that hold one copy of a row for each image (class tokens) are expanded to the images that come.
+    2. Constants with one copy of a row per image (class tokens) are expanded to the actual number of images.
 
     The result is a guess until its outputs have been compared with the file's.
 
     Attributes:
-        count: nodes that were changed.
-        fixed: the batch size of the file; None: it had none.
+        count: number of changed nodes.
+        fixed: batch size of the file; None if it was not fixed.
     """
 
     fixed: int | None = None
 
     def apply(self, model: ir.Model) -> int:
-        """Run the pass; needs inferred shapes."""
+        """Run the pass; shapes must have been inferred."""
         count, self.fixed = 0, None
         graph = model.graph
         image = graph.inputs[0]
@@ -51,7 +51,7 @@ class DynamicBatch(CountingPass):
         for node in graph:
             for value in node.outputs:
                 if value not in inputs:
-                    value.shape = None  # inferred again
+                    value.shape = None  # shapes are inferred again afterwards
         return count
 
 
@@ -76,7 +76,7 @@ def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> bool:
 
 
 def _joins_rows(node: ir.Node) -> bool:
-    """Whether a constant with a row for each image is joined to computed values along another axis."""
+    """Whether a constant with one row per image is concatenated to computed values along another axis."""
     axis = node.attributes["axis"].as_int()
     ranks = [len(v.const_value.shape) for v in node.inputs if v is not None and v.const_value is not None]
     computed = any(v is not None and v.const_value is None for v in node.inputs)
@@ -84,7 +84,7 @@ def _joins_rows(node: ir.Node) -> bool:
 
 
 def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> bool:
-    """A constant that is expanded to one copy for each image."""
+    """Let an Expand of a constant, with one copy per image, follow the actual number of images."""
     value, shape = node.inputs
     if value is None or shape is None or value.const_value is None or shape.const_value is None:
         return False
@@ -99,7 +99,7 @@ def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> 
 
 
 def _expand_rows(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> bool:
-    """Constants that hold a copy for each image already."""
+    """Expand constants that hold one copy per image to the actual number of images."""
     changed = False
     for position, value in enumerate(node.inputs):
         if value is None or value.const_value is None:

@@ -1,4 +1,4 @@
-"""Normal forms as files, for stages that need no gradients."""
+"""Writes graphs in normal form as files, for stages that need no gradients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from lampq_onnx.importer.preprocessing import file_preprocessing
 
 
 def is_foreign(model: ir.Model) -> bool:
-    """Whether lampq-onnx did not write the file."""
+    """Whether a file was not written by lampq-onnx."""
     return MODEL_KEY not in model.metadata_props
 
 
 def write_normal_form(path: Path, images: ImageOptions, output: Path) -> Path:
-    """Write a foreign file's normal form, which also says how its images are prepared; returns ``output``.
+    """Write the normal form of a foreign file, with the preprocessing of its images.
+
+    Returns:
+        ``output``.
 
     Raises:
         LampqError: see `import_model` and `file_preprocessing`.

@@ -1,4 +1,4 @@
-"""Half-precision graphs -> float32."""
+"""Converts half-precision graphs to float32."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 class ToFloat32(CountingPass):
-    """Compute everything that is in float16 or bfloat16 in float32.
+    """Compute in float32 everything that is in float16 or bfloat16.
 
-    1. Initializers and tensor attributes are converted; so are the types of inputs, outputs and values.
+    1. Initializers and tensor attributes are converted, and so are the types of inputs, outputs and values.
     2. Casts to a half type become casts to float32.
 
     Attributes:
-        count: tensors that were converted.
+        count: number of converted tensors.
     """
 
     def apply(self, model: ir.Model) -> int:
-        """Run the pass."""
+        """Run the pass on a model."""
         count = 0
         for graph in (model.graph, *model.graph.subgraphs()):
             for value in graph.initializers.values():
@@ -37,7 +37,7 @@ class ToFloat32(CountingPass):
 
 
 def _widen_node(node: ir.Node) -> int:
-    """Widen what a node holds and makes; returns the number of its tensors that were converted."""
+    """Widen a node's tensors and the types of its outputs; returns the number of converted tensors."""
     for value in node.outputs:
         _widen_type(value)
     count = 0

@@ -1,6 +1,6 @@
-"""Activation functions and layer normalizations that exporters took apart, as single operators again.
+"""Replaces decomposed activation functions and layer normalizations by single operators.
 
-Which primitives stand for them differs by exporter and version, so they are recognized by the numbers they compute.
+The primitives differ between exporters and versions, so the functions are recognized by the numbers they compute.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from lampq_onnx.importer.regions import Region, following, preceding, region
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Identity", "Cast"})
 MEANS = frozenset({"ReduceMean", "ReduceSum"})
 CURVES = frozenset({"Erf", "Tanh"})
-"""What the forms of GELU are built around."""
+"""Operators in the middle of every form of GELU."""
 
 BEFORE, AFTER = 8, 10
-"""Farthest that a part reaches from the node that it is built around, in nodes."""
+"""Largest number of nodes before and after the operator in the middle."""
 
 GELU_BOUND = 1.6e-5
 """Largest difference of a function from GELU for inputs up to 8."""
 
 HALF_GELU_BOUND = 2e-3
-"""The same where the function's constants were rounded to half precision."""
+"""Largest difference if the constants of the function were rounded to half precision."""
 
 NORM_BOUND = 1e-4
 """Largest difference from a normalization, relative to its largest value."""
 
 SAME_BOUND = 2e-5
-"""A measured constant is one of the graph's up to this, relative to the largest value."""
+"""Largest difference at which a measured constant equals one of the graph, relative to the largest value."""
 
 DEFAULT_WIDTH = 8
 
@@ -44,13 +44,13 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class Fusion(CountingPass):
-    """Replace parts of a graph that compute a known function by an operator.
+    """Replace parts of a graph that compute a known function by one operator.
 
     Attributes:
-        count: of replacements.
-        centers: operators that such a part is built around.
-        allowed: others that it may hold.
-        opset: the first that has the operator; the pass does nothing before.
+        count: number of replacements.
+        centers: operators in the middle of such a part.
+        allowed: other operators that it may contain.
+        opset: first opset with the replacing operator; the pass does nothing in older graphs.
     """
 
     centers: frozenset[str]
@@ -58,11 +58,11 @@ class Fusion(CountingPass):
     opset: int
 
     def apply(self, model: ir.Model) -> int:
-        """Run the pass."""
+        """Run the pass on a model."""
         if model.opset_imports.get("", 0) < self.opset:
             return 0
         nodes = [node for node in model.graph if node.op_type in self.centers]
-        # A replacement may have removed a later one.
+        # An earlier replacement may have removed a node of this list.
         return sum(node.graph is not None and self._fuse(model, node) for node in nodes)
 
     def _fuse(self, model: ir.Model, center: ir.Node) -> bool:
@@ -82,11 +82,11 @@ class Fusion(CountingPass):
 
     @abc.abstractmethod
     def operator(self, part: Region, opset: int) -> ir.Node | None:
-        """A node that computes the same from ``part.source``; None where the part is another function."""
+        """A node that computes the same from ``part.source``; None if the part is another function."""
 
 
 class FuseGelu(Fusion):
-    """Join GELU, exact or with tanh.
+    """Replace GELU in its exact form or with tanh by one operator.
 
     Args:
         half: whether constants may have been rounded to half precision.
@@ -101,12 +101,12 @@ class FuseGelu(Fusion):
         self._bound = HALF_GELU_BOUND if half else GELU_BOUND
 
     def sources(self, center: ir.Node) -> Iterable[ir.Value]:
-        """What the curve is computed from, the farthest first."""
+        """Values that the input of Erf or Tanh is computed from, the farthest first."""
         assert center.inputs[0] is not None
         return reversed(preceding(center.inputs[0], ELEMENTWISE, BEFORE))
 
     def operator(self, part: Region, opset: int) -> ir.Node | None:
-        """A Gelu of the kind that the curve is of."""
+        """A Gelu node of the matching kind; None if the part is not GELU."""
         if any(constant.size != 1 for constant in part.constants()):
             return None
         rank = 1 if part.source.shape is None else len(part.source.shape)
@@ -126,19 +126,19 @@ class FuseGelu(Fusion):
 
 
 class FuseLayerNorm(Fusion):
-    """Join normalizations of the last axis, with or without scale and bias."""
+    """Replace normalizations of the last axis, with or without scale and bias, by LayerNormalization."""
 
     centers = MEANS
     allowed = ELEMENTWISE | MEANS | {"Sqrt", "Reciprocal"}
     opset = 17
 
     def sources(self, center: ir.Node) -> Iterable[ir.Value]:
-        """What is averaged."""
+        """The value that is averaged."""
         assert center.inputs[0] is not None
         return [center.inputs[0]]
 
     def operator(self, part: Region, opset: int) -> ir.Node | None:
-        """A LayerNormalization with the scale and the bias that the part is measured to have."""
+        """A LayerNormalization with the measured scale and bias of the part; None if it is another function."""
         if sum(node.op_type in MEANS for node in part.nodes) < 2:
             return None
         shape = part.source.shape
@@ -169,11 +169,11 @@ def _norm_of(part: Region, rank: int, width: int, opset: int) -> tuple[Vector, V
         try:
             found = part.evaluate(rows.astype(np.float32).reshape(*lead, *rows.shape), opset)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, np.exceptions.AxisError):
-            return None  # of another rank, or reduced along another axis
+            return None  # the part needs another rank, or reduces along another axis
         return found.reshape(rows.shape).astype(np.float64) if found.size == rows.size else None
 
     rows = np.random.default_rng(0).normal(size=(6, width))
-    # Rows of another size show epsilon, which only matters where the variance is small.
+    # Rows of small numbers reveal epsilon, which only matters if the variance is small.
     rows[3:] *= 3e-3
     found, floor = compute(rows), compute(np.zeros((6, width)))
     if found is None or floor is None or not np.isfinite(found).all():
@@ -195,7 +195,7 @@ def _epsilons(part: Region) -> Iterator[float]:
 
 
 def _exact(part: Region, values: npt.NDArray[np.float64], neutral: float) -> Vector:
-    """The constant of the graph, or the neutral number, that the measured values are up to rounding."""
+    """The constant of the graph, or the neutral number, that equals the measured values up to rounding."""
     known = [c.reshape(-1) for c in part.constants() if c.dtype == np.float32 and c.size == values.size]
     candidates = [*known, np.full(values.size, neutral, np.float32)]
     distances = [np.abs(candidate - values).max() for candidate in candidates]

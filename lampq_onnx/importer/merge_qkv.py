@@ -1,4 +1,4 @@
-"""Separate query, key and value layers of one attention -> one layer."""
+"""Merges separate query, key and value layers of one attention into one layer."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _HOPS = 12
 
 
 class MergeQKV(CountingPass):
-    """Let the three layers that read the same input and feed the same attention be one.
+    """Merge three layers that read the same input and feed the same attention.
 
-    1. The method has one unit for them, which is how most models write them in the first place.
-    2. Their weights and biases are joined in the order query, key, value; a Split gives each its part again. One layer
-       also reads and quantizes its input once instead of three times.
+    1. The method treats them as one layer, which is also how most models define them.
+    2. Their weights and biases are concatenated in the order query, key, value; a Split returns the parts. The merged
+       layer also reads and quantizes its input once instead of three times.
 
     Attributes:
-        count: of merged layers.
+        count: number of merged layers.
     """
 
     def apply(self, model: ir.Model) -> int:
-        """Run the pass."""
+        """Run the pass on a model."""
         groups: dict[tuple[ir.Value, str], list[LinearSite]] = defaultdict(list)
         for site in find_sites(model.graph):
             if site.type == "qkv" and site.node.op_type in ("MatMul", "Gemm"):
@@ -46,7 +46,7 @@ class MergeQKV(CountingPass):
 
 
 def _plain(site: LinearSite) -> bool:
-    """Whether the layer is a product and nothing but a bias of one number per output."""
+    """Whether the layer is only a product with an optional bias of one number per output."""
     if any(site.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in site.node.attributes):
         return False
     third = site.node.inputs[2] if len(site.node.inputs) > 2 else None
@@ -54,7 +54,7 @@ def _plain(site: LinearSite) -> bool:
 
 
 def _in_order(sites: Sequence[LinearSite]) -> list[LinearSite] | None:
-    """Query, key and value; None where the three are not these."""
+    """Query, key and value; None if the layers are not these three."""
     found = {_role(site): site for site in sites}
     if len(sites) != _PARTS or set(found) != {"query", "key", "value"}:
         return None
@@ -62,7 +62,7 @@ def _in_order(sites: Sequence[LinearSite]) -> list[LinearSite] | None:
 
 
 def _role(site: LinearSite) -> str:
-    """Which operand of which product of an attention the layer's result becomes."""
+    """Which operand of an attention's product the layer's result becomes: query, key or value; empty if unknown."""
     front = [(site.output, reader) for reader in users(site.output)]
     for _ in range(_HOPS):
         following = []
@@ -80,7 +80,7 @@ def _role(site: LinearSite) -> str:
 
 
 def _makes_weights(product: ir.Node) -> bool:
-    """Whether a product's result is multiplied with other activations, by softmax or without, before any layer."""
+    """Whether a product's result is multiplied with other activations, with or without softmax, before any layer."""
     front = [product.outputs[0]]
     for _ in range(_HOPS):
         readers = [reader for value in front for reader in users(value)]
@@ -115,7 +115,7 @@ def _merge(graph: ir.Graph, sites: Sequence[LinearSite]) -> None:
 
 
 def _joint_name(names: Sequence[str]) -> str:
-    """The modules that the names share, and qkv."""
+    """The part of the module path that the names share, followed by qkv."""
     parts = [re.split(r"([./])", name) for name in map(module_path, names)]
     shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))]
     return "".join(shared) + "qkv" if shared else f"{names[0]}.qkv"

@@ -1,4 +1,4 @@
-"""The one entry: a file in, a graph in normal form and what was done to it out."""
+"""Brings a foreign ONNX file into normal form, and records what was changed. This is the entry of the importer."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from lampq_onnx.importer.refusals import (
 )
 
 OPSET = 20
-"""Has LayerNormalization and Gelu; older graphs are raised to it."""
+"""Has LayerNormalization and Gelu; older graphs are converted to it."""
 
 FOLDED_BYTES = 2**30
-"""Largest constant that is folded; above this the file would grow instead of becoming simpler."""
+"""Largest constant that is folded; a larger one would make the file bigger instead of simpler."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A graph in float32 without functions, branches and foldable constants, with one image input.
+    """A float32 graph without functions, branches and foldable constants, with one image input.
 
     Attributes:
         model: the graph.
-        changes: what was done -> how often, where it was.
+        changes: change -> number of times, for changes that were made.
         half: whether the file computes anything in half precision.
         half_input: whether it takes its images in float16.
-        fixed_batch: number of images that the file takes at once; None: any.
+        fixed_batch: number of images that the file takes at once; None if any number.
     """
 
     model: ir.Model
@@ -56,7 +56,7 @@ def import_model(path: Path) -> Imported:
     """Read a foreign file and bring its graph into normal form; its function stays the same.
 
     Raises:
-        LampqError: unreadable, already quantized, with inputs that are no images, or with branches that depend on them.
+        LampqError: the file is unreadable or already quantized, its inputs are not images, or it branches at run time.
     """
     model = load_model(path)
     require_float_file(model, path)
@@ -74,7 +74,7 @@ def import_model(path: Path) -> Imported:
         input_size_limit=FOLDED_BYTES,
         output_size_limit=FOLDED_BYTES,
         onnx_shape_inference=False,
-        # Left alone by default; in exported models it makes the shapes that class tokens are expanded to.
+        # Not folded by default; in exported models it creates the shapes that class tokens are expanded to.
         should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
     )
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -88,16 +88,16 @@ def import_model(path: Path) -> Imported:
     batch(model)
     changes["nodes freed from the batch size"] = batch.count
     changes["opset raised"] = _raise_opset(model, path)
-    # onnx's converter adds constants of its own.
+    # onnx's converter adds new constants.
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.ShapeInferencePass()(model)
     steps = {
         "layers in plain form": Step(PlainLayers(), "first: the others know a layer as a MatMul, Gemm or Conv"),
         "layer normalizations joined": Step(
-            FuseLayerNorm(), "before MergeQKV, which looks for one input of three layers"
+            FuseLayerNorm(), "before MergeQKV, which looks for three layers with the same input"
         ),
-        "GELU joined": Step(FuseGelu(half=halves.count > 0), "before MergeQKV, which tells the roles of layers"),
-        "qkv joined": Step(MergeQKV(), "last: roles of layers are told by the operators around them"),
+        "GELU joined": Step(FuseGelu(half=halves.count > 0), "before MergeQKV, which needs the roles of layers"),
+        "qkv joined": Step(MergeQKV(), "last: the operators around a layer show its role"),
     }
     ran = run_steps(model, list(steps.values()))
     changes |= {what: step.count for what, step in zip(steps, ran, strict=True)}
@@ -108,7 +108,7 @@ def import_model(path: Path) -> Imported:
 
 
 def _raise_opset(model: ir.Model, path: Path) -> int:
-    """Bring the graph to an opset that has LayerNormalization and Gelu; 1 if it had to change.
+    """Convert the graph to an opset that has LayerNormalization and Gelu; returns 1 if it had to change.
 
     Raises:
         LampqError: an operator cannot be converted.
@@ -117,10 +117,10 @@ def _raise_opset(model: ir.Model, path: Path) -> int:
         return 0
     log = logging.getLogger("onnxscript")
     level = log.level
-    log.setLevel(logging.ERROR)  # it warns of its own ways; failures are raised below
+    log.setLevel(logging.ERROR)  # its warnings concern its internals; failures are raised below
     try:
         onnxscript.version_converter.convert_version(model, OPSET, fallback=True)
-    except Exception as error:  # whatever an adapter raises
+    except Exception as error:  # adapters raise exceptions of many types
         raise LampqError(
             f"{path} cannot be brought to opset {OPSET}: {str(error).strip()[:300]}",
             hint=f"export it with opset {OPSET} or later",

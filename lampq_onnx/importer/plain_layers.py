@@ -1,4 +1,4 @@
-"""Linear layers that are written in unusual ways -> MatMul with a matrix, and Add with a vector."""
+"""Rewrites linear layers in unusual forms as MatMul with a matrix and Add with a vector."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lampq_onnx.graph.layers import LinearSite, find_sites
 from lampq_onnx.graph.nodes import constant_array
 
 ELLIPSIS = "."
-"""Stands for ``...`` in a term."""
+"""Stands for ``...`` in a term of an Einsum."""
 
 
 class PlainLayers(CountingPass):
-    """Give linear layers the form that the other stages know.
+    """Bring linear layers into the form that the other stages know.
 
-    1. An Einsum of activations and constant weights becomes a MatMul, between Reshapes where it sums over several
-       dimensions or makes several.
+    1. An Einsum of activations and constant weights becomes a MatMul. It stands between Reshapes if it sums over
+       several dimensions or creates several.
     2. A bias of shape (1, ..., 1, n) becomes one of shape (n,).
 
     Attributes:
-        count: of changed layers.
+        count: number of changed layers.
     """
 
     def apply(self, model: ir.Model) -> int:
-        """Run the pass; needs inferred shapes."""
+        """Run the pass; shapes must have been inferred."""
         graph = model.graph
         count = sum(_plain_einsum(graph, node) for node in list(graph) if node.op_type == "Einsum")
         return count + sum(_plain_bias(graph, site) for site in find_sites(graph))
@@ -37,7 +37,13 @@ class PlainLayers(CountingPass):
 
 @dataclass(frozen=True)
 class Contraction:
-    """Letters of an Einsum of activations (lead, summed) and weights, to (lead, made)."""
+    """Letters of an Einsum of activations (lead, summed) and weights (summed, made) to a result (lead, made).
+
+    Attributes:
+        lead: dimensions that only the activations have.
+        summed: dimensions that are summed over.
+        made: dimensions that only the weights have.
+    """
 
     lead: str
     summed: str
@@ -45,7 +51,7 @@ class Contraction:
 
 
 def contraction(activation: str, weight: str, result: str) -> Contraction | None:
-    """How a product with weights reads as one of matrices; None where it is none.
+    """Read an Einsum with weights as a product of matrices; None if it is not one.
 
     >>> contraction("bqhd", "hde", "bqe")
     Contraction(lead='bq', summed='hd', made='e')
@@ -59,7 +65,7 @@ def contraction(activation: str, weight: str, result: str) -> Contraction | None
         return None
     if any(len(set(term)) != len(term) for term in (activation, weight)):
         return None
-    # Made dimensions come in the order of the result.
+    # The new dimensions follow the order of the result.
     made = "".join(letter for letter in result if letter in made)
     if lead + summed != activation or lead + made != result or len(summed) + len(made) != len(weight):
         return None
@@ -85,7 +91,7 @@ def _plain_einsum(graph: ir.Graph, node: ir.Node) -> bool:
     array = constant_array(weight).transpose([letters.index(letter) for letter in product.summed + product.made])
     inner, outer = array.shape[: len(product.summed)], array.shape[len(product.summed) :]
     matrix = np.ascontiguousarray(array.reshape(math.prod(inner), math.prod(outer)))
-    lead = [0] * len(product.lead)  # as many dimensions are copied from the input
+    lead = [0] * len(product.lead)  # 0 copies the dimension from the input
     nodes: list[ir.Node] = []
     if len(inner) > 1:
         shape = add_constant(graph, f"{name}.rows", np.array([*lead, len(matrix)], np.int64))
@@ -115,7 +121,7 @@ def _plain_bias(graph: ir.Graph, site: LinearSite) -> bool:
 
 
 def _changed(graph: ir.Graph, constant: ir.Value, array: npt.NDArray[np.generic], reader: str | None) -> ir.Value:
-    """The constant with another array, under its own name unless others read it as well."""
+    """The constant with another array, under its own name unless other nodes read it too."""
     if len(constant.uses()) > 1 or constant.is_graph_output():
         return add_constant(graph, f"{constant.name}.{reader}", array)
     constant.const_value = ir.tensor(array, name=constant.name)

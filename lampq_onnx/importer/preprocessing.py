@@ -1,4 +1,4 @@
-"""What a foreign file's images go through, from wherever that is written down."""
+"""Finds the preprocessing of a foreign file's images."""
 
 from __future__ import annotations
 
@@ -19,28 +19,33 @@ from lampq_onnx.importer.refusals import image_input
 
 
 def is_onnx_file(name: str) -> bool:
-    """Whether a model's name is that of an ONNX file."""
+    """Whether the name of a model is that of an ONNX file."""
     return name.endswith(".onnx")
 
 
 Compare = Callable[[Path, Mapping[str, Any], Preprocessing], None]
-"""Gets the file of a processor's settings, what it says, and our reading; raises UnsupportedKey if that is wrong."""
+"""Compares our reading of a processor's settings with the real processor.
+
+Called with the settings file, the settings and our reading; raises UnsupportedKey if the reading is wrong.
+"""
 
 
 def file_preprocessing(
     model: ir.Model, path: Path, images: ImageOptions, *, compare: Compare | None = None
 ) -> Preprocessing:
-    """What the file says, else the processor's settings beside it, else the options; options come before both.
+    """Find the preprocessing in the file, in the processor's settings beside it, or in the options, in this order.
+
+    Options that are given override the settings.
 
     Args:
-        model: the file's content.
-        path: the file.
+        model: content of the file.
+        path: path of the file.
         images: the options.
         compare: checks our reading of the settings beside the file.
 
     Raises:
-        UsageError: nothing says how images are normalized, or how large they are.
-        LampqError: the settings are damaged, have a key that cannot be obeyed, or say another size than the file.
+        UsageError: the normalization or the size of the images is not known.
+        LampqError: the settings are damaged, have an unsupported key, or give another size than the file.
     """
     if PREPROCESSING_KEY in model.metadata_props:
         return read_metadata(model, path).preprocessing

@@ -1,4 +1,4 @@
-"""Files that cannot be worked on, each with what is wrong and what to do."""
+"""Refuses files that cannot be used, and says why and what to do."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lampq_onnx.errors import LampqError
 LEAST_OPSET = 13
 
 MOST_OPSET = 23
-"""The newest whose changes to operators are known here."""
+"""The newest opset whose operators are supported."""
 
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _FEWEST_PIXELS = 4
-"""A last side up to this is a number of channels, not a width."""
+"""If the last dimension is at most this large, it counts channels and is not a width."""
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def require_opset(model: ir.Model, path: Path) -> None:
-    """An opset from 13 to 23.
+    """Check that the opset is 13 to 23.
 
     Raises:
-        LampqError: another one.
+        LampqError: it is not.
     """
     opset = model.opset_imports.get("", 0)
     if not LEAST_OPSET <= opset <= MOST_OPSET:
@@ -35,7 +35,7 @@ def require_opset(model: ir.Model, path: Path) -> None:
 
 
 def require_no_control_flow(model: ir.Model, path: Path) -> None:
-    """No branches or loops that are left after constants are folded.
+    """Check that no branches or loops remain after constants are folded.
 
     Raises:
         LampqError: names the first one.
@@ -50,10 +50,10 @@ def require_no_control_flow(model: ir.Model, path: Path) -> None:
 
 
 def image_input(model: ir.Model, path: Path) -> ir.Value:
-    """The only input: float images (n, channels, height, width).
+    """The only input of the model: float images (n, channels, height, width).
 
     Raises:
-        LampqError: other inputs.
+        LampqError: the model has other inputs.
     """
     inputs = list(model.graph.inputs)
     described = ", ".join(f"{v.name} {_shape(v)}" for v in inputs)
@@ -79,7 +79,7 @@ def image_input(model: ir.Model, path: Path) -> ir.Value:
 
 
 def label(node: ir.Node) -> str:
-    """A node's name, or what it computes where it has none."""
+    """A node's name, or what it computes if it has no name."""
     return node.name or f"{node.op_type} -> {node.outputs[0].name}"
 
 

@@ -1,4 +1,4 @@
-"""Small parts of a graph between two values, recognized by what they compute."""
+"""Finds small parts of a graph between two values, and evaluates them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Region:
-    """What computes ``result`` from ``source`` and constants alone.
+    """The nodes that compute ``result`` from ``source`` and constants alone.
 
     Attributes:
+        source: input of the region.
+        result: output of the region.
         nodes: in an order in which they can run; the last one computes ``result``.
     """
 
@@ -31,14 +33,14 @@ class Region:
     nodes: tuple[ir.Node, ...]
 
     def constants(self) -> Iterator[Array]:
-        """Constants that the nodes read."""
+        """Iterate over the constants that the nodes read."""
         for node in self.nodes:
             for value in node.inputs:
                 if value is not None and value.const_value is not None:
                     yield np.asarray(value.const_value.numpy())
 
     def evaluate(self, values: Array, opset: int) -> Array:
-        """``result`` for ``source`` = ``values``, by onnx's reference implementation."""
+        """Compute ``result`` for ``source`` = ``values`` with onnx's reference implementation, in an opset."""
         read = [value for node in self.nodes for value in node.inputs if value is not None]
         kept = dict.fromkeys(value for value in read if value.const_value is not None)
         made = [node.outputs[0] for node in self.nodes]
@@ -58,17 +60,18 @@ class Region:
             [onnx.numpy_helper.from_array(np.asarray(v.const_value.numpy()), names[v]) for v in kept if v.const_value],
         )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-        # Trial inputs may be such that a part divides by zero; what it gives then is looked at.
+        # A part may divide by zero for trial inputs; the caller checks the result.
         with np.errstate(all="ignore"):
             (found,) = ReferenceEvaluator(model).run(None, {names[self.source]: values})
         return np.asarray(found, dtype=np.float32)
 
 
 def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> Region | None:
-    """The part of the graph between two values; its nodes are of the allowed operators.
+    """Find the part of the graph between two values, made of the allowed operators.
 
-    None where something else is read, another operator stands between, a value inside is read outside as well, or
-    there are more than `MOST_NODES`.
+    Returns:
+        The region. None if it reads another value, contains another operator, one of its inner values is read outside,
+        or it has more than `MOST_NODES` nodes.
     """
     nodes: dict[ir.Node, None] = {}
     front = [result]
@@ -105,7 +108,7 @@ def _ordered(nodes: list[ir.Node]) -> list[ir.Node]:
 
 
 def following(value: ir.Value, allowed: Collection[str], hops: int) -> list[ir.Value]:
-    """Values that are computed from ``value`` by at most so many allowed nodes, nearest first."""
+    """Values computed from ``value`` by at most ``hops`` allowed nodes, nearest first."""
     found: dict[ir.Value, None] = {}
     front = [value]
     for _ in range(hops):
@@ -115,7 +118,7 @@ def following(value: ir.Value, allowed: Collection[str], hops: int) -> list[ir.V
 
 
 def preceding(value: ir.Value, allowed: Collection[str], hops: int) -> list[ir.Value]:
-    """``value``, and values that it is computed from by at most so many allowed nodes, nearest first."""
+    """``value``, and the values it is computed from by at most ``hops`` allowed nodes, nearest first."""
     found: dict[ir.Value, None] = {value: None}
     front = [value]
     for _ in range(hops):

@@ -1,4 +1,4 @@
-"""Accuracy of a quantized model beside the float one, streamed."""
+"""Accuracy of a quantized model and its float model, batch by batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AccuracyMeter:
         self._agree = 0
         self._errors = ErrorMeter()
         self._kl = 0.0
-        self._changes = np.zeros(2)  # images that only the float, only the quantized model gets right
+        self._changes = np.zeros(2)  # images that only the float model gets right, and only the quantized one
 
     def add(self, reference: Logits, quantized: Logits, labels: npt.NDArray[np.int64]) -> None:
         """Count a batch of logits (n, classes) of both models and the labels (n,)."""
@@ -41,7 +41,7 @@ class AccuracyMeter:
         self._changes += [(right & ~still).sum(), (still & ~right).sum()]
 
     def shared(self, group: Group) -> AccuracyMeter:
-        """What all processes have counted."""
+        """Merge what all processes have counted."""
         scalars = [self._n, self._agree, self._kl]
         values = group.sum(np.array([*scalars, *self._float, *self._quantized, *self._changes], np.float64))
         whole = AccuracyMeter()
@@ -52,11 +52,11 @@ class AccuracyMeter:
 
     @property
     def relative_error(self) -> float:
-        """|y - y_q| / |y| over all logits so far."""
+        """Relative error |y - y_q| / |y| over all logits so far."""
         return self._errors.relative_error
 
     def result(self) -> Accuracy:
-        """Figures over everything counted.
+        """Return the figures over everything counted.
 
         Raises:
             ValueError: nothing was counted.
@@ -68,7 +68,7 @@ class AccuracyMeter:
         spread = np.sqrt(max(lost + won - (lost - won) ** 2, 0) / n)
         named: dict[str, Any] = {
             "float": TopK(top1=self._float[0] / n, top5=self._float[1] / n)
-        }  # a keyword that is a built-in's name
+        }  # a keyword that is the name of a built-in
         return Accuracy(
             samples=n,
             **named,
@@ -82,14 +82,14 @@ class AccuracyMeter:
 
 
 def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Row-wise, in float64."""
+    """Compute log softmax for each row, in float64."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return result
 
 
 def kl_divergence(reference: Logits, other: Logits) -> npt.NDArray[np.float64]:
-    """KL(softmax(reference) || softmax(other)) of each row in nats, (n,)."""
+    """Compute KL(softmax(reference) || softmax(other)) of each row in nats, (n,)."""
     p, q = log_softmax(reference), log_softmax(other)
     result: npt.NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
     return result

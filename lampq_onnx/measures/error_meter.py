@@ -1,4 +1,4 @@
-"""Signal and error of what two models compute, streamed."""
+"""Signal and error of the outputs of two models, batch by batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Outputs = npt.NDArray[np.floating]
 
 
 class ErrorMeter:
-    """Size of the outputs and of their errors, in float64."""
+    """Sums the squares of outputs and of their errors, in float64."""
 
     def __init__(self) -> None:
         self._signal = 0.0
@@ -22,8 +22,8 @@ class ErrorMeter:
     def add(self, reference: Outputs, quantized: Outputs) -> None:
         """Count a batch of outputs of any shape.
 
-        Values that are NaN or infinite in the reference (masks) are left out. Values that are so in the quantized
-        outputs alone count as zeros, an error as large as the signal.
+        Values that are NaN or infinite in the reference (masks) are left out. Values that are NaN or infinite only in
+        the quantized outputs count as zeros, which is an error as large as the signal.
         """
         reference, quantized = reference.astype(np.float64), quantized.astype(np.float64)
         known = np.isfinite(reference)
@@ -35,7 +35,7 @@ class ErrorMeter:
 
     @classmethod
     def joined(cls, parts: Iterable[ErrorMeter]) -> ErrorMeter:
-        """What several meters have counted."""
+        """Merge what several meters have counted."""
         whole = cls()
         for part in parts:
             whole._signal += part._signal
@@ -43,19 +43,19 @@ class ErrorMeter:
         return whole
 
     def shared(self, group: Group) -> ErrorMeter:
-        """What all processes have counted."""
+        """Merge what all processes have counted."""
         whole = ErrorMeter()
         whole._signal, whole._noise = (float(v) for v in group.sum(np.array([self._signal, self._noise])))
         return whole
 
     @property
     def relative_error(self) -> float:
-        """|y - y_q| / |y| over all outputs so far."""
+        """Relative error |y - y_q| / |y| over all outputs so far."""
         return float(np.sqrt(self._noise / max(self._signal, np.finfo(float).tiny)))
 
     @property
     def sqnr_db(self) -> float | None:
-        """10 log10(|y|^2 / |y - y_q|^2); None where there is no error."""
+        """10 log10(|y|^2 / |y - y_q|^2) in dB; None if there is no error."""
         if self._noise == 0:
             return None
         return float(10 * np.log10(max(self._signal, np.finfo(float).tiny) / self._noise))

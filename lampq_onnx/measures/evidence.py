@@ -1,4 +1,4 @@
-"""When one loss counts as lower than another on a sample of images."""
+"""Decide whether one loss is lower than another on a sample of images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 EVIDENCE = 2.0
-"""Standard errors by which a loss has to be lower to count as lower. Of dozens of equal choices on tens of images, the
-one that happens to be lowest is noise, and picking it fifty times in a row fits the images."""
+"""Standard errors by which a loss must be lower to count as lower. Of dozens of equal choices on tens of images, the
+lowest is noise, and picking it fifty times in a row fits the images."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -17,10 +17,11 @@ FloatArray = npt.NDArray[np.float64]
 def clearly_lower(
     losses: Sequence[float] | FloatArray, others: Sequence[float] | FloatArray, *, evidence: float = EVIDENCE
 ) -> bool:
-    """Whether the mean of paired losses (n,) is lower by more than the pairs' scatter explains.
+    """Whether the mean of paired losses (n,) is lower by more than the scatter of the pairs explains.
 
-    The differences themselves may show it, or the differences relative to the sums of magnitudes: where one image makes
-    up most of the loss, it makes up the scatter as well, and a change that is better on every image would not count.
+    Either the differences themselves show it, or the differences relative to the sums of magnitudes. If one image makes
+    up most of the loss, it makes up the scatter too, and a change that is better on every image would not count
+    otherwise.
     """
     first, second = np.asarray(losses, dtype=np.float64), np.asarray(others, dtype=np.float64)
     difference = first - second
@@ -33,5 +34,5 @@ def clearly_lower(
 
 
 def error_of_mean(values: FloatArray) -> float:
-    """Standard error of the mean of values (n,); 0 for a single one."""
+    """Return the standard error of the mean of values (n,); 0 for a single value."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Numeric core, numpy only: grids, ranges and rounding."""
+"""The numeric core, NumPy only: grids, ranges and rounding."""
 
 from lampq_onnx.quantization.activations import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
 from lampq_onnx.quantization.weights import Grid, QuantizedWeight, WeightGrid, fit_weight_grid

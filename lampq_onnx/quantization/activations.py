@@ -1,4 +1,4 @@
-"""Activations: asymmetric, one scale and zero point a tensor, ranges from streamed histograms."""
+"""Activation quantizers: asymmetric, one scale and zero_point per tensor, with ranges from streamed histograms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating[Any]]
 
 PERCENTILES = (99.9, 99.99, 99.999)
-"""Two-sided coverage of the percentile candidates."""
+"""Two-sided coverages, in percent, of the percentile candidates."""
 
 MSE_SHRINKS = np.linspace(0.05, 1.0, 96)
 """Fractions of the min-max interval that the MSE candidate is searched over."""
@@ -19,11 +19,11 @@ MSE_SHRINKS = np.linspace(0.05, 1.0, 96)
 
 @dataclass(frozen=True)
 class ActivationQuantizer:
-    """x -> clamp(round(x / scale) + zero_point, 0, 2^bits - 1), as QuantizeLinear with saturation does.
+    """x -> clamp(round(x / scale) + zero_point, 0, 2^bits - 1), as QuantizeLinear with saturation.
 
     Attributes:
-        scale: a float32 value.
-        zero_point: 0 .. 2^bits - 1; zero is always a level.
+        scale: step between levels, a float32 value.
+        zero_point: level of the value 0, in 0 .. 2^bits - 1.
     """
 
     scale: float
@@ -52,12 +52,12 @@ class ActivationQuantizer:
 
     @property
     def low(self) -> np.float32:
-        """Smallest representable value."""
+        """Smallest value that can be represented."""
         return np.float32(-self.zero_point) * np.float32(self.scale)
 
     @property
     def high(self) -> np.float32:
-        """Largest representable value."""
+        """Largest value that can be represented."""
         return np.float32(2**self.bits - 1 - self.zero_point) * np.float32(self.scale)
 
     def fake(self, values: FloatArray) -> npt.NDArray[np.float32]:
@@ -71,19 +71,19 @@ class ActivationQuantizer:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts over equal bins of [low, high]; memory does not depend on how much was counted."""
+    """Counts over equal bins of [low, high]; memory does not depend on how many values were counted."""
 
     low: float
     high: float
     counts: npt.NDArray[np.float64]
 
     def centers(self) -> FloatArray:
-        """Middle of every bin."""
+        """Return the middle of every bin."""
         edges = np.linspace(self.low, self.high, len(self.counts) + 1)
         return (edges[:-1] + edges[1:]) / 2
 
     def percentile_range(self, coverage: float) -> tuple[float, float]:
-        """Interval that leaves (100 - coverage) / 2 percent of the values on either side."""
+        """Return the interval that leaves (100 - coverage) / 2 percent of the values on either side."""
         edges = np.linspace(self.low, self.high, len(self.counts) + 1)
         share = np.concatenate([[0.0], np.cumsum(self.counts)]) / max(self.counts.sum(), 1.0)
         tail = (1 - coverage / 100) / 2
@@ -92,13 +92,13 @@ class Histogram:
         return low, high
 
     def mse_range(self, bits: int) -> tuple[float, float]:
-        """Interval of the smallest expected squared error among shrunken min-max intervals."""
+        """Return the interval with the smallest expected squared error among shrunken min-max intervals."""
         centers, width = self.centers(), (self.high - self.low) / len(self.counts)
         best, best_error = (self.low, self.high), np.inf
         for shrink in MSE_SHRINKS:
             quantizer = ActivationQuantizer.from_range(self.low * shrink, self.high * shrink, bits)
             clipped = np.clip(centers, quantizer.low, quantizer.high)
-            # Inside the range the error is uniform over a step unless a bin is wider than the step.
+            # Inside the range the error is uniform over a step, unless a bin is wider than the step.
             rounding = max(quantizer.scale**2, width**2) / 12
             error = float(np.sum(self.counts * ((centers - clipped) ** 2 + rounding)))
             if error < best_error:
@@ -107,14 +107,14 @@ class Histogram:
 
 
 MIN_MAX = "minmax"
-"""Name of the interval that clips nothing."""
+"""Name of the method whose interval clips nothing."""
 
 NARROW_SHRINKS = (0.8, 0.6, 0.45, 0.3)
-"""Parts of the min-max interval that are candidates below 8 bits, where clipping pays."""
+"""Fractions of the min-max interval that are candidates below 8 bits, where clipping pays off."""
 
 
 def candidate_ranges(histogram: Histogram, bits: int) -> dict[str, tuple[float, float]]:
-    """Intervals to choose from, by method name; min-max comes first, and is the only one from 16 bits on."""
+    """Return intervals to choose from, by method name; min-max comes first, and is the only one from 16 bits on."""
     ranges = {MIN_MAX: (histogram.low, histogram.high)}
     if bits > 8 or histogram.counts.sum() <= 0 or histogram.high <= histogram.low:
         return ranges

@@ -1,4 +1,4 @@
-"""A few numbers by which a weight matrix is known again, whatever its layer is called."""
+"""Sketches: a few numbers by which a weight matrix is recognized, whatever the name of its layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 PROJECTIONS = 8
 
 TOLERANCE = 0.02
-"""Two sketches of one matrix differ by the rounding of float16 at most, about 5e-4; those of two layers by about 1."""
+"""Largest difference between sketches of the same matrix. Rounding to float16 gives at most about 5e-4; different
+layers differ by about 1."""
 
 DIGITS = 6
 
@@ -19,7 +20,7 @@ Sketch = tuple[float, ...]
 
 
 def weight_sketch(matrix: npt.NDArray[np.float32]) -> Sketch:
-    """|W|, and u^T W v / |W| for random signs u and v that depend on the shape (outputs, inputs) alone."""
+    """Return |W|, and u^T W v / |W| for random signs u and v that depend only on the shape (outputs, inputs)."""
     outputs, inputs = matrix.shape
     norm = float(np.linalg.norm(matrix))
     random = np.random.default_rng((outputs, inputs))
@@ -30,7 +31,7 @@ def weight_sketch(matrix: npt.NDArray[np.float32]) -> Sketch:
 
 
 def same_weights(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two sketches are of one matrix, up to rounding."""
+    """Whether two sketches belong to the same matrix, up to rounding."""
     if len(first) != len(second) or not first:
         return False
     (norm, *ours), (other, *theirs) = first, second
@@ -40,10 +41,10 @@ def same_weights(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def to_text(sketch: Sketch) -> str:
-    """For a node's metadata."""
+    """Write a sketch as text for a node's metadata."""
     return json.dumps(sketch)
 
 
 def from_text(text: str) -> Sketch:
-    """What `to_text` wrote."""
+    """Read the text that `to_text` wrote."""
     return tuple(json.loads(text))

@@ -1,4 +1,4 @@
-"""Weights: symmetric grids per output channel, scales by mean squared error."""
+"""Weight quantizers: symmetric grids per output channel, with scales of least squared error."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating[Any]]
 
 MID_RISE_MAX_BITS = 4
-"""Above this the two grids differ by under 1 % in error, and odd integers of 7 bits would saturate AVX2 kernels."""
+"""Widest width with a mid-rise grid. Above it the grids differ by under 1 % in error, and odd integers of 7 bits would
+saturate AVX2 kernels."""
 
 SEARCH_RATIOS = np.linspace(0.1, 1.0, 19)
-"""Fractions of the channel's largest magnitude that the search starts from; optimal clipping lies between 0.4 (2 bits)
-and 1 (8 bits) for Gaussian weights, and down to 0.15 at 2 and 3 bits where one weight is 10 times the others."""
+"""Fractions of the channel's largest magnitude that the search starts from. Optimal clipping lies between 0.4 (2 bits)
+and 1 (8 bits) for Gaussian weights, and down to 0.15 at 2 and 3 bits if one weight is 10 times the others."""
 
 REFINEMENTS = 3
-"""Least-squares updates of the scale after the search; each cannot raise the error for fixed codes."""
+"""Number of least-squares updates of the scale after the search; none can raise the error for fixed codes."""
 
 
 class Grid(StrEnum):
-    """Where the levels lie, in units of the scale.
+    """Positions of the levels, in units of the scale.
 
     Both are symmetric in the sense of QuantizeLinear with zero_point 0: a level is an integer times the scale.
     """
@@ -35,18 +36,18 @@ class Grid(StrEnum):
     the error is 20 % smaller than on the other grid at 2 bits, 8 % at 3 and 3 % at 4, each at its best scale."""
 
     def level(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int16]:
-        """Integer levels of codes 0 .. 2^bits-1."""
+        """Return the integer levels of codes 0 .. 2^bits-1."""
         wide = codes.astype(np.int16)
         levels = 2 * wide - (2**bits - 1) if self is Grid.MID_RISE else wide - 2 ** (bits - 1)
         result: npt.NDArray[np.int16] = levels.astype(np.int16)
         return result
 
     def top(self, bits: int) -> int:
-        """Largest positive level."""
+        """Return the largest positive level."""
         return int(2**bits - 1 if self is Grid.MID_RISE else max(2 ** (bits - 1) - 1, 1))
 
     def codes_of(self, ratio: FloatArray, bits: int) -> npt.NDArray[np.uint8]:
-        """Codes of the levels nearest to ``ratio`` = weight / scale."""
+        """Return the codes of the levels nearest to ``ratio`` = weight / scale."""
         nearest = np.floor(ratio * 0.5) if self is Grid.MID_RISE else np.rint(ratio)
         codes: npt.NDArray[np.uint8] = np.clip(nearest + 2 ** (bits - 1), 0, 2**bits - 1).astype(np.uint8)
         return codes
@@ -54,14 +55,14 @@ class Grid(StrEnum):
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight matrix as codes.
+    """A weight matrix as integer codes.
 
     Attributes:
         codes: uint8 (outputs, inputs), each below 2^bits.
         scale: float32 (outputs,).
-        bits: 1..8.
-        grid: what integer a code stands for.
-        bias: float32 (outputs,) that goes with this rounding; None: the layer keeps its own.
+        bits: width, 1..8.
+        grid: the integer level that a code stands for.
+        bias: float32 (outputs,) that belongs to this rounding; None: the layer keeps its own.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -71,11 +72,11 @@ class QuantizedWeight:
     bias: npt.NDArray[np.float32] | None = None
 
     def integers(self) -> npt.NDArray[np.int8]:
-        """The levels as int8 (outputs, inputs)."""
+        """Return the levels as int8 (outputs, inputs)."""
         return self.grid.level(self.codes, self.bits).astype(np.int8)
 
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """float32 (outputs, inputs), exactly what DequantizeLinear computes."""
+        """Return float32 (outputs, inputs), exactly as DequantizeLinear computes it."""
         return self.integers().astype(np.float32) * self.scale[:, None]
 
 
@@ -85,6 +86,8 @@ class WeightGrid:
 
     Attributes:
         scale: float32 (outputs,).
+        bits: width, 1..8.
+        grid: the chosen grid.
         error: squared Frobenius norm of the rounding error.
     """
 
@@ -100,14 +103,14 @@ class WeightGrid:
 
 
 def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
-    """Find the grid and the per-channel scales of the smallest squared error.
+    """Find the grid and the per-channel scales with the smallest squared error.
 
     Args:
         weight: (outputs, inputs), finite.
         bits: 1..8.
 
     Raises:
-        ValueError: not a matrix, not finite, or a width outside 1..8.
+        ValueError: the weight is not a matrix or not finite, or the width is outside 1..8.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise ValueError(f"expected a non-empty matrix, got shape {weight.shape}")
@@ -120,7 +123,8 @@ def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
     grids = [Grid.MID_RISE] if bits == 1 else [Grid.MID_TREAD]
     if 1 < bits <= MID_RISE_MAX_BITS:
         grids.append(Grid.MID_RISE)
-    # Powers of two change no rounding, and squares of huge or tiny weights would leave float32.
+    # Scaling by powers of two changes no rounding, and squares of huge or tiny weights would overflow or underflow
+    # float32.
     exponent = np.frexp(largest)[1]
     weight = np.ldexp(weight, -exponent[:, None])
     fits = [_fit(weight, exponent, bits, grid) for grid in grids]
@@ -128,7 +132,7 @@ def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
 
 
 def _fit(weight: npt.NDArray[np.float32], exponent: npt.NDArray[np.int32], bits: int, grid: Grid) -> WeightGrid:
-    """Grid of ``weight`` * 2^exponent, whose channels have a largest magnitude of 1/2 to 1, or 0."""
+    """Fit a grid to ``weight`` * 2^exponent, whose channels have a largest magnitude of 1/2 to 1, or 0."""
     tiny = np.finfo(np.float32).tiny
     largest = np.abs(weight).max(axis=1)
     full = np.maximum(largest / grid.top(bits), tiny).astype(np.float32)
@@ -153,14 +157,14 @@ def _fit(weight: npt.NDArray[np.float32], exponent: npt.NDArray[np.int32], bits:
         best_error = np.where(better, error, best_error)
     best_scale = np.maximum(np.ldexp(best_scale.astype(np.float32), exponent), tiny)
     total = float(np.sum(np.ldexp(best_error.astype(np.float64), 2 * exponent)))
-    # A channel of zeros has no scale of its own; 1 keeps products with the activation scale away from underflow.
+    # A channel of zeros needs no particular scale; 1 keeps products with the activation scale away from underflow.
     if grid is Grid.MID_TREAD:
         best_scale = np.where(largest == 0, np.float32(1), best_scale)
     return WeightGrid(scale=best_scale.astype(np.float32), bits=bits, grid=grid, error=total)
 
 
 def _errors(weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], bits: int, grid: Grid) -> FloatArray:
-    """Squared error of each channel, (outputs,)."""
+    """Return the squared error of each channel, (outputs,)."""
     ratio = weight / scale[:, None]
     if grid is Grid.MID_RISE:
         level = np.floor(ratio * 0.5)

@@ -1,4 +1,4 @@
-"""Rounded weights as a file: what data-dependent rounding found, for `convert` to write again."""
+"""Rounded weights as a file: the result of data-dependent rounding, which `convert` reads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization.weights import Grid, QuantizedWeight
 
 FORMAT = "lampq-onnx/weights 1"
-LENGTH_BYTES = 8  # of the header's length in a safetensors file, and what the header is padded to
+LENGTH_BYTES = 8  # size of the header's length field in a safetensors file, and the header's alignment
 
 
 def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
     """Write codes (uint8), scales and biases (float32) of every layer as safetensors.
 
-    Widths and grids are in the header. Layers whose rounding brings no bias have none in the file.
+    Widths and grids are in the header. Layers whose rounding changes no bias have none in the file.
     """
     arrays = {}
     layers = {}
@@ -36,7 +36,7 @@ def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
 
 
 def _ordered(file: bytes) -> bytes:
-    """The same file with its metadata in the order of their names; safetensors writes them in any order."""
+    """Return the file with its metadata in the order of their names; safetensors writes them in any order."""
     end = LENGTH_BYTES + int.from_bytes(file[:LENGTH_BYTES], "little")
     header = json.loads(file[LENGTH_BYTES:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -46,11 +46,11 @@ def _ordered(file: bytes) -> bytes:
 
 
 def load_weights(path: Path) -> dict[str, QuantizedWeight]:
-    """Read what `save_weights` wrote.
+    """Read a file that `save_weights` wrote.
 
     Raises:
-        LampqError: missing, damaged, of another kind, with codes that do not fit their width, or with a bias that is
-            not one finite number per output.
+        LampqError: the file is missing, damaged or of another kind, codes do not fit their width, or a bias is not one
+            finite number per output.
     """
     if not path.is_file():
         raise LampqError(f"no such weights file: {path}")
@@ -58,7 +58,7 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
         with safetensors.safe_open(path, "np") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
-                raise LampqError(f"{path} is no weights file of lampq-onnx: its header does not say {FORMAT!r}")
+                raise LampqError(f"{path} is not a weights file of lampq-onnx: its header does not say {FORMAT!r}")
             present = set(file.keys())
             return {
                 name: _checked(

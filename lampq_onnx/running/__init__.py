@@ -1,1 +1,1 @@
-"""What runs while a command does: progress, and processes that share the work."""
+"""What runs while a command works: progress, and processes that share the work."""

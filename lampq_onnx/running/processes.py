@@ -1,4 +1,4 @@
-"""Processes that share the images of one run; torch is not needed to speak of them."""
+"""Processes that share the images of one run, described without torch."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Item = TypeVar("Item")
 
 
 class Group(Protocol):
-    """All processes of a run. What is summed is the same number in each of them afterwards."""
+    """All processes of a run. Sums and maxima are the same in each of them."""
 
     @property
     def rank(self) -> int:
-        """This process, 0 .. size - 1; 0 writes the files."""
+        """Index of this process, 0 .. size - 1; process 0 writes the files."""
 
     @property
     def size(self) -> int:
-        """Number of processes."""
+        """Number of processes in the run."""
 
     def sum(self, values: Array) -> Array:
         """Sum over all processes, element by element; each calls it with the same shape."""
         ...
 
     def max(self, values: Array) -> Array:
-        """Maximum over all processes, element by element."""
+        """Take the maximum over all processes, element by element."""
         ...
 
 
@@ -50,22 +50,22 @@ ALONE: Group = _Alone()
 
 
 def writes_files() -> bool:
-    """Whether this process is the one of those that torchrun started which writes and prints the results."""
+    """Whether this is the process that writes and prints the results, among those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several."""
+    """Whether this process is one of several started by torchrun."""
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 
 
 def own_items(items: Iterator[Item], group: Group) -> Iterator[Item]:
-    """Every ``size``-th item from the ``rank``-th on: batches are dealt out in turns."""
+    """Yield every ``size``-th item, starting with the ``rank``-th: the processes take batches in turn."""
     return islice(items, group.rank, None, group.size)
 
 
 def summed(values: Mapping[str, float], group: Group) -> dict[str, float]:
-    """Sums over all processes, by name; each has the same names in the same order."""
+    """Sum values over all processes, by name; each process has the same names in the same order."""
     if group.size == 1:
         return dict(values)
     return dict(zip(values, group.sum(np.array(list(values.values()), np.float64)).tolist(), strict=True))

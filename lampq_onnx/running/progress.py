@@ -1,4 +1,4 @@
-"""How stages say where they are, without knowing who listens."""
+"""How stages report progress, without knowing who listens."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ProgressSink(Protocol):
     """Receives stages; the command line draws them, the default ignores them."""
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """A stage of ``total`` steps (None: unknown); the block calls the value with the number of steps done."""
+        """Start a stage of ``total`` steps (None: unknown); the block calls the value with the number of steps done."""
 
 
 class _NoProgress:
-    """Draws nothing; stages go to the logger of this module, at level INFO, when they begin."""
+    """Draws nothing; stages are logged at level INFO when they begin."""
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -36,7 +36,7 @@ NO_PROGRESS: ProgressSink = _NoProgress()
 
 
 class Clock:
-    """A sink that passes stages on to another one and keeps their seconds.
+    """A sink that passes stages on to another one and measures their time.
 
     Attributes:
         seconds: stage -> wall time so far.
@@ -48,7 +48,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """See ProgressSink."""
+        """Start a stage, see `ProgressSink`."""
         start = time.perf_counter()
         try:
             with self._sink.stage(name, total) as advance:

@@ -1,4 +1,4 @@
-"""Versions and the instruction sets that decide which kernels run."""
+"""Versions, and the CPU instruction sets that decide which kernels run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lampq_onnx.targets import Target, target_for
 PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "torch", "timm", "pulp", "highspy")
 
 KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""Flags as Linux and py-cpuinfo spell them."""
+"""CPU flags as Linux and py-cpuinfo spell them."""
 
 
 @cache
@@ -28,41 +28,41 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
 
 
 def cpu_name() -> str:
-    """The brand that the CPU reports."""
+    """Return the brand name that the CPU reports."""
     return _cpu()[0]
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """Those of KERNEL_FLAGS that this CPU has."""
+    """Return the flags of KERNEL_FLAGS that this CPU has."""
     return _cpu()[1]
 
 
 def machine() -> str:
-    """Architecture, as platform.machine() says it."""
+    """Return the architecture, as in platform.machine()."""
     return platform.machine()
 
 
 def target_here(name: str) -> Target:
-    """The target called ``name``; `auto` is this machine.
+    """Return the target called ``name``; `auto` is this machine.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: the name is unknown.
     """
     return target_for(name, machine(), cpu_flags())
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def own_cores() -> int:
-    """Cores for this process: those available, shared evenly by the processes that torchrun started on this machine."""
+    """Count the cores for this process: torchrun's processes on this machine share the available ones evenly."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
 
 
 def describe_environment(target: str) -> Environment:
-    """The record for the report."""
+    """Describe machine and versions for the report."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Which kernel each linear layer of a file runs on, what it costs, and why it is not an integer kernel."""
+"""Explain which kernel runs each linear layer of a file, its time, and why it is not an integer kernel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INTEGER_KERNELS = frozenset(
 )
 PROFILE_RUNS = 10
 NAMED = 8
-"""Runs and layers of the explanation why a file is slow."""
+"""Number of runs, and of named layers, for the explanation why a file is slow."""
 
 WEIGHT_ONLY_KERNEL = "MatMulNBits"
 _LINEAR = INTEGER_KERNELS | {WEIGHT_ONLY_KERNEL, "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv"}
@@ -44,13 +44,14 @@ class LayerKernel:
     """One linear layer as onnxruntime runs it.
 
     Attributes:
-        name: of the layer.
-        weight_bits, activation_bits: 32 is float.
+        name: name of the layer.
+        weight_bits: width of the weights; 32 is float.
+        activation_bits: width of the input; 32 is float.
         kernel: operator of the optimized graph.
-        microseconds: of the kernel alone.
-        conversion_microseconds: of the QuantizeLinear and DequantizeLinear that run for this layer; one that several
-            layers read counts for the first.
-        reason: why the kernel is not an integer one; empty if it is.
+        microseconds: time of the kernel alone.
+        conversion_microseconds: time of the QuantizeLinear and DequantizeLinear that run for this layer; one that
+            several layers read counts for the first.
+        reason: why the kernel is not an integer kernel; empty if it is.
     """
 
     name: str
@@ -68,7 +69,7 @@ class LayerKernel:
 
     @property
     def total(self) -> float:
-        """Microseconds with conversions."""
+        """Time in microseconds, conversions included."""
         return self.microseconds + self.conversion_microseconds
 
 
@@ -80,7 +81,9 @@ class Explanation:
         layers: linear layers in graph order.
         operators: operator of the optimized graph -> microseconds, most expensive first.
         total_microseconds: sum over all operators.
-        batch, threads, runs: how it was measured.
+        batch: images per run.
+        threads: threads of the session.
+        runs: number of measured runs.
         not_done: changes of the graph that the converter did not make in this file, with the reason.
     """
 
@@ -117,7 +120,7 @@ def explain_file(path: Path, images: npt.NDArray[np.float32], *, threads: int, r
 
 
 def slower_layers(quantized: Explanation, reference: Explanation) -> list[str]:
-    """Layers that cost more in the quantized file than in the float one, worst first, in words."""
+    """Describe the layers that cost more in the quantized file than in the float file, worst first."""
     before = {layer.name: layer.total for layer in reference.layers}
     found = [
         (layer.total - before[layer.name], layer)
@@ -131,11 +134,13 @@ def slower_layers(quantized: Explanation, reference: Explanation) -> list[str]:
 
 
 def slowness(reference: Path, quantized: Path, images: npt.NDArray[np.float32], latency: Latency) -> list[str]:
-    """Why a quantized file is slower than the float one: both are profiled, and the layers that cost more are named.
+    """Explain why a quantized file is slower than the float file: profile both, and name the layers that cost more.
 
     Args:
+        reference: the float file.
+        quantized: the quantized file.
         images: (batch, c, h, w).
-        latency: of both files on these images.
+        latency: latency of both files on these images.
     """
     before, after = (
         explain_file(path, images, threads=latency.threads, runs=min(latency.runs, PROFILE_RUNS))
@@ -145,19 +150,21 @@ def slowness(reference: Path, quantized: Path, images: npt.NDArray[np.float32], 
     found = f"the quantized file is slower than the float one ({latency.speedup:.2f}x). "
     if slow:
         count = f"{len(slow)} layers cost more, conversions included"
-        return [f"{found}{count}{'; those that lose most' if len(slow) > NAMED else ''}: {', '.join(slow[:NAMED])}"]
+        return [f"{found}{count}{'; the slowest' if len(slow) > NAMED else ''}: {', '.join(slow[:NAMED])}"]
     conversions = sum(after.operators.get(operator, 0.0) for operator in _HELPERS)
-    return [f"{found}No layer costs more; QuantizeLinear and DequantizeLinear take {conversions:.0f} us in all"]
+    return [f"{found}No layer costs more; QuantizeLinear and DequantizeLinear take {conversions:.0f} us in total"]
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A linear layer of the file.
+    """A linear layer of the file, and its nodes.
 
     Attributes:
-        nodes: its product, or those of its parts.
-        outputs: for each of them, names of tensors that its kernel may write: the product, or the sum with the bias.
-        quantized: None for layers with float weights.
+        name: layer name.
+        nodes: its product, or the products of its parts.
+        outputs: for each product, names of the tensors that its kernel may write: the product, or the sum with the
+            bias.
+        quantized: the quantized layer; None for layers with float weights.
     """
 
     name: str
@@ -176,7 +183,7 @@ def _layers(model: ir.Model, profile: Profile) -> list[LayerKernel]:
         fresh = {helper.name for kernel in found.values() for helper in _helpers(kernel, producers)} - counted
         counted |= fresh
         operators = ["not found" if kernel is None else kernel.op_type for kernel in kernels]
-        # Where the parts run on several, the one that is no integer kernel.
+        # If the parts run on different kernels, name the one that is not an integer kernel.
         operator = next((name for name in operators if name not in INTEGER_KERNELS), operators[0])
         quantized = place.quantized
         layers.append(
@@ -194,7 +201,7 @@ def _layers(model: ir.Model, profile: Profile) -> list[LayerKernel]:
 
 
 def _places(model: ir.Model) -> list[_Place]:
-    """All linear layers in graph order, quantized ones and those with float weights."""
+    """List all linear layers in graph order, quantized ones and those with float weights."""
     quantized = {layer.name: layer for layer in inspect_model(model)}
     written = {output for layer in quantized.values() for output in layer.outputs}
     order = {node: position for position, node in enumerate(model.graph)}
@@ -212,20 +219,20 @@ def _places(model: ir.Model) -> list[_Place]:
 
 
 def _product(node: ir.Node) -> ir.Node:
-    """The product before what writes a layer's output: the Add or the Reshape behind it, where there is one."""
+    """Return the product before the node that writes a layer's output: the Add or Reshape after it, if there is one."""
     while node.op_type in ("Add", "Reshape"):
         node = next(p for p in (v.producer() for v in node.inputs if v is not None) if p is not None)
     return node
 
 
 def _kernel(outputs: Sequence[str], producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The node of the optimized graph that computes one of these tensors."""
+    """Return the node of the optimized graph that computes one of these tensors."""
     node = next((producers[output] for output in outputs if output in producers), None)
     return node if node is None or node.op_type in _LINEAR else _behind(node, producers)
 
 
 def _behind(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The linear kernel right before an Add or a change of layout."""
+    """Return the linear kernel right before an Add or a change of layout."""
     for name in node.input:
         found = producers.get(name)
         if found is not None and found.op_type in _LINEAR:
@@ -234,7 +241,7 @@ def _behind(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> on
 
 
 def _helpers(kernel: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Conversions that run before a kernel, through reshapes and transposes."""
+    """List the conversions that run before a kernel, through reshapes and transposes."""
     found = []
     front = list(kernel.input)
     while front:
@@ -250,7 +257,7 @@ def _helpers(kernel: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) ->
 
 
 def _reason(place: _Place, operator: str) -> str:
-    """Why a layer is not on an integer kernel, in words."""
+    """Explain why a layer is not on an integer kernel."""
     layer = place.quantized
     if operator == "not found":
         return "its result was fused into another operator or is not computed"
@@ -258,7 +265,7 @@ def _reason(place: _Place, operator: str) -> str:
         return "its weights are in float in the file"
     if layer.activation_bits > 16:
         why = "its input is not quantized"
-        return f"{why}; the kernel rounds it to 8 bits on its own" if operator == WEIGHT_ONLY_KERNEL else why
+        return f"{why}; the kernel itself rounds it to 8 bits" if operator == WEIGHT_ONLY_KERNEL else why
     if layer.activation_bits > 8:
         return "no integer kernel reads 16-bit inputs"
     node = place.nodes[0]

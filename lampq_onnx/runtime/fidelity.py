@@ -1,6 +1,6 @@
-"""Does onnxruntime's kernel compute what a layer's QDQ arithmetic says?
+"""Check that onnxruntime's kernels compute what the QDQ arithmetic of each layer says.
 
-Whole models cannot tell: values on a rounding boundary flip, and flips grow through the layers without either
+Whole models cannot show this: values on a rounding boundary flip, and flips grow through the layers without either
 implementation being worse. So every quantized layer is cut out and run both ways on the same input.
 """
 
@@ -21,23 +21,24 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.sessions import batches_for, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's option that says where the external data of a model in memory lie."""
+"""onnxruntime option that says where the external data of a model in memory lie."""
 
 LAYERS_AT_ONCE = 8
-"""Inputs of this many layers are held in memory together."""
+"""Number of layers whose inputs are held in memory together."""
 
 
 def layer_errors(
     path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
 ) -> dict[str, float]:
-    """Relative L2 error of each layer's outputs, optimized kernel against unoptimized QDQ, both fed the same input.
+    """Return the relative L2 error of each layer: optimized kernel against unoptimized QDQ, both on the same input.
 
-    An error that is not finite is infinite.
+    An error that is not finite is returned as infinity.
 
     Args:
-        path: the quantized file. Of external data only one layer's are in memory at a time.
-        layers: as `inspect_model` lists them.
-        images: (n, c, h, w); the layers' inputs are taken from the unoptimized model on them.
+        path: the quantized file. External data are in memory for only one layer at a time.
+        layers: layers of the file, as `inspect_model` lists them.
+        images: (n, c, h, w); inputs of the layers come from the unoptimized model on these images.
+        threads: threads of the sessions.
 
     Raises:
         LampqError: a layer cannot be cut out or loaded.
@@ -53,7 +54,7 @@ def layer_errors(
                 )
                 parts = session.run(None, {layer.input: values})
                 results.append(np.concatenate([np.asarray(part, np.float64).ravel() for part in parts]))
-            except Exception as error:  # onnxruntime's exceptions share no public base
+            except Exception as error:  # onnxruntime's exceptions have no common public base
                 raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
         scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
@@ -65,7 +66,7 @@ def layer_errors(
 def cut_layers(
     path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
 ) -> Iterator[tuple[onnx.ModelProto, npt.NDArray[np.float32]]]:
-    """Each layer as a model of its own, and what it reads in the unoptimized file on ``images``.
+    """Yield each layer as a separate model, with the values that it reads in the unoptimized file on ``images``.
 
     Raises:
         LampqError: a layer cannot be cut out.
@@ -87,7 +88,7 @@ def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLaye
 def _capture(
     path: Path, names: Sequence[str], images: npt.NDArray[np.float32], threads: int
 ) -> list[npt.NDArray[np.float32]]:
-    """Values of inner tensors, unoptimized."""
+    """Return the values of inner tensors in the unoptimized model."""
     probe = onnx.load(path, load_external_data=False)
     constants = {tensor.name for tensor in probe.graph.initializer}  # old exporters list them as inputs
     model_input = next(value.name for value in probe.graph.input if value.name not in constants)
@@ -105,7 +106,7 @@ def _capture(
         parts = [session.run(wanted, {model_input: batch}) for batch in batches_for(session, images, str(path))]
     except LampqError:
         raise
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # onnxruntime's exceptions have no common public base
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
     joined = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
     found = dict(zip(wanted, joined, strict=True))
@@ -121,7 +122,7 @@ def _cut_out(
     producers: dict[str, onnx.NodeProto],
     constants: dict[str, onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """The layer as a model of its own, from its float input to its float outputs."""
+    """Make a separate model of the layer, from its float input to its float outputs."""
     nodes: dict[str, onnx.NodeProto] = {}
     used: dict[str, onnx.TensorProto] = {}
     stack = list(layer.outputs)
@@ -139,7 +140,7 @@ def _cut_out(
             nodes[node.output[0]] = node
             stack.extend(node.input)
     order = [node for node in model.graph.node if node.output and node.output[0] in nodes]
-    # The first dimension is symbolic: with a fixed one onnxruntime may fuse MatMul and Add to a Gemm that it cannot
+    # The first dimension is symbolic: with a fixed one, onnxruntime may fuse MatMul and Add to a Gemm that it cannot
     # load.
     shape = ["n", *values.shape[1:]]
     graph = helper.make_graph(
@@ -153,7 +154,7 @@ def _cut_out(
 
 
 def _loaded(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
-    """The constant with its numbers inside."""
+    """Return the constant with its external data loaded."""
     if not uses_external_data(tensor):
         return tensor
     whole = onnx.TensorProto()

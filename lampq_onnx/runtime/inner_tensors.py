@@ -1,4 +1,4 @@
-"""Inner tensors of a file while it runs."""
+"""Read inner tensors of a file while it runs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ Array = npt.NDArray[np.float32]
 
 
 def tensor_names(path: Path) -> set[str]:
-    """Names of everything that the file's nodes write."""
+    """Return the names of all tensors that the file's nodes write."""
     return {value.name for node in load_model(path).graph for value in node.outputs if value.name}
 
 
 @contextmanager
 def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Callable[[Array], dict[str, Array]]]:
-    """Run a file for the values of inner tensors.
+    """Open a file so that it returns the values of inner tensors.
 
     Args:
+        path: the file.
         names: tensors that nodes write, without repetition.
-        threads: of one operator.
+        threads: threads of one operator.
 
     Raises:
         LampqError: the file lacks a name, or onnxruntime refuses it.
@@ -50,7 +51,7 @@ def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[
             batches = batches_for(runner.session, images, str(path))
             try:
                 parts = [runner.session.run(list(names), {runner.input: batch}) for batch in batches]
-            except Exception as error:  # onnxruntime's exceptions share no public base
+            except Exception as error:  # onnxruntime's exceptions have no common public base
                 raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
             found = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
             return dict(zip(names, found, strict=True))
@@ -68,12 +69,16 @@ def compare_tensors(
     threads: int,
     row: int | None = None,
 ) -> Mapping[str, ErrorMeter]:
-    """Signal and error of inner tensors that two files share, each file on its own values.
+    """Measure signal and error of inner tensors that two files share; each file computes with its own values.
 
     Args:
-        names: tensor of the quantized file -> the same one of the reference.
+        reference: the float file.
+        quantized: the quantized file.
+        names: tensor of the quantized file -> the same tensor of the reference.
         images: (n, c, h, w); run in pieces of ``batch``.
-        row: along an axis on which the quantized file holds one row of several: which one it is.
+        batch: images per run.
+        threads: threads of one operator.
+        row: index of the one row that the quantized file keeps along an axis, if it does.
 
     Returns:
         Meters by the tensors of the quantized file.
@@ -103,7 +108,7 @@ def compare_tensors(
 
 
 def _narrowed(whole: Array, shape: tuple[int, ...], row: int) -> Array:
-    """One row of the axis on which ``shape`` has a single one, where that is all that differs."""
+    """Take one row of the axis on which ``shape`` has size one, if that is the only difference."""
     differing = [axis for axis, (a, b) in enumerate(zip(whole.shape, shape, strict=False)) if a != b]
     if whole.ndim != len(shape) or len(differing) != 1 or shape[differing[0]] != 1:
         return whole

@@ -1,4 +1,4 @@
-"""Two files timed side by side."""
+"""Time two files side by side."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ WARM_UP = 3
 def compare_latency(
     reference: Runner, quantized: Runner, images: npt.NDArray[np.float32], *, threads: int, runs: int
 ) -> Latency:
-    """Time both models on the same batch in turns, so that drifts of the machine hit both.
+    """Time both models alternately on the same batch, so that drifts of the machine affect both.
 
     Args:
+        reference: the float model.
+        quantized: the quantized model.
         images: (batch, c, h, w).
-        threads: the sessions' threads, for the record.
-        runs: rounds that count; a few more warm up.
+        threads: threads of the sessions, stored in the result.
+        runs: measured rounds; a few more are run first as warm-up.
     """
     samples: tuple[list[float], list[float]] = ([], [])
     for turn in range(WARM_UP + runs):

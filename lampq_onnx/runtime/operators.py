@@ -1,4 +1,4 @@
-"""Time by operator type, from onnxruntime's own profile."""
+"""Time by operator type, from onnxruntime's profiler."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ WARM_UP = 3
 def operator_times(
     reference: Path, quantized: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int
 ) -> OperatorTimes:
-    """Profile both files on the same batch in turns. The profiler's own cost, some microseconds a node, is in it.
+    """Profile both files alternately on the same batch.
+
+    The times include the cost of the profiler, some microseconds per node.
 
     Args:
+        reference: the float file.
+        quantized: the quantized file.
         images: (batch, c, h, w).
-        runs: that count; a few more warm up.
+        threads: threads of the sessions.
+        runs: measured rounds; a few more are run first as warm-up.
 
     Raises:
         LampqError: onnxruntime refuses a file.
@@ -62,7 +67,7 @@ def _profiled(path: Path, prefix: Path, threads: int) -> Any:
     options.profile_file_prefix = str(prefix)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # onnxruntime's exceptions have no common public base
         raise LampqError(f"onnxruntime cannot load {path}: {str(error).strip()[:500]}") from error
 
 
@@ -70,17 +75,17 @@ def _run(session: Any, pieces: list[npt.NDArray[np.float32]], path: Path) -> Non
     try:
         for piece in pieces:
             session.run(None, {session.get_inputs()[0].name: piece})
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # onnxruntime's exceptions have no common public base
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
 
 
 def _by_operator(profile: Path, runs: int, pieces: int = 1) -> dict[str, tuple[float, int]]:
-    """Operator -> median milliseconds a run, and nodes of the graph; the first `WARM_UP` runs are left out.
+    """Map each operator to its median milliseconds per run and its number of nodes; the warm-up runs are left out.
 
     Args:
-        profile: that onnxruntime wrote.
-        runs: in it.
-        pieces: batches that each run consists of.
+        profile: file that onnxruntime wrote.
+        runs: number of runs in it.
+        pieces: batches of each run.
     """
     events = [e for e in json.loads(profile.read_text(encoding="utf-8")) if e.get("cat") == "Node"]
     nodes = len(events) // runs

@@ -1,4 +1,4 @@
-"""What onnxruntime made of a file, and how long each of its operators takes."""
+"""Get the graph that onnxruntime optimizes a file to, and the time of each of its operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
 EXTERNAL_BYTES = "1024"
-"""Constants above this go beside the optimized graph, which is read for its operators only."""
+"""Size in bytes above which constants are stored beside the optimized graph, of which only the operators are read."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Profile:
     """An optimized graph and the times of its nodes.
 
     Attributes:
-        graph: after all optimizations of the session; large constants are left out.
-        microseconds: node name -> median over the runs.
+        graph: the graph after all optimizations of the session; large constants are left out.
+        microseconds: node name -> median over the runs, in microseconds.
         operators: operator -> microseconds of all its nodes, most expensive first.
     """
 
@@ -39,7 +39,7 @@ class Profile:
 
     @property
     def total(self) -> float:
-        """Microseconds of all nodes."""
+        """Time of all nodes in microseconds."""
         return sum(self.operators.values())
 
 
@@ -49,8 +49,8 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
     Args:
         path: the file.
         images: (batch, c, h, w).
-        threads: of one operator.
-        runs: those that count; a few more warm up.
+        threads: threads of one operator.
+        runs: measured runs; a few more are run first as warm-up.
 
     Raises:
         LampqError: onnxruntime refuses the file or the images.
@@ -74,7 +74,7 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
                     session.run(None, {name: piece})
         except LampqError:
             raise
-        except Exception as error:  # onnxruntime's exceptions share no public base
+        except Exception as error:  # onnxruntime's exceptions have no common public base
             raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         graph = onnx.load(optimized, load_external_data=False).graph
@@ -90,7 +90,10 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
 
 
 def _named(path: Path, folder: Path) -> Path:
-    """The file, or a copy in ``folder`` whose nodes all have names: those of the profiler do not lead to the graph."""
+    """Return the file, or a copy in ``folder`` whose nodes all have names.
+
+    Names that the profiler makes up cannot be found in the graph.
+    """
     model = onnx.load(path, load_external_data=False)
     if all(node.name for node in model.graph.node):
         return path
@@ -102,7 +105,7 @@ def _named(path: Path, folder: Path) -> Path:
 
 
 def _medians(events: list[dict[str, Any]], runs: int) -> dict[tuple[str, str], float]:
-    """Node name and operator -> median duration over the last ``runs`` runs."""
+    """Map node name and operator to the median duration in microseconds over the last ``runs`` runs."""
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     ending = "_kernel_time"
     for event in events:

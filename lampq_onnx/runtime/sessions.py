@@ -14,20 +14,20 @@ import onnxruntime as ort
 from lampq_onnx.errors import LampqError
 
 SILENT = 3
-"""onnxruntime's log level for errors only; everything that fails is raised as well."""
-
-
-IMAGE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-"""onnxruntime's name of an input type -> what images are converted to."""
+"""onnxruntime's log level for errors only; every failure is raised too."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A session, the names of its image input and its outputs, and those of the outputs that answer, in order.
+    """A session with the names of its image input and its outputs.
 
     Attributes:
+        session: the onnxruntime session.
+        input: name of the image input.
+        outputs: names of all outputs.
+        fixed_batch: batch size that the file prescribes; None: any.
+        answers: names of the outputs that are returned, in order.
         where: the file, for messages.
-        dtype: the input's type; images are converted to it.
     """
 
     session: Any
@@ -36,21 +36,21 @@ class Runner:
     fixed_batch: int | None
     answers: tuple[str, ...]
     where: str = "the model"
-    dtype: type[np.floating[Any]] = np.float32
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Outputs for a batch (n, c, h, w), joined; files with a fixed batch are fed in pieces of it.
+        """Run a batch (n, c, h, w) and return the outputs, joined; files with a fixed batch are fed in pieces of it.
 
         Raises:
-            LampqError: onnxruntime fails on the images, or the file does not answer each with floating-point numbers.
+            LampqError: onnxruntime fails on the images, or the file does not give floating-point numbers for each
+                image.
         """
         found = [self._run(piece) for piece in batches_for(self.session, images, self.where)]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         try:
-            found = self.session.run(list(self.answers), {self.input: images.astype(self.dtype, copy=False)})
-        except Exception as error:  # onnxruntime's exceptions share no public base
+            found = self.session.run(list(self.answers), {self.input: images})
+        except Exception as error:  # onnxruntime's exceptions have no common public base
             raise LampqError(
                 f"onnxruntime cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
             ) from error
@@ -61,7 +61,7 @@ class Runner:
             if values.shape[:1] != images.shape[:1]:
                 raise LampqError(
                     f"{self.where}: the output {name} has the shape {list(values.shape)} for {len(images)} images",
-                    hint="the first dimension has to be that of the images",
+                    hint="the first dimension must be the number of images",
                 )
         if len({values.shape[:-1] for values in found}) > 1:
             shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in zip(self.answers, found, strict=True))
@@ -70,7 +70,7 @@ class Runner:
 
 
 def session_options(threads: int, *, optimize: bool = True) -> Any:
-    """Options used everywhere: the given number of threads, all optimizations or none."""
+    """Make the session options used everywhere: the given number of threads, all optimizations or none."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -81,49 +81,68 @@ def session_options(threads: int, *, optimize: bool = True) -> Any:
 
 
 def batches_for(session: Any, images: npt.NDArray[np.float32], where: str) -> list[npt.NDArray[np.float32]]:
-    """Images (n, ...) in batches that a session takes: all at once, or as many as its file has fixed.
+    """Divide images (n, ...) into batches that a session takes: all at once, or as many as its file prescribes.
 
     Args:
+        session: the onnxruntime session.
+        images: the images.
         where: the file, for the message.
 
     Raises:
-        LampqError: they cannot be divided into such batches.
+        LampqError: the images cannot be divided into such batches.
     """
     size = session.get_inputs()[0].shape[0]
     if not isinstance(size, int):
         return [images]
     if size < 1 or len(images) % size:
-        raise LampqError(f"{where} takes batches of {size} images and {len(images)} is no multiple of that")
+        raise LampqError(f"{where} takes batches of {size} images, and {len(images)} is not a multiple of that")
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
-    """Create a session.
+def _named(model: Path | bytes) -> str:
+    return str(model) if isinstance(model, Path) else "the model"
+
+
+def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) -> Any:
+    """Open onnxruntime's own session for a model of any inputs and outputs.
 
     Args:
         model: a file, or a serialized model.
-        threads: of one operator.
-        answers: outputs that count, joined along their last axis; none: the first.
+        threads: threads of one operator.
+        optimize: see `open_runner`.
+
+    Raises:
+        LampqError: onnxruntime refuses the model.
+    """
+    source = str(model) if isinstance(model, Path) else model
+    options = session_options(threads, optimize=optimize)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common public base
+        raise LampqError(f"onnxruntime cannot load {_named(model)}: {str(error).strip()[:500]}") from error
+
+
+def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
+    """Open a session for a model.
+
+    Args:
+        model: a file, or a serialized model.
+        threads: threads of one operator.
+        answers: outputs to return, joined along their last axis; none: the first output.
         optimize: False switches all graph optimizations off, which leaves plain QDQ arithmetic in float.
 
     Raises:
         LampqError: onnxruntime refuses the model, or its input is not one image batch.
     """
-    where = str(model) if isinstance(model, Path) else "the model"
-    source = str(model) if isinstance(model, Path) else model
-    try:
-        session = ort.InferenceSession(
-            source, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's exceptions share no public base
-        raise LampqError(f"onnxruntime cannot load {where}: {str(error).strip()[:500]}") from error
+    where = _named(model)
+    session = open_session(model, threads=threads, optimize=optimize)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
         raise LampqError(f"{where} does not take one batch of images (n, c, h, w), but: {shapes or 'nothing'}")
-    if inputs[0].type not in IMAGE_TYPES:
+    if inputs[0].type != "tensor(float)":
         raise LampqError(
-            f"{where} takes images of type {inputs[0].type}, not of a floating-point type",
+            f"{where} takes images of type {inputs[0].type}, and float32 images are fed",
             hint="export it with a float32 input",
         )
     if any(isinstance(d, int) and d < 1 for d in inputs[0].shape):
@@ -142,18 +161,18 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         fixed_batch=batch if isinstance(batch, int) else None,
         answers=outputs[:1] if missing or not answers else tuple(answers),
         where=where,
-        dtype=IMAGE_TYPES[inputs[0].type],
     )
 
 
 def example_images(model: Path, batch: int) -> npt.NDArray[np.float32]:
-    """Gaussian noise of the shape that a file takes: what kernels cost does not depend on the pixels.
+    """Make Gaussian noise of the shape that a file takes: the time of kernels does not depend on the pixels.
 
     Args:
-        batch: images; files with a fixed batch get theirs.
+        model: the file.
+        batch: number of images; a fixed batch of the file takes precedence.
 
     Returns:
-        (batch, c, h, w).
+        (batch, c, h, w), float32.
 
     Raises:
         LampqError: the file cannot be loaded, or the size of its images is not fixed.
@@ -161,6 +180,6 @@ def example_images(model: Path, batch: int) -> npt.NDArray[np.float32]:
     runner = open_runner(model, threads=1, optimize=False)
     shape = runner.session.get_inputs()[0].shape[1:]
     if not all(isinstance(d, int) for d in shape):
-        raise LampqError(f"{model} takes images of any size {shape}, and what a layer costs depends on it")
+        raise LampqError(f"{model} takes images of any size {shape}, but the time of a layer depends on the size")
     images = np.random.default_rng(0).normal(size=(runner.fixed_batch or batch, *shape))
     return images.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Quantized files in the forms that servers and devices take."""
+"""Write quantized files in the formats that servers and devices take."""
 
 from lampq_onnx.serving.formats import FORMATS, Packaged, package
 

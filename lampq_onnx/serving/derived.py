@@ -1,7 +1,7 @@
-"""What was made from a result and lies beside it: packages, converted files, plans, reports.
+"""Files that were made from a result and lie beside it: packages, converted files, plans, reports.
 
-When the result is replaced by another one, packages go, and the other files get the ending ``.stale``: they may hold a
-person's work, and must not be taken for files of the new result. Files of other programs are never touched.
+When another result replaces it, packages are removed, and the other files get the suffix ``.stale``: they may hold a
+person's work, and must not be mistaken for files of the new result. Files of other programs are never touched.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.graph.keys import PREFIX
 
 PACKAGE_RECORD = "lampq-onnx.json"
-"""File of a package that says what it was made from."""
+"""File inside a package that records what it was made from."""
 
 STALE = ".stale"
 
 _OWN_FORMAT = '"format": "lampq-onnx/'
 _HEAD = 4096
 _PAGES = (".html", ".csv")
-"""What commands write beside a .json file, under its name."""
+"""Suffixes of the files that commands write beside a .json file, under its name."""
 
 
 class PackageRecord(Artifact):
-    """What a package was made from."""
+    """Record of what a package was made from."""
 
     format: Literal["lampq-onnx/package"] = "lampq-onnx/package"
     version: Literal[1] = 1
@@ -42,13 +42,13 @@ class PackageRecord(Artifact):
 
 @dataclass(frozen=True)
 class Derived:
-    """What lies beside a result and was made from it.
+    """Files beside a result that were made from it.
 
     Attributes:
-        folder: of the result.
-        model_sha256: of its model.onnx; None: there is none.
-        packages: folders.
-        files: everything else that commands of this package wrote.
+        folder: folder of the result.
+        model_sha256: hash of its model.onnx; None: there is none.
+        packages: folders of packages.
+        files: all other files that commands of this package wrote.
     """
 
     folder: Path
@@ -57,9 +57,9 @@ class Derived:
     files: tuple[Path, ...]
 
     def retire(self) -> list[str]:
-        """Remove packages and mark files, if the result is another one now; what was done, in words.
+        """Remove packages and mark files if the result has changed; return what was done, as sentences.
 
-        Of a package only the files that it was written with are removed, and only where they are unchanged.
+        Only unchanged files that the package was written with are removed.
         """
         if self.model_sha256 is not None and self.model_sha256 == file_sha256(self.folder / MODEL_FILE):
             return []
@@ -67,9 +67,10 @@ class Derived:
 
 
 def find_derived(folder: Path, own: Collection[str]) -> Derived:
-    """What was made from the result in ``folder``.
+    """Find what was made from the result in ``folder``.
 
     Args:
+        folder: folder of the result.
         own: names of the result's own files, which are replaced and not marked.
     """
     files = tuple(sorted(_files(folder, {*own, *(f"{name}.data" for name in own)})))
@@ -84,17 +85,17 @@ def find_derived(folder: Path, own: Collection[str]) -> Derived:
 
 
 def mark_stale(path: Path) -> str:
-    """Give a file the ending that says that it is not of the result beside it; what was done, in words."""
+    """Add the suffix that marks a file as older than the result beside it; return what was done, as a sentence."""
     number, target = 1, path.with_name(path.name + STALE)
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}{STALE}{number}")
     path.rename(target)
-    return f"{path.name} was made from the earlier result: it is called {target.name} now"
+    return f"{path.name} was made from the earlier result: it is now called {target.name}"
 
 
 def remove_package(folder: Path) -> str:
-    """Remove the files that a package was written with, and folders that are empty then; what was done, in words."""
+    """Remove the files that a package was written with, and emptied folders; return what was done, as a sentence."""
     record = PackageRecord.load(folder / PACKAGE_RECORD)
     paths = [folder / name for name in record.files]
     for path in paths:
@@ -105,16 +106,16 @@ def remove_package(folder: Path) -> str:
         if not any(place.iterdir()):
             place.rmdir()
     if any(folder.iterdir()):
-        return f"the package {folder} was made from the earlier result: its files were removed, others in it stay"
+        return f"the package {folder} was made from the earlier result: its files were removed, other files in it stay"
     folder.rmdir()
     return f"the package {folder} was made from the earlier result, and was removed"
 
 
 def require_unchanged(folder: Path) -> None:
-    """Refuse to replace a package in which a person has worked.
+    """Refuse to replace a package that a person has changed.
 
     Raises:
-        UsageError: naming a file that was added or changed since the package was written.
+        UsageError: a file was added or changed since the package was written; the message names it.
     """
     record = PackageRecord.load(folder / PACKAGE_RECORD)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -127,18 +128,18 @@ def require_unchanged(folder: Path) -> None:
 
 
 def write_package_record(folder: Path, form: str, source: Path) -> None:
-    """Say in a package what it was made from."""
+    """Record in a package what it was made from."""
     files = {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     PackageRecord(form=form, source_sha256=file_sha256(source), files=files).save(folder / PACKAGE_RECORD)
 
 
 def is_package(folder: Path) -> bool:
-    """Whether a folder is a package, and not the user's own."""
+    """Whether a folder is a package, and not the user's own folder."""
     return (folder / PACKAGE_RECORD).is_file()
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's bytes; empty text where there is none."""
+    """Hash a file's bytes; the result is empty if there is no file."""
     if not path.is_file():
         return ""
     with path.open("rb") as stream:
@@ -164,9 +165,9 @@ def _files(folder: Path, own: Collection[str]) -> Iterator[Path]:
 
 
 def _is_own_model(path: Path) -> bool:
-    """Whether a command of this package wrote the file; what cannot be read was not."""
+    """Whether a command of this package wrote the file; for an unreadable file the answer is no."""
     try:
         proto = onnx.load(path, load_external_data=False)
-    except Exception:  # protobuf and the operating system each raise their own kinds
+    except Exception:  # protobuf and the operating system raise unrelated exception types
         return False
     return any(entry.key.startswith(PREFIX) for entry in proto.metadata_props)

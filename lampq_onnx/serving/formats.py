@@ -1,4 +1,4 @@
-"""The serving forms, by name."""
+"""The serving formats by name, and the function that writes a package."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ FORMATS: dict[str, Callable[[Source, Path], None]] = {
     "triton": to_triton,
     "openvino-ir": to_openvino,
 }
-"""Name -> what writes it into an empty folder."""
+"""Format name -> function that writes it into an empty folder."""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written.
+    """The result of writing a package.
 
     Attributes:
-        folder: where.
-        files: relative to it, with their bytes.
+        folder: folder of the package.
+        files: paths relative to it -> size in bytes.
     """
 
     folder: Path
@@ -43,18 +43,18 @@ class Packaged:
 
 
 def package(source: Path, form: str, output: Path | None = None, *, overwrite: bool = False) -> Packaged:
-    """Write a quantized model in a serving form, as one new folder that appears when it is complete.
+    """Write a quantized model in a serving format, as one new folder that appears when it is complete.
 
     Args:
         source: a folder that `quantize` wrote, or an ONNX file.
-        form: one of `FORMATS`.
-        output: the folder to make; None: named after the form, beside the file.
-        overwrite: replace a package that is there; other files in that folder are never removed.
+        form: format, a key of `FORMATS`.
+        output: the folder to make; None: beside the file, named after the format.
+        overwrite: replace an existing package; other files in that folder are never removed.
 
     Raises:
-        UsageError: unknown form, or the output exists.
-        LampqError: no such file, it is not quantized, it is not the one that the folder's report was measured on, a
-            package is missing, or the form cannot hold the model.
+        UsageError: the format is unknown, or the output exists.
+        LampqError: the file does not exist or is not quantized, the folder's report was measured on another file, a
+            package is missing, or the format cannot hold the model.
     """
     if form not in FORMATS:
         raise UsageError(f"--format: unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
@@ -79,9 +79,9 @@ def package(source: Path, form: str, output: Path | None = None, *, overwrite: b
 
 
 def _name(model: ir.Model, path: Path) -> str:
-    """A name of letters, digits and underscores."""
+    """Return a name of letters, digits and underscores."""
     text = model.metadata_props.get(MODEL_KEY) or path.stem
     name = "".join(c if c.isalnum() else "_" for c in text).strip("_")
     if not name:
-        raise LampqError(f"{path} holds no name that a folder can have")
+        raise LampqError(f"{path} holds no model name that can be used for a folder")
     return name

@@ -1,4 +1,4 @@
-"""Is the model of a folder the one that its report is about?"""
+"""Check that a folder's report was measured on its model."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lampq_onnx.graph.model_file import file_bytes, file_sha256
 
 
 def require_measured(folder: Path) -> None:
-    """Prove that model.onnx is the file that report.json was measured on, as far as the report tells.
+    """Check that report.json was measured on this model.onnx, as far as the report tells.
 
     Args:
-        folder: with a model.onnx; without a report.json nothing is asked.
+        folder: folder with a model.onnx; without a report.json nothing is checked.
 
     Raises:
-        LampqError: the file was replaced since; or the report cannot be read.
+        LampqError: the file was replaced since, or the report cannot be read.
     """
     path, report_path = folder / MODEL_FILE, folder / REPORT_FILE
     if not report_path.is_file():
         return
     report = Report.load(report_path)
-    if report.model_sha256 is None:  # older reports know the size only
+    if report.model_sha256 is None:  # older reports hold only the size
         same = report.size.quantized_bytes == file_bytes(path)
     else:
         same = report.model_sha256 == file_sha256(path)

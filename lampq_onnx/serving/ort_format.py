@@ -1,4 +1,4 @@
-"""onnxruntime's own format, for its minimal and mobile builds."""
+"""Write a model in onnxruntime's own format, for its minimal and mobile builds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lampq_onnx.serving.source import Source, copy_model, write_preprocessing
 def to_ort(source: Source, folder: Path) -> None:
     """Write ``<name>.ort``, ``preprocessing.json``, and the operators and types that a minimal build needs.
 
-    The file holds the graph after onnxruntime's optimizations on this machine, its weights unpacked to int8: it is
-    larger than the ONNX file and loads faster. The optimizations are fixed for CPUs of this kind.
+    The file holds the graph after onnxruntime's optimizations on this machine, with weights unpacked to int8. It is
+    larger than the ONNX file and loads faster. The optimizations are fixed for this kind of CPU.
 
     Raises:
         LampqError: onnxruntime cannot convert the file.
@@ -37,6 +37,6 @@ def to_ort(source: Source, folder: Path) -> None:
                     target_platform="amd64",
                     enable_type_reduction=True,
                 )
-        except Exception as error:  # onnxruntime's exceptions share no public base
+        except Exception as error:  # onnxruntime's exceptions have no common public base
             raise LampqError(f"{source.path} cannot be written in onnxruntime's format: {str(error)[:500]}") from error
     write_preprocessing(source, folder)

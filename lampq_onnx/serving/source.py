@@ -1,4 +1,4 @@
-"""What every serving form starts from."""
+"""The quantized model from which every serving format is written."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Source:
     """A quantized file.
 
     Attributes:
-        path: on disk.
+        path: path of the file.
         model: its graph.
-        name: of the model, letters, digits and underscores.
+        name: name of the model: letters, digits and underscores.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Source:
     name: str
 
     def tensor(self, value: ir.Value) -> tuple[str, ir.DataType, tuple[int | None, ...]]:
-        """Name, type and shape of an input or output; None is a dimension of any size.
+        """Return name, type and shape of an input or output; None is a dimension of any size.
 
         Raises:
             LampqError: the file does not say.
@@ -47,7 +47,7 @@ class Source:
         return value.name, value.dtype, tuple(d if isinstance(d, int) else None for d in value.shape)
 
     def preprocessing(self) -> Preprocessing | None:
-        """What its images go through; None if the file does not say.
+        """Preprocessing of its images; None if the file does not say.
 
         Raises:
             LampqError: the metadata is damaged.
@@ -58,10 +58,10 @@ class Source:
 
 
 def write_preprocessing(source: Source, folder: Path) -> None:
-    """Write what images go through as `PREPROCESSING_FILE`: the form holds the model alone, and clients need it.
+    """Write the preprocessing as `PREPROCESSING_FILE`: the format holds only the model, and clients need it.
 
-    Every field is there, those with defaults as well; ``description`` says the same in one line. A file that does not
-    say it gets none.
+    Every field is written, also fields with their default; ``description`` says everything in one line. Nothing is
+    written for a file that does not record its preprocessing.
 
     Raises:
         LampqError: the metadata is damaged.
@@ -77,7 +77,7 @@ def write_preprocessing(source: Source, folder: Path) -> None:
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """A private folder beside ``target`` that takes its name when the block succeeds."""
+    """Give a private folder beside ``target``, which is renamed to ``target`` when the block succeeds."""
     with created(target.parent):
         stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=".lampq-"))
         try:
@@ -94,7 +94,7 @@ def copy_model(path: Path, target: Path) -> None:
     """Copy an ONNX file and the data file beside it, which it refers to by name.
 
     Raises:
-        LampqError: the file has external data, and would get another name.
+        LampqError: the file has external data and would get another name.
     """
     data = path.with_name(path.name + ".data")
     if data.exists():

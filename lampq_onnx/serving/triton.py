@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server."""
+"""Write a model repository for Triton Inference Server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lampq_onnx.serving.source import PREPROCESSING_FILE, Source, copy_model, wr
 
 MAX_BATCH = 32
 QUEUE_DELAY_US = 1000
-"""Longest time that a request waits for others."""
+"""Longest time in microseconds that a request waits for others to form a batch."""
 
 _TYPES = {
     ir.DataType.FLOAT: "TYPE_FP32",
@@ -24,11 +24,11 @@ _TYPES = {
 def to_triton(source: Source, folder: Path) -> None:
     """Write ``config.pbtxt``, ``1/model.onnx``, ``preprocessing.json`` and ``README.md`` into a folder ``<name>``.
 
-    Batches are formed on the server where the file takes any batch; a file with a fixed batch is served as it is. What
-    images go through before the model stands in the JSON file, in the README and in the config's parameters.
+    The server forms batches if the file takes any batch; a file with a fixed batch is served as it is. The
+    preprocessing is in the JSON file, in the README and in the parameters of the config.
 
     Raises:
-        LampqError: tritonclient is missing, or a tensor's type is none that Triton knows.
+        LampqError: tritonclient is missing, or Triton does not know the type of a tensor.
     """
     try:
         from google.protobuf import text_format

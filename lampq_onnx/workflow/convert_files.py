@@ -37,12 +37,19 @@ def convert(
 ) -> Conversion:
     """Write the QDQ file of a plan; torch is not needed.
 
-    A plan made on another file of the model is matched by the layers' weights.
-    Ranges that the plan lacks are measured (min-max) on ``images.calibration`` with onnxruntime. Layers of which
-    ``weights_path`` (a weights.safetensors) holds the planned width take its rounding, the others the nearest one.
+    A plan made on another file of the model is matched by the layers' weights. Ranges that the plan lacks are measured
+    (min-max) on ``images.calibration`` with onnxruntime. Layers whose planned width is in ``weights_path`` (a
+    weights.safetensors) use its rounding; the others are rounded to nearest.
 
     Args:
-        overwrite: replace ``output`` where it exists.
+        float_path: the float file.
+        plan: widths by layer name.
+        output: the file to write.
+        options: target and packing.
+        images: calibration images for missing ranges.
+        weights_path: rounded weights; None: round to nearest.
+        overwrite: replace ``output`` if it exists.
+        progress: is told about stages.
 
     Raises:
         UsageError: ``output`` exists.

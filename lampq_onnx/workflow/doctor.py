@@ -1,4 +1,4 @@
-"""Is this environment, and this model, fit for the job? Found out before hours are spent."""
+"""Check that this environment and a model can be used, before hours are spent."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lampq_onnx.targets import TARGETS
 DISTRIBUTION = "lampq-onnx"
 
 ENOUGH_DISK = 4 * 2**30
-"""Bytes for the crops of calibration images, the files of a large model and what is kept between runs."""
+"""Free bytes needed for crops of calibration images, files of a large model and cached results."""
 
 ENOUGH_MEMORY = 4 * 2**30
-"""Bytes that PyTorch, onnxruntime and a base-size model take together."""
+"""Bytes of memory that PyTorch, onnxruntime and a base-size model need together."""
 
 KERNEL_BOUND = 1e-4
 """Relative error of an exact int8 kernel, which only rounds sums."""
 
 
 def examine_environment(folder: Path) -> Iterator[Finding]:
-    """Versions, processor, kernels, memory and disk.
+    """Check versions, processor, kernels, memory and disk.
 
     Args:
         folder: where output would go.
@@ -46,7 +46,7 @@ def examine_environment(folder: Path) -> Iterator[Finding]:
 
 
 def versions() -> Iterator[Finding]:
-    """Installed packages against the ranges that this package declares."""
+    """Compare installed packages with the version ranges that this package declares."""
     wrong = []
     names = []
     for text in metadata.requires(DISTRIBUTION) or []:
@@ -68,7 +68,7 @@ def versions() -> Iterator[Finding]:
 
 
 def processor() -> Finding:
-    """Instruction sets, and the target that they mean."""
+    """Report the instruction sets, and the target that they lead to."""
     environment = describe_environment("")
     target = target_here("auto")
     flags = ", ".join(environment.cpu_flags) or "none that matter"
@@ -83,12 +83,12 @@ def processor() -> Finding:
         "processor",
         "warning",
         f"{detail}: 8-bit weights take a slower form here, since int8 products saturate",
-        f"times on this machine say little about {exact}; give --target for a file that runs elsewhere",
+        f"times on this machine do not apply to {exact}; give --target for a file that runs elsewhere",
     )
 
 
 def kernels() -> Finding:
-    """An int8 product in onnxruntime with the largest numbers, in the form of this machine's target, against numpy."""
+    """Compare an int8 product with extreme numbers in onnxruntime, in the form of this machine's target, with numpy."""
     target = target_here("auto")
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
         path = Path(folder, "product.onnx")
@@ -136,20 +136,20 @@ def _extreme_product(*, signed: bool) -> tuple[onnx.ModelProto, np.ndarray, np.n
 
 
 def memory() -> Finding:
-    """What the machine has, and what is free."""
+    """Report the memory of the machine and how much of it is free."""
     try:
         page = os.sysconf("SC_PAGE_SIZE")
         total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not on every system
+    except (ValueError, OSError, AttributeError):  # not available on every system
         return Finding("memory", "warning", "this system does not say how much memory it has")
     detail = f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB unused"
     if total < ENOUGH_MEMORY:
-        return Finding("memory", "warning", detail, "models of base size want 4 GiB; quantize smaller ones here")
+        return Finding("memory", "warning", detail, "models of base size need 4 GiB; quantize smaller ones here")
     return Finding("memory", "ok", detail)
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Room, and the right to write, where files go."""
+    """Check free space, and the right to write, where files go."""
     places = {"output": folder, "temporary files": Path(tempfile.gettempdir()), "cache": cache_folder()}
     advice = {
         "output": "choose another folder with --output",

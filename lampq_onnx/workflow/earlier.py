@@ -1,4 +1,4 @@
-"""The result of an earlier run in an output folder, beside what is asked for now."""
+"""The result of an earlier run in an output folder, compared with the requested run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.workflow.provenance import Inputs, read_provenance, shaping
 
 PLACES = (("model", "checkpoint"), ("images", "calibration"))
-"""Fields that say where something lies; what lies there is compared by its content."""
+"""Fields that hold paths; what lies there is compared by its content."""
 
 HINT = "name another folder, or replace the result with --overwrite (overwrite=True in Python)"
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A finished result.
+    """A finished result in a folder.
 
     Attributes:
-        folder: where.
-        shape: the recipe that its model.onnx carries, without what only says how it is measured.
-        inputs: what else decided its bytes.
-        recipe: the recipe beside it; None: it cannot be read.
-        complete: whether all files are there.
+        folder: the folder.
+        shape: the recipe stored in its model.onnx, without options that only say how it is measured.
+        inputs: everything else that decided its bytes.
+        recipe: the recipe file beside it; None: it cannot be read.
+        complete: whether all files exist.
     """
 
     folder: Path
@@ -59,13 +59,13 @@ class Earlier:
         changes = self.inputs.changes(now)
         if changes:
             raise UsageError(
-                f"{shortened(self.folder)} holds a result that was made by the same recipe from something else; "
-                f"since then changed: {', '.join(changes)}",
+                f"{shortened(self.folder)} holds a result of the same recipe with different inputs; "
+                f"changed since then: {', '.join(changes)}",
                 hint=HINT,
             )
 
     def measured_otherwise(self, recipe: Recipe) -> list[str]:
-        """Options that only say how the result is measured, and differ, in words."""
+        """Describe the options that differ but only say how the result is measured."""
         if self.recipe is None:
             return [f"{RECIPE_FILE} cannot be read"]
         before, now = self.recipe.values(), self._with_task(recipe).values()
@@ -75,16 +75,16 @@ class Earlier:
         return differences(before, now)
 
     def _with_task(self, recipe: Recipe) -> Recipe:
-        """The recipe with the task that the earlier run found, where it leaves the task open."""
+        """Return the recipe with the task that the earlier run found, if the recipe leaves it open."""
         found = self.shape.model.task
         return recipe if found == "auto" else recipe.with_task(found)
 
 
 def earlier_result(folder: Path) -> Earlier | None:
-    """What an earlier run left in ``folder``; None: nothing.
+    """Read what an earlier run left in ``folder``; None: nothing.
 
     Raises:
-        UsageError: files of these names lie there, and they are not the result of a run.
+        UsageError: files with these names exist, but they are not the result of a run.
     """
     present = [name for name in OUTPUT_FILES if occupied(folder / name)]
     if not present:
@@ -99,12 +99,12 @@ def earlier_result(folder: Path) -> Earlier | None:
     try:
         beside: Recipe | None = Recipe.load(folder / RECIPE_FILE)
     except LampqError:
-        beside = None  # said by `measured_otherwise`
+        beside = None  # reported by `measured_otherwise`
     return Earlier(folder, shape, inputs, beside, complete=len(present) == len(OUTPUT_FILES))
 
 
 def differences(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
-    """Options that differ between two recipes' values, in words: old -> new."""
+    """Describe the options that differ between two recipes' values, as old -> new."""
     return list(_differences(before, now))
 
 

@@ -1,4 +1,4 @@
-"""What can be known of a run before it measures: whether the budgets can be kept, and the disk can hold the result."""
+"""Checks before measuring: can the budgets be kept, and does the result fit on the disk?"""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ if TYPE_CHECKING:
 FLOAT_BYTES = 4
 
 FILES_OVER_FLOAT = 1.5
-"""Bytes of all files over those of float.onnx: itself, and at 8 bits a quarter each for model.onnx and the weights."""
+"""Bytes of all files over those of float.onnx: the file itself, and at 8 bits a quarter each for model.onnx and the
+weights."""
 
 BASELINE_OVER_FLOAT = 0.25
-"""Of the file of another plan, which is there while it is measured."""
+"""Share for the file of another plan, which exists while it is measured."""
 
 
 def require_space_for(loaded: LoadedModel, folder: Path, *, baselines: int) -> None:
-    """Refuse a run whose files the disk of ``folder`` cannot hold.
+    """Refuse a run whose files do not fit on the disk of ``folder``.
 
     Args:
-        baselines: plans that are measured beside the recipe's own, one after the other.
+        loaded: the model.
+        folder: where the files go.
+        baselines: number of plans that are measured beside the recipe's own, one after the other.
 
     Raises:
-        LampqError: naming what is needed and what is free.
+        LampqError: names the needed and the free space.
     """
     size = FLOAT_BYTES * sum(value.numel() for value in loaded.module.parameters())
     share = FILES_OVER_FLOAT + (BASELINE_OVER_FLOAT if baselines else 0.0)
@@ -45,7 +48,7 @@ def require_possible(frontend: Frontend, recipe: Recipe, target: Target) -> None
     """Refuse budgets that no plan of the model can keep, or that the float model keeps.
 
     Raises:
-        LampqError: naming the smallest value, or the one below which something is quantized.
+        LampqError: names the smallest possible value, or the value below which something is quantized.
     """
     path, options, packing = recipe.budgets.latency, recipe.allocation, recipe.output.packing
     budgets_possible(
@@ -59,7 +62,7 @@ def require_possible(frontend: Frontend, recipe: Recipe, target: Target) -> None
 
 
 def unmeasured(frontend: Frontend) -> Sensitivities:
-    """The model's units and the size of its file; everything that is measured is a placeholder."""
+    """Return the model's layers and the size of its file; all measurements are placeholders."""
     units = tuple(
         UnitSensitivity(
             name=unit.name,

@@ -1,4 +1,4 @@
-"""What a run works on: the loaded model, its calibration images, its validation images."""
+"""The inputs of a run: the loaded model, its calibration images, its validation images."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 
 Crops = CroppedImages | BatchedImages
-"""Calibration images as the front end reads them."""
+"""Calibration images in the form that the front end reads."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Python objects in the place of what a recipe would name.
+    """Python objects that replace what a recipe would name.
 
     Attributes:
         module: a torch.nn.Module that gives logits (n, classes) for images (n, c, h, w).
-        preprocessing: of its images; None: what timm's configuration of the module says.
-        calibration, validation: iterables of batches, see `BatchedImages`; those of ``validation`` need labels.
+        preprocessing: preprocessing of its images; None: taken from timm's configuration of the module.
+        calibration: iterable of batches, see `BatchedImages`.
+        validation: iterable of batches with labels, see `BatchedImages`.
     """
 
     module: Any = None
@@ -43,14 +44,14 @@ class Given:
 def loaded_model(
     model: ModelOptions, images: ImageOptions, clock: Clock, given: Given | None = None
 ) -> Iterator[LoadedModel]:
-    """The model, on its device; a context so that it is loaded in its place among the others of a run."""
+    """Load the model onto its device; a context, so that it is freed in order with the other inputs of a run."""
     from lampq_onnx.frontend.models.loading import load_module
     from lampq_onnx.frontend.opening import load_model, on_device, require_statistics
 
     labels = None
     if given is not None and given.validation is not None:
         batches = given.validation
-        labels = lambda: peeked_labels(batches)  # noqa: E731 -- read only where they decide
+        labels = lambda: peeked_labels(batches)  # noqa: E731 -- read only if they decide the task
     with clock.stage("load"):
         if given is not None and given.module is not None:
             loaded = load_module(given.module, model.name, given.preprocessing)
@@ -63,7 +64,7 @@ def loaded_model(
 
 
 def uses_labels(analysis: AnalysisOptions, update: UpdateOptions | None = None) -> bool:
-    """Whether a run looks at the labels of its calibration images."""
+    """Whether a run uses the labels of its calibration images."""
     measures = {analysis.alpha_measure, "kl" if update is None else update.measure}
     return analysis.labels == "given" or bool(measures & {"nll", "top1"})
 
@@ -78,11 +79,16 @@ def calibration_crops(
     *,
     labelled: bool,
 ) -> Iterator[Crops | None]:
-    """Calibration images that are there already, cropped once into a temporary file; None: they are yet to be made.
+    """Crop existing calibration images once into a temporary file; None: they are yet to be made from the model.
 
-    They are read before the model is exported: a wrong folder or a damaged file is found early.
+    They are read before the model is exported, so that a wrong folder or a damaged file is found early.
 
     Args:
+        loaded: the model.
+        images: where the images are.
+        effort: decides the default number of images.
+        clock: keeps the seconds of each stage.
+        given: Python objects that replace the images.
         labelled: whether the run uses their labels, see `uses_labels`; labels of files are not read otherwise.
     """
     from lampq_onnx.frontend.opening import calibration_images
@@ -111,7 +117,7 @@ def prepared(
     clock: Clock,
     group: Group = ALONE,
 ) -> Iterator[tuple[Frontend, Crops]]:
-    """The model's front end, and the calibration images; without ``crops``, they are made from the model."""
+    """Open the model's front end with its calibration images; without ``crops``, they are made from the model."""
     from lampq_onnx.frontend.opening import calibration_images
     from lampq_onnx.frontend.session import Frontend
 
@@ -137,7 +143,7 @@ def _cropped(chosen: ImageSource, preprocessing: Preprocessing, clock: Clock) ->
 def validation_images(
     images: ImageOptions, loaded: LoadedModel, given: Given | None
 ) -> Iterator[ImageSource | BatchedImages]:
-    """Labelled images, opened before any long stage; their labels and what can be measured on them are checked.
+    """Open labelled images before any long stage, and check their labels and what can be measured on them.
 
     Raises:
         LampqError: there are no images or no labels, or a score cannot change on them.

@@ -35,7 +35,7 @@ measures nothing, those that the recipe names; what would be made from the model
 
 @dataclass(frozen=True)
 class Opened:
-    """What a run measures on.
+    """Everything that a run measures on.
 
     Attributes:
         frontend: the exported model with its layers.
@@ -58,7 +58,7 @@ class Opened:
         return self.frontend, self.crops
 
     def measured(self) -> tuple[Frontend, Crops, ImageSource | BatchedImages]:
-        """All of it, for a run that goes on.
+        """Return all three, for a run that continues.
 
         Raises:
             LampqError: it was opened without them.
@@ -90,17 +90,19 @@ def opened_inputs(
     """Load the model and open its images.
 
     Args:
-        given: Python objects that stand for the model or the images.
+        recipe: what to load.
+        clock: keeps the seconds of each stage.
+        given: Python objects that replace the model or the images.
         images: which are opened.
 
     Raises:
-        UsageError: labels are asked for that made images do not have.
+        UsageError: labels are requested for images made from the model, which have none.
         LampqError: the model or its images cannot be used.
     """
     asked, effort = recipe.images, recipe.analysis.effort
     if isinstance(asked.calibration, str) and recipe.analysis.labels == "given":
         raise UsageError(
-            f"given labels are asked for, and {asked.calibration} images have none",
+            f"the labels of the images are requested, but {asked.calibration} images have none",
             hint="use labels sampled from the model, which is the default, or give labelled images",
         )
     with ExitStack() as stack:
@@ -125,11 +127,14 @@ def exported(
     """Export the model, find its layers, and check that they can be measured.
 
     Args:
+        inputs: the loaded model and its images.
+        recipe: the requested measurements.
+        clock: keeps the seconds of each stage.
         images: see `opened_inputs`.
         group: processes that share the images.
 
     Raises:
-        LampqError: the model cannot be exported, or what is asked for cannot be measured on it.
+        LampqError: the model cannot be exported, or a requested measurement is not possible on it.
     """
     with ExitStack() as stack:
         if images == "named" and inputs.read is None:
@@ -154,10 +159,11 @@ def opened_run(
     images: Opening = "all",
     group: Group = ALONE,
 ) -> Iterator[Opened]:
-    """`opened_inputs` and `exported`, one after the other.
+    """Run `opened_inputs` and `exported`, one after the other.
 
     Raises:
-        UsageError, LampqError: see both.
+        UsageError: see `opened_inputs`.
+        LampqError: see `opened_inputs` and `exported`.
     """
     with (
         opened_inputs(recipe, clock, given, images=images) as inputs,

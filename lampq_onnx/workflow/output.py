@@ -1,4 +1,4 @@
-"""Quantized files: written, checked, and described in a report."""
+"""Write quantized files, check them, and describe them in a report."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def write_quantized(
     target: Target,
     metadata: Mapping[str, str] | None = None,
 ) -> Conversion:
-    """Convert ``model`` (changed in place), save it and run onnx's full check on the file.
+    """Convert ``model`` (changed in place), save it and run the onnx package's full check on the file.
 
     Raises:
-        LampqError: plan, weights and graph do not fit, or the file fails the check.
+        LampqError: plan, weights and graph do not fit together, or the file fails the check.
     """
     source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
@@ -58,16 +58,16 @@ def write_quantized(
 
 
 class QuantizedOutput:
-    """Writing and checking files of one model on one set of validation images.
+    """Writes and checks files of one model on one set of validation images.
 
     Args:
         frontend: the float model, whose graph is written first.
         validation: labelled images.
         options: form of the files, and how they are measured.
-        target: where they are meant to run.
-        threads: of the accuracy passes.
+        target: where the files are meant to run.
+        threads: threads for the accuracy passes.
         stage: folder for the files.
-        clock: keeps the seconds.
+        clock: keeps the seconds of each stage.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class QuantizedOutput:
     def run(
         self, rounded: RoundedPlan, sensitivities: Sensitivities, metadata: Mapping[str, str], limits: GateLimits
     ) -> Report:
-        """Write model.onnx and measure everything about it, but for what other stages add to the report.
+        """Write model.onnx and measure everything about it; other stages complete the report.
 
         Args:
             rounded: plan and weights.
-            sensitivities: of the same model.
-            metadata: for the file.
-            limits: of the gates, for the report.
+            sensitivities: sensitivities of the same model.
+            metadata: metadata entries for the file.
+            limits: gates, stored in the report.
         """
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
@@ -134,7 +134,7 @@ class QuantizedOutput:
         )
 
     def baseline(self, rounded: RoundedPlan, name: str) -> Baseline:
-        """Accuracy, size and latency of another plan; its file is not kept."""
+        """Measure accuracy, size and latency of another plan; its file is not kept."""
         path = self._stage / f"{name}.{MODEL_FILE}"
         with self._clock.stage(f"baseline {name}"):
             found = self.measure(rounded, path)

@@ -1,4 +1,4 @@
-"""Plans from options: which of the two allocations answers, and what each needs beside the sensitivities."""
+"""Make plans from options: choose between the two allocations, and give each what it needs."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Packing, Target
 
 SIMULATED_BITS = (2.0, 2.5, 3.0, 4.0, 6.0)
-"""Average widths of the plans that agreement is predicted from: from useless to nearly float."""
+"""Average widths of the plans from which agreement is predicted: from useless to nearly float."""
 
 
 class Simulator(Protocol):
-    """The quantized model, seen from here."""
+    """What planning asks of the quantized model."""
 
     def agreement(self, bits: dict[str, int]) -> tuple[float, int]:
-        """Fraction of the images whose first answer is float's, and their number."""
+        """Return the fraction of images with the float model's top answer, and the number of images."""
         ...
 
 
 def limits_of(allocation: AllocationOptions, budgets: BudgetOptions, *, bits_count: bool) -> Limits:
-    """All budgets as one value.
+    """Join all budgets to one value.
 
     Args:
-        bits_count: whether the average bits are one of them, see `Recipe.bits_count`.
+        allocation: options of the allocation.
+        budgets: options of the other budgets.
+        bits_count: whether the average bits are one of the budgets, see `Recipe.bits_count`.
     """
     return Limits(
         bits=allocation.bits if bits_count else None,
@@ -66,10 +68,11 @@ def make_plan(
     table: LatencyTable | None = None,
     float_bytes: int | None = None,
 ) -> tuple[BitPlan, Solution | FormSolution]:
-    """Widths, and where there is more than average bits to keep, forms, from what was measured.
+    """Find widths, and storages if there are budgets beyond average bits, from what was measured.
 
     Raises:
-        UsageError, LampqError: see `allocate` and `allocate_within`.
+        UsageError: see `allocate` and `allocate_within`.
+        LampqError: see `allocate` and `allocate_within`.
     """
     if limits.only_bits:
         target.require_widths(options.for_measured(sensitivities).width_pairs)
@@ -107,7 +110,7 @@ def _with_promises(
 
 
 def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, LayerForm]:
-    """Forms of a plan's layers; ``storage`` is that of layers which do not say theirs."""
+    """Return the forms of a plan's layers; ``storage`` is used for layers that name none."""
     return {
         name: LayerForm(layer.weight_bits, layer.activation_bits, layer.storage or storage)
         if layer.quantized
@@ -117,10 +120,10 @@ def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, LayerForm]:
 
 
 def require_inputs(recipe: Recipe, target: Target) -> None:
-    """Refuse budgets that cannot be kept whatever is measured, before anything is.
+    """Refuse budgets that cannot be kept whatever is measured, before anything is measured.
 
     Raises:
-        UsageError: what a budget needs is not given, or was measured for another target.
+        UsageError: something that a budget needs is not given, or was measured for another target.
     """
     budgets, output = recipe.budgets, recipe.output
     if budgets.latency is not None:
@@ -136,29 +139,29 @@ def require_inputs(recipe: Recipe, target: Target) -> None:
     others = [metric for metric in (recipe.allocation.metric, *output.baselines) if metric not in MEASURED_METRICS]
     if budgets.min_agreement is not None and others:
         raise UsageError(
-            f"--min-agreement needs costs in nats, and the metric {others[0]} has none",
+            f"--min-agreement needs costs in nats, but the metric {others[0]} has none",
             hint="use --metric kl, and no --baseline of another metric",
         )
 
 
 def require_table_of(table: LatencyTable, target: Target) -> None:
-    """Refuse times of another target.
+    """Refuse times that were measured for another target.
 
     Raises:
-        UsageError: naming both.
+        UsageError: names both targets.
     """
     if table.target != target.name:
         raise UsageError(
-            f"the latencies were measured for {table.target}, and the target is {target.name}",
+            f"the latencies were measured for {table.target}, but the target is {target.name}",
             hint=f"probe the float file for it, or give --target {table.target}",
         )
 
 
 def require_timed_as(table: LatencyTable, output: OutputOptions) -> None:
-    """Refuse times that were taken in another way than the file's will be.
+    """Refuse times that were measured with other threads or batches than the file's will be.
 
     Raises:
-        UsageError: naming both.
+        UsageError: names both values.
     """
     for option, measured, asked in (
         ("--latency-threads", table.threads, output.latency_threads),
@@ -166,7 +169,7 @@ def require_timed_as(table: LatencyTable, output: OutputOptions) -> None:
     ):
         if measured != asked:
             raise UsageError(
-                f"the latencies were measured with {option} {measured}, and the run has {asked}",
+                f"the latencies were measured with {option} {measured}, but the run has {asked}",
                 hint=f"probe the float file again, or give {option} {measured}",
             )
 
@@ -174,7 +177,7 @@ def require_timed_as(table: LatencyTable, output: OutputOptions) -> None:
 def simulate_plans(
     sensitivities: Sensitivities, options: AllocationOptions, simulator: Simulator
 ) -> tuple[AgreementPoint, ...]:
-    """How far plans of several average widths agree with float, beside what their units cost alone.
+    """Measure how far plans of several average widths agree with the float model, with the summed cost of their layers.
 
     Inputs have the width that the ranges were measured for.
     """

@@ -1,4 +1,4 @@
-"""What a file was made from: everything that its bytes depend on, kept in the file itself."""
+"""Provenance of a file: everything that its bytes depend on, stored in the file itself."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.keys import HASH_KEY, INPUTS_KEY, RECIPE_KEY
 
 PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch", "timm", "pulp", "highspy")
-"""Whose versions can change the numbers or the graph."""
+"""Packages whose versions can change the numbers or the graph."""
 
 
 class Inputs(Record):
-    """What decides the result beside the recipe.
+    """Everything beside the recipe that decides the result.
 
     Attributes:
-        weights_sha256: of the model.
-        structure_sha256: of its modules' settings.
-        preprocessing: of the images, as JSON.
-        calibration_sha256: of the cropped calibration images and their labels.
-        code_sha256: of this package's sources.
-        versions: of Python and the packages that compute.
+        weights_sha256: hash of the model's weights.
+        structure_sha256: hash of the settings of its modules.
+        preprocessing: preprocessing of the images, as JSON.
+        calibration_sha256: hash of the cropped calibration images and their labels.
+        code_sha256: hash of this package's sources.
+        versions: versions of Python and of the packages that compute.
     """
 
     weights_sha256: str
@@ -42,7 +42,7 @@ class Inputs(Record):
     versions: dict[str, str]
 
     def changes(self, other: Inputs) -> list[str]:
-        """What is not the same in ``other``, in words."""
+        """Describe what differs in ``other``."""
         names = {
             "weights_sha256": "the weights of the model",
             "structure_sha256": "the settings of the model's modules",
@@ -59,7 +59,7 @@ class Inputs(Record):
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of PACKAGES, as far as they are installed."""
+    """Return the versions of Python and of PACKAGES, if installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -71,7 +71,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def code_sha256() -> str:
-    """sha256 over the package's Python sources: the version alone stays the same while a checkout changes."""
+    """Hash the package's Python sources: the version alone does not change while a checkout is edited."""
     root = Path(str(resources.files("lampq_onnx")))
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -80,11 +80,11 @@ def code_sha256() -> str:
 
 
 def shaping(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The recipe's values without those that only say how the result is measured, or where files lie."""
+    """Return the recipe's values without those that only say how the result is measured, or where files lie."""
     kept = {(field.section, field.name) for field in _shaping_fields()}
     values = recipe.values()
     if isinstance(recipe.images.calibration, Path):
-        del values["images"]["calibration"]  # what is there counts, not where: see Inputs.calibration_sha256
+        del values["images"]["calibration"]  # the content counts, not the path: see Inputs.calibration_sha256
     return {
         section: {name: value for name, value in own.items() if (section, name) in kept}
         for section, own in values.items()
@@ -92,27 +92,27 @@ def shaping(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def provenance(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
-    """Entries for a file's metadata."""
+    """Return the metadata entries for a file."""
     text = Recipe.build(shaping(recipe)).to_toml(only=_shaping_fields())
     record = inputs.model_dump_json()
     return {RECIPE_KEY: text, INPUTS_KEY: record, HASH_KEY: _hash(text, record)}
 
 
 def read_provenance(model: ir.Model, path: Path) -> tuple[Recipe, Inputs]:
-    """What `provenance` stored.
+    """Read what `provenance` stored in a file.
 
     Raises:
-        LampqError: the file does not say how it was made, or what it says was changed.
+        LampqError: the file does not say how it was made, or the entries were changed.
     """
     props = model.metadata_props
     if RECIPE_KEY not in props or INPUTS_KEY not in props:
         raise LampqError(
             f"{path} does not say how it was made (metadata {RECIPE_KEY})",
-            hint="files of `quantize` do; those of `convert` come from a plan, which may have been edited",
+            hint="only files of `quantize` do; those of `convert` come from a plan, which may have been edited",
         )
     text, record = props[RECIPE_KEY], props[INPUTS_KEY]
     if props.get(HASH_KEY) != _hash(text, record):
-        raise LampqError(f"{path}: the recipe in the file was changed after it was made ({HASH_KEY} does not fit)")
+        raise LampqError(f"{path}: the recipe in the file was changed after it was written ({HASH_KEY} does not fit)")
     try:
         return Recipe.build(parse_values(text, f"the recipe in {path}")), Inputs.model_validate_json(record)
     except ValidationError as error:

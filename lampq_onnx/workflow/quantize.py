@@ -54,16 +54,18 @@ def recognize(
     given: Given | None = None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Recognition:
-    """What `quantize` would do, and refuse, before its first measurement; nothing is measured or written.
+    """Find out what `quantize` would do or refuse before its first measurement; nothing is measured or written.
 
     Args:
-        recipe: images that it does not name are not looked for; those that it names are opened.
-        folder: of the result; None: not said yet.
+        recipe: images that it names are opened; others are not searched.
+        folder: folder of the result; None: not decided yet.
         overwrite: see `quantize`.
-        given: Python objects that stand for the model or the images.
+        given: Python objects that replace the model or the images.
+        progress: is told about stages.
 
     Raises:
-        UsageError, LampqError: see `quantize`.
+        UsageError: see `quantize`.
+        LampqError: see `quantize`.
     """
     recipe, target, _ = _checked(recipe, folder, overwrite=overwrite)
     with (
@@ -77,10 +79,10 @@ def recognize(
 
 
 def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[Recipe, Target, Earlier | None]:
-    """The recipe with its target and threads, the target, and the result that lies in ``folder`` already.
+    """Complete the recipe with target and threads; return it with the target and an existing result in ``folder``.
 
     Raises:
-        UsageError: an option cannot be right, or ``folder`` holds the result of another recipe.
+        UsageError: an option is invalid, or ``folder`` holds the result of another recipe.
         LampqError: the budget is below the smallest candidate.
     """
     if started_by_torchrun():
@@ -108,25 +110,30 @@ def quantize(
     given: Given | None = None,
     say: Callable[[str], None] = _log.info,
 ) -> Report:
-    """Run the whole line and write its files to ``folder``: float.onnx, sensitivity.json, plan.json,
-    weights.safetensors, model.onnx, report.json, report.html and recipe.toml.
+    """Run all stages, from the float model to the report, and write the files to ``folder``.
 
-    The files appear together when all is done; an earlier result in ``folder`` stays as it is until then. Where it is
-    the result of this recipe on this model and these images, it is the answer, and nothing is done. Where only options
-    differ that say how it is measured, the run goes on from the cache and writes it again.
+    The files are float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
+    recipe.toml.
+
+    They appear together when all is done; an earlier result in ``folder`` is kept until then. If it is the result of
+    this recipe on this model and these images, it is returned and nothing is done. If only options differ that say how
+    it is measured, the run uses cached steps and writes it again.
 
     Args:
-        cache: where results of finished steps are kept and looked for; None: nowhere.
+        recipe: all options of the run.
+        folder: where the files go.
+        progress: is told about stages.
+        cache: where results of finished steps are kept and found; None: nowhere.
         force: do every step again.
-        overwrite: replace the result of another recipe; what was made from it is removed or marked, see `derived`.
-        given: Python objects that stand for the model or the images.
-        say: is told what becomes of an earlier result.
+        overwrite: replace the result of another recipe; files that were made from it are removed or marked, see
+            `derived`.
+        given: Python objects that replace the model or the images.
+        say: is told what happens to an earlier result.
 
     Raises:
-        UsageError: an option cannot be right, or ``folder`` holds another result.
-        LampqError: any stage; nothing is written then.
+        UsageError: an option is invalid, or ``folder`` holds another result.
+        LampqError: a stage failed; nothing is written then.
     """
-
     require_images(recipe, given)
     recipe, target, earlier = _checked(recipe, folder, overwrite=overwrite)
     with torch_threads(recipe.output.threads or 1), exclusive(folder):
@@ -149,8 +156,7 @@ def _run(
     *,
     force: bool,
 ) -> Report:
-    """The stages of `quantize`, once nobody else writes to the folder."""
-
+    """Run the stages of `quantize`, once no other run writes to the folder."""
     output = recipe.output
     with (
         staging(folder, OUTPUT_FILES) as stage,
@@ -216,8 +222,8 @@ def _is_done(earlier: Earlier, recipe: Recipe, now: Inputs) -> bool:
 
 
 def _why(earlier: Earlier, recipe: Recipe) -> str:
-    """Why a result of the same recipe is not simply taken."""
+    """Say why a result of the same recipe is not used as it is."""
     other = earlier.measured_otherwise(recipe)
     if not earlier.complete:
         return "files of it are missing"
-    return f"measured in another way ({'; '.join(other)})" if other else "every step is done again (--force)"
+    return f"measured with other options ({'; '.join(other)})" if other else "every step is done again (--force)"

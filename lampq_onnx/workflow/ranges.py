@@ -1,4 +1,4 @@
-"""Input ranges measured on a float file with onnxruntime, for plans that lack them."""
+"""Measure missing input ranges of a plan on a float file with onnxruntime."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ def with_measured_ranges(
     threads: int | None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> BitPlan:
-    """Fill in min-max ranges where the plan has none for an input that it quantizes.
+    """Fill in min-max ranges for quantized inputs that have none in the plan.
 
     Args:
         model: the float graph; only read.
         path: its file.
+        plan: the plan.
         images: calibration images, and overrides of the preprocessing that the file records.
+        threads: threads of the session; None: all cores.
+        progress: is told about stages.
 
     Raises:
         LampqError: no calibration images are given, or the file does not say its preprocessing.
@@ -52,7 +55,7 @@ def with_measured_ranges(
         )
     if isinstance(images.calibration, str):
         raise UsageError(
-            f"--calibration {images.calibration} needs the model in PyTorch; convert only has its file",
+            f"--calibration {images.calibration} needs the model in PyTorch, but convert has only its file",
             hint="give real images, or a plan that quantize made, which holds its ranges",
         )
     facts = read_metadata(model, path)
@@ -95,13 +98,13 @@ def with_measured_ranges(
 def _values(
     runner: Runner, wanted: list[str], images: npt.NDArray[np.float32], path: Path
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Inner tensors on images (n, c, h, w)."""
+    """Return the values of inner tensors on images (n, c, h, w)."""
     if not wanted:
         return {}
     batches = batches_for(runner.session, images, str(path))
     try:
         parts = [runner.session.run(wanted, {runner.input: batch}) for batch in batches]
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # onnxruntime's exceptions have no common public base
         raise LampqError(f"onnxruntime cannot run {path} on images {list(images.shape)}: {str(error)[:500]}") from error
     joined = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
     return dict(zip(wanted, joined, strict=True))

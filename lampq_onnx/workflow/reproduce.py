@@ -1,8 +1,9 @@
-"""A quantized file, made once more from what it says of itself."""
+"""Make a quantized file again from the recipe that it holds."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from lampq_onnx.config.recipe import Recipe, Values
 from lampq_onnx.disk.existing import require_new_files
-from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE, staging
+from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE, RECIPE_FILE, staging
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.keys import HASH_KEY, INPUTS_KEY, SOURCE_KEY
@@ -19,21 +20,23 @@ from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.runtime.environment import available_cores, target_here
 from lampq_onnx.workflow.opened import opened_run
 from lampq_onnx.workflow.output import write_quantized
-from lampq_onnx.workflow.provenance import Inputs, provenance, read_provenance
+from lampq_onnx.workflow.provenance import Inputs, provenance, read_provenance, shaping
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
 
+_log = logging.getLogger(__name__)
+
 CONTENT = ("weights_sha256", "structure_sha256", "preprocessing", "calibration_sha256")
-"""Fields of `Inputs` without which there is no point in starting."""
+"""Fields of `Inputs` that must be equal, or starting is pointless."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it.
+    """The outcome of a reproduction.
 
     Attributes:
-        sha256: of the file.
-        changes: empty: the new file is the same, bit for bit; else versions that both files name differently, with
-            the same graph and weights.
+        sha256: hash of the file.
+        changes: empty: the new file is identical bit for bit; otherwise the versions that differ, with the same graph
+            and weights.
     """
 
     sha256: str
@@ -48,20 +51,25 @@ def reproduce(
     overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Reproduction:
-    """Make a file of `quantize` again; nothing that an earlier run kept is used.
+    """Make a file of `quantize` again; no results of earlier runs are used.
+
+    The file holds the options that decide its bytes. Where weights and images lie is not among them: that is read from
+    the recipe.toml beside the file, if there is one.
 
     Args:
         path: the file.
-        places: where weights and images are now, and the device.
+        places: where weights and images are now, and the device; they come before the recipe.toml.
         output: where to keep the new file; None: nowhere.
-        overwrite: replace ``output`` where it exists.
+        overwrite: replace ``output`` if it exists.
+        progress: is told about stages.
 
     Raises:
-        LampqError: the file does not say how it was made, model or images are others, or the new file differs.
+        LampqError: the file does not say how it was made, the model or the images are different, or the new file
+            differs.
     """
     require_new_files((output,), overwrite=overwrite)
     stored, before = read_provenance(load_model(path), path)
-    recipe = Recipe.build(stored.values(), places)
+    recipe = Recipe.build(stored.values(), _values_beside(path, stored), places)
     clock = Clock(progress)
     with (
         torch_threads(recipe.output.threads or available_cores()),
@@ -88,11 +96,30 @@ def reproduce(
         changes = tuple(before.changes(now))
         if changes and _sha256(made, whole=False) == _sha256(path, whole=False):
             return Reproduction(digest, changes)
-    why = f"since then changed: {'; '.join(changes)}" if changes else "everything it was made from is the same"
+    why = f"changed since then: {'; '.join(changes)}" if changes else "all its inputs are the same"
     raise LampqError(
         f"{path} was made again and differs; {why}",
-        hint="install what it was made with" if changes else "other kinds of processors round sums differently",
+        hint="install these versions" if changes else "other kinds of processors round sums differently",
     )
+
+
+def _values_beside(path: Path, stored: Recipe) -> Values:
+    """The options in the recipe.toml that `quantize` wrote beside the file; none where it is not this file's.
+
+    A recipe that is not used is a warning and no error: the options of the command line can say the same.
+    """
+    beside = path.with_name(RECIPE_FILE)
+    if not beside.is_file():
+        return {}
+    try:
+        recipe = Recipe.load(beside)
+    except LampqError as error:
+        _log.warning("%s is not used: %s", beside, error.message)
+        return {}
+    if shaping(recipe) != shaping(stored):
+        _log.warning("%s is not used: it is the recipe of another file than %s", beside, path.name)
+        return {}
+    return recipe.values()
 
 
 def _require_same(path: Path, before: Inputs, now: Inputs) -> None:
@@ -100,13 +127,13 @@ def _require_same(path: Path, before: Inputs, now: Inputs) -> None:
     other = before.changes(now.model_copy(update=rest))
     if other:
         raise LampqError(
-            f"{path} was made from something else: {', '.join(other)} differ",
-            hint="say where what it was made from is: --checkpoint, --calibration",
+            f"{path} was made from different inputs: {', '.join(other)} differ",
+            hint="give the original inputs: --checkpoint, --calibration",
         )
 
 
 def _sha256(path: Path, *, whole: bool) -> str:
-    """Of a file and its external data; without the versions that it names, if not the whole of it."""
+    """Hash a file and its external data; if not ``whole``, without the versions that it names."""
     if whole:
         digest = hashlib.sha256(path.read_bytes())
     else:
@@ -126,7 +153,7 @@ def _sha256(path: Path, *, whole: bool) -> str:
 def _keep(made: Path, output: Path) -> None:
     data = made.with_name(made.name + ".data")
     if data.exists() and output.name != made.name:
-        raise LampqError(f"{output}: a model with external data has to be called {made.name}")
+        raise LampqError(f"{output}: a model with external data must be called {made.name}")
     with staging(output.parent, (output.name,)) as stage:
         shutil.copyfile(made, stage / output.name)
         if data.exists():

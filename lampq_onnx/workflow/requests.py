@@ -12,17 +12,17 @@ from lampq_onnx.workflow.planning import require_inputs
 
 
 def recipe_limits(recipe: Recipe) -> GateLimits:
-    """The gates of `quantize`: what --gate-agreement says, and the agreement that a budget was given for."""
+    """Return the gates of `quantize`: from --gate-agreement, and from an agreement given as a budget."""
     least = max(recipe.output.gate_agreement, recipe.budgets.min_agreement or 0.0)
     return GateLimits(min_agreement=least or None)
 
 
 def check_options(recipe: Recipe, target: Target) -> None:
-    """Refuse what can be known to be wrong before anything is loaded.
+    """Reject invalid options before anything is loaded.
 
     Raises:
-        UsageError: an option out of range, widths, a packing or a budget that the target cannot have, or times that
-            were measured otherwise.
+        UsageError: an option is out of range; the target does not support the widths, the packing or a budget; or times
+            were measured in another way.
         LampqError: the budget is below the smallest candidate.
     """
     check_recipe(recipe)
@@ -33,7 +33,7 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
     """Refuse a run without the images that it needs.
 
     Raises:
-        UsageError: naming the option.
+        UsageError: names the missing option.
     """
     missing = missing_images(recipe, given)
     if missing:
@@ -41,7 +41,7 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
 
 
 def missing_images(recipe: Recipe, given: Given | None = None) -> dict[str, str]:
-    """Images that a run needs and that are not named -> how to name them; the embedded model has its own."""
+    """Map the images that a run needs but does not name to advice; the embedded model has its own images."""
     if recipe.model.name == DIGITS and (given is None or given.module is None):
         return {}
     found = {}
@@ -71,10 +71,10 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_target(recipe: Recipe, target: Target) -> None:
-    """Refuse widths, a packing or budgets that the target cannot have, before anything is loaded.
+    """Reject widths, a packing or budgets that the target does not support, before anything is loaded.
 
     Raises:
-        UsageError: names the nearest widths, or the packings, that it can; or what a budget needs.
+        UsageError: names the nearest widths or the packings that the target supports, or what a budget needs.
     """
     target.require_widths(recipe.allocation.width_pairs)
     if recipe.output.packing != "auto":

@@ -1,4 +1,4 @@
-"""From a loaded model to widths and rounded weights: the stages that take the time, each kept where it is done."""
+"""The long stages from a loaded model to widths and rounded weights; each result is cached when it is done."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ from lampq_onnx.workflow.provenance import Inputs, code_sha256, versions
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gives.
+    """The result of a search.
 
     Attributes:
-        plan: with the ranges that rounding chose.
-        solution: of the integer program.
-        update: None: there was none.
+        sensitivities: what was measured.
+        plan: the plan, with the ranges that rounding chose.
+        solution: solution of the integer program.
+        update: result of the iterative update; None: there was none.
+        rounded: the rounded plan.
     """
 
     sensitivities: Sensitivities
@@ -52,7 +54,7 @@ class Found:
 
 
 def inputs_of(loaded: LoadedModel, crops: CroppedImages | BatchedImages) -> Inputs:
-    """What the result depends on beside the recipe; to be taken before the model is equalized."""
+    """Return what the result depends on beside the recipe; call it before the model is equalized."""
     return Inputs(
         weights_sha256=loaded.identity.weights_sha256,
         structure_sha256=structure_hash(loaded.module),
@@ -66,7 +68,7 @@ def inputs_of(loaded: LoadedModel, crops: CroppedImages | BatchedImages) -> Inpu
 def kept_for(
     inputs: Inputs, task: TaskSpec, recipe: Recipe, cache: ArrayCache | None, clock: Clock, *, force: bool = False
 ) -> Kept:
-    """Results of earlier runs on the same inputs, task, threads, device and processor."""
+    """Open the cached results of earlier runs on the same inputs, task, threads, device and processor."""
     place = f"{describe_environment('').cpu} {recipe.output.threads} {recipe.model.device}"
     facts = f"{inputs.model_dump_json()}\n{place}\n{task.model_dump_json()}"
     return Kept(cache, hashlib.sha256(facts.encode()).hexdigest(), fresh=force, progress=clock)
@@ -101,9 +103,9 @@ class Search:
     Args:
         frontend: the loaded model; it is equalized.
         crops: calibration images.
-        recipe: its output section needs the threads that are used.
+        recipe: its output section must hold the number of threads that are used.
         kept: results of earlier runs.
-        clock: keeps the seconds.
+        clock: keeps the seconds of each stage.
     """
 
     def __init__(self, frontend: Frontend, crops: SlicedImages, recipe: Recipe, kept: Kept, clock: Clock) -> None:
@@ -118,7 +120,7 @@ class Search:
         self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed))
 
     def run(self) -> Found:
-        """All of them.
+        """Run all stages of the search.
 
         Raises:
             LampqError: a layer cannot be measured, or the budget cannot be met.
@@ -129,7 +131,7 @@ class Search:
         return self.decide(sensitivities)
 
     def measure(self) -> Sensitivities:
-        """Equalize the model and measure its sensitivities; see the function of this name.
+        """Equalize the model and measure its sensitivities; see the function `measure`.
 
         Raises:
             LampqError: a layer cannot be measured.
@@ -146,7 +148,7 @@ class Search:
         )
 
     def decide(self, sensitivities: Sensitivities) -> Found:
-        """Allocation, update and rounding on what was measured before on this model.
+        """Allocate, update and round from sensitivities that were measured on this model before.
 
         Raises:
             LampqError: the budget cannot be met.
@@ -158,12 +160,12 @@ class Search:
         return Found(sensitivities, rounded.plan, solution, update, rounded)
 
     def baseline(self, found: Found, metric: str) -> RoundedPlan:
-        """Another metric's allocation, rounded in the same way."""
+        """Return the allocation of another metric, rounded in the same way."""
         options = self._recipe.allocation.with_values(metric=metric)
         return self._round(self._allocate(found.sensitivities, options)[0])
 
     def reconstruction_errors(self, plan: BitPlan) -> dict[str, float]:
-        """Error of every budgeted unit's output on quantized inputs, see `LayerReport`."""
+        """Measure the error of every budgeted layer's output on quantized inputs, see `LayerReport`."""
         evaluator = self._frontend.evaluator(plan, self._crops, self._recipe.update)
         with self._clock.stage("reconstruction errors"):
             return evaluator.reconstruction_errors(
@@ -202,7 +204,7 @@ class Search:
         counted = {name: layer for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         candidates = recipe.allocation.candidates
         if self._limits.max_ms is not None:
-            # Swaps among these stay on the kernel that was chosen.
+            # Swaps among these widths stay on the kernel that was chosen.
             candidates = tuple(bits for bits in candidates if bits < FIXED_BITS)
             counted = {name: layer for name, layer in counted.items() if layer.weight_bits in candidates}
         if len(counted) < 2 or not _bits_stand_for(self._limits, plan):
@@ -236,7 +238,7 @@ class Search:
 def simulated(
     frontend: Frontend, crops: SlicedImages, sensitivities: Sensitivities, options: AllocationOptions, clock: Clock
 ) -> Sensitivities:
-    """The same sensitivities with simulated plans, from which agreement is predicted."""
+    """Add simulated plans to the sensitivities, from which agreement is predicted."""
     with clock.stage("simulated plans"):
         plan, _ = allocate(
             sensitivities,
@@ -247,7 +249,9 @@ def simulated(
 
 
 def _bits_stand_for(limits: Limits, plan: BitPlan) -> bool:
-    """Whether swaps that take no more weight bits take no more of any budget: not of bit operations, and not of the
-    bytes of storages that do not hold every width as it is."""
+    """Whether swaps that need no more weight bits stay within every budget.
+
+    They may not if bit operations are limited, or bytes are and a storage does not hold every width as it is.
+    """
     exact = all(layer.storage in (None, "exact") for layer in plan.layers.values())
     return limits.max_bops is None and (exact or limits.only_bits)

@@ -35,16 +35,16 @@ def validate(
 ) -> Report | None:
     """Check a quantized file against its float file; torch is not needed.
 
-    Processes that torchrun starts share the images; torch is needed for that. The first one measures what is not a sum
+    Processes started by torchrun share the images; that needs torch. The first process also measures what is not a sum
     over images, and returns the report; the others return None.
 
     Args:
         model_path: the quantized file.
         reference_path: the float file that it was made from.
-        images: with the validation images.
+        images: the validation images.
         options: threads, and how latency is measured.
-        limits: of the gates; the report keeps them, and `gates_of` applies them.
-        progress: told of stages.
+        limits: gates; the report stores them, and `gates_of` applies them.
+        progress: is told about stages.
 
     Raises:
         LampqError: a file cannot be read, or the images do not fit it.
@@ -84,7 +84,7 @@ def validate(
 
 
 def _group() -> AbstractContextManager[Group]:
-    """The processes of this run, on CPUs; torch is only loaded where there are several."""
+    """Return the processes of this run, on CPUs; torch is loaded only if there are several."""
     if not started_by_torchrun():
         return nullcontext(ALONE)
     from lampq_onnx.frontend.shared.distributed import process_group

@@ -151,7 +151,7 @@ def test_mixed_leaves_the_budget_to_inputs_that_are_quantized(measured):
 def test_mixed_needs_measured_costs(make_sensitivities, measured):
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no activation cost at 4 bits \(measured: no width\)"):
         allocate(make_sensitivities(), AllocationOptions(bits=4, activation_bits="mixed"))
-    with pytest.raises(LampqError, match="how many numbers the input of unit blocks\\.0\\.proj"):
+    with pytest.raises(LampqError, match="how many numbers the input of layer blocks\\.0\\.proj"):
         allocate(change(measured(), 1, activation_elements=None), AllocationOptions(bits=4, activation_bits="mixed"))
     with pytest.raises(LampqError, match=r"average of 3 activation bits cannot be met: the smallest candidate is 4"):
         allocate(measured(), AllocationOptions(bits=4, activation_bits="mixed", activation_budget=3))

@@ -58,7 +58,7 @@ def test_missing_measurements_are_named(make_sensitivities):
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight cost at 1 bits \(measured: 2, 3"):
         allocate(sensitivities, AllocationOptions(bits=4, candidates=(1, 2, 4), metric="kl"))
     without = sensitivities.model_copy(update={"alpha": {"qkv": 1.0, "fc1": 1.0, "fc2": 1.0}})
-    with pytest.raises(LampqError, match=r"alpha for type proj of unit blocks\.0\.proj"):
+    with pytest.raises(LampqError, match=r"alpha for type proj of layer blocks\.0\.proj"):
         allocate(without, AllocationOptions(metric="lampq"))
 
 
@@ -155,10 +155,10 @@ def test_a_budget_below_the_candidates(make_sensitivities):
 def test_nothing_to_allocate(make_sensitivities):
     sensitivities = make_sensitivities()
     fixed = sensitivities.model_copy(update={"units": sensitivities.units[-1:]})
-    with pytest.raises(LampqError, match="toy have no unit in the budget: all units are fixed"):
+    with pytest.raises(LampqError, match="toy have no layer in the budget: all layers are fixed"):
         allocate(fixed, AllocationOptions(bits=4))
     twice = sensitivities.model_copy(update={"units": sensitivities.units[-1:] * 2 + sensitivities.units[:1]})
-    with pytest.raises(LampqError, match="two units are named head"):
+    with pytest.raises(LampqError, match="two layers are named head"):
         allocate(twice, AllocationOptions(bits=4))
 
 

@@ -45,11 +45,11 @@ def test_bad_cost_names_unit_and_width(make_problem, value):
 
 
 def test_bad_units_are_refused(make_problem):
-    with pytest.raises(LampqError, match="no unit"):
+    with pytest.raises(LampqError, match="no layer"):
         make_problem(np.zeros((0, 1)), np.zeros(0, int), (2,), 4.0)
     with pytest.raises(LampqError, match="unit1 has 0 weights"):
         make_problem([[1.0], [1.0]], [1, 0], (2,), 4.0)
-    with pytest.raises(LampqError, match="two units are named a"):
+    with pytest.raises(LampqError, match="two layers are named a"):
         Problem(("a", "a"), np.array([1, 1]), (2,), np.ones((2, 1)), 4.0)
     with pytest.raises(LampqError, match="cost table"):
         make_problem([[1.0]], [1], (2, 3), 4.0)

@@ -191,13 +191,13 @@ def test_unusable_input_is_named():
     good = Weighted({"a": 1.0, "b": 1.0})
     with pytest.raises(LampqError, match="take 8 bits of a budget of 7"):
         iterative_update(bits, ones(bits), 7, ALL, good)
-    with pytest.raises(LampqError, match="unit b has a width but no size"):
+    with pytest.raises(LampqError, match="layer b has a width but no size"):
         iterative_update(bits, {"a": 1}, 8, ALL, good)
-    with pytest.raises(LampqError, match="unit b has 32 bits"):
+    with pytest.raises(LampqError, match="layer b has 32 bits"):
         iterative_update({"a": 4, "b": 32}, ones(bits), 99, ALL, good)
-    with pytest.raises(LampqError, match="measured for unit b"):
+    with pytest.raises(LampqError, match="measured for layer b"):
         iterative_update(bits, ones(bits), 8, ALL, Scripted({"a": 1.0}, [1.0]))
-    with pytest.raises(LampqError, match="reconstruction error of unit b is nan"):
+    with pytest.raises(LampqError, match="reconstruction error of layer b is nan"):
         iterative_update(bits, ones(bits), 8, ALL, Scripted({"a": 1.0, "b": math.nan}, [1.0]))
     with pytest.raises(LampqError, match="score of the quantized model is inf"):
         iterative_update(bits, ones(bits), 8, ALL, Scripted({"a": 1.0, "b": 1.0}, [math.inf]))

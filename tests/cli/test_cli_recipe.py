@@ -87,10 +87,51 @@ def test_what_is_made_from_something_else_is_not_made_again(digits_run: tuple[Pa
     save_model(edited, tmp_path / "edited.onnx")
     code, _, err = invoke("reproduce", tmp_path / "edited.onnx")
     assert code == 1
-    assert "was changed after it was made" in " ".join(err.split())
+    assert "was changed after it was written" in " ".join(err.split())
     code, _, err = invoke("reproduce", digits_run[0] / "float.onnx")
     assert code == 1
     assert "does not say how it was made" in " ".join(err.split())
+
+
+def test_places_are_read_from_the_recipe_beside_the_file(digits_run: tuple[Path, str], tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes((digits_run[0] / "model.onnx").read_bytes())
+    images, gone = tmp_path / "images.npz", tmp_path / "gone.npz"
+    np.savez(images, images=np.zeros((4, 8, 8), np.uint8))
+    written = Recipe.load(digits_run[0] / "recipe.toml")
+    elsewhere = written.model_copy(update={"images": written.images.model_copy(update={"calibration": gone})})
+    (tmp_path / "recipe.toml").write_text(elsewhere.to_toml())
+    code, _, err = invoke("reproduce", model)
+    assert code == 1
+    assert "gone.npz" in err
+    code, _, err = invoke("reproduce", model, "--calibration", images)  # the command line comes first
+    assert code == 1
+    assert "gone.npz" not in err
+    assert "the calibration images differ" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[model]\nname = 'digits'\n[allocation]\nbits = 7\n", "it is the recipe of another file than model.onnx"),
+        ("[model]\nname = 'digits'\nbitz = 7\n", "unknown key 'bitz' in [model]"),
+        ("bits bits", "is not valid TOML"),
+    ],
+)
+def test_a_recipe_that_is_not_the_file_s_own_is_named_and_not_used(
+    digits_run: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, why: str
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes((digits_run[0] / "model.onnx").read_bytes())
+    (tmp_path / "recipe.toml").write_text(text + "[images]\ncalibration = 'gone.npz'\n")
+    images = tmp_path / "images.npz"
+    np.savez(images, images=np.zeros((4, 8, 8), np.uint8))
+    code, _, err = invoke("reproduce", model, "--calibration", images)
+    assert code == 1
+    assert "the calibration images differ" in " ".join(err.split())
+    (said,) = (record.getMessage() for record in caplog.records if "is not used" in record.getMessage())
+    assert said.startswith(f"{tmp_path / 'recipe.toml'} is not used: ")
+    assert why in said
 
 
 def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_missing_images_and_wrong_uses_are_told(tmp_path: Path) -> None:
     with pytest.raises(LampqError, match="class labels are needed"):
         open_source(path, num_classes=2, need_labels=True)
     (tmp_path / "images" / "b.png").unlink()
-    with pytest.raises(LampqError, match=r"does not hold it"):
+    with pytest.raises(LampqError, match=r"but it is not in"):
         open_source(path, num_classes=None, need_labels=False)
     (tmp_path / "images" / "a.png").unlink()
     with pytest.raises(LampqError, match=r"are not found"):

@@ -183,12 +183,12 @@ def test_each_channel_of_an_array_is_prepared_as_a_grayscale_picture(channels: i
 
 def test_channels_that_cannot_be_made_are_refused_with_the_reason() -> None:
     twelve = make(channels=12, mean=(0.5,) * 12, std=(0.5,) * 12)
-    with pytest.raises(LampqError, match="it is a picture, and 12 channels cannot be made of one") as caught:
+    with pytest.raises(LampqError, match="it is an ordinary picture, but the model takes 12 channels") as caught:
         twelve.crop(random_image(40, 40, "RGB"))
     assert "(N,H,W,12)" in caught.value.hint
-    with pytest.raises(LampqError, match="it has 4 channels, and the model takes 12"):
+    with pytest.raises(LampqError, match="it has 4 channels, but the model takes 12"):
         twelve.crop(np.zeros((40, 40, 4), np.uint8))
-    with pytest.raises(LampqError, match="it has 12 channels, and the model takes 3"):
+    with pytest.raises(LampqError, match="it has 12 channels, but the model takes 3"):
         make().crop(np.zeros((40, 40, 12), np.uint8))
     with pytest.raises(UsageError, match=r"mean has 3 numbers .* for 12 channels: give 12"):
         twelve.override(mean=MEAN)

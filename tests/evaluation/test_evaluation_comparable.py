@@ -204,7 +204,7 @@ ENDS: dict[str, tuple[Change, str]] = {
     "no images": (replaced_output(MEAN, info=info("mean", TensorProto.FLOAT, None)), "for 8 images"),
     "a list": (
         replaced_output(LIST, info=helper.make_tensor_sequence_value_info("list", TensorProto.FLOAT, None)),
-        "no tensor",
+        "not a tensor",
     ),
 }
 

@@ -397,5 +397,5 @@ def test_ranges_of_a_file_without_preprocessing(calibration: tuple[Path, Path, n
     onnx.save(vit(), tmp_path / "foreign.onnx")
     plan = BitPlan(layers={"head": LayerPlan(weight_bits=8, activation_bits=8)})
     model = load_model(tmp_path / "foreign.onnx")
-    with pytest.raises(LampqError, match="how its images are prepared"):
+    with pytest.raises(LampqError, match="how to prepare images"):
         with_measured_ranges(model, tmp_path / "foreign.onnx", plan, ImageOptions(calibration=source), threads=1)

@@ -404,7 +404,7 @@ ODD: dict[str, Odd] = {
     "without gradient": Odd(WithoutGradient, refused="have no gradient"),
     "batch statistics": Odd(WithoutStatistics, refused="does not take images (1, 3, 16, 16)"),
     "centred over the batch": Odd(
-        lambda: Answers(lambda x: x - x.mean(0)), refused="to an image alone and beside another one"
+        lambda: Answers(lambda x: x - x.mean(0)), refused="to an image alone and in a batch with another one"
     ),
     "random": Odd(AlwaysDropped, refused="differently to the same images in two passes"),
     "control flow": Odd(Branching, refused="cannot be exported to ONNX"),

@@ -151,7 +151,7 @@ def two_gathers(last: int = 1, *, second_axis: int = 1, whole: bool = False, siz
         (two_gathers(0), "not every part is read exactly once"),
         (two_gathers(second_axis=2), "several axes"),
         (two_gathers(whole=True), "something else reads the whole tensor"),
-        (two_gathers(size="parts"), "known only in a run"),
+        (two_gathers(size="parts"), "known only at run time"),
     ],
 )
 def test_tensors_that_are_not_split(model: onnx.ModelProto, words: str) -> None:
@@ -176,7 +176,7 @@ def test_target_shapes_that_only_a_run_knows() -> None:
     b = Builder(0)
     b.rename(b.op("Reshape", "x", b.op("Cast", "sizes", to=onnx.TensorProto.INT64)), "y")
     (computed,) = graph_refusals(b.model({"x": ["n", 8], "sizes": [2]}, {"y": None}), FoldShapes())
-    assert "only in a run" in computed
+    assert "only at run time" in computed
 
 
 def test_moves_that_stay() -> None:
@@ -189,7 +189,7 @@ def test_moves_that_stay() -> None:
     b.rename(b.op("Neg", turned), "z")
     b.rename(b.op("Reshape", turned, b.ints(-1, 2, 8, 5)), "y")
     (found,) = graph_refusals(b.model({"x": ["n", 2, 5, 8]}, {"y": ["n", 2, 8, 5], "z": None}), RemoveMoves())
-    assert "others read" in found
+    assert "other nodes read" in found
 
 
 @pytest.mark.parametrize(("second", "words"), [(True, "all tokens are read"), (False, "come from a Concat")])

@@ -60,7 +60,7 @@ def test_names_stay_names() -> None:
     ("changes", "tone", "words"),
     [
         ({}, "warn", ["Loses 1.00 ± 0.20 points", "4.0x smaller", "2.00x faster", "Uniform bits of 3.00"]),
-        ({"accuracy": accuracy(spread=0.6)}, "good", ["cannot tell from chance", "1.00 ± 0.60"]),
+        ({"accuracy": accuracy(spread=0.6)}, "good", ["not significant", "1.00 ± 0.60"]),
         ({"accuracy": accuracy(0.3, 40.0)}, "bad", ["Unusable", "70.00 %", "30.00 %"]),
         ({"notes": ("onnxruntime computes layer x with an error",)}, "warn", ["Loses"]),
         (
@@ -116,7 +116,7 @@ def test_errors_and_times_are_drawn_whole() -> None:
     times = details().operators
     for trace, key in zip(operators(times).plot.data, ("float_ms", "quantized_ms"), strict=True):
         assert sum(trace.x) == pytest.approx(sum(getattr(o, key) for o in times.operators))
-    assert "largest fall from one block to the next is 7.0 dB, in blocks.1" in report_page(report())
+    assert "largest drop from one block to the next is 7.0 dB, in blocks.1" in report_page(report())
 
 
 def test_advice_names_the_layers_that_gain_most() -> None:

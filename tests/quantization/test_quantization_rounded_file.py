@@ -55,7 +55,7 @@ def test_bad_weights_files(tmp_path: Path) -> None:
         with pytest.raises(LampqError, match=r"w\.safetensors is damaged"):
             load_weights(path)
     safetensors.numpy.save_file({"x": np.zeros(3)}, path)
-    with pytest.raises(LampqError, match="no weights file of lampq-onnx"):
+    with pytest.raises(LampqError, match="not a weights file of lampq-onnx"):
         load_weights(path)
     save_weights({"a": replace(good, codes=good.codes + np.uint8(8))}, path)
     with pytest.raises(LampqError, match="layer a does not fit its width"):

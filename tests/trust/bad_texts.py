@@ -113,7 +113,7 @@ def _sensitivities(good: Good) -> Iterator[Case]:
     yield variant("shape-of-three", "shape", shape=[1, 2, 3])
     yield variant("shape-negative", "shape", shape=[-8, 8])
     yield variant("shape-of-other-size", "shape", shape=[8, 9])
-    yield variant("name-twice", "two units", FC1, name=FC1)
+    yield variant("name-twice", "two layers", FC1, name=FC1)
     yield variant("no-units", "units", top={"units": []})
     yield variant("alpha-missing", "alpha", top={"alpha": {}})
     yield variant("alpha-negative", "cost", "negative", top={"alpha": {"qkv": -1, "proj": 1, "fc1": 1, "fc2": 1}})

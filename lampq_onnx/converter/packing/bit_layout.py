@@ -1,13 +1,13 @@
-"""How codes of b bits lie in bytes: fields that are looked up, and bytes that share their spare bits.
+"""How codes of b bits lie in bytes: either in fields that are looked up, or in bytes that share their spare bits.
 
-Fields: the bits of a code are split into fields of 4, 2 and 1 bits, each packed 2, 4 or 8 to a byte. A table of 256
-rows turns each byte into the signed contributions of its fields.
+Fields: the bits of a code are split into fields of 4, 2 and 1 bits, packed 2, 4 or 8 to a byte. A table of 256 rows
+turns each byte into the signed contributions of its fields.
 
-Shared bytes, for 5 to 7 bits: most codes have a byte of their own, and the other codes lie in the bits that these bytes
-have to spare. With 6 bits, for instance, 3 bytes hold 4 codes. With 5 and 6 bits, codes are low in their bytes, and the
-spare bits on top are bits of the other codes. With 7 bits, 7 bytes p hold 8 codes c: p_j = 2 c_j + s_j, with the bits
-s_j such that (2 p_0 + 4 p_1 + ... + 128 p_6) mod 256 = 2 c_7. So one product with a constant vector gives every eighth
-code.
+Shared bytes, for 5 to 7 bits: most codes have a byte of their own, and the other codes lie in the spare bits of these
+bytes. With 6 bits, for instance, 3 bytes hold 4 codes. With 5 and 6 bits, a code takes the low bits of its byte, and
+the spare bits on top hold bits of the other codes. With 7 bits, 7 bytes p hold 8 codes c: p_j = 2 c_j + s_j, with the
+bits s_j chosen such that (2 p_0 + 4 p_1 + ... + 128 p_6) mod 256 = 2 c_7. So one product with a constant vector gives
+every eighth code.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lampq_onnx.quantization.pairs import PAIR_ROWS, pairs_pay
 FIELD_WIDTHS = (4, 2, 1)
 
 FieldKey = tuple[Grid, int, int]
-"""Grid, bits and field width: what a lookup table is for."""
+"""Grid, bits and field width: the key of a lookup table."""
 
 
 def pack(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
-    """Pack values below 2^width, 8 / width to a byte, the first one lowest; the last byte is padded with zeros."""
+    """Pack values below 2^width, 8 / width to a byte, first one lowest; the last byte is padded with zeros."""
     each = 8 // width
     flat = codes.reshape(-1)
     padded = np.zeros(-(-flat.size // each) * each, np.uint8)
@@ -40,7 +40,10 @@ def pack(codes: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
 
 
 def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np.int8]:
-    """[256, 8 / width]: what each field of a byte adds to the level; the top field carries the grid's offset."""
+    """Compute what each field of a byte adds to the level, shape [256, 8 / width].
+
+    The top field carries the grid's offset.
+    """
     fields = (np.arange(256)[:, None] >> (np.arange(8 // width) * width)) & (2**width - 1)
     step = 2 if grid is Grid.MID_RISE else 1
     offset = int(grid.level(np.zeros(1, np.uint8), bits)[0]) if shift + width == bits else 0
@@ -49,16 +52,16 @@ def field_table(grid: Grid, bits: int, width: int, shift: int) -> npt.NDArray[np
 
 
 def pair_table(table: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """[65536, 16 / width]: the rows of both bytes of a little-endian pair, from the table of one byte."""
+    """Build the table for both bytes of a little-endian pair from that of one byte, shape [65536, 16 / width]."""
     pairs = np.arange(PAIR_ROWS)
     return np.concatenate([table[pairs & 255], table[pairs >> 8]], axis=1)
 
 
 def paired_fields(weights: Iterable[QuantizedWeight]) -> set[FieldKey]:
-    """Fields of exact storage that are looked up in pairs of bytes, see `pairs_pay`.
+    """Return the fields of exact storage that are looked up in pairs of bytes, see `pairs_pay`.
 
-    ``weights`` are those that `shares_bytes` does not hold. Pairs halve the indices, which onnxruntime holds as int32
-    and looks up one by one when the session is created.
+    ``weights`` are those for which `shares_bytes` is false. Pairs halve the number of indices, which onnxruntime holds
+    as int32 and looks up one by one when the session is created.
     """
     totals: Counter[FieldKey] = Counter()
     for weight in weights:
@@ -74,9 +77,9 @@ class Loan:
 
     Attributes:
         byte: index of the byte in its group.
-        low: lowest of the bits in the byte, 0 for the lowest bit of all.
+        low: position of the lowest of the bits in the byte, from 0.
         count: number of bits.
-        place: lowest bit of the code that they hold.
+        place: position in the code of the lowest bit that they hold.
     """
 
     byte: int
@@ -93,27 +96,30 @@ LOANS: dict[int, tuple[tuple[Loan, ...], ...]] = {
     ),
     6: ((Loan(0, 6, 2, 4), Loan(1, 6, 2, 2), Loan(2, 6, 2, 0)),),
 }
-"""Bits -> for each code without a byte of its own, where its bits are."""
+"""Width in bits -> for each code without a byte of its own, the places of its bits."""
 
 PRODUCT_BITS = 7
-"""Width whose codes without a byte of their own come from a product. Single bits of seven bytes would take a mask and a
+"""Width whose codes without a byte of their own come from a product. Single bits of seven bytes would need a mask and a
 shift each."""
 
 SHARED_BITS = (*LOANS, PRODUCT_BITS)
 
 
 def product_factors() -> npt.NDArray[np.uint8]:
-    """(1, 7): the product with a group of bytes of `PRODUCT_BITS`, modulo 256, is twice the code without a byte."""
+    """Return factors (1, 7) whose product with a group of bytes is twice the code without a byte.
+
+    The product is taken modulo 256; the group is one of width `PRODUCT_BITS`.
+    """
     return (2 ** np.arange(1, 8)).astype(np.uint8)[None]
 
 
 def bytes_in_group(bits: int) -> int:
-    """Bytes that share their spare bits."""
+    """Return how many bytes share their spare bits."""
     return {5: 5, 6: 3, 7: 7}[bits]
 
 
 def codes_in_group(bits: int) -> int:
-    """Codes of ``bits`` bits in `bytes_in_group` bytes."""
+    """Return how many codes of ``bits`` bits `bytes_in_group` bytes hold."""
     return bytes_in_group(bits) * 8 // bits
 
 
@@ -121,7 +127,7 @@ def share_bytes(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8
     """Pack codes of 5 to 7 bits so that bytes share their spare bits.
 
     Args:
-        codes: (n,) below 2^bits; n a multiple of `codes_in_group`.
+        codes: codes (n,) below 2^bits; n is a multiple of `codes_in_group`.
 
     Returns:
         (bytes in a group, n / codes in a group): column c holds the codes c, c + columns, c + 2 columns, ...
@@ -130,7 +136,7 @@ def share_bytes(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8
     rows = codes.reshape(codes_in_group(bits), -1)
     if bits == PRODUCT_BITS:
         packed = rows[:own] << np.uint8(1)
-        # What the codes contribute by themselves. The rest, below 128, is given bit by bit to the bytes.
+        # The contribution of the codes themselves. The rest, below 128, is distributed to the bytes bit by bit.
         known = (product_factors().astype(np.int64)[0] @ packed.astype(np.int64)) >> 1
         rest = (rows[own] - known) % 2**bits
         for byte in range(own):
@@ -144,7 +150,7 @@ def share_bytes(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8
 
 
 def shares_bytes(weight: QuantizedWeight) -> bool:
-    """Whether exact storage can hold the weight in bytes that share their spare bits: groups run over its inputs."""
+    """Whether exact storage can hold the weight in bytes that share their spare bits: groups run along its inputs."""
     return (
         weight.bits in SHARED_BITS
         and weight.grid is Grid.MID_TREAD

@@ -1,11 +1,11 @@
 """Operators that read weights of 5 to 7 bits from bytes that share their spare bits, see `bit_layout`.
 
-Runtimes disagree on integer arithmetic that leaves its type. OpenVINO, for instance, saturates a product of uint8 and
-rounds what a shift drops (2026.4). So every step here is exact: a mask clears bits before they would be shifted out,
-and no sum or shift leaves its type. What drops bits is Cast to a narrower integer alone, as its specification says.
+Runtimes disagree on integer arithmetic that overflows its type. OpenVINO, for instance, saturates a product of uint8
+and rounds the bits that a shift drops (2026.4). So every step here is exact: a mask clears bits before they would be
+shifted out, and no sum or shift overflows. Only Cast to a narrower integer drops bits, as its specification says.
 
-Bytes written count most in the time to load (see `unpacking`), the number of nodes comes next. BitwiseAnd and BitShift
-take ten times as long as Add, Sub, Min, Max and Cast in onnxruntime, so these do what they can.
+Loading time depends most on the bytes written (see `unpacking`), then on the number of nodes. BitwiseAnd and BitShift
+take ten times as long as Add, Sub, Min, Max and Cast in onnxruntime, so the cheap ones are preferred.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from lampq_onnx.quantization import QuantizedWeight
 Bytes = npt.NDArray[np.uint8]
 
 FIRST_OPSET = 18
-"""The opset that brought BitwiseAnd."""
+"""First opset with BitwiseAnd."""
 
 
 def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> tuple[ir.Value, ir.Value | None]:
     """Add the nodes that read a weight of 5 to 7 bits, and its packed bytes.
 
     Returns:
-        (inputs, outputs) int8, and their zero point (outputs,). Up to 6 bits these are codes: the zero point saves a
-        pass over all weights. With 7 bits they are levels, and there is no zero point: without VNNI, an integer kernel
-        adds two products of uint8 and int8 in 16 bits, where 2 * 255 * 63 fits and 2 * 255 * 127 does not.
+        Integers (inputs, outputs) int8, and their zero point (outputs,). Up to 6 bits these are codes: the zero point
+            saves a pass over all weights. With 7 bits they are levels, and there is no zero point: without VNNI, an
+            integer kernel adds two products of uint8 and int8 in 16 bits, where 2 * 255 * 63 fits and 2 * 255 * 127
+            does not.
     """
     bits, (outputs, inputs) = weight.bits, weight.codes.shape
     packed = share_bytes(np.ascontiguousarray(weight.codes.T).reshape(-1), bits)
@@ -47,7 +48,7 @@ def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> tuple[ir.Val
 
 
 def _five(graph: Unpacking, rows: Bytes) -> list[ir.Value]:
-    """Codes of 5 bits from (5, n, outputs) uint8. Bytes that are treated alike are one tensor."""
+    """Read codes of 5 bits from (5, n, outputs) uint8. Bytes that are treated alike are one tensor."""
     first, split, last = rows[:2], rows[2:4], rows[4:]
     parts = [part.reshape(-1, part.shape[-1]) for part in (first, split, last)]
     own, spare = _halves(graph, parts, 5)
@@ -57,14 +58,14 @@ def _five(graph: Unpacking, rows: Bytes) -> list[ir.Value]:
     pair = _right(graph, graph.then("Add", [_right(graph, two, 3), spare[0]], None), 3)
     size = graph.shared(f"lampq.split.{len(rows[0])}", np.full(2, len(rows[0]), np.int64))
     left, right = graph.split(one, size, 2)
-    # Each holds 0 or 32, so that the smaller one of it and another power of two is that power or 0.
+    # Each holds 0 or 32, so the minimum of it and another power of two is that power or 0.
     low = graph.then("Add", [_min(graph, left, 16), _min(graph, right, 8)], None)
     single = _right(graph, graph.then("Add", [low, spare[2]], None), 3)
     return [*own, pair, single]
 
 
 def _six(graph: Unpacking, rows: Bytes) -> list[ir.Value]:
-    """Codes of 6 bits from (3, n, outputs) uint8."""
+    """Read codes of 6 bits from (3, n, outputs) uint8."""
     own, spare = _halves(graph, list(rows), 6)
     code = _right(graph, spare[2], 2)
     for part in (spare[1], spare[0]):
@@ -73,7 +74,7 @@ def _six(graph: Unpacking, rows: Bytes) -> list[ir.Value]:
 
 
 def _seven(graph: Unpacking, packed: Bytes) -> ir.Value:
-    """Codes of 7 bits from (7, n) uint8, in int8."""
+    """Read codes of 7 bits from (7, n) uint8; the result is int8."""
     data = graph.packed("bits7", packed)
     total = graph.then("MatMulInteger", [graph.shared("lampq.loans.b7", product_factors()), data], "total")
     # Cast to a narrower integer drops the high bits.
@@ -83,7 +84,7 @@ def _seven(graph: Unpacking, packed: Bytes) -> ir.Value:
 
 
 def _halves(graph: Unpacking, parts: list[Bytes], bits: int) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Pack ``parts``. Returns of each the codes in its low ``bits``, and the bytes without these bits."""
+    """Pack ``parts``; return the codes in the low ``bits`` of each part, and the bytes without these bits."""
     mask = _byte(graph, 2**bits - 1)
     data = [graph.packed(f"bits{bits}.{at}", np.ascontiguousarray(part)) for at, part in enumerate(parts)]
     own = [graph.then("BitwiseAnd", [part, mask], None) for part in data]
@@ -103,7 +104,7 @@ def _byte(graph: Unpacking, value: int) -> ir.Value:
 
 
 def _right(graph: Unpacking, value: ir.Value, count: int) -> ir.Value:
-    """``value`` shifted to the right; its lowest ``count`` bits are zero."""
+    """Shift ``value`` to the right; its lowest ``count`` bits are zero."""
     return graph.then("BitShift", [value, _byte(graph, count)], None, direction="RIGHT")
 
 

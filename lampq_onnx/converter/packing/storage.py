@@ -1,24 +1,23 @@
-"""How integer weights lie in the file, and the standard operators that bring them back.
+"""How integer weights are stored in the file, and the standard operators that restore them.
 
 How the integers are packed and how they are scaled are separate choices. Packing:
 
-- container: one int8 a weight.
+- container: one int8 per weight.
 - native: INT2 up to 2 bits, INT4 up to 4 bits, int8 above; Cast to INT8. Needs opset 25 for INT2, 21 for INT4.
-- exact: b bits a weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
-  byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes
-  at once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits (`shared_bytes`). Up to 6 bits the
-  middle level is their zero point; with 7 bits a Sub makes levels of them. That loads faster than lookups, which remain
-  where the inputs make no whole number of groups, where the target runs weights with zero points in float, and in
-  graphs of opsets below 18.
+- exact: b bits per weight for every b (`bit_layout`). Up to 4 bits, a Gather from a table [256, 8 / width] turns each
+byte into the signed contributions of its fields, and an int8 Add joins the fields; large models look up two bytes at
+once, in a table of 65536 rows. From 5 to 7 bits, bytes share their spare bits (`shared_bytes`). Up to 6 bits the middle
+level is their zero point; with 7 bits a Sub turns codes into levels. That loads faster than lookups. Lookups remain if
+the inputs do not fill whole groups, if the target runs weights with zero points in float, and in graphs of opsets below
+18.
 
 Scaling:
 
-- integer kernel, behind quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
-  creation and fuses DequantizeLinear and MatMul to its int8 kernel.
-- float kernel, behind inputs that 8 bits cannot hold: Sub of the zero point where there is one, Cast to FLOAT and Mul
-  by the scale, the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
-  MatMulNBits here, which rounds the inputs to 8 bits on its own (relative error 4e-3), even behind an Identity or a
-  Transpose.
+- integer kernel, after quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
+creation and fuses DequantizeLinear and MatMul to its int8 kernel.
+- float kernel, after inputs wider than 8 bits: Sub of the zero point if there is one, Cast to FLOAT and Mul by the
+scale, which is the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
+MatMulNBits here, which itself rounds the inputs to 8 bits (relative error 4e-3), even after an Identity or a Transpose.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
-"""First opset of: per-axis DequantizeLinear; int8 Add; INT4; INT2."""
+"""First opsets with per-axis DequantizeLinear, int8 Add, INT4 and INT2."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class Packed:
         value: integers (inputs, outputs), unpacked.
         scale: float32 (outputs,).
         zero_point: (outputs,) in the type of the integers; None: zero.
-        nodes: what unpacks them, in topological order.
+        nodes: nodes that unpack the integers, in topological order.
         initializers: new constants; lookup tables are shared between layers by name.
-        storage: name for the report.
-        bytes: of the packed weights, without scales and shared tables.
+        storage: name of the storage for the report.
+        bytes: bytes of the packed weights, without scales and shared tables.
     """
 
     value: ir.Value
@@ -70,8 +69,9 @@ class Stored:
 
     Attributes:
         value: float (inputs, outputs).
-        nodes: what scales the integers, in topological order; the last one makes ``value``.
-        storage, bytes: of the integers, see `Packed`.
+        nodes: nodes that scale the integers, in topological order; the last one makes ``value``.
+        storage: storage of the integers, see `Packed`.
+        bytes: bytes of the packed integers, see `Packed`.
     """
 
     value: ir.Value
@@ -81,7 +81,7 @@ class Stored:
 
 
 def required_opset(bits: int, packing: Packing) -> int:
-    """Least opset that a weight of ``bits`` needs in the form ``packing``."""
+    """Return the lowest opset that a weight of ``bits`` bits needs in this packing."""
     if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
         return MIN_OPSET["container"]
     if packing == "exact":
@@ -110,16 +110,17 @@ def pack_weight(
     folds: bool = True,
     shares: bool = True,
 ) -> Packed:
-    """Write a weight's integers in the form ``packing``.
+    """Write a weight's integers in this packing.
 
     Args:
         weight: codes (outputs, inputs).
         name: prefix of new tensor names.
+        packing: exact, native or container.
         tables: lookup tables that exist already; new ones are added.
         unsigned: see `needs_unsigned`.
         paired: fields of exact storage that are looked up two bytes at once, see `paired_fields`.
         folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
-            what it cannot hold as it is lies in int8.
+            weights that INT4 cannot hold directly are int8.
         shares: whether bytes of exact storage may share their spare bits, see `may_share`.
     """
     scale = constant(f"{name}.scale", weight.scale)
@@ -143,7 +144,7 @@ def pack_weight(
 
 
 def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
-    """Bring integers that are in the graph already to float, in the form of the kernel that reads them."""
+    """Scale integers that are already in the graph to float, in the form of the kernel that reads them."""
     zero = [] if packed.zero_point is None else [packed.zero_point]
     if integer_kernel:
         inputs = [packed.value, packed.scale, *zero]

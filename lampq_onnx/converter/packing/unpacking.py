@@ -1,7 +1,7 @@
 """Standard operators that turn the bytes of exact storage back into integers, see `bit_layout`.
 
-onnxruntime folds them when the session is created, and keeps every constant that it folds until all are. Loading time
-therefore goes with the bytes that the nodes write, more than with what they compute.
+onnxruntime folds them when the session is created, and keeps every folded constant until all are folded. So loading
+time depends on the bytes that the nodes write, more than on what they compute.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from lampq_onnx.quantization import QuantizedWeight
 
 
 def constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """An initializer that is in no graph yet."""
+    """Make an initializer that is not yet in a graph."""
     tensor = ir.tensor(array, name=name)
     return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
 
 
 class Unpacking:
-    """Nodes and new constants that bring one weight's integers back.
+    """Nodes and new constants that restore one weight's integers.
 
     Attributes:
         nodes: in topological order.
         new: constants that are not in the graph yet.
-        bytes: of the packed weights.
+        bytes: bytes of the packed weights.
 
     Args:
         name: prefix of tensors and nodes.
@@ -43,7 +43,7 @@ class Unpacking:
         self.bytes = 0
 
     def then(self, operator: str, inputs: list[ir.Value], step: str | None, **attributes: int | str) -> ir.Value:
-        """Add a node with one output; without a ``step`` it has no name, which takes room in the file."""
+        """Add a node with one output; without a ``step`` it has no name, because names take room in the file."""
         node = ir.node(operator, inputs, attributes, name=None if step is None else f"{self.name}.{step}")
         self.nodes.append(node)
         return node.outputs[0]
@@ -55,17 +55,17 @@ class Unpacking:
         return node.outputs
 
     def own(self, step: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """A constant of this weight alone."""
+        """Add a constant that only this weight uses."""
         self.new.append(constant(f"{self.name}.{step}", array))
         return self.new[-1]
 
     def packed(self, step: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """Packed weights, which are counted."""
+        """Add packed weights, and count their bytes."""
         self.bytes += array.nbytes
         return self.own(step, array)
 
     def shared(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """A constant that layers share."""
+        """Add a constant that layers share."""
         if name not in self._tables:
             self._tables[name] = constant(name, array)
             self.new.append(self._tables[name])
@@ -73,9 +73,11 @@ class Unpacking:
 
 
 def look_up_fields(weight: QuantizedWeight, graph: Unpacking, paired: Collection[FieldKey]) -> ir.Value:
-    """Levels (inputs, outputs) as the sum of looked up fields.
+    """Compute levels (inputs, outputs) as the sum of looked-up fields.
 
     Args:
+        weight: codes to pack.
+        graph: receives the nodes and constants.
         paired: fields that are looked up two bytes at once, see `paired_fields`.
     """
     codes = np.ascontiguousarray(weight.codes.T)
@@ -89,7 +91,7 @@ def look_up_fields(weight: QuantizedWeight, graph: Unpacking, paired: Collection
         shift -= width
         packed = pack(((codes >> shift) & (2**width - 1)).astype(np.uint8), width)
         part = f"bits{width}"
-        # Pairs of bytes where the weight has a whole number of them.
+        # Look up pairs of bytes if the weight has a whole number of them.
         pair = (weight.grid, weight.bits, width) in paired and count % (16 // width) == 0
         data = graph.packed(part, packed.view("<u2") if pair else packed)
         rows = field_table(weight.grid, weight.bits, width, shift)

@@ -1,4 +1,4 @@
-"""One concern a file; each pass is called with a model and counts what it changed."""
+"""The converter's passes, one per file; a pass is called with a model and counts what it changed."""
 
 from lampq_onnx.converter.passes.bias_in_gemm import BiasInGemm
 from lampq_onnx.converter.passes.fold_shapes import FoldShapes

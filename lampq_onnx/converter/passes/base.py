@@ -1,4 +1,4 @@
-"""Base of the converter's passes."""
+"""Base class of the converter's passes over layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.keys import UNIT_KEY
 
 INTEGER_KERNEL_BITS = 8
-"""Widest inputs of onnxruntime's integer kernels; layers with wider ones run in float."""
+"""Widest inputs of onnxruntime's integer kernels; layers with wider inputs run in float."""
 
 
 Numbers = TypeVar("Numbers")
@@ -21,7 +21,7 @@ class LayerPass(CountingPass, Generic[Numbers]):
     """A pass over the layers that are to be quantized.
 
     Attributes:
-        parameters: unit -> what the pass must know of it.
+        parameters: layer -> what the pass must know about it.
     """
 
     def __init__(self, parameters: Mapping[str, Numbers]) -> None:
@@ -29,6 +29,6 @@ class LayerPass(CountingPass, Generic[Numbers]):
         self.parameters = parameters
 
     def units(self, model: ir.Model) -> list[tuple[str, ir.Node]]:
-        """Nodes of the layers that are to be quantized, in graph order."""
+        """List the names and nodes of the layers that are to be quantized, in graph order."""
         named = ((node.metadata_props.get(UNIT_KEY, ""), node) for node in model.graph)
         return [(name, node) for name, node in named if name in self.parameters]

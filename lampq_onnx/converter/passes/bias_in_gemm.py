@@ -20,28 +20,30 @@ from lampq_onnx.graph.shapes import Dimension, dimensions
 from lampq_onnx.targets import Target
 
 LARGEST_BIAS = 2**30
-"""Bound of a bias in units of input scale times weight scale; it is added to sums of products in int32."""
+"""Largest bias in steps of input scale times weight scale; it is added to sums of products in int32."""
 
 _TAKE_BIAS = frozenset({"Gelu", "Erf", "Tanh"})
-"""What onnxruntime recognizes an activation function by that adds the bias (BiasGelu, FastGelu). SiLU's adds none."""
+"""Operators by which onnxruntime recognizes an activation function that adds the bias (BiasGelu, FastGelu); SiLU adds
+none."""
 
 _WITHIN_ACTIVATION = frozenset({"Add", "Div", "Mul", "Pow"})
 
 
 class BiasInGemm(LayerPass[LayerFacts]):
-    """Let the integer kernel of a layer add its bias, where a pass over the layer's result is saved by it.
+    """Let the integer kernel of a layer add its bias, if that saves a pass over the layer's result.
 
     1. x [n, ..., k] -> Reshape [-1, k] -> Gemm with the bias in int32, in units of input scale times weight scale ->
-       Reshape [-1, ..., outputs]. Layers that read the same x share its rows, and a Reshape behind it is taken.
-       Zero points are written even where they are zero: without them onnxruntime makes no QGemm, and the layer would
-       run in float.
-    2. That moves the bias by up to half a unit, which is half of what one input does that is one level off. Narrow
+       Reshape [-1, ..., outputs]. Layers that read the same x share the first Reshape, and an existing Reshape after
+       the layer is used. Zero points are written even if they are zero: without them onnxruntime makes no QGemm, and
+       the layer would run in float.
+    2. That moves the bias by up to half a unit, which is half the effect of one input that is one level off. Narrow
        inputs, whose levels are far apart, keep the Add.
-    3. Left as they are, too: results that an activation function reads, which adds the bias on its way; results of one
-       row an image; layers whose sizes are not known but for the batch; biases that int32 does not hold in these units;
-       layers in float.
+    3. These also keep the Add: results that an activation function reads, because it adds the bias itself; results of
+       one row per image; layers whose sizes apart from the batch are unknown; biases that int32 does not hold in these
+       units; layers in float.
 
     Args:
+        parameters: layer -> what the pass must know about it.
         target: see `Target.gemm_bias`.
     """
 
@@ -53,7 +55,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
         self._rows: dict[ir.Node, ir.Value] = {}
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         if not self._target.gemm_bias:
             return self.settle("", Refused(f"{self._target.name} has no kernel that is faster with it"))
         self._rows.clear()
@@ -73,7 +75,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
         if source is None or weight is None or weight.inputs[1] is None:
             return Refused("its input or its weight is not read through DequantizeLinear")
         channels, inputs = layer.outputs, layer.inputs
-        # The scales as onnxruntime reads them, from the file: of a part of the unit, perhaps (`ProductPerPart`).
+        # The scales as onnxruntime reads them from the file; they may belong to a part of the layer (`ProductPerPart`).
         weight_scale = constant_array(weight.inputs[1]).astype(np.float32)
         outputs = weight_scale.size
         found = bias_of(node, outputs)
@@ -90,13 +92,14 @@ class BiasInGemm(LayerPass[LayerFacts]):
             weight.resize_inputs(3)
             zero = shared_constant(graph, f"lampq.zero.int8.{outputs}", np.zeros(outputs, np.int8))
             weight.replace_input_with(2, zero)
-        # Most nodes have no name, and values short ones: a file of few bits has as many bytes of names as of weights.
+        # Most nodes have no name, and values have short ones: in a file of few bits, names take as many bytes as
+        # weights.
         if source not in self._rows:
             rows = ir.node("Reshape", [source.inputs[0], shape_constant(graph, (-1, inputs))], name="")
             data = ir.node("DequantizeLinear", [rows.outputs[0], *source.inputs[1:]], name="")
             graph.insert_before(node, [rows, data])
             self._rows[source] = data.outputs[0]
-        # Folded when the file is loaded, and a product takes less room than its result.
+        # Folded when the file is loaded; the product takes less room in the file than its result.
         step = ir.node("Mul", [source.inputs[1], weight.inputs[1]], name="")
         label = name if outputs == channels else node.name
         integers = add_constant(graph, unused(f"{label}.bias.quantized", set(graph.initializers)), bias)
@@ -105,7 +108,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
         product = ir.node(
             "Gemm",
             [self._rows[source], weight.outputs[0], offset.outputs[0]],
-            # onnxruntime looks at beta's value, which must therefore be there.
+            # onnxruntime reads the value of beta, so it must be present.
             {"alpha": 1.0, "beta": 1.0},
         )
         move_annotation(node, product)
@@ -123,7 +126,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
 
 
 def _reason_to_keep(bias: Bias, sizes: tuple[Dimension, ...] | None) -> Refused | None:
-    """Why a bias is better left in its Add."""
+    """Return why a bias is better left in its Add, or None."""
     if _takes_bias(bias.node.outputs[0]):
         return Refused("an activation function reads its result, and adds the bias on its way")
     if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
@@ -134,17 +137,17 @@ def _reason_to_keep(bias: Bias, sizes: tuple[Dimension, ...] | None) -> Refused 
 
 
 def _next_reshape(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
-    """The Reshape that alone reads ``value`` and makes the same of its rows."""
+    """Return the Reshape that alone reads ``value`` and makes the same of its rows."""
     reader = only_reader(value, graph)
     if reader is None or reader.op_type != "Reshape":
         return None
     shape = reader.inputs[1]
-    # A 0 is a size of what is read.
+    # A 0 copies a dimension of what the Reshape reads.
     return reader if shape is not None and shape.const_value is not None and constant_array(shape).all() else None
 
 
 def _takes_bias(value: ir.Value) -> bool:
-    """Whether an activation function that adds the bias reads ``value``, through its own arithmetic perhaps."""
+    """Whether an activation function that adds the bias reads ``value``, possibly through its own arithmetic."""
     front, seen = users(value), set()
     while front:
         node = front.pop()
@@ -157,7 +160,7 @@ def _takes_bias(value: ir.Value) -> bool:
 
 
 def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:
-    """(outputs,) int32: the bias in steps of ``scale``; None: int32 does not hold it."""
+    """Return the bias in steps of ``scale``, (outputs,) int32; None if int32 does not hold it."""
     if not (scale > 0).all():
         return None
     steps = np.rint(row.astype(np.float64) / scale)

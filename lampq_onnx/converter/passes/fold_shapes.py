@@ -1,4 +1,4 @@
-"""Shape arithmetic that is known before any image is."""
+"""Fold shape arithmetic that is known before any image is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lampq_onnx.graph.refusals import Outcome, Refused
 from lampq_onnx.graph.shapes import Dimension, dimensions
 
 LONGEST = 16
-"""Integer constants with more elements are no shapes."""
+"""Largest integer constant that is treated as a shape; those with more elements are not."""
 
 
 class FoldShapes(CountingPass):
@@ -22,15 +22,15 @@ class FoldShapes(CountingPass):
 
     1. Shape, Slice, Gather, Concat, Squeeze, Unsqueeze, Identity and Cast of shapes are evaluated on the dimensions
        that the graph declares; the batch stays a symbol.
-    2. A Reshape whose target has at most one symbol takes a constant, with -1 in the symbol's place.
-    3. The result's shape is written into the graph, so that shapes computed from it are known as well. Nodes that
-       nobody reads any more are removed.
+    2. A Reshape whose target has at most one symbol takes a constant, with -1 in the place of the symbol.
+    3. The shape of the result is written into the graph, so that shapes computed from it are known as well. Nodes that
+       nothing reads any more are removed.
     """
 
     purpose = "constant target shape of a Reshape"
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         graph = model.graph
         known: dict[ir.Value, tuple[Dimension, ...]] = {}
         count = 0
@@ -56,12 +56,12 @@ class FoldShapes(CountingPass):
             return False
         target = known.get(shape)
         if target is None:
-            return Refused("the shape depends on values that are known only in a run")
+            return Refused("the shape depends on values that are known only at run time")
         numbers = [d for d in target if isinstance(d, int)]
         symbols = [d for d in target if isinstance(d, str)]
         inferred = numbers.count(-1)
         if len(symbols) + inferred > 1:
-            return Refused("several dimensions of the shape are known only in a run")
+            return Refused("several dimensions of the shape are known only at run time")
         # A dimension of 0 would make the -1 ambiguous, or copy the input's.
         if any(d == 0 or d < -1 for d in numbers):
             return Refused("the shape has a dimension that is 0 or negative")
@@ -73,7 +73,7 @@ class FoldShapes(CountingPass):
 
 
 def _infer(model: ir.Model) -> None:
-    """Shapes behind those that are known now."""
+    """Infer the shapes of values computed from those that are known now."""
     for node in model.graph:
         for output in node.outputs:
             if dimensions(output) is None and not output.is_graph_output():
@@ -82,14 +82,14 @@ def _infer(model: ir.Model) -> None:
 
 
 def _spread(node: ir.Node) -> None:
-    """Give a Transpose's result the shape that its input has."""
+    """Give a Transpose's result the permuted shape of its input."""
     shape, perm = dimensions(node.inputs[0]), node.attributes.get("perm")
     if shape is not None and perm is not None and dimensions(node.outputs[0]) is None:
         node.outputs[0].shape = ir.Shape([shape[i] for i in perm.as_ints()])
 
 
 def _evaluate(node: ir.Node, known: dict[ir.Value, tuple[Dimension, ...]]) -> tuple[Dimension, ...] | None:
-    """Elements of an integer vector, or of a scalar as a vector of one; None: not known."""
+    """Evaluate an integer vector, or a scalar as a vector of one element; None if it is not known."""
     if node.op_type == "Shape":
         shape = dimensions(node.inputs[0])
         return (

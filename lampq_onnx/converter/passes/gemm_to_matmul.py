@@ -1,4 +1,4 @@
-"""Gemm -> MatMul + Add, so that onnxruntime puts it on an integer kernel."""
+"""Replace Gemm by MatMul + Add, so that onnxruntime runs it on an integer kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lampq_onnx.graph.shapes import dimensions
 
 
 class GemmToMatMul(LayerPass[LayerParameters]):
-    """Rewrite the Gemm of each unit.
+    """Rewrite the Gemm of each layer.
 
     1. A Gemm is two-dimensional, and onnxruntime runs a Gemm (or the MatMul + Add that it turns into one) with a
        dequantized weight in float, dequantizing it at every run, unless its bias is int32 (see `BiasInGemm`). With
@@ -24,7 +24,7 @@ class GemmToMatMul(LayerPass[LayerParameters]):
     """
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         count = 0
         for name, node in self.units(model):
             if node.op_type == "Gemm":
@@ -44,7 +44,7 @@ class GemmToMatMul(LayerPass[LayerParameters]):
         matrix, is_row = constant_array(weight), bias_of(node) is not None
         if int_attribute(node, "transB", 0):
             matrix = matrix.T
-        # The values matter only for the shape: the weight pass replaces them by the planned integers.
+        # The values matter only for their shape: the weight pass replaces them by the planned integers.
         value = add_constant(graph, f"{name}.matrix", np.ascontiguousarray(matrix))
         axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
         lift = ir.node("Unsqueeze", [source, axis], name=f"{name}.lift")
@@ -80,11 +80,11 @@ class GemmToMatMul(LayerPass[LayerParameters]):
 
 
 def _lift(graph: ir.Graph, name: str, node: ir.Node) -> None:
-    """Put a dimension into a two-dimensional MatMul and the Add of its bias."""
+    """Add a dimension to a two-dimensional MatMul and the Add of its bias."""
     last, bias = node.outputs[0], bias_of(node)
     if bias is not None:
         last = bias.node.outputs[0]
-        node.outputs[0].name = f"{node.outputs[0].name}.lifted"  # three dimensions, which the float file's has not
+        node.outputs[0].name = f"{node.outputs[0].name}.lifted"  # three dimensions, unlike in the float file
     axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
     lift = ir.node("Unsqueeze", [node.inputs[0], axis], name=f"{name}.lift")
     graph.insert_before(node, lift)

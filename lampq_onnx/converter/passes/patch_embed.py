@@ -1,4 +1,4 @@
-"""Patch-embedding Conv -> reshape, transpose and MatMul."""
+"""Replace the patch-embedding Conv by reshape, transpose and MatMul."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from lampq_onnx.graph.refusals import Refused
 
 
 class PatchEmbedToMatMul(LayerPass[LayerFacts]):
-    """Rewrite a Conv whose stride is its kernel.
+    """Rewrite a Conv whose stride equals its kernel.
 
     1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
-    2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw]
-       -> MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved
-       instead of floats (see QuantizeActivations).
-    3. A Conv whose input stays in float stays a Conv: float kernels are best at it as it is.
-    4. Where the Conv is followed only by the flattening of ViTs (Reshape to [n, d, tokens], Transpose to
-       [n, tokens, d]), its result takes that place; elsewhere it is brought back to [n, d, rows, columns].
+    2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw] ->
+       MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved instead
+       of floats (see QuantizeActivations).
+    3. A Conv whose input stays in float stays a Conv, which float kernels run best.
+    4. If only the flattening of ViTs follows the Conv (Reshape to [n, d, tokens], Transpose to [n, tokens, d]), the new
+       result replaces the flattened one; otherwise it is brought back to [n, d, rows, columns].
     """
 
     purpose = "patch embedding as a MatMul, which has an integer kernel"
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         count = 0
         for name, node in self.units(model):
             if node.op_type != "Conv":
                 continue
             if self.parameters[name].input_scale is None:
-                self.settle(name, Refused("its input stays in float, and float kernels are best at the Conv as it is"))
+                self.settle(name, Refused("its input stays in float, and float kernels run the Conv best as it is"))
                 continue
             geometry = patch_geometry(node)
             if geometry is None:
@@ -84,7 +84,7 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
 
 
 def _token_view(node: ir.Node, outputs: int, tokens: int) -> ir.Value | None:
-    """The [n, tokens, d] value that the Conv's result is turned into, if that is all that happens to it."""
+    """Return the [n, tokens, d] value that the Conv's result is flattened to; None if anything else reads it."""
     readers = users(node.outputs[0])
     if len(readers) != 1 or node.outputs[0].is_graph_output() or readers[0].op_type not in ("Reshape", "Flatten"):
         return None

@@ -1,4 +1,4 @@
-"""MatMul -> Split becomes a product for each part, so that no result has to be taken apart."""
+"""Replace MatMul -> Split by one product per part, so that no result is split at run time."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from lampq_onnx.targets import Target
 
 MOST_PARTS = 8
 LEAST_CHANNELS = 8
-"""More parts, or parts of fewer output channels, are left in one product: each product is a node, and the kernels take
-as many channels at a time as a vector register holds."""
+"""Limits for parts. More parts, or parts of fewer output channels, stay in one product: each product is a node, and the
+kernels process as many channels at a time as a vector register holds."""
 
 
 class ProductPerPart(LayerPass[LayerFacts]):
-    """Split the weights of a layer, which happens once, in the place of its result, which would at every run.
+    """Split the weights of a layer once, instead of its result at every run.
 
     1. MatMul -> Add -> Reshape [.., parts, ..] -> Transpose -> Split -> Squeeze, as exporters write queries, keys and
        values (with `SplitUnbind`), becomes MatMul -> Add -> Reshape -> Transpose for each part; likewise without the
        Transpose. MatMul -> Add -> Split along the last axis becomes MatMul -> Add for each part.
-    2. The packed weights stay one tensor; a Split behind their unpacking is folded when the file is loaded. Scales and
-       biases are cut here. Every output channel keeps its numbers, so that the results are the same to the bit.
-    3. All products carry the unit's name; the first one, and what scales its weight, the rest of its annotation. A part
-       that nothing reads has none.
-    4. Left as they are: parts of other places than consecutive output channels, many or narrow parts, and results that
-       something else reads.
+    2. The packed weights stay one tensor; a Split after their unpacking is folded when the file is loaded. Scales and
+       biases are cut here. Every output channel keeps its numbers, so the results are identical to the bit.
+    3. All products carry the layer's name. The first one, and the node that scales its weight, carry the other
+       annotations. A part that nothing reads has none.
+    4. Left unchanged: parts that are not consecutive output channels, many or narrow parts, and results that something
+       else reads.
 
     Args:
+        parameters: layer -> what the pass must know about it.
         target: see `Target.part_products`.
     """
 
@@ -54,9 +55,9 @@ class ProductPerPart(LayerPass[LayerFacts]):
         self._cuts: dict[bytes, ir.Value] = {}
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         if not self._target.part_products:
-            return self.settle("", Refused(f"{self._target.name} gains nothing by it"))
+            return self.settle("", Refused(f"{self._target.name} gains nothing from it"))
         graph = model.graph
         self._nodes = {node.name for node in graph if node.name}
         written = (output for node in graph for output in node.outputs)
@@ -76,7 +77,7 @@ class ProductPerPart(LayerPass[LayerFacts]):
         if not isinstance(found, _Parts):
             return found
         if not _pays(found.sizes):
-            return Refused(f"{len(found.sizes)} parts of at least {min(found.sizes)} channels do not pay")
+            return Refused(f"{len(found.sizes)} parts of at least {min(found.sizes)} channels do not pay off")
         read = [index for index, end in enumerate(found.ends) if users(end) or end.is_graph_output()]
         for index, product in zip(read, self._products(graph, name, node, scaling, found.sizes, read), strict=True):
             size = found.sizes[index]
@@ -105,10 +106,15 @@ class ProductPerPart(LayerPass[LayerFacts]):
         sizes: Sequence[int],
         read: Sequence[int],
     ) -> list[ir.Node]:
-        """A MatMul for each part that is read, with what scales its weight; put before ``node``.
+        """Make a MatMul for each part that is read, with the nodes that scale its weight, before ``node``.
 
         Args:
-            scaling: what scales the whole weight, last one first.
+            graph: receives the constants.
+            name: the layer.
+            node: its MatMul.
+            scaling: the nodes that scale the whole weight, last one first.
+            sizes: output channels of each part.
+            read: indices of the parts that are read.
         """
         cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
         split = ir.node("Split", [scaling[-1].inputs[0], cuts], {"axis": 1}, num_outputs=len(sizes), name="")
@@ -135,7 +141,7 @@ class ProductPerPart(LayerPass[LayerFacts]):
         return products
 
     def _cut(self, graph: ir.Graph, value: ir.Value, sizes: Sequence[int], index: int) -> ir.Value:
-        """One part of a constant with a number for each output channel, or with one for all; equal ones are shared."""
+        """Cut one part out of a constant with one number per output channel, or one for all; equal parts are shared."""
         array = constant_array(value).reshape(-1)
         start = sum(sizes[:index])
         part = np.ascontiguousarray(np.broadcast_to(array, (sum(sizes),))[start : start + sizes[index]])
@@ -148,14 +154,14 @@ class ProductPerPart(LayerPass[LayerFacts]):
 
 @dataclass(frozen=True)
 class _Parts:
-    """How a layer's result is taken apart.
+    """How a layer's result is split.
 
     Attributes:
         sizes: output channels of each part.
         ends: the parts.
-        shape: that each part gets by a Reshape; None: that of its product.
-        perm: of the Transpose behind it.
-        removed: nodes that take the result apart, last ones first.
+        shape: shape that each part gets by a Reshape; None: the shape of its product.
+        perm: permutation of the Transpose after it.
+        removed: nodes that split the result, last ones first.
     """
 
     sizes: tuple[int, ...]
@@ -165,7 +171,7 @@ class _Parts:
     removed: tuple[ir.Node, ...]
 
     def moves(self, graph: ir.Graph) -> list[ir.Node]:
-        """New nodes for one part; the input of each is still to be set."""
+        """Make the nodes for one part; their inputs are still to be set."""
         nodes = []
         if self.shape is not None:
             nodes.append(ir.node("Reshape", [None, shape_constant(graph, self.shape)], name=""))
@@ -175,7 +181,7 @@ class _Parts:
 
 
 def _parts(result: ir.Value, outputs: int, graph: ir.Graph) -> _Parts | Refused | Literal[False]:
-    """How a layer's result is taken apart; False where it is not."""
+    """Find out how a layer's result is split; False if it is not."""
     reader = only_reader(result, graph)
     if reader is None:
         shared = len(users(result)) > 1 or result.is_graph_output()
@@ -205,7 +211,7 @@ def _pays(sizes: Sequence[int]) -> bool:
 
 
 def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | Refused:
-    """Parts of a Split along the last axis."""
+    """Return the parts of a Split along the last axis."""
     shape = dimensions(result)
     if shape is None:
         return _UNKNOWN
@@ -225,7 +231,7 @@ def _along_channels(split: ir.Node, result: ir.Value, outputs: int) -> _Parts | 
 def _along_new_axis(
     reshapes: Sequence[ir.Node], transpose: ir.Node | None, split: ir.Node, outputs: int, graph: ir.Graph
 ) -> _Parts | Refused:
-    """Parts of size 1 of an axis that the last of ``reshapes`` has made out of the channels."""
+    """Return the parts, of size 1, of an axis that the last of ``reshapes`` makes out of the channels."""
     reshape = reshapes[-1]
     shape = dimensions(reshape.outputs[0])
     wanted = reshape.inputs[1] if reshape.op_type == "Reshape" else None
@@ -240,11 +246,11 @@ def _along_new_axis(
     axis = perm[split_axis]
     target = [int(size) for size in constant_array(wanted)]
     count = len(split.outputs)
-    # A 0 copies the size at its position, which is another one without the axis and without earlier reshapes; or it is
-    # the size.
+    # A 0 copies the size at its position, which is a different one without the axis and without earlier reshapes; or it
+    # means size 0.
     plain = len(reshapes) == 1 and not int_attribute(reshape, "allowzero", 0)
     copied = target[axis:] if plain else target
-    # Consecutive channels: nothing but channels behind the axis, and all of them.
+    # The channels are consecutive if nothing but channels, and all of them, follows the axis.
     channels = shape[axis:]
     if 0 in copied or not all(isinstance(size, int) for size in channels):
         return _UNKNOWN
@@ -265,7 +271,7 @@ def _along_new_axis(
 
 
 def _squeeze(output: ir.Value, axis: int, rank: int, graph: ir.Graph) -> ir.Node | None:
-    """The Squeeze that drops the axis of size 1 and alone reads a part."""
+    """Return the Squeeze that drops the axis of size 1 and alone reads a part."""
     node = only_reader(output, graph)
     if node is None or node.op_type != "Squeeze" or len(node.inputs) < 2:
         return None
@@ -276,13 +282,13 @@ def _squeeze(output: ir.Value, axis: int, rank: int, graph: ir.Graph) -> ir.Node
 
 
 def _scaling_nodes(last: ir.Node) -> list[ir.Node]:
-    """Last one first: DequantizeLinear, or Mul and the Cast before it (see `storage.scale_weight`)."""
+    """Return the nodes that scale a weight, last one first: DequantizeLinear, or Mul and the Cast before it."""
     cast = last.inputs[0].producer() if last.op_type == "Mul" and last.inputs[0] is not None else None
     return [last] if cast is None else [last, cast]
 
 
 def _typed(value: ir.Value, like: ir.Value, channels: int) -> ir.Value:
-    """``value`` with the type of ``like``, and its shape but for the channels."""
+    """Give ``value`` the type of ``like``, and its shape except for the channels."""
     value.type = like.type
     shape: tuple[Dimension, ...] | None = dimensions(like)
     if shape is not None:

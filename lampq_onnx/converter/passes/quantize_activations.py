@@ -1,4 +1,4 @@
-"""QuantizeLinear / DequantizeLinear at the inputs of the planned layers."""
+"""Insert QuantizeLinear and DequantizeLinear at the inputs of the planned layers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MOVES = frozenset({"Reshape", "Transpose"})
 
 
 class QuantizeActivations(LayerPass[LayerParameters]):
-    """Quantize what each unit reads.
+    """Quantize the input of each layer.
 
     1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: the same to uint16.
     2. Fewer than 8 bits: a Clip to the representable interval first, then uint8. The levels that remain are exactly
        those of the narrow type, and the layer keeps its 8-bit kernel.
-    3. Units without a quantizer read the float input as it is.
-    4. Layers that read the same tensor with the same numbers share one pair.
+    3. Layers without a quantizer read the float input.
+    4. Layers that read the same tensor with the same scale and zero point share one pair.
     5. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes.
 
     Args:
-        signed: write int8 or int16 in the place of uint8 or uint16, and zero points lower by half of the levels:
-            the same values.
+        signed: write int8 or int16 instead of uint8 or uint16, with zero points lower by half of the levels:
+            the values are the same.
     """
 
     def __init__(self, parameters: Parameters, *, signed: bool = False) -> None:
@@ -36,7 +36,7 @@ class QuantizeActivations(LayerPass[LayerParameters]):
         self._signed = signed
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         shared: dict[tuple[ir.Value, ActivationQuantizer], ir.Value] = {}
         for name, node in self.units(model):
             source = node.inputs[0]
@@ -73,7 +73,7 @@ class QuantizeActivations(LayerPass[LayerParameters]):
             moves[0].replace_input_with(0, value)
             for move in moves:
                 for output in move.outputs:
-                    output.type = output.shape = None  # integers now; readers infer it
+                    output.type = output.shape = None  # integers now; readers infer type and shape
             value = moves[-1].outputs[0]
         pair = ir.node("DequantizeLinear", [value, scale, zero], name=f"{prefix}.dequantize")
         graph.insert_before(node, pair)
@@ -81,7 +81,7 @@ class QuantizeActivations(LayerPass[LayerParameters]):
 
 
 def required_opset(quantizer: ActivationQuantizer | None) -> int:
-    """Least opset that the quantizer needs; 0: any."""
+    """Return the lowest opset that the quantizer needs; 0: any."""
     return UINT16_OPSET if quantizer is not None and quantizer.bits > INTEGER_KERNEL_BITS else 0
 
 
@@ -93,7 +93,7 @@ def _zero_point(quantizer: ActivationQuantizer, *, signed: bool) -> np.generic:
 
 
 def _moves_before(value: ir.Value) -> list[ir.Node]:
-    """Reshapes and transposes right before ``value`` that nothing else reads, first one first."""
+    """List the reshapes and transposes right before ``value`` that nothing else reads, first one first."""
     moves: list[ir.Node] = []
     producer = value.producer()
     while producer is not None and producer.op_type in _MOVES and len(value.uses()) == 1:

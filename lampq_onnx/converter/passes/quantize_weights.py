@@ -20,19 +20,21 @@ from lampq_onnx.targets import Packing, Target
 
 
 class QuantizeWeights(LayerPass[LayerParameters]):
-    """Give every unit its stored weight.
+    """Replace the weight of every layer by its stored integers.
 
-    1. A weight that several units share with equal numbers is stored and unpacked once; each unit scales it, by
+    1. A weight that several layers share with equal numbers is stored and unpacked once. Each layer scales it: by
        DequantizeLinear for the integer kernel, by Cast and Mul for the float kernel (see `storage`).
     2. A Conv reads its weight through a Transpose and a Reshape.
-    3. The last of the nodes that scale a weight carries the unit's name, widths, scheme and storage in its metadata.
+    3. The last of the nodes that scale a weight carries the layer's name, widths, scheme and storage in its metadata.
 
     Attributes:
-        stored: unit name -> how its weight lies in the file, after the call.
+        stored: layer name -> how its weight is stored in the file; filled by the call.
 
     Args:
+        parameters: layer -> its quantization parameters.
         packing: storage of the layers that ``storages`` does not name.
-        storages: unit name -> storage.
+        target: where the file is meant to run.
+        storages: layer name -> storage.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
         self.stored: dict[str, Stored] = {}
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         graph = model.graph
         tables: dict[str, ir.Value] = {}
         weights = [numbers.weight for numbers in self.parameters.values()]
@@ -96,7 +98,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
 
 
 def _kernel_shape(node: ir.Node) -> tuple[int, ...] | None:
-    """(outputs, inputs, height, width) of a Conv's weight; None for other nodes."""
+    """Return (outputs, inputs, height, width) of a Conv's weight; None for other nodes."""
     weight = node.inputs[1]
     if node.op_type != "Conv" or weight is None or weight.const_value is None:
         return None
@@ -104,7 +106,7 @@ def _kernel_shape(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _reshape_weight(graph: ir.Graph, name: str, node: ir.Node, shape: tuple[int, ...]) -> None:
-    """From (inputs, outputs) to the shape that a Conv reads; constants, which are folded when the file is loaded."""
+    """Reshape a weight (inputs, outputs) to what a Conv reads; these are constants, folded when the file is loaded."""
     rows = ir.node("Transpose", [node.inputs[1]], {"perm": [1, 0]}, name=f"{name}.weight.rows")
     kernel = add_constant(graph, f"{name}.weight.kernel", np.array(shape, np.int64))
     reshape = ir.node("Reshape", [rows.outputs[0], kernel], name=f"{name}.weight.reshape")
@@ -117,7 +119,7 @@ def _input_bits(numbers: LayerParameters) -> int:
 
 
 def _fingerprint(weight: QuantizedWeight) -> bytes:
-    """Equal for equal numbers."""
+    """Compute a hash that is equal for equal numbers."""
     digest = hashlib.sha256(f"{weight.bits} {weight.grid} {weight.codes.shape} ".encode())
     digest.update(weight.codes.tobytes())
     digest.update(weight.scale.tobytes())

@@ -1,4 +1,4 @@
-"""Reshapes and transposes that move nothing, or more than they must."""
+"""Remove reshapes and transposes that move nothing, or more than necessary."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class RemoveMoves(CountingPass):
 
     1. Reshape [.., m, n] -> [-1, m, n], Transpose of the last two, Reshape -> [.., n, m] is one Transpose of the last
        two, which onnxruntime merges with a Transpose before it.
-    2. A Reshape to the shape that its input has is dropped.
+    2. A Reshape to the shape of its input is dropped.
     3. Transposes that do nothing or follow another, Casts and Expands without effect: onnxscript's rules.
     """
 
     purpose = "removal of data movement without effect"
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         count = 0
         for node in list(model.graph):
             if node.op_type == "Reshape" and node.domain in ("", "ai.onnx"):
@@ -46,7 +46,7 @@ def _drop(graph: ir.Graph, node: ir.Node) -> Outcome:
     if not same_reshaped(shape, after, len(shape)):
         return False
     if result.is_graph_output():
-        return Refused("its result is an output of the graph, which keeps its name")
+        return Refused("its result is an output of the graph, whose name must stay")
     result.replace_all_uses_with(source)
     graph.remove(node, safe=True)
     return True
@@ -64,14 +64,14 @@ def _swap(graph: ir.Graph, last: ir.Node) -> Outcome:
     result = dimensions(last.outputs[0])
     target = first.inputs[1]
     if shape is None or result is None or target is None or target.const_value is None:
-        return Refused("the shapes before and behind the Transpose are not known")
+        return Refused("the shapes before and after the Transpose are not known")
     flat = constant_array(target).tolist()
     if len(shape) < 3 or len(flat) != 3 or tuple(flat[1:]) != shape[-2:]:
         return False
     if result != (*shape[:-2], shape[-1], shape[-2]):
         return False
     if only_reader(transpose.outputs[0], graph) is not last or only_reader(first.outputs[0], graph) is not transpose:
-        return Refused("others read what is between the Reshapes as well")
+        return Refused("other nodes read the values between the Reshapes too")
     order = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
     swap = ir.node("Transpose", [first.inputs[0]], {"perm": order}, name=transpose.name)
     graph.insert_before(last, swap)

@@ -1,4 +1,4 @@
-"""Biases that a rounding brings along."""
+"""Replace biases by those that a rounding method computed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lampq_onnx.graph.parameters import LayerParameters
 
 
 class ReplaceBias(LayerPass[LayerParameters]):
-    """Give a unit the bias of its rounded weights, where they have one.
+    """Give a layer the bias that belongs to its rounded weights, if there is one.
 
-    1. The bias is a new initializer: exporters merge equal constants, and the old one may be another layer's, too.
+    1. The bias is a new initializer: exporters merge equal constants, and other layers may use the old one.
     2. A MatMul takes it in the Add that follows it, a Gemm or Conv as its third input; a Gemm's beta becomes 1.
-    3. A layer without a bias gets the Add or the input.
+    3. A layer without a bias gets a new Add or a new third input.
     """
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         count = 0
         for name, node in self.units(model):
             bias = self.parameters[name].weight.bias
@@ -59,7 +59,7 @@ def _set_added(graph: ir.Graph, name: str, node: ir.Node, value: ir.Value, outpu
 
 def _unclear(name: str) -> LampqError:
     return LampqError(
-        f"the rounding of layer {name} brings a bias, and the layer's own is not one constant number per output that "
+        f"the rounding of layer {name} changes its bias, but the graph has not one constant number per output that "
         "only this layer's result is added to",
         hint="round this layer to nearest: leave it out of the weights file, or plan it with another width",
     )

@@ -1,4 +1,4 @@
-"""Compute only the tokens that are read."""
+"""Compute only the tokens that are read at the end."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _UNARY = frozenset(
 )
 _NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
 SELECTED = ".selected"
-"""What the names of narrowed tensors end in."""
+"""Suffix of the names of tensors that hold only the selected tokens."""
 
 _ROW = ".row"
 MIN_OPSET = 13
-"""Squeeze takes its axes as an input since then."""
+"""First opset whose Squeeze takes its axes as an input."""
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """A Gather of one token that stands behind ``value``."""
+    """A Gather of one token that reads ``value``."""
 
     gather: ir.Node
     axis: int
@@ -45,16 +45,17 @@ class SelectEarly(CountingPass):
     1. A model that classifies by one token reads a single row of its last block. The Gather that picks it commutes with
        everything that treats tokens alike: it is moved before normalizations, linear layers, activation functions,
        residual Adds, and before attention as far as its queries. Keys and values still see all tokens.
-    2. Only values that nothing else reads are narrowed. The picked dimension keeps size 1, so that layers stay
-       three-dimensional (a Gemm has no integer kernel); a Squeeze stands where the Gather was.
-    3. Tensors that hold fewer tokens than before get the suffix .selected, so that none is taken for the whole one.
-    4. Counted are the operators that now see one token.
+    2. Only values that nothing else reads are narrowed. The selected dimension keeps size 1, so that layers stay
+       three-dimensional (a Gemm has no integer kernel); a Squeeze replaces the Gather.
+    3. Tensors that hold fewer tokens than before get the suffix .selected, so that none is mistaken for the whole
+       tensor.
+    4. The count is the number of operators that now see one token.
     """
 
-    purpose = "choice of the token before the last block instead of behind it"
+    purpose = "choice of the token before the last block instead of after it"
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         if model.graph.opset_imports.get("", 0) < MIN_OPSET:
             return self.settle("", Refused(f"it needs opset {MIN_OPSET}"))
         count = 0
@@ -74,7 +75,7 @@ class SelectEarly(CountingPass):
         if shape is None or len(shape) != 3 or axis % 3 != 1 or picked.shape != ():
             return 0
         if users(source) != [node] or source.is_graph_output():
-            return Refused("all tokens are read as well")
+            return Refused("all tokens are read elsewhere too")
         if not _commutes(_Selection(node, 1)):
             producer = source.producer()
             before = "the input of the graph" if producer is None else f"a {producer.op_type} that needs all tokens"
@@ -92,7 +93,7 @@ class SelectEarly(CountingPass):
 
 
 def selected_row(graph: ir.Graph) -> int | None:
-    """The row that `SelectEarly` kept; None where it did nothing, or kept different rows."""
+    """Return the row that `SelectEarly` kept; None if it did nothing, or kept different rows."""
     rows = {
         int(constant_array(index)[0])
         for node in graph
@@ -105,7 +106,7 @@ def selected_row(graph: ir.Graph) -> int | None:
 
 
 class _Narrowing:
-    """Moves one selection through the graph, a node at a time."""
+    """Moves one selection through the graph, one node at a time."""
 
     def __init__(self, graph: ir.Graph, row: ir.Value) -> None:
         self.graph = graph
@@ -118,14 +119,14 @@ class _Narrowing:
         while front:
             current = front.pop()
             if current.gather.graph is None:
-                continue  # merged with another one
+                continue  # it was merged with another one
             current = self._merge(current)
             if _commutes(current):
                 front.extend(self._step(current))
                 self.count += 1
 
     def _merge(self, selection: _Selection) -> _Selection:
-        """One Gather where several read the same value."""
+        """Replace several Gathers of the same value by one."""
         for other in users(selection.value):
             if other is not selection.gather and other.op_type == "Gather" and other.inputs[1] is self.row:
                 other.outputs[0].replace_all_uses_with(selection.gather.outputs[0])
@@ -133,7 +134,7 @@ class _Narrowing:
         return selection
 
     def _step(self, selection: _Selection) -> list[_Selection]:
-        """Let the selection's producer read selected inputs; the new selections."""
+        """Let the selection's producer read selected inputs; return the new selections."""
         node, axis = selection.value.producer(), selection.axis
         assert node is not None
         value = selection.value
@@ -189,7 +190,7 @@ def _commutes(selection: _Selection) -> bool:
 
 
 def _joins_heads(node: ir.Node, axis: int) -> bool:
-    """Whether a Reshape leaves the dimensions up to ``axis`` as they are."""
+    """Whether a Reshape keeps the dimensions up to ``axis``."""
     before, after, target = dimensions(node.inputs[0]), dimensions(node.outputs[0]), node.inputs[1]
     if before is None or after is None or target is None or target.const_value is None:
         return False
@@ -199,7 +200,7 @@ def _joins_heads(node: ir.Node, axis: int) -> bool:
 
 
 def _selected_inputs(node: ir.Node, axis: int, rank: int) -> dict[int, int]:
-    """Position of each input that has the selected dimension -> its axis there."""
+    """Map the position of each input that has the selected dimension to the axis there."""
     if node.op_type == "Transpose":
         return {0: int(node.attributes["perm"].as_ints()[axis])}
     if node.op_type == "MatMul":

@@ -1,4 +1,4 @@
-"""One Split where a tensor is taken apart along a dimension."""
+"""Use one Split if a tensor is taken apart along a dimension."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lampq_onnx.graph.refusals import Outcome, Refused
 from lampq_onnx.graph.shapes import dimensions
 
 MIN_OPSET = 13
-"""Split and Squeeze take their numbers as inputs since then."""
+"""First opset whose Split and Squeeze take their numbers as inputs."""
 
 
 class SplitUnbind(CountingPass):
     """Take the parts of an unbind (queries, keys and values) from one Split.
 
     1. A value whose readers are exactly the Gathers of every single index of one axis, or Slices of one element each
-       with a Squeeze behind, is split once along that axis. Every part is squeezed, which copies nothing.
+       with a Squeeze after them, is split once along that axis. Every part is squeezed, which copies nothing.
     """
 
-    purpose = "one Split in the place of a Slice or Gather for each part"
+    purpose = "one Split instead of a Slice or Gather for each part"
 
     def apply(self, model: ir.Model) -> int:
-        """See the class."""
+        """Run the pass as the class describes."""
         if model.graph.opset_imports.get("", 0) < MIN_OPSET:
             return self.settle("", Refused(f"it needs opset {MIN_OPSET}"))
         return sum(
@@ -44,11 +44,11 @@ class SplitUnbind(CountingPass):
         axis = taken[0][0] % len(shape)
         size = shape[axis]
         if len(taken) < len(picks) or value.is_graph_output():
-            return Refused("something else reads the whole tensor as well")
+            return Refused("something else reads the whole tensor too")
         if any(pick[0] % len(shape) != axis for pick in taken):
             return Refused("its parts lie along several axes")
         if not isinstance(size, int):
-            return Refused("the number of parts is known only in a run")
+            return Refused("the number of parts is known only at run time")
         results = {pick[1] % size: pick[2] for pick in taken}
         if sorted(results) != list(range(size)) or len(taken) != size:
             return Refused("not every part is read exactly once")
@@ -72,7 +72,7 @@ class SplitUnbind(CountingPass):
 
 
 def _pick(node: ir.Node, value: ir.Value) -> tuple[int, int, ir.Value] | None:
-    """Axis, index and result of a node (and the Squeeze behind it) that takes one element of an axis."""
+    """Return axis, index and result of a node (and the Squeeze after it) that takes one element of an axis."""
     if node.inputs[0] is not value:
         return None
     if node.op_type == "Gather":

@@ -1,1 +1,1 @@
-"""What models are for, and how their answers are scored."""
+"""One meter per task: how the answers of models are scored."""

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
 
 FOLDS = 20
-"""Groups of images of the jackknife."""
+"""Number of groups of images in the jackknife."""
 
 
 def precision(evaluated: COCOeval, threshold: float | None = None) -> float:
-    """AP over IoU 0.5 to 0.95, or at one of these thresholds; 0 where nothing is annotated."""
+    """Return the AP over IoU 0.5 to 0.95, or at one of these thresholds; 0 if nothing is annotated."""
     table = evaluated.eval["precision"]
     if threshold is not None:
         table = table[np.isclose(evaluated.params.iouThrs, threshold)]
@@ -82,7 +82,7 @@ def evaluate(truth: COCO, found: Sequence[Detections], ids: npt.NDArray[np.int64
 
 
 def folds(evaluated: COCOeval) -> list[COCOeval]:
-    """The evaluation without one group of images after the other."""
+    """Evaluate again without one group of images, for each group."""
     images = list(evaluated.params.imgIds)
     count = min(FOLDS, len(images))
     if count < 2:
@@ -109,7 +109,7 @@ def coco() -> tuple[type[COCO], type[COCOeval]]:
         LampqError: pycocotools is missing.
     """
     try:
-        from pycocotools.coco import COCO  # noqa: PLC0415 -- an extra
+        from pycocotools.coco import COCO  # noqa: PLC0415 -- an optional dependency
         from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
     except ImportError as error:
         raise LampqError(

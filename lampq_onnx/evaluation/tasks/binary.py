@@ -1,4 +1,4 @@
-"""Yes or no for an image, from one logit."""
+"""Score yes-or-no models: one logit per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lampq_onnx.measures.error_meter import Outputs
 
 
 class BinaryMeter:
-    """Share of images whose decision (probability of at least a half) is the label, over logits (n, 1).
+    """Share of images whose decision (probability of at least 0.5) equals the label, over logits (n, 1).
 
     Images without labels are scored against the float model's decisions. A sigmoid of a logit is a softmax over that
     logit and 0, so the figures are those of two classes.
@@ -25,10 +25,10 @@ class BinaryMeter:
         self._labelled = True
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:
-        """See `Meter`."""
+        """Count a batch, see `Meter`."""
         require_outputs(reference, quantized, 2, "one logit for each image (n, 1)")
         if reference.shape[1] != 1:
-            raise LampqError(f"the files answer with {reference.shape[1]} numbers for each image, not with one logit")
+            raise LampqError(f"the files give {reference.shape[1]} numbers for each image, not one logit")
         labels = decisions(batch)
         if labels is None:
             self._labelled = False
@@ -36,7 +36,7 @@ class BinaryMeter:
         self._meter.add(two_classes(reference), two_classes(quantized), labels)
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         found = self._meter.result()
         return found.model_copy(
             update={
@@ -49,7 +49,7 @@ class BinaryMeter:
 
 
 def decisions(batch: Batch) -> Labels | None:
-    """Labels 0 and 1 of a batch, int64 (n,); None if it has no labels.
+    """Return the labels 0 and 1 of a batch, int64 (n,); None if it has no labels.
 
     Raises:
         LampqError: a label is another number.
@@ -61,12 +61,12 @@ def decisions(batch: Batch) -> Labels | None:
     if flat.shape[1] != 1 or not np.isin(flat, (0, 1)).all():
         wrong = flat[~np.isin(flat, (0, 1))][:1] if flat.shape[1] == 1 else flat[0]
         raise LampqError(
-            f"labels of the task binary are 0 or 1, and the label of an image is {', '.join(f'{v:g}' for v in wrong)}",
+            f"labels of the task binary must be 0 or 1, but an image has {', '.join(f'{v:g}' for v in wrong)}",
             hint="use --task regression for real numbers",
         )
     return flat[:, 0].astype(np.int64)
 
 
 def two_classes(logits: Outputs) -> Outputs:
-    """Logits (n, 1, ...) of "yes" as scores (n, 2, ...) of "no" and "yes"."""
+    """Turn logits (n, 1, ...) of "yes" into scores (n, 2, ...) of "no" and "yes"."""
     return np.concatenate([np.zeros_like(logits), logits], axis=1)

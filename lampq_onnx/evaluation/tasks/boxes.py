@@ -16,28 +16,30 @@ from lampq_onnx.measures.error_meter import Outputs
 Floats = npt.NDArray[np.float64]
 
 MOST_DETECTIONS = 100
-"""Of one image, the highest scores first, as COCO's main figure counts them."""
+"""Detections per image that count, highest scores first, as in COCO's main figure."""
 
 CERTAIN = 0.5
 """Score from which a detection of the float model counts as an object."""
 
 SAME_IOU = 0.5
-"""IoU from which two boxes are the same object's."""
+"""IoU from which two boxes belong to the same object."""
 
 BOX_DEVIATION = 0.1
-"""Standard deviation of a box's centre and size, in units of its own width and height: boxes that far off have an IoU
-of about 0.7."""
+"""Standard deviation of a box's centre and size, in units of its width and height: such a shift gives an IoU of
+about 0.7."""
 
 SMALLEST = 0.01
-"""Least width and height in those units, as shares of the input."""
+"""Smallest width and height in those units, as shares of the input."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Of one image.
+    """Detections of one image.
 
     Attributes:
-        scores: (k,) in 0..1. classes: (k,) indices of the model. boxes: (k, 4), left, top, width, height in pixels.
+        scores: (k,) in 0..1.
+        classes: (k,) class indices of the model.
+        boxes: (k, 4), left, top, width, height in pixels.
     """
 
     scores: Floats
@@ -46,13 +48,13 @@ class Detections:
 
 
 def split_outputs(outputs: Outputs) -> tuple[Floats, Floats]:
-    """Scores (..., classes) and boxes (..., 4) of joined outputs, float64."""
+    """Split joined outputs into scores (..., classes) and boxes (..., 4), float64."""
     values = outputs.astype(np.float64)
     return values[..., :-4], values[..., -4:]
 
 
 def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
-    """Of the classes, "no object" left out, (..., classes)."""
+    """Return the probabilities of the classes, "no object" left out, (..., classes)."""
     if spec.background:
         rows = scores.reshape(-1, scores.shape[-1])
         result: Floats = np.exp(log_softmax(rows)).reshape(scores.shape)[..., :-1]
@@ -61,11 +63,13 @@ def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
 
 
 def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preprocessing, spec: TaskSpec) -> Detections:
-    """Detections of one image in its own pixels, clipped to it.
+    """Return the detections of one image in its own pixels, clipped to the image.
 
     Args:
         outputs: (queries, classes + 4).
         size: height and width of the image.
+        preprocessing: how the image became an input.
+        spec: how scores are read.
     """
     scores, boxes = split_outputs(outputs)
     chances = probabilities(scores, spec)
@@ -85,7 +89,7 @@ def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preproces
 
 
 def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floats:
-    """KL of the answers for each image in nats, (n,): the classes', and the boxes' as Gaussians of objects."""
+    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Gaussians."""
     (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
     if spec.background:
         rows = scores.shape[-1]
@@ -100,14 +104,17 @@ def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floa
 
 
 def objectness(scores: Floats, spec: TaskSpec) -> Floats:
-    """Probability that a query is an object at all: of any class but "no object", or that of its likeliest class."""
+    """Return the probability that a query is an object at all.
+
+    That is any class but "no object", or the probability of the most likely class.
+    """
     chances = probabilities(scores, spec)
     result: Floats = chances.sum(-1) if spec.background else chances.max(-1)
     return result
 
 
 def agreement(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> npt.NDArray[np.int64]:
-    """Queries that are certain objects for either model: how many are the same for both, and how many there are."""
+    """Compare queries that are certain objects for either model: count those with the same answer, and all."""
     (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
     first, second = probabilities(scores, spec), probabilities(other, spec)
     sure = (first.max(-1) >= CERTAIN) & (second.max(-1) >= CERTAIN)
@@ -117,7 +124,7 @@ def agreement(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> npt.NDA
 
 
 def iou(first: Floats, second: Floats) -> Floats:
-    """Of boxes (..., 4), centre and size."""
+    """Compute the IoU of boxes (..., 4) given as centre and size."""
     low = np.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
     high = np.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
     shared = np.clip(high - low, 0, None).prod(-1)

@@ -1,4 +1,4 @@
-"""One class an image."""
+"""Score classifiers: one class per image."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class ClassificationMeter:
         self._meter = AccuracyMeter()
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:
-        """See `Meter`."""
+        """Count a batch, see `Meter`."""
         if batch.labels is None:
             raise LampqError("validation needs labelled images", hint="add class folders or a labels.csv")
-        require_outputs(reference, quantized, 2, "one row of class scores an image")
+        require_outputs(reference, quantized, 2, "one row of class scores per image")
         if batch.labels.size and int(batch.labels.max()) >= reference.shape[1]:
-            raise LampqError(f"a label is {int(batch.labels.max())}, and the model has {reference.shape[1]} classes")
+            raise LampqError(f"a label is {int(batch.labels.max())}, but the model has {reference.shape[1]} classes")
         self._meter.add(reference, quantized, batch.labels)
 
     def shared(self, group: Group) -> ClassificationMeter:
-        """What all processes have counted."""
+        """Merge what all processes have counted."""
         whole = ClassificationMeter()
         whole._meter = self._meter.shared(group)
         return whole
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         return self._meter.result()

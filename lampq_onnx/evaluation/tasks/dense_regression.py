@@ -1,4 +1,4 @@
-"""Real numbers at every pixel, such as depth."""
+"""Score models that give real numbers at every pixel, such as depth."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 from lampq_onnx.measures.evidence import error_of_mean
 
 RATIO = 1.25
-"""Largest ratio of two depths that counts as right; the field calls the share of such pixels delta1."""
+"""Largest ratio of two depths that counts as right; the share of such pixels is called delta1."""
 
 
 class DenseRegressionMeter:
     """delta1 and absolute relative error of maps (n, channels, h, w) or (n, h, w) against targets of that shape.
 
-    Without targets the float model's maps are the truth. Pixels whose truth is NaN are left out of the scores, those
-    whose truth is 0 of the absolute relative error. Two numbers of different sign are never right.
+    Without targets, the float model's maps are the reference. Pixels whose reference is NaN are left out of all scores,
+    those whose reference is 0 out of the absolute relative error. Two numbers of different sign are never right.
 
     Args:
         spec: holds the spread of each channel.
@@ -40,7 +40,7 @@ class DenseRegressionMeter:
         self._labelled = False
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:
-        """See `Meter`."""
+        """Count a batch, see `Meter`."""
         axes = 3 if reference.ndim == 3 else 4
         require_outputs(reference, quantized, axes, "maps (n, channels, h, w) or (n, h, w)")
         units = units_of(self._spec, reference)
@@ -51,7 +51,7 @@ class DenseRegressionMeter:
         for first, second, wanted in zip(*maps, truth, strict=True):
             change = np.abs(second - first) / units
             self._close.append(float(np.maximum(0, 1 - change).mean()))
-            # Channels are outputs of their own; an image counts as much as one of its pixels.
+            # Channels are separate outputs; an image counts as much as one of its pixels.
             pixels = first.shape[-1] * first.shape[-2]
             self._kl.append(float((change**2).sum() / (2 * pixels)))
             if np.isnan(wanted).all():
@@ -60,7 +60,7 @@ class DenseRegressionMeter:
             self._relative.append((absolute_relative(first, wanted), absolute_relative(second, wanted)))
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         if not self._close:
             raise ValueError("no images were counted")
         if not self._right:
@@ -69,7 +69,7 @@ class DenseRegressionMeter:
         scores = [float(value) for value in right.mean(0)]
         errors = [float(value) for value in relative.mean(0)]
         suffix = "" if self._labelled else " to float"
-        named: dict[str, Any] = {"float": TopK(top1=scores[0], top5=None)}  # a keyword that is a built-in's name
+        named: dict[str, Any] = {"float": TopK(top1=scores[0], top5=None)}  # a keyword that is the name of a built-in
         return Accuracy(
             metric=f"delta1{suffix}",
             samples=len(self._close),
@@ -86,7 +86,7 @@ class DenseRegressionMeter:
 
 
 def delta1(values: Floats, truth: Floats) -> float:
-    """Share of the pixels with a truth where the larger of both numbers is less than `RATIO` times the smaller."""
+    """Return the share of pixels whose larger number is below `RATIO` times the smaller; NaN truth is left out."""
     known = ~np.isnan(truth)
     first, second = np.abs(values[known]), np.abs(truth[known])
     same = np.sign(values[known]) == np.sign(truth[known])
@@ -95,7 +95,7 @@ def delta1(values: Floats, truth: Floats) -> float:
 
 
 def absolute_relative(values: Floats, truth: Floats) -> float:
-    """Mean of |value - truth| / |truth| over the pixels whose truth is a number other than 0; 0 where none is."""
+    """Return the mean of |value - truth| / |truth| over pixels whose truth is neither 0 nor NaN; 0 for no pixels."""
     known = ~np.isnan(truth) & (truth != 0)
     if not known.any():
         return 0.0

@@ -1,7 +1,7 @@
-"""Objects in boxes: average precision as COCO defines it, against annotations and against the float model's detections.
+"""Score detectors by COCO's average precision, against annotations and against the float model's detections.
 
-Detectors of the DETR family answer with a fixed set of queries, so nothing is suppressed: every query is one detection
-(softmax with a "no object" class), or every query and class (sigmoids).
+Detectors of the DETR family give a fixed set of queries, so there is no non-maximum suppression: every query is one
+detection (softmax with a "no object" class), or every query and class (sigmoids).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DetectionMeter:
     Args:
         spec: how scores are read.
         preprocessing: how images became inputs.
-        objects: annotations of the images, in the order in which they come.
+        objects: annotations of the images, in the same order as the images.
 
     Raises:
         LampqError: pycocotools is missing.
@@ -47,7 +47,7 @@ class DetectionMeter:
         coco()
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:
-        """See `Meter`; the images are those that follow the ones counted so far."""
+        """Count a batch, see `Meter`; its images follow the ones counted so far."""
         require_outputs(reference, quantized, 3, "scores and boxes of queries (n, queries, classes + 4)")
         if self._ids is None:
             self._ids = category_ids(self._spec, reference.shape[2] - 4, self._objects.categories)
@@ -62,7 +62,7 @@ class DetectionMeter:
             )
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         if self._ids is None:
             raise ValueError("no images were counted")
         images = self._objects.images[: len(self._float)]
@@ -78,7 +78,7 @@ class DetectionMeter:
         # Delete-a-group jackknife.
         variance = (len(drops) - 1) / max(len(drops), 1) * float(((drops - drops.mean()) ** 2).sum())
         same, total = (int(value) for value in self._agreed)
-        named: dict[str, Any] = {"float": TopK(top1=float_ap, top5=None)}  # a keyword that is a built-in's name
+        named: dict[str, Any] = {"float": TopK(top1=float_ap, top5=None)}  # a keyword that is the name of a built-in
         return Accuracy(
             metric="AP",
             samples=len(images),
@@ -100,10 +100,10 @@ class DetectionMeter:
 
 
 def category_ids(spec: TaskSpec, scores: int, categories: dict[int, str]) -> npt.NDArray[np.int64]:
-    """The category of each class of the model; -1: none.
+    """Map each class of the model to a category; -1: none.
 
-    By name where the model knows its classes' names; else class i is category i where the ids reach as far (COCO), or
-    the i-th category where there are as many.
+    Classes and categories are matched by name if the model's class names are known. Otherwise class i is category i if
+    the ids fit (COCO), or the i-th category if both have the same number.
 
     Raises:
         LampqError: a category has no class.
@@ -115,7 +115,7 @@ def category_ids(spec: TaskSpec, scores: int, categories: dict[int, str]) -> npt
         missing = [name for name in categories.values() if name.lower() not in by_name]
         if missing:
             raise LampqError(
-                f"the annotations have the category {missing[0]}, which is none of the model's {count} classes "
+                f"the annotations have the category {missing[0]}, which is not among the model's {count} classes "
                 f"({', '.join(spec.classes[:8])}{', ...' if count > 8 else ''})"
             )
         for key, name in categories.items():
@@ -126,12 +126,12 @@ def category_ids(spec: TaskSpec, scores: int, categories: dict[int, str]) -> npt
         for key in categories:
             ids[key] = key
     else:
-        raise LampqError(f"the model has {count} classes, and the annotations have {len(categories)} categories")
+        raise LampqError(f"the model has {count} classes, but the annotations have {len(categories)} categories")
     return ids
 
 
 def _as_objects(found: Detections, image: ImageObjects, ids: npt.NDArray[np.int64]) -> ImageObjects:
-    """The certain detections as annotations."""
+    """Return the certain detections as annotations."""
     kept = (found.scores >= CERTAIN) & (ids[found.classes] >= 0) & (found.boxes[:, 2:] > 0).all(1)
     boxes = found.boxes[kept]
     return ImageObjects(

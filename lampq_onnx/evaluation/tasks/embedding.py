@@ -1,4 +1,4 @@
-"""A direction an image."""
+"""Score embedding models: one direction per image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lampq_onnx.evaluation.tasks.meter import accuracy_to_float, require_outputs
 from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 
 CONCENTRATION = 100.0
-"""1 / variance of the Gaussian around a unit vector: image towers of CLIP scale their cosines by 100."""
+"""1 / variance of the Gaussian around a unit vector; image towers of CLIP scale their cosines by 100."""
 
 
 class EmbeddingMeter:
@@ -26,14 +26,14 @@ class EmbeddingMeter:
         self._quantized: list[npt.NDArray[np.float64]] = []
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:  # noqa: ARG002
-        """See `Meter`; labels are not used."""
-        require_outputs(reference, quantized, 2, "one embedding an image")
+        """Count a batch, see `Meter`; labels are not used."""
+        require_outputs(reference, quantized, 2, "one embedding per image")
         self._errors.add(reference, quantized)
         self._float.append(unit_vectors(reference))
         self._quantized.append(unit_vectors(quantized))
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         reference, quantized = np.concatenate(self._float), np.concatenate(self._quantized)
         cosines = (reference * quantized).sum(1)
         same = nearest(reference) == nearest(quantized)
@@ -49,14 +49,14 @@ class EmbeddingMeter:
 
 
 def unit_vectors(values: Outputs) -> npt.NDArray[np.float64]:
-    """Rows of length 1, float64."""
+    """Scale rows to length 1, float64."""
     values = values.astype(np.float64)
     result: npt.NDArray[np.float64] = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-30)
     return result
 
 
 def nearest(vectors: npt.NDArray[np.float64], *, chunk: int = 1024) -> npt.NDArray[np.int64]:
-    """Position of each row's nearest other row (n,), by cosine."""
+    """Return the position of each row's nearest other row by cosine, (n,)."""
     found = np.zeros(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), chunk):
         cosines = vectors[start : start + chunk] @ vectors.T

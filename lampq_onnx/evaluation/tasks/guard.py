@@ -1,7 +1,6 @@
-"""A loss or a score that cannot change is refused before it can call a ruined model perfect.
+"""Refuse a loss or a score that cannot change, before it rates a broken model as perfect.
 
-Nothing is concluded from shapes: outputs are changed, and the loss, the divergence and the agreement are measured on
-the changed ones.
+Shapes are not used for this: outputs are changed, and loss, divergence and agreement are measured on the changed ones.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from lampq_onnx.evaluation.tasks.regression import scatter_of
 from lampq_onnx.measures.error_meter import Outputs
 
 ERRORS = (0.05, 0.5)
-"""Relative changes that a loss has to notice: of a good and of a bad quantized model."""
+"""Relative changes that a loss must notice: those of a good and of a bad quantized model."""
 
 IMAGES = 8
 """Most images that a score is tried on."""
@@ -35,9 +34,9 @@ Distance = Callable[[Outputs, Outputs], npt.NDArray[np.float64]]
 
 
 def changed(outputs: Outputs, size: float, seed: int = 0) -> Outputs:
-    """Every number changed by at most ``size`` of its magnitude, seeded; the sign stays for a size below 1.
+    """Change every number by at most ``size`` of its magnitude, seeded; for a size below 1 the sign stays.
 
-    Zeros change by as much of the outputs' root mean square, or of 1 where all are zero.
+    Zeros change by as much of the outputs' root mean square, or of 1 if all are zero.
     """
     values = outputs.astype(np.float64)
     typical = float(np.sqrt((values**2).mean())) or 1.0
@@ -51,7 +50,8 @@ def notices(distance: Distance, outputs: Outputs) -> bool:
     """Whether a loss is above zero for any of several changes of ``outputs`` (n, ...).
 
     Args:
-        distance: of changed outputs from the first ones, of each image in nats.
+        distance: distance of changed outputs from the original ones, per image in nats.
+        outputs: the original outputs.
     """
     return any(
         float(np.max(distance(changed(outputs, size, seed), outputs))) > ZERO_NATS
@@ -72,13 +72,13 @@ def require_moving_scores(
 
     Args:
         spec: the task.
-        source: the validation images, of which only their number and labels are used.
+        source: the validation images; only their number and labels are used.
         preprocessing: gives the shape of an image.
-        answer: float outputs (n, ...) of images (n, c, h, w); it is asked about generated ones.
+        answer: returns float outputs (n, ...) for images (n, c, h, w); it is called with generated images.
         named: what is refused, for the message.
 
     Raises:
-        LampqError: naming the task, what is constant, and the tasks that would do; also labels of another shape.
+        LampqError: names the task, what is constant, and the tasks that would work; or labels have another shape.
     """
     count = min(len(source), IMAGES)
     shape = (count, preprocessing.channels, *preprocessing.size)
@@ -87,7 +87,7 @@ def require_moving_scores(
         truth = truth_of(source.targets, (len(source), *outputs.shape[1:]))
         if spec.kind == "regression":
             scatter_of(truth, "label")
-    # A model may answer all noise alike; its answers to images differ.
+    # A model may answer all noise alike; its answers to real images differ.
     outputs = changed(outputs, ERRORS[-1])
     shape_of = outputs.shape[1:]
     why = _constant(lambda: meter_for(_with_unit(spec, outputs), source, preprocessing), spec, outputs)
@@ -101,7 +101,7 @@ def require_moving_scores(
 
 
 def _constant(make: Callable[[], Meter], spec: TaskSpec, outputs: Outputs) -> str:
-    """What does not change; empty if everything does."""
+    """Say what does not change; empty if everything does."""
     small = [_measured(make(), spec, outputs, changed(outputs, size, seed)) for seed, size in enumerate(ERRORS, 1)]
     if max(kl for kl, _ in small) <= ZERO_NATS:
         return f"its KL divergence stays 0 when the outputs change by {100 * ERRORS[-1]:.0f} %"
@@ -112,7 +112,7 @@ def _constant(make: Callable[[], Meter], spec: TaskSpec, outputs: Outputs) -> st
 
 
 def _unlike(outputs: Outputs) -> Iterator[Outputs]:
-    """Outputs that have nothing to do with these: noise of the same size, and of a size that makes any model sure."""
+    """Return unrelated outputs: noise of the same size, and of a size that makes any model certain."""
     values = outputs.astype(np.float64)
     typical = float(np.sqrt((values**2).mean())) or 1.0
     for seed, size in enumerate((typical, max(typical, SURE))):
@@ -121,7 +121,7 @@ def _unlike(outputs: Outputs) -> Iterator[Outputs]:
 
 
 def _measured(meter: Meter, spec: TaskSpec, reference: Outputs, quantized: Outputs) -> tuple[float, float]:
-    """KL divergence and agreement."""
+    """Measure KL divergence and agreement of two outputs."""
     labels = np.zeros(len(reference), np.int64) if spec.kind == "classification" else None
     meter.add(reference, quantized, Batch(np.zeros((len(reference), 0), np.float32), labels, 0))
     try:
@@ -132,16 +132,16 @@ def _measured(meter: Meter, spec: TaskSpec, reference: Outputs, quantized: Outpu
 
 
 def _fits(kind: TaskName, outputs: Outputs) -> bool:
-    """Whether the scores of a task can be taken of such outputs, and change with them."""
+    """Whether the scores of a task can be computed from such outputs, and change with them."""
     spec = TaskSpec(kind=kind)
     try:
         return not _constant(lambda: METERS[kind](_with_unit(spec, outputs)), spec, outputs)
-    except LampqError:  # outputs of other tasks are refused by name
+    except LampqError:  # outputs of other tasks are refused with a message
         return False
 
 
 def _with_unit(spec: TaskSpec, outputs: Outputs) -> TaskSpec:
-    """The task with 1 as the spread of its outputs where it has none yet."""
+    """Set the spread of the task's outputs to 1 if it is not measured yet."""
     if not spec.has_unit or spec.spread:
         return spec
     return spec.model_copy(update={"spread": (1.0,) * (1 if outputs.ndim == 3 else outputs.shape[1])})

@@ -1,4 +1,4 @@
-"""What the labels of images tell about a model's task."""
+"""Derive a model's task from the labels of images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lampq_onnx.data.source import Targets
 
 
 def task_of_labels(labels: Targets | None, outputs: int) -> tuple[TaskName | None, str]:
-    """The task of a model that gives each image a row of numbers.
+    """Find the task of a model that gives each image a row of numbers.
 
-    One number an image is binary where the labels are 0 and 1, and regression where a label is no whole number or there
-    are three of them or more. Several are regression or multi-label where each image has as many labels.
+    One number per image is binary if the labels are 0 and 1, and regression if a label is not a whole number or there
+    are three or more different labels. Several numbers are regression or multi-label if each image has as many labels.
 
     Args:
-        labels: (n, ...) numbers, or None where there are none.
+        labels: (n, ...) numbers, or None if there are none.
         outputs: numbers in a row.
 
     Returns:

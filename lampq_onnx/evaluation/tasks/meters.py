@@ -1,4 +1,4 @@
-"""The meter of each task."""
+"""Choose the meter, and the way labels are read, for each task."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BOXES = "give a COCO annotation file (.json), or a folder with annotations.json
 
 
 def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> ImageSource:
-    """Images with what the task is scored against.
+    """Open images with what the task is scored against.
 
-    That is a label for classification, boxes for detection; labels that are there for binary and regression; else
-    nothing.
+    That is a label for classification, and boxes for detection. For binary and regression it is the labels, if there
+    are any. Other tasks need nothing.
 
     Raises:
-        LampqError: see `open_source`; also no boxes where they are needed, or labels of another task.
+        LampqError: see `open_source`; or boxes are missing for detection, or the labels belong to another task.
     """
     classify = spec.kind == "classification"
     source = open_source(
@@ -48,27 +48,27 @@ def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> Imag
         return replace(source, labels=labels, targets=None)
     if spec.kind == "detection" and source.objects is None:
         raise LampqError(
-            f"{source.description}: detection is scored against boxes, and there are none",
+            f"{source.description}: detection is scored against boxes, but there are none",
             hint=_BOXES,
         )
     return source
 
 
 def calibration_labels(spec: TaskSpec) -> LabelKind:
-    """How labels of calibration images are read: class indices give every class its share of the images."""
+    """Return how labels of calibration images are read: class indices give every class its share of the images."""
     return "none" if spec.has_unit or spec.kind == "binary" else "classes"
 
 
 def meter_for(spec: TaskSpec, source: ImageSource | BatchedImages, preprocessing: Preprocessing) -> Meter:
-    """A meter for one pass over all images of ``source``, in order.
+    """Make a meter for one pass over all images of ``source``, in order.
 
     Raises:
-        LampqError: images without boxes for detection.
+        LampqError: the images have no boxes for detection.
     """
     if spec.kind != "detection":
         return METERS[spec.kind](spec)
     if not isinstance(source, ImageSource) or source.objects is None:
-        raise LampqError("detection is scored against boxes, and the validation images have none", hint=_BOXES)
+        raise LampqError("detection is scored against boxes, but the validation images have none", hint=_BOXES)
     return DetectionMeter(spec, preprocessing, source.objects)
 
 
@@ -82,7 +82,7 @@ METERS: dict[TaskName, Callable[[TaskSpec], Meter]] = {
     "binary-segmentation": lambda _: BinarySegmentationMeter(),
     "dense-regression": DenseRegressionMeter,
 }
-"""Meters of the tasks that need nothing but outputs and labels."""
+"""Meters of the tasks that need only outputs and labels."""
 
 _LABELS: dict[TaskName, LabelKind] = {
     "classification": "classes",
@@ -91,4 +91,4 @@ _LABELS: dict[TaskName, LabelKind] = {
     "dense-regression": "numbers",
     "detection": "classes",
 }
-"""How the labels of validation images are read; tasks that are not here do not use any."""
+"""How the labels of validation images are read; tasks that are not listed use none."""

@@ -1,4 +1,4 @@
-"""Any number of classes an image; judged by how far the quantized model's answers are the float model's."""
+"""Score multi-label models: any number of classes per image, compared with the float model's answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 
 
 class MultiLabelMeter:
-    """Share of the classes that get the float model's yes or no (probability above a half), over scores (n, classes).
+    """Share of classes with the float model's yes or no (probability above 0.5), over scores (n, classes).
 
     The score is the mean over images of the Jaccard index of the two sets of classes; two empty sets are equal.
     """
@@ -24,8 +24,8 @@ class MultiLabelMeter:
         self._kl: list[npt.NDArray[np.float64]] = []
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:  # noqa: ARG002
-        """See `Meter`; labels are not used."""
-        require_outputs(reference, quantized, 2, "one row of class scores an image")
+        """Count a batch, see `Meter`; labels are not used."""
+        require_outputs(reference, quantized, 2, "one row of class scores per image")
         self._errors.add(reference, quantized)
         first, second = reference > 0, quantized > 0
         union = (first | second).sum(1)
@@ -34,7 +34,7 @@ class MultiLabelMeter:
         self._kl.append(bernoulli_kl(reference, quantized).sum(1))
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         jaccard = np.concatenate(self._jaccard)
         return accuracy_to_float(
             "Jaccard index to float",
@@ -48,7 +48,7 @@ class MultiLabelMeter:
 
 
 def bernoulli_kl(reference: Outputs, other: Outputs) -> npt.NDArray[np.float64]:
-    """KL of the sigmoid probabilities of every score, in nats, in the scores' shape."""
+    """Compute the KL of the sigmoid probabilities of every score, in nats, in the shape of the scores."""
     a, b = reference.astype(np.float64), other.astype(np.float64)
     # log sigmoid(x) = -log(1 + e^-x)
     yes, no = np.logaddexp(0, -b) - np.logaddexp(0, -a), np.logaddexp(0, b) - np.logaddexp(0, a)

@@ -1,4 +1,4 @@
-"""Real numbers for an image."""
+"""Score models that give real numbers per image."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 from lampq_onnx.measures.evidence import error_of_mean
 
 MOVED = 0.1
-"""Share of the spread from which an output counts as moved."""
+"""Share of the spread from which an output counts as changed."""
 
 CLOSENESS = "1 - change / spread of the output, at least 0, mean over {}"
-"""What the agreement of real outputs is: it is 100 % only where no output changes."""
+"""What the agreement of real outputs means; it is 100 % only if no output changes."""
 
 
 class RegressionMeter:
-    """R2 and mean absolute error of outputs (n, outputs) against targets; without targets, against the float model.
+    """R2 and mean absolute error of outputs (n, outputs) against targets, or against the float model without targets.
 
-    R2 is the mean over the outputs, errors are in units of each output's spread on the calibration images.
+    R2 is the mean over the outputs. Errors are in units of each output's spread on the calibration images.
 
     Args:
         spec: holds the spread of each output.
@@ -39,7 +39,7 @@ class RegressionMeter:
         self._truth: list[Floats] = []
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:
-        """See `Meter`."""
+        """Count a batch, see `Meter`."""
         require_outputs(reference, quantized, 2, "one row of numbers for each image (n, outputs)")
         units_of(self._spec, reference)
         self._errors.add(reference, quantized)
@@ -49,10 +49,10 @@ class RegressionMeter:
             self._truth.append(truth_of(batch.targets, reference.shape))
 
     def result(self) -> Accuracy:
-        """See `Meter`.
+        """Return the figures, see `Meter`.
 
         Raises:
-            LampqError: the truth is the same on all images, so that R2 is not defined.
+            LampqError: the reference is the same on all images, so that R2 is not defined.
         """
         if not self._float:
             raise ValueError("no images were counted")
@@ -75,7 +75,7 @@ class RegressionMeter:
         if labelled:
             to_float = ((quantized - reference) ** 2).sum(0) / scatter_of(reference, "value")
             scores["R2 to float"] = (None, float(1 - to_float.mean()))
-        named: dict[str, Any] = {"float": TopK(top1=first, top5=None)}  # a keyword that is a built-in's name
+        named: dict[str, Any] = {"float": TopK(top1=first, top5=None)}  # a keyword that is the name of a built-in
         return Accuracy(
             metric="R2" if labelled else "R2 to float",
             samples=len(truth),
@@ -92,7 +92,7 @@ class RegressionMeter:
 
 
 def scatter_of(truth: Floats, what: str) -> Floats:
-    """Sum over the images of the squared differences to the mean, for each output; R2 divides by it.
+    """Return the sum over images of squared differences from the mean, for each output; R2 divides by it.
 
     Args:
         truth: (n, outputs).

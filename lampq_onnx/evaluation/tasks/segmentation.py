@@ -1,4 +1,4 @@
-"""One class a pixel; judged by how far the quantized model's map is the float model's."""
+"""Score segmentation models: one class per pixel, compared with the float model's map."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 
 
 class SegmentationMeter:
-    """Share of pixels and mean IoU of the classes with the float model's map as the truth, scores (n, classes, h, w).
+    """Pixel agreement and mean IoU of the classes with the float model's map, over scores (n, classes, h, w).
 
-    Mean IoU counts the classes that either map shows.
+    Mean IoU counts the classes that appear in either map.
     """
 
     def __init__(self) -> None:
@@ -24,8 +24,8 @@ class SegmentationMeter:
         self._kl: list[float] = []
 
     def add(self, reference: Outputs, quantized: Outputs, batch: Batch) -> None:  # noqa: ARG002
-        """See `Meter`; labels are not used."""
-        require_outputs(reference, quantized, 4, "one map of class scores an image (n, classes, h, w)")
+        """Count a batch, see `Meter`; labels are not used."""
+        require_outputs(reference, quantized, 4, "one map of class scores per image (n, classes, h, w)")
         self._errors.add(reference, quantized)
         classes = reference.shape[1]
         if not self._confusion.size:
@@ -38,7 +38,7 @@ class SegmentationMeter:
             self._kl.append(float(kl_divergence(*pixels).mean()))
 
     def result(self) -> Accuracy:
-        """See `Meter`."""
+        """Return the figures, see `Meter`."""
         right = np.diag(self._confusion)
         union = self._confusion.sum(0) + self._confusion.sum(1) - right
         iou = float((right[union > 0] / union[union > 0]).mean())

@@ -1,4 +1,4 @@
-"""The spread of real outputs over images: the unit in which their errors are counted."""
+"""The spread of real outputs over images, which is the unit of their errors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.measures.error_meter import Outputs
 
 LEAST = 1e-6
-"""Smallest spread of an output, relative to its root mean square: below it float32 rounding is most of the spread."""
+"""Smallest spread of an output, relative to its root mean square; below it, float32 rounding dominates."""
 
 Floats = npt.NDArray[np.float64]
 
 
 def output_spread(outputs: Outputs) -> tuple[float, ...]:
-    """Standard deviation of each output over the images.
+    """Compute the standard deviation of each output over the images.
 
     Args:
-        outputs: (n, outputs), or maps (n, channels, h, w) or (n, h, w), whose pixels count as images do.
+        outputs: (n, outputs), or maps (n, channels, h, w) or (n, h, w), whose pixels count like images.
 
     Returns:
         One number for each output or channel; one for maps without channels.
@@ -40,7 +40,7 @@ def output_spread(outputs: Outputs) -> tuple[float, ...]:
 
 
 def columns(outputs: Outputs) -> Floats:
-    """Outputs as a table with one column for each output or channel, float64."""
+    """Arrange outputs as a table with one column per output or channel, float64."""
     values = outputs.astype(np.float64)
     if values.ndim == 2:
         return values
@@ -51,15 +51,15 @@ def columns(outputs: Outputs) -> Floats:
 
 
 def units_of(spec: TaskSpec, outputs: Outputs) -> Floats:
-    """The spread that a task carries, shaped to divide ``outputs``.
+    """Return the spread stored in a task, shaped to divide ``outputs``.
 
     Raises:
-        LampqError: the task carries none, or that of another number of outputs.
+        LampqError: the task holds no spread, or that of another number of outputs.
     """
     count = 1 if outputs.ndim == 3 else outputs.shape[1]
     if len(spec.spread) != count:
         raise LampqError(
-            f"the task {spec.kind} needs the spread of {count} output(s), and the file says that of {len(spec.spread)}",
+            f"the task {spec.kind} needs the spread of {count} output(s), but the file has {len(spec.spread)}",
             hint="quantize the model again: the spread is measured on the calibration images",
         )
     units = np.array(spec.spread, dtype=np.float64)

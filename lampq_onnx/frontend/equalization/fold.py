@@ -1,4 +1,4 @@
-"""Scales and shifts, carried out on the float model."""
+"""Applies scales and shifts of input channels to the float model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from lampq_onnx.frontend.shared.units import Unit
 
 @dataclass(frozen=True)
 class Equalization:
-    """The readers of ``link`` get (x - shift) / scale in place of x, and weights and biases that make up for it.
+    """Scale and shift for the input channels of one link.
+
+    The layers that read the link get (x - shift) / scale instead of x. Their weights and biases are changed so that the
+    model's function stays the same.
 
     Attributes:
+        link: the place in the model.
         scale: float32 (channels,), positive.
-        shift: float32 (channels,); zero where the link cannot move constants.
+        shift: float32 (channels,); zero if the link cannot move constants.
     """
 
     link: Link
@@ -29,7 +33,7 @@ class Equalization:
 
 
 def apply(equalization: Equalization) -> None:
-    """Change the float model for good; its function stays the same up to rounding."""
+    """Change the float model permanently; its function stays the same up to float rounding."""
     link = equalization.link
     weight = link.readers[0].module.weight
     scale, shift = equalization.scale.to(weight), equalization.shift.to(weight)
@@ -45,7 +49,7 @@ def apply(equalization: Equalization) -> None:
 
 @contextmanager
 def applied(equalization: Equalization) -> Iterator[None]:
-    """The same for a while."""
+    """Apply an equalization temporarily; restore the model on exit."""
     link = equalization.link
     touched: list[torch.nn.Module] = [unit.module for unit in link.readers]
     touched += [m for m in (link.norm, link.source.module if link.source else None) if m is not None]

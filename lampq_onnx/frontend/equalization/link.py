@@ -1,4 +1,4 @@
-"""A place where the input channels of layers can be scaled; see `links` for the kinds."""
+"""`Link`: a place where the input channels of layers can be scaled. `links` describes the kinds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Kind = Literal["norm", "linear", "multiply"]
 
 @dataclass(frozen=True)
 class Link:
-    """A place where input channels can be scaled.
+    """A place where the input channels of layers can be scaled.
 
     Attributes:
-        kind: see `links`.
+        kind: "norm", "linear" or "multiply"; see `links`.
         readers: layers that read the channels.
-        norm: of kind norm.
-        source: of kind linear: the layer whose rows ``start`` to ``start`` + channels produce them.
-        shift: whether a constant can move as well.
+        norm: the LayerNorm, for kind "norm".
+        source: the layer whose rows ``start`` to ``start`` + channels produce the channels, for kind "linear".
+        start: first of those rows.
+        shift: whether a constant can be moved as well.
     """
 
     kind: Kind
@@ -33,10 +34,10 @@ class Link:
 
     @property
     def name(self) -> str:
-        """The first reader's."""
+        """Name of the first layer that reads the link."""
         return self.readers[0].name
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Number of input channels of each reader."""
         return int(self.readers[0].module.weight.shape[1])

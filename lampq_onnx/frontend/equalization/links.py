@@ -1,16 +1,18 @@
-"""Where the input channels of a layer can be scaled and shifted without changing the model.
+"""Finds where the input channels of a layer can be scaled and shifted without changing the model.
 
-Three kinds of places, tried in this order for every layer of the budget:
+There are three kinds of places. They are tried in this order for every layer in the budget:
 
-1. norm: the layer reads a LayerNorm whose result nothing else than layers of the budget reads. Scale and shift go into
-   the LayerNorm's own scale and bias.
-2. linear: another layer of the same block produces the channels and nothing that is not linear stands between, as from
-   the values of an attention to its output projection (each row of the softmax sums to 1, so a constant passes too), or
-   from the linear half of a gated MLP to its end. The scale goes into that layer's rows.
+1. norm: the layer reads a LayerNorm, and only layers in the budget read that LayerNorm. Scale and shift go into the
+   LayerNorm's own weight and bias.
+2. linear: another layer of the same block produces the channels, and only linear operations lie in between. Examples
+   are the path from the values of an attention to its output projection (each row of the softmax sums to 1, so a
+   constant passes too) and the path from the linear half of a gated MLP to its last layer. The scale goes into the rows
+   of the producing layer.
 3. multiply: neither is possible, as after GELU, which does not commute with a scale. One elementwise Mul before the
-   layer carries the scale.
+   layer applies the scale.
 
-Kinds 1 and 2 are guesses from the structure until a trial with random factors leaves the logits as they are.
+Kinds 1 and 2 are guesses from the structure of the graph. A trial with random factors confirms them: the logits must
+not change.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ from lampq_onnx.graph.nodes import users
 from lampq_onnx.graph.roles import SHAPE_OPERATORS
 
 TRIAL_TOLERANCE = 1e-4
-"""Relative change of the logits in a trial; wrong guesses change them by percents."""
+"""Largest relative change of the logits in a trial; wrong guesses change them by percents."""
 
 
 def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, images: torch.Tensor) -> tuple[Link, ...]:
-    """One link for every Linear of the budget; those that share an input share a link.
+    """Find one link for every Linear layer in the budget; layers with the same input share a link.
 
     Args:
-        exported: graph and units.
+        exported: float graph and layers.
         model: the float model.
         chain: its blocks.
-        images: (n, c, h, w), a few real images for the trials.
+        images: float32 (n, c, h, w), a few real images for the trials.
     """
     counts = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
     linear = [u for u in exported.units if not u.fixed and isinstance(u.module, torch.nn.Linear)]
@@ -73,7 +75,7 @@ def _owned(module: torch.nn.Module, counts: Counter[int]) -> bool:
 def _norm_links(
     exported: Exported, model: torch.nn.Module, units: Sequence[Unit], counts: Counter[int], images: torch.Tensor
 ) -> Iterator[Link]:
-    """LayerNorms whose output object is what the units read, and which the graph shows no other reader of."""
+    """LayerNorms whose output tensor is the input of layers, and that nothing else in the graph reads."""
     outputs: dict[int, torch.nn.Module] = {}
     alive: list[torch.Tensor] = []
     readers: dict[torch.nn.Module, list[Unit]] = {}
@@ -109,7 +111,7 @@ def _norm_links(
 
 
 def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
-    """Unit -> units that read the same LayerNormalization, where nothing else does."""
+    """Layer -> all layers that read the same LayerNormalization, if only layers read it."""
     found: dict[str, set[str]] = {}
     for node in model.graph:
         if node.op_type != "LayerNormalization" or node.outputs[0].is_graph_output():
@@ -122,8 +124,10 @@ def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
 
 
 def _layers_before(model: ir.Model) -> dict[str, set[str]]:
-    """Unit -> units whose result its input is made of, without another layer or an Add of two results in between: past
-    such an Add a factor on one of them is a factor on the sum no more."""
+    """Layer -> layers that its input is computed from, with no other layer and no Add of two results in between.
+
+    After such an Add, a factor on one operand is no longer a factor on the sum.
+    """
     found: dict[str, set[str]] = {}
     for node in model.graph:
         name = node.metadata_props.get(UNIT_KEY)
@@ -147,7 +151,7 @@ def _layers_before(model: ir.Model) -> dict[str, set[str]]:
 
 
 def _linear_links(unit: Unit, sources: Sequence[Unit]) -> Iterator[Link]:
-    """Row ranges of ``sources`` that may produce the unit's input; the last rows first (values)."""
+    """Row ranges of ``sources`` that may produce the layer's input; the last rows (the values) come first."""
     channels = int(unit.module.weight.shape[1])
     for source in sources:
         rows = int(source.module.weight.shape[0])
@@ -160,7 +164,7 @@ def _linear_links(unit: Unit, sources: Sequence[Unit]) -> Iterator[Link]:
 
 
 class _Trial:
-    """Random factors through a link, undone afterwards."""
+    """Checks a link: applies random factors, compares the logits, and restores the model."""
 
     def __init__(self, model: torch.nn.Module, images: torch.Tensor) -> None:
         self._model = model

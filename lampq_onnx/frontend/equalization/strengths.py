@@ -1,9 +1,9 @@
-"""How far to equalize each input: the strength of the smallest expected loss.
+"""Chooses how strongly to equalize each input, by the smallest expected loss.
 
-With r_j the half range of channel j, strength a divides the channel by r_j^a (SmoothQuant, Xiao et al., ICML 2023, has
-the same exponent) and, where a > 0 and constants can move, centers it first (RepQ-ViT, Li et al., ICCV 2023).
-Strength 1 makes all channels equally wide, which is best for the input and worst for the weights: their columns take
-up what the channels give away. Which one pays depends on the layer and on both widths, so it is measured.
+With r_j the half range of channel j, strength a divides the channel by r_j^a (SmoothQuant, Xiao et al., ICML 2023, uses
+the same exponent). If a > 0 and constants can move, the channel is centered first (RepQ-ViT, Li et al., ICCV 2023).
+Strength 1 makes all channels equally wide. That is best for the input and worst for the weights, because their columns
+absorb the difference. Which strength pays off depends on the layer and on both bit-widths, so it is measured.
 """
 
 from __future__ import annotations
@@ -27,30 +27,36 @@ from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 OUTLIERS = (1.5, 3.0)
-"""Multiples of the median range that wider channels are brought down to, where nothing else is touched: where a few
-channels are huge, every power takes too little from those or too much from the weights of all others."""
+"""Multiples of the median range that wider channels are reduced to; all other channels stay as they are.
+
+If a few channels are huge, every power takes too little from them or too much from the weights of all others.
+"""
 
 MULTIPLY_GAIN = 2.0
-"""A Mul of its own costs time at every run, so it has to cut the expected loss of its layer by this factor."""
+"""Factor by which a separate Mul must reduce the layer's expected loss, because it costs time at every run."""
 
 LEAST_GAIN = 1.1
-"""Factor by which any equalization has to cut it: nearest rounding stands for the file's, so less proves nothing."""
+"""Factor by which any equalization must reduce the expected loss.
+
+Nearest rounding stands in for the file's own rounding here, so a smaller gain proves nothing.
+"""
 
 RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
-"""Parts of the min-max interval that are tried for inputs of at least that many bits; narrow inputs are clipped."""
+"""Least input bits -> parts of the min-max interval that are tried; narrow inputs are clipped."""
 
 CONSTANT = 1e-6
-"""Channels whose range is below this share of the widest one are left as they are: there is nothing to divide by."""
+"""Channels with a range below this share of the widest one stay as they are: they are nearly constant."""
 
 
 @dataclass(frozen=True)
 class Strength:
-    """What was chosen for one link.
+    """The equalization chosen for one link.
 
     Attributes:
-        strength: exponent of the ranges; 1 for outliers, 0 where nothing is changed.
-        gain: expected loss without equalization over that with it.
-        name: for people.
+        equalization: scale and shift; all ones and zeros if nothing changes.
+        strength: exponent of the ranges; 1 for outliers, 0 if nothing changes.
+        gain: expected loss without equalization divided by the loss with it.
+        name: description of the choice for reports.
     """
 
     equalization: Equalization
@@ -60,11 +66,11 @@ class Strength:
 
 
 PlainStrength = tuple[str, torch.Tensor, torch.Tensor, float, float, str]
-"""Link, scale, shift, strength, gain and name."""
+"""Link name, scale, shift, strength, gain and name."""
 
 
 def plain(strengths: Sequence[Strength]) -> list[PlainStrength]:
-    """Without the modules that links hold."""
+    """The same choices as plain values, without the modules that links hold."""
     return [
         (s.equalization.link.name, s.equalization.scale, s.equalization.shift, s.strength, s.gain, s.name)
         for s in strengths
@@ -72,7 +78,7 @@ def plain(strengths: Sequence[Strength]) -> list[PlainStrength]:
 
 
 def of_links(values: Sequence[PlainStrength], links: Sequence[Link]) -> list[Strength]:
-    """The opposite of `plain`."""
+    """Choices from plain values; the inverse of `plain`."""
     by_name = {link.name: link for link in links}
     return [
         Strength(Equalization(by_name[link], scale, shift), strength, gain, name)
@@ -101,25 +107,27 @@ def choose_strengths(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[Strength]:
-    """The best strength of every link.
+    """Choose the strength with the smallest expected loss for every link.
 
     The expected loss of an option is sum g^2 d^2 over the change d of the layer's output, with g the loss gradient of a
-    sampled label: the diagonal of the Fisher information. The whole quadratic form E[(g . d)^2] also sees errors that
-    add up over tokens, but on tens of images its scatter chose worse.
+    sampled label: the diagonal of the Fisher information. The full quadratic form E[(g . d)^2] also captures errors
+    that add up over tokens, but on tens of images its variance led to worse choices.
 
     Args:
-        fit: images for the channels' ranges.
-        held_out: images that the options are compared on.
-        weight_bits: expected width, rounded to nearest here.
-        activation_bits: width of the inputs; 16 and more leave them in float.
-        seed: of the sampled labels.
+        model: the float model.
+        links: places where input channels can be scaled.
+        fit: images that give the channel ranges.
+        held_out: images on which the options are compared.
+        weight_bits: expected bit-width; weights are rounded to nearest here.
+        activation_bits: bit-width of the inputs; more than 8 bits are treated as float.
+        seed: seed of the sampled labels.
         progress: called with the number of ``held_out`` images done.
     """
     units = [unit for link in links for unit in link.readers]
     lows, highs = channel_ranges(model, units, fit)
     options = {link: _options(link, lows[link.name], highs[link.name], weight_bits, activation_bits) for link in links}
     by_unit = {unit.name: link for link in links for unit in link.readers}
-    # One number an image: a choice has to be better by more than the images' scatter.
+    # One number per image: a choice must win by more than the variation between images.
     errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
 
     def measure(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
@@ -132,7 +140,7 @@ def choose_strengths(
             found = values.new_zeros(len(options[link]), len(options[link][0].quantizers), samples, dtype=torch.float64)
             for row, option in enumerate(options[link]):
                 scaled = (values - option.shift).div_(option.scale)
-                # What the shift takes from the input comes back with the bias, exactly.
+                # The bias adds back exactly what the shift subtracts from the input.
                 constant = weight @ option.shift
                 for column, quantizer in enumerate(option.quantizers):
                     read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
@@ -147,7 +155,7 @@ def choose_strengths(
 def channel_ranges(
     model: torch.nn.Module, units: Sequence[Unit], images: Images
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Smallest and largest value of every input channel, float32 (channels,) by unit."""
+    """Smallest and largest value of every input channel: layer name -> float32 (channels,)."""
     lows: dict[str, torch.Tensor] = {}
     highs: dict[str, torch.Tensor] = {}
 
@@ -162,7 +170,7 @@ def channel_ranges(
 
 
 def equalizing(link: Link, low: torch.Tensor, high: torch.Tensor, strength: float) -> Equalization:
-    """Scale and shift of a strength; the scales have a geometric mean of 1."""
+    """Scale and shift for a strength; the scales have a geometric mean of 1."""
     shift, radius, moving = _centered(link, low, high)
     if strength == 0 or not bool(moving.any()):
         return Equalization(link, torch.ones_like(low), torch.zeros_like(low))
@@ -172,7 +180,7 @@ def equalizing(link: Link, low: torch.Tensor, high: torch.Tensor, strength: floa
 
 
 def without_outliers(link: Link, low: torch.Tensor, high: torch.Tensor, threshold: float) -> Equalization:
-    """Only the channels wider than ``threshold`` times the median are scaled, down to that."""
+    """Scale only the channels wider than ``threshold`` times the median range, down to that range."""
     shift, radius, moving = _centered(link, low, high)
     if not bool(moving.any()):
         return Equalization(link, torch.ones_like(low), torch.zeros_like(low))
@@ -181,7 +189,7 @@ def without_outliers(link: Link, low: torch.Tensor, high: torch.Tensor, threshol
 
 
 def _centered(link: Link, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Shift, half range around it, and which channels move at all."""
+    """Shift, half range around the shift, and which channels are not constant; (channels,) each."""
     shift = (low + high) / 2 if link.shift else torch.zeros_like(low)
     radius = torch.maximum((high - shift).abs(), (low - shift).abs())
     return shift, radius, radius > CONSTANT * radius.max()
@@ -217,7 +225,7 @@ def _by_image(link: Link, parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _best(link: Link, options: Sequence[_Option], errors: torch.Tensor) -> Strength:
-    """The strength of the least error, if it is clearly less than that of leaving the channels alone."""
+    """The strength with the smallest error, if it is clearly smaller than the error without equalization."""
     totals = errors.sum(2)
     columns = totals.argmin(1)
     best = int(totals.amin(1).argmin())

@@ -1,4 +1,4 @@
-"""The likelihood of each task's answers."""
+"""Likelihoods: the probability of an answer given a model's outputs, one class per task."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _LIKELIHOODS: dict[TaskName, Callable[[TaskSpec], Likelihood]] = {
 
 
 def likelihood_for(spec: TaskSpec) -> Likelihood:
-    """That of a task."""
+    """The likelihood that belongs to a task."""
     return _LIKELIHOODS[spec.kind](spec)
 
 
 def likelihood_of(model: torch.nn.Module) -> Likelihood:
-    """That of a model: its attribute `likelihood`; models without one classify."""
+    """The likelihood of a model: its attribute `likelihood`, or classification if it has none."""
     return cast(Likelihood, getattr(model, "likelihood", CLASSES))

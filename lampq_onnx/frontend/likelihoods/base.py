@@ -1,4 +1,4 @@
-"""What a model's outputs say about its answers, as a probability."""
+"""`Likelihood`: the interface of all tasks' likelihoods."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 
 
 class Likelihood(Protocol):
-    """p(y|x) from the outputs of a model, one set of outputs an image.
+    """The distribution p(y|x) that a model's outputs describe, with one set of outputs per image.
 
-    It gives the Fisher information its labels and gradients, and every stage that compares two models its distance.
+    It provides sampled labels and gradients for the Fisher information, and the distance between two models.
     """
 
     def sample(self, outputs: torch.Tensor, generator: torch.Generator) -> Any:
-        """Answers drawn from p(y|x); drawn on the CPU, so that devices agree."""
+        """Draw answers from p(y|x), on the CPU so that all devices give the same result."""
 
     def nll(self, outputs: torch.Tensor, targets: Any) -> torch.Tensor:
         """Sum over images of -log p(y|x) in nats, up to a constant; differentiable in the outputs."""
@@ -23,9 +23,9 @@ class Likelihood(Protocol):
         """KL(reference || outputs) of each image in nats, float64 (n,)."""
 
     def training_loss(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Mean of the same distance in float32; differentiable in the outputs."""
+        """Mean over images of `distance`, in float32; differentiable in the outputs."""
 
 
 def normal(shape: torch.Size, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
-    """Standard normal numbers, drawn on the CPU."""
+    """Standard normal numbers of a given shape, drawn on the CPU and moved to the device of ``like``."""
     return torch.randn(shape, generator=generator).to(like.device)

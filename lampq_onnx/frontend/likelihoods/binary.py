@@ -1,4 +1,4 @@
-"""A Bernoulli distribution from one logit."""
+"""Binary classification: a Bernoulli distribution from one logit."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from lampq_onnx.frontend.likelihoods.multi_label import MultiLabelLikelihood
 
 
 class BinaryLikelihood(MultiLabelLikelihood):
-    """Yes or no for an image, logits (n, 1): the case of one class that an image has or has not."""
+    """Yes or no per image, logits (n, 1): multi-label classification with a single class."""

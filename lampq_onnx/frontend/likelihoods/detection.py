@@ -1,4 +1,4 @@
-"""A class and a box for each query."""
+"""Detection: a class and a box for each query."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lampq_onnx.frontend.likelihoods.multi_label import bernoulli_kl
 
 @dataclass(frozen=True)
 class QueryTargets:
-    """Answers that stand for annotations.
+    """Sampled answers, in place of annotations.
 
     Attributes:
-        classes: int64 (n, queries) with "no object" as the last class, or yes and no, float32 (n, queries, classes).
-        boxes: (n, queries, 4), centre and size as shares of the input.
-        objects: (n, queries), whether the query is an object: only those have a box.
-        deviation: (n, queries, 4) of the boxes.
+        classes: int64 (n, queries) with "no object" as the last class, or yes and no as float32 (n, queries, classes).
+        boxes: float32 (n, queries, 4), center and size as fractions of the input.
+        objects: bool (n, queries), whether the query is an object; only objects have a box.
+        deviation: float32 (n, queries, 4), standard deviation of the boxes.
     """
 
     classes: torch.Tensor
@@ -33,19 +33,21 @@ class QueryTargets:
 class DetectionLikelihood:
     """Joined outputs (n, queries, classes + 4) of a detector with queries (YOLOS, DETR).
 
-    p(y|x) is a class for each query, and where that is an object, a box around the query's own: a Gaussian whose
-    deviation is `BOX_DEVIATION` of the box's width and height. Every query labels itself, so nothing has to be matched,
-    and the expectation is that of the model, as the Fisher information wants it. The KL has a closed form.
+    p(y|x) is a class for each query and, if that class is an object, a box around the query's own box: a Gaussian whose
+    standard deviation is `BOX_DEVIATION` of the box's width and height. Every query labels itself, so no matching is
+    needed, and the expectation is over the model's own distribution, as the Fisher information requires. The KL has a
+    closed form.
 
     Args:
-        background: softmax whose last class is "no object"; else sigmoids, and a query is an object if any is yes.
+        background: True for a softmax whose last class is "no object"; False for sigmoids, where a query is an object
+            if any class is yes.
     """
 
     def __init__(self, *, background: bool) -> None:
         self._background = background
 
     def sample(self, outputs: torch.Tensor, generator: torch.Generator) -> QueryTargets:
-        """See `Likelihood`."""
+        """Draw classes and boxes; see `Likelihood.sample`."""
         scores, boxes = (part.detach() for part in _split(outputs))
         if self._background:
             rows = scores.reshape(-1, scores.shape[-1])
@@ -59,7 +61,7 @@ class DetectionLikelihood:
         return QueryTargets(classes, drawn, objects, deviation)
 
     def nll(self, outputs: torch.Tensor, targets: QueryTargets) -> torch.Tensor:
-        """See `Likelihood`."""
+        """Negative log-likelihood; see `Likelihood.nll`."""
         scores, boxes = _split(outputs)
         if self._background:
             answers = functional.cross_entropy(scores.flatten(0, 1), targets.classes.flatten(), reduction="sum")
@@ -69,7 +71,7 @@ class DetectionLikelihood:
         return answers + (change * targets.objects).sum() / 2
 
     def distance(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """See `Likelihood`."""
+        """KL of each image; see `Likelihood.distance`."""
         (scores, boxes), (wanted, true) = (
             (values[..., :-4].double(), values[..., -4:].double()) for values in (outputs, reference)
         )
@@ -77,7 +79,7 @@ class DetectionLikelihood:
         return (answers + self._box_distance(boxes, wanted, true)).sum(-1)
 
     def training_loss(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """See `Likelihood`."""
+        """Mean KL; see `Likelihood.training_loss`."""
         (scores, boxes), (wanted, true) = _split(outputs), _split(reference)
         if self._background:
             p, q = wanted.log_softmax(-1), scores.log_softmax(-1)

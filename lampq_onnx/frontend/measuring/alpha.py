@@ -1,4 +1,4 @@
-"""alpha_t: what a unit of trace costs, by layer type (paper, type-aware part of the metric)."""
+"""Measures alpha_t: the loss per unit of Fisher trace for each layer type t (paper, type-aware metric)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder,
 from lampq_onnx.quantization import ActivationQuantizer
 
 SAMPLES_PER_TYPE = 3
-"""mu: layers of each type that are measured."""
+"""mu: number of layers that are measured for each type."""
 
 FLOOR = 1e-6
-"""Least loss taken for a layer: on few images a measured loss can be zero or negative, and alpha must stay positive."""
+"""Smallest loss of a layer: on few images a measured loss can be zero or negative, but alpha must stay positive."""
 
 
 @dataclass(frozen=True)
 class AlphaResult:
-    """Factors by type, and the measured loss of every sampled unit."""
+    """Factors by layer type, and the losses that they come from.
+
+    Attributes:
+        alpha: layer type -> alpha_t.
+        losses: layer -> measured loss, for every sampled layer.
+        floored: layers whose measured loss was below `FLOOR`.
+    """
 
     alpha: dict[str, float]
     losses: dict[str, float]
@@ -32,7 +38,7 @@ class AlphaResult:
 
 
 def spread(count: int, samples: int) -> list[int]:
-    """Positions of ``samples`` items spread evenly over ``count``, ends excluded where there is room."""
+    """Positions of ``samples`` items spread evenly over ``count``, away from both ends if there is room."""
     samples = min(samples, count)
     return sorted({int((2 * i + 1) * count / (2 * samples)) for i in range(samples)})
 
@@ -52,14 +58,19 @@ def type_factors(
     samples: int = SAMPLES_PER_TYPE,
     progress: Callable[[int], None] | None = None,
 ) -> AlphaResult:
-    """alpha_t = mean loss / mean trace over sampled layers of type t, each quantized alone to ``bits``.
+    """Measure alpha_t = mean loss / mean trace over sampled layers of type t, each quantized alone to ``bits``.
 
     Args:
-        traces: tr(F_i) by unit.
-        activations: input quantizers; a unit without one keeps a float input.
-        images, reference, labels: calibration images, the float model's logits on them, labels if known.
-        bits: beta, the low width at which losses are measured.
-        measure: what a loss is; the paper's accuracy drop is `top1`.
+        model: the float model.
+        units: its layers; those outside the budget are not sampled.
+        traces: layer -> tr(F_i).
+        activations: layer -> input quantizer; a layer without one keeps a float input.
+        rounder: rounded weights.
+        images: calibration images.
+        reference: logits of the float model on ``images``, (n, classes).
+        labels: int64 (n,), if known.
+        bits: beta, the low bit-width at which losses are measured.
+        measure: kind of loss; "top1" is the paper's accuracy drop.
         samples: mu.
         progress: called with the number of layers measured.
     """
@@ -85,6 +96,6 @@ def type_factors(
         mean_trace = sum(traces[u.name] for u in chosen) / len(chosen)
         alpha[kind] = mean_loss / max(mean_trace, torch.finfo(torch.float64).tiny)
     for unit in units:
-        # Fixed units take no part in the allocation; 1 leaves their trace as it is.
+        # Layers outside the budget are not allocated; a factor of 1 leaves their trace unchanged.
         alpha.setdefault(unit.type, 1.0)
     return AlphaResult(alpha, losses, tuple(floored))

@@ -1,4 +1,4 @@
-"""Sensitivities of all units: ranges, traces, alpha, rounding errors and costs."""
+"""Measures the sensitivities of all layers: input ranges, traces, alpha, rounding errors and costs."""
 
 from __future__ import annotations
 
@@ -37,22 +37,25 @@ from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
 HELD_OUT_SHARE = 4
-"""One in four calibration images chooses between what the others give."""
+"""One in this many calibration images is held out, to choose between results from the others."""
 
 MOST_HELD_OUT = 64
-"""Judging takes many passes; more images than these decide nothing else."""
+"""Largest number of held-out images: every comparison takes many passes, and more images do not change the choice."""
 
 RANGE_IMAGES = 256
 TRACE_IMAGES = 128
-"""Means and ranges over these stand for the whole set, which is for what is trained on it."""
+"""Largest number of images for Fisher traces.
+
+Means and ranges over these images represent the whole set, which is only needed for training.
+"""
 
 NUCLEAR_IMAGES = 8
 ALPHA_IMAGES = 32
 INPUT_COST_IMAGES = 32
-"""Costs of inputs decide only between widths that differ by much."""
+"""Images for the cost of input bit-widths, which only has to separate widths that differ by much."""
 
 BATCH = 32
-"""Images of one pass of the many that costs are measured by."""
+"""Images per forward pass when costs are measured."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,13 @@ class Analysis:
     """One model and the images it is measured on.
 
     Attributes:
-        rounder: rounded weights as they are for the file, but for what the plan's own rounding improves.
-        group: the processes that share the images of ranges, traces, norms and moments.
-        gptq: whether weights are rounded by GPTQ; costs then come from weights that half of the images gave.
+        loaded: the float model.
+        exported: its graph and layers.
+        chain: its transformer blocks.
+        rounder: rounded weights, before the plan's own rounding improves them.
+        images: calibration images.
+        gptq: whether weights are rounded by GPTQ; costs then use weights rounded on one half of the images.
+        group: processes that share the images of ranges, traces, norms and moments.
     """
 
     loaded: LoadedModel
@@ -75,7 +82,7 @@ class Analysis:
 
     @property
     def budgeted(self) -> tuple[Unit, ...]:
-        """Units in the budget."""
+        """Layers in the budget."""
         return tuple(unit for unit in self.exported.units if not unit.fixed)
 
     def run(
@@ -88,6 +95,13 @@ class Analysis:
         kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
         """Measure everything.
+
+        Args:
+            options: what to measure.
+            seed: seed of sampled labels and gradients.
+            equalized: layer -> how its input channels were equalized; recorded in the result.
+            progress: told of each stage.
+            kept: results of steps that an earlier run finished.
 
         Raises:
             LampqError: a layer cannot be measured.
@@ -193,7 +207,11 @@ class Analysis:
         seed: int,
         progress: ProgressSink,
     ) -> dict[str, dict[int, float]]:
-        """From weights that one half of the images gave, on the other half: no rounding is judged on what it fits."""
+        """Measure the costs of weights.
+
+        Weights are rounded on one half of the images and measured on the other half, so that no rounding is judged on
+        the images that it was fitted to.
+        """
         count = len(self.images)
         half = max(1, count // 2)
         fit, held_out = self.images.slice(0, count - half), self.images.slice(count - half, count)
@@ -245,11 +263,11 @@ class Analysis:
             costs = activation_costs(
                 live, self.chain, held_out.slice(0, INPUT_COST_IMAGES), quantizers, batch_size=BATCH, progress=advance
             )
-        # 16 bits are 256 times finer than 8: what they cost is below what can be measured.
+        # 16 bits are 256 times finer than 8 bits; their cost is too small to measure.
         return {name: {**own, WIDE_ACTIVATION_BITS: FLOOR} for name, own in costs.items()}
 
     def _input_elements(self) -> dict[str, int]:
-        """Numbers in each unit's input for one image."""
+        """Layer -> number of elements in its input for one image."""
         found: dict[str, int] = {}
 
         def count(unit: Unit, values: torch.Tensor) -> None:
@@ -266,11 +284,16 @@ class Analysis:
 
 
 def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:
-    """Refuse given labels that are none of the task, or that the images do not have.
+    """Refuse given labels if the task has no class labels or the images have none.
 
     Args:
-        kind: sampled or given.
-        images: calibration images; None: they are not opened yet.
+        loaded: the model, which knows its task.
+        kind: "sampled" or "given".
+        images: calibration images; None if they are not open yet.
+
+    Raises:
+        UsageError: the task is not classification.
+        LampqError: the images have no labels.
     """
     if kind != "given":
         return
@@ -281,13 +304,13 @@ def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> Non
         )
     if images is not None and images.labels is None:
         raise LampqError(
-            "given labels are asked for and the calibration images have none",
+            "given labels are requested, but the calibration images have none",
             hint="use labels sampled from the model, or give labelled images",
         )
 
 
 def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
-    """Images to fit to, and images to judge by; a single image serves as both."""
+    """Split images into those to fit to and those to compare on; a single image serves as both."""
     count = len(images)
     if count == 1:
         return images, images
@@ -296,15 +319,15 @@ def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
 
 
 def linear_units(units: Sequence[Unit]) -> list[Unit]:
-    """Those that are Linear layers."""
+    """The layers that are torch.nn.Linear modules."""
     return [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
 
 
 def labels_of(images: Images) -> torch.Tensor | None:
-    """Labels (n,), if known."""
+    """Labels of the images, int64 (n,), if known."""
     return None if images.labels is None else torch.from_numpy(images.labels)
 
 
 def quantizer_of(interval: ActivationRange, bits: int) -> ActivationQuantizer:
-    """The quantizer of a range at a width."""
+    """The quantizer for a range at a bit-width."""
     return ActivationQuantizer.from_range(interval.low, interval.high, bits)

@@ -1,9 +1,9 @@
-"""What one layer at one width costs the whole model: the KL to the float model with that layer alone quantized.
+"""Measures the cost of one layer at one bit-width: the KL to the float model with only that layer quantized.
 
-The costs come from the very weights that are candidates for the file (after equalization and GPTQ), on images that the
-rounding has not seen. Only the blocks from the layer's own on are computed, and only widths near the budget. Others
-follow from the nearest measured one by the ratio of their rounding errors; above `MEASURED_UP_TO` the model is in its
-quadratic regime, and a measurement would be noise.
+The costs use the actual candidate weights for the file (after equalization and GPTQ), on images that the rounding has
+not seen. Only the blocks from the layer's own block on are computed, and only bit-widths near the budget are measured.
+The other costs follow from the nearest measured one by the ratio of the rounding errors. Above `MEASURED_UP_TO` bits
+the loss is quadratic in the error, and a measurement would be noise.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
 
 MEASURED_UP_TO = 4
-"""Widest weights whose cost is measured."""
+"""Largest weight bit-width whose cost is measured."""
 
 FLOOR = 1e-9
-"""Least cost in nats; a measured KL of zero would make a layer free at any width."""
+"""Smallest cost in nats; a measured KL of zero would make a layer free at any bit-width."""
 
 Setting = Callable[[], None]
 
@@ -41,13 +41,18 @@ def measured_losses(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Mean KL (nats) of every setting of every unit, each tried alone on the model as it stands.
+    """Measure the mean KL (nats) of every setting of every layer, each applied alone.
 
     Args:
         live: the model; in float unless the caller has quantized parts of it.
-        images: what the loss is measured on.
-        settings: unit -> changes to try; each sets `live`, which is reset for the unit afterwards.
+        chain: its blocks.
+        images: images that the loss is measured on.
+        settings: layer -> changes to try; each changes ``live``. The layer is back in float afterwards.
+        batch_size: images per forward pass.
         progress: called with the number of settings done.
+
+    Returns:
+        Layer -> mean KL of each of its settings, in their order.
     """
     likelihood = likelihood_of(live.model)
     batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size)]
@@ -62,7 +67,7 @@ def measured_losses(
             own = []
             for setting in settings[unit.name]:
                 setting()
-                # A layer before the blocks changes their inputs: those are computed again.
+                # A layer before the blocks changes their inputs, so they are computed again.
                 changed = chain.states(batches) if unit in chain.before else states
                 own.append(max(float(likelihood.distance(chain.logits(changed), reference).mean()), FLOOR))
                 done += 1
@@ -96,12 +101,23 @@ def weight_costs(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[int, float]]:
-    """Unit -> width -> mean KL in nats, for every candidate width.
+    """Measure the mean KL in nats of every candidate weight bit-width of every layer.
 
-    Costs never rise with the width: where a measurement says so, which is noise, the cheaper width's cost stands.
+    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used.
 
     Args:
-        expected_bits: average width that is asked for; widths more than one bit below it are not measured either.
+        live: the float model.
+        chain: its blocks.
+        images: images that the loss is measured on.
+        units: layers to measure.
+        rounder: rounded weights.
+        candidates: bit-widths.
+        expected_bits: average bit-width of the budget; widths more than one bit below it are not measured either.
+        batch_size: images per forward pass.
+        progress: called with the number of measurements done.
+
+    Returns:
+        Layer -> bit-width -> mean KL.
     """
     measured = measured_widths(candidates, expected_bits)
 
@@ -124,7 +140,10 @@ def weight_costs(
 
 
 def measured_widths(candidates: Sequence[int], expected_bits: float) -> tuple[int, ...]:
-    """The candidates that are worth measuring: at most `MEASURED_UP_TO`, at least one below what is expected."""
+    """Candidates that are worth measuring.
+
+    They have at most `MEASURED_UP_TO` bits, and are at most one bit below the expected average.
+    """
     least = min(math.floor(expected_bits) - 1, MEASURED_UP_TO)
     near = tuple(bits for bits in candidates if least <= bits <= MEASURED_UP_TO)
     return near or (min(candidates, key=lambda bits: abs(bits - MEASURED_UP_TO)),)
@@ -140,10 +159,11 @@ def directional_costs(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[int, float]]:
-    """The second-order estimate of the same KL, E[(g . dW)^2] / 2, of all units and widths in one pass over the images.
+    """Estimate the same KL to second order as E[(g . dW)^2] / 2.
 
-    g is the gradient of one sampled label's negative log-likelihood in the weights, so that E[g g^T] is their Fisher
-    information, whose quadratic form is twice the KL of a small change dW.
+    One pass over the images covers all layers and bit-widths. g is the gradient of the negative log-likelihood of one
+    sampled label in the weights. E[g g^T] is therefore the Fisher information of the weights, and its quadratic form is
+    twice the KL of a small change dW.
     """
     changes = {
         unit.name: torch.stack(
@@ -175,7 +195,7 @@ def activation_costs(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[int, float]]:
-    """Unit -> width -> mean KL in nats of that input alone quantized, for the widths in ``quantizers``."""
+    """Measure the mean KL in nats with one layer's input quantized alone: layer -> bit-width -> KL."""
 
     def set_input(name: str, quantizer: ActivationQuantizer) -> Setting:
         return lambda: live.set_input(name, quantizer)

@@ -1,4 +1,4 @@
-"""What the iterative update asks of a quantized model."""
+"""Scores bit assignments by simulating the quantized model, for the iterative update."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ InputOf = Callable[[str, int], ActivationQuantizer | None]
 
 
 class SimulationEvaluator:
-    """Scores of bit assignments in the simulation (allocation.Evaluator).
+    """Scores bit assignments in the simulation; implements `allocation.Evaluator`.
 
     Args:
-        model, units: the float model and its layers.
-        inputs_of: (unit, weight width) -> quantizer of its input, or None.
+        model: the float model.
+        units: its layers.
+        inputs_of: (layer, weight bit-width) -> quantizer of its input, or None.
         rounder: rounded weights.
-        images: all images of the score.
-        error_images: those of the reconstruction errors.
-        reference, labels: float logits of ``images``, labels if known.
-        fixed_bits: widths of the units outside the budget.
-        measure: what the score is.
-        inputs: whether a layer's error is taken on the quantized model's inputs, which carry the error of the layers
-            before it, or on the float model's.
+        images: images for the score.
+        error_images: images for the reconstruction errors.
+        reference: logits of the float model on ``images``.
+        labels: labels of ``images``, if known.
+        fixed_bits: bit-widths of the layers outside the budget.
+        measure: kind of score.
+        inputs: "quantized" measures a layer's error on the inputs of the quantized model, which carry the error of the
+            layers before it; "float" uses the inputs of the float model.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class SimulationEvaluator:
         self._inputs = inputs
 
     def settings(self, bits: Mapping[str, int]) -> dict[str, LayerSetting]:
-        """Simulation of a whole assignment."""
+        """Settings that simulate a whole assignment: layer -> weight bit-width and input quantizer."""
         widths = {**self._fixed_bits, **bits}
         return {name: LayerSetting(width, self._inputs_of(name, width)) for name, width in widths.items()}
 
@@ -74,7 +76,7 @@ class SimulationEvaluator:
         return float(np.mean(self.losses(bits)))
 
     def losses(self, bits: Mapping[str, int]) -> npt.NDArray[np.float64]:
-        """Loss of the quantized model on each image, (n,)."""
+        """Loss of the quantized model on each image, float64 (n,)."""
         losses = image_losses(
             self._logits(bits), self._reference, self._labels, self._measure, likelihood_of(self._model)
         )
@@ -82,10 +84,14 @@ class SimulationEvaluator:
         return found
 
     def agreement(self, bits: Mapping[str, int]) -> tuple[float, int]:
-        """Fraction of the images whose first answer is that of the float model, and their number."""
+        """Fraction of images with the same top-1 answer as the float model, and the number of images.
+
+        Raises:
+            UsageError: the model is not a classifier.
+        """
         if likelihood_of(self._model) is not CLASSES:
             raise UsageError(
-                "agreement of first answers is what classifiers have", hint="give the budget in bits, size or time"
+                "only classifiers have an agreement of top-1 answers", hint="give the budget in bits, size or time"
             )
         logits = self._logits(bits)
         same = (logits.argmax(-1) == self._reference.argmax(-1)).double().mean()
@@ -97,9 +103,9 @@ class SimulationEvaluator:
 
     @torch.no_grad()
     def reconstruction_errors(self, bits: Mapping[str, int]) -> dict[str, float]:
-        """L_i = |What Xhat - W X|^2 / |W X|^2 of every unit.
+        """L_i = |What Xhat - W X|^2 / |W X|^2 for every layer.
 
-        The float outputs of one batch are held while the quantized layers see the same batch.
+        The float outputs of one batch stay in memory while the quantized layers process the same batch.
         """
         noise = dict.fromkeys((u.name for u in self._units), 0.0)
         power = dict.fromkeys((u.name for u in self._units), 0.0)
@@ -136,7 +142,7 @@ class SimulationEvaluator:
 
 
 def _bias_view(unit: Unit, output: torch.Tensor) -> torch.Tensor:
-    """The bias, shaped to be subtracted from the layer's output: L_i compares W X, which has none."""
+    """The bias, shaped to be subtracted from the layer's output: L_i compares W X, which excludes the bias."""
     bias = unit.module.bias
     if bias is None:
         return torch.zeros((), device=output.device)

@@ -1,12 +1,12 @@
-"""Fisher traces of all units in one forward and one backward pass a batch.
+"""Fisher traces of all layers, in one forward and one backward pass per batch.
 
 tr(F_i) = E_x E_{y ~ p(y|x)} |d log p(y|x) / d W_i|^2, one gradient per sample (paper, section on the Fisher metric).
 For y = x W^T over T tokens the gradient of one sample is G^T X, and its squared norm is
 
     |G^T X|^2 = sum_{t,t'} (g_t . g_t') (x_t . x_t') = sum((X X^T) * (G G^T)),
 
-so either T x T products or the d_out x d_in one give it; the cheaper one is taken for each shape. Gradients of weights
-are never asked for from autograd, which makes the backward pass cheaper than a training step.
+so it can be computed from T x T products or from the d_out x d_in product; the cheaper one is used for each shape.
+Autograd never computes gradients of weights, so the backward pass is cheaper than a training step.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def squared_gradient_norms(inputs: torch.Tensor, grads: torch.Tensor) -> torch.T
 
 
 class GradientTap:
-    """Shows each unit's input and output gradient during one backward pass, then forgets them.
+    """Context manager that passes each layer's input and output gradient to a callback during one backward pass.
 
     Args:
         units: layers to tap.
-        visit: called with (unit, input, gradient of the output) as soon as the gradient is known.
+        visit: called with (layer, input, gradient of the output) as soon as the gradient is known.
     """
 
     def __init__(self, units: Sequence[Unit], visit: Callable[[Unit, torch.Tensor, torch.Tensor], None]) -> None:
@@ -67,13 +67,13 @@ class GradientTap:
         self._handles: list[Any] = []
 
     def __enter__(self) -> GradientTap:
-        """Install the hooks."""
+        """Install the hooks on all layers."""
         for unit in self._units:
             self._handles.append(unit.module.register_forward_hook(self._hook(unit)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove them."""
+        """Remove the hooks from all layers."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -81,7 +81,7 @@ class GradientTap:
     def _hook(self, unit: Unit) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             if not output.requires_grad:
-                # Parameters are frozen, so the graph starts here: nothing before the first unit is differentiated.
+                # Parameters are frozen, so the autograd graph starts at the first layer.
                 output = output.detach().requires_grad_()
             kept = inputs[0].detach()
             output.register_hook(lambda grad: self._visit(unit, kept, grad))  # type: ignore[no-untyped-call]
@@ -91,10 +91,11 @@ class GradientTap:
 
 
 class _Sampler:
-    """Answers drawn in the order of all batches of all processes: an image gets the same one whoever computes it.
+    """Draws answers in the order of all batches of all processes, so that an image gets the same one in any process.
 
-    Batches of other processes are drawn as well and thrown away: what a draw takes from the generator depends on the
-    shape alone. They are of equal size: only the very last batch is smaller, and no other comes after it.
+    Batches of other processes are drawn as well and discarded, because the numbers that a draw takes from the generator
+    depend only on the shape. All batches have the same size; only the very last one may be smaller, and nothing is
+    drawn after it.
     """
 
     def __init__(self, likelihood: Likelihood, seed: int, group: Group, batch_size: int) -> None:
@@ -105,7 +106,7 @@ class _Sampler:
         self._batch_size = batch_size
 
     def draw(self, outputs: torch.Tensor) -> Any:
-        """Targets of the process's next batch."""
+        """Draw targets for the next batch of this process."""
         blank = torch.zeros(self._batch_size, *outputs.shape[1:])
         for _ in range(self._foreign):
             self._likelihood.sample(blank, self._generator)
@@ -114,7 +115,7 @@ class _Sampler:
 
 
 GradientVisitor = Callable[[int, Unit, torch.Tensor, torch.Tensor], None]
-"""Called with (images in the batch, unit, its input, gradient of its output)."""
+"""Called with (number of images in the batch, layer, its input, gradient of its output)."""
 
 
 def visit_gradients(
@@ -128,15 +129,21 @@ def visit_gradients(
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """One forward and one backward pass of -log p(y|x) a batch; returns the number of images of this process.
+    """Run one forward and one backward pass of -log p(y|x) per batch.
 
     Args:
-        batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model; of several processes
-            its share, see `tensors`.
-        seed: of the sampled labels.
+        model: in evaluation mode with frozen parameters.
+        units: layers to visit.
+        batches: images float32 (n, c, h, w) and labels int64 (n,), or None to sample labels from the model; each
+            process passes its share, see `tensors`.
+        visit: called for every layer as soon as its gradient is known.
+        seed: seed of the sampled labels.
         group: the processes.
-        batch_size: images of every batch but the last; only matters with several processes.
+        batch_size: images in every batch except the last; only matters with several processes.
         progress: called with the number of images done.
+
+    Returns:
+        The number of images of this process.
     """
     likelihood = likelihood_of(model)
     sampler = _Sampler(likelihood, seed, group, batch_size)
@@ -162,22 +169,23 @@ def fisher_traces(
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """tr(F_i) of every unit.
+    """tr(F_i) of every layer.
 
     Args:
         model: in evaluation mode with frozen parameters; returns logits (n, classes).
-        units: layers of it.
-        batches: images (n, c, h, w) and labels (n,), or None to sample labels from the model (the true Fisher).
-        seed: of the sampled labels.
-        group: the processes that share the batches.
+        units: its layers.
+        batches: images float32 (n, c, h, w) and labels int64 (n,), or None to sample labels from the model (the true
+            Fisher).
+        seed: seed of the sampled labels.
+        group: processes that share the batches.
         batch_size: see `visit_gradients`.
         progress: called with the number of images done.
 
     Returns:
-        unit name -> mean over images of the squared gradient norm of -log p(y|x).
+        Layer -> mean over images of the squared gradient norm of -log p(y|x).
 
     Raises:
-        LampqError: no images, or a gradient that is not finite.
+        LampqError: there are no images, or a gradient is not finite.
     """
     sums = {unit.name: 0.0 for unit in units}
 

@@ -1,4 +1,4 @@
-"""Second moments of the units' inputs, for GPTQ."""
+"""Second moments of layer inputs, for GPTQ."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lampq_onnx.running.processes import ALONE, Group, summed
 def input_moments(
     model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
 ) -> dict[str, torch.Tensor]:
-    """H = mean over tokens of x x^T / |x|^2 for every unit, float32 (d_in, d_in) on its device.
+    """H = mean over tokens of x x^T / |x|^2 for every layer, float32 (d_in, d_in) on the layer's device.
 
-    Each token counts as much as any other, whatever its length (see rounding.gptq). Sums are streamed; memory is
-    that of the moments.
+    Every token counts the same, whatever its length (see simulation.gptq). Sums are streamed: only the moments take
+    memory.
     """
     sums: dict[str, torch.Tensor] = {}
     counts = dict.fromkeys((unit.name for unit in units), 0)
@@ -44,7 +44,7 @@ def input_moments(
 
 
 def _shared(sums: dict[str, torch.Tensor], units: Sequence[Unit], group: Group) -> dict[str, torch.Tensor]:
-    """Sums over all processes, one unit at a time; a process may have seen no image."""
+    """Sum over all processes, one layer at a time; a process may have seen no image."""
     result = {}
     for unit in units:
         weight = unit.matrix()

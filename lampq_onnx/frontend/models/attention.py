@@ -1,4 +1,4 @@
-"""Calls of attention in the form that torch's exporter takes."""
+"""Brings calls of attention into the form that torch's exporter accepts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 DIMENSIONS = 4
-"""(images, heads, tokens, channels), which the exporter's attention is limited to."""
+"""Number of dimensions of attention in the exporter: (images, heads, tokens, channels)."""
 
 
 class FourDimensionalAttention(TorchFunctionMode):
-    """Inside the block, attention of another number of dimensions is computed with four.
+    """Inside the block, attention with another number of dimensions is computed with four.
 
-    Twins has five, (images, windows, heads, tokens, channels), and SAM three, (images and heads, tokens, channels).
-    A mask follows: its first dimensions are those of the queries, or are repeated for all of them.
+    Twins has five dimensions, (images, windows, heads, tokens, channels); SAM has three, (images and heads, tokens,
+    channels). The leading dimensions of a mask are those of the queries, or are broadcast to them.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """See `TorchFunctionMode`."""
+        """Replace calls of scaled_dot_product_attention; see `TorchFunctionMode`."""
         if function is torch.nn.functional.scaled_dot_product_attention:
             return _attention(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
@@ -40,7 +40,7 @@ def _attention(
     compute = torch.nn.functional.scaled_dot_product_attention
     if query.ndim == DIMENSIONS:
         return compute(query, key, value, attn_mask, **keywords)
-    # With grouped heads the third dimension from the end counts heads, which differ between queries and keys.
+    # With grouped heads the third dimension from the end counts heads; queries and keys differ in it.
     kept = 3 if keywords.get("enable_gqa") and query.ndim >= 3 else 2
     first = torch.broadcast_shapes(*(part.shape[:-kept] for part in (query, key, value)))  # type: ignore[no-untyped-call]
     parts = [_four(part.expand(*first, *part.shape[-kept:]), grouped=kept == 3) for part in (query, key, value)]
@@ -52,7 +52,10 @@ def _attention(
 
 
 def _four(values: torch.Tensor, *, grouped: bool) -> torch.Tensor:
-    """The same numbers (images, heads, rows, columns); ``grouped``: the third dimension from the end counts heads."""
+    """The same numbers as (images, heads, rows, columns).
+
+    ``grouped``: the third dimension from the end counts heads.
+    """
     if values.ndim > DIMENSIONS:
         return values.flatten(0, values.ndim - DIMENSIONS)
     if values.ndim == DIMENSIONS - 1:
@@ -61,7 +64,7 @@ def _four(values: torch.Tensor, *, grouped: bool) -> torch.Tensor:
 
 
 def _mask(mask: torch.Tensor, first: tuple[int, ...], *, grouped: bool) -> torch.Tensor:
-    """A mask for queries with the dimensions ``first`` before tokens and channels."""
+    """A mask for queries whose dimensions before tokens and channels are ``first``."""
     if mask.ndim <= 2:
         return mask
     return _four(mask.expand(*first, *mask.shape[-2:]), grouped=grouped)

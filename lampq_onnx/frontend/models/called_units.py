@@ -1,4 +1,4 @@
-"""Which layers that the graph shows can be measured: those whose modules compute them, once, from the images."""
+"""Selects the layers that can be measured: their modules compute them, once per pass, from the images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ SAME = 1e-4
 def called(
     units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
 ) -> tuple[Unit, ...]:
-    """Units whose module really runs, and computes the product with its weight and nothing else.
+    """Keep layers whose module is called and computes only the product with its weight.
 
-    Some models read a Linear's weight without calling it, some layers add more to the product (LoRA, hooks): what hooks
-    on the module measure and simulate would then be another function than the graph.
+    Some models read the weight of a Linear without calling it. Some layers add more to the product (LoRA, hooks). Hooks
+    on such a module would measure and simulate another function than the graph computes.
 
     Args:
-        skipped: is told of the others.
+        units: layers found in the graph.
+        skipped: layer -> reason; gets the layers that are left out.
+        module: the model.
         example: float32 (n, c, h, w), at least two images.
     """
     calls: dict[str, list[int]] = {unit.name: [] for unit in units}
@@ -61,7 +63,7 @@ def called(
         elif len(rows) != 2:
             skipped[unit.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
         elif rows[1] != len(example) * rows[0]:
-            skipped[unit.name] = "it reads something else than the images (the same for every batch size)"
+            skipped[unit.name] = "its input does not depend on the images (it is the same for every batch size)"
         elif unit.name in more:
             skipped[unit.name] = "its module computes more than the product with its weight"
         else:
@@ -70,7 +72,7 @@ def called(
 
 
 def product(layer: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
-    """What a layer computes from its weight and bias alone."""
+    """The output of a layer computed from its weight and bias alone."""
     if isinstance(layer, torch.nn.Conv2d):
         convolved: torch.Tensor = torch.nn.Conv2d._conv_forward(layer, inputs, layer.weight, layer.bias)
         return convolved
@@ -80,11 +82,16 @@ def product(layer: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -> t
 def differentiable(
     units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, name: str, example: torch.Tensor
 ) -> tuple[Unit, ...]:
-    """Units that the outputs depend on smoothly: others only choose (the proposals of RT-DETR), or are not read.
+    """Keep layers that the outputs depend on smoothly.
+
+    Other layers only select (the proposals of RT-DETR), or nothing reads them.
 
     Args:
-        skipped: is told of the others.
-        name: of the model, for messages.
+        units: layers found in the graph.
+        skipped: layer -> reason; gets the layers that are left out.
+        module: the model.
+        name: name of the model, for messages.
+        example: float32 (n, c, h, w).
 
     Raises:
         LampqError: the outputs have no gradient at all, or it cannot be computed.
@@ -108,16 +115,16 @@ def differentiable(
     reached = dict(zip(outputs, gradients, strict=True))
     for key, gradient in reached.items():
         if gradient is None:
-            skipped[key] = "no gradient of the outputs reaches it, so that its sensitivity cannot be measured"
+            skipped[key] = "no gradient of the outputs reaches it, so its sensitivity cannot be measured"
     return tuple(unit for unit in units if reached[unit.name] is not None)
 
 
 def _gradients(answer: torch.Tensor, outputs: Sequence[torch.Tensor], name: str) -> Sequence[torch.Tensor | None]:
     hint = "its forward must be differentiable: without torch.no_grad, detach, or functions that have no backward"
     if not answer.requires_grad:
-        raise LampqError(f"the outputs of {name} have no gradient, and sensitivities are measured by it", hint=hint)
+        raise LampqError(f"the outputs of {name} have no gradient, but sensitivities are measured with it", hint=hint)
     try:
         return torch.autograd.grad(answer.sum(), outputs, allow_unused=True)
-    except Exception as error:  # backward functions of the model's own fail in any way
+    except Exception as error:  # the model's own backward functions can raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise LampqError(f"the gradient of the outputs of {name} cannot be computed: {reason}", hint=hint) from error

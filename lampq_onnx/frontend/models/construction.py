@@ -1,4 +1,4 @@
-"""timm's constructors and their arguments."""
+"""Creates timm models and checks their arguments."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lampq_onnx.frontend.models.timm_sources import timm_source
 
 
 def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False) -> torch.nn.Module:
-    """A timm model.
+    """Create a timm model.
 
     Args:
-        name: as timm knows it.
-        arguments: passed on to its constructor.
-        pretrained: let timm download its weights.
+        name: name of the model in timm.
+        arguments: passed on to the constructor.
+        pretrained: let timm download the weights.
 
     Raises:
-        LampqError: an unknown model, an argument that it does not have or take, or a failed download.
+        LampqError: the model is unknown, it does not accept an argument, or the download failed.
     """
     if timm_source(name) is None and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -33,7 +33,7 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
     try:
         module: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:  # constructors and downloads fail in many ways
-        # Of arguments that do not fit each other, none may be wrong alone; timm then often names one of them.
+        # If arguments contradict each other, none may be wrong alone; timm's message then often names one of them.
         wrong = _misfits(name, arguments) or [key for key in arguments if key in str(error)]
         if pretrained and not wrong:
             raise LampqError(
@@ -50,22 +50,22 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
 
 
 def image_sides(value: Any) -> tuple[int, int]:
-    """Height and width that an img_size stands for: one number for both, or two.
+    """Height and width that an img_size stands for: one number for both, or two numbers.
 
     Raises:
-        LampqError: it is neither.
+        LampqError: the value is neither.
     """
     sides = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
         raise LampqError(
-            f"img_size is {_typed(value)}, and has to be a number of pixels or two, height and width",
+            f"img_size is {_typed(value)}, but must be one number of pixels, or two for height and width",
             hint="e.g. --model-arg img_size=32,64",
         )
     return sides[0], sides[1]
 
 
 def built_arguments(module: torch.nn.Module) -> dict[str, Any]:
-    """The img_size that a timm model was built for, where it keeps it; its configuration does not know it."""
+    """The img_size that a timm model was built for, if the model stores it; timm's configuration does not."""
     size = getattr(getattr(module, "patch_embed", None), "img_size", None)
     return {} if size is None else {"img_size": image_sides(size)}
 
@@ -73,7 +73,7 @@ def built_arguments(module: torch.nn.Module) -> dict[str, Any]:
 def _misfits(name: str, arguments: Mapping[str, Any]) -> list[str]:
     """Arguments without which the model can be created; timm's own messages do not name them.
 
-    Nothing is computed or kept in memory: the models are made without data.
+    The models are created without data, so nothing is computed and no memory is used.
     """
     return [key for key in arguments if _can_create(name, {k: v for k, v in arguments.items() if k != key})]
 
@@ -82,13 +82,13 @@ def _can_create(name: str, arguments: Mapping[str, Any]) -> bool:
     try:
         with torch.device("meta"):
             timm.create_model(name, **arguments)
-    except Exception:  # whatever goes wrong, the remaining arguments are not known to be right
+    except Exception:  # any failure means that the remaining arguments may be wrong too
         return False
     return True
 
 
 def _typed(value: Any) -> str:
-    """As it is typed on the command line."""
+    """A value as typed on the command line."""
     if isinstance(value, tuple | list):
         return "[" + ",".join(map(_typed, value)) + "]"
     return repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)

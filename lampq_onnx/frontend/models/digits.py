@@ -1,4 +1,4 @@
-"""The embedded default: a small Vision Transformer for 8x8 images of digits, and its images."""
+"""The embedded default model: a small Vision Transformer for 8x8 images of digits, and its images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ CONFIG_NAME = "config.json"
 CHECKPOINT_NAME = "model.safetensors"
 
 GREY_STEP = 15
-"""scikit-learn's grey levels 0..16 times this are the uint8 values 0..240."""
+"""Factor from scikit-learn's gray levels 0..16 to uint8 values 0..240."""
 
 
 class DigitsPreprocessing(Record):
     """How an image becomes the model's input, in timm's terms.
 
     Attributes:
-        size: height and width of the input.
-        crop_pct: share of the resized image that the crop keeps.
-        mean: of pixel values in 0..1, one for each channel.
-        std: likewise.
+        size: height and width of the input in pixels.
+        crop_pct: fraction of the resized image that the crop keeps.
+        crop_mode: position of the crop.
+        interpolation: filter for resizing.
+        mean: mean of pixel values in 0..1, one per channel.
+        std: standard deviation of pixel values in 0..1, one per channel.
+        channels: number of color channels.
     """
 
     size: tuple[int, int]
@@ -46,7 +49,7 @@ class DigitsPart(Record):
 
     Attributes:
         count: number of images.
-        sha256: of the image indices as little-endian int64, in the split's order.
+        sha256: hash of the image indices as little-endian int64, in the order of the split.
     """
 
     count: int = Field(gt=0)
@@ -57,8 +60,11 @@ class DigitsSplit(Record):
     """Which of scikit-learn's images belong to which part; the indices follow from the labels and the seed.
 
     Attributes:
-        seed: of the permutation inside each class.
-        images_sha256: of all 1797 images as uint8, followed by their labels as little-endian int64.
+        seed: seed of the permutation inside each class.
+        images_sha256: hash of all 1797 images as uint8, followed by their labels as little-endian int64.
+        train: images that the model was trained on.
+        calibration: images for calibration.
+        test: images for measuring accuracy.
     """
 
     seed: int = Field(ge=0)
@@ -69,13 +75,15 @@ class DigitsSplit(Record):
 
 
 class DigitsConfig(Artifact):
-    """What ``config.json`` beside the checkpoint says.
+    """The content of ``config.json`` beside the checkpoint.
 
     Attributes:
         timm_model: name for ``timm.create_model``.
         timm_args: its keyword arguments.
-        float_test_top1: share of the test images that the float32 model classifies correctly, 0..1.
-        training_command: run in the repository root, makes the checkpoint and this file.
+        preprocessing: how images become inputs.
+        split: which images belong to which part.
+        float_test_top1: fraction of the test images that the float32 model classifies correctly, 0..1.
+        training_command: command that makes the checkpoint and this file, run in the repository root.
     """
 
     timm_model: str
@@ -87,9 +95,9 @@ class DigitsConfig(Artifact):
 
 
 def digits_folder() -> Path:
-    """The folder that holds the checkpoint and its configuration.
+    """The folder with the checkpoint and its configuration.
 
-    An installed package carries it inside; a checkout has it beside the package.
+    An installed package contains it; a checkout has it beside the package.
 
     Raises:
         LampqError: neither place has it.
@@ -109,31 +117,29 @@ def load_config() -> DigitsConfig:
     """Read the configuration of the embedded model.
 
     Raises:
-        LampqError: missing or not valid.
+        LampqError: the file is missing or not valid.
     """
     return DigitsConfig.load(digits_folder() / CONFIG_NAME)
 
 
 def split_images(name: SplitName) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """One part of the embedded split.
+    """Load one part of the embedded split.
 
     Returns:
-        Images uint8 (N, 8, 8, 1), 0 paper to 240 full ink, and labels int64 (N,), in the split's order: the
-        first few of a part hold the classes in nearly equal numbers.
+        Images uint8 (N, 8, 8, 1), from 0 (paper) to 240 (full ink), and labels int64 (N,). The order is that of the
+        split: the first few images hold the classes in nearly equal numbers.
 
     Raises:
-        LampqError: the configuration is missing or not valid, or scikit-learn's images are not those of the
-            training.
+        LampqError: the configuration is missing or not valid, or scikit-learn's images are not those of the training.
     """
     return part_images(load_config().split, name)
 
 
 def part_images(split: DigitsSplit, name: SplitName) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """One part of ``split``; see ``split_images``.
+    """Load one part of ``split``; see ``split_images``.
 
     Raises:
-        LampqError: scikit-learn's images, or the indices that the seed gives, are not those that ``split``
-            names.
+        LampqError: scikit-learn's images, or the indices from the seed, do not match the hashes in ``split``.
     """
     images, labels = _all_images()
     if _images_hash(images, labels) != split.images_sha256:
@@ -167,7 +173,7 @@ def make_split(*, train: int, calibration: int, test: int, seed: int) -> DigitsS
 
 
 def _all_images() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """uint8 (1797, 8, 8, 1) and int64 (1797,), in scikit-learn's order."""
+    """All images uint8 (1797, 8, 8, 1) and labels int64 (1797,), in scikit-learn's order."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 -- slow to import, and only this model needs it
 
     data = load_digits()
@@ -176,14 +182,13 @@ def _all_images() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def _stratified(labels: npt.NDArray[np.int64], counts: dict[str, int], seed: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Disjoint indices into ``labels`` for each name in ``counts``, in its order, each with every class in
-    proportion.
+    """Disjoint indices into ``labels`` for each name in ``counts``, each with all classes in proportion.
 
     The images of each class are permuted, then the classes are merged so that every prefix is stratified.
     """
     if sum(counts.values()) != len(labels):
         raise ValueError(f"the counts add up to {sum(counts.values())}, not {len(labels)}")
-    # NumPy keeps the streams of RandomState for ever, those of Generator not.
+    # NumPy guarantees that the streams of RandomState never change; those of Generator may.
     random = np.random.RandomState(seed)
     position = np.empty(len(labels), dtype=np.float64)
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""PyTorch -> float ONNX with units marked in the graph."""
+"""Exports a PyTorch model to a float ONNX graph and marks its layers in the graph."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from lampq_onnx.graph.other_weights import other_weights
 from lampq_onnx.graph.patches import OVERLAPPING, overlaps
 
 OPSET = 20
-"""Has Gelu as one operator; INT4 and INT2 storage raise it when asked for."""
+"""Opset of exported graphs, with Gelu as one operator; INT4 and INT2 storage raise it if they are used."""
 
 FIXED_TYPES = ("patch_embed", "head", "linear")
 """Types of layers outside the budget: not in the blocks, or in them but neither qkv, proj, fc1 nor fc2."""
 
 
 def export_model(loaded: LoadedModel) -> Exported:
-    """Export with a symbolic batch dimension and find the units by the structure of the graph.
+    """Export with a symbolic batch dimension and find the layers by the structure of the graph.
 
     Raises:
-        LampqError: the exporter fails, or no units are found.
+        LampqError: the exporter fails, or no layers are found.
     """
     if loaded.source is not None:
         return _written(loaded, loaded.source)
@@ -55,11 +55,11 @@ def export_model(loaded: LoadedModel) -> Exported:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
-    except Exception as error:  # torch.export's failures share no base
+    except Exception as error:  # torch.export's exceptions share no base class
         raise LampqError(
             f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}",
-            hint="torch.export must be able to follow its forward: without branches on what the images show, and with "
-            "operators that ONNX has; or export it yourself, and give the .onnx file",
+            hint="torch.export must be able to trace its forward: no branches that depend on the images, and only "
+            "operators that ONNX has. Or export it yourself, and give the .onnx file",
         ) from error
     if program is None:
         raise LampqError(f"{loaded.identity.name}: torch's exporter returned nothing")
@@ -67,7 +67,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     batch = model.graph.inputs[0].shape
     if batch is not None and isinstance(batch[0], int):
         raise LampqError(
-            f"{loaded.identity.name} cannot be exported for any number of images: its code fixes it",
+            f"{loaded.identity.name} cannot be exported for any number of images: its code fixes the number",
             hint="export it yourself with a symbolic batch, and give the .onnx file",
         )
     units, skipped = _units(model, loaded.module)
@@ -83,7 +83,7 @@ def export_model(loaded: LoadedModel) -> Exported:
 
 
 def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
-    """The graph that the model came as, with the module's present weights."""
+    """The graph that the model was loaded from, with the module's current weights."""
     model = source.write()
     units = []
     for site in source.sites:
@@ -127,7 +127,7 @@ def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], 
 
 
 def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:
-    """The module that the exporter recorded for this node, checked by its weight."""
+    """The module that the exporter recorded for this node, confirmed by its weight."""
     matrix = site.matrix()
     for scope in reversed((*scope_path(site.node), site.name)):
         module = modules.get(scope)
@@ -139,14 +139,14 @@ def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str |
 
 
 def _root(error: BaseException) -> str:
-    """First line of what an error began with; the exporter wraps it in advice about itself."""
+    """First line of the root cause of an error; the exporter wraps it in advice about itself."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _strip(model: ir.Model) -> None:
-    """Drop the exporter's notes (stack traces of this machine); keep ours."""
+    """Remove the exporter's notes (stack traces of this machine); keep ours."""
     for node in model.graph.all_nodes():
         node.doc_string = None
         for key in [k for k in node.metadata_props if not k.startswith(PREFIX)]:
@@ -165,7 +165,7 @@ def _strip(model: ir.Model) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports its own internals on every call; its failures are raised all the same."""
+    """Silence the exporter's reports on its own internals; its failures are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""A model with its weights and its preprocessing."""
+"""Loads timm models, PyTorch modules and the embedded model, with weights and preprocessing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lampq_onnx.frontend.shared.loaded import LoadedModel, require_finite, weigh
 
 
 def load_digits() -> LoadedModel:
-    """The embedded default."""
+    """Load the embedded default model."""
     config = load_config()
     model = load_timm(config.timm_model, checkpoint=digits_folder() / CHECKPOINT_NAME, model_args=config.timm_args)
     return LoadedModel(
@@ -47,20 +47,21 @@ def load_timm(
     """Create a timm model and load its weights.
 
     Args:
-        name: as timm knows it: a plain name, ``hf-hub:`` and a name on the hub, or a folder that timm's save_for_hf
-            wrote, with or without ``local-dir:`` before it.
-        checkpoint: a safetensors file, or one of torch.save, of which only tensors are read.
-        checkpoint_key: the part of it that is meant, e.g. ``teacher``; None: the only one that fits.
-        pretrained: let timm download its weights.
+        name: a plain name of timm, ``hf-hub:`` and a name on the hub, or a folder that timm's save_for_hf wrote, with
+            or without ``local-dir:`` before it.
+        checkpoint: a safetensors file or a file of torch.save; only tensors are read from it.
+        checkpoint_key: part of the checkpoint to use, e.g. ``teacher``; None uses the only part that fits.
+        pretrained: let timm download the weights.
         model_args: passed on to timm, e.g. img_size or num_classes.
 
     Raises:
         UsageError: no weights were named, or both kinds.
-        LampqError: unknown model, unreadable or unfitting checkpoint, failed download, or `rewrite` fails.
+        LampqError: the model is unknown, the checkpoint is unreadable or does not fit, the download failed, or
+            `rewrite` failed.
     """
     source = timm_source(name)
     if source is not None and require_source(source, pretrained=pretrained):
-        # A folder brings its weights, unless others are named.
+        # A folder contains its weights, unless a checkpoint is given.
         pretrained = checkpoint is None
     if (checkpoint is None) == (not pretrained):
         raise UsageError(
@@ -85,26 +86,29 @@ def load_timm(
 def load_module(
     module: torch.nn.Module, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
 ) -> LoadedModel:
-    """A model that Python code brings; a copy is taken, which later stages may change.
+    """Load a PyTorch module from Python code; later stages change a copy of it.
 
     Args:
-        preprocessing: None: what timm's configuration of the module says.
-        model_args: that it was built with; None: what it shows of them.
+        module: the model.
+        name: its name, for messages and artifacts.
+        preprocessing: how images become inputs; None uses timm's configuration of the module.
+        model_args: arguments that it was built with; None uses those that the module stores.
 
     Raises:
-        LampqError: it has no such configuration, no weights, or weights that are not finite; see also `prepare`.
+        LampqError: the preprocessing is unknown, or the module has no weights or weights that are not finite; see also
+            `prepare`.
     """
     if preprocessing is None:
         if not hasattr(module, "pretrained_cfg"):
             raise LampqError(
-                f"it is not known what the images of {name} go through",
-                hint="say so: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
+                f"the preprocessing of the images of {name} is not known",
+                hint="pass it: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
             )
         preprocessing = _preprocessing(module, model_args or built_arguments(module))
     require_weights(module, name)
     try:
         module = copy.deepcopy(module).eval().requires_grad_(False)
-    except Exception as error:  # modules hold anything
+    except Exception as error:  # modules can hold objects of any kind
         raise LampqError(
             f"{name} cannot be copied: {_first_line(error)}",
             hint="give a module that copy.deepcopy takes: without tensors that have a gradient history as attributes",
@@ -117,16 +121,16 @@ def load_module(
 
 
 def _classes(module: torch.nn.Module) -> int:
-    """Of a model without a head: 0; it gives embeddings."""
+    """Number of classes; 0 for a model without a head, which returns embeddings."""
     count = getattr(module, "num_classes", 0)
     return count if isinstance(count, int) else 0
 
 
 def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Preprocessing:
-    """What timm's configuration says, corrected by the constructor's arguments, which it does not know.
+    """The preprocessing in timm's configuration, corrected by the constructor's arguments, which timm ignores there.
 
-    An image size other than the configured one means that the weights are not the configured ones either: the crop of
-    large photographs is then no guide, and the whole image is taken.
+    If the image size differs from the configured one, the weights differ from the configured ones too. The crop for
+    large photographs then no longer applies, and the whole image is used.
     """
     data = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     channels, height, width = data["input_size"]
@@ -154,7 +158,7 @@ def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Pr
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """One number a channel; a model of one channel gets the mean of three, as timm's own grayscale weights do."""
+    """One number per channel; a model with one channel gets the mean of three, as timm's own grayscale weights do."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 

@@ -1,4 +1,4 @@
-"""Weights of layers as frozen float32 Parameters of their own, which later stages can exchange."""
+"""Turns the weights of layers into separate frozen float32 Parameters that later stages can replace."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lampq_onnx.errors import LampqError
 
 
 def require_weights(module: torch.nn.Module, name: str) -> None:
-    """Refuse a model without parameters, and one whose layers wait for their first input to get them.
+    """Refuse a model without parameters, and a model whose lazy layers have no weights yet.
 
     Raises:
-        LampqError: see above.
+        LampqError: in both cases.
     """
     parameters = dict(module.named_parameters())
     if not parameters:
         raise LampqError(
-            f"{name} has no parameters, so that there is nothing to quantize",
+            f"{name} has no parameters, so there is nothing to quantize",
             hint="only models whose layers hold weights can be quantized",
         )
     lazy = next((key for key, value in parameters.items() if is_lazy(value)), None)
@@ -36,12 +36,13 @@ def require_weights(module: torch.nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def own_weights(module: torch.nn.Module) -> None:
-    """Bring the weights of Linear and Conv2d modules into one form. In place.
+    """Bring the weights of Linear and Conv2d modules into one form, in place.
 
-    - float64, float16 and bfloat16 become float32, in which all stages compute.
-    - Weights that are computed in every pass (parametrizations, weight and spectral norm) become what they are now.
-    - Weights that are buffers or plain attributes, and those that several modules share, become Parameters of each
-      module's own: the bits of one layer must not change the other.
+    - float64, float16 and bfloat16 become float32, the type that all stages compute in.
+    - Weights that are computed in every pass (parametrizations, weight and spectral norm) become fixed at their current
+      values.
+    - Weights that are buffers or plain attributes, and weights shared by several modules, become separate Parameters of
+      each module: the bits of one layer must not change another layer.
     """
     module.float()
     for part in list(module.modules()):
@@ -67,7 +68,7 @@ def _replace(layer: torch.nn.Module, key: str, value: torch.Tensor) -> None:
 
 def _keep_computed(part: torch.nn.Module) -> None:
     if parametrize.is_parametrized(part):
-        # Not by remove_parametrizations: it changes the class, which the module that was copied has as well.
+        # remove_parametrizations would change the class, which the original of this copy shares.
         values = {key: getattr(part, key).detach().clone() for key in part.parametrizations}  # type: ignore[union-attr]
         part.__class__ = type(part).__bases__[0]
         del part.parametrizations

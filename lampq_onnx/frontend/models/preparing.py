@@ -1,4 +1,4 @@
-"""A module as it comes, brought into the form that all stages read."""
+"""Brings a loaded module into the form that all stages expect."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from lampq_onnx.frontend.shared.isolation import isolate
 
 
 def prepare(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -> torch.Tensor:
-    """Try a model on images, then rewrite it without changing what it computes. In place.
+    """Run a model on images, then rewrite it in place without changing what it computes.
 
     Args:
-        module: in evaluation mode.
-        name: of the model, for messages.
+        module: the model in evaluation mode.
+        name: name of the model, for messages.
+        preprocessing: size and channels of its input.
 
     Returns:
-        Its answer to two random images, float32 (2, ...).
+        The model's answer to two random images, float32 (2, ...).
 
     Raises:
         LampqError: see `require_answer`, `isolate` and `rewrite`.
@@ -27,7 +28,7 @@ def prepare(module: torch.nn.Module, name: str, preprocessing: Preprocessing) ->
     own_weights(module)
     answer = require_answer(module, name, preprocessing)
     example = noise(preprocessing, module)
-    # Batch norms go into the layers before them first: the outputs of these layers are then what may be overwritten.
+    # Fold batch norms first: the output of the folded layer is what the model may overwrite.
     rewrite(module, name, example)
     isolate(module, name, example)
     return answer

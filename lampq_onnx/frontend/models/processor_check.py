@@ -1,4 +1,4 @@
-"""Do images come out of transformers' own image processor as they come out of ours?"""
+"""Compares images prepared by transformers' own image processor with images prepared by ours."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lampq_onnx.importer.processors import class_name
 from lampq_onnx.importer.processors.keys import REMEDY, UnsupportedKey
 
 BOUND = 1.0
-"""Largest difference in gray levels (of 0..255). Both sides resize with Pillow: rounding alone remains."""
+"""Largest difference in gray levels (0..255). Both sides resize with Pillow, so only rounding remains."""
 
 TORCHVISION_BOUND = 3.0
-"""The same for classes that only exist with torchvision, which rounds in another order than Pillow: 2 were seen."""
+"""Largest difference for classes that require torchvision, which rounds in another order; 2 was observed."""
 
 _LARGEST = 1024
-"""Sides of the generated images end here, so that the comparison stays short for models of large inputs."""
+"""Largest side of the generated images in pixels, so that models with large inputs do not take long to compare."""
 
 
 def is_installed() -> bool:
@@ -35,14 +35,16 @@ def is_installed() -> bool:
 
 
 def installed_processor(place: str, *, local: bool) -> Any:
-    """The image processor that transformers makes of a folder or a name on the hub; with Pillow where there is one.
+    """Load the image processor of a folder or a name on the hub with transformers.
+
+    The variant that resizes with Pillow is used if there is one.
 
     Args:
         place: folder, or name on the hub.
-        local: only files of this machine are read.
+        local: whether only files of this machine may be read.
 
     Raises:
-        LampqError: transformers cannot make it; its own code in the folder is not run.
+        UnsupportedKey: transformers cannot create it. Code in the folder is not run.
     """
     import transformers  # noqa: PLC0415 -- an extra
 
@@ -54,7 +56,7 @@ def installed_processor(place: str, *, local: bool) -> Any:
     try:
         if importlib.util.find_spec("transformers.image_processing_backends") is not None:
             return made(backend="pil")
-        # Older versions call classes that resize with Pillow slow, and fail where a class has no such form.
+        # Older versions call the Pillow variant of a class "slow", and fail if a class has no such variant.
         fast = made(use_fast=True)
         slow_name = type(fast).__name__.removesuffix("Fast")
         return made(use_fast=False) if hasattr(transformers, slow_name) else fast
@@ -66,15 +68,14 @@ def installed_processor(place: str, *, local: bool) -> Any:
 
 
 def compare_if_installed(path: Path, said: Mapping[str, Any], preprocessing: Preprocessing) -> None:
-    """Compare our reading of a file with the processor that transformers makes of it.
+    """Compare our reading of a settings file with the processor that transformers creates from it.
 
-    Where transformers is not installed, or the file does not name the processor's class, there is nothing to compare
-    with.
+    Nothing is compared if transformers is not installed or the file does not name the class of the processor.
 
     Args:
-        path: the file; transformers reads its folder.
-        said: its settings.
-        preprocessing: our reading.
+        path: the settings file; transformers reads its folder.
+        said: the settings in it.
+        preprocessing: our reading of them.
 
     Raises:
         UnsupportedKey: see `require_same_pixels`.
@@ -84,19 +85,19 @@ def compare_if_installed(path: Path, said: Mapping[str, Any], preprocessing: Pre
 
 
 def require_same_pixels(processor: Any, source: str, preprocessing: Preprocessing) -> None:
-    """Compare both on generated images of several sizes: gradients, edges and noise in each channel.
+    """Compare both preparations on generated images of several sizes, with gradients, edges and noise in each channel.
 
     Args:
-        processor: of transformers.
-        source: the file or model that says what it does, for messages.
-        preprocessing: ours.
+        processor: image processor of transformers.
+        source: the file or model that the settings come from, for messages.
+        preprocessing: our preparation.
 
     Raises:
-        UnsupportedKey: a pixel differs by more than `BOUND`; the message says by how much and the likeliest key.
+        UnsupportedKey: a pixel differs by more than `BOUND`; the message names the difference and the likeliest key.
     """
     if preprocessing.channels not in (1, 3):
         raise UnsupportedKey(
-            f"{source}: the model takes {preprocessing.channels} channels, and an image processor prepares pictures",
+            f"{source}: the model takes {preprocessing.channels} channels, but image processors make 1 or 3",
             hint=REMEDY,
         )
     bound = TORCHVISION_BOUND if _by_torchvision(processor) else BOUND
@@ -109,7 +110,7 @@ def require_same_pixels(processor: Any, source: str, preprocessing: Preprocessin
     key = _likeliest(preprocessing, pictures, theirs, worst)
     found = "the sizes differ" if math.isinf(worst) else f"pixels differ by up to {worst:.1f} of 255 gray levels"
     raise UnsupportedKey(
-        f"{source}: {name} of transformers prepares images in another way than it is read here: {found}"
+        f"{source}: {name} of transformers prepares images differently from how its settings are read here: {found}"
         + (f", most likely because of {key}" if key else ""),
         hint=REMEDY,
     )
@@ -118,12 +119,12 @@ def require_same_pixels(processor: Any, source: str, preprocessing: Preprocessin
 def difference(
     preprocessing: Preprocessing, pictures: list[Image.Image], theirs: list[npt.NDArray[np.float64]]
 ) -> float:
-    """Largest difference between prepared images, in gray levels; infinite where a size differs."""
+    """Largest difference between prepared images in gray levels; infinite if the sizes differ."""
     worst = 0.0
     for picture, wanted in zip(pictures, theirs, strict=True):
         try:
             found = preprocessing.normalize(preprocessing.crop(picture)[None])[0].astype(np.float64)
-        except LampqError:  # a size that the rule cannot go on with
+        except LampqError:  # the rule cannot handle this size
             return math.inf
         if preprocessing.crop_mode == "letterbox" and preprocessing.resize is None:
             found = found[:, : wanted.shape[1], : wanted.shape[2]]
@@ -140,21 +141,21 @@ def _by_torchvision(processor: Any) -> bool:
 
 
 def _theirs(processor: Any, picture: Image.Image, ours: Preprocessing, source: str) -> npt.NDArray[np.float64]:
-    """The processor's result, float64 (c, h, w).
+    """The result of the processor, float64 (c, h, w).
 
-    A detector's processor gives each image a size of its own, where files of one size letterbox it: it is told the size
-    of the letterboxed image, so that all the rest is compared.
+    A detector's processor gives each image its own size, while a file with one input size letterboxes it. The processor
+    is given the size of the letterboxed image, so that everything else is compared.
     """
     told: dict[str, Any] = {}
     if ours.crop_mode == "letterbox" and ours.resize is None:
         scale = ours.placement(picture.height, picture.width).scale
         sides = round(picture.height * scale[0]), round(picture.width * scale[1])
         told = {"size": {"height": sides[0], "width": sides[1]}, "do_pad": False}
-    # Older classes do not take pictures of mode L.
+    # Older classes do not accept pictures of mode L.
     given = np.asarray(picture)[..., None] if picture.mode == "L" else picture
     try:
         found = processor(given, return_tensors="pt", **told)["pixel_values"]
-    except Exception as error:  # classes check their settings late and in many ways
+    except Exception as error:  # classes check their settings late and raise many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UnsupportedKey(
             f"{source}: {type(processor).__name__} of transformers cannot prepare an image of "
@@ -165,7 +166,7 @@ def _theirs(processor: Any, picture: Image.Image, ours: Preprocessing, source: s
 
 
 def _pictures(preprocessing: Preprocessing) -> Iterator[Image.Image]:
-    """Square, wide, tall and small images with odd sides; where nothing is resized, images of the model's size."""
+    """Square, wide, tall and small images with odd sides; images of the model's size if nothing is resized."""
     height, width = (min(side, _LARGEST) for side in preprocessing.size)
     sizes = [
         (height + height // 4 + 1, width + height // 4 + 1),

@@ -1,4 +1,4 @@
-"""Modules of models brought into the form that all stages read, without changing what they compute."""
+"""Rewrites modules of a model into the form that all stages expect, without changing what they compute."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from timm.layers.norm_act import BatchNormAct2d
 from lampq_onnx.errors import LampqError
 
 SAME = 1e-4
-"""Largest relative change (L2) of the outputs by a rewrite, which float rounding explains."""
+"""Largest relative change (L2) of the outputs by a rewrite that float rounding explains."""
 
 BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, BatchNormAct2d)
-"""Those whose code is known; their subclasses may do more."""
+"""Batch norms whose code is known; subclasses may compute something else."""
 
 
 @torch.no_grad()
 def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[str, int]:
-    """Rewrite in place; returns rewrite -> how often.
+    """Rewrite a model in place.
 
-    - The qkv layers of BEiT, EVA and Swin v2 get their bias as one vector, and are called. These models put it together
-      from that of q, zeros and that of v in every pass, and read the weight past its module.
-    - A batch norm that alone reads a Linear or Conv2d goes into it. Exporters do so with convolutions, and the
-      weights in the file are then nobody's.
-    - Activations that overwrite what they read give a new tensor: hooks keep what layers gave, and leaves of a backward
-      pass cannot be overwritten.
+    - The qkv layers of BEiT, EVA and Swin v2 get their bias as one vector and are called as modules. These models build
+      it from the bias of q, zeros and the bias of v in every pass, and read the weight without calling the module.
+    - A batch norm that is the only reader of a Linear or Conv2d is folded into it. Exporters do the same with
+      convolutions, and the weights in the file would then belong to no module.
+    - In-place activations return a new tensor: hooks keep the outputs of layers, and leaves of a backward pass cannot
+      be overwritten.
 
     Args:
-        module: in evaluation mode.
-        name: of the model, for messages.
-        example: (n, c, h, w), on which the outputs before and after are compared.
+        module: the model in evaluation mode.
+        name: name of the model, for messages.
+        example: float32 (n, c, h, w), on which the outputs before and after are compared.
+
+    Returns:
+        Rewrite -> number of places; rewrites that were not needed are left out.
 
     Raises:
         LampqError: the outputs changed.
@@ -70,7 +73,7 @@ def _has_split_bias(part: Any) -> bool:
 
 def _join_bias(part: Any) -> None:
     part.qkv.bias = _frozen(torch.cat([part.q_bias, part.k_bias, part.v_bias]))
-    # Where there is no q_bias, these modules call their qkv.
+    # Without a q_bias, these modules call their qkv.
     part.q_bias = part.v_bias = None
     del part.k_bias
     part.k_bias = None
@@ -79,7 +82,7 @@ def _join_bias(part: Any) -> None:
 def _normalized_layers(
     module: torch.nn.Module, example: torch.Tensor
 ) -> list[tuple[torch.nn.Linear | torch.nn.Conv2d, torch.nn.Module]]:
-    """Layers whose output a batch norm reads, both called once in a pass, with that batch norm."""
+    """Pairs of a layer and the batch norm that reads its output; both are called once per pass."""
     outputs: list[tuple[torch.nn.Module, torch.Tensor]] = []
     found: list[tuple[torch.nn.Linear | torch.nn.Conv2d, torch.nn.Module]] = []
     calls: Counter[torch.nn.Module] = Counter()
@@ -91,7 +94,7 @@ def _normalized_layers(
     def look(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         calls[norm] += 1
         for layer, output in reversed(outputs):
-            # A view of all of it counts: some models flatten before they normalize.
+            # A view of the whole tensor counts too: some models flatten before they normalize.
             if output.data_ptr() == inputs[0].data_ptr() and output.numel() == inputs[0].numel():
                 if output.shape[_axis(layer)] == norm.num_features:
                     found.append((layer, norm))  # type: ignore[arg-type]
@@ -127,7 +130,7 @@ def _fold(layer: torch.nn.Linear | torch.nn.Conv2d, norm: Any) -> None:
 
 
 def _replace_norms(module: torch.nn.Module, norms: set[torch.nn.Module]) -> None:
-    """Put in their places what they do beside normalizing: timm's have their activation inside."""
+    """Replace folded norms by what they do besides normalizing: timm's norms contain their activation."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if child in norms:

@@ -1,4 +1,4 @@
-"""The task of a loaded model: told by its outputs, or asked for."""
+"""Determines the task of a loaded model: from its outputs, or as requested."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Labels = Callable[[], Targets | None]
 
 
 class NamedOutputs(torch.nn.Module):
-    """A model that returns outputs by name, as one that returns a single tensor.
+    """Wraps a model that returns named outputs as one that returns a single tensor.
 
     Args:
-        model: takes float32 (n, c, h, w) as its first argument; returns a mapping or an object with attributes.
-        outputs: those that count, joined along their last axis.
+        model: takes float32 (n, c, h, w) as its first argument and returns a mapping or an object with attributes.
+        outputs: names of the outputs to keep, joined along their last axis.
     """
 
     def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...]) -> None:
@@ -41,7 +41,7 @@ class NamedOutputs(torch.nn.Module):
         self._apart = False
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """The outputs (n, ...) joined, or one by one inside `apart`."""
+        """Return the outputs (n, ...) joined, or as a tuple inside `apart`."""
         answer: Any = self.model(images)
         parts = tuple(getattr(answer, name) for name in self._outputs)
         if len(parts) == 1:
@@ -51,7 +51,7 @@ class NamedOutputs(torch.nn.Module):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Return the outputs one by one, as a file has them."""
+        """Return the outputs separately inside the block, as an ONNX file has them."""
         self._apart = True
         try:
             yield
@@ -61,7 +61,7 @@ class NamedOutputs(torch.nn.Module):
 
 @contextmanager
 def outputs_apart(module: torch.nn.Module) -> Iterator[None]:
-    """`NamedOutputs.apart` where the module has it."""
+    """Apply `NamedOutputs.apart` if the module is a `NamedOutputs`."""
     if isinstance(module, NamedOutputs):
         with module.apart():
             yield
@@ -70,16 +70,16 @@ def outputs_apart(module: torch.nn.Module) -> Iterator[None]:
 
 
 def with_task(loaded: LoadedModel, asked: TaskChoice, labels: Labels = lambda: None) -> LoadedModel:
-    """The model with the task that was asked for, or that its outputs and labels tell.
+    """The model with the requested task, or with the task that its outputs and labels show.
 
     Args:
         loaded: the model.
-        asked: a task, or auto.
-        labels: gives the labels of the run's images as numbers (n, ...), or None; it is called only where they decide.
+        asked: a task, or "auto".
+        labels: returns the labels of the run's images as numbers (n, ...), or None; only called if they decide.
 
     Raises:
-        UsageError: the outputs are none of the task that was asked for, nothing says what they are, or the loss of the
-            task does not change with them.
+        UsageError: the outputs do not fit the requested task, the task cannot be determined, or the task's loss does
+            not change with the outputs.
     """
     outputs = generated_outputs(loaded)
     possible = _possible(loaded, outputs)
@@ -113,7 +113,7 @@ def with_likelihood(loaded: LoadedModel, task: TaskSpec) -> LoadedModel:
 
 
 def with_spread(loaded: LoadedModel, images: Images) -> LoadedModel:
-    """The model with the spread of its outputs over calibration images, where its task counts in that unit.
+    """The model with the spread of its outputs over calibration images, if its task measures errors in multiples of it.
 
     Raises:
         LampqError: an output is the same on all images.
@@ -145,7 +145,7 @@ def answers_of(module: torch.nn.Module) -> Callable[[npt.NDArray[np.float32]], O
 
 
 def changes(task: TaskSpec, outputs: torch.Tensor) -> bool:
-    """Whether the loss of a task changes with such outputs (n, ...)."""
+    """Whether the loss of a task changes when the outputs (n, ...) change."""
     likelihood = likelihood_for(task)
 
     def distance(other: Outputs, reference: Outputs) -> npt.NDArray[np.float64]:
@@ -158,7 +158,7 @@ def changes(task: TaskSpec, outputs: torch.Tensor) -> bool:
 
 
 def _possible(loaded: LoadedModel, outputs: torch.Tensor) -> tuple[TaskName, ...]:
-    """Tasks that outputs of such a shape can belong to, the likeliest first."""
+    """Tasks that outputs of this shape can belong to, the likeliest first."""
     said, name = loaded.task.kind, loaded.identity.name
     if said == "detection":
         return ("detection",)
@@ -186,7 +186,7 @@ def _possible(loaded: LoadedModel, outputs: torch.Tensor) -> tuple[TaskName, ...
 
 
 def _told(loaded: LoadedModel, outputs: torch.Tensor, possible: tuple[TaskName, ...], labels: Labels) -> TaskName:
-    """What the model says of itself, its outputs' shape and the labels tell.
+    """Determine the task from the model's own statement, the shape of its outputs and the labels.
 
     Raises:
         UsageError: they do not decide.
@@ -205,7 +205,7 @@ def _told(loaded: LoadedModel, outputs: torch.Tensor, possible: tuple[TaskName, 
     except LampqError:
         if count == 1:
             raise
-        return possible[0]  # the shape decides; what is wrong with the images is said when they are opened
+        return possible[0]  # the shape decides; problems with the images are reported when they are opened
     if kind is None and count == 1:
         raise UsageError(
             f"{name} answers with one number for each image, and {why}",
@@ -221,5 +221,5 @@ def _is_map(outputs: torch.Tensor, size: tuple[int, int]) -> bool:
 
 
 def detection_task(background: bool, classes: tuple[str, ...] = ()) -> TaskSpec:
-    """That of a detector with the outputs logits and pred_boxes."""
+    """The task of a detector with the outputs logits and pred_boxes."""
     return TaskSpec(kind="detection", outputs=("logits", "pred_boxes"), background=background, classes=classes)

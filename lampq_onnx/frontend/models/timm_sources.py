@@ -1,4 +1,4 @@
-"""Models of timm outside its list of names: folders that timm's save_for_hf wrote, and names on the hub."""
+"""timm models outside its list of names: folders written by timm's save_for_hf, and names on the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = "config.json"
 
 
 def is_timm_folder(name: str) -> bool:
-    """Whether a folder holds a config.json of timm's: it names one architecture, where transformers' names classes."""
+    """Whether a folder holds a config.json of timm: it names one architecture, while transformers' names classes."""
     try:
         said = json.loads((Path(name) / CONFIG).read_text())
     except (OSError, ValueError):
@@ -24,23 +24,28 @@ def is_timm_folder(name: str) -> bool:
 
 
 def timm_source(name: str) -> str | None:
-    """A name with a source as timm takes it, or None where it is a plain name."""
+    """A name with a source in timm's notation, or None if it is a plain name."""
     if name.partition(":")[0].lower().replace("_", "-") in (LOCAL, HUB):
         return name
     return f"{LOCAL}:{name}" if is_timm_folder(name) else None
 
 
 def require_source(name: str, *, pretrained: bool) -> bool:
-    """Check a name with a source; returns whether its weights lie on this machine.
+    """Check a name with a source.
+
+    Returns:
+        Whether the weights are on this machine.
 
     Raises:
-        UsageError: it is on the hub, and nothing says that it may be downloaded.
-        LampqError: there is no such folder, or it names no model of timm.
+        UsageError: the model is on the hub, and downloading was not allowed.
+        LampqError: the folder does not exist, or does not name a model of timm.
     """
     source, place = parse_model_name(name)
     if source == HUB:
         if not pretrained:
-            raise UsageError(f"{name} is a name on the hub", hint="say --pretrained, or give a folder that holds it")
+            raise UsageError(
+                f"{name} is a name on the hub", hint="add --pretrained to download it, or give a folder that holds it"
+            )
         return False
     folder = Path(place)
     if not (folder / CONFIG).is_file():

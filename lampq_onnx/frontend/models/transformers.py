@@ -1,4 +1,4 @@
-"""Models of Hugging Face transformers: a folder that `save_pretrained` wrote, or a name on the hub."""
+"""Loads models of Hugging Face transformers: from a folder written by `save_pretrained`, or by a name on the hub."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from lampq_onnx.importer.processors.keys import UnsupportedKey
 
 CONFIG = "config.json"
 PREFIX = "transformers:"
-"""Before a name on the hub, as in transformers:hustvl/yolos-tiny."""
+"""Prefix of a name on the hub, as in transformers:hustvl/yolos-tiny."""
 
 
 def is_transformers_name(name: str) -> bool:
-    """Whether a model is named by a folder with a config.json that is not timm's, or with the prefix."""
+    """Whether a name has the prefix, or is a folder whose config.json is not timm's."""
     return name.startswith(PREFIX) or ((Path(name) / CONFIG).is_file() and not is_timm_folder(name))
 
 
@@ -42,10 +42,11 @@ def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | Non
 
     Args:
         name: folder, or `PREFIX` and a name on the hub.
-        pretrained: let transformers download; without it, only what lies on this machine is read.
-        images: overrides of the preprocessing, which also say what the model does not.
+        pretrained: let transformers download; otherwise only files of this machine are read.
+        images: overrides of the preprocessing, which also fill in what the model does not specify.
 
     Raises:
+        UsageError: the model is on the hub and downloading was not allowed, or its normalization is unknown.
         LampqError: transformers is missing, the model cannot be loaded, or its kind or preprocessing is not supported.
     """
     try:
@@ -57,7 +58,9 @@ def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | Non
     place = name.removeprefix(PREFIX)
     local = not name.startswith(PREFIX)
     if not local and not pretrained:
-        raise UsageError(f"{name} is a name on the hub", hint="say --pretrained, or give a folder that holds the model")
+        raise UsageError(
+            f"{name} is a name on the hub", hint="add --pretrained to download it, or give a folder that holds it"
+        )
     try:
         with _silent(transformers.utils.logging):
             return _loaded(transformers, name, place, images or ImageOptions(), local=local)
@@ -92,7 +95,7 @@ def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, l
 
 @contextmanager
 def _silent(logging: Any) -> Iterator[None]:
-    """Without transformers' progress bars and remarks, which would run into our own."""
+    """Turn off transformers' progress bars and messages, which would mix with our own."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -105,11 +108,11 @@ def _silent(logging: Any) -> Iterator[None]:
 
 
 def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *, local: bool) -> Preprocessing:
-    """What the model's image processor does, compared with that processor; or what the options say.
+    """The preprocessing of the model's image processor, compared with that processor, or that of the options.
 
     Raises:
         UsageError: there is no processor, and --mean or --std is missing.
-        LampqError: a key of the processor cannot be obeyed, or it prepares images in another way than we do.
+        LampqError: a key of the processor is not supported, or the processor prepares images differently.
     """
     size, channels = _size(config), int(getattr(_vision(config), "num_channels", 3))
     settings = read_processor_file(Path(place)) if local else None
@@ -123,7 +126,7 @@ def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *,
         return plain_preprocessing(name, channels=channels, size=size, images=images)
     own = dict(processor.to_dict())
     said, source = (own, name) if settings is None else (settings[0], str(settings[1]))
-    # A file that names no class has the one that transformers takes for the model.
+    # If the file names no class, transformers uses the class that belongs to the model.
     said = {"image_processor_type": own["image_processor_type"], **said} if not class_name(said) else said
     same = partial(require_same_pixels, processor, source)
     return _preprocessing(source, said, size, channels, images=images, installed=own, compare=same)
@@ -132,12 +135,12 @@ def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *,
 def _preprocessing(
     source: str, said: dict[str, Any], configured: tuple[int, int] | None, channels: int, **rest: Any
 ) -> Preprocessing:
-    """What a processor's settings say; for ``rest`` see `preprocessing_of`."""
+    """The preprocessing that a processor's settings describe; for ``rest`` see `preprocessing_of`."""
     return preprocessing_of(said, source, channels=channels, configured=configured, **rest)
 
 
 def _vision(config: Any) -> Any:
-    """The part about images, where a configuration has parts."""
+    """The part of a configuration about images, or the configuration itself if it has no parts."""
     return getattr(config, "vision_config", None) or config
 
 

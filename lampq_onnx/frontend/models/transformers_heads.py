@@ -1,4 +1,4 @@
-"""Which class loads a model of transformers, and which task it has: told by its outputs, not by the class's name."""
+"""Chooses the class that loads a transformers model, and determines the task from the outputs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lampq_onnx.frontend.models.trial import INPUT_HINT, noise, require_one_inpu
 from lampq_onnx.importer.class_names import names_of
 
 SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
-"""Model types whose scores end with "no object"; the others' are sigmoids (RT-DETR, Deformable DETR)."""
+"""Model types whose scores end with "no object"; others use sigmoids (RT-DETR, Deformable DETR)."""
 
 EMBEDDINGS = ("image_embeds", "pooler_output")
-"""Outputs (n, k) of encoders that are one vector for each image, the likeliest first."""
+"""Outputs (n, k) of encoders with one vector per image, the likeliest first."""
 
 COMPUTED = ("position_ids", "num_batches_tracked", "relative_position_index", "inv_freq")
-"""Endings of tensors that follow from the configuration, or that nothing reads; files may lack them."""
+"""Endings of tensor names that follow from the configuration or that nothing reads; files may lack them."""
 
 
 def model_class(transformers: Any, name: str, config: Any) -> Any:
@@ -33,7 +33,7 @@ def model_class(transformers: Any, name: str, config: Any) -> Any:
     architectures = config.architectures or []
     if not architectures:
         raise LampqError(
-            f"the config.json of {name} names no architecture, so that its head is not known",
+            f"the config.json of {name} names no architecture, so the kind of its head is not known",
             hint="save the model with save_pretrained of its own class",
         )
     found = getattr(transformers, architectures[0], None)
@@ -46,12 +46,12 @@ def model_class(transformers: Any, name: str, config: Any) -> Any:
 
 
 def load_weights_of(kind: Any, name: str, place: str, *, local: bool) -> torch.nn.Module:
-    """A model with all of its weights in float32.
+    """Load a model with all of its weights in float32.
 
     Raises:
-        LampqError: the file lacks some, which transformers would make up at random.
+        LampqError: the file lacks weights, which transformers would initialize at random.
     """
-    # The plain attention has operators that every exporter and every converter pass knows.
+    # "eager" attention uses operators that every exporter and every converter pass supports.
     module, facts = kind.from_pretrained(
         place, local_files_only=local, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
@@ -68,13 +68,13 @@ def load_weights_of(kind: Any, name: str, place: str, *, local: bool) -> torch.n
 
 
 def task_of(module: torch.nn.Module, name: str, config: Any, preprocessing: Preprocessing) -> TaskSpec:
-    """What the outputs for images say.
+    """Determine the task from the outputs for images.
 
-    Heads with a teacher answer with the mean of two heads under the name logits; encoders with one vector for each
-    image under one of `EMBEDDINGS`.
+    Heads with a teacher return the mean of two heads under the name logits. Encoders with one vector per image return
+    it under one of `EMBEDDINGS`.
 
     Raises:
-        LampqError: the model takes more than images, or has no outputs of a known task.
+        LampqError: the model needs other inputs than images, or has no outputs of a known task.
     """
     require_one_input(module, name)
     outputs = _outputs(module, name, preprocessing)
@@ -108,7 +108,7 @@ def _outputs(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -
     images = noise(preprocessing, module)
     try:
         answer = module(images)
-    except Exception as error:  # a model may fail in any way
+    except Exception as error:  # a model can raise anything
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise LampqError(
             f"{name} is a {type(module).__name__} that does not take images {tuple(images.shape)} alone: "
@@ -117,7 +117,7 @@ def _outputs(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -
         ) from error
     if not isinstance(answer, Mapping):
         raise LampqError(
-            f"{name} answers a {type(answer).__name__}, not outputs by name",
+            f"{name} returns a {type(answer).__name__}, not outputs with names",
             hint="save its config with return_dict=True",
         )
     return {str(key): value for key, value in answer.items() if isinstance(value, torch.Tensor)}

@@ -1,4 +1,4 @@
-"""A first pass through a model: whether it takes images and answers with what later stages can read."""
+"""A first pass through a model: checks that it accepts images and returns outputs that later stages can use."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SAME = 1e-3
 
 INPUT_HINT = (
     "its forward must take one batch of normalized images (n, channels, height, width); wrap it in a module whose "
-    "forward makes the rest"
+    "forward creates all other inputs"
 )
 OUTPUT_HINT = "wrap it in a module whose forward returns one tensor, its first dimension counting the images"
 
 
 def noise(preprocessing: Preprocessing, module: torch.nn.Module, count: int = 2) -> torch.Tensor:
-    """Seeded images (count, channels, height, width), on the model's device."""
+    """Seeded random images, float32 (count, channels, height, width), on the model's device."""
     shape = (count, preprocessing.channels, *preprocessing.size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return images.to(next(module.parameters()).device)
@@ -30,11 +30,11 @@ def noise(preprocessing: Preprocessing, module: torch.nn.Module, count: int = 2)
 
 @torch.no_grad()
 def require_answer(module: torch.nn.Module, name: str, preprocessing: Preprocessing) -> torch.Tensor:
-    """The model's answer to two images, float32 (2, ...).
+    """Run the model on two images and check its answer, float32 (2, ...).
 
     Raises:
-        LampqError: it takes something else than images, fails on them, answers with something else than one float
-            tensor for them, answers differently to the same image, or without a gradient.
+        LampqError: the model needs other inputs than images, fails on them, does not return one float tensor with one
+            row per image, answers differently to the same image, or has no gradient.
     """
     require_one_input(module, name)
     images = noise(preprocessing, module)
@@ -49,10 +49,10 @@ def require_answer(module: torch.nn.Module, name: str, preprocessing: Preprocess
         if _differ(answer, _run(module, name, images)):
             raise LampqError(
                 f"{name} answers differently to the same images in two passes",
-                hint="leave out what is random in its forward, such as dropout that ignores evaluation mode",
+                hint="remove randomness from its forward, such as dropout that ignores evaluation mode",
             )
         raise LampqError(
-            f"{name} answers differently to an image alone and beside another one",
+            f"{name} answers differently to an image alone and in a batch with another one",
             hint="give its batch norms running statistics; each image must be computed on its own",
         )
     return answer
@@ -66,7 +66,7 @@ def require_one_input(module: torch.nn.Module, name: str) -> None:
     """
     try:
         parameters = inspect.signature(module.forward).parameters.values()
-    except (TypeError, ValueError):  # compiled code shows no signature; the first pass tells then
+    except (TypeError, ValueError):  # compiled code has no signature; the first pass shows the problem
         return
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     takes = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
@@ -75,7 +75,7 @@ def require_one_input(module: torch.nn.Module, name: str) -> None:
 
 
 def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
-    """The answer, which must depend on a parameter in a way that can be differentiated."""
+    """The answer, which must depend differentiably on a parameter."""
     frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]
     try:
         with torch.enable_grad():
@@ -87,7 +87,7 @@ def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) ->
             value.requires_grad_(False)
     if not answer.requires_grad:
         raise LampqError(
-            f"the outputs of {name} have no gradient, and sensitivities are measured by it",
+            f"the outputs of {name} have no gradient, but sensitivities are measured with it",
             hint="its forward must be differentiable: without torch.no_grad or detach",
         )
     return answer.detach()
@@ -97,7 +97,7 @@ def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tens
     shape = tuple(images.shape)
     try:
         answer: Any = module(images.clone())
-    except Exception as error:  # a model may fail in any way
+    except Exception as error:  # a model can raise anything
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise LampqError(
             f"{name} does not take images {shape}: {type(error).__name__}: {reason}", hint=INPUT_HINT

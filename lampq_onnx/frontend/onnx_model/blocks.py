@@ -1,4 +1,4 @@
-"""Transformer blocks of a list of steps, found where a single tensor joins what is before and what is after."""
+"""Finds the transformer blocks in a list of steps: they begin and end where a single tensor connects the steps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from itertools import pairwise
 from lampq_onnx.frontend.onnx_model.graph import Step
 
 INNER_TYPES = ("proj", "fc1", "fc2")
-"""Layers that belong to the block of the qkv before them."""
+"""Types of layers that belong to the block of the qkv layer before them."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Steps ``start`` to ``stop``, exclusive, between the values ``source`` and ``result``."""
+    """A range of steps between two values.
+
+    Attributes:
+        start: position of the first step.
+        stop: position after the last step.
+        source: name of the value that the range reads.
+        result: name of the value that the range computes.
+    """
 
     start: int
     stop: int
@@ -25,14 +32,16 @@ class Span:
 def find_blocks(
     steps: Sequence[Step], image: str, free: frozenset[str], types: Mapping[int, str], outputs: Sequence[str] = ()
 ) -> tuple[Span, ...]:
-    """Spans that begin with the layers that feed an attention and end with the last layer before the next such.
+    """Find the spans of the blocks.
+
+    A block begins with the layers that feed an attention, and ends with the last layer before the next such layers.
 
     Args:
-        steps: in order.
+        steps: all steps in order.
         image: name of the graph's input.
-        free: values that may pass a cut: those that do not depend on the images.
-        types: position of a layer's step -> its type.
-        outputs: values that the graph returns.
+        free: values that may pass a cut because they do not depend on the images.
+        types: position of a layer's step -> type of the layer.
+        outputs: names of the values that the graph returns.
     """
     cuts = _cuts(steps, image, free, outputs)
     parts = [Span(a[0], b[0], a[1], b[1]) for a, b in pairwise(cuts)]
@@ -58,12 +67,12 @@ def _between(first: Span, parts: Sequence[Span], stop: int) -> Span:
 
 
 def _cuts(steps: Sequence[Step], image: str, free: frozenset[str], outputs: Sequence[str]) -> list[tuple[int, str]]:
-    """(number of steps before, name) wherever one value is all that later steps read of earlier ones."""
+    """(number of steps before, name) at every place where later steps read only one value of the earlier ones."""
     last: dict[str, int] = {}
     for position, step in enumerate(steps):
         last |= dict.fromkeys(step.inputs, position)
     order = {name: position for position, step in enumerate(steps) for name in step.outputs}
-    # An output is read to the end; no cut may leave one behind but the last.
+    # Outputs stay alive until the end, so a cut may not have an output before it, except the last one.
     earlier = sorted(outputs, key=lambda name: order.get(name, -1))[:-1]
     last |= dict.fromkeys(earlier, len(steps))
     made = {name for step in steps for name in step.outputs} | {image}

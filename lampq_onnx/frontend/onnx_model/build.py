@@ -1,4 +1,4 @@
-"""ONNX graph -> `OnnxModel`."""
+"""Turns the nodes of an ONNX graph into steps and modules for `OnnxModel`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lampq_onnx.graph.nodes import constant_array, int_attribute
 
 @dataclass(frozen=True)
 class Layers:
-    """Submodules that stand for nodes.
+    """Modules that compute nodes of the graph.
 
     Attributes:
         modules: node -> module.
-        absorbed: node of a bias -> node of the layer that computes it as well.
+        absorbed: node that adds a bias -> node of the layer whose module includes that bias.
     """
 
     modules: Mapping[ir.Node, torch.nn.Module]
@@ -33,7 +33,7 @@ class Layers:
 
 
 def layers_of(graph: ir.Graph, sites: Sequence[LinearSite]) -> Layers:
-    """Linear and Conv2d modules for the sites, LayerNorm modules for normalizations over the last axis."""
+    """Create Linear and Conv2d modules for the sites, and LayerNorm modules for normalizations over the last axis."""
     modules: dict[ir.Node, torch.nn.Module] = {}
     absorbed: dict[ir.Node, ir.Node] = {}
     for site in sites:
@@ -52,10 +52,13 @@ def layers_of(graph: ir.Graph, sites: Sequence[LinearSite]) -> Layers:
 
 
 def steps_of(graph: ir.Graph, layers: Layers) -> tuple[list[Step], dict[str, torch.Tensor], dict[str, torch.nn.Module]]:
-    """Every node as a step, constants by name, and the modules by the names that the steps call them.
+    """Turn every node into a step.
+
+    Returns:
+        The steps in order, constants by value name, and modules by the name that their step calls.
 
     Raises:
-        LampqError: an operator, or a form of it, that has no PyTorch counterpart here.
+        LampqError: an operator, or a form of it, is not supported in PyTorch here.
     """
     steps: list[Step] = []
     modules: dict[str, torch.nn.Module] = {}
@@ -88,10 +91,10 @@ def _name(value: ir.Value | None) -> str:
 
 
 def _function(node: ir.Node) -> Any:
-    """The node's operator with its attributes.
+    """The function of the node's operator, with its attributes bound.
 
     Raises:
-        LampqError: it has none here, or not with these attributes or outputs.
+        LampqError: the operator, its attributes or its outputs are not supported.
     """
     if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
         kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
@@ -109,7 +112,7 @@ def _function(node: ir.Node) -> Any:
         raise LampqError(
             f"the operator {node.op_type} (node {_label(node)}) is not supported in this form: {error}"
         ) from error
-    except ValueError:  # torch's own functions show no signature, and take no attributes
+    except ValueError:  # torch's own functions have no signature, and take no attributes
         if attributes:
             raise
     if node.op_type not in ("Split", "TopK") and any(value.uses() for value in node.outputs[1:]):
@@ -176,8 +179,7 @@ def _layer_norm(node: ir.Node) -> torch.nn.LayerNorm | None:
     values = [value for value in (scale, bias) if value is not None]
     if any(value.const_value is None or len(value.const_value.shape) != 1 for value in values):
         return None
-    # The axis is not looked at: a one-dimensional scale as long as the last axis is what LayerNorm takes. With another
-    # axis the scale would be longer than the last axis is, or broadcast, which the module refuses to run.
+    # The scale's length is not compared with the last axis: LayerNorm refuses to run if they differ.
     rank = None if node.inputs[0] is None or node.inputs[0].shape is None else len(node.inputs[0].shape)
     axis = int_attribute(node, "axis", -1)
     if axis != -1 and (rank is None or axis != rank - 1):

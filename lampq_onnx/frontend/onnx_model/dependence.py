@@ -1,4 +1,4 @@
-"""What in a graph depends on the images, and what on their number alone."""
+"""Runs a graph to find which values depend on the images, and which only on the number of images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lampq_onnx.frontend.onnx_model.graph import ShapeValues, Step
 from lampq_onnx.graph.roles import SHAPE_OPERATORS
 
 BATCHES = (2, 3)
-"""Batch sizes that a graph is run with to see what follows from the number of images."""
+"""Batch sizes that a graph is run with, to find values that follow from the number of images."""
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """A graph's values at the batch sizes of `BATCHES`.
+    """Values of a graph at the batch sizes of `BATCHES`.
 
     Attributes:
-        dependent: values that depend on what the images show.
-        known: the other results of steps, at each batch size.
-        sizes: shapes of the dependent ones, at each batch size.
-        real: dependent values of a floating-point type.
+        dependent: names of values that depend on the content of the images.
+        known: all other results of steps, for each batch size.
+        sizes: shapes of the dependent values, for each batch size.
+        real: names of dependent values with a floating-point type.
     """
 
     dependent: frozenset[str]
@@ -41,10 +41,10 @@ def dependence_of(
     image: str,
     shape: tuple[int, int, int],
 ) -> Dependence:
-    """Run the steps on random images of (channels, height, width).
+    """Run the steps on random images of shape (channels, height, width).
 
     Raises:
-        LampqError: a step fails; names its node.
+        LampqError: a step fails; the message names its node.
     """
     dependent = {image}
     for step in steps:
@@ -78,10 +78,10 @@ def dependence_of(
 
 
 def run(step: Step, values: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> tuple[Any, ...]:
-    """The step's results.
+    """Compute the results of a step.
 
     Raises:
-        LampqError: it fails; names its node.
+        LampqError: the step fails; the message names its node.
     """
     call = modules[step.call] if isinstance(step.call, str) else step.call
     try:
@@ -96,13 +96,13 @@ def run(step: Step, values: Mapping[str, Any], modules: Mapping[str, torch.nn.Mo
 
 @dataclass(frozen=True)
 class Folded:
-    """Steps without those whose results are known beforehand.
+    """The steps that remain when values known in advance are left out.
 
     Attributes:
-        steps: what is left.
-        constants: values that do not depend on anything.
+        steps: remaining steps.
+        constants: values that depend on nothing.
         shapes: integers that depend on the number of images.
-        expanded: results of steps that depend on the number of images by their shape, such as class tokens.
+        expanded: results of steps whose shape depends on the number of images, such as class tokens.
     """
 
     steps: tuple[Step, ...]
@@ -114,7 +114,7 @@ class Folded:
 def fold(
     steps: Sequence[Step], constants: Mapping[str, torch.Tensor], seen: Dependence, outputs: Sequence[str]
 ) -> Folded:
-    """Keep the steps that ``outputs`` need and that images or the size of their batch have a part in."""
+    """Keep the steps that ``outputs`` need and that depend on the images or on their number."""
     fixed = dict(constants)
     shapes: dict[str, ShapeValues] = {}
     for name, low in seen.known[0].items():

@@ -1,4 +1,4 @@
-"""What follows from a file's shapes, written into its graph as constants."""
+"""Writes values that follow from a file's shapes into its graph as constants."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from lampq_onnx.graph.nodes import int_attribute
 
 
 def freeze(model: ir.Model, folded: Folded) -> int:
-    """Replace what the kept nodes read and images have no part in; returns by how many nodes the graph got smaller.
+    """Replace values that do not depend on the content of the images by constants.
 
-    Integers that depend on the number of images are left for Reshape to infer, or computed from the input's shape.
+    Integers that depend on the number of images are left to Reshape to infer, or are computed from the shape of the
+    input.
+
+    Args:
+        model: the graph; changed in place.
+        folded: constants and shapes that were found; see `probe.fold`.
+
+    Returns:
+        The number of nodes by which the graph got smaller.
     """
     graph = model.graph
     before = len(graph)
     values = {value.name: value for node in graph for value in node.outputs}
-    # Names are those of values, all of which exist while new ones are made.
+    # The suffix keeps names unique: the old values are still in the graph.
     for name, constant in folded.constants.items():
         if name in values:
             value = add_constant(graph, f"{name}.constant", constant.numpy())
@@ -47,14 +55,14 @@ def freeze(model: ir.Model, folded: Folded) -> int:
 
 
 def _infer_in_reshapes(graph: ir.Graph, value: ir.Value, shape: ShapeValues) -> None:
-    """Let every Reshape infer the one size that follows from the number of images: its shape is a constant then."""
+    """Let every Reshape infer the one size that follows from the number of images, so that its shape is constant."""
     moving = [i for i, slope in enumerate(shape.slope.reshape(-1).tolist()) if slope]
     readers = [use.node for use in value.uses() if use.node.op_type == "Reshape" and use.idx == 1]
     sizes = _vector(shape.start)
     others = [size for i, size in enumerate(sizes) if i not in moving]
     if len(moving) != 1 or 0 in others:
         return
-    copied = moving == [0] and sizes[0] == 0  # the first dimension is the images', in the input as in the result
+    copied = moving == [0] and sizes[0] == 0  # the first dimension counts images in the input and in the result
     if -1 not in others:
         sizes[moving[0]] = -1
     elif not copied:
@@ -66,7 +74,7 @@ def _infer_in_reshapes(graph: ir.Graph, value: ir.Value, shape: ShapeValues) -> 
 
 
 def _computed(graph: ir.Graph, batch: ir.Value, shape: ShapeValues, name: str) -> ir.Value:
-    """start + slope * batch."""
+    """Add nodes that compute start + slope * batch."""
     start, slope = (_vector(value) for value in (shape.start, shape.slope))
     nodes = [ir.node("Mul", [batch, add_constant(graph, f"{name}.slope", slope)], name=f"{name}.product")]
     if start.any():

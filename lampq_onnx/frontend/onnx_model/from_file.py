@@ -1,4 +1,4 @@
-"""`load_onnx`: a float ONNX file as a model with gradients."""
+"""Loads a float ONNX file as a PyTorch model with gradients."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
 
     Args:
         path: a float file of opset 13 to 23 with one image input.
-        images: overrides of the preprocessing, which also say what the file does not.
-        outputs: names of the outputs to keep, in this order; None: the only one, those of a
-            detector (logits and pred_boxes), or the one named logits.
+        images: overrides of the preprocessing, which also fill in what the file does not specify.
+        outputs: names of the outputs to keep, in this order. None keeps the only one, those of a detector (logits and
+            pred_boxes), or the one named logits.
 
     Raises:
-        LampqError: the file cannot be used; see `import_model` and `build`. Also where the module computes something
-            else than onnxruntime.
+        LampqError: the file cannot be used (see `import_model` and `build`), or the module computes something else than
+            onnxruntime.
     """
     imported = import_model(path)
     model = imported.model
@@ -67,7 +67,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
 
 
 def _task(model: ir.Model, path: Path) -> TaskSpec:
-    """What the file says, or what the names of its outputs do."""
+    """The task stated in the file, or the one that the names of its outputs show."""
     said = read_task(model, path)
     names = tuple(value.name or "" for value in model.graph.outputs)
     if said is not None:
@@ -78,10 +78,10 @@ def _task(model: ir.Model, path: Path) -> TaskSpec:
 
 
 def _choose_outputs(model: ir.Model, path: Path, wanted: Sequence[str] | None) -> None:
-    """Leave only the outputs that are wanted.
+    """Remove all outputs except the wanted ones.
 
     Raises:
-        LampqError: they are not there, or none is named logits among several.
+        LampqError: a wanted output is missing, or none of several outputs is named logits.
     """
     by_name = {value.name or "": value for value in model.graph.outputs}
     if wanted is None:
@@ -107,7 +107,7 @@ def _require_finite(model: OnnxModel, path: Path) -> None:
 
 @torch.no_grad()
 def _require_rows(model: OnnxModel, path: Path, shape: tuple[int, int, int]) -> None:
-    """Refuse outputs that are no float numbers, or not some for each image."""
+    """Refuse outputs that are not float, or do not have one row per image."""
     found = model(torch.zeros(2, *shape))
     for name, value in zip(model.outputs, found if isinstance(found, tuple) else (found,), strict=True):
         if not value.is_floating_point() or value.ndim < 2 or len(value) != 2:

@@ -1,4 +1,4 @@
-"""Steps of an ONNX graph as a module."""
+"""`Graph`: the steps of an ONNX graph as a PyTorch module."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ import torch
 
 @dataclass(frozen=True)
 class ShapeValues:
-    """Integers that depend on the batch size alone: ``start + slope * batch``, both int64 on the CPU."""
+    """Integers that depend only on the batch size: ``start + slope * batch``.
+
+    Attributes:
+        start: int64 on the CPU.
+        slope: int64 on the CPU, in the shape of ``start``.
+    """
 
     start: torch.Tensor
     slope: torch.Tensor
 
     def at(self, batch: int) -> torch.Tensor:
-        """The integers for a batch of that size."""
+        """The integers for a batch size."""
         return self.start + self.slope * batch
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call.
+    """One call of a function or module.
 
     Attributes:
         node: name of the ONNX node, for messages.
-        operator: its type.
-        inputs: names of values; empty where an optional input is absent.
-        outputs: names of values.
+        operator: type of the node.
+        inputs: names of the input values; empty for an absent optional input.
+        outputs: names of the output values.
         call: a function of the inputs, or the name of a submodule.
     """
 
@@ -42,26 +47,31 @@ class Step:
 
 @dataclass(frozen=True)
 class BatchAxis:
-    """Where the last argument of a graph shows the batch size: its size along ``axis`` is ``factor`` times that."""
+    """How to read the batch size from the last argument of a graph.
+
+    Attributes:
+        axis: axis of the argument to look at.
+        factor: size along the axis divided by the batch size.
+    """
 
     axis: int = 0
     factor: int = 1
 
     def of(self, value: torch.Tensor) -> int:
-        """The batch size."""
+        """The batch size that a tensor shows."""
         return value.shape[self.axis] // self.factor
 
 
 class Graph(torch.nn.Module):
-    """Runs steps in order; values that nothing reads any more are let go.
+    """Runs steps in order and releases values that no later step reads.
 
     Args:
         steps: in an order in which they can run.
         inputs: names of the positional arguments.
-        outputs: names of what is returned: a tensor, or a tuple of several.
+        outputs: names of the values to return; one is returned as a tensor, several as a tuple.
         constants: float and index tensors by value name; they become buffers.
-        shapes: integers by value name that depend on the batch size.
-        batch: where the batch size is seen in the last argument.
+        shapes: integers that depend on the batch size, by value name.
+        batch: how to read the batch size from the last argument.
     """
 
     def __init__(
@@ -92,7 +102,7 @@ class Graph(torch.nn.Module):
         self._last = _last_readers(self.steps, self.outputs)
 
     def forward(self, *arguments: torch.Tensor) -> Any:
-        """Outputs for the arguments, in the order of `inputs`."""
+        """Compute the outputs for the arguments, which come in the order of `inputs`."""
         batch = self.batch.of(arguments[-1])
         values: dict[str, Any] = dict(zip(self.inputs, arguments, strict=True))
         values |= {name: self._buffers[own] for name, own in self._names.items()}
@@ -114,11 +124,11 @@ class Graph(torch.nn.Module):
 
 
 SMALL = 64
-"""Integer constants of up to so many elements stay on the CPU: they are shapes, axes and single indices."""
+"""Integer constants with at most this many elements stay on the CPU: they are shapes, axes and single indices."""
 
 
 def _last_readers(steps: Sequence[Step], outputs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """For every step the results of steps that nothing reads afterwards."""
+    """For every step, the values that no later step reads."""
     made = {name for step in steps for name in step.outputs}
     later = set(outputs)
     found: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""A module whose function is that of an ONNX graph."""
+"""Builds a PyTorch module that computes the function of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lampq_onnx.graph.layers import LinearSite
 
 
 class OnnxModel(Graph):
-    """Takes float32 (n, c, h, w); returns the graph's output, or a tuple of them in the file's order.
+    """Takes float32 (n, c, h, w) and returns the graph's output, or a tuple of outputs in the file's order.
 
     Attributes:
-        transformer_blocks: names of the submodules that are transformer blocks, in order; each takes what precedes it
-            as its last argument.
-        joined: whether several outputs are returned as one, side by side along their last axis.
-        structure: text that differs between graphs that compute differently.
+        transformer_blocks: names of the submodules that are transformer blocks, in order; the last argument of each is
+            the result of the part before it.
+        joined: whether several outputs are concatenated along their last axis and returned as one.
+        structure: text that differs between graphs with different computations.
     """
 
     joined: bool = False
@@ -33,20 +33,20 @@ class OnnxModel(Graph):
     structure: str = ""
 
     def forward(self, *arguments: torch.Tensor) -> Any:
-        """See `Graph.forward`."""
+        """Compute the outputs; see `Graph.forward`."""
         found = super().forward(*arguments)
         return torch.cat(found, -1) if self.joined and isinstance(found, tuple) else found
 
 
 @dataclass(frozen=True)
 class Built:
-    """A module and what stands for the nodes in it.
+    """A module and its relation to the nodes of the graph.
 
     Attributes:
-        model: in evaluation mode, nothing asks for gradients.
+        model: the module in evaluation mode, without gradients for parameters.
         layers: node -> Linear, Conv2d or LayerNorm inside the model, for nodes that depend on the images.
         depth: node of a layer -> index of its block.
-        folded: what the graph computes besides, see `fold`.
+        folded: values that the graph computes independently of the images; see `fold`.
     """
 
     model: OnnxModel
@@ -56,15 +56,15 @@ class Built:
 
 
 def build(graph: ir.Graph, sites: Sequence[LinearSite], shape: tuple[int, int, int]) -> Built:
-    """A module for a graph in float32 with one image input.
+    """Build a module for a float32 graph with one image input.
 
     Args:
-        graph: without subgraphs and functions.
+        graph: the graph, without subgraphs and functions.
         sites: its layers.
         shape: (channels, height, width) of an image.
 
     Raises:
-        LampqError: an operator has no PyTorch counterpart, or no gradient where one is needed.
+        LampqError: an operator has no PyTorch counterpart, or has no gradient although one is needed.
     """
     layers = layers_of(graph, sites)
     steps, constants, modules = steps_of(graph, layers)
@@ -99,8 +99,8 @@ def _assemble(
     seen: Dependence,
     types: Mapping[int, str],
 ) -> tuple[OnnxModel, dict[str, int]]:
-    """The model, and the block of every layer in one, by the layer's name."""
-    # What does not depend on the images can be computed first, so that it never separates blocks.
+    """The model, and layer name -> index of its block for the layers in blocks."""
+    # Steps that do not depend on the images run first, so that they never separate blocks.
     free = [step for step in folded.steps if step.outputs[0] in folded.expanded]
     early = {id(step) for step in free}
     order = [(i, step) for i, step in enumerate(folded.steps) if id(step) not in early]
@@ -140,7 +140,7 @@ def _adopt(graph: Graph, modules: Mapping[str, torch.nn.Module]) -> None:
 
 
 def _outside(inner: Sequence[Step], span: Span, folded: Folded) -> list[str]:
-    """Values that a block reads beside its source, its constants and its own results."""
+    """Values that a block reads besides its source, its constants and its own results."""
     own = {name for step in inner for name in step.outputs}
     own |= {span.source, "", *folded.constants, *folded.shapes}
     return list(dict.fromkeys(name for step in inner for name in step.inputs if name not in own))
@@ -156,10 +156,10 @@ def _batch_axis(seen: Dependence, name: str) -> BatchAxis | None:
 
 
 def _require_gradients(steps: Sequence[Step], outputs: Sequence[str], layers: Mapping[str, str]) -> None:
-    """Every way from a layer to an output must be one that gradients can go back.
+    """Check that gradients can flow back from the outputs to every layer.
 
     Raises:
-        LampqError: names the first node on one that they cannot.
+        LampqError: names the first node that blocks them.
     """
     wanted = set(outputs)
     for step in reversed(steps):

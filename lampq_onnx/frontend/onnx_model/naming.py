@@ -1,4 +1,4 @@
-"""Names of the layers of a file, and why some are left in float."""
+"""Names the layers of an ONNX file, and records why some of them stay in float."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lampq_onnx.graph.patches import OVERLAPPING, overlaps
 
 
 def source_of(model: ir.Model, built: Built) -> OnnxSource:
-    """Name the units in the graph, and say of everything else that holds weights why it is none."""
+    """Name the layers in the graph, and record for all other weights why they are not quantized."""
     modules: dict[str, torch.nn.Module] = {}
     for node, module in built.layers.items():
         key = str(len(modules))
@@ -39,7 +39,7 @@ def source_of(model: ir.Model, built: Built) -> OnnxSource:
 
 
 def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[LinearSite]:
-    """Sites with unique names: those of their weights or modules, or else their place in the model."""
+    """Sites with unique names: from their weights or modules, otherwise from their place in the model."""
     found = []
     for site in sites:
         if _tells(site):
@@ -61,7 +61,7 @@ def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[Li
 
 
 def _tells(site: LinearSite) -> bool:
-    """Whether a name says where in a model its layer stands, and does not only number it."""
+    """Whether a name says where in the model its layer is, and is not just a number."""
     bias = site.bias.name if site.bias is not None else None
     parameter = any((name or "").endswith((".weight", ".bias")) for name in (site.weight.name, bias))
     if site.name.startswith("/"):

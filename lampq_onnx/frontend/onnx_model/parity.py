@@ -1,4 +1,4 @@
-"""Whether a module, and the graph written from it, compute what the file does in onnxruntime."""
+"""Checks that a module, and the graph written from it, compute the same as the file does in onnxruntime."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.importer import Imported
-from lampq_onnx.runtime import open_runner
+from lampq_onnx.runtime import open_session
 
 PARITY_BOUND = 1e-4
 """Largest relative difference (L2) between two ways to compute the outputs that float rounding explains."""
 
 HALF_BOUND = 2e-2
-"""The same where the file computes in half precision, and we in float32."""
+"""Largest relative difference (L2) if the file computes in half precision; we compute in float32."""
 
 IMAGES = 4
 
@@ -31,13 +31,13 @@ Arrays = list[npt.NDArray[np.float64]]
 def require_parity(
     model: OnnxModel, graph: ir.Model, path: Path, imported: Imported, shape: tuple[int, int, int]
 ) -> float:
-    """Compare on random images (channels, height, width): the file, the module, and the graph in normal form.
+    """Compare the file, the module and the graph in normal form on random images (channels, height, width).
 
     Returns:
-        The largest relative difference of an output of the module.
+        The largest relative difference (L2) of an output of the module.
 
     Raises:
-        LampqError: it is not explained by rounding.
+        LampqError: a difference is larger than rounding explains.
     """
     fixed = imported.fixed_batch
     count = IMAGES if fixed is None else -(-IMAGES // fixed) * fixed
@@ -57,18 +57,19 @@ def require_parity(
 
 
 def _run(path: Path, images: npt.NDArray[np.generic], names: Sequence[str], step: int | None) -> Arrays:
-    runner = open_runner(path, threads=torch.get_num_threads())
+    session = open_session(path, threads=torch.get_num_threads())
+    (source,) = (value.name for value in session.get_inputs())
     pieces = [images[i : i + (step or len(images))] for i in range(0, len(images), step or len(images))]
     try:
-        results = [runner.session.run(list(names), {runner.input: piece}) for piece in pieces]
-    except Exception as error:  # onnxruntime's exceptions share no public base
+        results = [session.run(list(names), {source: piece}) for piece in pieces]
+    except Exception as error:  # onnxruntime's exceptions share no public base class
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:300]}") from error
     for name, value in zip(names, results[0], strict=True):
         if not isinstance(value, np.ndarray) or value.shape[:1] != pieces[0].shape[:1]:
             shape = list(value.shape) if isinstance(value, np.ndarray) else type(value).__name__
             raise LampqError(
                 f"{path}: the output {name} has the shape {shape} for {len(pieces[0])} images",
-                hint="the first dimension of an output has to be that of the images",
+                hint="the first dimension of an output must be the number of images",
             )
     return [np.concatenate(parts).astype(np.float64) for parts in zip(*results, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What each effort does: the one place that trades time for accuracy."""
+"""Defines each effort: the only place that trades time for accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from lampq_onnx.frontend.rounding.tune import TuneSettings
 from lampq_onnx.frontend.simulation.gptq import DAMPING
 
 BEST_IMAGES = 1024
-"""Tuning uses them all: on DeiT-Ti at W3A8 a KL of .16 with 128 images and .15 with 256."""
+"""Calibration images of the effort "best", all used by tuning.
+
+DeiT-Ti at W3A8 has a KL of .16 with 128 images and of .15 with 256.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,13 @@ class Effort:
     """Settings of one effort.
 
     Attributes:
-        images: calibration images, unless the user says how many.
-        costs: where the cost of a unit at a width comes from.
-        cost_images: images that measured costs are averaged over, at most.
-        ladder: None: GPTQ on the float model's inputs, or nearest rounding for all layers, whichever is closer.
-        reconstruct, tune: None: left out.
+        images: calibration images, unless the user gives a number.
+        costs: how the cost of a layer at a bit-width is found: measured, or estimated from gradients.
+        cost_images: largest number of images that measured costs are averaged over.
+        ladder: settings of layer-by-layer rounding; None uses GPTQ on the float model's inputs or nearest rounding for
+            all layers, whichever is closer to float.
+        reconstruct: settings of block reconstruction; None skips it.
+        tune: settings of tuning the whole model; None skips it.
     """
 
     images: int

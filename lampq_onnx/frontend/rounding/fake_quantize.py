@@ -1,7 +1,7 @@
-"""Quantize-dequantize of inputs with gradients, as one operation of autograd.
+"""Quantize-dequantize of inputs with gradients, as one autograd operation.
 
-Written out in plain tensor operations the same takes a third of a training step: each keeps its result and walks over
-the tensor again on the way back.
+The same in plain tensor operations takes a third of a training step: each operation stores its result and passes over
+the tensor again in the backward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         values, seen, scale, zero, whole = ctx.saved_tensors
         gradient = gradients[0]
-        # Half a step beyond the last levels still rounds to them.
+        # Values up to half a step beyond the last levels still round to them.
         inside = (values >= (-whole - 0.5) * scale) & (values <= (ctx.top - whole + 0.5) * scale)
         passed = gradient * inside
         of_scale = ((gradient * seen).sum() - (passed * values).sum()) / scale
@@ -33,13 +33,16 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> torch.Tensor:
-    """``values`` on their levels, with the gradients of LSQ+ (Bhalgat et al., CVPRW 2020): straight through inside the
-    range, zero outside; the scale and the zero point learn from what is rounded and what is clipped.
+    """Round ``values`` to their levels, with gradients as in LSQ+ (Bhalgat et al., CVPRW 2020).
+
+    The gradient passes straight through inside the range and is zero outside. The scale and the zero point get
+    gradients from the rounding and the clipping.
 
     Args:
         values: float32, any shape.
         scale: float32 (), positive.
-        zero: float32 (), the zero point before it is rounded and kept within 0..2^bits - 1.
+        zero: float32 (), the zero point before it is rounded and clamped to 0..2^bits - 1.
+        bits: bit-width.
     """
     found: torch.Tensor = _FakeQuantize.apply(values, scale, zero, 2**bits - 1)
     return found

@@ -1,9 +1,9 @@
-"""Layer by layer, the rounding that keeps the model's outputs closest to float.
+"""Chooses the rounding of each layer, one layer after the other, by the KL of the whole model to float.
 
-Blocks are taken in order. A layer is rounded on the inputs that the quantized layers before it give (sequential GPTQ),
-in several ways, and each way is judged by the KL of the whole model on images that the rounding has not seen, with
-everything behind the layer in float. Errors of the layer itself cannot judge: on models with massive activations they
-fall while the model falls apart.
+Blocks are processed in order. A layer is rounded on the inputs from the quantized layers before it (sequential GPTQ),
+with several techniques. Each technique is judged by the KL of the whole model on images that the rounding has not seen,
+with everything after the layer in float. The error of the layer itself is not a good judge: on models with massive
+activations it falls while the model's accuracy collapses.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
 
 WIDE_DAMPING = 0.1
-"""Damping that is tried besides GPTQ's own where time allows; it stays nearer to the nearest levels."""
+"""Damping that is tried besides GPTQ's own if time allows; the result stays closer to nearest rounding."""
 
 BIAS = "+bias"
-"""Ending of a technique's name where the bias makes up for the mean error of the output."""
+"""Suffix of a technique's name if the bias corrects the mean error of the output."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Rounding:
     """The rounding of one layer.
 
     Attributes:
-        weight: codes, scales, and the bias where it was corrected.
-        method: the technique that was kept.
-        latent: float32 (outputs, inputs), real weights that ``weight`` is the nearest rounding of.
-        losses: technique -> KL on held-out images with it.
+        weight: codes, scales, and the bias if it was corrected.
+        method: the technique that was chosen.
+        latent: float32 (outputs, inputs), real weights whose nearest rounding is ``weight``.
+        losses: technique -> KL on held-out images.
     """
 
     weight: QuantizedWeight
@@ -54,12 +54,12 @@ class Rounding:
 
 @dataclass(frozen=True)
 class LadderSettings:
-    """What is tried.
+    """Settings of layer-by-layer rounding.
 
     Attributes:
-        dampings: of GPTQ.
+        dampings: dampings of GPTQ that are tried.
         bias_correction: whether the bias may be corrected.
-        batch_size: images of one pass.
+        batch_size: images per forward pass.
     """
 
     dampings: Sequence[float] = (DAMPING,)
@@ -79,15 +79,16 @@ def climb(
     progress: Callable[[int], None] | None = None,
     kept: Kept = NOT_KEPT,
 ) -> dict[str, Rounding]:
-    """Round every layer of ``grids``; afterwards ``live`` is the quantized model.
+    """Round every layer of ``grids``; ``live`` is the quantized model afterwards.
 
     Args:
         live: the model in float.
         chain: its blocks.
-        grids: layer -> grid of its planned width; layers outside stay in float.
-        inputs: layer -> quantizer of its input, where it has one.
-        fit: images that the rounding is made from.
+        grids: layer -> grid of its planned bit-width; other layers stay in float.
+        inputs: layer -> quantizer of its input, if it has one.
+        fit: images that the rounding is computed from.
         held_out: images that the techniques are judged on.
+        settings: what is tried.
         progress: called with the number of layers done.
         kept: layers that an earlier run finished.
     """
@@ -127,7 +128,7 @@ def climb(
 
 
 def techniques(roundings: Mapping[str, Rounding]) -> dict[str, int]:
-    """How many layers each technique was kept for."""
+    """Technique -> number of layers that it was chosen for."""
     return dict(Counter(rounding.method for rounding in roundings.values()))
 
 
@@ -142,7 +143,7 @@ def _round_nearest(
     inputs: Mapping[str, ActivationQuantizer],
     found: dict[str, Rounding],
 ) -> None:
-    """Layers outside the blocks have 8 bits, where nothing is to be gained."""
+    """Round a layer outside the blocks to nearest: it has 8 bits, where other techniques gain nothing."""
     if unit.name not in grids:
         return
     weight = live.weight(unit.name)
@@ -160,7 +161,7 @@ def _best(
     settings: LadderSettings,
     losses: Callable[[], torch.Tensor],
 ) -> Rounding:
-    """The first technique that no later one is clearly better than."""
+    """The first technique that no later one clearly improves on."""
     weight = live.weight(unit.name).float()
     options: list[tuple[str, QuantizedWeight, torch.Tensor]] = []
     for damping in settings.dampings if isinstance(unit.module, torch.nn.Linear) else ():
@@ -185,7 +186,7 @@ def _best(
 
 
 def _corrected_bias(rounded: QuantizedWeight, moments: LayerMoments, like: torch.Tensor) -> npt.NDArray[np.float32]:
-    """The bias that gives the quantized layer the mean output of the float one."""
+    """The bias with which the quantized layer has the same mean output as the float layer."""
     dequantized = torch.from_numpy(rounded.dequantize()).to(like)
     bias: npt.NDArray[np.float32] = (moments.output_mean - dequantized @ moments.input_mean).float().cpu().numpy()
     return bias

@@ -1,4 +1,4 @@
-"""Second moments of one layer's inputs, in the quantized model and against the float one."""
+"""Second moments of one layer's inputs in the quantized model, and mean outputs of the float model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lampq_onnx.quantization import ActivationQuantizer
 
 @dataclass(frozen=True)
 class LayerMoments:
-    """What the ladder needs to know of a layer.
+    """Statistics of one layer for the ladder.
 
     Attributes:
-        hessian: float32 (d_in, d_in), E[x x^T / |x|^2] of the inputs that the quantized model gives the layer.
-        input_mean: float32 (d_in,), E[x] of the same.
-        output_mean: float32 (d_out,), E[y] of the float model.
+        hessian: float32 (d_in, d_in), E[x x^T / |x|^2] of the layer's inputs in the quantized model.
+        input_mean: float32 (d_in,), E[x] of the same inputs.
+        output_mean: float32 (d_out,), E[y] in the float model.
     """
 
     hessian: torch.Tensor
@@ -30,7 +30,7 @@ class LayerMoments:
 
 
 def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Tensor]:
-    """Mean output of every unit of one block, (d_out,); the model has to be in float."""
+    """Mean output of every layer of one block, float32 (d_out,); the model must be in float."""
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -55,7 +55,7 @@ def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Ten
 def layer_moments(
     chain: BlockChain, states: States, unit: Unit, output_mean: torch.Tensor, quantizer: ActivationQuantizer | None
 ) -> LayerMoments:
-    """Moments of one layer's inputs as ``quantizer`` leaves them, with the model as it computes now."""
+    """Moments of one layer's inputs after ``quantizer``, with the model in its current state."""
     size = int(unit.module.weight[0].numel())
     device = unit.module.weight.device
     hessian = torch.zeros(size, size, device=device)

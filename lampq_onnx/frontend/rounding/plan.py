@@ -1,4 +1,4 @@
-"""From a plan to the weights and ranges of its file: all rounding techniques in order, each kept where it helps."""
+"""Rounds the weights of a plan and finds its input ranges: all techniques in order, each kept only if it helps."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 from lampq_onnx.running.progress import ProgressSink
 
 LADDER_IMAGES = 128
-"""Images that layers and blocks are rounded from; their moments do not need more. Tuning uses all."""
+"""Images that layers and blocks are rounded from; their moments do not need more. Tuning uses all images."""
 
 TUNED = "+tuned"
-"""Ending of the technique's name where the whole model was tuned."""
+"""Suffix of a technique's name if the whole model was tuned."""
 
 
 @dataclass(frozen=True)
 class RoundedPlan:
-    """What the converter writes.
+    """The input of the converter.
 
     Attributes:
-        plan: with the ranges that were found.
-        weights: by layer.
+        plan: the plan with the ranges that were found.
+        weights: layer -> rounded weights.
         methods: layer -> technique.
-        losses: stage -> KL to float on the held-out calibration images after it; stages that were undone included.
+        losses: stage -> KL to float on the held-out calibration images after it, also for stages that were undone.
         kept: stage -> whether its result was kept.
     """
 
@@ -68,10 +68,17 @@ def round_plan(
     """Round the weights of a plan.
 
     Args:
-        fit: images that roundings are made from.
+        model: the float model.
+        units: its layers.
+        chain: its blocks.
+        plan: bit-widths and input ranges.
+        rounder: grids of the weights.
+        fit: images that the rounding is computed from.
         held_out: images that decide what is kept.
-        seed: of views, drops and sampled labels.
-        training_threads: of the stages that train.
+        effort: which techniques run.
+        seed: seed of views, drops and sampled labels.
+        training_threads: threads of the stages that train.
+        progress: told of each stage.
         finished: layers and blocks that an earlier run finished.
     """
     assert effort.ladder is not None
@@ -134,7 +141,7 @@ def round_plan(
 
 
 def plan_inputs(plan: BitPlan) -> dict[str, ActivationQuantizer]:
-    """Quantizers of the plan's inputs."""
+    """Layer -> input quantizer, for the layers of a plan with quantized inputs."""
     return {
         name: ActivationQuantizer.from_range(
             layer.activation_range.low, layer.activation_range.high, layer.activation_bits
@@ -150,7 +157,7 @@ def with_inputs(plan: BitPlan, inputs: Mapping[str, ActivationQuantizer]) -> Bit
     layers = dict(plan.layers)
     for name, quantizer in inputs.items():
         if quantizer != known.get(name):
-            # In double precision the scale comes back exactly as it was.
+            # Double precision reproduces the scale exactly.
             top = 2**quantizer.bits - 1
             low, high = -quantizer.zero_point * quantizer.scale, (top - quantizer.zero_point) * quantizer.scale
             interval = ActivationRange(low=low, high=high, method="tuned")

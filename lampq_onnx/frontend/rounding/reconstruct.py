@@ -1,10 +1,10 @@
-"""Block by block, rounding that is learned for the block's output (BRECQ, Li et al., ICLR 2021).
+"""Block reconstruction: learns the rounding of one block after the other (BRECQ, Li et al., ICLR 2021).
 
-The error of a block's output d is weighted by the Fisher information of that output, as its diagonal plus its low-rank
-part (FIMA-Q, Wu et al., CVPR 2025): sum g^2 d^2 + (g . d)^2 with g the loss gradient of one sampled label an image.
-Every weight learns which of the two levels around it to take (AdaRound, Nagel et al., ICML 2020), on inputs of which a
-random part stays in float (QDrop, Wei et al., ICLR 2022). A block whose new rounding does not lower the KL of the whole
-model on held-out images keeps the old one.
+The error d of a block's output is weighted by the Fisher information of that output, as its diagonal plus a low-rank
+part (FIMA-Q, Wu et al., CVPR 2025): sum g^2 d^2 + (g . d)^2, with g the loss gradient of one sampled label per image.
+Every weight learns which of the two levels around it to take (AdaRound, Nagel et al., ICML 2020). A random part of the
+inputs stays in float during training (QDrop, Wei et al., ICLR 2022). If the new rounding of a block does not lower the
+KL of the whole model on held-out images, the block keeps the old one.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer
 
 METHOD = "+block"
-"""Ending of the technique's name in reports."""
+"""Suffix of a technique's name in reports."""
 
 
 @dataclass(frozen=True)
 class ReconstructSettings:
-    """Of every block.
+    """Settings for block reconstruction.
 
     Attributes:
-        steps, batch_size: of Adam.
-        rate: of the rounding variables, AdaRound's logits.
-        scale_rate: of scales (logarithms) and biases.
-        pressure: weight of the term that drives the variables to 0 and 1, beside a loss of 1 at the start.
+        steps: steps of Adam per block.
+        batch_size: images per step.
+        rate: learning rate of the rounding variables, AdaRound's logits.
+        scale_rate: learning rate of scales (logarithms) and biases.
+        pressure: weight of the term that drives the rounding variables to 0 and 1, relative to an initial loss of 1.
         exponents: first and last exponent of that term (AdaRound's beta).
-        warmup: share of the steps without it.
-        drop: share of input elements left in float.
+        warmup: fraction of the steps without that term.
+        drop: fraction of input elements left in float.
     """
 
     steps: int = 80
@@ -68,14 +69,22 @@ def reconstruct(
     progress: Callable[[int], None] | None = None,
     kept: Kept = NOT_KEPT,
 ) -> tuple[dict[str, Rounding], dict[str, ActivationQuantizer]]:
-    """Learned rounding for every block, where it lowers the held-out KL; ``live`` is the result afterwards.
+    """Learn the rounding of every block and keep it if it lowers the held-out KL; ``live`` has the result afterwards.
 
     Args:
         live: the model with every layer of ``roundings`` quantized.
+        chain: its blocks.
+        roundings: layer -> rounding to start from.
+        inputs: layer -> quantizer of its input.
         fit: images that blocks are trained on.
-        held_out: images that decide.
+        held_out: images that decide what is kept.
+        settings: how blocks are trained.
+        seed: seed of batches, drops and sampled labels.
         progress: called with the number of blocks done.
         kept: blocks that an earlier run finished.
+
+    Returns:
+        Roundings and input quantizers by layer.
     """
     size = settings.batch_size
     likelihood = likelihood_of(chain.model)
@@ -87,7 +96,7 @@ def reconstruct(
         true_states = chain.states(fit_batches)
         reference = chain.logits(chain.states(held_batches))
     states, held_states = chain.states(fit_batches), chain.states(held_batches)
-    # Everything behind the block is quantized as it stands: that is the model the block will be part of.
+    # Everything after the block stays quantized: that is the model which the block will be part of.
     losses = likelihood.distance(chain.logits(held_states), reference)
     for index, block in enumerate(chain.blocks):
         members = [unit.name for unit in block.units if unit.name in roundings]
@@ -158,7 +167,7 @@ def _train(
     settings: ReconstructSettings,
     generator: torch.Generator,
 ) -> tuple[dict[str, Trained], torch.Tensor]:
-    """The block's layers, and the generator's state afterwards."""
+    """Train one block; returns its layers and the state of the generator afterwards."""
     drops = torch.Generator(device=live.device).manual_seed(int(torch.randint(2**31, (), generator=generator)))
     layers = {
         name: TrainableLayer(
@@ -194,7 +203,7 @@ def _indecision(
     step: int,
     settings: ReconstructSettings,
 ) -> torch.Tensor:
-    """AdaRound's regularizer, averaged: 1 where a weight lies midway between its levels, 0 where it has chosen."""
+    """AdaRound's regularizer, averaged: 1 for a weight midway between its levels, 0 for one that has decided."""
     done = step / settings.steps
     if done < settings.warmup:
         return torch.zeros((), device=rounding[0].device)

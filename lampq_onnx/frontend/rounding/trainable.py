@@ -19,12 +19,20 @@ STRETCH = (-0.1, 1.1)
 """zeta and gamma of the rectified sigmoid (AdaRound, Nagel et al., ICML 2020, equation 23)."""
 
 LEVEL_MARGIN = 0.49
-"""How far from its level, in steps, a real weight may start: inside, so that nothing flips before training."""
+"""Largest initial distance of a real weight from its level, in steps; below 0.5, so that no code changes before
+training.
+"""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a layer became."""
+    """The result of training one layer.
+
+    Attributes:
+        weight: integers, scales and bias.
+        input: quantizer of the input, or None.
+        latent: float32 (outputs, inputs), real weights whose nearest rounding is ``weight``.
+    """
 
     weight: QuantizedWeight
     input: ActivationQuantizer | None
@@ -32,19 +40,19 @@ class Trained:
 
 
 class TrainableLayer(torch.nn.Module):
-    """Computes a unit of the quantized model; trains towards integers that stay on the grid.
+    """Computes one layer of the quantized model, and trains it towards integers that stay on the grid.
 
     Levels are numbers n of steps: n * scale (mid-tread) or (2 n + 1) * scale (mid-rise), -2^(b-1) <= n < 2^(b-1).
 
     Args:
         module: the float layer; only its kind of product is used.
-        rounding: where to start.
+        rounding: rounding to start from.
         bias: float32 (outputs,) of the float layer, or None.
-        quantizer: of the input, or None.
-        kind: straight-through: real weights, rounded in the forward pass, gradients as if they were not; adaround: each
-            weight learns which of the two levels around it to take.
-        drop: share of the input's elements that stay in float in training (QDrop, Wei et al., ICLR 2022).
-        generator: of the drops.
+        quantizer: quantizer of the input, or None.
+        kind: "straight-through": real weights, rounded in the forward pass, with gradients as if they were not rounded.
+            "adaround": each weight learns which of the two levels around it to take.
+        drop: fraction of the input's elements that stay in float in training (QDrop, Wei et al., ICLR 2022).
+        generator: random generator of the drops.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class TrainableLayer(torch.nn.Module):
         super().__init__()
         weight = rounding.weight
         device = module.weight.device
-        self._module = [module]  # in a list: no submodule, its parameters are not ours
+        self._module = [module]  # in a list, so that its parameters do not become parameters of this module
         self._bits, self._grid, self._kind, self._drop = weight.bits, weight.grid, kind, drop
         self._generator = generator
         self._half = 2.0 ** (weight.bits - 1)
@@ -88,11 +96,11 @@ class TrainableLayer(torch.nn.Module):
             self.zero = torch.nn.Parameter(torch.tensor(float(quantizer.zero_point), device=device))
 
     def shares(self) -> torch.Tensor:
-        """adaround: how far each weight is from its lower level to its upper one, 0..1."""
+        """For "adaround": position of each weight between its lower and upper level, 0..1."""
         return (torch.sigmoid(self.real) * (STRETCH[1] - STRETCH[0]) + STRETCH[0]).clamp(0, 1)
 
     def numbers(self, *, hard: bool = False) -> torch.Tensor:
-        """Level numbers n, (outputs, inputs); integers except for adaround in training."""
+        """Level numbers n, float32 (outputs, inputs); integers except for "adaround" in training."""
         if self._kind == "adaround":
             share = self.shares()
             share = (share >= 0.5).to(share) if hard or not self.training else share
@@ -100,12 +108,12 @@ class TrainableLayer(torch.nn.Module):
         return _round(self.real.clamp(-self._half, self._half - 1))
 
     def matrix(self) -> torch.Tensor:
-        """The dequantized weights, (outputs, inputs)."""
+        """The dequantized weights, float32 (outputs, inputs)."""
         offset = 1.0 if self._grid is Grid.MID_RISE else 0.0
         return (self.numbers() * self._step + offset) * (self._buffer("scale") * self.log_scale.exp())
 
     def quantize_input(self, values: torch.Tensor) -> torch.Tensor:
-        """Quantize-dequantize with gradients for scale and zero point."""
+        """Quantize-dequantize the input, with gradients for scale and zero point."""
         if self._quantizer is None:
             return values
         scale = self._quantizer.scale * self.log_input_scale.exp()
@@ -116,19 +124,19 @@ class TrainableLayer(torch.nn.Module):
         return seen
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """The layer's output."""
+        """Compute the layer's output."""
         module = self._module[0]
         seen = self.quantize_input(values)
         if isinstance(module, torch.nn.Conv2d):
             matrix = self.matrix().reshape(module.weight.shape)
-            # With the module's own stride, padding (by numbers or name) and what it pads with.
+            # _conv_forward applies the module's own stride, padding and padding mode.
             convolved: torch.Tensor = module._conv_forward(seen, matrix, self.bias)
             return convolved
         return functional.linear(seen, self.matrix(), self.bias)
 
     @torch.no_grad()
     def result(self) -> Trained:
-        """Integers, scales and bias as the file holds them."""
+        """Integers, scales and bias as they go into the file."""
         numbers = self.numbers(hard=True)
         scale = (self._buffer("scale") * self.log_scale.exp()).float()
         weight = QuantizedWeight(
@@ -159,5 +167,5 @@ class TrainableLayer(torch.nn.Module):
 
 
 def _round(values: torch.Tensor) -> torch.Tensor:
-    """Nearest integers with the gradient of the identity."""
+    """Nearest integers, with the gradient of the identity."""
     return values + (torch.round(values) - values).detach()

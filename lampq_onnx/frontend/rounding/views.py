@@ -1,7 +1,7 @@
-"""More views of the calibration images: random crops and mirror images.
+"""Random views of the calibration images: crops and mirror images.
 
-Training against the float model's outputs needs no labels, so any view of an image is as good as the image. On 128
-images without views, tuning fits the images and loses on others.
+Training against the float model's outputs needs no labels, so any view of an image is as good as the image itself.
+Without views, tuning on 128 images overfits to them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from torch.nn import functional
 
 SMALLEST_SIDE = 0.6
-"""Sides of a crop are this to 1 times the image's."""
+"""Smallest side of a crop, as a fraction of the image's side."""
 
 
 class ImagePool:
     """Normalized images in memory, drawn at random.
 
     Args:
-        batches: (n, c, h, w) each.
-        seed: of everything that is drawn.
+        batches: images float32 (n, c, h, w), batch by batch.
+        seed: seed of all draws.
     """
 
     def __init__(self, batches: Sequence[torch.Tensor], seed: int) -> None:
@@ -31,11 +31,11 @@ class ImagePool:
         return len(self._images)
 
     def indices(self, count: int) -> torch.Tensor:
-        """Positions of ``count`` images, with repetition."""
+        """Draw positions of ``count`` images, with repetition; int64 (count,)."""
         return torch.randint(len(self._images), (count,), generator=self._generator)
 
     def views(self, count: int) -> torch.Tensor:
-        """Random crops, resized to the images' size, half of them mirrored; (count, c, h, w)."""
+        """Draw random crops, resized to the images' size, half of them mirrored; float32 (count, c, h, w)."""
         images = self._images[self.indices(count).to(self._images.device)]
         side = SMALLEST_SIDE + (1 - SMALLEST_SIDE) * torch.rand(count, generator=self._generator)
         places = (1 - side)[:, None] * (2 * torch.rand(count, 2, generator=self._generator) - 1)

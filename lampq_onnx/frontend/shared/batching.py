@@ -1,4 +1,4 @@
-"""Numpy image batches as tensors on the model's device."""
+"""Image batches in NumPy, as tensors on the model's device."""
 
 from __future__ import annotations
 
@@ -13,54 +13,58 @@ from lampq_onnx.running.processes import ALONE, Group, own_items
 
 
 class Images(Protocol):
-    """Images that can be gone through many times without holding them in memory."""
+    """Images that can be iterated many times without holding them in memory."""
 
     @property
     def labels(self) -> Labels | None:
-        """int64 (n,), or None when they are not known."""
+        """Labels int64 (n,), or None if they are not known."""
 
     @property
     def made(self) -> bool:
-        """Whether the images were made from the model, and so show less than real ones do."""
+        """Whether the images were made from the model, and so show less than real images do."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of images in the set."""
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Normalized batches in order."""
+        """Iterate over normalized batches in order."""
 
 
 class SlicedImages(Images, Protocol):
-    """Images of which consecutive parts can be taken."""
+    """Images of which consecutive ranges can be taken."""
 
     def slice(self, start: int, stop: int) -> SlicedImages:
-        """Images start to stop, exclusive."""
+        """The images from start to stop, exclusive."""
 
 
 BATCH = 16
-"""Images of one forward pass; bounds the memory of every stage of the front end."""
+"""Images per forward pass; bounds the memory of every stage of the front end."""
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the parameters are."""
+    """The device of the model's parameters."""
     return next(model.parameters()).device
 
 
 def tensors(
     images: Images, device: torch.device, *, batch_size: int = BATCH, group: Group = ALONE
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """(images float32 (n, c, h, w), labels (n,) or None) on ``device``; of several processes each gets its share."""
+    """Iterate over the batches of this process, as tensors on ``device``.
+
+    Yields:
+        Images float32 (n, c, h, w), and labels int64 (n,) or None.
+    """
     for batch in own_items(images.batches(batch_size), group):
         labels = None if batch.labels is None else torch.from_numpy(batch.labels).to(device)
         yield torch.from_numpy(batch.images).to(device), labels
 
 
 def unlabelled(images: Images, device: torch.device, *, group: Group = ALONE) -> Iterator[tuple[torch.Tensor, None]]:
-    """Batches as `tensors` gives them, without their labels."""
+    """Iterate over batches as `tensors` does, without their labels."""
     return ((batch, None) for batch, _ in tensors(images, device, group=group))
 
 
 @torch.no_grad()
 def logits_of(model: torch.nn.Module, images: Images) -> torch.Tensor:
-    """Logits of all images, float32 (n, classes) on the CPU."""
+    """Outputs for all images, float32 (n, ...) on the CPU."""
     return torch.cat([model(batch).float().cpu() for batch, _ in tensors(images, device_of(model))])

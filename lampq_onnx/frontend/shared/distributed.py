@@ -1,4 +1,4 @@
-"""Groups of processes as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
+"""Process groups as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.running.processes import ALONE, Array, Group, started_by_torchrun
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun sets."""
+"""Environment variables that torchrun sets."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class TorchGroup:
     """The default process group of torch.distributed.
 
     Attributes:
-        device: where tensors must be to be reduced: NCCL moves those on GPUs alone.
+        rank: index of this process.
+        size: number of processes.
+        device: device of the tensors that are reduced; NCCL only reduces tensors on GPUs.
     """
 
     rank: int
@@ -31,11 +33,11 @@ class TorchGroup:
     device: torch.device
 
     def sum(self, values: Array) -> Array:
-        """See `Group`."""
+        """Sum over all processes; see `Group.sum`."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, values: Array) -> Array:
-        """See `Group`."""
+        """Maximum over all processes; see `Group.max`."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def _reduce(self, values: Array, how: Any) -> Array:
@@ -46,7 +48,7 @@ class TorchGroup:
 
 
 def own_device(device: str) -> str:
-    """``cuda`` as the GPU of this process; others as they are."""
+    """``cuda`` becomes the GPU of this process; other devices stay as they are."""
     if device == "cuda" and started_by_torchrun():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device
@@ -54,13 +56,13 @@ def own_device(device: str) -> str:
 
 @contextmanager
 def process_group(device: str) -> Iterator[Group]:
-    """The processes that torchrun started with this one; this one alone without torchrun.
+    """The processes that torchrun started together with this one; only this process without torchrun.
 
     Args:
-        device: of the front end; decides between gloo and NCCL.
+        device: device of the front end; decides between gloo and NCCL.
 
     Raises:
-        UsageError: torchrun's variables are incomplete, or a GPU is asked for that is not there.
+        UsageError: torchrun's variables are incomplete, or the GPU does not exist.
     """
     if not started_by_torchrun():
         yield ALONE
@@ -68,7 +70,7 @@ def process_group(device: str) -> Iterator[Group]:
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE says that there are several processes, and {missing[0]} is not set",
+            f"WORLD_SIZE is set for several processes, but {missing[0]} is not set",
             hint="start them with torchrun, or unset WORLD_SIZE",
         )
     own = torch.device(own_device(device))
@@ -76,7 +78,7 @@ def process_group(device: str) -> Iterator[Group]:
         if not torch.cuda.is_available() or (own.index or 0) >= torch.cuda.device_count():
             raise UsageError(
                 f"device {own}: torch sees {torch.cuda.device_count()} CUDA device(s) here",
-                hint="start as many processes a machine as it has GPUs (--nproc-per-node)",
+                hint="start one process per GPU of the machine (--nproc-per-node)",
             )
         torch.cuda.set_device(own)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")

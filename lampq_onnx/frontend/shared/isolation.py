@@ -1,4 +1,4 @@
-"""Layers whose inputs or outputs the model overwrites are given copies, so that hooks keep what the layers saw."""
+"""Gives copies to layers whose inputs or outputs the model overwrites, so that hooks keep the original values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from lampq_onnx.errors import LampqError
 
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
-"""Those that hooks look at. None of them writes to its own input."""
+"""Types of modules that hooks observe. None of them writes to its own input."""
 
 
 class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Tells of every tensor that an operator writes to.
+    """Reports every tensor that an operator writes to.
 
     Args:
         written: called with the address of the tensor's storage.
@@ -32,7 +32,7 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """See `TorchDispatchMode`."""
+        """Report the tensors that a call writes to; see `TorchDispatchMode`."""
         kwargs = kwargs or {}
         if function._schema.is_mutable:
             for position, argument in enumerate(function._schema.arguments):
@@ -50,12 +50,12 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Overwritten:
-    """Modules that a model works around.
+    """Modules whose inputs or outputs are overwritten in a forward pass.
 
     Attributes:
-        inputs: `LAYERS` whose input is written to after they were called.
-        outputs: `LAYERS` whose output is.
-        blocks: modules made of modules whose input is written to, by them or later; the model may be among them.
+        inputs: modules of `LAYERS` whose input is written to after they were called.
+        outputs: modules of `LAYERS` whose output is written to.
+        blocks: modules with submodules whose input is written to, by them or later; may include the model itself.
     """
 
     inputs: tuple[torch.nn.Module, ...]
@@ -65,8 +65,8 @@ class Overwritten:
 
 @torch.no_grad()
 def overwritten(module: torch.nn.Module, example: torch.Tensor) -> Overwritten:
-    """What a forward pass on float32 (n, c, h, w) writes to."""
-    # The weak references keep the addresses from being given to other storages.
+    """Find the modules whose tensors a forward pass on float32 (n, c, h, w) writes to."""
+    # The weak references prevent the addresses from being reused by other storages.
     held: list[StorageWeakRef] = []
     readers: dict[int, list[torch.nn.Module]] = {}
     makers: dict[int, list[torch.nn.Module]] = {}
@@ -90,7 +90,7 @@ def overwritten(module: torch.nn.Module, example: torch.Tensor) -> Overwritten:
         outputs.update(dict.fromkeys(makers.get(address, ())))
 
     layers = [part for part in module.modules() if isinstance(part, LAYERS)]
-    # Containers such as ModuleList are never called, and a model may have no parts at all.
+    # Containers such as ModuleList are never called, and a model may have no submodules.
     blocks = [part for part in module.modules() if part is module or next(part.children(), None) is not None]
     handles = [p.register_forward_pre_hook(before, with_kwargs=True) for p in dict.fromkeys((*layers, *blocks))]
     handles += [part.register_forward_hook(after) for part in layers]
@@ -109,19 +109,19 @@ def overwritten(module: torch.nn.Module, example: torch.Tensor) -> Overwritten:
 
 @torch.no_grad()
 def isolate(module: torch.nn.Module, name: str, example: torch.Tensor) -> int:
-    """Let layers whose inputs or outputs are overwritten work on copies. In place.
+    """Let layers whose inputs or outputs are overwritten work on copies, in place.
 
-    ``x += position`` after the patch embedding would change what a hook kept of the layer, and cannot be
-    differentiated where the layer's output starts the backward pass. Blocks that overwrite their input get a copy of
-    it, unless the model relies on the overwriting. What the model computes stays the same.
+    ``x += position`` after the patch embedding would change the tensor that a hook kept. It also cannot be
+    differentiated if the backward pass starts at that layer's output. Blocks that overwrite their input get a copy of
+    it, unless the model relies on the overwriting. The model's function stays the same.
 
     Args:
-        module: in evaluation mode.
-        name: of the model, for messages.
+        module: the model in evaluation mode.
+        name: name of the model, for messages.
         example: float32 (n, c, h, w).
 
     Returns:
-        The number of modules.
+        The number of changed modules.
 
     Raises:
         LampqError: the model relies on the overwriting in a way that copies break.
@@ -135,7 +135,7 @@ def isolate(module: torch.nn.Module, name: str, example: torch.Tensor) -> int:
         part.__class__ = _copying(type(part), inputs=part in found.inputs, outputs=part in found.outputs)
     if not _same(wanted, module(example.clone())):
         raise LampqError(
-            f"{name} overwrites tensors that its layers read or made, and computes something else with copies of them",
+            f"{name} overwrites inputs or outputs of its layers, and computes something else if they are copied",
             hint="write `x = x + y` instead of `x += y` in its forward, or export it and give the .onnx file",
         )
     for part in found.blocks:
@@ -154,9 +154,9 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool) -> Any:
-    """A class like ``kind`` that is called with copies of its inputs, or gives copies of its outputs to its caller.
+    """A subclass of ``kind`` that is called with copies of its inputs, or returns copies of its outputs.
 
-    Hooks run inside the call, and so see tensors that nobody else holds.
+    Hooks run inside the call, so they see tensors that no other code holds.
     """
 
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -169,7 +169,7 @@ def _copying(kind: type[torch.nn.Module], *, inputs: bool, outputs: bool) -> Any
 
 
 def _own(kind: type[torch.nn.Module]) -> Any:
-    """A class like ``kind`` whose forward gets copies, which it may write to."""
+    """A subclass of ``kind`` whose forward gets copies, which it may write to."""
 
     @functools.wraps(kind.forward)  # the exporter reads the names of its arguments
     def forward(self: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -185,5 +185,5 @@ def _like(kind: type[torch.nn.Module], method: str, function: Callable[..., Any]
 
 
 def copied(values: Any) -> Any:
-    """The same structure with a copy of every tensor; gradients pass."""
+    """The same structure with a copy of every tensor; gradients pass through."""
     return tree_map_only(torch.Tensor, torch.Tensor.clone, values)

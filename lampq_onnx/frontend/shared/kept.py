@@ -1,4 +1,4 @@
-"""Results of finished steps, kept between runs: a run that was stopped goes on where it was."""
+"""Stores the results of finished steps between runs, so that a stopped run can resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 Result = TypeVar("Result")
 
 TREE = "tree"
-"""Name of the array that holds a result's JSON."""
+"""Name of the array that holds the JSON of a result."""
 
 _TENSORS = Tensors(
     torch.Tensor,
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class Kept:
-    """Results under a key of everything that they depend on.
+    """Results of steps, stored under a key of everything they depend on.
 
     Args:
-        store: where they are kept; None: nowhere, every step is done.
-        key: digest of what all steps from here on depend on.
-        fresh: do every step again, and keep its result in place of the old one.
-        progress: told of steps whose result was there.
+        store: where results are stored; None stores nothing, and every step runs.
+        key: digest of everything that all steps from here on depend on.
+        fresh: run every step again and replace its stored result.
+        progress: told of steps whose result was stored.
     """
 
     def __init__(
@@ -56,17 +56,18 @@ class Kept:
         self._parts: list[str] = []
 
     def after(self, *facts: Record | str) -> Kept:
-        """For the steps that depend on ``facts`` as well."""
+        """Results of steps that also depend on ``facts``."""
         words = [self._key, *(fact if isinstance(fact, str) else fact.model_dump_json() for fact in facts)]
         key = hashlib.sha256(json.dumps(words).encode()).hexdigest()
         return Kept(self._store, key, fresh=self._fresh, progress=self._progress)
 
     def get(self, step: str, make: Callable[[], Result], *, part: bool = False) -> Result:
-        """The result of ``make``, or the one that was kept.
+        """The stored result of a step, or the new result of ``make``.
 
         Args:
-            step: names it under this key.
-            part: whether it is of use only until the step that it is a part of is done; see `drop_parts`.
+            step: name of the step under this key.
+            make: computes the result.
+            part: whether the result is only useful until the larger step that it belongs to is done; see `drop_parts`.
         """
         if self._store is None:
             return make()
@@ -90,7 +91,7 @@ class Kept:
         return result
 
     def drop_parts(self) -> None:
-        """Forget the results of all parts so far: what they belong to is done."""
+        """Remove the stored results of all parts so far, because the step they belong to is done."""
         for key in self._parts:
             assert self._store is not None
             self._store.remove(key)
@@ -98,4 +99,4 @@ class Kept:
 
 
 NOT_KEPT = Kept()
-"""Does every step."""
+"""Stores nothing: every step runs."""

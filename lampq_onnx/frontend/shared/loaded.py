@@ -1,4 +1,4 @@
-"""A float model that is loaded, and what can be said of its weights."""
+"""`LoadedModel`: a float model with its weights, and checks of those weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LoadedModel:
     """A float model in evaluation mode.
 
     Attributes:
-        module: takes float32 (n, c, h, w), returns one tensor (n, ...), which the task says how to read; it has the
-            task's likelihood as the attribute `likelihood`, unless it classifies.
-        preprocessing: what the images go through before.
-        identity: name, weights hash, number of classes.
-        source: the graph that the module was built from, where it came as an ONNX file.
-        task: what its outputs mean.
+        module: takes float32 (n, c, h, w) and returns one tensor (n, ...), which the task explains; has the task's
+            likelihood as the attribute `likelihood`, unless it is a classifier.
+        preprocessing: how images become inputs.
+        identity: name, hash of the weights, number of classes.
+        source: the graph that the module was built from, if the model came as an ONNX file.
+        task: what the outputs mean.
     """
 
     module: torch.nn.Module
@@ -39,7 +39,7 @@ class LoadedModel:
 
 
 def weights_hash(module: torch.nn.Module) -> str:
-    """sha256 over names, shapes and bytes of the state."""
+    """sha256 over names, shapes, types and bytes of all weights and buffers."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
@@ -48,7 +48,11 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 
 def require_finite(module: torch.nn.Module, source: Path) -> None:
-    """Raise LampqError where a weight is NaN or infinite."""
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        LampqError: names the first tensor that holds such a value.
+    """
     for key, value in module.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise LampqError(f"the tensor {key} of {source} holds NaN or infinity")

@@ -1,4 +1,4 @@
-"""Where a model that came as a file has its layers, and how its graph is written again."""
+"""`OnnxSource`: the graph of a model that came as an ONNX file, its layers, and how it is written again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class OnnxSource:
     """The graph that a module was built from.
 
     Attributes:
-        model: in normal form; not changed. Nodes that modules stand for say so under `MODULE_KEY`.
+        model: the graph in normal form; never changed. Nodes that modules compute have a key under `MODULE_KEY`.
         sites: its linear layers with their final names.
         modules: key -> Linear, Conv2d or LayerNorm.
-        skipped: layers that stay in float -> why.
-        changes: what was done to bring the file into normal form -> how often.
-        parity: relative difference between the module's outputs and onnxruntime's.
+        skipped: layers that stay in float -> reason.
+        changes: change made to bring the file into normal form -> number of times.
+        parity: relative difference (L2) between the module's outputs and onnxruntime's.
     """
 
     model: ir.Model
@@ -40,11 +40,11 @@ class OnnxSource:
     parity: float = 0.0
 
     def module_of(self, site: LinearSite) -> torch.nn.Module | None:
-        """What computes the layer in PyTorch."""
+        """The module that computes a layer in PyTorch, if there is one."""
         return self.modules.get(site.node.metadata_props.get(MODULE_KEY, ""))
 
     def write(self) -> ir.Model:
-        """The graph with the modules' present weights, and a Mul where a module scales its input."""
+        """The graph with the modules' current weights, and a Mul for every module whose input is scaled by a hook."""
         model = self.model.clone()
         graph = model.graph
         for node in list(graph):
@@ -67,7 +67,7 @@ class OnnxSource:
 
 
 def input_factors(module: torch.nn.Module) -> list[torch.Tensor]:
-    """Factors that hooks put on a layer's input, in order."""
+    """Factors that hooks apply to a layer's input, in order."""
     return [hook.factor for hook in module._forward_pre_hooks.values() if isinstance(hook, ChannelFactor)]
 
 
@@ -87,7 +87,7 @@ def _write_layer(graph: ir.Graph, node: ir.Node, module: torch.nn.Module) -> Non
 def _replace(
     graph: ir.Graph, node: ir.Node, position: int, array: npt.NDArray[np.float32], what: str, owner: str = ""
 ) -> None:
-    """Give one reader a constant of its own where the number changed; others may share the old one."""
+    """Give one node its own constant if the value changed; other nodes may share the old constant."""
     old = node.inputs[position]
     assert old is not None
     assert old.const_value is not None

@@ -1,4 +1,4 @@
-"""Parameters of modules that are not trained."""
+"""Creates Parameters that are not trained."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def frozen(value: torch.Tensor) -> torch.nn.Parameter:
-    """A Parameter that asks for no gradient."""
+    """A Parameter without a gradient."""
     return torch.nn.Parameter(value, requires_grad=False)

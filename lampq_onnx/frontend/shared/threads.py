@@ -1,4 +1,4 @@
-"""How many threads PyTorch uses."""
+"""Sets the number of threads that PyTorch uses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from contextlib import contextmanager
 import torch
 
 SUM_THREADS = 2
-"""Where many numbers are added up, whatever the run's number: PyTorch and its libraries split long sums (products over
-tokens, factorizations, gradients) into one part a thread, and the result would depend on it."""
+"""Threads for long sums, independent of the number of threads of the run.
+
+PyTorch and its libraries split long sums (products over tokens, factorizations, gradients) into one part per thread, so
+the result would otherwise depend on the number of threads.
+"""
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch's number of threads inside the block."""
+    """Set torch's number of threads inside the block; restore it on exit."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Inputs and gradients of a layer as rows, one for each token."""
+"""Reshapes inputs and gradients of a layer to one row per token."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from lampq_onnx.errors import LampqError
 def as_tokens(
     module: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor, samples: int | None = None
 ) -> torch.Tensor:
-    """Inputs of a layer as (n, tokens, d_in); a Conv2d's patches are its tokens.
+    """Inputs of a layer as (n, tokens, d_in); the tokens of a Conv2d are its patches.
 
     Args:
-        samples: n, where the first dimension counts windows of images, image by image (Swin); None: it counts images.
+        module: the layer.
+        inputs: its input, in the shape that the module reads.
+        samples: n, if the first dimension counts windows of images, image by image (Swin); None if it counts images.
 
     Raises:
-        LampqError: a convolution with groups, whose weight is no single matrix.
+        LampqError: the layer is a convolution with groups, whose weight is not a single matrix.
     """
     if isinstance(module, torch.nn.Conv2d):
         if module.groups != 1:
@@ -28,8 +30,8 @@ def as_tokens(
 
 
 def _padded(module: torch.nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
-    """What a convolution's kernel goes over, whether its padding is given by numbers or by name."""
-    # (left, right, top, bottom): torch computes it when the module is made, also for "same" and "valid".
+    """The padded input of a convolution, for padding by numbers and by name."""
+    # (left, right, top, bottom): torch computes it when the module is created, also for "same" and "valid".
     sides = [int(side) for side in module._reversed_padding_repeated_twice]
     if not any(sides):
         return inputs

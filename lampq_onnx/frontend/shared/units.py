@@ -1,4 +1,4 @@
-"""The layers of a model whose widths are chosen, and the float graph that they come from."""
+"""The layers of a model that get bit-widths, and the float graph that they belong to."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 
 @dataclass(frozen=True)
 class Unit:
-    """One allocated layer: a module and its node.
+    """One layer: its module and its name in the graph.
 
     Attributes:
-        name: module path, and name of the layer in the graph.
+        name: path of the module, and name of the layer in the graph.
+        type: role of the layer, such as qkv, proj, fc1, fc2, patch_embed or head; see `LinearSite`.
         module: Linear or Conv2d.
-        fixed: outside the budget.
+        fixed: whether the layer is outside the budget.
     """
 
     name: str
@@ -26,24 +27,33 @@ class Unit:
 
     @property
     def parameters(self) -> int:
-        """Number of weights c_i."""
+        """Number of weights, c_i in the paper."""
         return self.module.weight.numel()
 
     @property
     def float_input(self) -> bool:
-        """Whether the input stays in float where the target can: a pointwise convolution inside the network. No
-        integer kernel has one with float output, and as a MatMul between transposes it is slower than in float."""
+        """Whether the input stays in float if the target supports it.
+
+        True for pointwise convolutions inside the network: no integer kernel for them has a float output, and as a
+        MatMul between transposes they are slower than in float.
+        """
         pointwise = isinstance(self.module, torch.nn.Conv2d) and tuple(self.module.kernel_size) == (1, 1)
         return pointwise and self.type != "patch_embed"
 
     def matrix(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        """float32 (outputs, inputs)."""
+        """The weights as a matrix, float32 (outputs, inputs)."""
         return self.module.weight.detach().float().cpu().flatten(1).numpy()
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Float graph and its units, in graph order; `skipped` says what stays in float and why."""
+    """An exported model.
+
+    Attributes:
+        model: the float graph.
+        units: its layers, in graph order.
+        skipped: what stays in float -> reason.
+    """
 
     model: ir.Model
     units: tuple[Unit, ...]

@@ -1,7 +1,7 @@
-"""Transformer blocks in order, so that a change in one block does not cost the blocks before it.
+"""Transformer blocks in order, so that a change in one block does not recompute the blocks before it.
 
-A stage that tries many settings of one layer keeps the inputs of that layer's block for all its images and computes
-only from there on.
+A stage that tries many settings of one layer keeps the inputs of that layer's block for all its images, and computes
+only from that block on.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RESUMED = 1e-4
 
 @dataclass(frozen=True)
 class Block:
-    """One link of the chain.
+    """One block of the chain.
 
     Attributes:
-        name: module path; empty for the whole model.
-        module: takes tensors, the first of the output's shape where blocks can be skipped.
+        name: path of the module; empty for the whole model.
+        module: the block; if blocks can be skipped, one of its arguments has the shape of its output.
         units: layers inside, in the order they compute.
-        carried: position of the argument that has the output's shape.
+        carried: position of the argument that has the shape of the output.
     """
 
     name: str
@@ -46,7 +46,7 @@ class States:
     Attributes:
         start: index of the block.
         batches: positional arguments of the block, batch by batch.
-        sizes: images in each batch.
+        sizes: number of images in each batch.
     """
 
     start: int
@@ -61,23 +61,24 @@ class States:
 
 
 class _Reached(Exception):
-    """Stops a forward pass whose purpose is fulfilled."""
+    """Stops a forward pass once the wanted block is reached."""
 
 
 class BlockChain:
-    """The blocks of one model.
+    """The transformer blocks of one model.
 
-    Where a model has no blocks that can be told apart, the whole model is the one block: everything works, nothing is
+    If a model has no blocks that can be separated, the whole model is the only block: everything works, but no time is
     saved.
 
     Args:
-        model: in evaluation mode.
+        model: the model in evaluation mode.
         units: its layers.
-        example: (n, c, h, w), one small batch of images.
+        example: float32 (n, c, h, w), one small batch of images.
 
     Attributes:
-        blocks: in the order they compute.
-        before, after: units outside the blocks.
+        blocks: blocks in the order they compute.
+        before: layers before the blocks.
+        after: layers after the blocks.
     """
 
     def __init__(self, model: torch.nn.Module, units: Sequence[Unit], example: torch.Tensor) -> None:
@@ -96,13 +97,13 @@ class BlockChain:
 
     @torch.no_grad()
     def _resumed(self, example: torch.Tensor) -> int:
-        """Number of leading blocks from whose inputs alone the outputs follow, without values that pass them by.
+        """Number of leading blocks whose inputs alone determine the outputs, without values that bypass them.
 
-        What later blocks compute is then part of what follows the last of these.
+        All later blocks then belong to the part after the last of these blocks.
         """
         if len(self.blocks) == 1:
             return 1
-        # Blank images stand for those of a resumed pass, so that these must not be blank.
+        # A resumed pass runs on blank images, so the images of this comparison must not be blank.
         images = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
         wanted = self.model(images).float()
         for index in range(len(self.blocks)):
@@ -112,7 +113,10 @@ class BlockChain:
         return len(self.blocks)
 
     def index_of(self, unit: Unit) -> int:
-        """Block that the unit lies in; the first one for units before the blocks, the last for those after."""
+        """Index of the block that contains a layer.
+
+        Layers before the blocks count as part of the first one, layers after the blocks as part of the last one.
+        """
         for index, block in enumerate(self.blocks):
             if any(inner.name == unit.name for inner in block.units):
                 return index
@@ -120,30 +124,35 @@ class BlockChain:
 
     @torch.no_grad()
     def states(self, batches: Sequence[torch.Tensor], index: int = 0) -> States:
-        """Inputs of block ``index`` for image batches (n, c, h, w), with the model as it computes now."""
+        """Compute the inputs of block ``index``, with the model in its current state.
+
+        Args:
+            batches: images float32 (n, c, h, w), batch by batch.
+            index: index of the block.
+        """
         found = [self._inputs_of(index, batch, None) for batch in batches]
         return States(index, tuple(found), tuple(len(batch) for batch in batches))
 
     @torch.no_grad()
     def advance(self, states: States) -> States:
-        """Inputs of the next block, with the model as it computes now."""
+        """Compute the inputs of the next block, with the model in its current state."""
         found = [self._inputs_of(states.start + 1, pair, states.start) for pair in states]
         return States(states.start + 1, tuple(found), states.sizes)
 
     @torch.no_grad()
     def logits(self, states: States) -> torch.Tensor:
-        """Outputs of the model, float32 (n, classes) on its device."""
+        """Outputs of the model, float32 (n, ...) on its device."""
         return torch.cat([self.resume(states.start, *pair) for pair in states])
 
     @torch.no_grad()
     def run_block(self, states: States) -> None:
-        """Compute only the block that ``states`` are the inputs of, for its hooks."""
+        """Run only the block that ``states`` belong to, so that its hooks are called."""
         block = self.blocks[states.start]
         for arguments, _ in states:
             block.module(*copied(arguments))
 
     def resume(self, index: int, arguments: tuple[Any, ...], size: int) -> torch.Tensor:
-        """Logits (size, classes) from the inputs of block ``index``; differentiable."""
+        """Compute outputs float32 (size, ...) from the inputs of block ``index``; differentiable."""
         with self._skipping(index, arguments):
             output: torch.Tensor = self.model(self._images(index, arguments, size))
         return output.float()
@@ -186,7 +195,7 @@ class BlockChain:
                 position = earlier.carried
                 stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
-            # Blocks may write to what they read, and states are read again.
+            # Blocks may overwrite their arguments, but the states are used again.
             stack.enter_context(
                 _forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords))
             )
@@ -252,7 +261,10 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
 
 
 def _whole(model: torch.nn.Module, blocks: Sequence[Block], units: Sequence[Unit]) -> Block:
-    """The model as one block; units inside ``blocks`` are in the order they compute, the others where they stand."""
+    """The model as one block.
+
+    Layers inside ``blocks`` are in the order they compute; the others come before or after them.
+    """
     inside = [unit for block in blocks for unit in block.units]
     names = {unit.name for unit in inside}
     outside = [unit for unit in units if unit.name not in names]
@@ -261,7 +273,7 @@ def _whole(model: torch.nn.Module, blocks: Sequence[Block], units: Sequence[Unit
 
 
 def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) -> int | None:
-    """Position of the argument that stands for the output when a block is skipped; None: it cannot be skipped."""
+    """Position of the argument that replaces the output when a block is skipped; None if it cannot be skipped."""
     if len(calls) != 1:
         return None
     (arguments, keywords), output = calls[0]
@@ -278,7 +290,7 @@ def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) 
 
 @torch.no_grad()
 def _same_without(module: torch.nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> bool:
-    """Whether the keywords of a call do not matter: blocks are called again without them."""
+    """Whether the keywords of a call do not change the output: blocks are called again without them."""
     try:
         again = module(*copied(arguments))
     except TypeError:
@@ -287,7 +299,7 @@ def _same_without(module: torch.nn.Module, arguments: tuple[Any, ...], output: t
 
 
 def _common_parent(root: str, ends: Sequence[str]) -> str:
-    """Smallest module path that holds ``root`` and one of ``ends``; empty if only the model does."""
+    """Shortest module path that contains ``root`` and one of ``ends``; empty if only the model does."""
     parts = root.split(".")
     for length in range(len(parts) - 1, 0, -1):
         prefix = ".".join(parts[:length])

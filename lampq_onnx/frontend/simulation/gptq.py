@@ -1,9 +1,9 @@
-"""Rounding that lets later inputs make up for the error of earlier ones (GPTQ, Frantar et al., ICLR 2023).
+"""GPTQ: rounding in which later inputs compensate the error of earlier ones (Frantar et al., ICLR 2023).
 
 For a layer y = W x the squared output error is tr(dW H dW^T) with H = E[x x^T]. Columns of W are rounded one after the
-other; the error of each is pushed onto those that are not rounded yet, by the Cholesky factor of the inverse of H.
-Every token is normalized to length 1 before it enters H: a few tokens of a Vision Transformer are tens of times longer
-than the rest and would own the objective, at the cost of all others.
+other. The error of each column is distributed over the columns that are not rounded yet, by the Cholesky factor of the
+inverse of H. Every token is normalized to length 1 before it enters H: a few tokens of a Vision Transformer are tens of
+times longer than the rest and would dominate the objective.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
 
 DAMPING = 0.01
-"""Share of the mean diagonal that is added to H, GPTQ's own value."""
+"""Fraction of the mean diagonal that is added to H, GPTQ's own value."""
 
 BLOCK = 32
-"""Columns whose updates are gathered into one product: changes the time, not the result. GPTQ itself takes 128; on
-a CPU, elementwise updates of fewer columns and more products are faster."""
+"""Columns whose updates are collected into one product; affects the time but not the result.
+
+GPTQ itself uses 128; on a CPU, fewer columns per elementwise update and more products are faster.
+"""
 
 
 @dataclass(frozen=True)
 class GptqResult:
-    """Rounded weights, and what they were rounded from.
+    """Rounded weights, and the real weights they were rounded from.
 
     Attributes:
         weight: codes and scales.
-        latent: float32 (outputs, inputs) on the device: the weights with the errors of earlier columns made up for,
-            each of which lies nearest to its level.
+        latent: float32 (outputs, inputs) on the weight's device: weights that compensate the errors of earlier columns.
+            Each one lies nearest to its level.
     """
 
     weight: QuantizedWeight
@@ -45,16 +47,17 @@ def gptq_quantize(
 ) -> list[GptqResult]:
     """Round ``weight`` on each of ``grids`` so that the layer's output changes little.
 
-    Inputs of large energy are rounded first, as GPTQ's `act_order` does: most columns are left to take up their error.
+    Inputs with large energy are rounded first, like GPTQ's `act_order`: most columns are then left to compensate their
+    error.
 
     Args:
         weight: float32 (outputs, inputs).
-        grids: levels and scales, which stay as they are; rounded side by side, since only the grid differs.
-        hessian: (inputs, inputs), positive semidefinite, any scale, on the weight's device.
-        damping: of the hessian, as a share of its mean diagonal.
+        grids: levels and scales, which do not change; all grids are processed together.
+        hessian: (inputs, inputs), positive semidefinite, in any scale, on the weight's device.
+        damping: added to the diagonal of the hessian, as a fraction of its mean diagonal.
 
     Raises:
-        ValueError: shapes do not fit, or the hessian is not finite.
+        ValueError: the shapes do not fit, or the hessian is not finite.
     """
     outputs, inputs = weight.shape
     if hessian.shape != (inputs, inputs):
@@ -63,7 +66,7 @@ def gptq_quantize(
         raise ValueError("the hessian holds NaN or infinity")
     diagonal = hessian.diagonal().double()
     mean = float(diagonal.mean())
-    if mean <= 0:  # the layer never sees anything but zeros
+    if mean <= 0:  # all inputs of the layer are zero
         plain = weight.float().cpu().numpy()
         return [GptqResult(grid.quantize(plain), weight.clone()) for grid in grids]
     order = torch.argsort(-diagonal, stable=True)

@@ -1,4 +1,4 @@
-"""A model whose layers can be quantized and set back one at a time, for stages that try many settings in turn."""
+"""`LiveModel`: a model whose layers can be quantized and restored one at a time, for stages that try many settings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ Layer = Callable[[torch.Tensor], torch.Tensor]
 
 
 class LiveModel:
-    """Mutable simulation; use it through `live_model`, which restores the float model at the end.
+    """A simulation whose layers can be changed; `live_model` creates it and restores the float model at the end.
 
     Args:
         model: the float model.
         units: layers that may be changed.
 
     Attributes:
-        units: by name, in graph order.
+        model: the model in its current state.
+        units: layers by name, in graph order.
     """
 
     def __init__(self, model: torch.nn.Module, units: Sequence[Unit]) -> None:
@@ -39,17 +40,17 @@ class LiveModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model computes on."""
         return next(self.model.parameters()).device
 
     def set_weight(self, name: str, weight: QuantizedWeight | None) -> None:
-        """Compute layer ``name`` with rounded weights and their bias; None: with the float ones."""
+        """Use rounded weights and their bias for layer ``name``; None restores the float ones."""
         module = self.units[name].module
         original = self._weights[name]
         if weight is None:
             module.weight, module.bias = original, self._biases[name]
             return
-        # Parameters of their own: modules may share theirs.
+        # New Parameters are needed: modules may share the old ones.
         module.weight = frozen(torch.from_numpy(weight.dequantize()).reshape(original.shape).to(original))
         if weight.bias is None:
             module.bias = self._biases[name]
@@ -57,31 +58,31 @@ class LiveModel:
             module.bias = frozen(torch.from_numpy(weight.bias).to(original))
 
     def set_input(self, name: str, quantizer: ActivationQuantizer | None) -> None:
-        """Quantize the input of layer ``name``; None: leave it in float."""
+        """Quantize the input of layer ``name``; None leaves it in float."""
         if quantizer is None:
             self._inputs.pop(name, None)
         else:
             self._inputs[name] = quantizer
 
     def replace(self, name: str, layer: Layer | None) -> None:
-        """Let ``layer`` compute in place of the unit, from its float input; None: the unit again."""
+        """Let ``layer`` compute layer ``name`` from its float input; None restores the original."""
         if layer is None:
             self._replaced.pop(name, None)
         else:
             self._replaced[name] = layer
 
     def weight(self, name: str) -> torch.Tensor:
-        """The float weight as a matrix (outputs, inputs)."""
+        """The float weight of layer ``name`` as a matrix, float32 (outputs, inputs)."""
         return self._weights[name].data.flatten(1)
 
     def bias(self, name: str) -> torch.Tensor | None:
-        """The float bias (outputs,), if there is one."""
+        """The float bias of layer ``name``, float32 (outputs,), if there is one."""
         bias = self._biases[name]
         return None if bias is None else bias.data
 
     @contextmanager
     def in_float(self) -> Iterator[None]:
-        """The float model inside the block, what it was before afterwards."""
+        """Run in float inside the block, then restore."""
         inputs, replaced = dict(self._inputs), dict(self._replaced)
         parts = {name: (unit.module.weight, unit.module.bias) for name, unit in self.units.items()}
         try:
@@ -93,7 +94,7 @@ class LiveModel:
                 unit.module.weight, unit.module.bias = parts[name]
 
     def reset(self) -> None:
-        """Everything in float."""
+        """Set all layers back to float."""
         self._inputs.clear()
         self._replaced.clear()
         for name in self.units:
@@ -124,7 +125,7 @@ class LiveModel:
 
 @contextmanager
 def live_model(model: torch.nn.Module, units: Sequence[Unit]) -> Iterator[LiveModel]:
-    """The model as a `LiveModel` inside the block; afterwards it is the float one again."""
+    """The model as a `LiveModel` inside the block; the float model is restored on exit."""
     live = LiveModel(model, units)
     with live._installed():
         yield live

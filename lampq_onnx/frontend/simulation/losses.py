@@ -1,4 +1,4 @@
-"""How far a changed model is from the float one."""
+"""Measures how far a changed model is from the float model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def loss_of(
 
     Args:
         logits: outputs (n, ...) of the changed model.
-        reference: those of the float model.
-        labels: (n,), needed by nll and top1.
-        measure: kl: mean KL(float || changed) in nats; nll: rise of the mean negative log-likelihood of the labels;
-            top1: drop of accuracy as a fraction. Both are of classes.
-        likelihood: whose KL is meant.
+        reference: outputs (n, ...) of the float model.
+        labels: int64 (n,), needed by "nll" and "top1".
+        measure: "kl": mean KL(float || changed) in nats. "nll": increase of the mean negative log-likelihood of the
+            labels. "top1": drop of accuracy as a fraction. The last two need class labels.
+        likelihood: defines the KL.
 
     Raises:
-        LampqError: labels are needed and not known, or the measure is not one of the task.
+        UsageError: the measure does not exist for the task.
+        LampqError: labels are needed but not known.
     """
     return float(image_losses(logits, reference, labels, measure, likelihood).mean())
 
@@ -48,7 +49,7 @@ def image_losses(
     if measure == "kl":
         return likelihood.distance(logits, reference)
     if likelihood is not CLASSES:
-        raise UsageError(f"the measure {measure} is of classes", hint="use the measure kl, which every task has")
+        raise UsageError(f"the measure {measure} needs class labels", hint="use the measure kl, which every task has")
     if labels is None:
         raise LampqError(
             f"the measure {measure} needs labels of the calibration images, and they have none",
@@ -61,5 +62,5 @@ def image_losses(
 
 
 def clearly_lower(losses: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether the mean of paired losses (n,) is lower by more than the pairs' scatter explains."""
+    """Whether the mean of paired losses (n,) is lower by more than the variation of the pairs explains."""
     return evidence.clearly_lower(losses.double().cpu().numpy(), others.double().cpu().numpy())

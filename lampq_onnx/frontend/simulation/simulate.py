@@ -1,7 +1,7 @@
 """The quantized model in PyTorch: the same function as the QDQ graph.
 
-Weights are replaced by their dequantized levels and inputs go through quantize-dequantize, both by the numeric core's
-rules, so that simulation and file differ only by the order of float sums.
+Weights are replaced by their dequantized levels and inputs pass through quantize-dequantize. Both follow the rules of
+lampq_onnx.quantization, so that simulation and file differ only in the order of float sums.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from lampq_onnx.quantization import (
 
 
 class WeightRounder:
-    """Rounded weights of every unit and width, each computed once.
+    """Rounded weights of every layer and bit-width, each computed once.
 
     Args:
         units: the layers.
-        moments: unit -> (d_in, d_in) second moments of its inputs; the units that have them are rounded by GPTQ, the
-            others to nearest.
-        widths: those that GPTQ rounds side by side once one of them is asked for; others one at a time.
+        moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
+            nearest.
+        widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class WeightRounder:
         self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
 
     def method(self, name: str) -> str:
-        """How the unit is rounded: gptq or nearest."""
+        """How the layer is rounded: "gptq" or "nearest"."""
         return "gptq" if name in self._moments else "nearest"
 
     def grid(self, name: str, bits: int) -> WeightGrid:
-        """The fitted grid.
+        """The fitted grid of a layer at a bit-width.
 
         Raises:
             LampqError: the weights cannot be quantized; names the layer.
@@ -69,7 +69,7 @@ class WeightRounder:
         return self._grids[key]
 
     def quantized(self, name: str, bits: int) -> QuantizedWeight:
-        """Integers and scales."""
+        """Integers and scales of a layer at a bit-width."""
         if (name, bits) not in self._rounded:
             widths = [b for b in dict.fromkeys((*self._widths, bits)) if (name, b) not in self._rounded]
             moments = self._moments.get(name)
@@ -82,7 +82,7 @@ class WeightRounder:
         return self._rounded[name, bits]
 
     def error(self, name: str, bits: int) -> float:
-        """Expected squared output error of the rounding, tr(dW H dW^T); |dW|^2 where no moments are known."""
+        """Expected squared output error of the rounding, tr(dW H dW^T); |dW|^2 if no moments are known."""
         original = self._originals[name].float().flatten(1)
         change = torch.from_numpy(self.quantized(name, bits).dequantize()).to(original) - original
         moments = self._moments.get(name)
@@ -101,14 +101,19 @@ class WeightRounder:
 
 @dataclass(frozen=True)
 class LayerSetting:
-    """How one layer is simulated; None leaves that side in float."""
+    """How one layer is simulated.
+
+    Attributes:
+        weight_bits: bit-width of the weights; None leaves them in float.
+        activation: quantizer of the input; None leaves it in float.
+    """
 
     weight_bits: int | None
     activation: ActivationQuantizer | None
 
 
 def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch.Tensor:
-    """ActivationQuantizer.fake on tensors."""
+    """Quantize and dequantize a tensor, like `ActivationQuantizer.fake` for arrays."""
     top = 2**quantizer.bits - 1
     scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=values.device)
     level = torch.div(values, scale).round_().clamp_(-quantizer.zero_point, top - quantizer.zero_point)
@@ -117,9 +122,9 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
 
 @contextmanager
 def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder) -> Iterator[None]:
-    """Inside the block the modules of ``settings`` compute as quantized; afterwards they are float again.
+    """Let the layers in ``settings`` compute as quantized inside the block; restore the model on exit.
 
-    A bias that a rounding brings replaces the module's.
+    If a rounding has a bias, it replaces the module's bias.
     """
     weights = {
         name: rounder.dequantized(name, setting.weight_bits)
@@ -138,7 +143,7 @@ def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], round
 
 @contextmanager
 def simulated_parameters(units: Sequence[Unit], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
-    """Like `simulated`, from the very numbers that the converter writes."""
+    """Like `simulated`, with exactly the numbers that the converter writes."""
     weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
     biases = {name: numbers.weight.bias for name, numbers in parameters.items()}
     activations = {name: n.activation for name, n in parameters.items() if n.activation is not None}
@@ -153,7 +158,7 @@ def _swapped(
     biases: Mapping[str, npt.NDArray[np.float32] | None],
     activations: Mapping[str, ActivationQuantizer],
 ) -> Iterator[None]:
-    """Other weights, reshaped to the modules', other biases and input quantizers, inside the block."""
+    """Use other weights (reshaped to the modules'), biases and input quantizers inside the block."""
     with ExitStack() as restore:
         for unit in units:
             if unit.name in weights:
@@ -162,7 +167,7 @@ def _swapped(
                 weight.data = weights[unit.name].reshape(weight.shape).to(weight.data)
             bias = biases.get(unit.name)
             if bias is not None:
-                # A Parameter of its own: modules may share theirs, and some have none.
+                # A new Parameter is needed: modules may share the old one, and some have none.
                 restore.callback(setattr, unit.module, "bias", unit.module.bias)
                 other = torch.from_numpy(bias).to(unit.module.weight)
                 unit.module.bias = torch.nn.Parameter(other, requires_grad=False)

@@ -5,7 +5,7 @@
   const night = window.matchMedia("screen and (prefers-color-scheme: dark)");
   const config = { displayModeBar: false, responsive: true, displaylogo: false };
 
-  // Colours are exact texts of the palette, so that swapping them needs no knowledge of the figure.
+  // Figures use the exact colour texts of the palette, so colours can be swapped in any figure.
   const themed = (value, colours) => {
     if (typeof value === "string") return colours[value] ?? value;
     if (Array.isArray(value)) return value.map((item) => themed(item, colours));
@@ -22,7 +22,7 @@
   const screen = () => draw(night.matches ? dark : {});
   screen();
   night.addEventListener("change", screen);
-  // A4 less its margins, in CSS pixels: plots have the paper's width before they are laid out on it.
+  // Width of A4 without margins, in CSS pixels: plots get this width before printing.
   window.addEventListener("beforeprint", () => draw({}, 700));
   window.addEventListener("afterprint", screen);
 })();

@@ -1,4 +1,4 @@
-"""What Hugging Face's image processors say about images, as `Preprocessing`."""
+"""Reads the settings of Hugging Face's image processors as `Preprocessing`."""
 
 from lampq_onnx.importer.processors.classes import class_name
 from lampq_onnx.importer.processors.files import PROCESSOR_FILES, read_processor_file

@@ -1,4 +1,4 @@
-"""The image processor classes of transformers that are known, with the values that a missing key has there."""
+"""The known image processor classes of transformers, with their default values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 Rule = Literal["plain", "convnext", "poolformer", "levit", "dpt", "detector", "sam"]
-"""How sizes are read: by the base class, or by a class of its own."""
+"""How sizes are read: as in the base class, or as in a class with its own rule."""
 
 NEAREST, LANCZOS, BILINEAR, BICUBIC = 0, 1, 2, 3
-"""Pillow's numbers of filters."""
+"""Pillow's numbers of the filters."""
 
 _HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -26,15 +26,14 @@ _ALWAYS = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do
 class ProcessorClass:
     """How one class reads its keys.
 
-    Attributes
-    ----------
-    name : without the endings Fast and Pil; empty for a file that names no class.
-    defaults : key -> value where the file does not have it.
-    varying : keys whose default depends on the version of transformers, so that a file must have them.
-    square : whether a size of one number is a height and a width, or the shortest side.
-    rule : how sizes are read.
-    own_keys : keys that only such classes read.
-    normalizes : whether do_normalize is read.
+    Attributes:
+        name: name of the class without the endings Fast and Pil; empty for a file that names no class.
+        defaults: key -> value if the file does not have the key.
+        varying: keys whose default depends on the version of transformers, so that the file must have them.
+        square: whether a size of one number means height and width; otherwise it means the shortest side.
+        rule: how sizes are read.
+        own_keys: keys that only such classes read.
+        normalizes: whether do_normalize is read.
     """
 
     name: str
@@ -57,7 +56,10 @@ def _shortest(side: int) -> dict[str, int]:
 def _known(
     name: str, statistics: Mapping[str, Any], size: Mapping[str, int] | None, resample: int | None, **rest: Any
 ) -> ProcessorClass:
-    """A class; ``rest`` are other attributes, and under ``more`` other defaults. No size or resample: it varies."""
+    """Create a class; a size or resample of None varies between versions of transformers.
+
+    ``rest`` holds other attributes, and other defaults under ``more``.
+    """
     defaults = {**_ALWAYS, **statistics, **rest.pop("more", {})}
     if size is not None:
         defaults["size"] = dict(size)
@@ -142,7 +144,7 @@ UNNAMED = ProcessorClass(
     own_keys=frozenset({"crop_pct", "do_flip_channel_order", "rescale_offset"}),
     rule="convnext",
 )
-"""For a file that names no class: the base class's filter, and no statistics or sizes of its own."""
+"""Settings for a file that names no class: the base class's filter, but no default statistics or sizes."""
 
 
 def class_name(said: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The files in which a folder says what its images go through."""
+"""Reads the files in which a folder stores its image preprocessing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lampq_onnx.errors import LampqError
 NESTED, PLAIN = "processor_config.json", "preprocessor_config.json"
 
 PROCESSOR_FILES = (NESTED, PLAIN)
-"""Names of the files that are looked for, the first one first."""
+"""Names of the files, in the order in which they are tried."""
 
 LIMIT = 2**20
-"""Bytes of such a file."""
+"""Largest size of such a file in bytes."""
 
 _IMAGE_PARTS = ("image_processor", "feature_extractor")
 _OTHER_PARTS = ("video_processor", "audio_processor")
@@ -23,14 +23,12 @@ _IMAGE_KEYS = frozenset({"image_processor_type", "feature_extractor_type", "imag
 
 
 def read_processor_file(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """The settings of a folder's image processor and their file; None if there are none.
+    """Read the settings of a folder's image processor; returns them and their file, or None if there are none.
 
-    As transformers does it, settings of images in processor_config.json come before preprocessor_config.json.
+    As in transformers, settings for images in processor_config.json take precedence over preprocessor_config.json.
 
-    Raises
-    ------
-    LampqError
-        A file is damaged, or only says what videos go through.
+    Raises:
+        LampqError: a file is damaged, or only has settings for videos.
     """
     for name in PROCESSOR_FILES:
         path = folder / name
@@ -50,12 +48,14 @@ def _image_part(data: dict[str, Any], path: Path) -> dict[str, Any] | None:
     if path.name == PLAIN or _IMAGE_KEYS & data.keys():
         if "video_processor_type" in data:
             raise LampqError(
-                f"{path}: video_processor_type: it is for videos, and models of single images are supported"
+                f"{path}: video_processor_type: it is for videos, but only models of single images are supported"
             )
         return data
     other = next((part for part in _OTHER_PARTS if part in data), None)
     if other is not None and not (path.parent / PLAIN).is_file():
-        raise LampqError(f"{path} has {other} and no image_processor", hint="models of single images are supported")
+        raise LampqError(
+            f"{path} has {other} and no image_processor", hint="only models of single images are supported"
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""Every key of a processor's file: obeyed, without influence on pixels, or refused by name."""
+"""Sorts every key of a processor's file: applied, without effect on pixels, or refused by name."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ OBEYED = frozenset(
         *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_pad", "pad_size"),
     ]
 )
-"""Keys that all classes read."""
+"""Keys that all classes apply."""
 
 IGNORED = frozenset(
     [
         *("image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map"),
         *("transformers_version", "_name_or_path", "name_or_path", "model_input_names", "model_type", "torch_dtype"),
         *("_valid_processor_keys", "_valid_kwargs_names", "image_seq_length", "image_seq_len"),
-        *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping"),  # forms of the result
-        *("do_convert_rgb",),  # pictures always become RGB where a model takes three channels
-        *("do_reduce_labels", "reduce_labels", "num_labels", "ignore_index", "id2label", "label2id"),  # of labels
-        *("format", "annotation_format", "do_convert_annotations", "return_segmentation_masks"),  # of labels
-        *("mask_size", "mask_pad_size"),  # of masks that a user draws
+        *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping"),  # format of the result
+        *("do_convert_rgb",),  # pictures always become RGB if a model takes three channels
+        *("do_reduce_labels", "reduce_labels", "num_labels", "ignore_index", "id2label", "label2id"),  # for labels
+        *("format", "annotation_format", "do_convert_annotations", "return_segmentation_masks"),  # for labels
+        *("mask_size", "mask_pad_size"),  # for masks that a user draws
     ]
 )
-"""Keys that change no pixel of the model's input."""
+"""Keys that do not change any pixel of the model's input."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "do_flip_channel_order": (False,),
@@ -54,16 +54,16 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "do_affine_transform": (False,),
     "use_square_size": (False,),
 }
-"""Keys of single classes -> values with which they do nothing, and so may stand in any file."""
+"""Keys of single classes -> values that have no effect, and may therefore appear in any file."""
 
 REMEDY = (
-    "give --mean, --std and --crop, which then stand for the whole file (RGB, bicubic, center crop), or remove the key "
+    "give --mean, --std and --crop, which then replace the whole file (RGB, bicubic, center crop), or remove the key "
     "if the model was not trained with it"
 )
 
 
 class UnsupportedKey(LampqError):
-    """A key, or what it says, cannot be obeyed."""
+    """A key, or its value, is not supported."""
 
 
 class MissingStatistics(UnsupportedKey):
@@ -76,12 +76,10 @@ def refused(source: str, key: str, why: str, hint: str = REMEDY) -> UnsupportedK
 
 
 def require_known_keys(said: Mapping[str, Any], source: str, kind: ProcessorClass) -> None:
-    """Check that each key is obeyed, has no influence, or has a value with which it does nothing.
+    """Check that each key is applied, has no effect on pixels, or has a value without effect.
 
-    Raises
-    ------
-    UnsupportedKey
-        Names the first other key.
+    Raises:
+        UnsupportedKey: names the first other key.
     """
     for key, value in said.items():
         if key in OBEYED | IGNORED | kind.own_keys or value is None or value in NEUTRAL.get(key, ()):

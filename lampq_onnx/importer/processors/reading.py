@@ -1,4 +1,4 @@
-"""The settings of an image processor as `Preprocessing`."""
+"""Turns the settings of an image processor into `Preprocessing`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lampq_onnx.importer.processors.keys import (
 from lampq_onnx.importer.processors.sizes import Sizes
 
 CROP = 0.9
-"""Share of the image that is kept where nothing says so, timm's for ViTs."""
+"""Fraction of the image that is kept by default, as in timm for ViTs."""
 
 _FILTERS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Pillow's numbers of its filters."""
+"""Names of Pillow's filters, at the positions of their numbers."""
 
 
 def preprocessing_of(
@@ -39,26 +39,22 @@ def preprocessing_of(
     installed: Mapping[str, Any] | None = None,
     compare: Callable[[Preprocessing], None] | None = None,
 ) -> Preprocessing:
-    """What a processor's settings say, with --mean, --std and --crop in their place where they are given.
+    """Read a processor's settings; --mean, --std and --crop override them.
 
-    Parameters
-    ----------
-    said : keys and values of preprocessor_config.json or of an image processor's `to_dict`.
-    source : the file or model, for messages.
-    channels : of the model; None: as many as the mean has.
-    configured : height and width that the model was made for; None where that is not known.
-    images : the options.
-    installed : values of the class in the installed transformers, for keys whose default depends on the version.
-    compare : called with what the settings say, before the options take their place; raises UnsupportedKey where that
-        is not what happens to images.
+    Args:
+        said: keys and values of preprocessor_config.json, or of an image processor's `to_dict`.
+        source: the file or model, for messages.
+        channels: channels of the model; None uses the number of means.
+        configured: height and width that the model was made for, if known.
+        images: the options.
+        installed: defaults of the class in the installed transformers, for keys whose default depends on the version.
+        compare: called with the reading of the settings before the options override it; raises UnsupportedKey if images
+            are prepared differently.
 
-    Raises
-    ------
-    UnsupportedKey
-        A key cannot be obeyed; the message names it. With --mean, --std and --crop together, they stand for the whole
-        file then.
-    LampqError
-        The values do not go together.
+    Raises:
+        UnsupportedKey: a key is not supported; the message names it. If --mean, --std and --crop are all given, they
+            replace the whole file instead.
+        LampqError: the values contradict each other.
     """
     images = images or ImageOptions()
     try:
@@ -73,21 +69,18 @@ def preprocessing_of(
 
 
 def replace_settings(images: ImageOptions) -> bool:
-    """Whether --mean, --std and --crop are all there, which may stand for settings that cannot be obeyed."""
+    """Whether --mean, --std and --crop are all given, which may replace unsupported settings."""
     return None not in (images.mean, images.std, images.crop)
 
 
 def plain_preprocessing(
     source: str, *, channels: int | None, size: tuple[int, int] | None, images: ImageOptions
 ) -> Preprocessing:
-    """What the options say of a model with no file about its images: bicubic, and the middle of the image.
+    """The preprocessing from the options alone: bicubic, with a center crop.
 
-    Raises
-    ------
-    UsageError
-        --mean or --std is missing, or the size is not known.
-    LampqError
-        The values do not go together.
+    Raises:
+        UsageError: --mean or --std is missing, or the size is not known.
+        LampqError: the values contradict each other.
     """
     if images.mean is None or images.std is None:
         raise UsageError(
@@ -142,7 +135,7 @@ class _Reader:
             )
 
     def read(self, images: ImageOptions) -> Preprocessing:
-        """What the settings say; --mean and --std only where they lack statistics that fit the model."""
+        """Read the settings; --mean and --std are used only if there are no statistics that fit the model."""
         values = self._values
         fit = Sizes(values, self._kind, self._source, self._configured).fit()
         try:
@@ -156,7 +149,7 @@ class _Reader:
             size=fit.size,
             crop_pct=1.0,
             crop_mode="letterbox" if fit.resize is None else "squash" if fit.resize.to == "stretch" else "center",
-            # Plain stretching is what squash does as well, and older files say it so.
+            # "squash" also means plain stretching, and older files use it.
             resize=None if fit.resize is not None and fit.resize.then == "exact" and fit.resize.sides else fit.resize,
             interpolation=self._filter(),
             mean=mean,
@@ -173,7 +166,7 @@ class _Reader:
             return UNNAMED
         if name not in KNOWN:
             raise refused(
-                self._source, "image_processor_type", f"is {name}, whose way to prepare images is not known", REMEDY
+                self._source, "image_processor_type", f"is {name}, which is not a known image processor", REMEDY
             )
         return KNOWN[name]
 
@@ -188,18 +181,18 @@ class _Reader:
         factor = self._values["rescale_factor"]
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
             raise refused(self._source, "rescale_factor", f"is {factor!r}, not a number greater than 0")
-        # 0.00392156862745098 and the like are 1/255 as people write it.
+        # Files write 1/255 as 0.00392156862745098 or similar.
         return LEVEL if math.isclose(factor, LEVEL, rel_tol=1e-6) else float(factor)
 
     def _statistics(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation for rescaled values."""
+        """Mean and standard deviation of rescaled values, one number per channel."""
         values = self._values
         normalize = values.get("do_normalize")
         if normalize is None:
             normalize = "image_mean" in values or "image_std" in values
             if not normalize:
                 raise MissingStatistics(
-                    f"{self._source}: image_mean is missing, and no class says it",
+                    f"{self._source}: image_mean is missing, and there is no default for it",
                     hint="give --mean and --std, or write do_normalize: false into the file if values are not "
                     "normalized",
                 )

@@ -1,4 +1,4 @@
-"""Sizes of a processor's file: how an image is resized, cropped and padded to the model's size."""
+"""Reads how a processor resizes, crops and pads an image to the model's size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lampq_onnx.importer.processors.classes import ProcessorClass
 from lampq_onnx.importer.processors.keys import REMEDY, refused
 
 WARPED_FROM = 384
-"""ConvNeXT's class stretches images to sizes from here on, and crops smaller ones."""
+"""Size in pixels from which ConvNeXT's class stretches images; below it, the class crops."""
 
 LEVIT_SCALE = 256 / 224
 
 DETECTOR_LIMIT = 1333
-"""Longest side, for classes of detectors, where size is one number and no max_size is given."""
+"""Longest side for detector classes, if size is one number and max_size is missing."""
 
 _FORMS = (
     {"height", "width"},
@@ -30,12 +30,11 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Fit:
-    """How images come to the model's size.
+    """How images are brought to the model's size.
 
-    Attributes
-    ----------
-    size : height and width of the model's input.
-    resize : the rule; None: the whole image is letterboxed into the size, as files of one size do for detectors.
+    Attributes:
+        size: height and width of the model's input.
+        resize: the rule; None letterboxes the whole image into the size, as files with one size do for detectors.
     """
 
     size: tuple[int, int]
@@ -45,12 +44,11 @@ class Fit:
 class Sizes:
     """Reads the sizes of one file.
 
-    Parameters
-    ----------
-    said : the file's keys, with the class's defaults where it has none.
-    kind : its class.
-    source : the file, for messages.
-    configured : height and width that the model was made for; None where that is not known.
+    Args:
+        said: the file's keys, with the defaults of the class for missing ones.
+        kind: class of the processor.
+        source: the file, for messages.
+        configured: height and width that the model was made for, if known.
     """
 
     def __init__(
@@ -64,10 +62,8 @@ class Sizes:
     def fit(self) -> Fit:
         """The fit that the file describes.
 
-        Raises
-        ------
-        UnsupportedKey
-            It describes none with one size for all images, or one that is not supported.
+        Raises:
+            UnsupportedKey: the images would have different sizes, or the rule is not supported.
         """
         crop = self._pair("crop_size") if self._said.get("do_center_crop") else None
         if not self._said.get("do_resize"):
@@ -77,7 +73,7 @@ class Sizes:
             return self._whole_images(size, crop)
         if "longest_edge" in size:
             if self._kind.rule != "sam":
-                raise self._refused("size", f"is {size}, of which images come out in different sizes")
+                raise self._refused("size", f"is {size}, which gives images of different sizes")
             return self._padded(crop, Resize(to="longest", sides=(size["longest_edge"],), then="crop"))
         resized, cropped = self._rules().get(self._kind.rule, self._plain)(size)
         crop = crop or cropped
@@ -85,7 +81,7 @@ class Sizes:
             if resized.to != "stretch":
                 raise self._refused(
                     "do_center_crop",
-                    f"is off and size is {size}: images come out in different sizes, and a file takes one",
+                    f"is off and size is {size}: images would have different sizes, but a file takes one size",
                 )
             crop = (resized.sides[0], resized.sides[1])
         elif cropped not in (None, crop):
@@ -94,7 +90,7 @@ class Sizes:
         return self._padded(crop, resized.model_copy(update={"then": then}))
 
     def _rules(self) -> Mapping[str, Callable[[dict[str, int]], tuple[Resize, tuple[int, int] | None]]]:
-        """Rule of a class -> how it resizes, and the crop that belongs to it."""
+        """Rule of a class -> function that returns how to resize, and the crop that belongs to it."""
         return {"convnext": self._convnext, "poolformer": self._poolformer, "levit": self._levit, "dpt": self._dpt}
 
     def _plain(self, size: dict[str, int]) -> tuple[Resize, tuple[int, int] | None]:
@@ -108,12 +104,12 @@ class Sizes:
             return self._plain(size)
         side = size.get("shortest_edge")
         if side is None:
-            raise self._refused("crop_pct", f"is {share} and size is {size}: it goes with a shortest_edge")
+            raise self._refused("crop_pct", f"is {share} and size is {size}: it needs a shortest_edge")
         if side >= WARPED_FROM:
             if not self._kind.name:
                 raise self._refused(
                     "crop_pct",
-                    f"is {share} with a size of {side}, where ConvNextImageProcessor does not crop and others do",
+                    f"is {share} with a size of {side}: only ConvNextImageProcessor does not crop then",
                     hint=f"name the image_processor_type in the file; or {REMEDY}",
                 )
             return Resize(to="stretch", sides=(side, side)), None
@@ -140,7 +136,7 @@ class Sizes:
             raise self._refused("size", f"is {size}: DPTImageProcessor takes a height and a width")
         if self._said.get("keep_aspect_ratio"):
             raise self._refused(
-                "keep_aspect_ratio", "is true: images come out in different sizes, and a file takes one"
+                "keep_aspect_ratio", "is true: images would have different sizes, but a file takes one size"
             )
         multiple = self._whole("ensure_multiple_of", self._said.get("ensure_multiple_of", 1))
         sides = tuple(_multiple(side, multiple) for side in (size["height"], size["width"]))
@@ -152,9 +148,9 @@ class Sizes:
         return Resize(to="stretch", sides=sides), None
 
     def _whole_images(self, size: dict[str, int], crop: tuple[int, int] | None) -> Fit:
-        """Processors of detectors keep the aspect ratio within two limits; files of one size letterbox."""
+        """Letterbox images into one size: detectors' processors keep the aspect ratio within two limits."""
         if self._kind.rule != "detector":
-            raise self._refused("size", f"is {size}, of which images come out in different sizes, and a file takes one")
+            raise self._refused("size", f"is {size}: images would have different sizes, but a file takes one size")
         if crop is not None:
             raise self._refused("do_center_crop", f"is on and size is {size}, which detectors do not crop")
         limit = size.get("longest_edge", 0)
@@ -163,10 +159,10 @@ class Sizes:
         return Fit(padded or self._configured or largest, None)
 
     def _padded(self, size: tuple[int, int] | None, resize: Resize) -> Fit:
-        """With do_pad and pad_size, which fill the right and the bottom."""
+        """Apply do_pad and pad_size, which fill the right and the bottom."""
         if not self._said.get("do_pad") or not self._said.get("pad_size"):
             if size is None:
-                raise self._refused("pad_size", "is missing, without which images come out in different sizes")
+                raise self._refused("pad_size", "is missing; without it images would have different sizes")
             return Fit(size, resize)
         padded = self._pair("pad_size")
         if size is None:
@@ -182,7 +178,7 @@ class Sizes:
         return Fit(padded, resize.model_copy(update={"then": "pad"}))
 
     def _own_size(self) -> tuple[int, int]:
-        """Where images are neither resized nor cropped, they must come in the size of the model."""
+        """The size of the model: without resizing and cropping, images must already have it."""
         if self._configured is None:
             raise self._refused("do_resize", "is false, there is no center crop, and the model does not say its size")
         return self._configured
@@ -190,7 +186,7 @@ class Sizes:
     def _size(self) -> dict[str, int]:
         value = self._said.get("size")
         if value is None:
-            raise self._refused("size", "is missing, and no class says how large images become")
+            raise self._refused("size", "is missing, and there is no default for it")
         limit = self._said.get("max_size")
         if isinstance(value, int) and self._kind.rule == "sam":
             value = {"longest_edge": value}
@@ -199,10 +195,10 @@ class Sizes:
         return self._sides("size", value, square=bool(self._said.get("default_to_square", self._kind.square)))
 
     def _pair(self, key: str) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width under a key."""
         value = self._said.get(key)
         if value is None:
-            raise self._refused(key, "is missing, and no class says it")
+            raise self._refused(key, "is missing, and there is no default for it")
         sides = self._sides(key, value, square=True)
         if "height" not in sides:
             if set(sides) == {"shortest_edge"} and key == "crop_size":
@@ -226,11 +222,11 @@ class Sizes:
 
     def _whole(self, key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
-            raise self._refused(key, f"has {value!r}, where a whole number from 1 is needed")
+            raise self._refused(key, f"has {value!r}, but must be a whole number of at least 1")
         return int(value)
 
     def _share(self) -> float | None:
-        """crop_pct, if there is one."""
+        """The value of crop_pct, or None."""
         value = self._said.get("crop_pct")
         if value is None:
             return None
@@ -243,6 +239,6 @@ class Sizes:
 
 
 def _multiple(side: int, multiple: int) -> int:
-    """The nearest multiple, as DPT's class finds it."""
+    """The nearest multiple, rounded as in DPT's class."""
     found = round(side / multiple) * multiple
     return found if found > 0 else math.ceil(side / multiple) * multiple

@@ -1,4 +1,4 @@
-"""Times of layers in every form that a target offers, on this machine."""
+"""Measure the times of layers on this machine, in every form that a target offers."""
 
 from lampq_onnx.runtime.probe.probe import ProbeOptions, probe
 

@@ -1,4 +1,4 @@
-"""Single layers of a graph as models of their own, in float and in quantized forms."""
+"""Make single layers of a graph into separate models, in float and in quantized forms."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 
 RANGE = ActivationRange(low=-4.0, high=4.0)
-"""Of the inputs that are timed, which are standard normal."""
+"""Range of the timed inputs, which are standard normal."""
 
 _LAYER = "layer"
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What decides the time of a layer.
+    """Everything that decides the time of a layer.
 
     Attributes:
         operator: MatMul, Gemm or Conv.
         input: shape of the input without the batch.
-        weight: shape of the weight as it is stored.
-        bias: whether one is added.
-        strides: of a Conv.
+        weight: shape of the weight as stored.
+        bias: whether there is a bias.
+        strides: strides of a Conv.
+        transposed: whether a Gemm transposes its weight.
     """
 
     operator: str
@@ -44,7 +45,7 @@ class LayerShape:
 
     @classmethod
     def of(cls, site: LinearSite) -> LayerShape:
-        """The shape of a layer of a graph.
+        """Read the shape of a layer from its graph.
 
         Raises:
             LampqError: the graph does not say how large the layer's input is.
@@ -68,7 +69,7 @@ class LayerShape:
 
     @property
     def name(self) -> str:
-        """The key of the shape in a latency table."""
+        """Key of the shape in a latency table."""
         parts = [self.operator, "x".join(map(str, self.input)), "by", "x".join(map(str, self.weight))]
         parts += ["transposed"] * self.transposed + ["bias"] * self.bias
         parts += [f"stride {self.strides[0]}"] if self.strides else []
@@ -76,11 +77,11 @@ class LayerShape:
 
     @property
     def outputs(self) -> int:
-        """Output channels."""
+        """Number of output channels."""
         return self.weight[0] if self.operator == "Conv" or self.transposed else self.weight[1]
 
     def model(self, opset: int) -> ir.Model:
-        """The float layer alone, with random weights."""
+        """Make a model of the float layer alone, with random weights."""
         rng = np.random.default_rng(0)
         weight = rng.normal(size=self.weight).astype(np.float32)
         x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(("batch", *self.input)))
@@ -107,7 +108,7 @@ class LayerShape:
 
 
 def layer_bytes(shape: LayerShape, opset: int, target: Target, form: tuple[int, int, Packing] | None) -> bytes:
-    """The layer as a serialized model, in float or with the widths and the storage given."""
+    """Serialize a model of the layer, in float or with the given widths and storage."""
     model = shape.model(opset)
     if form is not None:
         weight_bits, activation_bits, storage = form
@@ -121,7 +122,7 @@ def layer_bytes(shape: LayerShape, opset: int, target: Target, form: tuple[int, 
 
 
 def layer_plan(weight_bits: int, activation_bits: int) -> LayerPlan:
-    """Widths with a range that fits standard normal inputs."""
+    """Make a plan entry with these widths and a range that fits standard normal inputs."""
     quantized = activation_bits != FLOAT_BITS
     return LayerPlan(
         weight_bits=weight_bits, activation_bits=activation_bits, activation_range=RANGE if quantized else None
@@ -129,7 +130,7 @@ def layer_plan(weight_bits: int, activation_bits: int) -> LayerPlan:
 
 
 def plain_weight(matrix: npt.NDArray[np.float32], bits: int) -> QuantizedWeight:
-    """Min-max rounding: the time of a layer does not depend on how well it is rounded."""
+    """Round by min-max: the time of a layer does not depend on how well it is rounded."""
     grid = Grid.MID_TREAD
     largest = np.maximum(np.abs(matrix).max(axis=1), np.finfo(np.float32).tiny)
     scale = (largest / grid.top(bits)).astype(np.float32)

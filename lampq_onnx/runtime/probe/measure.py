@@ -1,4 +1,4 @@
-"""Times of several sessions taken in turns."""
+"""Time several sessions alternately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lampq_onnx.runtime.sessions import session_options
 WARM_UP = 2
 
 TURN_MS = 2.0
-"""A turn of one session lasts about this long at least: clocks and the first, cold run matter less."""
+"""Shortest turn of one session in ms; long turns reduce the effect of clocks and of the first, cold run."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,29 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Timing:
-        """From the mean times of the turns.
+        """Compute the timing from the mean times of the turns.
 
-        The median's standard error is 1.253 sigma / sqrt(n), with sigma from the interquartile range as for a normal
-        distribution: other programs make outliers, which would own a standard deviation.
+        The standard error of the median is 1.253 sigma / sqrt(n). Sigma comes from the interquartile range, as for a
+        normal distribution: other programs cause outliers, which would dominate a standard deviation.
         """
         low, middle, high = (float(value) for value in np.percentile(samples, [25, 50, 75]))
         return cls(middle, 1.253 * (high - low) / 1.349 / math.sqrt(len(samples)) / middle)
 
 
 def open_session(model: bytes, threads: int) -> Any:
-    """A session of one layer.
+    """Open a session of one layer.
 
     Raises:
-        LampqError: onnxruntime refuses it.
+        LampqError: onnxruntime refuses the model.
     """
     try:
         return ort.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # onnxruntime's exceptions have no common public base
         raise LampqError(f"onnxruntime cannot load a layer to be timed: {str(error).strip()[:500]}") from error
 
 
 def time_in_turns(sessions: Sequence[Any], x: npt.NDArray[np.float32], rounds: int) -> list[Timing]:
-    """Time sessions with one input ``x`` in turns, so that drifts of the machine hit all of them."""
+    """Time sessions alternately with one input ``x``, so that drifts of the machine affect all of them."""
     repeats = [max(1, math.ceil(TURN_MS / _once(session, x))) for session in sessions]
     samples: list[list[float]] = [[] for _ in sessions]
     for turn in range(rounds):

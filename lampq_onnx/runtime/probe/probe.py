@@ -1,4 +1,4 @@
-"""From a float file to a latency table."""
+"""Make a latency table from a float file."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from lampq_onnx.runtime.sessions import open_runner
 from lampq_onnx.targets import Target
 
 SAME = 3.0
-"""Forms whose times differ by less than this many standard errors count as equal: a choice between them would be
-between noise."""
+"""Forms whose times differ by fewer standard errors than this count as equal: choosing between them would be choosing
+noise."""
 
 WHOLE_ROUNDS = 20
-"""Of the two whole files."""
+"""Rounds for timing the two whole files."""
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How times are taken.
+    """How times are measured.
 
     Attributes:
-        threads: of the sessions.
-        batch: images at once.
+        threads: threads of the sessions.
+        batch: images per run.
         rounds: turns of every form.
-        reuse: whether times that the user's cache holds are taken as they are.
+        reuse: whether times in the user's cache are used.
     """
 
     threads: int = 1
@@ -69,7 +69,9 @@ def probe(
     Args:
         path: float.onnx.
         target: onnxruntime on this kind of CPU.
-        cache: of times by shape, onnxruntime's version, CPU and options; default: the user's.
+        options: how times are measured.
+        cache: times by shape, onnxruntime version, CPU and options; default: the user's cache.
+        progress: is told how many shapes are done.
 
     Raises:
         UsageError: the target cannot be timed here.
@@ -80,7 +82,7 @@ def probe(
     require_float_file(model, path)
     if not find_sites(model.graph):
         raise LampqError(f"{path} has no linear layer with constant weights: there is nothing to choose")
-    # Some layers see less of the image once the converter's graph passes have run.
+    # Some layers read fewer tokens once the converter's graph passes have run.
     model = _converted(model, target, FLOAT_FORM_BITS)
     opset = model.opset_imports.get("", 0)
     shapes = {site.name: LayerShape.of(site) for site in find_sites(model.graph)}
@@ -113,28 +115,30 @@ def probe(
 
 
 def _context(whole: float, whole_saved: float, alone: float, alone_saved: float, noise: float) -> float:
-    """What is saved in the graph over what is saved by layers alone; 1 where one of the two is noise.
+    """Return the time saved in the graph over the time saved by layers alone; 1 if one of the two is noise.
 
-    Layers cannot take longer in the graph than the graph does. In a tiny model, where the call of a session is most of
-    a layer's time, the ratio would say so, and a plan's latency would come out below zero.
+    The result is limited, because layers cannot take longer in the graph than the graph does. In a tiny model, most of
+    a layer's measured time is the call of the session; the ratio would then give latencies below zero.
 
     Args:
-        whole, whole_saved: time of the float file, and what the fastest forms save of it.
-        alone, alone_saved: the same summed over layers in sessions of their own.
-        noise: of ``whole_saved``.
+        whole: time of the float file.
+        whole_saved: time that the fastest forms save of it.
+        alone: summed time of float layers in separate sessions.
+        alone_saved: time that the fastest forms save of that.
+        noise: noise of ``whole_saved``.
     """
     ratio = whole_saved / alone_saved if whole_saved > noise and alone_saved > 0 else 1.0
     return min(ratio, whole / alone)
 
 
 def _time(times: list[LayerTime], shape: str, form: tuple[int, int]) -> float:
-    """Of a shape in a form, in ms."""
+    """Return the time of a shape in a form, in ms."""
     return next(time.milliseconds for time in times if time.shape == shape and time.covers(*form, None))
 
 
 FLOAT_FORM_BITS = (FLOAT_BITS, FLOAT_BITS)
 WHOLE_FORM = (4, 8)
-"""Widths of the second whole file: the fastest form where integer kernels are faster than float."""
+"""Widths of the second whole file: the fastest form if integer kernels are faster than float."""
 
 
 def _times(
@@ -171,7 +175,7 @@ def _key(shape: LayerShape, forms: tuple[TimedForm, ...], target: Target, option
 
 
 def _records(shape: LayerShape, forms: tuple[TimedForm, ...], timings: list[Timing]) -> list[LayerTime]:
-    """One record a form; storages that run alike share their mean."""
+    """Make one record per form; storages with the same time share their mean."""
     pooled = list(timings)
     for group in {(form.weights, form.activations) for form in forms}:
         same = [i for i, form in enumerate(forms) if (form.weights, form.activations) == group]
@@ -196,7 +200,7 @@ def _records(shape: LayerShape, forms: tuple[TimedForm, ...], timings: list[Timi
 
 
 def _converted(model: ir.Model, target: Target, form: tuple[int, int]) -> ir.Model:
-    """The graph with all layers in one form; ``model`` is changed."""
+    """Convert the graph with all layers in one form; ``model`` is changed."""
     sites = find_sites(model.graph)
     plan = BitPlan(layers={site.name: layer_plan(*form) for site in sites})
     weights = {} if form == FLOAT_FORM_BITS else {site.name: plain_weight(site.matrix(), form[0]) for site in sites}
@@ -204,9 +208,9 @@ def _converted(model: ir.Model, target: Target, form: tuple[int, int]) -> ir.Mod
 
 
 def _whole(path: Path, target: Target, options: ProbeOptions) -> tuple[float, float, float]:
-    """Medians of the files with no and with all layers quantized, in ms, and the noise of their ratio.
+    """Return the median times in ms of the files with no and with all layers quantized, and the noise of their ratio.
 
-    Both go through the converter, whose graph passes make what lies beside the layers faster.
+    Both files are converted, because the converter's graph passes also speed up the other nodes.
     """
     with tempfile.TemporaryDirectory(prefix="lampq-onnx-") as folder:
         files = [Path(folder, "float.onnx"), Path(folder, "quantized.onnx")]
@@ -215,7 +219,7 @@ def _whole(path: Path, target: Target, options: ProbeOptions) -> tuple[float, fl
         reference, other = (open_runner(file, threads=options.threads) for file in files)
     sizes = reference.session.get_inputs()[0].shape[1:]
     if not all(isinstance(size, int) for size in sizes):
-        raise LampqError(f"{path} takes images of any size {sizes}; a latency needs one size")
+        raise LampqError(f"{path} takes images of any size {sizes}, but a latency can be measured for one size only")
     images = np.random.default_rng(2).normal(size=(options.batch, *sizes)).astype(np.float32)
     found = compare_latency(reference, other, images, threads=options.threads, runs=WHOLE_ROUNDS)
     low, high = found.speedup_quartiles

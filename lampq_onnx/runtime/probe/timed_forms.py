@@ -1,4 +1,4 @@
-"""The forms of a layer that can differ in time on a target, each with one pair of widths that stands for it."""
+"""The forms of a layer that can differ in time on a target, each with one representative pair of widths."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _NARROW = tuple(range(2, FIXED_BITS))
 
 @dataclass(frozen=True)
 class TimedForm:
-    """Widths and storages that run alike.
+    """Widths and storages that take the same time.
 
     Attributes:
-        weights, activations: widths that the form stands for.
-        storages: likewise; empty for float.
-        measured: the pair and the storage that are timed; None: the float layer.
+        weights: weight widths that the form stands for.
+        activations: input widths that the form stands for.
+        storages: storages that the form stands for; empty for float.
+        measured: the pair of widths and the storage that are timed; None: the float layer.
     """
 
     weights: tuple[int, ...]
@@ -29,7 +30,7 @@ class TimedForm:
 
     @property
     def name(self) -> str:
-        """Short, unique for a target."""
+        """Short name, unique for a target."""
         if self.measured is None:
             return "float"
         weight, activation, storage = self.measured
@@ -40,13 +41,13 @@ FLOAT_FORM = TimedForm((FLOAT_BITS,), (FLOAT_BITS,), (), None)
 
 
 def timed_forms(target: Target) -> tuple[TimedForm, ...]:
-    """The forms to measure, float first, then the one that most layers take.
+    """List the forms to measure: float first, then the form that most layers take.
 
-    onnxruntime folds the unpacking of weights when the session is created, so that one width below 8 stands for all;
-    that storages run alike is measured, for narrow weights with 8-bit inputs.
+    onnxruntime folds the unpacking of weights when the session is created, so one width below 8 bits stands for all.
+    That storages take the same time is measured, for narrow weights with 8-bit inputs.
 
     Raises:
-        UsageError: the target is not onnxruntime on a CPU, which is all that can be timed here.
+        UsageError: the target is not onnxruntime on a CPU, and nothing else can be timed here.
     """
     if not target.timed:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Many budgets on one analysis, and the choice among them."""
+"""Try many budgets on one analysis, and choose among them."""
 
 from lampq_onnx.workflow.sweep.choice import Pick, pareto_front, parse_pick
 from lampq_onnx.workflow.sweep.grid import DEFAULT_METRICS, parse_bits

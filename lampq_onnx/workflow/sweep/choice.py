@@ -1,4 +1,4 @@
-"""Which points are worth having, and which one is wanted."""
+"""Find the points of a sweep that are worth having, and pick one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIGURES: dict[str, Callable[[SweepPoint], float | None]] = {
     "speedup": lambda point: point.speedup,
     "bits": lambda point: point.bits,
 }
-"""Names of --pick: points, points, fraction, nats, MB, ms, ratio to float, bits."""
+"""Figures that --pick knows, in points, points, fraction, nats, MB, ms, ratio to float, bits."""
 
 _BOUND = re.compile(r"(\w+)\s*(<=|>=)\s*(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)")
 _GOAL = re.compile(r"(min|max)\s+(\w+)")
@@ -27,7 +27,7 @@ _GOAL = re.compile(r"(min|max)\s+(\w+)")
 
 @dataclass(frozen=True)
 class Bound:
-    """One condition."""
+    """One condition on a figure."""
 
     figure: str
     sign: str
@@ -37,7 +37,7 @@ class Bound:
         return f"{self.figure}{self.sign}{self.value:g}"
 
     def excess(self, point: SweepPoint) -> float:
-        """How far the point is outside; 0 or less: inside."""
+        """Return how far the point is outside; 0 or less: inside."""
         value = _FIGURES[self.figure](point)
         if value is None:
             return float("inf")
@@ -46,7 +46,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Pick:
-    """Conditions, and what to make small or large among the points that meet them."""
+    """Conditions, and the figure to minimize or maximize among the points that meet them."""
 
     text: str
     bounds: tuple[Bound, ...]
@@ -54,7 +54,9 @@ class Pick:
     largest: bool
 
     def choose(self, points: Sequence[SweepPoint]) -> SweepPoint:
-        """The best point; of equally good ones the one with the smaller KL. Points with broken answers do not count.
+        """Return the best point; of equally good ones the one with the smaller KL.
+
+        Points with broken answers are left out.
 
         Raises:
             LampqError: no point meets the conditions; the message names the nearest one.
@@ -83,10 +85,10 @@ class Pick:
 
 
 def parse_pick(text: str) -> Pick:
-    """A choice such as ``drop<=1, min size``.
+    """Parse a choice such as ``drop<=1, min size``.
 
     Raises:
-        UsageError: an unknown figure or form, or not exactly one goal.
+        UsageError: a figure is unknown, the text cannot be read, or there is not exactly one goal.
     """
     bounds, goals = [], []
     for part in text.split(","):
@@ -113,12 +115,12 @@ def _misread(text: str, reason: str) -> UsageError:
 
 
 def sound_points(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
-    """Points whose file answers every image with finite numbers."""
+    """Return the points whose file gives finite numbers for every image."""
     return tuple(point for point in points if not point.accuracy.broken)
 
 
 def pareto_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
-    """Sound points that no other one beats in size and KL both, smallest first."""
+    """Return the sound points that are Pareto-optimal in size and KL, smallest first."""
     front: list[SweepPoint] = []
     for point in sorted(sound_points(points), key=lambda p: (p.measured.quantized_bytes, p.accuracy.kl)):
         if not front or point.accuracy.kl < front[-1].accuracy.kl:

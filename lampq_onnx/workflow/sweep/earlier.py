@@ -1,4 +1,4 @@
-"""The sweep that an output folder holds already, beside what is asked for now."""
+"""An earlier sweep in the output folder, compared with the requested one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SWEEP_FILE, SWEEP_TABLE, SWEEP_PAGE = SWEEP_FILES = ("sweep.json", "sweep.csv", 
 
 
 class EarlierSweep:
-    """What an earlier sweep left.
+    """The result of an earlier sweep in a folder.
 
-    A sweep of the same recipe goes on: its points are used, and its tables and its pick are replaced.
+    A sweep of the same recipe continues: its points are used, and its tables and its pick are replaced.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
         overwrite: whether anything may be replaced.
         own: names of the files that a sweep writes to ``folder``.
 
     Raises:
-        LampqError: sweep.json was damaged from outside.
+        LampqError: sweep.json is damaged.
     """
 
     def __init__(self, folder: Path, *, overwrite: bool, own: Sequence[str]) -> None:
@@ -42,18 +42,19 @@ class EarlierSweep:
 
     @property
     def picked(self) -> str | None:
-        """The point whose files lie there, where they stay."""
+        """The point whose files lie in the folder, if they stay."""
         return None if self._sweep is None else self._sweep.picked
 
     @property
     def request(self) -> str | None:
-        """What it was picked by."""
+        """The request that it was picked for."""
         return None if self._sweep is None else self._sweep.request
 
     def require_recipe(self, recipe: Recipe, *, picks: bool) -> None:
-        """Refuse a sweep of another recipe, and a pick in the place of files that no sweep wrote.
+        """Refuse a sweep of another recipe, and a pick that would replace files which no sweep wrote.
 
         Args:
+            recipe: the requested recipe.
             picks: whether the files of a point are to be written.
 
         Raises:
@@ -88,20 +89,20 @@ class EarlierSweep:
         changes = Inputs.model_validate_json(self._sweep.inputs).changes(now)
         if changes:
             raise UsageError(
-                f"{shortened(self._folder)} holds a sweep that was made by the same recipe from something else; since "
-                f"then changed: {', '.join(changes)}",
+                f"{shortened(self._folder)} holds a sweep of the same recipe with different inputs; "
+                f"changed since then: {', '.join(changes)}",
                 hint=HINT,
             )
 
     def retire(self, *, new_pick: bool, stays: bool) -> list[str]:
-        """Mark an earlier sweep's pick, and remove or mark what was made from it, once the new files are there.
+        """Mark an earlier sweep's pick, and remove or mark what was made from it, once the new files exist.
 
         Args:
             new_pick: whether the files of another point were written.
             stays: whether the earlier pick is a point of this sweep.
 
         Returns:
-            what was done, in words.
+            What was done, as sentences.
         """
         if new_pick:
             return self._derived.retire()
@@ -112,12 +113,12 @@ class EarlierSweep:
 
 
 def shape_text(recipe: Recipe) -> str:
-    """What sweep.json says of its recipe."""
+    """Return the recipe as text for sweep.json."""
     return Recipe.build(_shape(recipe)).to_toml()
 
 
 def _shape(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """Without average bits, which a sweep varies; the metrics it compares are no part of a recipe."""
+    """Return the recipe's values without average bits, which a sweep varies; metrics are not part of a recipe."""
     values = shaping(recipe)
     values["allocation"].pop("bits", None)
     return values

@@ -1,4 +1,4 @@
-"""Which budgets a sweep tries."""
+"""The budgets and metrics that a sweep tries."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 from lampq_onnx.errors import UsageError
 
 DEFAULT_METRICS = ("kl", "lampq", "uniform")
-"""The default, the paper's, and the plain one."""
+"""The default metric, the paper's, and the plain one."""
 
 STEP = 0.5
 MOST = 200
-"""Points of one list; each of them is a whole rounding and validation."""
+"""Most values in one list; each of them is a whole rounding and validation."""
 
 _RANGE = re.compile(r"(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)(?::(\d+(?:\.\d+)?))?")
 
 
 def parse_bits(text: str) -> tuple[float, ...]:
-    """Average weight bits from ``2.5..8`` (steps of 0.5), ``2..4:0.25``, ``2.5,3,4`` or a mix, ascending.
+    """Parse average weight bits from ``2.5..8`` (steps of 0.5), ``2..4:0.25``, ``2.5,3,4`` or a mix, ascending.
 
     >>> parse_bits("2.5..4,8")
     (2.5, 3.0, 3.5, 4.0, 8.0)
 
     Raises:
-        UsageError: anything else, or more than `MOST` values.
+        UsageError: the text is not such a list, or has more than `MOST` values.
     """
     found: set[float] = set()
     for part in text.split(","):

@@ -1,4 +1,4 @@
-"""Points on disk: a point is there when its folder is, so that a stopped sweep goes on where it was."""
+"""Points on disk: a point is done when its folder exists, so that a stopped sweep continues where it was."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class PointFolder:
     """Finished points of one model, one set of images and one set of options.
 
     Args:
-        root: where they are kept; made when first written. Its name should be a digest of all they depend on.
+        root: where they are kept; made on the first write. Its name should be a digest of everything they depend on.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def get(self, name: str) -> SweepPoint | None:
-        """A finished point.
+        """Read a finished point; None if it is not done.
 
         Raises:
-            LampqError: its point.json was damaged from outside.
+            LampqError: its point.json is damaged.
         """
         path = self.root / name / POINT_FILE
         return SweepPoint.load(path) if path.is_file() else None
 
     def put(self, name: str, make: Callable[[Path], SweepPoint]) -> SweepPoint:
-        """Have a point's files written to a temporary folder, which becomes the point's when all are there."""
+        """Write a point's files to a temporary folder, which becomes the point's folder when all exist."""
         with created(self.root):
             stage = Path(tempfile.mkdtemp(dir=self.root, prefix=".lampq-"))
             try:
@@ -66,7 +66,7 @@ class PointFolder:
 
 
 def write_points_csv(points: Sequence[SweepPoint], front: Sequence[str], path: Path) -> None:
-    """A row a point."""
+    """Write one row per point to a CSV file."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)

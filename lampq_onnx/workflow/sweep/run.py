@@ -1,4 +1,4 @@
-"""A sweep: one analysis, then every budget under every metric, each point kept when it is done."""
+"""Run a sweep: one analysis, then every budget with every metric; each point is kept when it is done."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 POINTS = "points"
 PICKED_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE, PAGE_FILE)
-"""What a pick adds to the folder."""
+"""Files that a pick adds to the folder."""
 
 
 def sweep(
@@ -69,28 +69,30 @@ def sweep(
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
 ) -> Sweep:
-    """Quantize a model to every budget under every metric, and write sweep.json, sweep.csv and sweep.html.
+    """Quantize a model to every budget with every metric, and write sweep.json, sweep.csv and sweep.html.
 
-    The points lie in ``folder``/points/<digest of all they depend on>/<metric>-<bits>; those that are there already
-    are not done again. As in `quantize`, the iterative update refines the recipe's own metric only.
+    The points lie in ``folder``/points/<digest of all they depend on>/<metric>-<bits>; existing ones are not done
+    again. As in `quantize`, the iterative update refines only the recipe's own metric.
 
     Args:
-        recipe: everything but the budgets; its own is the smallest of them, which the analysis is made for.
+        recipe: everything but the budgets; its own budget is the smallest of them, for which the analysis is made.
         bits: budgets, ascending.
-        metrics: of the allocation.
-        pick: also write the files of the point that it chooses, with a report; None: those of an earlier pick of this
-            sweep stay.
+        metrics: metrics of the allocation.
+        folder: where the files go.
+        pick: also write the files of the point that it chooses, with a report; None: the files of an earlier pick of
+            this sweep stay.
         overwrite: replace the sweep of another recipe, and files that no sweep wrote; what was made from its pick is
             removed or marked, see `derived`.
-        say: is told what becomes of an earlier pick.
-        cache: where results of finished steps are kept and looked for; None: nowhere.
+        say: is told what happens to an earlier pick.
+        progress: is told about stages.
+        cache: where results of finished steps are kept and found; None: nowhere.
 
     Raises:
-        UsageError: a budget, metric or option that cannot be, or ``folder`` holds another sweep or result.
-        LampqError: any stage, or no point can be picked; finished points stay.
+        UsageError: a budget, metric or option is invalid, or ``folder`` holds another sweep or result.
+        LampqError: a stage failed, or no point can be picked; finished points are kept.
     """
     if recipe.budgets.given:
-        raise UsageError("a sweep varies average bits; other budgets are for quantize", hint="leave [budgets] out")
+        raise UsageError("a sweep varies average bits; other budgets are for quantize", hint="leave out [budgets]")
     for metric in metrics:
         for budget in bits:
             recipe.allocation.with_values(bits=budget, metric=metric).require_average_bits()
@@ -138,7 +140,7 @@ def sweep(
 
 
 class SweepRun:
-    """The points of one sweep; the analysis is done when the first one is missing."""
+    """The points of one sweep; the analysis runs when the first missing point is made."""
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class SweepRun:
         self._target = target
         self._threads = recipe.output.threads or available_cores()
         self._clock = clock
-        # Before anything is equalized: these are of the weights as they were loaded.
+        # Taken before anything is equalized: these describe the weights as they were loaded.
         self.inputs = inputs_of(frontend.loaded, crops)
         self._kept = kept_for(self.inputs, frontend.loaded.task, recipe, cache, clock)
         self._points = PointFolder(folder / POINTS / _digest(recipe, self.inputs.model_dump_json(), validation))
@@ -167,23 +169,23 @@ class SweepRun:
 
     @property
     def float_file(self) -> Path:
-        """float.onnx that all points belong to."""
+        """The float.onnx that all points belong to."""
         return self._points.root / FLOAT_FILE
 
     def point(self, metric: str, bits: float) -> SweepPoint:
-        """A finished point, or a new one."""
+        """Return a finished point, or make a new one."""
         name = f"{metric}-{bits:g}"
         found = self._points.get(name)
         return self._points.put(name, lambda stage: self._make(metric, bits, stage)) if found is None else found
 
     def lies_in(self, folder: Path, name: str | None) -> bool:
-        """Whether the model.onnx in ``folder`` is that of one of these points."""
+        """Whether the model.onnx in ``folder`` belongs to one of these points."""
         if name is None or self._points.get(name) is None:
             return False
         return file_sha256(folder / MODEL_FILE) == file_sha256(self._points.root / name / MODEL_FILE)
 
     def write(self, point: SweepPoint, stage: Path) -> None:
-        """The files of a point, with a report like that of `quantize`."""
+        """Write the files of a point, with a report like that of `quantize`."""
         own = self._points.root / point.name
         sources = [self.float_file, self._points.root / SENSITIVITY_FILE]
         sources += [own / name for name in (PLAN_FILE, WEIGHTS_FILE, MODEL_FILE)]
@@ -237,7 +239,7 @@ class SweepRun:
         job, sensitivities = self._ready()
         own = metric == self._recipe.allocation.metric
         rounds = self._recipe.update.rounds if own else 0
-        # The analysis stays that of the whole sweep, whatever the point's budget.
+        # The analysis is that of the whole sweep, whatever the point's budget.
         recipe = self._recipe.model_copy(
             update={
                 "allocation": self._recipe.allocation.model_copy(update={"metric": metric, "bits": bits}),
@@ -260,7 +262,7 @@ class SweepRun:
         )
 
     def _ready(self) -> tuple[QuantizedOutput, Sensitivities]:
-        """The model equalized and analyzed, and float.onnx written."""
+        """Equalize and analyze the model, and write float.onnx."""
         if self._job is None or self._sensitivities is None:
             recipe = self._recipe
             self._sensitivities = Search(self._frontend, self._crops, recipe, self._kept, self._clock).measure()
@@ -273,7 +275,7 @@ class SweepRun:
 
 
 def _digest(recipe: Recipe, inputs: str, validation: ImageSource | BatchedImages) -> str:
-    """Of everything that all points depend on, the way they are measured included."""
+    """Hash everything that all points depend on, including how they are measured."""
     output = recipe.output
     facts = {
         "recipe": shaping(recipe),

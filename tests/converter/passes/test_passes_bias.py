@@ -165,12 +165,12 @@ def test_a_bias_that_cannot_be_replaced(kind: str) -> None:
         addend = rows if kind == "rows" else b.op("Slice", b.op("Relu", "x"), b.ints(0), b.ints(OUTPUTS), b.ints(1))
         b.rename(b.op("Gemm", "x", b.random("fc.weight", OUTPUTS, 6), addend, transB=1), "y")
     model = b.model({"x": [4, 6]}, {"y": [4, OUTPUTS]})
-    with pytest.raises(LampqError, match="rounding of layer fc brings a bias") as raised:
+    with pytest.raises(LampqError, match="rounding of layer fc changes its bias") as raised:
         convert(model, with_bias(model, NEW, "fc"))
     assert "weights file" in raised.value.hint
 
 
 def test_a_bias_of_another_layer() -> None:
     model = one_matmul(np.eye(8, dtype=np.float32))
-    with pytest.raises(LampqError, match="rounded weights of layer fc are not those"):
+    with pytest.raises(LampqError, match="rounded weights of layer fc do not belong"):
         convert(model, with_bias(model, NEW, "fc"))

@@ -57,7 +57,7 @@ def test_decisions_of_one_logit() -> None:
 
 def test_other_labels_than_0_and_1_are_no_decisions() -> None:
     reference, quantized = pair(3, 1)
-    with pytest.raises(LampqError, match="of an image is 2"):
+    with pytest.raises(LampqError, match="an image has 2"):
         counted(BinaryMeter(), reference, quantized, labels=np.array([0, 1, 2]))
 
 

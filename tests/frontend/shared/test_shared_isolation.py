@@ -93,7 +93,7 @@ def test_a_model_that_relies_on_an_overwritten_layer_is_refused() -> None:
             answer += 1
             return self.layer.kept * 2
 
-    with pytest.raises(LampqError, match="overwrites tensors"):
+    with pytest.raises(LampqError, match="overwrites inputs or outputs"):
         isolate(made(Relies), "odd", pixels(2))
 
 

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: its format is judged by its content, and no code in it is run."""
+"""Reads the file of a checkpoint. Its content, not its suffix, tells the format, and no code in it is run."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from lampq_onnx.frontend.models.checkpoints.safe_types import stand_ins
 _HEAD = 512
 _ZIP_MAGIC = b"PK"
 _TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files in torch's older form start: a number that tells them from other pickles."""
+"""First bytes of torch's older format, which tell it from other pickles."""
 
 _LENGTH_BYTES = 8
-"""Of a safetensors file, before its header."""
+"""Bytes before the header of a safetensors file."""
 
 _INDEX_KEY, _INDEX_LIMIT = "weight_map", 64 * 2**20
 
 
 def read_container(path: Path) -> object:
-    """What a checkpoint holds: tensors in tables and lists, as they lie in the file.
+    """Read the content of a checkpoint: tensors in dicts and lists, as stored in the file.
 
     Args:
-        path: a safetensors file, the index of several (``*.index.json``), or a file of torch.save.
+        path: a safetensors file, the index of several (``*.index.json``), or a file written by torch.save.
 
     Raises:
-        LampqError: missing, damaged, of another format, or naming types that are not on the list of harmless ones.
+        LampqError: the file is missing, damaged, of another format, or names types that are not known to be harmless.
     """
     head, size = _head(path)
     if head.startswith(b"{") and struct.unpack("<Q", head[:8].ljust(8))[0] > size:
@@ -63,7 +63,7 @@ def _read_file(path: Path, head: bytes) -> object:
     if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         try:
             return dict(safetensors.torch.load_file(path))
-        except Exception as error:  # the reader has its own kinds, and passes on those of torch
+        except Exception as error:  # the reader raises its own types and those of torch
             raise unreadable(path, f"as safetensors: {error}", "the file is damaged or cut short") from error
     raise foreign(path, head)
 
@@ -81,12 +81,12 @@ def _read_zip(path: Path) -> object:
 
 
 def _read_older(path: Path, head: bytes) -> object:
-    """A file of torch.save before its zip form, or with _use_new_zipfile_serialization=False."""
+    """Read a file of torch.save before its zip format, or with _use_new_zipfile_serialization=False."""
     if not head.startswith(_TORCH_MAGIC):
         raise unreadable(
             path,
             "it is a pickle that torch.save did not write",
-            "pickles can run any code; where you trust it, save its tensors again with torch.save",
+            "pickles can run any code; if you trust the file, save its tensors again with torch.save",
         )
     return _load(path)
 
@@ -96,16 +96,16 @@ def _load(path: Path) -> object:
         with (
             torch.serialization.safe_globals(stand_ins()),
             warnings.catch_warnings(),
-            path.open("rb") as stream,  # of a path, torch looks at the suffix
+            path.open("rb") as stream,  # given a path, torch would look at the suffix
         ):
-            warnings.simplefilter("ignore")  # of protocols and versions: what matters is raised
+            warnings.simplefilter("ignore")  # they concern protocols and versions; real problems are raised
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and the operating system each raise their own kinds
+    except Exception as error:  # zip, pickle and the operating system each raise their own types
         raise refused_pickle(path, error) from error
 
 
 def _read_shards(path: Path) -> dict[str, object]:
-    """Tensors of all the files that an index names."""
+    """Read the tensors of all files that an index names."""
     try:
         index = json.loads(read_text(path, "the checkpoint", limit=_INDEX_LIMIT))
     except (ValueError, RecursionError) as error:
@@ -113,12 +113,16 @@ def _read_shards(path: Path) -> dict[str, object]:
     places = index.get(_INDEX_KEY) if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise unreadable(
-            path, f"it is JSON without {_INDEX_KEY!r}, which says where tensors lie", "give the file with the weights"
+            path,
+            f"it is JSON without {_INDEX_KEY!r}, which lists the file of each tensor",
+            "give the file with the weights",
         )
     found: dict[str, object] = {}
     for file in sorted(set(places.values())):
         if Path(file).name != file:
-            raise unreadable(path, f"it names {file!r}, which is no file beside it", "give the whole checkpoint folder")
+            raise unreadable(
+                path, f"it names {file!r}, which is not a file in its folder", "give the whole checkpoint folder"
+            )
         shard = path.with_name(file)
         tensors = _read_file(shard, _head(shard)[0])
         if not isinstance(tensors, Mapping):

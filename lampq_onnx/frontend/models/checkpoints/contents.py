@@ -1,4 +1,4 @@
-"""A checkpoint as one table of tensors."""
+"""Flattens a checkpoint to one dict of tensors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lampq_onnx.frontend.models.checkpoints.container import read_container
 from lampq_onnx.frontend.models.checkpoints.refusals import ONLY_WEIGHTS
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Parts that torch.compile, FSDP and activation checkpointing put into the names of weights, at any depth."""
+"""Name parts that torch.compile, FSDP and activation checkpointing insert into the names of weights, at any depth."""
 
 _DEEPEST, _MOST = 16, 10**7
-"""Tables within tables, and items: files can refer to the same table over and over."""
+"""Largest depth of dicts within dicts, and largest number of items: files can refer to the same dict repeatedly."""
 
 _SHOWN = 6
 
@@ -26,9 +26,9 @@ class Checkpoint:
     """Tensors of a file.
 
     Attributes:
-        path: of the file.
-        tensors: by their place in it: the keys of tables within tables, joined by dots, without `WRAPPERS`.
-        tables: place of each table that holds tensors -> how many; the outermost one is "".
+        path: path of the file.
+        tensors: by their place in the file: keys of nested dicts joined by dots, without `WRAPPERS`.
+        tables: place of each dict that holds tensors -> number of tensors; the outermost one is "".
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Checkpoint:
         """The part under a key, e.g. ``teacher`` or ``state_dict.model``.
 
         Raises:
-            LampqError: there is none; names those that there are.
+            LampqError: there are no tensors under the key; the message lists the keys that exist.
         """
         tensors = {name: value for name, value in self.tensors.items() if name.startswith(f"{key}.")}
         if not tensors:
@@ -49,7 +49,7 @@ class Checkpoint:
         return Checkpoint(self.path, tensors, {k: n for k, n in self.tables.items() if f"{k}.".startswith(f"{key}.")})
 
     def described(self) -> str:
-        """Its tables for people, the largest first."""
+        """The dicts that hold tensors as text, the largest first."""
         ordered = sorted(self.tables.items(), key=lambda item: -item[1])
         shown = [f"{place or 'the outermost table'} ({count} tensors)" for place, count in ordered[:_SHOWN]]
         more = len(ordered) - len(shown)
@@ -57,10 +57,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """All tensors of a checkpoint; see `read_container` for what is taken.
+    """Read all tensors of a checkpoint; `read_container` lists the formats.
 
     Raises:
-        LampqError: it cannot be read, or holds no tensors by name.
+        LampqError: the file cannot be read, or holds no tensors by name.
     """
     data = read_container(path)
     if not isinstance(data, Mapping | list | tuple):
@@ -83,13 +83,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def joined(table: str, key: object) -> str:
-    """A place within a table, without `WRAPPERS`."""
+    """Place of a key within a dict, without `WRAPPERS`."""
     parts = [part for part in str(key).split(".") if part not in WRAPPERS]
     return ".".join([table, *parts] if table else parts)
 
 
 def _items(data: object, place: str, depth: int) -> Iterator[tuple[str, object, object]]:
-    """Place of the table, key and value of everything in tables and lists within one another."""
+    """Place of the dict, key and value of every item in nested dicts and lists."""
     if depth > _DEEPEST:
         return
     pairs = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""A checkpoint's weights into a model."""
+"""Copies the weights of a checkpoint into a model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 def load_weights(module: torch.nn.Module, name: str, path: Path, key: str | None = None) -> None:
-    """Copy a checkpoint's weights into a model; what is left over, cast or chosen is logged as a warning.
+    """Copy a checkpoint's weights into a model; log a warning for weights that are left over, cast or chosen.
 
     Args:
-        module: gets the weights.
-        name: of the model, for messages.
+        module: model that gets the weights.
+        name: name of the model, for messages.
         path: see `read_checkpoint`.
-        key: the part of the checkpoint that is meant, where several fit.
+        key: part of the checkpoint to use, if several parts fit.
 
     Raises:
         LampqError: the file cannot be read, its tensors do not fit, or several sets of them do.
@@ -66,7 +66,7 @@ def _say_choice(path: Path, module: torch.nn.Module, checkpoint: Checkpoint, cho
     for place in find_places(module, checkpoint):
         if place.averaged and not place.fits(own) and 2 * len(place.names) > len(own):
             _log.warning(
-                "%s: the weights are those of %s; the average over training steps in %s is not whole: it has %d of "
+                "%s: the weights are those of %s; the average over training steps in %s is incomplete: it has %d of "
                 "the model's %d tensors",
                 path, choice.place.shown, place.shown, len(place.names) - len(place.misshapen), len(own),
             )  # fmt: skip
@@ -77,7 +77,7 @@ def _say_casts(path: Path, own: Mapping[str, torch.Tensor], given: Mapping[str, 
         (_type(given[k]), _type(own[k])) for k in own if own[k].is_floating_point() and given[k].dtype != own[k].dtype
     )
     for (stored, used), count in casts.items():
-        _log.warning("%s: %d tensors stored as %s are taken as %s", path, count, stored, used)
+        _log.warning("%s: %d tensors stored as %s are converted to %s", path, count, stored, used)
 
 
 def _say_unused(checkpoint: Checkpoint, choice: Choice) -> None:
@@ -91,7 +91,7 @@ def _say_unused(checkpoint: Checkpoint, choice: Choice) -> None:
 
 
 def _few(names: Iterable[str]) -> str:
-    """A few names, of different parts first."""
+    """The first few names as text, taken from different parts of the model first."""
     names = list(names)
     parts: dict[str, str] = {}
     for name in names:
@@ -101,7 +101,7 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _misfit(module: torch.nn.Module, name: str, checkpoint: Checkpoint) -> LampqError:
-    """The message for a checkpoint of another model."""
+    """The error for a checkpoint of another model."""
     own = module.state_dict()
     places = find_places(module, checkpoint)
     place = places[0] if places else Place("", {}, (), tuple(checkpoint.tensors))
@@ -127,11 +127,11 @@ def _misfit(module: torch.nn.Module, name: str, checkpoint: Checkpoint) -> Lampq
 
 
 def _unusable(own: torch.Tensor, given: torch.Tensor) -> str:
-    """Why a tensor cannot stand for a weight; empty if it can. Copying would convert it without a word."""
+    """Why a tensor cannot be used as a weight; empty if it can. Copying would convert it without a message."""
     if given.layout != torch.strided or given.is_meta or given.is_quantized:
         return "holds no plain numbers: it is sparse, quantized, or without data"
     if own.is_floating_point() != given.is_floating_point():
-        return f"is of type {_type(given)}, where the model has {_type(own)}"
+        return f"is of type {_type(given)}, but the model has {_type(own)}"
     if given.is_floating_point() and given.element_size() == 1:
         return f"is of type {_type(given)}, and is quantized already"
     return ""

@@ -1,4 +1,4 @@
-"""Where in a checkpoint a model's weights are."""
+"""Finds a model's weights within a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.checkpoints.contents import Checkpoint
 
 _DEEPEST_NAME = 64
-"""Parts of a tensor's name; longer ones are of no model."""
+"""Largest number of parts of a tensor's name; no model has longer names."""
 
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged)\d*(?:[._]|$)", re.IGNORECASE)
 """Names of averages over training steps, which training tools validate with."""
@@ -20,13 +20,14 @@ _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged)\d*(?:[._]|$)", re.IGNORE
 
 @dataclass(frozen=True)
 class Place:
-    """A prefix under which tensors of the model's names lie.
+    """A prefix under which a checkpoint has tensors with the model's names.
 
     Attributes:
-        prefix: what stands before the model's own names, with its last dot.
+        prefix: text before the model's own names, including the last dot.
         names: own name -> name in the checkpoint.
-        misshapen: own names whose tensor has another shape there.
-        foreign: names in the checkpoint that lie within parts of the model and are not its own: it is built otherwise.
+        misshapen: own names whose tensor has another shape in the checkpoint.
+        foreign: names in the checkpoint that lie within parts of the model but do not exist there, because that model
+            was built differently.
     """
 
     prefix: str
@@ -36,29 +37,34 @@ class Place:
 
     @property
     def shown(self) -> str:
-        """For people, and as --checkpoint-key takes it."""
+        """The prefix as text for people, and as --checkpoint-key accepts it."""
         return self.prefix.removesuffix(".") or "the outermost table"
 
     @property
     def averaged(self) -> bool:
-        """Whether it is named as an average over training steps."""
+        """Whether the prefix names an average over training steps."""
         return bool(_AVERAGED.search(self.prefix))
 
     def fits(self, own: Mapping[str, torch.Tensor]) -> bool:
-        """Whether it holds a whole model of this kind."""
+        """Whether the place holds all weights of a model with the state ``own``."""
         return len(self.names) == len(own) and not self.misshapen and not self.foreign
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The place whose weights are taken, and others with weights that would fit as well."""
+    """The choice among the places of a checkpoint.
+
+    Attributes:
+        place: the place whose weights are loaded.
+        others: other places with weights that would fit as well.
+    """
 
     place: Place
     others: tuple[Place, ...] = ()
 
 
 def find_places(module: torch.nn.Module, checkpoint: Checkpoint) -> list[Place]:
-    """Every prefix with at least one of the model's names, the best one first."""
+    """Find every prefix with at least one of the model's names, the best one first."""
     own = module.state_dict()
     found: dict[str, dict[str, str]] = {}
     for name in checkpoint.tensors:
@@ -73,9 +79,9 @@ def find_places(module: torch.nn.Module, checkpoint: Checkpoint) -> list[Place]:
 
 
 def choose_place(module: torch.nn.Module, checkpoint: Checkpoint) -> Choice | None:
-    """The place whose weights are meant; None where no whole model of this kind is in the checkpoint.
+    """Choose the place to load; None if the checkpoint holds no complete model of this kind.
 
-    Of one set of raw weights and one average over training steps, the average is meant.
+    If there is one set of raw weights and one average over training steps, the average is used.
 
     Raises:
         LampqError: several sets of weights fit.
@@ -104,7 +110,7 @@ def _place(
 ) -> Place:
     taken = set(names.values())
     rest = [name for name in checkpoint.tensors if name.startswith(prefix) and name not in taken]
-    # What the model computes by itself and older versions stored.
+    # Buffers that the model computes by itself; older versions stored them.
     derived = {name for name, _ in module.named_buffers()} - set(own)
     return Place(
         prefix=prefix,
@@ -119,9 +125,9 @@ def _place(
 
 
 def _within(module: torch.nn.Module, name: str) -> bool:
-    """Whether a name lies in a part that the model has, or has room for and was built without.
+    """Whether a name lies in a part that the model has, or could have but was built without.
 
-    A head is no such part where the model was asked for without one.
+    A head does not count if the model was built without one on purpose.
     """
     first = name.split(".", maxsplit=1)[0]
     if getattr(module, "num_classes", None) == 0 and first in _classifiers(module):

@@ -1,4 +1,4 @@
-"""Why a file cannot be read as a checkpoint, and what to do about it."""
+"""Errors for files that cannot be read as a checkpoint, with the reason and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lampq_onnx.errors import LampqError
 
-ONLY_WEIGHTS = "save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
+ONLY_WEIGHTS = "save only the weights: torch.save(model.state_dict(), 'weights.pth')"
 
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "run `git lfs pull` first"),
@@ -20,28 +20,29 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF", "it is an HDF5 file, as Keras writes them", "export the model to ONNX, and give the .onnx file"),
     (b"\x93NUMPY", "it is a NumPy array", ONLY_WEIGHTS),
     (b"GGUF", "it is a GGUF file, whose weights are quantized already", "give the float weights"),
-    (b"\x08", "it may be an ONNX file", "give a float .onnx file in the place of the model's name"),
+    (b"\x08", "it may be an ONNX file", "give a float .onnx file in place of the model's name"),
 )
-"""First bytes, what they mean, and what to do."""
+"""First bytes of a file, what they mean, and what to do."""
 
 _TAR_MAGIC, _TAR_PLACE = b"ustar", 257
 _PROTOCOL = 2
-"""Of pickles that torch reads without running them; also torch.save's default."""
+"""Pickle protocol that torch reads without running code; also the default of torch.save."""
 
 _CODE = ("os.", "posix.", "nt.", "sys.", "subprocess.", "builtins.", "runpy.", "shutil.", "importlib.")
 _MODULES = ("torch.nn.modules.", "torch.nn.parallel.", "timm.models.", "timm.layers.", "torchvision.models.")
 
 
 def unreadable(path: Path, reason: str, hint: str) -> LampqError:
-    """The message of every file that cannot be read."""
+    """The error for a file that cannot be read."""
     return LampqError(f"the checkpoint {path} cannot be read ({reason})", hint=hint)
 
 
 def foreign(path: Path, head: bytes) -> LampqError:
-    """For a file of no known format.
+    """The error for a file of an unknown format.
 
     Args:
-        head: its first bytes, 512 are enough.
+        path: path of the file.
+        head: first bytes of the file; 512 are enough.
     """
     if not head:
         return unreadable(path, "the file is empty", "copy or download it again")
@@ -58,10 +59,11 @@ def foreign(path: Path, head: bytes) -> LampqError:
 
 
 def unlike_torch(path: Path, names: list[str]) -> LampqError | None:
-    """For a zip archive that torch.save did not write; None if it did.
+    """The error for a zip archive that torch.save did not write; None if it did.
 
     Args:
-        names: of the files in it.
+        path: path of the file.
+        names: names of the files in the archive.
     """
     if any(name.endswith("constants.pkl") for name in names):
         return unreadable(
@@ -77,10 +79,11 @@ def unlike_torch(path: Path, names: list[str]) -> LampqError | None:
 
 
 def refused_pickle(path: Path, error: Exception) -> LampqError:
-    """Explain why torch's reader of weights refused a file; the pickle in it is looked at and not run.
+    """Explain why torch's reader of weights refused a file; the pickle is inspected but not run.
 
     Args:
-        error: what torch raised.
+        path: path of the file.
+        error: exception that torch raised.
     """
     named = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
     names = _globals(path)
@@ -88,7 +91,7 @@ def refused_pickle(path: Path, error: Exception) -> LampqError:
         return unreadable(
             path,
             "it holds a whole pickled model, whose code would have to run",
-            "where its code is installed and you trust the file, keep the weights alone: "
+            "if its code is installed and you trust the file, save only the weights: "
             f"torch.save(torch.load({path.name!r}, weights_only=False).state_dict(), 'weights.pth')",
         )
     culprit = _full_name(named.group(1), names) if named else ""
@@ -101,8 +104,8 @@ def refused_pickle(path: Path, error: Exception) -> LampqError:
     if culprit:
         return unreadable(
             path,
-            f"beside weights it holds the type {culprit}, which is not on the list of types that are read",
-            "where you trust the file, keep the weights alone, under the key that they have in it: "
+            f"besides weights it holds the type {culprit}, which is not on the list of allowed types",
+            "if you trust the file, save only the weights, under the key that they have in it: "
             f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth')",
         )
     protocol = _protocol(path)
@@ -116,12 +119,12 @@ def refused_pickle(path: Path, error: Exception) -> LampqError:
 
 
 def _full_name(name: str, names: list[str]) -> str:
-    """With its module; torch leaves that of builtins out."""
+    """The name with its module; torch leaves out the module of builtins."""
     return name if "." in name and name in names else next((n for n in names if n.endswith(f".{name}")), name)
 
 
 def _pickle(path: Path) -> bytes:
-    """The part of a file that says what is in it."""
+    """The bytes of the pickle that describes the content of a file."""
     if not zipfile.is_zipfile(path):
         return path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -137,11 +140,11 @@ def _protocol(path: Path) -> int:
 
 
 _PICKLES = 5
-"""Of a file in torch's older form: magic number, version, machine, content, names of storages."""
+"""Pickles in a file of torch's older format: magic number, version, machine, content, names of storages."""
 
 
 def _globals(path: Path) -> list[str]:
-    """Full names of the types and functions that the pickles of a file name, as far as they can be followed."""
+    """Full names of the types and functions that the pickles of a file name, as far as they can be read."""
     found: list[str] = []
     words: list[str] = []
     try:
@@ -155,7 +158,7 @@ def _globals(path: Path) -> list[str]:
                 elif isinstance(argument, str):
                     words.append(argument)
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
-        return found  # cut short, or at the storages' bytes: what was named before still explains the refusal
+        return found  # truncated, or at the bytes of the storages: the names so far still explain the refusal
     return found
 
 

@@ -1,7 +1,7 @@
-"""Types that training tools leave in checkpoints beside the weights: arguments, metrics, paths, dates.
+"""Types that training tools store in checkpoints beside the weights: arguments, metrics, paths, dates.
 
-None of them is built. A stand-in takes the place of each, which drops what it was made of: a file can name these types,
-and nothing of theirs runs.
+None of these objects is built. A stand-in replaces each of them and discards its arguments: a file may name these
+types, but none of their code runs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 
 class Unread:
-    """Stands for an object that is no weight."""
+    """Stands in for an object that is not a weight."""
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Unread:
-        """Drop the arguments."""
+        """Create the stand-in and discard the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_args: object, **_kwargs: object) -> None:
@@ -26,19 +26,19 @@ class Unread:
 
 
 class AsDict:
-    """Makes a plain table in the place of a kind of dict: it may hold weights."""
+    """Builds a plain dict in place of a dict subclass, which may hold weights."""
 
     def __new__(cls, *_args: object) -> Any:
-        """An empty table, which gets the items."""
-        # torch fills no other tables than dict and OrderedDict, and lets only the latter have attributes.
+        """Return an empty dict, which torch then fills."""
+        # torch only fills dict and OrderedDict, and only OrderedDict may have attributes.
         return OrderedDict()
 
 
 class AsList:
-    """Makes a plain list in the place of a kind of list."""
+    """Builds a plain list in place of another list type."""
 
     def __new__(cls, *_args: object) -> Any:
-        """An empty list, which gets the items."""
+        """Return an empty list, which torch then fills."""
         return []
 
 
@@ -70,7 +70,7 @@ UNREAD = (
     "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
     "torch.torch_version.TorchVersion",
 )
-"""Full names as pickles have them."""
+"""Full names of the types, as pickles store them."""
 
 AS_DICT = (
     "collections.defaultdict",
@@ -83,7 +83,7 @@ AS_LIST = ("collections.deque",)
 
 
 def stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What torch.serialization.safe_globals takes: a stand-in and the name that it stands for."""
+    """Pairs of a stand-in and the name it stands in for, as torch.serialization.safe_globals takes them."""
     return [
         *((Unread, name) for name in UNREAD),
         *((AsDict, name) for name in AS_DICT),

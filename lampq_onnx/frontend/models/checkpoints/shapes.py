@@ -1,4 +1,4 @@
-"""What the shapes of a checkpoint tell about the model that it was trained with."""
+"""Derives the arguments of a model from the shapes in its checkpoint."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | float]:
-    """timm VisionTransformer arguments that the shapes of a checkpoint tell; empty for other architectures.
+    """Guess the arguments of timm's VisionTransformer from the shapes of a checkpoint; empty for other architectures.
 
-    Without img_size where the positions are those of no square image.
+    img_size is left out if the number of positions does not fit a square image.
     """
     patch, position = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     fc1, head = state.get("blocks.0.mlp.fc1.weight"), state.get("head.weight")
@@ -33,7 +33,7 @@ def guess_vit_arguments(state: Mapping[str, torch.Tensor]) -> dict[str, int | fl
 
 
 def described_arguments(state: Mapping[str, torch.Tensor]) -> str:
-    """Those arguments as they are typed; empty for other architectures."""
+    """The guessed arguments as typed on the command line; empty for other architectures."""
     guess = guess_vit_arguments(state)
     words = [f"--model-arg {key}={value}" for key, value in guess.items()]
     if guess and "img_size" not in guess:
@@ -43,7 +43,7 @@ def described_arguments(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _patches(state: Mapping[str, torch.Tensor]) -> int:
-    """Positions without those of tokens that are no patches."""
+    """Number of positions that belong to patches, without class tokens and registers."""
     registers = state.get("reg_token")
     others = sum(key in state for key in ("cls_token", "dist_token"))
     others += 0 if registers is None or registers.ndim != 3 else int(registers.shape[1])

@@ -1,4 +1,4 @@
-"""ONNX operators as PyTorch functions; one file a kind, and `OPERATORS` collects them."""
+"""ONNX operators as PyTorch functions: one file per kind of operator, collected in `OPERATORS`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from lampq_onnx.frontend.onnx_model.operators.reductions import REDUCTIONS
 from lampq_onnx.frontend.onnx_model.operators.tensors import TENSORS
 
 Function = Callable[..., Any]
-"""Inputs are positional (None: absent), attributes are keywords of their ONNX names; returns a tensor or a tuple.
+"""An ONNX operator as a function that returns a tensor or a tuple.
 
-Written for opsets 13 and later, where an attribute of one opset is an input of another, the function takes both. Small
-constant integers (shapes, axes) come as CPU tensors.
+Inputs are positional arguments (None if absent), attributes are keywords with their ONNX names. The functions support
+opset 13 and later. If an attribute of one opset is an input of another, the function accepts both. Small constant
+integers (shapes, axes) are CPU tensors.
 """
 
 OPERATORS: Mapping[str, Function] = {**ELEMENTWISE, **TENSORS, **REDUCTIONS, **LAYERS, **ATTENTION}
@@ -23,5 +24,6 @@ OPERATORS: Mapping[str, Function] = {**ELEMENTWISE, **TENSORS, **REDUCTIONS, **L
 WITHOUT_GRADIENT = frozenset({"Ceil", "Floor", "Round", "Sign"})
 """Operators on real numbers whose derivative is zero wherever it exists.
 
-Comparisons and indices are not among them: what they select has a gradient, and their own is rightly zero.
+Comparisons and indices are not listed: the values that they select have a gradient, and their own derivative really is
+zero.
 """

@@ -20,7 +20,7 @@ def _attention(
     is_causal: int = 0,
     kv_num_heads: int | None = None,
     q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = 0,  # noqa: ARG001  of an output that is not given
+    qk_matmul_output_mode: int = 0,  # noqa: ARG001  for an output that is not supported
     scale: float | None = None,
     softcap: float = 0.0,
     softmax_precision: int = 1,  # noqa: ARG001

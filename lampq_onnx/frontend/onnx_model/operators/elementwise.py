@@ -1,4 +1,4 @@
-"""Operators that compute each element for itself."""
+"""ONNX operators that compute each element independently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dtype_of(code: int) -> torch.dtype:
     """The torch type of an ONNX type code.
 
     Raises:
-        LampqError: torch has none that this package uses.
+        LampqError: the type is not supported.
     """
     kind = ir.DataType(code)
     if kind not in _DTYPES:
@@ -39,7 +39,7 @@ def dtype_of(code: int) -> torch.dtype:
 
 
 def _together(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """On one device: small constants stay on the CPU until they meet data."""
+    """Both tensors on one device: small constants stay on the CPU until they are combined with data."""
     if a.device == b.device:
         return a, b
     device = b.device if a.device.type == "cpu" else a.device

@@ -1,4 +1,4 @@
-"""Products, convolutions, pooling, normalizations and resampling."""
+"""ONNX operators for products, convolutions, pooling, normalization and resampling."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _max_pool(
     ceil_mode: int = 0,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    storage_order: int = 0,  # noqa: ARG001  of the indices, which are not given
+    storage_order: int = 0,  # noqa: ARG001  for the indices output, which is not supported
     strides: Sequence[int] | None = None,
 ) -> torch.Tensor:
     if len(kernel_shape) != 2:
@@ -130,7 +130,7 @@ def _layer_norm(
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
-    stash_type: int = 1,  # noqa: ARG001  float32 is what everything is computed in
+    stash_type: int = 1,  # noqa: ARG001  everything is computed in float32
 ) -> torch.Tensor:
     shape = x.shape[axis % x.dim() :]
     if scale.shape == shape and (bias is None or bias.shape == shape):
@@ -160,7 +160,7 @@ def _batch_norm(
     variance: torch.Tensor,
     *,
     epsilon: float = 1e-5,
-    momentum: float = 0.9,  # noqa: ARG001  of training
+    momentum: float = 0.9,  # noqa: ARG001  only for training
     training_mode: int = 0,
 ) -> torch.Tensor:
     if training_mode:
@@ -181,7 +181,7 @@ def _group_norm(
     epsilon: float = 1e-5,
     stash_type: int = 1,  # noqa: ARG001
 ) -> torch.Tensor:
-    repeat = x.shape[1] // scale.numel()  # opset 18 has one number a group, later opsets one a channel
+    repeat = x.shape[1] // scale.numel()  # opset 18 has one number per group, later opsets one per channel
     if repeat > 1:
         scale, bias = scale.repeat_interleave(repeat), bias.repeat_interleave(repeat)
     return functional.group_norm(x, num_groups, scale, bias, epsilon)
@@ -213,7 +213,7 @@ _RESIZE = {
 
 def _resize(
     x: torch.Tensor,
-    roi: torch.Tensor | None = None,  # noqa: ARG001  of tf_crop_and_resize, which is refused
+    roi: torch.Tensor | None = None,  # noqa: ARG001  for tf_crop_and_resize, which is not supported
     scales: torch.Tensor | None = None,
     sizes: torch.Tensor | None = None,
     *,
@@ -222,7 +222,7 @@ def _resize(
     coordinate_transformation_mode: str = "half_pixel",
     cubic_coeff_a: float = -0.75,
     exclude_outside: int = 0,
-    extrapolation_value: float = 0.0,  # noqa: ARG001  of tf_crop_and_resize
+    extrapolation_value: float = 0.0,  # noqa: ARG001  for tf_crop_and_resize
     keep_aspect_ratio_policy: str = "stretch",
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
@@ -237,7 +237,7 @@ def _resize(
     elif scales is not None:
         wanted = {a: int(x.shape[a] * s) for a, s in zip(chosen, scales.tolist(), strict=True)}
     else:
-        raise LampqError("Resize says neither sizes nor scales")
+        raise LampqError("Resize has neither sizes nor scales")
     if any(wanted.get(a, x.shape[a]) != x.shape[a] for a in (0, 1)):
         raise LampqError("Resize of the batch or channel dimension is not supported")
     target = [wanted.get(2, x.shape[2]), wanted.get(3, x.shape[3])]

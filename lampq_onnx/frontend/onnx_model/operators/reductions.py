@@ -1,4 +1,4 @@
-"""Operators that sum up, normalize or pick along axes."""
+"""ONNX operators that reduce, accumulate or select along axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Reduction = Callable[[torch.Tensor, tuple[int, ...], bool], torch.Tensor]
 
 
 def _reduced(function: Reduction) -> Any:
-    """Axes are an attribute before opset 18 (13 for ReduceSum) and an input afterwards."""
+    """A reduction whose axes are an attribute before opset 18 (13 for ReduceSum) and an input from then on."""
 
     def call(
         x: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Operators that move, cut, join and make tensors."""
+"""ONNX operators that move, cut, join and create tensors."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_sharded_files_are_read_through_their_index(tmp_path: Path) -> None:
     assert "lacks head.weight" in refused_shard(index).message
     for wrong in ("../model.safetensors", "/model.safetensors", "sub/model.safetensors"):
         index.write_text(json.dumps({"weight_map": {"head.weight": wrong}}))
-        assert "no file beside it" in refused(index).message
+        assert "not a file in its folder" in refused(index).message
     index.write_text(json.dumps({"weight_map": {"head.weight": "gone.safetensors"}}))
     with pytest.raises(LampqError, match=r"no such checkpoint: .*gone\.safetensors"):
         read_checkpoint(index)

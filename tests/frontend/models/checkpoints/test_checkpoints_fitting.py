@@ -118,7 +118,7 @@ def test_averages_are_preferred_and_said(tmp_path: Path, caplog: pytest.LogCaptu
 def test_an_average_that_is_not_whole_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     part = {key: value for key, value in weights(1).items() if key != "norm.bias"}
     assert holds(load(empty(), saved(tmp_path, {"model": weights(0), "model_ema": part})), weights(0))
-    assert any("model_ema is not whole" in message for message in caplog.messages)
+    assert any("model_ema is incomplete" in message for message in caplog.messages)
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
@@ -150,7 +150,7 @@ def test_other_floats_are_cast_and_said(kind: torch.dtype, tmp_path: Path, caplo
     assert holds(module, state)
     assert all(value.dtype == torch.float32 for value in module.state_dict().values())
     (message,) = caplog.messages
-    assert f"{len(state)} tensors stored as {str(kind)[6:]} are taken as float32" in message
+    assert f"{len(state)} tensors stored as {str(kind)[6:]} are converted to float32" in message
 
 
 def test_eight_bit_floats_and_integers_are_no_weights(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""A reader who copies the blocks of a page, one after the other, into an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import lampq_onnx
+from tests.documents.blocks import Block, page_blocks
+
+STANDS_FOR = {
+    "deit_tiny_patch16_224": "test_vit",  # timm's smallest Vision Transformer: 0.4 M parameters
+    "4MB": "0.6MB",  # of a model that is 15 times smaller
+}
+"""What the reader puts in the place of the pages' own model, in every block."""
+
+QUICK = {
+    "quantize": "--effort fast --latency-runs 2 --threads 1",
+    "analyze": "--effort fast --threads 1",
+    "probe": "--rounds 5",
+    "validate": "--latency-runs 2",
+}
+"""Options that the reader adds to a command to save time."""
+
+QUICK_CALL = ("bits=3)", "bits=3, effort='fast', latency_runs=2, threads=1)")
+"""The same in Python."""
+
+CLASSES = {"amber": (220, 160, 30), "green": (40, 180, 60), "navy": (20, 40, 140), "plum": (150, 40, 150)}
+"""Classes of the reader's images, and their mean red, green and blue."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Runs blocks in one folder.
+
+    Attributes:
+        folder: where files are written.
+        tools: a folder with the command `lampq-onnx`, first in PATH.
+    """
+
+    folder: Path
+    tools: Path
+
+    @classmethod
+    def of(cls, folder: Path, tools: Path) -> Reader:
+        """A reader with an installed command line."""
+        tools.mkdir()
+        command = tools / "lampq-onnx"
+        cases = "".join(f'  {name}) exec {sys.executable} -m lampq_onnx "$@" {QUICK[name]} ;;\n' for name in QUICK)
+        command.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}esac\nexec {sys.executable} -m lampq_onnx "$@"\n')
+        command.chmod(0o755)
+        folder.mkdir()
+        return cls(folder, tools)
+
+    def bring_model_and_images(self) -> None:
+        """What the pages take for granted: a checkpoint, calibration images, validation images with labels."""
+        done = subprocess.run(
+            [sys.executable, "-c", "from tests.documents.own_model import write; write()"],
+            cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def follow(self, name: str) -> list[Block]:
+        """Do what every block of a page says; gives those that are marked as not run.
+
+        Raises:
+            AssertionError: a block fails, or it is not clear what to do with it.
+        """
+        left = []
+        for block in page_blocks(name):
+            if block.skipped:
+                left.append(block)
+            else:
+                self.do(block)
+        return left
+
+    def do(self, block: Block) -> None:
+        """Run a block of commands or of Python, or save one that stands for a file.
+
+        Raises:
+            AssertionError: see `follow`.
+        """
+        text = block.text
+        for shown, own in STANDS_FOR.items():
+            text = text.replace(shown, own)
+        if block.file:
+            (self.folder / block.file).write_text(text + "\n", encoding="utf-8")
+            return
+        runs = {
+            "sh": ["bash", "-e", "-u", "-o", "pipefail", "-c", text],
+            "python": [sys.executable, "-c", text.replace(*QUICK_CALL)],
+        }
+        assert block.language in runs, f"{block} is neither run nor saved, nor marked as not run"
+        done = subprocess.run(
+            runs[block.language], cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{block}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+    def _environment(self) -> dict[str, str]:
+        roots = (Path(lampq_onnx.__file__).parents[1], Path(__file__).parents[2])
+        return {
+            **os.environ,
+            "PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(map(str, roots)),
+            "OMP_NUM_THREADS": "1",
+        }

@@ -1,0 +1,23 @@
+"""README's blocks, run from top to bottom in an empty folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lampq_onnx.disk.files import OUTPUT_FILES
+from tests.documents.reader import Reader
+
+
+def test_the_blocks_run_in_order(tmp_path: Path) -> None:
+    reader = Reader.of(tmp_path / "empty", tmp_path / "bin")
+    reader.bring_model_and_images()
+    left = reader.follow("README.md")
+    assert [block.skipped for block in left] == ["installs the package"]
+    made = reader.folder
+    assert {path.name for path in (made / "out").iterdir()} == {*OUTPUT_FILES, "triton"}
+    layers = json.loads((made / "plan.json").read_text())["layers"]
+    assert len(layers) > len(json.loads((made / "hand.json").read_text())["layers"]) == 2
+    assert (made / "model.onnx").stat().st_size < 0.6e6 < (made / "float.onnx").stat().st_size
+    assert (made / "hand.onnx").is_file()
+    assert (made / "out3" / "edited.onnx").is_file()
