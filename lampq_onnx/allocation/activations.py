@@ -56,9 +56,10 @@ def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: fl
     """Return the names of the layers whose inputs get 16 instead of 8 bits, because that saves more than it costs.
 
     A layer pays ``price`` (see `AllocationOptions.wide_price`) times its share of the multiply-adds of ``units``.
-    Inputs are widened only from 8 bits, because a smaller width is a deliberate choice of narrow inputs. Layers whose costs at
-    8 and 16 bits were not measured keep their width. If the number of multiply-adds of any layer is unknown, all layers
-    do.
+
+    Inputs are widened only from 8 bits, because a smaller width is a deliberate choice of narrow inputs. Layers whose
+    costs at 8 and 16 bits were not measured keep their width. If the number of multiply-adds of any layer is unknown,
+    all layers do.
     """
     if activation_bits != FIXED_BITS or any(unit.activation_elements is None for unit in units):
         return frozenset()
