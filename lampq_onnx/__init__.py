@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lampq_onnx.allocation.options import AllocationOptions
     from lampq_onnx.api.files import allocate, convert, doctor, reproduce, validate
     from lampq_onnx.api.models import analyze, quantize, recognize, sweep
     from lampq_onnx.artifacts.details import (
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
         ValidateKeywords,
     )
     from lampq_onnx.config.options import (
-        AllocationOptions,
         AnalysisOptions,
         BudgetOptions,
         ImageOptions,
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from lampq_onnx.errors import GateError, LampqError, ScoreError, UsageError
     from lampq_onnx.evaluation.gates import GateResult, gates_of, require_gates
     from lampq_onnx.graph.parameters import LayerFacts, LayerParameters
-    from lampq_onnx.graph.recognition import Recognition, RecognizedUnit
+    from lampq_onnx.graph.recognition import Recognition, RecognizedLayer
     from lampq_onnx.graph.refusals import Refusal
     from lampq_onnx.quantization.activations import ActivationQuantizer
     from lampq_onnx.quantization.weights import Grid, QuantizedWeight
@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from lampq_onnx.workflow.reproduce import Reproduction
 
 _NAMES = {
+    "lampq_onnx.allocation.options": ("AllocationOptions",),
     "lampq_onnx.api.files": ("allocate", "convert", "doctor", "reproduce", "validate"),
     "lampq_onnx.api.models": ("analyze", "quantize", "recognize", "sweep"),
     "lampq_onnx.artifacts.details": (
@@ -138,7 +139,6 @@ _NAMES = {
         "ValidateKeywords",
     ),
     "lampq_onnx.config.options": (
-        "AllocationOptions",
         "AnalysisOptions",
         "BudgetOptions",
         "ImageOptions",
@@ -156,7 +156,7 @@ _NAMES = {
     "lampq_onnx.errors": ("GateError", "LampqError", "ScoreError", "UsageError"),
     "lampq_onnx.evaluation.gates": ("GateResult", "gates_of", "require_gates"),
     "lampq_onnx.graph.parameters": ("LayerFacts", "LayerParameters"),
-    "lampq_onnx.graph.recognition": ("Recognition", "RecognizedUnit"),
+    "lampq_onnx.graph.recognition": ("Recognition", "RecognizedLayer"),
     "lampq_onnx.graph.refusals": ("Refusal",),
     "lampq_onnx.quantization.activations": ("ActivationQuantizer",),
     "lampq_onnx.quantization.weights": ("Grid", "QuantizedWeight"),
@@ -230,7 +230,7 @@ __all__ = [
     "QuantizedWeight",
     "Recipe",
     "Recognition",
-    "RecognizedUnit",
+    "RecognizedLayer",
     "Refusal",
     "Report",
     "Reproduction",

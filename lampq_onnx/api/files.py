@@ -84,10 +84,10 @@ def convert(
         UsageError: an unknown option, a value that it cannot have, or ``output`` exists.
         LampqError: the plan or the weights do not fit the file, or ranges are missing.
     """
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.convert_files import convert as run
 
     values = values_of("convert", dict(options), calibration=calibration)
-    return pipeline.convert(
+    return run(
         Path(float_model),
         plan,
         Path(output),

@@ -62,13 +62,13 @@ def quantize(
         LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
     from lampq_onnx.disk.cache import ArrayCache
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.quantize import quantize as run
 
     base, values, given = call_of(
         "quantize", dict(options), model=model, preprocessing=preprocessing, calibration=calibration,
         validation=validation, recipe=recipe, bits=bits, latency=latency, baseline=baseline,
     )  # fmt: skip
-    return pipeline.quantize(
+    return run(
         Recipe.build(base, values),
         Path(output),
         progress=progress,
@@ -117,14 +117,14 @@ def recognize(
         UsageError: what `quantize` would refuse.
         LampqError: likewise.
     """
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.quantize import recognize as look
 
     base, values, given = call_of(
         "quantize", dict(options), model=model, preprocessing=preprocessing, calibration=calibration,
         validation=validation, recipe=recipe, bits=bits, latency=latency, baseline=baseline,
     )  # fmt: skip
     folder = None if output is None else Path(output)
-    return pipeline.recognize(Recipe.build(base, values), folder, overwrite=overwrite, given=given, progress=progress)
+    return look(Recipe.build(base, values), folder, overwrite=overwrite, given=given, progress=progress)
 
 
 def sweep(
@@ -223,21 +223,17 @@ def analyze(
         UsageError: an unknown option, a value that it cannot have, or ``float_output`` exists.
         LampqError: the model or its images cannot be used.
     """
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.analyze import analyze as run
 
     base, values, given = call_of(
         "analyze", dict(options), model=model, preprocessing=preprocessing, calibration=calibration, recipe=recipe,
         bits=bits,
     )  # fmt: skip
     built = Recipe.build(base, values)
-    return pipeline.analyze(
-        built.model,
-        built.images,
-        built.analysis,
-        built.rounding,
+    return run(
+        built,
         float_output=None if float_output is None else Path(float_output),
         overwrite=overwrite,
-        threads=built.output.threads,
         progress=progress,
         given=given,
     )

@@ -18,8 +18,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.
 
 @with_options(
     "--bits", "--metric", "allocation", "budgets", "--target", "--packing",
-    shown={"--metric": "lampq; kl with a budget other than --bits",
-           "--activation-bits": "what the ranges were measured for",
+    shown={"--activation-bits": "what the ranges were measured for",
            "--bits": "4; none with another budget"},
 )  # fmt: skip
 def allocate(
@@ -80,10 +79,10 @@ def convert(
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_conversion
     from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.convert_files import convert as run
 
     require_new_files((output,), overwrite=overwrite)
-    conversion = pipeline.convert(
+    conversion = run(
         float_model,
         BitPlan.load(plan),
         output,

@@ -47,7 +47,7 @@ class _Images(TypedDict, total=False):
 
 
 class _Allocation(TypedDict, total=False):
-    """How bit-widths are chosen."""
+    """How bits are given out."""
 
     candidates: str | Sequence[int] | None
     metric: str | None

@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 import tomli_w
 from pydantic import ValidationError, model_validator
 
+from lampq_onnx.allocation.options import AllocationOptions
 from lampq_onnx.artifacts.task import CLASSIFICATION, TaskName
 from lampq_onnx.config.doors import check_all, checked
 from lampq_onnx.config.fields import Field, fields_of, text_of
 from lampq_onnx.config.options import (
-    AllocationOptions,
     AnalysisOptions,
     BudgetOptions,
     ImageOptions,

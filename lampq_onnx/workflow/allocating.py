@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lampq_onnx.allocation import FormSolution, Solution
+from lampq_onnx.allocation import AllocationOptions, FormSolution, Solution
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
-from lampq_onnx.config.options import AllocationOptions, BudgetOptions, OutputOptions
-from lampq_onnx.config.recipe import Values, merge, options_of
+from lampq_onnx.config.options import BudgetOptions, OutputOptions
+from lampq_onnx.config.recipe import Values, options_of
 from lampq_onnx.graph.model_file import file_bytes
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
-
-METRIC, METRIC_WITHIN = "lampq", "kl"
-"""Metrics where none is named: for average bits alone, and with any other budget."""
 
 
 def allocate(
@@ -41,8 +38,7 @@ def allocate(
     """
     given = values.get("allocation", {})
     budgets, form = options_of(BudgetOptions, values), options_of(OutputOptions, values)
-    metric = METRIC_WITHIN if budgets.given else METRIC
-    options = options_of(AllocationOptions, merge({"allocation": {"metric": metric}}, values))
+    options = options_of(AllocationOptions, values)
     if table is None and budgets.latency is not None:
         table = LatencyTable.load(budgets.latency)
     name = form.target if table is None or form.target != "auto" else table.target
@@ -54,7 +50,6 @@ def allocate(
         options,
         limits_of(options, budgets, bits_count=not budgets.given or "bits" in given),
         target,
-        activation_bits=options.activation_bits if "activation_bits" in given else None,
         packing=form.packing,
         table=table,
         float_bytes=None if float_model is None else file_bytes(float_model),

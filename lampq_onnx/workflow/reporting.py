@@ -14,7 +14,7 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.gate_files import junit, markdown
 from lampq_onnx.html import write_report
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
-from lampq_onnx.workflow import pipeline
+from lampq_onnx.workflow.validate_files import validate as compare
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def validate(
     overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Report | None:
-    """Check a quantized file against its float file, and write what was found; see `pipeline.validate`.
+    """Check a quantized file against its float file, and write what was found; see `validate_files.validate`.
 
     The files are written whether gates fail or not, and say so.
 
@@ -78,7 +78,7 @@ def validate(
         raise UsageError(f"there is no {FLOAT_FILE} beside {model}", hint="name the float file with --reference FILE")
     if images.validation is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    found = pipeline.validate(model, against, images, options, limits, progress=progress)
+    found = compare(model, against, images, options, limits, progress=progress)
     if found is None:
         return None
     if files.report is not None and files.page is not None:
