@@ -60,10 +60,10 @@ class Target:
             DequantizeLinear must read an initializer.
         shared_bytes: weights of 5 to 7 bits may lie in bytes that share their spare bits. Weights of 5 and 6 bits have
             a zero_point then.
-        gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime.md). Without VNNI the products
-            take so much longer that nothing is gained; on arm64 it was not measured.
+        gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
+            products take so much longer that nothing is gained; on arm64 it was not measured.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
-            product that is split (docs/runtime.md). Not measured on arm64.
+            product that is split (docs/runtime/passes.md). Not measured on arm64.
         timed: `probe` can time its files, because they run in onnxruntime on a CPU.
         opset: newest opset that is read.
     """
@@ -149,7 +149,7 @@ _LOW = tuple(range(1, 9))
 _NARROW = tuple(range(2, 9))
 
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
-"""Kernels of onnxruntime on CPUs (docs/runtime.md): narrow widths run on the 8-bit kernel, wider inputs in float."""
+"""Kernels of onnxruntime on CPUs (docs/runtime/targets.md): narrow widths run in 8 bits, wider inputs in float."""
 
 TARGETS = {
     target.name: target
