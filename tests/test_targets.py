@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.runtime.probe.forms import FLOAT_FORM, forms_of
+from lampq_onnx.runtime.probe.timed_forms import FLOAT_FORM, timed_forms
 from lampq_onnx.targets import PACKINGS, TARGETS, target_for
 from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference
 
@@ -120,7 +120,7 @@ def test_probe_times_what_runs_in_onnxruntime_on_a_cpu() -> None:
         # Another name decides nothing.
         other = dataclasses.replace(target, name=f"onnxruntime-{target.name}")
         if target.timed:
-            assert forms_of(other)[0] == FLOAT_FORM
+            assert timed_forms(other)[0] == FLOAT_FORM
         else:
             with pytest.raises(UsageError, match="cannot be timed here"):
-                forms_of(other)
+                timed_forms(other)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -14,19 +13,6 @@ from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Target
-
-ActivationChoice = int | Literal["mixed", "same"]
-"""Width of the inputs: one number for all; "mixed": one per input, under a second budget; "same": as the weights."""
-
-DEFAULT_ACTIVATION_CANDIDATES = (4, 6, 8, WIDE_ACTIVATION_BITS)
-
-WIDE_PRICE = 0.1
-"""Mean KL (nats) that 16-bit inputs must save, scaled to the whole model by the share of multiply-adds.
-
-A layer with a 16-bit input runs on the float kernel, which takes about twice the time of int8. All inputs of a typical
-ViT together lose 0.003 to 0.005 nats at 8 bits. Each layer has a few percent of the multiply-adds, and none comes near
-its share of this price. A layer that alone loses more than its share is worth the slower kernel.
-"""
 
 
 def activation_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
@@ -66,12 +52,14 @@ def fixed_activation_bits(unit: UnitSensitivity, fixed_bits: int) -> int:
     return FLOAT_BITS if fixed_bits == FLOAT_BITS or unit.float_input else FIXED_BITS
 
 
-def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float = WIDE_PRICE) -> frozenset[str]:
+def wide_units(units: Sequence[UnitSensitivity], activation_bits: int, price: float) -> frozenset[str]:
     """Return the names of the layers whose inputs get 16 instead of 8 bits, because that saves more than it costs.
 
-    A layer pays ``price`` times its share of the multiply-adds of ``units``. Inputs are widened only from 8 bits,
-    because a smaller width is a deliberate choice of narrow inputs. Layers whose costs at 8 and 16 bits were not
-    measured keep their width. If the number of multiply-adds of any layer is unknown, all layers do.
+    A layer pays ``price`` (see `AllocationOptions.wide_price`) times its share of the multiply-adds of ``units``.
+
+    Inputs are widened only from 8 bits, because a smaller width is a deliberate choice of narrow inputs. Layers whose
+    costs at 8 and 16 bits were not measured keep their width. If the number of multiply-adds of any layer is unknown,
+    all layers do.
     """
     if activation_bits != FIXED_BITS or any(unit.activation_elements is None for unit in units):
         return frozenset()

@@ -42,7 +42,7 @@ PAIR_USERS = {4: 1, 2: 2, 1: 2}
 
 
 @dataclass(frozen=True)
-class Form:
+class LayerForm:
     """Widths and storage of one layer; without a storage it stays in float."""
 
     weight_bits: int
@@ -55,12 +55,12 @@ class Form:
         return f"{self.weight_bits} weight and {self.activation_bits} activation bits in {self.storage} storage"
 
 
-FLOAT_FORM = Form(FLOAT_BITS, FLOAT_BITS, None)
+FLOAT_FORM = LayerForm(FLOAT_BITS, FLOAT_BITS, None)
 
 
 def forms_of(
     target: Target, weights: Sequence[int], activations: Sequence[int], storages: Sequence[Packing], *, same: bool
-) -> tuple[Form, ...]:
+) -> tuple[LayerForm, ...]:
     """List all forms that the target can run, float last.
 
     Args:
@@ -71,7 +71,7 @@ def forms_of(
         same: only forms whose inputs have the width of the weights (the paper's W/A).
     """
     quantized = (
-        Form(w, a, storage)
+        LayerForm(w, a, storage)
         for storage in storages
         for w in weights
         for a in activations
@@ -80,7 +80,7 @@ def forms_of(
     return (*quantized, FLOAT_FORM)
 
 
-def form_bytes(unit: UnitSensitivity, form: Form, target: Target) -> int:
+def form_bytes(unit: UnitSensitivity, form: LayerForm, target: Target) -> int:
     """Return the bytes of a layer in the file: weights, scales and its share of the graph."""
     if form.storage is None:
         return FLOAT_BYTES * unit.parameters
@@ -128,6 +128,6 @@ def multiply_adds(unit: UnitSensitivity) -> int:
     return unit.parameters * unit.activation_elements // unit.shape[1]
 
 
-def bit_operations(unit: UnitSensitivity, form: Form) -> int:
+def bit_operations(unit: UnitSensitivity, form: LayerForm) -> int:
     """Return multiply-adds times weight bits times input bits; float counts 32 bits."""
     return multiply_adds(unit) * form.weight_bits * form.activation_bits

@@ -14,7 +14,7 @@ from lampq_onnx.allocation.choices import BoolArray, Budget
 from lampq_onnx.allocation.forms import (
     FLOAT_BYTES,
     FLOAT_FORM,
-    Form,
+    LayerForm,
     bit_operations,
     form_bytes,
     pair_table_bytes,
@@ -58,7 +58,7 @@ class Resource:
     """
 
     name: str
-    amount: Callable[[UnitSensitivity, Form], int]
+    amount: Callable[[UnitSensitivity, LayerForm], int]
     rest: int
     limit: int
     scale: int
@@ -67,7 +67,7 @@ class Resource:
     floor: int = 0
     margin: float = 0.0
 
-    def budget(self, units: Sequence[UnitSensitivity], forms: Sequence[Form]) -> Budget:
+    def budget(self, units: Sequence[UnitSensitivity], forms: Sequence[LayerForm]) -> Budget:
         """Return this resource as a budget of the integer program."""
         table = np.array([[self.amount(unit, form) for form in forms] for unit in units], dtype=np.int64)
         rest = self.rest + int(self.limit * self.margin)
@@ -93,7 +93,7 @@ def _rounded(value: float, towards: Callable[[float], int]) -> str:
 
 
 def require_reachable(
-    resource: Resource, units: Sequence[UnitSensitivity], forms: Sequence[Form], possible: BoolArray | None = None
+    resource: Resource, units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], possible: BoolArray | None = None
 ) -> None:
     """Refuse a limit that no choice of forms keeps.
 
@@ -147,7 +147,7 @@ def refuse_no_effect(
 def resources_of(
     sensitivities: Sensitivities,
     limits: Limits,
-    fixed: Mapping[str, Form],
+    fixed: Mapping[str, LayerForm],
     target: Target,
     table: LatencyTable | None,
     float_bytes: int | None,
@@ -196,7 +196,7 @@ def _size(
     sensitivities: Sensitivities,
     limit: int,
     outside: Sequence[UnitSensitivity],
-    fixed: Mapping[str, Form],
+    fixed: Mapping[str, LayerForm],
     target: Target,
     table: LatencyTable | None,
     float_bytes: int | None,
@@ -220,11 +220,11 @@ def _latency(
     table: LatencyTable,
     limit: float,
     outside: Sequence[UnitSensitivity],
-    fixed: Mapping[str, Form],
+    fixed: Mapping[str, LayerForm],
 ) -> Resource:
     times = table.layer_times()
 
-    def amount(unit: UnitSensitivity, form: Form) -> int:
+    def amount(unit: UnitSensitivity, form: LayerForm) -> int:
         return round(_NANOSECONDS * times.ms(unit.name, form.weight_bits, form.activation_bits, form.storage))
 
     known = {unit.name for unit in sensitivities.units}

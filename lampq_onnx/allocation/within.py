@@ -10,10 +10,11 @@ import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form, form_bytes, multiply_adds
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, multiply_adds
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
+from lampq_onnx.allocation.options import AllocationOptions
 from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.artifacts.latency import LatencyTable
@@ -39,7 +40,7 @@ class Usage:
 class FormSolution:
     """Forms of all layers in the budget, and how close to optimal they are known to be; see `Solution`."""
 
-    forms: dict[str, Form]
+    forms: dict[str, LayerForm]
     objective: float
     bound: float
     gap: float
@@ -50,17 +51,14 @@ class FormSolution:
 
 def solve_forms(
     sensitivities: Sensitivities,
-    forms: Sequence[Form],
+    forms: Sequence[LayerForm],
     limits: Limits,
-    fixed: Mapping[str, Form],
+    fixed: Mapping[str, LayerForm],
     target: Target,
     *,
-    metric: str,
-    gamma: float,
+    options: AllocationOptions,
     table: LatencyTable | None,
     float_bytes: int | None,
-    float_price: float,
-    time_limit: float,
 ) -> FormSolution:
     """Find the forms of least cost within all limits; with ``min_agreement``, those of least bytes.
 
@@ -73,12 +71,10 @@ def solve_forms(
         limits: at least one limit.
         fixed: forms of the layers outside the budget.
         target: where the file is to run, which decides a part of its size.
-        metric: how the cost of a width is computed, see `METRICS`.
-        gamma: factor by which each extra bit reduces the cost.
-        table: latency table of the float file; needed for ``max_ms``.
-        float_bytes: size of the float file; needed for ``max_bytes`` if there is no table.
-        float_price: nats that the float kernel must save, scaled to the whole model; used without ``max_ms``.
-        time_limit: seconds for the integer program.
+        options: what a width costs, and the seconds for the integer program. ``wide_price`` is what a whole model's
+            worth of multiply-adds on the float kernel must save, without ``max_ms``.
+        table: of the float file; needed for ``max_ms``.
+        float_bytes: size of the float file; needed for ``max_bytes`` where there is no table.
 
     Raises:
         UsageError: something that a limit needs is not given.
@@ -89,13 +85,13 @@ def solve_forms(
     if table is not None:
         table.require_units(sensitivities.units)
     resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes)
-    costs = form_costs(sensitivities, units, forms, metric, gamma)
+    costs = form_costs(sensitivities, units, forms, options)
     if limits.max_ms is None:
-        costs = costs + _float_prices(units, forms, float_price)
+        costs = costs + _float_prices(units, forms, options.wide_price)
     budgets = [resource.budget(units, forms) for resource in resources]
     objective = costs
     if limits.min_agreement is not None:
-        ceiling = _ceiling(sensitivities, limits.min_agreement, metric)
+        ceiling = _ceiling(sensitivities, limits.min_agreement, options.metric)
         _require_agreement(sensitivities, limits.min_agreement, ceiling, float(costs.min(axis=1).sum()))
         budgets.append(_cost_budget(costs, ceiling))
         objective = np.array([[float(form_bytes(unit, form, target)) for form in forms] for unit in units])
@@ -111,7 +107,7 @@ def solve_forms(
         costs=objective[:, kept],
         budgets=tuple(Budget(b.name, b.weights[:, kept], b.capacity, b.total, b.offset) for b in budgets),
     )
-    found = solve_choices(problem, time_limit=time_limit)
+    found = solve_choices(problem, time_limit=options.time_limit)
     if all(forms[kept[k]] == FLOAT_FORM for k in found.choice.tolist()):
         refuse_no_effect(resources, units, _best_agreement(sensitivities, limits, costs))
     return FormSolution(
@@ -126,7 +122,10 @@ def solve_forms(
 
 
 def form_costs(
-    sensitivities: Sensitivities, units: Sequence[UnitSensitivity], forms: Sequence[Form], metric: str, gamma: float
+    sensitivities: Sensitivities,
+    units: Sequence[UnitSensitivity],
+    forms: Sequence[LayerForm],
+    options: AllocationOptions,
 ) -> FloatArray:
     """Return the cost of every layer in every form, weights plus input, shape (n, k); float costs nothing.
 
@@ -137,9 +136,9 @@ def form_costs(
     if not widths:
         return np.zeros((len(units), len(forms)))
     inputs = tuple(sorted({form.activation_bits for form in forms if form.activation_bits != FLOAT_BITS}))
-    weight_costs = METRICS[metric](sensitivities, widths, gamma)
+    weight_costs = METRICS[options.metric](sensitivities, widths, options.gamma)
     input_costs = activation_costs(units, inputs)
-    if metric not in MEASURED_METRICS:
+    if options.metric not in MEASURED_METRICS:
         spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
         if min(spreads) > 0:
             weight_costs = weight_costs * (spreads[1] / spreads[0])
@@ -152,7 +151,7 @@ def form_costs(
     return costs
 
 
-def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[Form], price: float) -> FloatArray:
+def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], price: float) -> FloatArray:
     """Return the price of the float kernel by the layer's share of the multiply-adds, shape (n, k).
 
     An infinite price forbids float. Layers that are faster in float pay nothing.
@@ -165,11 +164,11 @@ def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[Form], price
     return prices
 
 
-def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, Form], metric: str, gamma: float) -> float:
+def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, LayerForm], options: AllocationOptions) -> float:
     """Return the cost of all layers in the budget in the given forms."""
     kinds = tuple(dict.fromkeys(forms[unit.name] for unit in budgeted_units(sensitivities)))
     units = budgeted_units(sensitivities)
-    costs = form_costs(sensitivities, units, kinds, metric, gamma)
+    costs = form_costs(sensitivities, units, kinds, options)
     return float(sum(costs[i, kinds.index(forms[unit.name])] for i, unit in enumerate(units)))
 
 
@@ -249,12 +248,12 @@ def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
     return tuple(found)
 
 
-def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, Form]:
+def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, LayerForm]:
     """Return the forms of the layers outside the budget."""
 
-    def form(unit: UnitSensitivity) -> Form:
+    def form(unit: UnitSensitivity) -> LayerForm:
         if fixed_bits == FLOAT_BITS:
             return FLOAT_FORM
-        return Form(fixed_bits, fixed_activation_bits(unit, fixed_bits), storage)
+        return LayerForm(fixed_bits, fixed_activation_bits(unit, fixed_bits), storage)
 
     return {unit.name: form(unit) for unit in sensitivities.units if unit.fixed}

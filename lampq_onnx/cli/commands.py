@@ -68,18 +68,20 @@ def quantize(
     from lampq_onnx.disk.cache import ArrayCache
     from lampq_onnx.errors import UsageError
     from lampq_onnx.evaluation.gates import require_gates
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.quantize import quantize as run
+    from lampq_onnx.workflow.quantize import recognize
+    from lampq_onnx.workflow.requests import missing_images
 
     recipe = Recipe.build(override(values, "model", name=model))
     if dry_run:
-        print_recognition(pipeline.recognize(recipe, output, overwrite=overwrite))
-        for what, hint in pipeline.missing_images(recipe).items():
+        print_recognition(recognize(recipe, output, overwrite=overwrite))
+        for what, hint in missing_images(recipe).items():
             typer.echo(f"the run will need {what}: {hint}")
         return
     if output is None:
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
     said: list[str] = []
-    report = pipeline.quantize(
+    report = run(
         recipe,
         output,
         progress=terminal_progress(),
@@ -121,18 +123,14 @@ def analyze(
     from lampq_onnx.cli.tables import print_sensitivities
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.running.processes import writes_files
-    from lampq_onnx.workflow import pipeline
+    from lampq_onnx.workflow.analyze import analyze as run
 
     require_new_files((output, float_output), overwrite=overwrite)
     recipe = Recipe.build(override(values, "model", name=model))
-    sensitivities = pipeline.analyze(
-        recipe.model,
-        recipe.images,
-        recipe.analysis,
-        recipe.rounding,
+    sensitivities = run(
+        recipe,
         float_output=float_output,
         overwrite=overwrite,
-        threads=recipe.output.threads,
         progress=terminal_progress(),
     )
     if not writes_files():

@@ -5,26 +5,33 @@ The command line, recipes and the Python API are made from these fields: a new o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from lampq_onnx.allocation.options import DEFAULTS, Activation, InputWidths, MetricName, WeightWidths
 from lampq_onnx.artifacts.task import TaskName
 from lampq_onnx.config.plain_values import plain_arguments
-from lampq_onnx.disk.checkpoint_files import names_checkpoint
+from lampq_onnx.config.readers import (
+    MadeImages,
+    all_positive,
+    bops_text,
+    calibration_of,
+    calibration_text,
+    known_device,
+    known_model_name,
+    known_target,
+    latency_text,
+    not_empty,
+    numbers_of,
+    size_text,
+)
 from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
 from lampq_onnx.disk.records import Record
-from lampq_onnx.disk.wording import joined, shown
-from lampq_onnx.errors import UsageError
 
-DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
-
-MOST_IMAGES, MOST_SECONDS, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 1e6, 10**6, 1024, 65536
+MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
 """Upper bounds of options: larger numbers are typing errors."""
-
-MadeImages = Literal["synthetic", "noise"]
 
 DIGITS = "digits"
 """Name of the embedded model."""
@@ -36,161 +43,9 @@ TRAINING_THREADS = 2
 
 EffortName = Literal["fast", "balanced", "best"]
 PackingName = Literal["auto", "exact", "native", "container"]
-ActivationWidth = int | Literal["mixed", "same"]
 
 
-def calibration_of(value: object) -> Path | MadeImages | None:
-    """Read a source of calibration images: a path, or `synthetic` or `noise` for images made from the model.
-
-    A folder of that name is written ./synthetic.
-
-    Raises:
-        ValueError: the value is neither a path nor text.
-    """
-    if not isinstance(value, str | Path | None):
-        raise ValueError(f"must be a path, synthetic or noise, not {shown(value)}")
-    words: tuple[MadeImages, ...] = get_args(MadeImages)
-    made = next((word for word in words if value == word), None)
-    return made or (None if value is None else Path(value))
-
-
-def _calibration_text(value: Path | MadeImages | None) -> str | None:
-    if isinstance(value, Path):
-        return f"./{value}" if str(value) in get_args(MadeImages) else str(value)
-    return value
-
-
-def _model_name(value: str) -> str:
-    if names_checkpoint(value):
-        raise UsageError(
-            f"{value!r} is a file of weights, not the name of a model",
-            hint=f"name the timm model that the weights belong to: quantize TIMM_NAME --checkpoint {value}",
-        )
-    return value
-
-
-def _device(value: str) -> str:
-    name, _, index = value.partition(":")
-    if name not in DEVICES or (index and not index.isascii()) or (":" in value and not index.isdigit()):
-        raise ValueError(f"must be {joined(DEVICES)}, alone or with a number as in cuda:0, not {value!r}")
-    return value
-
-
-def _positive(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    if value is not None and not all(number > 0 for number in value):
-        raise ValueError(f"must be numbers above 0, not {', '.join(map(str, value))}")
-    return value
-
-
-def _numbers(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise ValueError(f"must be numbers with commas between, not {value!r}") from None
-
-
-def _not_empty(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    if value is not None and not value:
-        raise ValueError("must be numbers, one for each channel, and there are none")
-    return value
-
-
-def _known_target(value: str) -> str:
-    from lampq_onnx.targets import target_for
-
-    target_for(value, "", ())
-    return value
-
-
-def _known_metric(value: str) -> str:
-    from lampq_onnx.allocation import METRICS
-
-    if value not in METRICS:
-        raise ValueError(f"must be a metric ({', '.join(METRICS)}), not {value!r}")
-    return value
-
-
-def _known_weight_widths(value: tuple[int, ...]) -> tuple[int, ...]:
-    from lampq_onnx.allocation.problem import check_candidates
-
-    chosen = tuple(sorted(set(value)))
-    check_candidates(chosen)
-    return chosen
-
-
-def _known_input_widths(value: tuple[int, ...]) -> tuple[int, ...]:
-    chosen = tuple(sorted(set(value)))
-    if not chosen or not set(chosen) <= set(_input_widths_known()):
-        raise ValueError(f"must be widths of {', '.join(map(str, _input_widths_known()))}, not {list(value)}")
-    return chosen
-
-
-def _input_widths_known() -> tuple[int, ...]:
-    from lampq_onnx.allocation.request import INPUT_WIDTHS
-
-    return INPUT_WIDTHS
-
-
-def _known_input_width(value: int | str) -> int | str:
-    known = _input_widths_known()
-    if isinstance(value, int) and value not in known:
-        raise ValueError(f"must be {joined([*map(str, known), 'mixed', 'same'])}, not {value}")
-    return value
-
-
-def _weight_widths(value: object) -> object:
-    from lampq_onnx.allocation import parse_candidates
-
-    return parse_candidates(value) if isinstance(value, str) else value
-
-
-def _input_widths(value: object) -> object:
-    from lampq_onnx.allocation import parse_activation_candidates
-
-    return parse_activation_candidates(value) if isinstance(value, str) else value
-
-
-def _width_or_word(value: object) -> object:
-    if not isinstance(value, str) or value in ("mixed", "same"):
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        known = [*map(str, _input_widths_known()), "mixed", "same"]
-        raise ValueError(f"must be {joined(known)}, not {value!r}") from None
-
-
-def _size(value: str | None) -> str | None:
-    from lampq_onnx.allocation.limits import parse_size
-
-    return _readable(value, parse_size)
-
-
-def _latency(value: str | None) -> str | None:
-    from lampq_onnx.allocation.limits import parse_latency
-
-    return _readable(value, parse_latency)
-
-
-def _bops(value: str | None) -> str | None:
-    from lampq_onnx.allocation.limits import parse_bops
-
-    return _readable(value, parse_bops)
-
-
-def _readable(value: str | None, parse: Callable[[str], float]) -> str | None:
-    if value is not None:
-        parse(value)
-    return value
-
-
-Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers), AfterValidator(_not_empty)]
-WeightWidths = Annotated[tuple[int, ...], BeforeValidator(_weight_widths), AfterValidator(_known_weight_widths)]
-InputWidths = Annotated[tuple[int, ...], BeforeValidator(_input_widths), AfterValidator(_known_input_widths)]
-Activation = Annotated[ActivationWidth, BeforeValidator(_width_or_word), AfterValidator(_known_input_width)]
-MetricName = Annotated[str, AfterValidator(_known_metric)]
+Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(numbers_of), AfterValidator(not_empty)]
 
 
 class ModelOptions(Record):
@@ -198,7 +53,7 @@ class ModelOptions(Record):
 
     name: Annotated[
         str,
-        AfterValidator(_model_name),
+        AfterValidator(known_model_name),
         Option(
             "A timm model name, a folder of a transformers model, a float .onnx file, or digits, the embedded model.",
             MODEL,
@@ -228,7 +83,7 @@ class ModelOptions(Record):
     ] = None
     pretrained: Annotated[bool, Option("Let timm download the model's weights.", MODEL, level="basic")] = False
     model_args: Annotated[
-        dict[str, Any],
+        dict[str, object],
         BeforeValidator(plain_arguments),
         Option(
             "Argument for timm's constructor of the model, e.g. img_size=32,64 (height,width) or depths=[2,2,6,2]. "
@@ -248,7 +103,7 @@ class ModelOptions(Record):
     ] = "auto"
     device: Annotated[
         str,
-        AfterValidator(_device),
+        AfterValidator(known_device),
         Option("Torch device that measures and rounds, e.g. cpu or cuda:0.", MODEL, level="basic"),
     ] = "cpu"
 
@@ -264,7 +119,7 @@ class ImageOptions(Record):
     calibration: Annotated[
         Path | MadeImages | None,
         BeforeValidator(calibration_of),
-        PlainSerializer(_calibration_text, return_type=str | None),
+        PlainSerializer(calibration_text, return_type=str | None),
         Option(
             "Images to measure with; labels are not needed. A folder of images or of class folders, a folder with "
             "labels.csv, or an .npz file. synthetic or noise: made from the model, if there are no images.",
@@ -304,7 +159,7 @@ class ImageOptions(Record):
     ] = None
     std: Annotated[
         Numbers,
-        AfterValidator(_positive),
+        AfterValidator(all_positive),
         Option(
             "Standard deviation of each channel in preprocessing, e.g. 0.5,0.5,0.5. Default: the model's own.",
             IMAGES,
@@ -334,77 +189,17 @@ class SyntheticOptions(Record):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
-class AllocationOptions(Record):
-    """How bit-widths are chosen."""
-
-    bits: Annotated[
-        float,
-        Field(ge=1, le=8),
-        Option("Average bits of a weight, 1 to 8, e.g. 4 or 3.5.", BUDGETS, level="basic"),
-    ] = 4.0
-    candidates: Annotated[WeightWidths, Option("Bit-widths that a layer's weights may get, e.g. 2-8 or 2,4,8.")] = (
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
-    )
-    metric: Annotated[
-        MetricName,
-        Option(
-            "How the cost of a width is estimated: {metrics}. `lampq-onnx list metrics` explains them.", names="metrics"
-        ),
-    ] = "kl"
-    gamma: Annotated[
-        float,
-        Field(gt=1, le=1024),
-        Option("Factor by which each extra bit reduces the error, in metrics that do not measure it.", RESEARCH),
-    ] = 4.0
-    fixed_bits: Annotated[
-        int, Field(ge=1, le=8), Option("Bit-width of layers outside the budget (patch embedding, head).")
-    ] = 8
-    time_limit: Annotated[
-        float,
-        Field(gt=0, le=MOST_SECONDS),
-        Option("Seconds that the integer program may take; then the best plan found is used.", RESEARCH),
-    ] = 8.0
-    activation_bits: Annotated[
-        Activation,
-        Option(
-            "Bits of each layer's input: 2 to 8 or 16 for all layers; mixed: a width for each layer; same: the width "
-            "of the layer's weights.",
-            level="basic",
-        ),
-    ] = 8
-    activation_budget: Annotated[
-        float, Field(ge=2, le=16), Option("Average bits of the inputs, with --activation-bits mixed.")
-    ] = 8.0
-    activation_candidates: Annotated[
-        InputWidths, Option("Bit-widths that inputs may get, with --activation-bits mixed, e.g. 4,6,8,16.")
-    ] = (4, 6, 8, 16)
-    wide_price: Annotated[
-        float,
-        Field(gt=0, allow_inf_nan=True),
-        Option(
-            "KL (nats) that 16-bit inputs must save, scaled to the whole model, before a layer gets them; inf: never.",
-            RESEARCH,
-        ),
-    ] = 0.1
-
-
 class BudgetOptions(Record):
     """Limits of the file besides average bits; all that are given hold together."""
 
     max_size: Annotated[
         str | None,
-        AfterValidator(_size),
+        AfterValidator(size_text),
         Option("Maximum file size, e.g. 4MB.", BUDGETS, level="basic", example="4MB"),
     ] = None
     max_latency: Annotated[
         str | None,
-        AfterValidator(_latency),
+        AfterValidator(latency_text),
         Option(
             "Maximum time of the file for a batch on this machine, e.g. 20ms. Needs --latency.",
             BUDGETS,
@@ -414,7 +209,7 @@ class BudgetOptions(Record):
     ] = None
     max_bops: Annotated[
         str | None,
-        AfterValidator(_bops),
+        AfterValidator(bops_text),
         Option(
             "Maximum bit operations for one image: multiply-adds times weight bits times input bits, e.g. 60G.",
             BUDGETS,
@@ -460,9 +255,11 @@ class AnalysisOptions(Record):
         effort: how much is measured.
     """
 
-    activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = 8
-    activation_candidates: Annotated[InputWidths, SameAs("allocation", "activation_candidates")] = (4, 6, 8, 16)
-    weight_bits: Annotated[float, SameAs("allocation", "bits")] = 4.0
+    activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = DEFAULTS.activation_bits
+    activation_candidates: Annotated[InputWidths, SameAs("allocation", "activation_candidates")] = (
+        DEFAULTS.activation_candidates
+    )
+    weight_bits: Annotated[float, SameAs("allocation", "bits")] = DEFAULTS.bits
     equalize: Annotated[
         bool, Option("Scale input channels where that makes rounding easier; the float model computes the same.")
     ] = True
@@ -502,7 +299,7 @@ class AnalysisOptions(Record):
             RESEARCH,
         ),
     ] = "kl"
-    candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = (2, 3, 4, 5, 6, 7, 8)
+    candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = DEFAULTS.candidates
     simulate: Annotated[
         bool,
         Option(
@@ -593,7 +390,7 @@ class OutputOptions(Record):
     ] = "auto"
     target: Annotated[
         str,
-        AfterValidator(_known_target),
+        AfterValidator(known_target),
         Option("Where the file will run: {targets}. auto is this machine.", OUTPUT, level="basic", names="targets"),
     ] = "auto"
     threads: Annotated[

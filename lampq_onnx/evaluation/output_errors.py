@@ -19,7 +19,7 @@ from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.evaluation.changes import ChangeMeter
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.measures.error_meter import ErrorMeter
-from lampq_onnx.runtime.probes import compare_tensors, tensor_names
+from lampq_onnx.runtime.inner_tensors import compare_tensors, tensor_names
 
 ERROR_IMAGES = 32
 """Images for the errors along the model; each image needs thousands of numbers per tensor."""

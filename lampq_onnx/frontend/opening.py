@@ -21,7 +21,7 @@ from lampq_onnx.frontend.models.digits import split_images
 from lampq_onnx.frontend.models.loading import load_digits, load_timm
 from lampq_onnx.frontend.models.task_model import Labels, with_task
 from lampq_onnx.frontend.models.transformers import is_transformers_name, load_transformers
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.distributed import own_device
 from lampq_onnx.frontend.shared.loaded import LoadedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.session import TRIAL_IMAGES, Frontend
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, tensors
-from lampq_onnx.graph.recognition import Recognition, RecognizedUnit, float_operators
+from lampq_onnx.graph.recognition import Recognition, RecognizedLayer, float_operators
 
 
 def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: bool) -> Recognition:
@@ -28,7 +28,7 @@ def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: boo
     return Recognition(
         model=loaded.identity.name,
         preprocessing=loaded.preprocessing.describe(),
-        units=tuple(RecognizedUnit(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
+        units=tuple(RecognizedLayer(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
         skipped=frontend.exported.skipped,
         elsewhere=float_operators(frontend.model),
         blocks=len(frontend.chain),

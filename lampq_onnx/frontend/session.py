@@ -17,7 +17,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.equalization.fold import apply
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.equalization.links import find_links
-from lampq_onnx.frontend.equalization.search import choose_strengths, of_links, plain
+from lampq_onnx.frontend.equalization.strengths import choose_strengths, of_links, plain
 from lampq_onnx.frontend.measuring.analysis import (
     Analysis,
     labels_of,

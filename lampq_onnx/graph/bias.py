@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.graph.readers import only_reader
 
 
@@ -33,7 +34,7 @@ class Bias:
 
     def vector(self, outputs: int) -> npt.NDArray[np.float32]:
         """Return what is added to each output channel, (outputs,) float32, with the beta of a Gemm applied."""
-        row = _array(self.value).astype(np.float32).reshape(-1)
+        row = constant_array(self.value).astype(np.float32).reshape(-1)
         if "beta" in self.node.attributes:
             row = row * np.float32(self.node.attributes["beta"].as_float())
         return np.array(np.broadcast_to(row, (outputs,)))
@@ -102,7 +103,7 @@ def _rows_of(add: ir.Node, product: ir.Value, outputs: int | None) -> list[Bias]
     return [
         Bias(value, add, position)
         for position, value in enumerate(add.inputs)
-        if value is not None and value is not product and _is_row(value, outputs) and _array(value).ndim <= rank
+        if value is not None and value is not product and _is_row(value, outputs) and constant_array(value).ndim <= rank
     ]
 
 
@@ -123,8 +124,3 @@ def _rank(product: ir.Value) -> int:
         if value is not None and value.shape is not None:
             return len(value.shape)
     return 2
-
-
-def _array(value: ir.Value) -> npt.NDArray[np.generic]:
-    assert value.const_value is not None
-    return np.asarray(value.const_value.numpy())

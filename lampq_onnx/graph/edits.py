@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.keys import TYPE_KEY, UNIT_KEY
-from lampq_onnx.graph.layers import constant_array
+from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.graph.refusals import Outcome, Refusal, Refused
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lampq_onnx.graph.layers import LinearSite, cuts_patches
+from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.nodes import cuts_patches
 
 OVERLAPPING = "its patches overlap, are padded, or do not cover the image"
 """Why a convolution stays in float: it is not a matrix product, and has no integer kernel with float outputs."""

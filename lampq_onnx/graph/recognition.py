@@ -25,7 +25,7 @@ _ELEMENTWISE = frozenset(
 
 
 @dataclass(frozen=True)
-class RecognizedUnit:
+class RecognizedLayer:
     """A layer that gets a width.
 
     Attributes:
@@ -65,7 +65,7 @@ class Recognition:
 
     model: str
     preprocessing: str
-    units: tuple[RecognizedUnit, ...]
+    units: tuple[RecognizedLayer, ...]
     skipped: Mapping[str, str]
     elsewhere: Mapping[str, int]
     blocks: int

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant
-from lampq_onnx.graph.layers import constant_array
+from lampq_onnx.graph.nodes import constant_array
 
 BATCH = "batch"
 

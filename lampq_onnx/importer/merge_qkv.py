@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
-from lampq_onnx.graph.layers import LinearSite, find_sites, module_path, users
+from lampq_onnx.graph.layers import LinearSite, find_sites, module_path
+from lampq_onnx.graph.nodes import users
 
 _PARTS = 3
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Attention"})

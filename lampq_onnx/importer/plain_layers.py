@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
-from lampq_onnx.graph.layers import LinearSite, constant_array, find_sites
+from lampq_onnx.graph.layers import LinearSite, find_sites
+from lampq_onnx.graph.nodes import constant_array
 
 ELLIPSIS = "."
 """Stands for ``...`` in a term of an Einsum."""

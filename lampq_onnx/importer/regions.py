@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from lampq_onnx.graph.layers import users
+from lampq_onnx.graph.nodes import users
 
 MOST_NODES = 20
 

@@ -54,12 +54,9 @@ def require_possible(frontend: Frontend, recipe: Recipe, target: Target) -> None
     budgets_possible(
         unmeasured(frontend),
         limits_of(options, recipe.budgets, bits_count=recipe.bits_count),
+        options,
         target=target,
         packing=None if packing == "auto" else packing,
-        candidates=options.candidates,
-        activation_bits=options.activation_bits,
-        activation_candidates=options.activation_candidates,
-        fixed_bits=options.fixed_bits,
         table=None if path is None else LatencyTable.load(path),
     )
 

@@ -6,6 +6,7 @@ import math
 from typing import Protocol
 
 from lampq_onnx.allocation import (
+    AllocationOptions,
     FormSolution,
     Limits,
     Solution,
@@ -14,17 +15,16 @@ from lampq_onnx.allocation import (
     parse_bops,
     parse_latency,
     parse_size,
-    width_pairs,
 )
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.budgets import promised_bytes
-from lampq_onnx.allocation.forms import FLOAT_FORM, Form
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
 from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
-from lampq_onnx.config.options import ActivationWidth, AllocationOptions, BudgetOptions, OutputOptions, PackingName
+from lampq_onnx.config.options import BudgetOptions, OutputOptions, PackingName
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Packing, Target
@@ -64,7 +64,6 @@ def make_plan(
     limits: Limits,
     target: Target,
     *,
-    activation_bits: ActivationWidth | None,
     packing: PackingName = "auto",
     table: LatencyTable | None = None,
     float_bytes: int | None = None,
@@ -76,38 +75,20 @@ def make_plan(
         LampqError: see `allocate` and `allocate_within`.
     """
     if limits.only_bits:
-        target.require_widths(width_pairs(options))
-        wide = target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is not None
-        plan, solution = allocate(
-            inputs_for(sensitivities, target),
-            bits=options.bits,
-            candidates=options.candidates,
-            metric=options.metric,
-            gamma=options.gamma,
-            activation_bits=activation_bits,
-            activation_budget=options.activation_budget,
-            activation_candidates=options.activation_candidates,
-            wide_price=options.wide_price if wide else math.inf,
-            time_limit=options.time_limit,
-            fixed_bits=options.fixed_bits,
-        )
+        target.require_widths(options.for_measured(sensitivities).width_pairs)
+        if target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is None:
+            options = options.with_values(wide_price=math.inf)
+        plan, solution = allocate(inputs_for(sensitivities, target), options)
         storage = target.packing if packing == "auto" else packing
         return _with_promises(plan, sensitivities, target, storage, table, float_bytes), solution
     return allocate_within(
         sensitivities,
         limits,
+        options,
         target=target,
         packing=None if packing == "auto" else packing,
-        candidates=options.candidates,
-        metric=options.metric,
-        gamma=options.gamma,
-        activation_bits=activation_bits,
-        activation_candidates=options.activation_candidates,
-        fixed_bits=options.fixed_bits,
         table=table,
         float_bytes=float_bytes,
-        wide_price=options.wide_price,
-        time_limit=options.time_limit,
     )
 
 
@@ -129,10 +110,10 @@ def _with_promises(
     return plan.model_copy(update=promises)
 
 
-def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, Form]:
+def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, LayerForm]:
     """Return the forms of a plan's layers; ``storage`` is used for layers that name none."""
     return {
-        name: Form(layer.weight_bits, layer.activation_bits, layer.storage or storage)
+        name: LayerForm(layer.weight_bits, layer.activation_bits, layer.storage or storage)
         if layer.quantized
         else FLOAT_FORM
         for name, layer in plan.layers.items()
@@ -203,12 +184,12 @@ def simulate_plans(
     """
     points = []
     for bits in (bits for bits in SIMULATED_BITS if min(options.candidates) <= bits <= max(options.candidates)):
-        plan, _ = allocate(
-            sensitivities, bits=bits, candidates=options.candidates, metric="kl", gamma=options.gamma,
-            time_limit=options.time_limit,
-        )  # fmt: skip
+        asked = AllocationOptions(
+            bits=bits, candidates=options.candidates, metric="kl", gamma=options.gamma, time_limit=options.time_limit
+        )
+        plan, _ = allocate(sensitivities, asked)
         bits_of = {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
         agreement, images = simulator.agreement(bits_of)
-        cost = summed_cost(sensitivities, plan_forms(plan, "exact"), "kl", options.gamma)
+        cost = summed_cost(sensitivities, plan_forms(plan, "exact"), asked)
         points.append(AgreementPoint(cost=cost, agreement=agreement, bits=bits, images=images))
     return tuple(points)

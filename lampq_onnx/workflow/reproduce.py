@@ -18,7 +18,7 @@ from lampq_onnx.graph.keys import HASH_KEY, INPUTS_KEY, SOURCE_KEY
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.runtime.environment import available_cores, target_here
-from lampq_onnx.workflow.inputs import calibration_crops, loaded_model, prepared, uses_labels
+from lampq_onnx.workflow.opened import opened_run
 from lampq_onnx.workflow.output import write_quantized
 from lampq_onnx.workflow.provenance import Inputs, provenance, read_provenance, shaping
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
@@ -73,17 +73,10 @@ def reproduce(
     clock = Clock(progress)
     with (
         torch_threads(recipe.output.threads or available_cores()),
-        loaded_model(recipe.model, recipe.images, clock) as loaded,
-        calibration_crops(
-            loaded,
-            recipe.images,
-            recipe.analysis.effort,
-            clock,
-            labelled=uses_labels(recipe.analysis, recipe.update),
-        ) as read,
-        prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
+        opened_run(recipe, clock, images="calibration") as opened,
         tempfile.TemporaryDirectory(prefix="lampq-") as folder,
     ):
+        frontend, crops = opened.calibrated()
         now = inputs_of(frontend.loaded, crops)
         _require_same(path, before, now)
         found = Search(frontend, crops, recipe, kept_for(now, frontend.loaded.task, recipe, None, clock), clock).run()

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from lampq_onnx.allocation import (
+    AllocationOptions,
     FormSolution,
     Limits,
     Solution,
@@ -17,7 +18,7 @@ from lampq_onnx.allocation import (
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.task import TaskSpec
-from lampq_onnx.config.options import AllocationOptions, AnalysisOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.data import BatchedImages, CroppedImages
 from lampq_onnx.disk.cache import ArrayCache
@@ -160,7 +161,7 @@ class Search:
 
     def baseline(self, found: Found, metric: str) -> RoundedPlan:
         """Return the allocation of another metric, rounded in the same way."""
-        options = self._recipe.allocation.model_copy(update={"metric": metric})
+        options = self._recipe.allocation.with_values(metric=metric)
         return self._round(self._allocate(found.sensitivities, options)[0])
 
     def reconstruction_errors(self, plan: BitPlan) -> dict[str, float]:
@@ -179,7 +180,6 @@ class Search:
             options,
             self._limits,
             self._target,
-            activation_bits=options.activation_bits,
             packing=self._recipe.output.packing,
             table=self._times,
         )
@@ -240,7 +240,10 @@ def simulated(
 ) -> Sensitivities:
     """Add simulated plans to the sensitivities, from which agreement is predicted."""
     with clock.stage("simulated plans"):
-        plan, _ = allocate(sensitivities, bits=max(options.candidates), candidates=options.candidates, metric="kl")
+        plan, _ = allocate(
+            sensitivities,
+            AllocationOptions(bits=max(options.candidates), candidates=options.candidates, metric="kl"),
+        )
         points = simulate_plans(sensitivities, options, frontend.evaluator(plan, crops, UpdateOptions()))
     return sensitivities.model_copy(update={"agreement": points})
 

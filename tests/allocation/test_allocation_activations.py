@@ -7,7 +7,14 @@ import math
 
 import pytest
 
-from lampq_onnx.allocation import METRICS, WIDE_PRICE, allocate, parse_activation_candidates, wide_units
+from lampq_onnx.allocation import (
+    DEFAULTS,
+    METRICS,
+    AllocationOptions,
+    allocate,
+    parse_activation_candidates,
+    wide_units,
+)
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.errors import LampqError, UsageError
@@ -48,12 +55,14 @@ def test_mixed_against_brute_force(measured):
     units = sensitivities.units[:4]
     plan, solution = allocate(
         sensitivities,
-        bits=4,
-        candidates=(2, 4, 8),
-        metric="kl",
-        activation_bits="mixed",
-        activation_budget=7,
-        activation_candidates=(4, 8, 16),
+        AllocationOptions(
+            bits=4,
+            candidates=(2, 4, 8),
+            metric="kl",
+            activation_bits="mixed",
+            activation_budget=7,
+            activation_candidates=(4, 8, 16),
+        ),
     )
     weights = sum(unit.parameters for unit in units)
     elements = sum(unit.activation_elements for unit in units)
@@ -83,8 +92,10 @@ def test_mixed_weights_are_those_of_the_weights_alone(measured, metric):
     sensitivities = measured(blocks=3)
     for tiny in (1.0, 1e-9):
         scaled = sensitivities.model_copy(update={"alpha": {k: v * tiny for k, v in sensitivities.alpha.items()}})
-        plan, _ = allocate(scaled, bits=3.3, metric=metric, activation_bits="mixed", activation_budget=6.5)
-        alone, _ = allocate(scaled, bits=3.3, metric=metric)
+        plan, _ = allocate(
+            scaled, AllocationOptions(bits=3.3, metric=metric, activation_bits="mixed", activation_budget=6.5)
+        )
+        alone, _ = allocate(scaled, AllocationOptions(bits=3.3, metric=metric))
         table = METRICS[metric](scaled, tuple(range(2, 9)), 4.0)
 
         def cost(found: BitPlan, table=table) -> float:
@@ -97,7 +108,7 @@ def test_mixed_weights_are_those_of_the_weights_alone(measured, metric):
 
 def test_mixed_gives_wide_inputs_to_those_that_need_them(measured):
     sensitivities = change(measured(), 3, activation_cost={4: 9.0, 6: 8.0, 8: 5.0, 16: 0.001})
-    plan, _ = allocate(sensitivities, bits=4, activation_bits="mixed")
+    plan, _ = allocate(sensitivities, AllocationOptions(bits=4, activation_bits="mixed"))
     layer = plan.layers[sensitivities.units[3].name]
     assert layer.activation_bits == 16
     assert layer.activation_range.high == 9
@@ -110,19 +121,21 @@ def test_mixed_gives_wide_inputs_to_those_that_need_them(measured):
 def test_inputs_that_stay_in_float(measured, asked):
     sensitivities = change(measured(), 2, float_input=True)
     name = sensitivities.units[2].name
-    plan, _ = allocate(sensitivities, bits=4, activation_bits=asked)
+    plan, _ = allocate(sensitivities, AllocationOptions(bits=4, activation_bits=asked))
     layer = plan.layers[name]
     assert (layer.activation_bits, layer.activation_range, layer.quantized) == (32, None, True)
     assert all(other.activation_bits <= 16 for unit, other in plan.layers.items() if unit != name)
     assert plan.activation_average() <= 8
-    quantized, _ = allocate(inputs_for(sensitivities, TARGETS["tensorrt"]), bits=4, activation_bits=asked)
+    quantized, _ = allocate(
+        inputs_for(sensitivities, TARGETS["tensorrt"]), AllocationOptions(bits=4, activation_bits=asked)
+    )
     assert quantized.layers[name].activation_bits <= 16
 
 
 def test_mixed_leaves_the_budget_to_inputs_that_are_quantized(measured):
     sensitivities = change(measured(blocks=1), 2, float_input=True)
     units = [unit for unit in sensitivities.units if not unit.fixed and not unit.float_input]
-    plan, _ = allocate(sensitivities, bits=8, activation_bits="mixed", activation_budget=6)
+    plan, _ = allocate(sensitivities, AllocationOptions(bits=8, activation_bits="mixed", activation_budget=6))
     total = sum(unit.activation_elements for unit in units)
     used = sum(unit.activation_elements * plan.layers[unit.name].activation_bits for unit in units)
     assert plan.activation_average() == used / total <= 6
@@ -137,17 +150,17 @@ def test_mixed_leaves_the_budget_to_inputs_that_are_quantized(measured):
 
 def test_mixed_needs_measured_costs(make_sensitivities, measured):
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no activation cost at 4 bits \(measured: no width\)"):
-        allocate(make_sensitivities(), bits=4, activation_bits="mixed")
+        allocate(make_sensitivities(), AllocationOptions(bits=4, activation_bits="mixed"))
     with pytest.raises(LampqError, match="how many numbers the input of layer blocks\\.0\\.proj"):
-        allocate(change(measured(), 1, activation_elements=None), bits=4, activation_bits="mixed")
+        allocate(change(measured(), 1, activation_elements=None), AllocationOptions(bits=4, activation_bits="mixed"))
     with pytest.raises(LampqError, match=r"average of 3 activation bits cannot be met: the smallest candidate is 4"):
-        allocate(measured(), bits=4, activation_bits="mixed", activation_budget=3)
+        allocate(measured(), AllocationOptions(bits=4, activation_bits="mixed", activation_budget=3))
 
 
 def test_same_is_the_papers_mode(make_sensitivities):
     sensitivities = make_sensitivities()
-    plan, solution = allocate(sensitivities, bits=4, activation_bits="same")
-    weights_only, _ = allocate(sensitivities, bits=4)
+    plan, solution = allocate(sensitivities, AllocationOptions(bits=4, metric="lampq", activation_bits="same"))
+    weights_only, _ = allocate(sensitivities, AllocationOptions(bits=4, metric="lampq"))
     assert solution.activation_bits == solution.bits
     for name, layer in plan.layers.items():
         assert layer.weight_bits == weights_only.layers[name].weight_bits
@@ -157,7 +170,7 @@ def test_same_is_the_papers_mode(make_sensitivities):
 
 def test_same_with_measured_costs_counts_the_inputs(measured, make_sensitivities):
     sensitivities = change(measured(), 0, activation_cost={bits: 1e3 * 4.0**-bits for bits in range(2, 9)})
-    plan, solution = allocate(sensitivities, bits=4, metric="kl", activation_bits="same")
+    plan, solution = allocate(sensitivities, AllocationOptions(bits=4, metric="kl", activation_bits="same"))
     assert plan.layers["blocks.0.qkv"].activation_bits == 8
     units = [unit for unit in sensitivities.units if not unit.fixed]
     table = METRICS["kl"](sensitivities, tuple(range(2, 9)), 4.0)
@@ -167,20 +180,20 @@ def test_same_with_measured_costs_counts_the_inputs(measured, make_sensitivities
     )
     assert solution.objective == pytest.approx(expected, rel=1e-12)
     with pytest.raises(LampqError, match="no activation cost at 2 bits"):
-        allocate(make_sensitivities(), bits=4, metric="kl", activation_bits="same")
+        allocate(make_sensitivities(), AllocationOptions(bits=4, metric="kl", activation_bits="same"))
 
 
 def test_inputs_that_8_bits_cannot_hold_get_16(measured):
     sensitivities = change(measured(factor=1e-4), 2, activation_cost={8: 0.2, 16: 0.001})
     name = sensitivities.units[2].name
-    for asked in (None, 8):
-        plan, solution = allocate(sensitivities, bits=4, activation_bits=asked)
+    for asked in ({}, {"activation_bits": 8}):
+        plan, solution = allocate(sensitivities, AllocationOptions(bits=4, **asked))
         assert [n for n, layer in plan.layers.items() if layer.activation_bits == 16] == [name]
         assert plan.layers[name].activation_range.high == 9
         assert solution.activation_bits == {}
         assert plan.activation_average() > 8
-    never, _ = allocate(sensitivities, bits=4, wide_price=math.inf)
-    narrow, _ = allocate(sensitivities, bits=4, activation_bits=6)
+    never, _ = allocate(sensitivities, AllocationOptions(bits=4, wide_price=math.inf))
+    narrow, _ = allocate(sensitivities, AllocationOptions(bits=4, activation_bits=6))
     assert {layer.activation_bits for layer in never.layers.values()} == {8}
     assert {layer.activation_bits for layer in narrow.layers.values() if not layer.fixed} == {6}
 
@@ -189,15 +202,15 @@ def test_the_price_is_a_share_of_the_multiply_adds(measured):
     units = measured(blocks=1).units[:4]
     work = [unit.parameters * unit.activation_elements / unit.shape[1] for unit in units]
     for i, unit in enumerate(units):
-        price = WIDE_PRICE * work[i] / sum(work)
+        price = DEFAULTS.wide_price * work[i] / sum(work)
         for saved, wide in ((price * 0.999, False), (price * 1.001, True)):
             costs = {8: 0.5 + saved, 16: 0.5}
             changed = [u.model_copy(update={"activation_cost": costs if u is unit else {}}) for u in units]
-            assert (unit.name in wide_units(changed, 8)) is wide
-    assert not wide_units([u.model_copy(update={"activation_cost": {8: 9.0}}) for u in units], 8)
+            assert (unit.name in wide_units(changed, 8, DEFAULTS.wide_price)) is wide
+    assert not wide_units([u.model_copy(update={"activation_cost": {8: 9.0}}) for u in units], 8, 0.1)
     costly = [u.model_copy(update={"activation_cost": {8: 9.0, 16: 0.0}}) for u in units]
-    assert len(wide_units(costly, 8)) == 4
-    assert not wide_units([costly[0].model_copy(update={"activation_elements": None}), *costly[1:]], 8)
+    assert len(wide_units(costly, 8, 0.1)) == 4
+    assert not wide_units([costly[0].model_copy(update={"activation_elements": None}), *costly[1:]], 8, 0.1)
 
 
 def test_activation_averages(measured):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lampq_onnx.allocation import METRICS, allocate, parse_candidates
+from lampq_onnx.allocation import METRICS, AllocationOptions, allocate, parse_candidates
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.errors import LampqError, UsageError
 
@@ -54,19 +54,19 @@ def test_kl_is_blended_at_the_candidate_nearest_to_4_bits(make_sensitivities):
 def test_missing_measurements_are_named(make_sensitivities):
     sensitivities = make_sensitivities()
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight error at 1 bits \(measured: 2, 3"):
-        allocate(sensitivities, bits=4, candidates=(1, 2, 4), metric="nuclear-norm")
+        allocate(sensitivities, AllocationOptions(bits=4, candidates=(1, 2, 4), metric="nuclear-norm"))
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight cost at 1 bits \(measured: 2, 3"):
-        allocate(sensitivities, bits=4, candidates=(1, 2, 4), metric="kl")
+        allocate(sensitivities, AllocationOptions(bits=4, candidates=(1, 2, 4), metric="kl"))
     without = sensitivities.model_copy(update={"alpha": {"qkv": 1.0, "fc1": 1.0, "fc2": 1.0}})
     with pytest.raises(LampqError, match=r"alpha for type proj of layer blocks\.0\.proj"):
-        allocate(without, bits=4)
+        allocate(without, AllocationOptions(metric="lampq"))
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 @pytest.mark.parametrize("bits", [2.0, 3.3, 4.0, 8.0])
 def test_plan_keeps_budget_and_carries_the_units(make_sensitivities, metric, bits):
     sensitivities = make_sensitivities()
-    plan, solution = allocate(sensitivities, bits=bits, metric=metric)
+    plan, solution = allocate(sensitivities, AllocationOptions(bits=bits, metric=metric))
     assert (plan.model, plan.metric, plan.budget) == ("toy", metric, bits)
     assert list(plan.layers) == [unit.name for unit in sensitivities.units]
     assert plan.weight_average() <= bits + 1e-12
@@ -83,7 +83,7 @@ def test_plan_keeps_budget_and_carries_the_units(make_sensitivities, metric, bit
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_uniform_metric_gives_uniform_widths(make_sensitivities, bits):
-    plan, solution = allocate(make_sensitivities(), bits=bits, metric="uniform", fixed_bits=4)
+    plan, solution = allocate(make_sensitivities(), AllocationOptions(bits=bits, metric="uniform", fixed_bits=4))
     assert set(solution.bits.values()) == {bits}
     assert plan.layers["head"].weight_bits == 4
 
@@ -101,7 +101,7 @@ def test_gamma_sets_the_spread_of_the_relaxed_optimum(make_sensitivities, gamma)
         for i, unit in enumerate(units)
     )
     sensitivities = sensitivities.model_copy(update={"units": units})
-    _, solution = allocate(sensitivities, bits=5, gamma=gamma)
+    _, solution = allocate(sensitivities, AllocationOptions(bits=5, gamma=gamma, metric="lampq"))
     sizes = np.array([unit.parameters for unit in units])
     relaxed = 5 + shift - (sizes * shift).sum() / sizes.sum()
     found = np.array([solution.bits[unit.name] for unit in units])
@@ -110,7 +110,7 @@ def test_gamma_sets_the_spread_of_the_relaxed_optimum(make_sensitivities, gamma)
 
 
 def test_widths_of_activations_and_fixed_units(make_sensitivities):
-    plan, _ = allocate(make_sensitivities(), bits=4, activation_bits=4, fixed_bits=32)
+    plan, _ = allocate(make_sensitivities(), AllocationOptions(bits=4, activation_bits=4, fixed_bits=32))
     head = plan.layers.pop("head")
     assert (head.weight_bits, head.activation_bits) == (32, 32)
     assert {layer.activation_bits for layer in plan.layers.values()} == {4}
@@ -119,44 +119,47 @@ def test_widths_of_activations_and_fixed_units(make_sensitivities):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 1.0}, "gamma must be above 1"),
+        ({"gamma": 1.0}, "gamma must be above 1 and at most 1024, not 1"),
         ({"gamma": float("nan")}, "gamma"),
-        ({"bits": 0.5}, r"average bits must be in 1\.\.8, not 0\.5"),
-        ({"bits": 8.5}, "average bits"),
-        ({"bits": float("nan")}, "average bits"),
-        ({"metric": "magic"}, "unknown metric 'magic'; known: lampq, fisher, nuclear-norm, uniform"),
+        ({"bits": 0.5}, r"bits must be from 1 to 8, not 0\.5"),
+        ({"bits": 8.5}, "bits must be from 1 to 8"),
+        ({"bits": float("nan")}, "bits must be a finite number"),
+        ({"metric": "magic"}, r"metric must be a metric \(lampq, .*\), not 'magic'"),
         ({"candidates": (2, 16)}, "candidate widths"),
-        ({"activation_bits": 1}, "activation_bits must be one of"),
-        ({"activation_bits": 32}, "activation_bits must be one of"),
-        ({"activation_bits": "narrow"}, "mixed or same, not narrow"),
+        ({"activation_bits": 1}, "activation_bits must be 2, 3, .* mixed or same, not 1"),
+        ({"activation_bits": 32}, "activation_bits must be 2, 3, .* mixed or same, not 32"),
+        ({"activation_bits": "narrow"}, "mixed or same, not 'narrow'"),
         ({"activation_bits": "same", "candidates": (1, 2, 4)}, "inputs too, which cannot have 1 bit"),
         ({"activation_bits": "mixed", "activation_candidates": (4, 9)}, "activation_candidates"),
         ({"activation_bits": "mixed", "activation_candidates": ()}, "activation_candidates"),
-        ({"activation_bits": "mixed", "activation_budget": 17}, "average activation bits"),
-        ({"activation_bits": "mixed", "activation_budget": float("nan")}, "average activation bits"),
+        ({"activation_bits": "mixed", "activation_budget": 17}, "activation_budget must be from 2 to 16, not 17"),
+        ({"activation_bits": "mixed", "activation_budget": float("nan")}, "activation_budget"),
         ({"wide_price": 0.0}, "wide_price must be above 0"),
         ({"wide_price": float("nan")}, "wide_price"),
-        ({"fixed_bits": 9}, "fixed_bits"),
+        ({"fixed_bits": 9}, r"fixed_bits must be from 1 to 8, or 32 \(float\), not 9"),
+        ({"fixed_bits": 16}, "fixed_bits"),
+        ({"time_limit": 0}, "time_limit must be above 0"),
+        ({"bitz": 3}, "bitz is not known"),
     ],
 )
 def test_impossible_requests(make_sensitivities, options, message):
     with pytest.raises(UsageError, match=message):
-        allocate(make_sensitivities(), **({"bits": 4.0} | options))
+        allocate(make_sensitivities(), AllocationOptions.of(**({"bits": 4.0} | options)))
 
 
 def test_a_budget_below_the_candidates(make_sensitivities):
     with pytest.raises(LampqError, match="smallest candidate is 4 bits"):
-        allocate(make_sensitivities(), bits=3, candidates=(8, 4))
+        allocate(make_sensitivities(), AllocationOptions(bits=3, candidates=(8, 4)))
 
 
 def test_nothing_to_allocate(make_sensitivities):
     sensitivities = make_sensitivities()
     fixed = sensitivities.model_copy(update={"units": sensitivities.units[-1:]})
     with pytest.raises(LampqError, match="toy have no layer in the budget: all layers are fixed"):
-        allocate(fixed, bits=4)
+        allocate(fixed, AllocationOptions(bits=4))
     twice = sensitivities.model_copy(update={"units": sensitivities.units[-1:] * 2 + sensitivities.units[:1]})
     with pytest.raises(LampqError, match="two layers are named head"):
-        allocate(twice, bits=4)
+        allocate(twice, AllocationOptions(bits=4))
 
 
 @pytest.mark.parametrize(
@@ -171,3 +174,39 @@ def test_candidates_are_read(text, widths):
 def test_unreadable_candidates(text):
     with pytest.raises(UsageError, match="candidate widths"):
         parse_candidates(text)
+
+
+def test_options_are_refused_where_they_are_made():
+    with pytest.raises(ValueError, match="gamma"):
+        AllocationOptions(gamma=1)
+    options = AllocationOptions(bits=3, candidates="8,2-4,4")
+    assert options.candidates == (2, 3, 4, 8)
+    other = options.with_values(metric="lampq", bits=5)
+    assert (other.bits, other.metric, other.candidates) == (5, "lampq", (2, 3, 4, 8))
+    assert other.model_fields_set == {"bits", "candidates", "metric"}
+    with pytest.raises(UsageError, match="bits must be from 1 to 8, not 9"):
+        options.with_values(bits=9)
+
+
+def test_inputs_have_the_width_that_was_measured_if_none_is_given(make_sensitivities):
+    six = make_sensitivities().model_copy(update={"activation_bits": 6})
+    for options, width in ((AllocationOptions(), 6), (AllocationOptions(activation_bits=8), 8)):
+        plan, _ = allocate(six, options)
+        assert {layer.activation_bits for layer in plan.layers.values() if not layer.fixed} == {width}
+    with pytest.raises(UsageError, match="the sensitivities say 9"):
+        allocate(six.model_copy(update={"activation_bits": 9}))
+
+
+@pytest.mark.parametrize(
+    ("values", "pairs"),
+    [
+        ({"candidates": (2, 4)}, {(2, 8), (4, 8), (8, 8)}),
+        ({"candidates": (2, 4), "activation_bits": "same", "fixed_bits": 32}, {(2, 2), (4, 4), (32, 32)}),
+        (
+            {"candidates": (4,), "activation_bits": "mixed", "activation_candidates": (6, 16), "fixed_bits": 7},
+            {(4, 6), (4, 16), (7, 8)},
+        ),
+    ],
+)
+def test_widths_that_may_be_given_out(values, pairs):
+    assert set(AllocationOptions(**values).width_pairs) == pairs

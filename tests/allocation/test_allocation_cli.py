@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lampq_onnx.artifacts import BitPlan
+import lampq_onnx
+from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.cli.main import run
-from lampq_onnx.config.recipe import section
-from lampq_onnx.errors import UsageError
+from lampq_onnx.config.recipe import Recipe, section
+from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.workflow.requests import check_recipe
 
 
 def invoke(*words: str | Path) -> tuple[int, str]:
@@ -76,3 +78,40 @@ def test_widths_and_words():
     assert [options.activation_bits for options in found] == [8, "mixed", "same"]
     with pytest.raises(UsageError, match=r"--activation-bits .* not 'eight'"):
         section("allocation", {"allocation": {"activation_bits": "eight"}})
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), {}),
+        (("--metric", "lampq", "--bits", "3"), {"metric": "lampq", "bits": 3}),
+        (("--max-size", "250kB", "--candidates", "2,4"), {"max_size": "250kB", "candidates": (2, 4)}),
+        (("--target", "onnxruntime-qnn", "--candidates", "4,8"), {"target": "onnxruntime-qnn", "candidates": "4,8"}),
+    ],
+)
+def test_python_gives_the_plan_of_the_command(files, words, named):
+    source, target = files
+    sensitivities = Sensitivities.load(source).model_copy(update={"float_bytes": 700_000})
+    sensitivities.save(source)
+    code, err = invoke("allocate", source, "-o", target, *words)
+    assert code == 0, err
+    plan = BitPlan.load(target)
+    assert plan == lampq_onnx.allocate(sensitivities, **named)
+    assert plan.metric == named.get("metric", "kl")
+
+
+def test_python_takes_no_options_of_other_stages(files):
+    with pytest.raises(UsageError, match="the option 'effort' is not for allocate"):
+        lampq_onnx.allocate(Sensitivities.load(files[0]), effort="fast")
+    with pytest.raises(UsageError, match=r"gamma: must be above 1 and at most 1024"):
+        lampq_onnx.allocate(Sensitivities.load(files[0]), gamma=1)
+
+
+def test_the_average_is_not_asked_for_where_another_budget_is():
+    """4 bits are the default of a run with no other budget, and no reason to refuse larger candidates."""
+    wide = {"model": {"name": "digits"}, "allocation": {"candidates": "6,8"}}
+    with pytest.raises(LampqError, match="average of 4 bits cannot be met: the smallest candidate is 6"):
+        check_recipe(Recipe.build(wide))
+    check_recipe(Recipe.build(wide, {"budgets": {"max_size": "1MB"}}))
+    with pytest.raises(LampqError, match="average of 5 bits"):
+        check_recipe(Recipe.build(wide, {"budgets": {"max_size": "1MB"}, "allocation": {"bits": 5}}))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lampq_onnx
-from lampq_onnx.allocation import Limits, allocate_within, parse_bops, parse_latency, parse_size
+from lampq_onnx.allocation import AllocationOptions, Limits, allocate_within, parse_bops, parse_latency, parse_size
 from lampq_onnx.artifacts import LatencyTable, Sensitivities
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
 from lampq_onnx.errors import LampqError, UsageError
@@ -81,7 +81,7 @@ def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
         max_bops=None if bops is None else bops * whole[2],
     )
     plan, solution = allocate_within(
-        sensitivities, limits, target=VNNI, table=table, candidates=(3, 4, 8), packing="exact"
+        sensitivities, limits, AllocationOptions(candidates=(3, 4, 8)), target=VNNI, table=table, packing="exact"
     )
     options = [(w, a) for w in (3, 4, 8) for a in (8, 16, 32)] + [(32, 32)]
     # The blend with even costs is the metric's own affair; costs are taken from it for single units.
@@ -127,7 +127,9 @@ def test_slack_budgets_are_refused_with_the_value_below_which_something_is_quant
 
     def quantized(**limits):
         # Float on its slower kernel has next to no price here: only budgets take units out of it.
-        plan, _ = allocate_within(sensitivities, Limits(**limits), target=VNNI, table=table, wide_price=1e-30)
+        plan, _ = allocate_within(
+            sensitivities, Limits(**limits), AllocationOptions(wide_price=1e-30), target=VNNI, table=table
+        )
         return [name for name, layer in plan.layers.items() if layer.quantized]
 
     with pytest.raises(LampqError, match="nothing would be quantized") as caught:
@@ -148,15 +150,17 @@ def test_an_agreement_that_only_float_has_is_refused():
     sensitivities = measured().model_copy(update={"agreement": points})
     for options in ({}, {"wide_price": 1e-30}):  # float on its slower kernel has a price, or next to none
         with pytest.raises(LampqError, match=r"(no plan|only the float model) is predicted"):
-            allocate_within(sensitivities, Limits(min_agreement=1 - 1e-12), target=VNNI, **options)
+            allocate_within(sensitivities, Limits(min_agreement=1 - 1e-12), AllocationOptions(**options), target=VNNI)
 
 
 def test_one_candidate_is_enough():
     sensitivities = measured()
-    plan, _ = allocate_within(sensitivities, Limits(max_bytes=1_500_000), target=VNNI, candidates=(8,))
+    plan, _ = allocate_within(
+        sensitivities, Limits(max_bytes=1_500_000), AllocationOptions(candidates=(8,)), target=VNNI
+    )
     assert {w for w, _ in widths_of(plan).values()} <= {8, 32}
     with pytest.raises(LampqError, match=r"smallest possible file is [\d.]+ MB"):
-        allocate_within(sensitivities, Limits(max_bytes=1_000_100), target=VNNI, candidates=(8,))
+        allocate_within(sensitivities, Limits(max_bytes=1_000_100), AllocationOptions(candidates=(8,)), target=VNNI)
 
 
 def test_what_cannot_be_kept_says_what_could():
@@ -244,15 +248,16 @@ def test_agreement_is_a_budget_and_bytes_the_aim():
 
 def test_what_is_missing_is_said():
     sensitivities = measured()
-    for limits, options, error, match in (
+    lampq = AllocationOptions(metric="lampq")
+    for limits, named, error, match in (
         (Limits(max_ms=1.0), {}, UsageError, "--max-latency needs measured times"),
         (Limits(min_agreement=0.9), {}, LampqError, "no simulated plans"),
-        (Limits(min_agreement=0.9), {"metric": "lampq"}, UsageError, "the metric lampq has none"),
+        (Limits(min_agreement=0.9), {"options": lampq}, UsageError, "the metric lampq has none"),
         (Limits(), {}, UsageError, "no budget"),
         (Limits(max_bytes=10**6), {"packing": "native", "target": TARGETS["tensorrt"]}, UsageError, "native storage"),
     ):
         with pytest.raises(error, match=match):
-            allocate_within(sensitivities, limits, **({"target": VNNI} | options))
+            allocate_within(sensitivities, limits, **({"target": VNNI} | named))
     with pytest.raises(UsageError, match="size of the float file"):
         allocate_within(measured(float_bytes=None), Limits(max_bytes=10**6), target=VNNI)
     other = table_of(measured(3))
@@ -277,9 +282,9 @@ def test_many_units_are_quick():
     _, solution = allocate_within(
         sensitivities,
         Limits(max_bytes=int(table.float_bytes * 0.5), max_ms=fastest * 1.3),
+        AllocationOptions(time_limit=3.0),
         target=VNNI,
         table=table,
-        time_limit=3.0,
     )
     assert time.perf_counter() - start < 20  # other programs run as well
     assert solution.gap < 0.01
@@ -341,13 +346,15 @@ def test_inputs_that_stay_in_float_pay_nothing_for_the_float_kernel():
     sensitivities = sensitivities.model_copy(update={"units": tuple(units)})
     limits = Limits(bits=4)
     for price in (0.1, float("inf")):
-        plan, _ = allocate_within(sensitivities, limits, target=VNNI, wide_price=price)
+        plan, _ = allocate_within(sensitivities, limits, AllocationOptions(wide_price=price), target=VNNI)
         found = widths_of(plan)
         assert found["u1"][0] <= 8
         assert found["u1"][1] == 32
         assert plan.layers["u1"].activation_range is None
     assert all(inputs == 8 for name, (_, inputs) in found.items() if name != "u1")
-    plan, _ = allocate_within(sensitivities, limits, target=TARGETS["onnxruntime-qnn"], candidates=(4, 8))
+    plan, _ = allocate_within(
+        sensitivities, limits, AllocationOptions(candidates=(4, 8)), target=TARGETS["onnxruntime-qnn"]
+    )
     assert widths_of(plan)["u1"][1] != 32 or widths_of(plan)["u1"] == (32, 32)
     units[1] = units[1].model_copy(update={"fixed": True})
     fixed = sensitivities.model_copy(update={"units": tuple(units)})

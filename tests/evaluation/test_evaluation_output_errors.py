@@ -17,8 +17,8 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.output_errors import BATCH, ERROR_IMAGES, measure_output_errors
 from lampq_onnx.graph.layers import find_sites
 from lampq_onnx.graph.model_file import load_model
+from lampq_onnx.runtime.inner_tensors import compare_tensors
 from lampq_onnx.runtime.operators import WARM_UP, _by_operator, operator_times
-from lampq_onnx.runtime.probes import compare_tensors
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import Builder, as_ir, as_proto, kernels, plan_for, vit, with_outputs
 from tests.converter.passes.test_passes_graph import attention_block

@@ -16,7 +16,7 @@ from lampq_onnx.data import CroppedImages, open_source
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.export import export_model
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.frontend.synthetic import calibration_source
 from lampq_onnx.graph.model_file import save_model

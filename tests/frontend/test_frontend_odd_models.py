@@ -17,7 +17,7 @@ from lampq_onnx.running.progress import NO_PROGRESS, Clock
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import opened_run
-from lampq_onnx.workflow.pipeline import recognize
+from lampq_onnx.workflow.quantize import recognize
 from tests.frontend.odd_models import CLASSES, ODD, SIDE, Odd
 
 HALF = Preprocessing(

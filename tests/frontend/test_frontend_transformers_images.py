@@ -15,7 +15,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models import processor_check
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.transformers import load_transformers
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.graph.keys import PREPROCESSING_KEY
 from lampq_onnx.graph.metadata import read_metadata

@@ -17,7 +17,7 @@ from lampq_onnx.config.options import ImageOptions, ModelOptions, OutputOptions
 from lampq_onnx.data import Preprocessing, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.opening import load_model
-from lampq_onnx.workflow import pipeline
+from lampq_onnx.workflow.validate_files import validate
 from tools import scenes, train_detector
 from tools.bench import detection
 from tools.detector import data, judge, loss
@@ -145,7 +145,7 @@ def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(
     np.testing.assert_allclose(np.concatenate([logits, boxes], -1), wanted, atol=2e-5)
     assert report.accuracy.metric == "AP"
     assert Report.load(folder / "report.json").accuracy == report.accuracy
-    again = pipeline.validate(
+    again = validate(
         folder / "model.onnx", folder / "float.onnx", ImageOptions(validation=images),
         OutputOptions(latency_runs=1),
     )  # fmt: skip

@@ -60,7 +60,7 @@ from lampq_onnx.measures.evidence import error_of_mean
 from lampq_onnx.running.progress import NO_PROGRESS
 from lampq_onnx.runtime.environment import available_cores, describe_environment
 
-CANDIDATES = allocation.DEFAULT_CANDIDATES
+CANDIDATES = allocation.DEFAULTS.candidates
 SIGNIFICANT = 2.0  # standard errors that a mean difference has to exceed
 UPDATE = "+update"
 UNIFORM, MODULES, DEFAULT = "uniform", "vt-ptq", "kl+update"
@@ -178,7 +178,9 @@ def plan_for(
     """The width of every layer in this row."""
     name, inputs = row.removesuffix(UPDATE), settings.activation_bits
     metric, sensitivities = METRIC_OF.get(name, name), known.get(name) or next(iter(known.values()))
-    plan, _ = allocation.allocate(sensitivities, bits=bits, metric=metric, gamma=4.0, activation_bits=inputs)
+    plan, _ = allocation.allocate(
+        sensitivities, allocation.AllocationOptions(bits=bits, metric=metric, gamma=4.0, activation_bits=inputs)
+    )
     if row == MODULES:
         widths = module_wise(sensitivities, bits)
     elif row.endswith(UPDATE):
@@ -331,7 +333,9 @@ def main(
         validation_size=validation_size,
     )
     for width in settings.widths:
-        allocation.check_request(bits=width, candidates=CANDIDATES, activation_bits=inputs)
+        asked = allocation.AllocationOptions.of(bits=width, activation_bits=inputs)
+        asked.require_widths()
+        asked.require_average_bits()
     if not all(part.isdecimal() for part in seeds.split(",")):
         raise UsageError(f"--seeds takes whole numbers from 0 up with commas between, not {seeds!r}")
     numbers = [int(part) for part in seeds.split(",")]

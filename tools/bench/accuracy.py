@@ -27,7 +27,8 @@ import lampq_onnx
 from lampq_onnx.allocation import METRICS
 from lampq_onnx.artifacts import Report
 from lampq_onnx.cli.parameters import run_tool, with_options
-from lampq_onnx.config.options import EffortName, MadeImages
+from lampq_onnx.config.options import EffortName
+from lampq_onnx.config.readers import MadeImages
 from lampq_onnx.config.recipe import Values, section
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.runtime.environment import describe_environment

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lampq_onnx.allocation import Limits, allocate_within
+from lampq_onnx.allocation import AllocationOptions, Limits, allocate_within
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LatencyTable, ModelIdentity, Sensitivities, UnitSensitivity
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
@@ -216,7 +216,11 @@ def time_allocation(count: int) -> None:
         start = time.perf_counter()
         try:
             _, solution = allocate_within(
-                sensitivities, limits, target=TARGETS["onnxruntime-x86-vnni"], table=table, metric="kl"
+                sensitivities,
+                limits,
+                AllocationOptions(metric="kl"),
+                target=TARGETS["onnxruntime-x86-vnni"],
+                table=table,
             )
             result = "proven optimal" if solution.proven_optimal else f"gap {100 * solution.gap:.2g} %"
         except LampqError as error:

@@ -37,8 +37,9 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.converter.convert import Conversion
 from lampq_onnx.converter.passes.product_per_part import MOST_PARTS
-from lampq_onnx.graph.layers import LinearSite, constant_array, find_sites
+from lampq_onnx.graph.layers import LinearSite, find_sites
 from lampq_onnx.graph.model_file import save_model
+from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.fidelity import cut_layers
 from lampq_onnx.targets import PACKINGS, TARGETS, Target

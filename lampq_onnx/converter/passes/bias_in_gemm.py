@@ -12,7 +12,7 @@ import onnx_ir as ir
 from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass
 from lampq_onnx.graph.bias import Bias, bias_of
 from lampq_onnx.graph.edits import add_constant, move_annotation, shape_constant, shared_constant, take_over, unused
-from lampq_onnx.graph.layers import constant_array, users
+from lampq_onnx.graph.nodes import constant_array, users
 from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.readers import only_reader
 from lampq_onnx.graph.refusals import Outcome, Refused

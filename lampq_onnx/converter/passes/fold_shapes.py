@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, place
-from lampq_onnx.graph.layers import constant_array, int_attribute
+from lampq_onnx.graph.nodes import constant_array, int_attribute
 from lampq_onnx.graph.refusals import Outcome, Refused
 from lampq_onnx.graph.shapes import Dimension, dimensions
 

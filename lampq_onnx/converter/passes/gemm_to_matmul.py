@@ -8,7 +8,7 @@ import onnx_ir as ir
 from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
-from lampq_onnx.graph.layers import constant_array, int_attribute
+from lampq_onnx.graph.nodes import constant_array, int_attribute
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.graph.shapes import dimensions
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
-from lampq_onnx.graph.layers import constant_array, users
+from lampq_onnx.graph.nodes import constant_array, users
 from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.patches import patch_geometry
 from lampq_onnx.graph.refusals import Refused

@@ -14,7 +14,7 @@ from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.edits import add_constant, move_annotation, shape_constant, shared_constant, take_over, unused
 from lampq_onnx.graph.keys import STORAGE_KEY, UNIT_KEY
-from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.nodes import constant_array, int_attribute, users
 from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.readers import only_reader
 from lampq_onnx.graph.refusals import Outcome, Refused

@@ -7,7 +7,7 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
 from lampq_onnx.graph.edits import CountingPass, place, take_over
-from lampq_onnx.graph.layers import constant_array
+from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.graph.readers import only_reader
 from lampq_onnx.graph.refusals import Outcome, Refused
 from lampq_onnx.graph.shapes import dimensions, same_reshaped

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, place, take_over
-from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.nodes import constant_array, int_attribute, users
 from lampq_onnx.graph.refusals import Refused
 from lampq_onnx.graph.shapes import dimensions, same_reshaped
 

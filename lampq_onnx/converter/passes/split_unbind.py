@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
-from lampq_onnx.graph.layers import constant_array, int_attribute, users
+from lampq_onnx.graph.nodes import constant_array, int_attribute, users
 from lampq_onnx.graph.refusals import Outcome, Refused
 from lampq_onnx.graph.shapes import dimensions
 

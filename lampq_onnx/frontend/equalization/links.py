@@ -29,7 +29,8 @@ from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.shared.units import Exported, Unit
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.graph.keys import UNIT_KEY
-from lampq_onnx.graph.layers import SHAPE_OPERATORS, users
+from lampq_onnx.graph.nodes import users
+from lampq_onnx.graph.roles import SHAPE_OPERATORS
 
 TRIAL_TOLERANCE = 1e-4
 """Largest relative change of the logits in a trial; wrong guesses change them by percents."""

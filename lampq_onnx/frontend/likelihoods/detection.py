@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from lampq_onnx.evaluation.tasks.detection import BOX_DEVIATION, SMALLEST
+from lampq_onnx.evaluation.tasks.boxes import BOX_DEVIATION, SMALLEST
 from lampq_onnx.frontend.likelihoods.base import normal
 from lampq_onnx.frontend.likelihoods.classification import image_kl, sampled_labels
 from lampq_onnx.frontend.likelihoods.multi_label import bernoulli_kl

@@ -15,7 +15,8 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.graph import Step
 from lampq_onnx.frontend.onnx_model.operators import OPERATORS
-from lampq_onnx.graph.layers import LinearSite, constant_array, int_attribute
+from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.nodes import constant_array, int_attribute
 
 
 @dataclass(frozen=True)

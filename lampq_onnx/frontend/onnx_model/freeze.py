@@ -7,10 +7,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 
+from lampq_onnx.frontend.onnx_model.dependence import Folded
 from lampq_onnx.frontend.onnx_model.graph import ShapeValues
-from lampq_onnx.frontend.onnx_model.probe import Folded
 from lampq_onnx.graph.edits import add_constant
-from lampq_onnx.graph.layers import int_attribute
+from lampq_onnx.graph.nodes import int_attribute
 
 
 def freeze(model: ir.Model, folded: Folded) -> int:

@@ -12,9 +12,9 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.blocks import Span, find_blocks
 from lampq_onnx.frontend.onnx_model.build import layers_of, steps_of
+from lampq_onnx.frontend.onnx_model.dependence import BATCHES, Dependence, Folded, dependence_of, fold
 from lampq_onnx.frontend.onnx_model.graph import BatchAxis, Graph, Step
 from lampq_onnx.frontend.onnx_model.operators import WITHOUT_GRADIENT
-from lampq_onnx.frontend.onnx_model.probe import PROBES, Folded, Probe, fold, probe
 from lampq_onnx.graph.layers import LinearSite
 
 
@@ -70,7 +70,7 @@ def build(graph: ir.Graph, sites: Sequence[LinearSite], shape: tuple[int, int, i
     steps, constants, modules = steps_of(graph, layers)
     image = graph.inputs[0].name or ""
     outputs = [value.name or "" for value in graph.outputs]
-    seen = probe(steps, constants, modules, image, shape)
+    seen = dependence_of(steps, constants, modules, image, shape)
     blind = [name for name in outputs if name not in seen.dependent]
     if blind:
         raise LampqError(f"the output {blind[0]} does not depend on the images")
@@ -96,7 +96,7 @@ def _assemble(
     modules: Mapping[str, torch.nn.Module],
     image: str,
     outputs: Sequence[str],
-    seen: Probe,
+    seen: Dependence,
     types: Mapping[int, str],
 ) -> tuple[OnnxModel, dict[str, int]]:
     """The model, and layer name -> index of its block for the layers in blocks."""
@@ -146,12 +146,12 @@ def _outside(inner: Sequence[Step], span: Span, folded: Folded) -> list[str]:
     return list(dict.fromkeys(name for step in inner for name in step.inputs if name not in own))
 
 
-def _batch_axis(seen: Probe, name: str) -> BatchAxis | None:
-    """The first axis whose size is a multiple of the batch size in every probe."""
+def _batch_axis(seen: Dependence, name: str) -> BatchAxis | None:
+    """The first axis whose size is a multiple of the batch size at both of `BATCHES`."""
     low, high = (sizes[name] for sizes in seen.sizes)
     for axis, (small, large) in enumerate(zip(low, high, strict=True)):
-        if small * PROBES[1] == large * PROBES[0]:
-            return BatchAxis(axis, small // PROBES[0])
+        if small * BATCHES[1] == large * BATCHES[0]:
+            return BatchAxis(axis, small // BATCHES[0])
     return None
 
 

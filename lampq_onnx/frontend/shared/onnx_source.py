@@ -15,7 +15,8 @@ from lampq_onnx.frontend.shared.factor import ChannelFactor
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.edits import add_constant
 from lampq_onnx.graph.keys import MODULE_KEY
-from lampq_onnx.graph.layers import LinearSite, int_attribute
+from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.nodes import int_attribute
 
 
 @dataclass(frozen=True)

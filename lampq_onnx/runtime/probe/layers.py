@@ -12,7 +12,8 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import LinearSite, int_attribute
+from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.nodes import int_attribute
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
 

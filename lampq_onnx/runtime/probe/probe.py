@@ -25,9 +25,9 @@ from lampq_onnx.graph.quantized_operators import require_float_file
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import cpu_flags, cpu_name
 from lampq_onnx.runtime.latency import compare_latency
-from lampq_onnx.runtime.probe.forms import Form, forms_of
 from lampq_onnx.runtime.probe.layers import LayerShape, layer_bytes, layer_plan, plain_weight
 from lampq_onnx.runtime.probe.measure import Timing, open_session, time_in_turns
+from lampq_onnx.runtime.probe.timed_forms import TimedForm, timed_forms
 from lampq_onnx.runtime.sessions import open_runner
 from lampq_onnx.targets import Target
 
@@ -77,7 +77,7 @@ def probe(
         UsageError: the target cannot be timed here.
         LampqError: the file cannot be read, or has no layer.
     """
-    forms = forms_of(target)
+    forms = timed_forms(target)
     model = load_model(path)
     require_float_file(model, path)
     if not find_sites(model.graph):
@@ -142,7 +142,12 @@ WHOLE_FORM = (4, 8)
 
 
 def _times(
-    shape: LayerShape, forms: tuple[Form, ...], opset: int, target: Target, options: ProbeOptions, cache: ArrayCache
+    shape: LayerShape,
+    forms: tuple[TimedForm, ...],
+    opset: int,
+    target: Target,
+    options: ProbeOptions,
+    cache: ArrayCache,
 ) -> list[Timing]:
     key = _key(shape, forms, target, options)
     found = cache.get(key) if options.reuse else None
@@ -155,7 +160,7 @@ def _times(
     return timings
 
 
-def _key(shape: LayerShape, forms: tuple[Form, ...], target: Target, options: ProbeOptions) -> str:
+def _key(shape: LayerShape, forms: tuple[TimedForm, ...], target: Target, options: ProbeOptions) -> str:
     parts = {
         "kind": "layer times 2",
         "shape": shape.name,
@@ -169,7 +174,7 @@ def _key(shape: LayerShape, forms: tuple[Form, ...], target: Target, options: Pr
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _records(shape: LayerShape, forms: tuple[Form, ...], timings: list[Timing]) -> list[LayerTime]:
+def _records(shape: LayerShape, forms: tuple[TimedForm, ...], timings: list[Timing]) -> list[LayerTime]:
     """Make one record per form; storages with the same time share their mean."""
     pooled = list(timings)
     for group in {(form.weights, form.activations) for form in forms}:

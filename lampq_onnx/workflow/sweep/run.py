@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lampq_onnx.allocation import check_request
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
 from lampq_onnx.config.recipe import Recipe
@@ -41,11 +40,12 @@ from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
 from lampq_onnx.serving.derived import file_sha256
 from lampq_onnx.targets import Target
-from lampq_onnx.workflow import pipeline
 from lampq_onnx.workflow.feasibility import require_space_for
-from lampq_onnx.workflow.inputs import calibration_crops, loaded_model, prepared, uses_labels, validation_images
+from lampq_onnx.workflow.inputs import Given
+from lampq_onnx.workflow.opened import opened_run
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.provenance import shaping
+from lampq_onnx.workflow.requests import check_options, recipe_limits, require_images
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
 from lampq_onnx.workflow.sweep.choice import Pick, pareto_front
 from lampq_onnx.workflow.sweep.earlier import SWEEP_FILE, SWEEP_FILES, SWEEP_PAGE, SWEEP_TABLE, EarlierSweep, shape_text
@@ -69,11 +69,12 @@ def sweep(
     say: Callable[[str], None] = _log.info,
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
+    given: Given | None = None,
 ) -> Sweep:
     """Quantize a model to every budget with every metric, and write sweep.json, sweep.csv and sweep.html.
 
     The points lie in ``folder``/points/<digest of all they depend on>/<metric>-<bits>; existing ones are not done
-    again. As in `pipeline.quantize`, the iterative update refines only the recipe's own metric.
+    again. As in `quantize`, the iterative update refines only the recipe's own metric.
 
     Args:
         recipe: everything but the budgets; its own budget is the smallest of them, for which the analysis is made.
@@ -87,6 +88,7 @@ def sweep(
         say: is told what happens to an earlier pick.
         progress: is told about stages.
         cache: where results of finished steps are kept and found; None: nowhere.
+        given: Python objects that stand for the model or the images.
 
     Raises:
         UsageError: a budget, metric or option is invalid, or ``folder`` holds another sweep or result.
@@ -96,11 +98,10 @@ def sweep(
         raise UsageError("a sweep varies average bits; other budgets are for quantize", hint="leave out [budgets]")
     for metric in metrics:
         for budget in bits:
-            check_request(bits=budget, candidates=recipe.allocation.candidates, metric=metric)
-    pipeline.check_recipe(recipe)
+            recipe.allocation.with_values(bits=budget, metric=metric).require_average_bits()
     target = target_here(recipe.output.target)
-    pipeline.check_target(recipe, target)
-    pipeline.require_images(recipe)
+    check_options(recipe, target)
+    require_images(recipe, given)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
@@ -110,18 +111,10 @@ def sweep(
     with (
         torch_threads(threads),
         exclusive(folder),
-        loaded_model(recipe.model, recipe.images, clock) as loaded,
-        calibration_crops(
-            loaded,
-            recipe.images,
-            recipe.analysis.effort,
-            clock,
-            labelled=uses_labels(recipe.analysis, recipe.update),
-        ) as read,
-        validation_images(recipe.images, loaded, None) as validation,
-        prepared(loaded, read, recipe.images, recipe.analysis.effort, clock) as (frontend, crops),
+        opened_run(recipe, clock, given) as opened,
     ):
-        require_space_for(loaded, folder, baselines=len(bits) * len(metrics))
+        frontend, crops, validation = opened.measured()
+        require_space_for(frontend.loaded, folder, baselines=len(bits) * len(metrics))
         run = SweepRun(recipe, frontend, crops, validation, target, folder, clock, cache)
         earlier.require_inputs(run.inputs)
         points = tuple(run.point(metric, budget) for metric in metrics for budget in bits)
@@ -226,7 +219,7 @@ class SweepRun:
             target=self._target.name,
             threads=self._threads,
             clock=self._clock,
-            limits=pipeline.recipe_limits(self._recipe),
+            limits=recipe_limits(self._recipe),
         )
         others = {
             metric: other.measured

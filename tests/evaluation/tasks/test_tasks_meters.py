@@ -9,7 +9,8 @@ from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.data import Batch, Preprocessing
 from lampq_onnx.data.objects import ImageObjects, Objects
 from lampq_onnx.errors import LampqError
-from lampq_onnx.evaluation.tasks.detection import DetectionMeter, category_ids, detection_kl, detections, iou
+from lampq_onnx.evaluation.tasks.boxes import detection_kl, detections, iou
+from lampq_onnx.evaluation.tasks.detection import DetectionMeter, category_ids
 from lampq_onnx.evaluation.tasks.embedding import EmbeddingMeter, nearest
 from lampq_onnx.evaluation.tasks.meter import Meter
 from lampq_onnx.evaluation.tasks.multi_label import MultiLabelMeter, bernoulli_kl

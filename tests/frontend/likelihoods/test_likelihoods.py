@@ -8,7 +8,7 @@ import torch
 
 from lampq_onnx.artifacts.task import TaskName, TaskSpec
 from lampq_onnx.data import Batch
-from lampq_onnx.evaluation.tasks.detection import detection_kl
+from lampq_onnx.evaluation.tasks.boxes import detection_kl
 from lampq_onnx.evaluation.tasks.meters import METERS
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
 

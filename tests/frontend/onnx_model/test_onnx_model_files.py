@@ -14,7 +14,7 @@ import torch
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.export import export_model
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.graph.edits import add_constant
 from tests.frontend.onnx_model import exports
 from tests.frontend.onnx_model.exports import SeparateViT

@@ -14,8 +14,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.frontend.onnx_model.build import Layers, steps_of
+from lampq_onnx.frontend.onnx_model.dependence import run
 from lampq_onnx.frontend.onnx_model.operators import OPERATORS
-from lampq_onnx.frontend.onnx_model.probe import run
 
 RNG = np.random.default_rng(0)
 

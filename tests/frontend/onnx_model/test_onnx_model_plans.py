@@ -13,14 +13,14 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.config.options import ImageOptions, OutputOptions
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.graph.keys import SKETCH_KEY, UNIT_KEY
 from lampq_onnx.graph.matching import fit_plan
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.importer import import_model
 from lampq_onnx.quantization.sketch import same_weights, weight_sketch
-from lampq_onnx.workflow import pipeline
+from lampq_onnx.workflow.convert_files import convert
 from tests.frontend.onnx_model import exports
 from tests.frontend.tiny_models import loaded, tiny_vit, units_of
 
@@ -99,11 +99,11 @@ def test_convert_takes_a_foreign_file(torchscript_file: Path, tmp_path: Path) ->
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.zeros(8, np.int64))
     images = HALVES.model_copy(update={"calibration": tmp_path / "images.npz"})
     form = OutputOptions(target="onnxruntime-x86-vnni", threads=1)
-    pipeline.convert(bare, plan, tmp_path / "model.onnx", form, images)
+    convert(bare, plan, tmp_path / "model.onnx", form, images)
     layers = inspect_model(load_model(tmp_path / "model.onnx"))
     assert [layer.weight_bits for layer in layers] == [layer.weight_bits for layer in plan.layers.values()]
     with pytest.raises(LampqError, match=r"no activation_range for 10 layer\(s\)"):
-        pipeline.convert(bare, plan, tmp_path / "other.onnx", form, HALVES)
+        convert(bare, plan, tmp_path / "other.onnx", form, HALVES)
     assert not (tmp_path / "other.onnx").exists()
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.frontend.models.export import export_model
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.units import Exported
 from lampq_onnx.graph.edits import add_constant

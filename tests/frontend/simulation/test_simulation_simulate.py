@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from lampq_onnx.allocation import allocate
+from lampq_onnx.allocation import AllocationOptions, allocate
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.converter import convert_model
@@ -232,7 +232,7 @@ def test_moments_count_every_token_alike(frontend: Frontend) -> None:
 def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
     front = Frontend(loaded(tiny_vit()))
     data = images(64)
-    plan = allocate(front.analyze(data, FAST, seed=0), bits=3)[0]
+    plan = allocate(front.analyze(data, FAST, seed=0), AllocationOptions(bits=3))[0]
 
     def rounded() -> RoundedPlan:
         return front.round(plan, data, RoundingOptions(effort="fast"), UpdateOptions(), seed=0)

@@ -16,10 +16,10 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.layers import find_sites
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.probe import ProbeOptions, probe
-from lampq_onnx.runtime.probe.forms import forms_of
 from lampq_onnx.runtime.probe.layers import LayerShape, layer_bytes
 from lampq_onnx.runtime.probe.measure import Timing
 from lampq_onnx.runtime.probe.probe import _context
+from lampq_onnx.runtime.probe.timed_forms import timed_forms
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import vit
 
@@ -120,7 +120,7 @@ def test_only_what_runs_here_is_timed(model):
     for name in ("tensorrt", "openvino", "onnxruntime-qnn"):
         with pytest.raises(UsageError, match=f"{name} cannot be timed here"):
             probe(model, TARGETS[name], QUICK)
-    assert [form.name for form in forms_of(VNNI)][:2] == ["float", "W4A8-exact"]
+    assert [form.name for form in timed_forms(VNNI)][:2] == ["float", "W4A8-exact"]
 
 
 def test_the_command_writes_a_table(model, tmp_path, monkeypatch, capsys):

@@ -10,15 +10,15 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.graph import ShapeValues, Step
-from lampq_onnx.graph.layers import SHAPE_OPERATORS
+from lampq_onnx.graph.roles import SHAPE_OPERATORS
 
-PROBES = (2, 3)
+BATCHES = (2, 3)
 """Batch sizes that a graph is run with, to find values that follow from the number of images."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Values of a graph at the batch sizes of `PROBES`.
+class Dependence:
+    """Values of a graph at the batch sizes of `BATCHES`.
 
     Attributes:
         dependent: names of values that depend on the content of the images.
@@ -34,13 +34,13 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(
+def dependence_of(
     steps: Sequence[Step],
     constants: Mapping[str, torch.Tensor],
     modules: Mapping[str, torch.nn.Module],
     image: str,
     shape: tuple[int, int, int],
-) -> Probe:
+) -> Dependence:
     """Run the steps on random images of shape (channels, height, width).
 
     Raises:
@@ -56,7 +56,7 @@ def probe(
     known: list[dict[str, torch.Tensor]] = []
     sizes: list[dict[str, tuple[int, ...]]] = []
     real: set[str] = set()
-    for batch in PROBES:
+    for batch in BATCHES:
         pixels = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
         values: dict[str, Any] = {**constants, "": None, image: pixels}
         sizes.append({image: tuple(pixels.shape)})
@@ -74,7 +74,7 @@ def probe(
             for name in step.inputs:
                 if name in dependent and readers[name] == position:
                     values.pop(name, None)
-    return Probe(frozenset(dependent), tuple(known), tuple(sizes), frozenset(real))
+    return Dependence(frozenset(dependent), tuple(known), tuple(sizes), frozenset(real))
 
 
 def run(step: Step, values: Mapping[str, Any], modules: Mapping[str, torch.nn.Module]) -> tuple[Any, ...]:
@@ -111,7 +111,9 @@ class Folded:
     expanded: frozenset[str]
 
 
-def fold(steps: Sequence[Step], constants: Mapping[str, torch.Tensor], seen: Probe, outputs: Sequence[str]) -> Folded:
+def fold(
+    steps: Sequence[Step], constants: Mapping[str, torch.Tensor], seen: Dependence, outputs: Sequence[str]
+) -> Folded:
     """Keep the steps that ``outputs`` need and that depend on the images or on their number."""
     fixed = dict(constants)
     shapes: dict[str, ShapeValues] = {}
@@ -120,8 +122,8 @@ def fold(steps: Sequence[Step], constants: Mapping[str, torch.Tensor], seen: Pro
         if low.shape == high.shape and torch.equal(low, high):
             fixed[name] = low.clone()
         elif low.shape == high.shape and low.dtype == torch.int64:
-            slope = (high - low) // (PROBES[1] - PROBES[0])
-            shapes[name] = ShapeValues(low - PROBES[0] * slope, slope)
+            slope = (high - low) // (BATCHES[1] - BATCHES[0])
+            shapes[name] = ShapeValues(low - BATCHES[0] * slope, slope)
     needed = set(outputs)
     kept: list[Step] = []
     for step in reversed(steps):

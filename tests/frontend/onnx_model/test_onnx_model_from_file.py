@@ -15,7 +15,7 @@ from lampq_onnx.frontend.equalization.fold import Equalization, apply
 from lampq_onnx.frontend.equalization.links import find_links
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.models.export import export_model
-from lampq_onnx.frontend.onnx_model.loading import load_onnx
+from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.graph.layers import find_sites

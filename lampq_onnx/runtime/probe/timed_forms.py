@@ -13,7 +13,7 @@ _NARROW = tuple(range(2, FIXED_BITS))
 
 
 @dataclass(frozen=True)
-class Form:
+class TimedForm:
     """Widths and storages that take the same time.
 
     Attributes:
@@ -37,10 +37,10 @@ class Form:
         return f"W{weight}A{activation}-{storage}"
 
 
-FLOAT_FORM = Form((FLOAT_BITS,), (FLOAT_BITS,), (), None)
+FLOAT_FORM = TimedForm((FLOAT_BITS,), (FLOAT_BITS,), (), None)
 
 
-def forms_of(target: Target) -> tuple[Form, ...]:
+def timed_forms(target: Target) -> tuple[TimedForm, ...]:
     """List the forms to measure: float first, then the form that most layers take.
 
     onnxruntime folds the unpacking of weights when the session is created, so one width below 8 bits stands for all.
@@ -55,13 +55,13 @@ def forms_of(target: Target) -> tuple[Form, ...]:
             hint="probe for --target auto, and set no --max-latency for this target",
         )
     eight, every = (FIXED_BITS,), target.packings
-    narrow = [Form(_LOW, eight, (storage,), (4, FIXED_BITS, storage)) for storage in every]
+    narrow = [TimedForm(_LOW, eight, (storage,), (4, FIXED_BITS, storage)) for storage in every]
     return (
         FLOAT_FORM,
         *narrow,
-        Form(eight, eight, every, (FIXED_BITS, FIXED_BITS, "container")),
-        Form(_LOW, _NARROW, every, (4, 6, target.packing)),
-        Form(eight, _NARROW, every, (FIXED_BITS, 6, "container")),
-        Form((*_LOW, FIXED_BITS), (WIDE_ACTIVATION_BITS,), every, (4, WIDE_ACTIVATION_BITS, target.packing)),
-        Form((*_LOW, FIXED_BITS), (FLOAT_BITS,), every, (4, FLOAT_BITS, target.packing)),
+        TimedForm(eight, eight, every, (FIXED_BITS, FIXED_BITS, "container")),
+        TimedForm(_LOW, _NARROW, every, (4, 6, target.packing)),
+        TimedForm(eight, _NARROW, every, (FIXED_BITS, 6, "container")),
+        TimedForm((*_LOW, FIXED_BITS), (WIDE_ACTIVATION_BITS,), every, (4, WIDE_ACTIVATION_BITS, target.packing)),
+        TimedForm((*_LOW, FIXED_BITS), (FLOAT_BITS,), every, (4, FLOAT_BITS, target.packing)),
     )

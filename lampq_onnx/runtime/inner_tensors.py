@@ -24,7 +24,7 @@ def tensor_names(path: Path) -> set[str]:
 
 
 @contextmanager
-def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Callable[[Array], dict[str, Array]]]:
+def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Callable[[Array], dict[str, Array]]]:
     """Open a file so that it returns the values of inner tensors.
 
     Args:
@@ -43,9 +43,9 @@ def open_probe(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Ca
     present = {value.name for value in model.graph.outputs}
     model.graph.outputs.extend(values[name] for name in names if name not in present)
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
-        probe = Path(room) / "probe.onnx"
-        save_model(model, probe)
-        runner = open_runner(probe, threads=threads)
+        file = Path(room) / "tensors.onnx"
+        save_model(model, file)
+        runner = open_runner(file, threads=threads)
 
         def run(images: Array) -> dict[str, Array]:
             batches = batches_for(runner.session, images, str(path))
@@ -90,8 +90,8 @@ def compare_tensors(
     if not names:
         return errors
     with (
-        open_probe(reference, list(dict.fromkeys(names.values())), threads=threads) as wanted,
-        open_probe(quantized, list(names), threads=threads) as found,
+        open_tensors(reference, list(dict.fromkeys(names.values())), threads=threads) as wanted,
+        open_tensors(quantized, list(names), threads=threads) as found,
     ):
         for start in range(0, len(images), batch):
             piece = images[start : start + batch]

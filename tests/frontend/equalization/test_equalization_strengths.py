@@ -9,7 +9,7 @@ import torch
 
 from lampq_onnx.frontend.equalization.fold import Equalization, applied
 from lampq_onnx.frontend.equalization.link import Link
-from lampq_onnx.frontend.equalization.search import Strength, channel_ranges, choose_strengths, equalizing
+from lampq_onnx.frontend.equalization.strengths import Strength, channel_ranges, choose_strengths, equalizing
 from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer

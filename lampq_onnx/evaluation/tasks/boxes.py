@@ -1,0 +1,133 @@
+"""Answers of detectors: scores and boxes of a fixed set of queries, and how far two files' answers are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lampq_onnx.artifacts.task import TaskSpec
+from lampq_onnx.data import Preprocessing
+from lampq_onnx.evaluation.tasks.multi_label import bernoulli_kl
+from lampq_onnx.measures.accuracy import kl_divergence, log_softmax
+from lampq_onnx.measures.error_meter import Outputs
+
+Floats = npt.NDArray[np.float64]
+
+MOST_DETECTIONS = 100
+"""Detections per image that count, highest scores first, as in COCO's main figure."""
+
+CERTAIN = 0.5
+"""Score from which a detection of the float model counts as an object."""
+
+SAME_IOU = 0.5
+"""IoU from which two boxes belong to the same object."""
+
+BOX_DEVIATION = 0.1
+"""Standard deviation of a box's centre and size, in units of its width and height: such a shift gives an IoU of
+about 0.7."""
+
+SMALLEST = 0.01
+"""Smallest width and height in those units, as shares of the input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Detections of one image.
+
+    Attributes:
+        scores: (k,) in 0..1.
+        classes: (k,) class indices of the model.
+        boxes: (k, 4), left, top, width, height in pixels.
+    """
+
+    scores: Floats
+    classes: npt.NDArray[np.int64]
+    boxes: Floats
+
+
+def split_outputs(outputs: Outputs) -> tuple[Floats, Floats]:
+    """Split joined outputs into scores (..., classes) and boxes (..., 4), float64."""
+    values = outputs.astype(np.float64)
+    return values[..., :-4], values[..., -4:]
+
+
+def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
+    """Return the probabilities of the classes, "no object" left out, (..., classes)."""
+    if spec.background:
+        rows = scores.reshape(-1, scores.shape[-1])
+        result: Floats = np.exp(log_softmax(rows)).reshape(scores.shape)[..., :-1]
+        return result
+    return np.asarray(np.exp(-np.logaddexp(0, -scores)))
+
+
+def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preprocessing, spec: TaskSpec) -> Detections:
+    """Return the detections of one image in its own pixels, clipped to the image.
+
+    Args:
+        outputs: (queries, classes + 4).
+        size: height and width of the image.
+        preprocessing: how the image became an input.
+        spec: how scores are read.
+    """
+    scores, boxes = split_outputs(outputs)
+    chances = probabilities(scores, spec)
+    if spec.background:
+        query, kind = np.arange(len(chances)), chances.argmax(1)
+    else:
+        query, kind = (axis.ravel() for axis in np.indices(chances.shape))
+    values = chances[query, kind]
+    order = np.argsort(-values, kind="stable")[:MOST_DETECTIONS]
+    query, kind = query[order], kind[order]
+    height, width = preprocessing.size
+    pixels = np.concatenate([boxes[query, :2] - boxes[query, 2:] / 2, boxes[query, 2:]], 1)
+    placed = preprocessing.placement(*size).to_image(pixels * [width, height, width, height])
+    low = np.clip(placed[:, :2], 0, [size[1], size[0]])
+    high = np.clip(placed[:, :2] + placed[:, 2:], 0, [size[1], size[0]])
+    return Detections(values[order], kind.astype(np.int64), np.concatenate([low, high - low], 1))
+
+
+def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floats:
+    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Gaussians."""
+    (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
+    if spec.background:
+        rows = scores.shape[-1]
+        kl = kl_divergence(scores.reshape(-1, rows), other.reshape(-1, rows)).reshape(scores.shape[:2])
+    else:
+        kl = bernoulli_kl(scores, other).sum(-1)
+    chance = objectness(scores, spec)
+    unit = BOX_DEVIATION * np.maximum(boxes[..., 2:], SMALLEST)
+    change = (moved - boxes) / np.concatenate([unit, unit], -1)
+    result: Floats = (kl + chance * (change**2).sum(-1) / 2).sum(1)
+    return result
+
+
+def objectness(scores: Floats, spec: TaskSpec) -> Floats:
+    """Return the probability that a query is an object at all.
+
+    That is any class but "no object", or the probability of the most likely class.
+    """
+    chances = probabilities(scores, spec)
+    result: Floats = chances.sum(-1) if spec.background else chances.max(-1)
+    return result
+
+
+def agreement(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> npt.NDArray[np.int64]:
+    """Compare queries that are certain objects for either model: count those with the same answer, and all."""
+    (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
+    first, second = probabilities(scores, spec), probabilities(other, spec)
+    sure = (first.max(-1) >= CERTAIN) & (second.max(-1) >= CERTAIN)
+    either = (first.max(-1) >= CERTAIN) | (second.max(-1) >= CERTAIN)
+    same = sure & (first.argmax(-1) == second.argmax(-1)) & (iou(boxes, moved) >= SAME_IOU)
+    return np.array([same.sum(), either.sum()], dtype=np.int64)
+
+
+def iou(first: Floats, second: Floats) -> Floats:
+    """Compute the IoU of boxes (..., 4) given as centre and size."""
+    low = np.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
+    high = np.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
+    shared = np.clip(high - low, 0, None).prod(-1)
+    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - shared
+    result: Floats = shared / np.maximum(union, 1e-12)
+    return result

@@ -1,0 +1,92 @@
+"""`validate`: a quantized file against its float file. Needs PyTorch only where several processes share the images."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from lampq_onnx.artifacts import Report
+from lampq_onnx.artifacts.gates import GateLimits
+from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.converter import inspect_model
+from lampq_onnx.converter.convert import embedded_plan
+from lampq_onnx.errors import LampqError
+from lampq_onnx.evaluation.checks import FilePair, check_files, require_scores, share_accuracy
+from lampq_onnx.evaluation.comparable import ModelFile, require_comparable
+from lampq_onnx.evaluation.tasks.meters import open_validation
+from lampq_onnx.graph.keys import TARGET_KEY
+from lampq_onnx.graph.metadata import read_metadata
+from lampq_onnx.graph.model_file import load_model
+from lampq_onnx.running.processes import ALONE, Group, started_by_torchrun
+from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.runtime.environment import own_cores
+
+NO_LIMITS = GateLimits()
+
+
+def validate(
+    model_path: Path,
+    reference_path: Path,
+    images: ImageOptions,
+    options: OutputOptions,
+    limits: GateLimits = NO_LIMITS,
+    *,
+    progress: ProgressSink = NO_PROGRESS,
+) -> Report | None:
+    """Check a quantized file against its float file; torch is not needed.
+
+    Processes started by torchrun share the images; that needs torch. The first process also measures what is not a sum
+    over images, and returns the report; the others return None.
+
+    Args:
+        model_path: the quantized file.
+        reference_path: the float file that it was made from.
+        images: the validation images.
+        options: threads, and how latency is measured.
+        limits: gates; the report stores them, and `gates_of` applies them.
+        progress: is told about stages.
+
+    Raises:
+        LampqError: a file cannot be read, or the images do not fit it.
+    """
+    if images.validation is None:
+        raise LampqError("no validation images", hint="give labelled images with --validation")
+    model, reference = load_model(model_path), load_model(reference_path)
+    require_comparable(ModelFile(model, model_path), ModelFile(reference, reference_path))
+    facts = read_metadata(reference, reference_path)
+    preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+    source = open_validation(images.validation, facts.task, facts.num_classes)
+    files = FilePair(
+        model=facts.name,
+        reference=reference_path,
+        quantized=model_path,
+        layers=inspect_model(model),
+        plan=embedded_plan(model, model_path),
+        images=source,
+        preprocessing=preprocessing,
+        task=facts.task,
+    )
+    threads = options.threads or own_cores()
+    require_scores(files, threads)
+    with _group() as group:
+        if group.rank:
+            share_accuracy(files, threads, group, NO_PROGRESS)
+            return None
+        return check_files(
+            files,
+            options,
+            target=model.metadata_props.get(TARGET_KEY, "unknown"),
+            threads=threads,
+            clock=Clock(progress),
+            limits=limits,
+            group=group,
+        )
+
+
+def _group() -> AbstractContextManager[Group]:
+    """Return the processes of this run, on CPUs; torch is loaded only if there are several."""
+    if not started_by_torchrun():
+        return nullcontext(ALONE)
+    from lampq_onnx.frontend.shared.distributed import process_group
+
+    return process_group("cpu")
