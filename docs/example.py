@@ -18,7 +18,7 @@ print(f"top-1 {report.accuracy.float_.top1:.2%} -> {report.accuracy.quantized.to
 print(f"{report.size.float_bytes} -> {report.size.quantized_bytes} bytes")
 
 # %% [markdown]
-# ## Where the bits went
+# ## The width of every layer
 
 # %%
 plan = lampq_onnx.BitPlan.load("digits-int/plan.json")
@@ -36,9 +36,9 @@ smaller = lampq_onnx.allocate(sensitivities, bits=2.5, metric="kl")
 print(f"{smaller.weight_average():.2f} bits on average")
 
 # %% [markdown]
-# ## A plan of one's own
+# ## A plan of your own
 #
-# A plan is a value: change it, convert it, look at the file.
+# A plan is an object: change it, convert it, and look at the file.
 
 # %%
 edited = plan.with_weight_bits({"blocks.7.mlp.fc2": 8})

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
 from typer.main import get_command
 
-from lampq_onnx.cli.main import app
-from lampq_onnx.config.fields import text_of
+from lampq_onnx.cli.help_page import HELP_ALL, reflowed
+from lampq_onnx.cli.main import COMMANDS, app
+from lampq_onnx.cli.names import ALL_TABLES
+from lampq_onnx.config.fields import Field, text_of
+from lampq_onnx.config.names import filled
 from lampq_onnx.config.recipe import FIELDS, SECTIONS, template
 
 WHERE = {True: "yes", False: ""}
@@ -28,11 +32,11 @@ def options() -> str:
     for section in SECTIONS:
         rows = [
             f"| `{field.name}` | {name(field.dashed, field.flag)} | {default(field.default)} | {cell(field.help)} "
-            f"| {WHERE[field.shapes_file]} |"
+            f"| {WHERE[field.shapes_file]} | {WHERE[field.level == 'basic']} |"
             for field in FIELDS
             if field.section == section and field.same_as is None
         ]
-        head = "| key | command line | default | | decides bytes |\n|---|---|---|---|---|"
+        head = "| key | command line | default | | decides bytes | in --help |\n|---|---|---|---|---|---|"
         parts.append(f"## [{section}]\n\n{head}\n" + "\n".join(rows))
     return "\n\n".join(parts)
 
@@ -47,22 +51,40 @@ def default(value: object) -> str:
 
 def commands() -> str:
     """Every command with its own arguments and options; those of recipes are on a page of theirs."""
-    shared = {field.flag for field in FIELDS} | {"recipe", "help"}
+    shared = {field.flag: field for field in FIELDS if field.same_as is None}
+    known = get_command(app).commands
     parts = []
-    for title, command in get_command(app).commands.items():
-        text = (command.help or "").strip()
-        own = [p for p in command.params if p.name not in shared]
+    for title in (name for group in COMMANDS.values() for name in group):
+        command = known[title]
+        text = reflowed(command.help or "")
+        options = [shared[p.name] for p in command.params if p.name in shared and says(p, shared[p.name])]
+        others = {*(field.flag for field in options), "recipe", "set_", HELP_ALL}
+        own = [p for p in command.params if p.name not in others]
         rows = [
             f"| `{' '.join(p.opts) if p.param_type_name == 'option' else p.name.upper()}` "
-            f"| {cell(getattr(p, 'help', '') or '')} |"
+            f"| {cell(filled(getattr(p, 'help', '') or '', ALL_TABLES))} |"
             for p in own
         ]
-        taken = [f"`{f.dashed}`" for f in FIELDS if any(p.name == f.flag for p in command.params)]
         parts.append(f"## {title}\n\n{text}\n")
         if rows:
             parts.append("| | |\n|---|---|\n" + "\n".join(rows) + "\n")
-        if taken:
-            parts.append(f"[Options](options.md) of recipes: {', '.join(dict.fromkeys(taken))}; `--recipe FILE`.\n")
+        if options:
+            dashed = ", ".join(f"`{field.dashed}`" for field in options)
+            parts.append(f"[Options](options.md) of recipes: {dashed}; `--recipe`, `--set`.\n")
+    return "\n".join(parts)
+
+
+def says(parameter: Any, field: Field) -> bool:
+    """Whether a parameter of a command is the option, and not another one of that name."""
+    return str(getattr(parameter, "help", "") or "").startswith(escape(field.text))
+
+
+def names() -> str:
+    """Every table of names, as `list` prints them."""
+    parts = []
+    for title, table in ALL_TABLES.items():
+        rows = "\n".join(f"| `{name}` | {cell(said)} |" for name, said in table().items())
+        parts.append(f"**{title}**\n\n| | |\n|---|---|\n{rows}\n")
     return "\n".join(parts)
 
 
@@ -78,5 +100,6 @@ def cell(text: str) -> str:
 MARKS: dict[str, Callable[[], str]] = {
     "<!-- options -->": options,
     "<!-- commands -->": commands,
+    "<!-- names -->": names,
     "<!-- recipe -->": recipe,
 }

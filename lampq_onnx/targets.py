@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -11,7 +11,12 @@ from lampq_onnx.errors import UsageError
 
 Packing = Literal["exact", "native", "container"]
 
-PACKINGS: tuple[Packing, ...] = ("exact", "native", "container")
+PACKINGS: Mapping[Packing, str] = {
+    "exact": "1 to 8 bits take exactly that many bits; operators unpack them when the file is loaded",
+    "native": "the ONNX types INT2, INT4 and INT8, with no operators to unpack; other widths take the next larger type",
+    "container": "one byte for each weight, whatever its width: the largest file, which every runtime reads",
+}
+"""Storage of the weights -> what it is."""
 
 FLOAT = 32
 
@@ -43,6 +48,7 @@ class Target:
 
     Attributes:
         name: name on the command line.
+        runtime: what runs the file, in words.
         signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add two
             products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there (onnxruntime issue 14642);
             uint8 weights with zero_point 128 take an exact, slower path.
@@ -54,18 +60,19 @@ class Target:
             DequantizeLinear must read an initializer.
         shared_bytes: weights of 5 to 7 bits may lie in bytes that share their spare bits. Weights of 5 and 6 bits have
             a zero_point then.
-        gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime.md). Without VNNI the products
-            take so much longer that nothing is gained; on arm64 it was not measured.
+        gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
+            products take so much longer that nothing is gained; on arm64 it was not measured.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
-            product that is split (docs/runtime.md). Not measured on arm64.
+            product that is split (docs/runtime/passes.md). Not measured on arm64.
         timed: `probe` can time its files, because they run in onnxruntime on a CPU.
         opset: newest opset that is read.
     """
 
     name: str
+    runtime: str
     signed_8bit_exact: bool
     kernels: tuple[Kernel, ...]
-    packings: tuple[Packing, ...] = PACKINGS
+    packings: tuple[Packing, ...] = tuple(PACKINGS)
     symmetric: bool = False
     folds: bool = True
     shared_bytes: bool = True
@@ -142,26 +149,41 @@ _LOW = tuple(range(1, 9))
 _NARROW = tuple(range(2, 9))
 
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
-"""Kernels of onnxruntime on CPUs (docs/runtime.md): narrow widths run on the 8-bit kernel, wider inputs in float."""
+"""Kernels of onnxruntime on CPUs (docs/runtime/targets.md): narrow widths run in 8 bits, wider inputs in float."""
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnxruntime-x86-avx2", signed_8bit_exact=False, kernels=_ONNXRUNTIME, part_products=True, timed=True),
+        Target(
+            "onnxruntime-x86-avx2",
+            "onnxruntime on x86-64 CPUs without VNNI",
+            signed_8bit_exact=False,
+            kernels=_ONNXRUNTIME,
+            part_products=True,
+            timed=True,
+        ),
         Target(
             "onnxruntime-x86-vnni",
+            "onnxruntime on x86-64 CPUs with VNNI or AMX",
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
             part_products=True,
             timed=True,
         ),
-        Target("onnxruntime-arm64", signed_8bit_exact=True, kernels=_ONNXRUNTIME, timed=True),
+        Target(
+            "onnxruntime-arm64",
+            "onnxruntime on 64-bit Arm CPUs",
+            signed_8bit_exact=True,
+            kernels=_ONNXRUNTIME,
+            timed=True,
+        ),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
         # matched on initializers, so no unpacking is written for it.
         Target(
             "onnxruntime-qnn",
+            "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
             signed_8bit_exact=True,
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
@@ -172,6 +194,7 @@ TARGETS = {
         # DequantizeLinear on constants. INT4 is weight-only and in blocks, which this converter does not write.
         Target(
             "tensorrt",
+            "TensorRT on NVIDIA GPUs",
             signed_8bit_exact=True,
             kernels=(Kernel(_LOW, (8,), "integer"),),
             packings=("container",),
@@ -183,6 +206,7 @@ TARGETS = {
         # (2026.4). x86 without VNNI saturates as onnxruntime.
         Target(
             "openvino",
+            "OpenVINO on x86-64 CPUs",
             signed_8bit_exact=False,
             kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
             packings=("exact", "container"),

@@ -1,8 +1,9 @@
-"""Known vulnerabilities of the installed packages, with pip-audit; skipped with a notice where it cannot be asked.
+"""Look up known vulnerabilities of the installed packages with pip-audit.
 
     python tools/audit.py
 
-Exits with 0 where nothing is known or the question could not be asked, with 1 where something is known.
+The exit code is 1 if a vulnerability is known. It is 0 if none is known, and also, with a notice, if pip-audit could
+not be asked.
 """
 
 from __future__ import annotations

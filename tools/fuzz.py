@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of the readers of plans, recipes and ONNX files, for a bounded time.
+"""Fuzz the readers of plans, recipes and ONNX files for a limited time, guided by code coverage.
 
     python tools/fuzz.py plan --seconds 60
     python tools/fuzz.py recipe --seconds 60
     python tools/fuzz.py onnx --seconds 60
 
-Needs atheris (pip install atheris). An input on which a reader raises anything but LampqError, or takes more than five
-seconds, is written to --findings and ends the run; keep it as a case of tests/trust.
+This needs atheris (pip install atheris). The run ends if an input makes a reader raise anything but LampqError, or take
+more than five seconds. That input is written to --findings; add it to the cases of tests/trust.
 """
 
 from __future__ import annotations

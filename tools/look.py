@@ -1,9 +1,9 @@
-"""Open report.html or sweep.html in a headless Chromium: does it draw, without a complaint and without the network?
+"""Open report.html or sweep.html in a headless Chromium, and check that it draws without errors or network.
 
     python tools/look.py out/report.html [--light light.png] [--dark dark.png] [--height PIXELS]
 
-Exits with 1 where a plot is missing, the browser complains, or the page fetches anything, and with 3 where there is no
-Chromium on the PATH. It needs playwright (in the extra dev), which drives the Chromium that is installed.
+The exit code is 1 if a plot is missing, the browser reports an error, or the page fetches anything. It is 3 if there is
+no Chromium on the PATH. This needs playwright (in the extra dev), which drives the installed Chromium.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ UNDRAWN = (
 
 
 class NotDrawn(Exception):
-    """Plots stay empty."""
+    """A plot is still empty."""
 
 
 def find_browser() -> str | None:
-    """The first Chromium on the PATH."""
+    """Find the first Chromium on the PATH."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 def open_page(browser: Any, path: Path, *, height: int, seconds: float = 20.0) -> tuple[Any, list[str]]:
-    """The drawn page, and a list into which goes whatever the browser complains about or fetches.
+    """Open the page; return it, and a list of what the browser reports as errors or fetches.
 
     Raises:
         NotDrawn: a plot is empty after so many seconds.
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("page", type=Path)
     parser.add_argument("--light", type=Path, help="write a picture in the light theme")
     parser.add_argument("--dark", type=Path, help="write a picture in the dark theme")
-    parser.add_argument("--height", type=int, default=800, help="of the window and the pictures, in pixels")
+    parser.add_argument("--height", type=int, default=800, help="height of the window and the pictures, in pixels")
     options = parser.parse_args()
     program = find_browser()
     if program is None:

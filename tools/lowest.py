@@ -1,12 +1,12 @@
-"""The lowest versions that pyproject.toml allows: do they install together, and does the package work with them?
+"""Check the lowest versions that pyproject.toml allows: they install together, and the package works with them.
 
-    python tools/lowest.py                    # in a temporary folder that is removed; minutes and gigabytes
+    python tools/lowest.py                    # in a temporary folder that is removed; takes minutes and gigabytes
     python tools/lowest.py --folder FOLDER    # in a folder that stays; a second call uses its environment again
 
-Every direct dependency is held at its lower bound, and those below it are whatever pip finds. Then the quickstart runs
-from an installed wheel, and a part of the tests against it. Exit code 1 where anything fails.
+Every direct dependency has its lower bound. For indirect dependencies, pip chooses the version. Then the quickstart
+runs from an installed wheel, and a part of the tests runs against it. The exit code is 1 if anything fails.
 
-It needs Python 3.11 and nothing else to start.
+To start, this needs Python 3.11 and nothing else.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tools.walking.versions import TESTS, environment, lower_bounds, try_out  # 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install the lowest allowed versions and run the package with them.")
-    parser.add_argument("--folder", type=Path, help="a folder for all files, which stays")
-    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/")
+    parser.add_argument("--folder", type=Path, help="keep all files in this folder")
+    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/ to run")
     options = parser.parse_args()
     with working_folder(options.folder, again=True) as folder:
         constraints = folder / "lowest.txt"

@@ -1,13 +1,14 @@
-"""The newest releases of everything that the package needs: do they install together, and does the package work?
+"""Check the newest releases of all dependencies: they install together, and the package works with them.
 
-    python tools/newest.py                    # in a temporary folder that is removed; minutes and gigabytes
+    python tools/newest.py                    # in a temporary folder that is removed; takes minutes and gigabytes
     python tools/newest.py --folder FOLDER    # in a folder that stays; a second call upgrades its environment
     python tools/newest.py --pre pulp         # and the newest pre-release of a dependency
 
-What the direct dependencies need is upgraded as well. Then the quickstart runs from an installed wheel, and a part of
-the tests against it. The versions are printed, so that a failure can be pinned down. Exit code 1 where anything fails.
+Indirect dependencies are upgraded as well. Then the quickstart runs from an installed wheel, and a part of the tests
+runs against it. The versions are printed, so that a failure can be traced to one of them. The exit code is 1 if
+anything fails.
 
-It needs Python 3.11 and nothing else to start.
+To start, this needs Python 3.11 and nothing else.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def pre_releases(names: list[str], known: dict[str, str]) -> list[list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Install the newest releases and run the package with them.")
-    parser.add_argument("--folder", type=Path, help="a folder for all files, which stays")
-    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/")
-    parser.add_argument("--pre", nargs="*", default=[], help="dependencies whose newest pre-release is taken")
+    parser.add_argument("--folder", type=Path, help="keep all files in this folder")
+    parser.add_argument("--tests", nargs="*", default=TESTS, help="files and folders below tests/ to run")
+    parser.add_argument("--pre", nargs="*", default=[], help="dependencies to install as their newest pre-release")
     options = parser.parse_args()
     try:
         further = pre_releases(options.pre, lower_bounds(REPOSITORY / "pyproject.toml"))

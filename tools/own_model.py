@@ -1,10 +1,10 @@
-"""Make what a user brings: images as class folders, and a small Vision Transformer trained on them.
+"""Make what a user brings: images in class folders, and a small Vision Transformer trained on them.
 
     python tools/own_model.py FOLDER
 
-Writes calibration/ and validation/ (PNG files of scikit-learn's digits, 32 x 32, in a folder for each class) and
-vit.safetensors, and prints the accuracy. It needs timm and scikit-learn, and nothing of lampq_onnx, so that the model
-comes from outside of it.
+This writes vit.safetensors, and calibration/ and validation/ (scikit-learn's digits as PNG files of 32 x 32 pixels, one
+folder for each class), and prints the accuracy. It needs timm and scikit-learn. It does not use lampq_onnx, so that the
+model really comes from outside the package.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Scenes of simple shapes with exact boxes, for training and measuring detectors where no photographs can be had.
+"""Generate scenes of simple shapes with exact boxes, to train and measure detectors without photographs.
 
     python -m tools.scenes scenes/ --count 400 --seed 1
 
-writes scenes/images/*.png and scenes/annotations.json in the form of COCO. The same arguments and the same version of
-NumPy give the same pixels. Only writing files needs Pillow.
+This writes scenes/images/*.png and scenes/annotations.json in COCO format. The same arguments and the same version of
+NumPy give the same pixels. Pillow is needed only to write files.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _extent(kind: str, outline: Floats, radius: float) -> tuple[Floats, Floats]:
 
 
 def _shared(box: Floats, other: Floats) -> float:
-    """Intersection over the smaller area."""
+    """Compute the intersection divided by the smaller area."""
     low = np.maximum(box[:2], other[:2])
     high = np.minimum(box[:2] + box[2:], other[:2] + other[2:])
     return float(np.clip(high - low, 0, None).prod() / min(box[2:].prod(), other[2:].prod()))
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write generated scenes in COCO form.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=1, help="of the series; 0 is what the detector is trained on")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the series; the detector is trained on series 0")
     parser.add_argument("--width", type=int, default=SIZE)
     parser.add_argument("--height", type=int, default=SIZE)
     options = parser.parse_args()

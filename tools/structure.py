@@ -1,10 +1,11 @@
-"""Figures of the package's structure, so that a change can be compared with what was before it.
+"""Print figures of the package's structure, to compare it before and after a change.
 
     python tools/structure.py                     # of this checkout
     python tools/structure.py ../other --list     # of another one, with the names behind the figures
-    python tools/structure.py --json before.json  # the figures as a file as well
+    python tools/structure.py --json before.json  # also writes the figures to a file
 
-A room is a folder of the package, or a module in its root. An arrow is one room that imports another, however often.
+A room is a folder of the package, or a module in its root. There is an arrow from one room to another if a module of
+the first imports the second; several such imports are still one arrow.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ class Source:
 
     @property
     def room(self) -> str:
-        """The innermost folder that it is in; its own name if it is in the root."""
+        """The innermost folder that contains it; its own name if it is in the root."""
         return self.name if self.folder else self.name.rpartition(".")[0] or self.name
 
     @property
     def top_room(self) -> str:
-        """The folder of the package that it is in, whatever folders are inside; its own name if it is in the root."""
+        """The package's folder that contains it, also through inner folders; its own name if it is in the root."""
         return self.name.partition(".")[0]
 
 
@@ -82,7 +83,7 @@ def read_package(package: Path) -> list[Source]:
 
 
 def imports_of(sources: Iterable[Source], package: str = PACKAGE) -> dict[str, set[str]]:
-    """Which modules each module imports, in functions and for type checks too. The package's own face is left out."""
+    """The modules that each module imports, in functions and for type checks too; `lampq_onnx` itself is left out."""
     known = {source.name: source for source in sources}
     graph: dict[str, set[str]] = {}
     for source in known.values():
@@ -138,7 +139,7 @@ def _reached(start: str, graph: Graph) -> set[str]:
 
 
 def uses_of_any(sources: Iterable[Source]) -> list[str]:
-    """Places of the annotation Any, imports aside."""
+    """Find uses of the annotation Any, without imports."""
     return [
         f"{source.path}:{node.lineno}"
         for source in sources
@@ -148,7 +149,7 @@ def uses_of_any(sources: Iterable[Source]) -> list[str]:
 
 
 def short_docstrings(sources: Iterable[Source]) -> list[str]:
-    """Places of docstrings with fewer words than FEW_WORDS."""
+    """Find docstrings with fewer words than FEW_WORDS."""
     found = []
     for source in sources:
         for node in ast.walk(source.tree):
@@ -160,13 +161,13 @@ def short_docstrings(sources: Iterable[Source]) -> list[str]:
 
 
 def options_in(help_text: str) -> list[str]:
-    """Options that a help page lists, each once; those that other options' texts mention do not count."""
+    """List the options of a help page, each once; options that are only mentioned in other texts do not count."""
     lines = (re.match(r"[\s│|*]{0,6}(--[a-z][\w-]*)", line) for line in help_text.splitlines())
     return list(dict.fromkeys(match.group(1) for match in lines if match))
 
 
 def quantize_help(repository: Path) -> str:
-    """What `quantize --help` of a checkout prints.
+    """Run `quantize --help` of a checkout and return what it prints.
 
     Raises:
         SystemExit: it fails; the message is the command's own.
@@ -186,7 +187,7 @@ def quantize_help(repository: Path) -> str:
 
 
 def measure(repository: Path) -> dict[str, list[str]]:
-    """Figure -> the names behind it; their number is the figure."""
+    """Map each figure to the names behind it; their number is the figure."""
     sources = read_package(repository / PACKAGE)
     graph = imports_of(sources)
     inner = between_rooms(graph, {source.name: source.room for source in sources})
@@ -217,7 +218,9 @@ def _texts(groups: list[list[str]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("repository", nargs="?", type=Path, default=REPOSITORY, help="a checkout; default: this one")
+    parser.add_argument(
+        "repository", nargs="?", type=Path, default=REPOSITORY, help="the checkout to examine; default: this one"
+    )
     parser.add_argument("--list", action="store_true", help="print the names behind each figure")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     words = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python -m tools.train_detector --device cuda --output models/scenes
 
-needs torch, transformers and NumPy, and about five minutes of an H200. The result is a folder that transformers'
+This needs torch, transformers and NumPy, and about five minutes of an H200. The result is a folder that transformers'
 `from_pretrained` reads: config.json, float16 weights in model.safetensors, preprocessor_config.json, and training.json
 with the average precision of exactly these weights.
 """
@@ -36,12 +36,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scenes", type=int, default=30000)
     parser.add_argument("--steps", type=int, default=10000)
-    parser.add_argument("--minutes", type=float, default=7.0, help="steps are cut so that they fit into this time")
+    parser.add_argument("--minutes", type=float, default=7.0, help="reduce the number of steps to fit into this time")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=144)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--validation", type=int, default=500)
-    parser.add_argument("--every", type=int, default=1000, help="steps between evaluations")
+    parser.add_argument("--every", type=int, default=1000, help="number of steps between evaluations")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
@@ -54,7 +54,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Warmup, then half a cosine down to a hundredth."""
+    """Learning rate: a warmup, then half a cosine down to a hundredth."""
     return RATE * min(1.0, step / WARMUP) * (0.01 + 0.495 * (1 + math.cos(math.pi * min(step / steps, 1.0))))
 
 

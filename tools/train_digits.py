@@ -185,7 +185,7 @@ def quantized_top1(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded digits model.")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "models" / "digits")
-    parser.add_argument("--single", action="store_true", help="also round one layer at a time to 2 bits")
+    parser.add_argument("--single", action="store_true", help="also measure it with single layers rounded to 2 bits")
     options = parser.parse_args()
 
     torch.set_num_threads(1)

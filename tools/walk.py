@@ -1,14 +1,14 @@
-"""The way of a new user, from nothing to a gate in a pipeline, each step as a real command.
+"""Do what a new user does, from nothing to a gate in a pipeline, each step as a real command.
 
     python tools/walk.py                             # in a temporary folder that is removed; minutes and gigabytes
     python tools/walk.py --folder FOLDER             # in a new folder that stays
-    python tools/walk.py --python .venv/bin/python   # in an environment that has lampq-onnx and playwright already
+    python tools/walk.py --python .venv/bin/python   # in an environment that already has lampq-onnx and playwright
 
-It builds the wheel of this checkout and installs it in an environment of its own. From there on it uses nothing of the
-checkout but the scripts that stand for the user: tools/own_model.py (model and images) and tools/look.py (browser).
-At the end it prints a table of the steps. Exit code 1 where a step fails, or does not show what it should.
+This builds the wheel of the checkout and installs it in a new environment. After that it uses only two scripts of the
+checkout, which stand for the user: tools/own_model.py (model and images) and tools/look.py (browser). At the end it
+prints a table of the steps. The exit code is 1 if a step fails, or does not show what it should.
 
-It needs Python 3.11 and nothing else to start.
+To start, this needs Python 3.11 and nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GATE = ["--validation", "own/validation", "--max-drop", "2", "--gate-agreement",
 
 
 def install(folder: Path) -> list[Step]:
-    """A wheel of the checkout, in a new environment."""
+    """Steps that build the wheel of the checkout and install it in a new environment."""
     python = str(folder / "venv/bin/python")
     return [
         Step("environment", [sys.executable, "-m", "venv", "venv"]),
@@ -49,7 +49,7 @@ def install(folder: Path) -> list[Step]:
 
 
 def use(folder: Path, browser: Path) -> list[Step]:
-    """What an installed package is good for, in the order in which its pages tell it."""
+    """Steps of a user with the installed package, in the order of the documentation."""
     look = [str(browser), str(TOOLS / "look.py")]
     return [
         Step("which version", ["lampq-onnx", "--version"]),
@@ -107,8 +107,8 @@ def use(folder: Path, browser: Path) -> list[Step]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Go a new user's way, step by step, and print what each one took.")
-    parser.add_argument("--folder", type=Path, help="a new folder for all files, which stays")
+    parser = argparse.ArgumentParser(description="Do what a new user does, and print a table of the steps.")
+    parser.add_argument("--folder", type=Path, help="keep all files in this new folder")
     parser.add_argument("--python", type=Path, help="use this environment instead of building and installing")
     options = parser.parse_args()
     with working_folder(options.folder) as folder:

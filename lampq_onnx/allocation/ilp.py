@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lampq_onnx.allocation.bound import Relaxation, relax
 from lampq_onnx.allocation.choices import ChoiceProblem, ChoiceSolution, IntArray
-from lampq_onnx.allocation.core import CoreAnswer, CoreModel
 from lampq_onnx.allocation.problem import Problem, Solution
 from lampq_onnx.errors import LampqError
+
+if TYPE_CHECKING:
+    from lampq_onnx.allocation.core import CoreAnswer, CoreModel
 
 _ROUNDING = 1e-13
 """A gap below this fraction of the upper bound is double-precision rounding: nothing is left to search."""
@@ -96,6 +99,8 @@ def _search(problem: ChoiceProblem, relaxation: Relaxation, deadline: float) -> 
     optimum if that lies within the distance. Otherwise it gives a better solution, with which more options can be left
     out.
     """
+    from lampq_onnx.allocation.core import CoreModel  # noqa: PLC0415  loads the solver, which --help does not need
+
     best, gap = relaxation.choice, relaxation.gap
     within = gap if len(problem.budgets) == 1 else gap * _FIRST
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,8 +11,27 @@ from lampq_onnx.allocation.choices import FloatArray
 from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
 from lampq_onnx.errors import LampqError
 
-Metric = Callable[[Sensitivities, tuple[int, ...], float], FloatArray]
+Costs = Callable[[Sensitivities, tuple[int, ...], float], FloatArray]
 """(sensitivities, candidate widths in bits, gamma) -> (n, k) costs of the n layers in the budget."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How sensitivities become the cost of each layer at each width.
+
+    Attributes:
+        costs: computes them; float64 of shape (n, k), one row for each layer in the budget, one column for each width.
+        summary: what it is, in one line for `lampq-onnx list metrics`.
+        measured: the costs are nats of mean KL, like the costs of the inputs.
+    """
+
+    costs: Costs
+    summary: str
+    measured: bool = False
+
+    def __call__(self, sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
+        """Costs, see the attribute ``costs``."""
+        return self.costs(sensitivities, candidates, gamma)
 
 
 SHRINKAGE = 0.25
@@ -93,16 +113,16 @@ def omega_error(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma
 
 
 METRICS: dict[str, Metric] = {
-    "lampq": lampq,
-    "fisher": fisher,
-    "nuclear-norm": nuclear_norm,
-    "uniform": uniform,
-    "kl": kl,
-    "omega-error": omega_error,
+    "lampq": Metric(lampq, "type-aware Fisher information, the metric of the LampQ paper"),
+    "fisher": Metric(fisher, "trace of the Fisher information, without LampQ's factor for each type of layer"),
+    "nuclear-norm": Metric(nuclear_norm, "nuclear norm of the layer's output times its rounding error (VT-PTQ)"),
+    "uniform": Metric(uniform, "every weight counts alike: the same width everywhere, for comparison"),
+    "kl": Metric(kl, "KL divergence from the float model, measured with this layer alone rounded", measured=True),
+    "omega-error": Metric(omega_error, "LampQ's factor of the layer times its measured rounding error"),
 }
 """Metrics by the name that a plan and the command line give them."""
 
-MEASURED_METRICS = frozenset({"kl"})
+MEASURED_METRICS = frozenset(name for name, metric in METRICS.items() if metric.measured)
 """Metrics in nats of mean KL, like the costs of the inputs."""
 
 

@@ -11,7 +11,7 @@ from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
 from lampq_onnx.allocation.widths import INPUT_WIDTHS, parse_activation_candidates, parse_candidates
 from lampq_onnx.artifacts import Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
-from lampq_onnx.disk.option import Option
+from lampq_onnx.disk.option import BUDGETS, RESEARCH, Option
 from lampq_onnx.disk.records import Record
 from lampq_onnx.disk.wording import explain, joined, limits_of
 from lampq_onnx.errors import LampqError, UsageError
@@ -108,25 +108,62 @@ class AllocationOptions(Record):
             layer that alone loses more than its share is worth the slower kernel.
     """
 
-    bits: Annotated[float, Field(ge=MIN_BITS, le=MAX_BITS), Option("Average weight bits of the budget.")] = 4.0
-    candidates: Annotated[WeightWidths, Option("Weight widths, e.g. 2-8 or 2,4,8.")] = (2, 3, 4, 5, 6, 7, 8)
-    metric: Annotated[MetricName, Option("lampq, fisher, nuclear-norm, uniform, kl or omega-error.")] = "kl"
-    gamma: Annotated[float, Field(gt=1, le=MAX_GAMMA), Option("Error falls by this factor a bit.")] = 4.0
-    fixed_bits: Annotated[FixedWidth, Option("Of the layers outside the budget.")] = FIXED_BITS
-    time_limit: Annotated[float, Field(gt=0, le=MOST_SECONDS), Option("Seconds for the integer program.")] = 8.0
+    bits: Annotated[
+        float,
+        Field(ge=MIN_BITS, le=MAX_BITS),
+        Option("Average bits of a weight, 1 to 8, e.g. 4 or 3.5.", BUDGETS, level="basic"),
+    ] = 4.0
+    candidates: Annotated[WeightWidths, Option("Bit-widths that a layer's weights may get, e.g. 2-8 or 2,4,8.")] = (
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+    )
+    metric: Annotated[
+        MetricName,
+        Option(
+            "How the cost of a width is estimated: {metrics}. `lampq-onnx list metrics` explains them.", names="metrics"
+        ),
+    ] = "kl"
+    gamma: Annotated[
+        float,
+        Field(gt=1, le=MAX_GAMMA),
+        Option("Factor by which each extra bit reduces the error, in metrics that do not measure it.", RESEARCH),
+    ] = 4.0
+    fixed_bits: Annotated[
+        FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head); 32: float.")
+    ] = FIXED_BITS
+    time_limit: Annotated[
+        float,
+        Field(gt=0, le=MOST_SECONDS),
+        Option("Seconds that the integer program may take; then the best plan found is used.", RESEARCH),
+    ] = 8.0
     activation_bits: Annotated[
-        Activation, Option("Input bits of every layer, 2..8; mixed: each its own; same: those of its weights.")
+        Activation,
+        Option(
+            "Bits of each layer's input: 2 to 8 or 16 for all layers; mixed: a width for each layer; same: the width "
+            "of the layer's weights.",
+            level="basic",
+        ),
     ] = 8
     activation_budget: Annotated[
         float,
         Field(ge=INPUT_WIDTHS[0], le=INPUT_WIDTHS[-1]),
-        Option("Average input bits, for --activation-bits mixed."),
+        Option("Average bits of the inputs, with --activation-bits mixed."),
     ] = 8.0
-    activation_candidates: Annotated[InputWidths, Option("Input widths, for --activation-bits mixed.")] = (4, 6, 8, 16)
+    activation_candidates: Annotated[
+        InputWidths, Option("Bit-widths that inputs may get, with --activation-bits mixed, e.g. 4,6,8,16.")
+    ] = (4, 6, 8, 16)
     wide_price: Annotated[
         float,
         Field(gt=0, allow_inf_nan=True),
-        Option("Nats that 16-bit inputs must save for a whole model of them, where 8 bits are asked for; inf: never."),
+        Option(
+            "KL (nats) that 16-bit inputs must save, scaled to the whole model, before a layer gets them; inf: never.",
+            RESEARCH,
+        ),
     ] = 0.1
 
     @classmethod

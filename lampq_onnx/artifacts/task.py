@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from lampq_onnx.disk.records import Record
 
@@ -17,7 +17,21 @@ TaskName = Literal[
     "dense-regression",
     "detection",
 ]
-TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+TASKS: dict[TaskName, str] = {
+    "classification": "one class for each image: scores of a softmax",
+    "binary": "yes or no for each image: one logit",
+    "multi-label": "several classes for each image: one sigmoid for each class",
+    "regression": "one or more real numbers for each image",
+    "embedding": "a vector for each image, of which only the direction counts",
+    "segmentation": "one class for each pixel",
+    "binary-segmentation": "yes or no for each pixel: a mask",
+    "dense-regression": "real numbers for each pixel, such as depth",
+    "detection": "boxes with classes, as DETR-like models give them",
+}
+"""Name -> what the outputs of the model are."""
+
+TASK_NAMES: tuple[TaskName, ...] = tuple(TASKS)
 
 LOGITS, BOXES = "logits", "pred_boxes"
 """Output names of detectors, as transformers names them."""

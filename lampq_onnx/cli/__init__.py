@@ -1,1 +1,1 @@
-"""The command line: options in, pipeline calls, tables out."""
+"""The command line: reads options, calls one function of `workflow`, and prints tables."""

@@ -1,4 +1,4 @@
-"""`quantize` and `analyze`: the commands that need the PyTorch front end."""
+"""`quantize` and `analyze`: the commands that need PyTorch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
 from lampq_onnx.disk.option import OUTPUT
@@ -14,15 +15,14 @@ from lampq_onnx.disk.option import OUTPUT
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="A timm model name, a float .onnx file, or [bold]digits[/], the default that needs no other option."
+        metavar="MODEL",
+        help="A timm model name, a float .onnx file, a folder of a transformers model, or [bold]digits[/], the "
+        "embedded model that needs no other option. `lampq-onnx list models` prints timm's names.",
+        show_default=False,
+        autocompletion=complete_model,
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("quantize")(quantize)
-    app.command("analyze")(analyze)
+"""The model, which a recipe may name instead."""
 
 
 @with_options(*SECTIONS)
@@ -31,29 +31,36 @@ def quantize(
     model: Model = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the files.", rich_help_panel=OUTPUT, show_default=False),
+        typer.Option(
+            "--output", "-o", help="Folder to write the files to, e.g. out.", rich_help_panel=OUTPUT, show_default=False
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print which layers are quantized, and why the others are not.")
+        bool,
+        typer.Option("--dry-run", help="Only show which layers would be quantized, and why the others stay in float."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Do every step again, even where an earlier run has finished it.")
+        bool,
+        typer.Option("--force", hidden=True, help="Do every step again, also those that an earlier run has finished."),
     ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace another recipe's result; packages made from it are removed, other files marked (.stale).",
+            help="Replace the result of another recipe in the folder. Packages made from it are removed, other files "
+            "are marked (.stale).",
         ),
     ] = False,
     values: Values,
 ) -> None:
-    """Analyze, allocate, convert and check: the whole line in one go.
+    """Quantize a model and check the file: accuracy, size and latency.
 
-    Writes float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, report.html and
-    recipe.toml.
-    A run that was stopped goes on where it was, and one that is finished is not done again. A folder with the result of
-    another recipe is refused without --overwrite.
+    Writes model.onnx, report.html, report.json, recipe.toml, plan.json, sensitivity.json, weights.safetensors and
+    float.onnx into one folder. A run that was stopped goes on where it was; a finished one is not repeated. The result
+    of another recipe is only replaced with --overwrite.
+
+    Example: lampq-onnx quantize deit_tiny_patch16_224 --checkpoint deit.safetensors --calibration images --validation
+    labelled --bits 4 --output out
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.recognition import print_recognition
@@ -89,7 +96,10 @@ def quantize(
     require_gates(report)
 
 
-@with_options("model", "images", "analysis", "rounding", "--threads", without=("--validation",))
+@with_options(
+    "model", "images", "--effort", "analysis", "rounding", "--activation-bits", "--bits", "--threads",
+    without=("--validation", "--training-threads"),
+)  # fmt: skip
 def analyze(
     *,
     model: Model = None,
@@ -100,7 +110,7 @@ def analyze(
         Path | None,
         typer.Option(
             "--float",
-            help="Also write the float graph that the sensitivities belong to, for convert.",
+            help="Also write the float ONNX file that the sensitivities belong to, for probe and convert.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -108,7 +118,7 @@ def analyze(
     overwrite: Overwrite = False,
     values: Values,
 ) -> None:
-    """Measure the sensitivities of every unit and write sensitivity.json."""
+    """Measure how sensitive each layer is, and write sensitivity.json."""
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sensitivities
     from lampq_onnx.disk.existing import require_new_files

@@ -1,4 +1,4 @@
-"""`doctor`: the environment, and a model, before hours are spent."""
+"""`doctor`: checks of the environment and of models before a long run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import override, with_options
 from lampq_onnx.config.options import DIGITS
 from lampq_onnx.config.recipe import Recipe, Values
@@ -18,26 +19,27 @@ if TYPE_CHECKING:
     from lampq_onnx.artifacts.finding import Finding
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
-
-
-@with_options("model", "--validation", "--mean", "--std", "--crop")
+@with_options("model", "--task", "--validation", "--mean", "--std", "--crop")
 def doctor(
     *,
     models: Annotated[
-        list[str] | None, typer.Argument(help="Models to look at; none: the environment alone.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="MODELS",
+            help="Models to check, see quantize; none: only the environment.",
+            show_default=False,
+            autocompletion=complete_model,
+        ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where files would go.", rich_help_panel=OUTPUT)
+        Path, typer.Option("--output", "-o", help="Folder to check for free space.", rich_help_panel=OUTPUT)
     ] = Path("."),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     values: Values,
 ) -> None:
-    """Check the environment, and that export and preprocessing reproduce a model's accuracy.
+    """Check the environment, and that the export and the preprocessing of a model keep its accuracy.
 
-    Exits with 1 where something has to be mended first.
+    Exits with 1 if something has to be fixed before a run.
     """
     import json
 
@@ -55,7 +57,7 @@ def doctor(
         print_findings(groups)
     failed = [f.name for found in groups.values() for f in found if f.status == "failure"]
     if failed:
-        raise GateError(f"to be mended first: {', '.join(failed)}")
+        raise GateError(f"fix these first: {', '.join(failed)}")
 
 
 def _examine(recipe: Recipe) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`explain`: which kernels a file runs on."""
+"""`explain`: the kernels that onnxruntime runs a file on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from lampq_onnx.cli.parameters import number_of
 from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("explain")(explain)
-
-
 def explain(
     model: Annotated[Path, typer.Argument(help="An ONNX file, quantized or float.")],
-    threads: Annotated[str, typer.Option(metavar="INTEGER", help="Threads of the session.")] = "1",
-    batch: Annotated[str, typer.Option(metavar="INTEGER", help="Images at once.")] = "1",
-    runs: Annotated[str, typer.Option(metavar="INTEGER", help="Profiled runs; times are medians.")] = "10",
+    threads: Annotated[str, typer.Option(metavar="INTEGER", help="Threads of onnxruntime.")] = "1",
+    batch: Annotated[str, typer.Option(metavar="INTEGER", help="Images in a batch.")] = "1",
+    runs: Annotated[
+        str, typer.Option(metavar="INTEGER", help="How often times are measured; the median is shown.")
+    ] = "10",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Say which kernel onnxruntime chose for each layer, what it costs, and why it is not an integer kernel."""
+    """Show the kernel that onnxruntime runs for each layer, its time, and why it is not an integer kernel."""
     from lampq_onnx.runtime.explain import explain_file
     from lampq_onnx.runtime.sessions import example_images
 

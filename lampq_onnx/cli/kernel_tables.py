@@ -1,4 +1,4 @@
-"""What `explain` prints."""
+"""Tables that `explain` prints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from lampq_onnx.runtime.explain import Explanation
 
 SMALL = 0.005
-"""Operators below this share of the time are listed together."""
+"""Operators that take less than this fraction of the time are listed together."""
 
 
 def print_explanation(found: Explanation, path: Path) -> None:
-    """Layers with their kernels, then where the time goes by operator."""
+    """Print the kernel and the time of each layer, then the time of each operator."""
     out = console()
     total = max(found.total_microseconds, 1e-9)
     table = Table(title=f"{path.name}: linear layers", title_justify="left")

@@ -1,55 +1,107 @@
-"""Entry point and the handling of errors."""
+"""The entry point: all commands in their order, and the handling of errors."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lampq_onnx.cli import commands, doctor, explain, package, probe, recipes, report, stages, sweep
+from lampq_onnx.cli.commands import analyze, quantize
+from lampq_onnx.cli.doctor import doctor
+from lampq_onnx.cli.explain import explain
+from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
+from lampq_onnx.cli.listing import list_names
+from lampq_onnx.cli.package import package
+from lampq_onnx.cli.probe import probe
+from lampq_onnx.cli.recipes import cache, init, reproduce
+from lampq_onnx.cli.report import report
+from lampq_onnx.cli.stages import allocate, convert, inspect, schema, validate
+from lampq_onnx.cli.sweep import sweep
 from lampq_onnx.errors import LampqError
 
+NAME = "lampq-onnx"
+
+COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
+    "Quantize and check": {
+        "quantize": quantize,
+        "sweep": sweep,
+        "validate": validate,
+        "report": report,
+        "inspect": inspect,
+        "explain": explain,
+        "package": package,
+    },
+    "Single stages": {
+        "analyze": analyze,
+        "allocate": allocate,
+        "probe": probe,
+        "convert": convert,
+    },
+    "Setup and recipes": {
+        "init": init,
+        "doctor": doctor,
+        "list": list_names,
+        "cache": cache,
+        "reproduce": reproduce,
+        "schema": schema,
+    },
+}
+"""Heading of `lampq-onnx --help` -> commands in the order in which people use them."""
+
+FIRST_STEPS = f"""{NAME} compresses a trained Vision Transformer to 1-8 bits per layer, as a standard ONNX file.
+
+Start with:
+  {NAME} doctor                           check that everything is installed
+  {NAME} quantize digits --output out     quantize the embedded model, and check the file
+  {NAME} explain out/model.onnx           see the kernel and the time of each layer
+  {NAME} sweep MODEL --output sweep       compare several budgets on your model
+  {NAME} package out --format triton      write the result for a server
+
+All commands:             {NAME} --help
+Options of a command:     {NAME} quantize --help
+Names that options take:  {NAME} list
+"""
+"""What the program prints without a command."""
+
 app = typer.Typer(
-    name="lampq-onnx",
-    help="Mixed-precision quantization of Vision Transformers: a model in, a standard ONNX file out.",
-    no_args_is_help=True,
-    add_completion=False,
+    name=NAME,
+    help="Compress a trained Vision Transformer to 1-8 bits per layer: a model in, a standard ONNX file out.",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-commands.register(app)
-stages.register(app)
-report.register(app)
-explain.register(app)
-package.register(app)
-recipes.register(app)
-doctor.register(app)
-probe.register(app)
-sweep.register(app)
+for _panel, _group in COMMANDS.items():
+    for _name, _command in _group.items():
+        app.command(_name, cls=HelpfulCommand, rich_help_panel=_panel)(with_help_all(_command))
 
 
 INTERRUPTED = 130
-"""Exit code of Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, the same as in shells."""
 
 _STOPPED = "interrupted; no file is half written, and what was there before is as it was"
 
 
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+    debug: Annotated[  # noqa: ARG001  `run` has taken it out of the words, wherever it stood
+        bool, typer.Option("--debug", help="Show the traceback of an error; works with every command.")
+    ] = False,
 ) -> None:
-    """Options that stand before or after any command."""
+    """Compress a trained Vision Transformer to 1-8 bits per layer: a model in, a standard ONNX file out."""
     if version:
         from importlib import metadata
 
         typer.echo(metadata.version("lampq-onnx"))
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST_STEPS, nl=False)
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -64,7 +116,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str], *, debug: bool) -> int:
     try:
-        app(words)
+        app(words, prog_name=NAME)
     except SystemExit as done:  # Typer's way to end, wrong usage (2) and Ctrl-C (130) included
         if done.code == INTERRUPTED:
             return _fail(_STOPPED, "", INTERRUPTED)
@@ -79,12 +131,12 @@ def _run(words: list[str], *, debug: bool) -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- what signal handlers get
-    """Leave as by any other error, so that temporary files go."""
+    """Leave as after any other error, so that temporary files are removed."""
     sys.exit(128 + number)
 
 
 def _explain(error: Exception) -> int:
-    """One message for an error, and its exit code."""
+    """Print one message for an error; the exit code."""
     if isinstance(error, LampqError):
         return _fail(error.message, error.hint, error.exit_code)
     if isinstance(error, OSError):

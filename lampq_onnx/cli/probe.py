@@ -1,4 +1,4 @@
-"""`probe`: what layers cost in time on this machine."""
+"""`probe`: the time that each layer takes on this machine."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("probe")(probe)
-
-
 @with_options("--target", "--latency-threads", "--latency-batch")
 def probe(
     *,
-    float_model: Annotated[Path, typer.Argument(help="float.onnx.")],
+    float_model: Annotated[
+        Path, typer.Argument(metavar="FLOAT_MODEL", help="The float ONNX file, e.g. out/float.onnx.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("latency.json"),
-    rounds: Annotated[str, typer.Option(metavar="INTEGER", help="Turns of every form.")] = "40",
-    again: Annotated[bool, typer.Option("--again", help="Measure anew what the cache holds.")] = False,
+    rounds: Annotated[
+        str, typer.Option(metavar="INTEGER", help="How often each layer is timed, at least 5; the median is kept.")
+    ] = "40",
+    again: Annotated[bool, typer.Option("--again", help="Measure again what an earlier run has measured.")] = False,
     overwrite: Overwrite = False,
     values: Values,
 ) -> None:
-    """Time every distinct layer shape in every form of the target, for allocate --max-latency.
+    """Time the layers on this machine, for --max-latency of allocate and quantize.
 
-    Shapes that were timed before with this onnxruntime on this CPU are taken from the cache.
+    Each layer shape is timed in float and in each form that the target has for it. Shapes that were timed before with
+    this onnxruntime on this CPU are taken from the cache.
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.disk.existing import require_new_files

@@ -1,4 +1,4 @@
-"""Stages on the terminal: a live line there, plain lines elsewhere; always on standard error."""
+"""Progress of the stages on standard error: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 from lampq_onnx.running.progress import Advance, ProgressSink
 
 EVERY = 10.0
-"""Seconds after which a stage that is still running says so where there is no terminal."""
+"""Seconds between two lines of a stage, where there is no terminal."""
 
 
 class _Terminal:
@@ -66,7 +66,7 @@ class _Plain:
 
 
 def _state(done: int, total: int | None, seconds: float) -> str:
-    """Steps so far, and the seconds left if the others take as long."""
+    """Words for the steps so far, and the seconds left if the other steps take as long."""
     if total is None:
         return f" so far, {done} done"
     left = f", about {seconds * (total - done) / done:.0f} s left" if done else ""
@@ -74,6 +74,6 @@ def _state(done: int, total: int | None, seconds: float) -> str:
 
 
 def terminal_progress() -> ProgressSink:
-    """The sink that fits standard error."""
+    """Progress for standard error, in the form that fits it."""
     console = Console(stderr=True)
     return _Terminal(console) if console.is_terminal else _Plain(console)

@@ -1,4 +1,4 @@
-"""`init`, `reproduce` and `cache`: recipes, and what is kept between runs."""
+"""`init`, `reproduce` and `cache`: recipes, and results that are kept between runs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Annotated
 
 import typer
 
+from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.config.recipe import FIELDS, SECTIONS, Values, template
 from lampq_onnx.disk.option import OUTPUT
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (init, reproduce, cache):
-        app.command(command.__name__)(command)
-
-
 def init(
     output: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.toml"),
-    model: Annotated[str, typer.Option(help="The model to name in it.")] = "digits",
-    overwrite: Annotated[bool, typer.Option("--overwrite", "--force", help="Replace what exists already.")] = False,
+    model: Annotated[
+        str, typer.Option(help="The model that the recipe names.", metavar="NAME", autocompletion=complete_model)
+    ] = "digits",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "--force", help="Replace a file that exists already.")
+    ] = False,
 ) -> None:
-    """Write a recipe with every option, its default and what it does."""
+    """Write a recipe: a TOML file with every option, its default and what it does."""
     from lampq_onnx.config.doors import checked
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.disk.files import write_atomic
@@ -39,24 +38,30 @@ def init(
 @with_options("--checkpoint", "--checkpoint-key", "--calibration", "--device")
 def reproduce(
     *,
-    model: Annotated[Path, typer.Argument(help="A model.onnx that quantize wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.onnx that quantize wrote.")],
     source: Annotated[
         str | None,
         typer.Option(
-            "--model", help="The float model, where it is a file that lies elsewhere now.", show_default=False
+            "--model", metavar="PATH", help="The float model, if it is a file that has moved.", show_default=False
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Keep the new file there.", rich_help_panel=OUTPUT, show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Keep the new file under this name. Default: it is only compared.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = None,
     overwrite: Overwrite = False,
     values: Values,
 ) -> None:
-    """Make a file again from the recipe in it, and compare the two bit for bit.
+    """Make a quantized file again from the recipe inside it, and compare the two bit for bit.
 
-    Weights and images are looked for where the options say, else where the recipe.toml beside the file says; they have
-    to be the same. Exits with 1 where the new file differs.
+    Weights and images are read from where the options say, else from where the recipe.toml beside the file says; they
+    have to be the same. Exits with 1 if the new file differs.
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.workflow.reproduce import reproduce as again
@@ -66,16 +71,16 @@ def reproduce(
     )
     if found.changes:
         typer.echo(
-            f"{model} was made again: the same graph and weights; since then changed: {'; '.join(found.changes)}"
+            f"{model} was made again: the same graph and weights. Changed since then: {'; '.join(found.changes)}"
         )
     else:
         typer.echo(f"{model} was made again, bit for bit: sha256 {found.sha256}")
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it.")] = False,
 ) -> None:
-    """Show what is kept between runs, or remove it."""
+    """Show the results that are kept between runs, or remove them."""
     from lampq_onnx.disk.cache import ArrayCache
 
     kept = ArrayCache.of_user()

@@ -1,4 +1,4 @@
-"""`quantize --dry-run`: what would be quantized."""
+"""Tables of `quantize --dry-run`: what would be quantized."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lampq_onnx.graph.recognition import REASONS, Recognition
 
 
 def print_recognition(found: Recognition) -> None:
-    """A row for each layer, then what stays in float and why."""
+    """Print a row for each layer, then what stays in float and why."""
     out = console()
     table = Table(title=f"{found.model}: layers that are quantized", title_justify="left")
     table.add_column("layer", no_wrap=True)
@@ -31,7 +31,7 @@ def print_recognition(found: Recognition) -> None:
     for what, count in found.elsewhere.items():
         out.print(f"[yellow]stays in float:[/] {count} {what}: {REASONS[what]}")
     for what, count in found.changes.items():
-        out.print(f"normal form: {count} {what}")
+        out.print(f"graph rewritten: {count} {what}")
     if found.parity is not None:
         out.print(f"PyTorch and onnxruntime differ by {found.parity:.1e} (relative)")
     if found.links is not None:

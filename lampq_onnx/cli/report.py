@@ -1,4 +1,4 @@
-"""`report`: the page of a folder that `quantize` or `validate` wrote."""
+"""`report`: the page of a result, drawn again."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import typer
 from lampq_onnx.cli.parameters import Overwrite
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("report")(report)
-
-
 def report(
-    source: Annotated[Path, typer.Argument(help="Folder with report.json, or such a file.", metavar="DIR")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder that quantize wrote, or a report.json of validate.", metavar="FOLDER")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write; default: report.html beside it.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="The file to write. Default: report.html beside report.json.", show_default=False
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw report.html from report.json: one file that opens offline.
+    """Draw report.html from report.json: one page that opens offline.
 
-    The page beside report.json is its own, and drawn again.
+    The page beside report.json is replaced without asking: it belongs to it.
     """
     from lampq_onnx.artifacts import Report, Sensitivities
     from lampq_onnx.disk.existing import require_new_files

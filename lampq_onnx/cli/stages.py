@@ -16,29 +16,29 @@ from lampq_onnx.errors import UsageError
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (allocate, convert, validate, inspect, schema):
-        app.command(command.__name__)(command)
-
-
 @with_options(
-    "allocation", "budgets", "--target", "--packing",
+    "--bits", "--metric", "allocation", "budgets", "--target", "--packing",
     shown={"--activation-bits": "what the ranges were measured for",
-           "--bits": "4.0; none with another budget"},
+           "--bits": "4; none with another budget"},
 )  # fmt: skip
 def allocate(
     *,
-    sensitivity: Annotated[Path, typer.Argument(help="sensitivity.json.")],
+    sensitivity: Annotated[
+        Path, typer.Argument(metavar="SENSITIVITY", help="The sensitivity.json that analyze or quantize wrote.")
+    ],
     float_model: Annotated[
         Path | None,
-        typer.Option("--float", help="float.onnx, for its size, where sensitivity.json lacks it.", show_default=False),
+        typer.Option(
+            "--float",
+            help="The float ONNX file, for its size; only if sensitivity.json does not hold it.",
+            show_default=False,
+        ),
     ] = None,
     output: Output = Path("plan.json"),
     overwrite: Overwrite = False,
     values: Values,
 ) -> None:
-    """Give out bits under one or several budgets and write plan.json."""
+    """Choose a bit-width for each layer within the budgets, and write plan.json."""
     from lampq_onnx.artifacts import LatencyTable, Sensitivities
     from lampq_onnx.cli.tables import print_plan
     from lampq_onnx.disk.existing import require_new_files
@@ -78,11 +78,16 @@ def _size(path: Path) -> int:
 )
 def convert(
     *,
-    float_model: Annotated[Path, typer.Argument(help="float.onnx.")],
-    plan: Annotated[Path, typer.Option(help="plan.json.")],
+    float_model: Annotated[
+        Path, typer.Argument(metavar="FLOAT_MODEL", help="The float ONNX file, e.g. out/float.onnx.")
+    ],
+    plan: Annotated[Path, typer.Option(help="The plan.json that allocate wrote, or one of your own.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="weights.safetensors: rounding that quantize found; else nearest.", show_default=False),
+        typer.Option(
+            help="The weights.safetensors with the rounding that quantize found. Default: round to nearest.",
+            show_default=False,
+        ),
     ] = None,
     output: Output = Path("model.onnx"),
     overwrite: Overwrite = False,
@@ -90,7 +95,7 @@ def convert(
 ) -> None:
     """Write the quantized ONNX file of a plan.
 
-    Layers without an activation_range in the plan need --calibration.
+    Layers whose input range is not in the plan (activation_range) are measured on --calibration.
     """
     from lampq_onnx.artifacts import BitPlan
     from lampq_onnx.cli.progress import terminal_progress
@@ -118,16 +123,18 @@ def convert(
 )  # fmt: skip
 def validate(
     *,
-    model: Annotated[Path, typer.Argument(help="The quantized file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The quantized ONNX file, e.g. out/model.onnx.")],
     reference: Annotated[
         Path | None,
-        typer.Option(help="The float file; default: float.onnx in the same folder.", show_default=False),
+        typer.Option(
+            help="The float ONNX file to compare with. Default: float.onnx in the same folder.", show_default=False
+        ),
     ] = None,
     max_drop: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER",
-            help="Gate: fail if the task's score (top-1, AP, ...) drops by more than this many points.",
+            help="Fail (exit code 1) if the score of the task (top-1, AP, ...) drops by more points than this, e.g. 1.",
             show_default=False,
         ),
     ] = None,
@@ -137,27 +144,32 @@ def validate(
             "--gate-agreement",
             "--min-agreement",
             metavar="NUMBER",
-            help="Gate: fail if the two files are measured to agree on a smaller fraction of images. "
-            "(--min-agreement of allocate and quantize is a budget, which is met by prediction.)",
+            help="Fail (exit code 1) if the two files agree on fewer images than this fraction, e.g. 0.95.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write a report.json, and the page beside it.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="Also write this report.json, and report.html beside it.", show_default=False
+        ),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option(help="Also write the gates as JUnit XML, passed or failed.", show_default=False)
+        Path | None,
+        typer.Option(help="Also write the passed and failed gates as JUnit XML, for CI.", show_default=False),
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Also write the gates as Markdown, for a pull request.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Also write the passed and failed gates as Markdown, for a pull request.", show_default=False
+        ),
     ] = None,
     overwrite: Overwrite = False,
     values: Values,
 ) -> None:
-    """Check accuracy, fidelity and latency of a file against the float one.
+    """Compare a quantized file with its float file: accuracy, size and latency.
 
-    Exits with 1 if a gate fails; the report, JUnit and Markdown are written all the same, and say FAIL.
+    Exits with 1 if a gate fails; the report, JUnit and Markdown files are written all the same, and say FAIL.
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
@@ -197,7 +209,7 @@ def validate(
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A quantized ONNX file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A quantized ONNX file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the quantized layers of a file: type, bits, storage, bytes, scheme."""
@@ -215,9 +227,9 @@ def inspect(
 
 
 def schema(
-    artifact: Annotated[str, typer.Argument(help="plan, sensitivities or report.")] = "plan",
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="plan, sensitivities or report.")] = "plan",
 ) -> None:
-    """Print the JSON schema of an artifact."""
+    """Print the JSON schema of plan.json, sensitivity.json or report.json."""
     from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
     from lampq_onnx.disk.records import Artifact
 

@@ -8,14 +8,11 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.commands import Model
+from lampq_onnx.cli.names import several_of
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
+from lampq_onnx.config.names import TABLES
 from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
-from lampq_onnx.disk.option import METHOD, OUTPUT
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sweep")(sweep)
+from lampq_onnx.disk.option import BUDGETS, METHOD, OUTPUT
 
 
 @with_options(*(name for name in SECTIONS if name != "budgets"), without=("--bits", "--baseline"))
@@ -24,24 +21,31 @@ def sweep(
     model: Model = None,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for the points and sweep.json.", rich_help_panel=OUTPUT),
+        typer.Option("--output", "-o", help="Folder to write all results to, e.g. sweep.", rich_help_panel=OUTPUT),
     ],
     bits: Annotated[
         str,
-        typer.Option(help="Budgets: 2.5..8 (steps of 0.5), 2..4:0.25, or 2.5,3,4.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="TEXT",
+            help="Average bits to try: 2.5..8 (steps of 0.5), 2..4:0.25 (steps of 0.25) or 2.5,3,4.",
+            rich_help_panel=BUDGETS,
+        ),
     ] = "2.5..8",
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Metrics to compare, with commas; default: --metric, lampq and uniform.",
+            metavar="NAMES",
+            help="Metrics to compare, with commas between: {metrics}. Default: the one of --metric, lampq and uniform.",
             rich_help_panel=METHOD,
+            autocompletion=several_of(TABLES["metrics"]),
             show_default=False,
         ),
     ] = None,
     pick: Annotated[
         str | None,
         typer.Option(
-            help='Also write the model of one point, e.g. "drop<=1, min size".',
+            metavar="TEXT",
+            help='Also write the model of the best result under a condition, e.g. "drop<=1, min size".',
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -49,10 +53,11 @@ def sweep(
     overwrite: Overwrite = False,
     values: Values,
 ) -> None:
-    """Quantize to many budgets on one analysis, and compare: sweep.html, sweep.json and sweep.csv.
+    """Quantize to several budgets, and compare size and accuracy.
 
-    Finished points are kept in the output folder: a stopped sweep goes on where it was, and --pick alone takes seconds.
-    Exits with 1 if the picked file fails a gate (--gate-agreement).
+    Writes sweep.html, sweep.json and sweep.csv. Sensitivities are measured once for all budgets. Finished results are
+    kept in the folder: a stopped sweep goes on where it was, and --pick alone takes seconds. Exits with 1 if the picked
+    file fails a gate (--gate-agreement).
     """
     from lampq_onnx.allocation import METRICS
     from lampq_onnx.artifacts import Report

@@ -1,4 +1,4 @@
-"""What the commands print: tables on standard output."""
+"""Tables that the commands print on standard output."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from lampq_onnx.converter.inspect import QuantizedLayer
 
 PLAIN_WIDTH = 110
-"""Width of tables that do not go to a terminal."""
+"""Characters of a line where standard output is not a terminal."""
 
 
 def console() -> Console:
-    """Standard output; wide enough for the tables in pipes and logs."""
+    """A console on standard output, wide enough for the tables in pipes and logs."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def print_report(report: Report) -> None:
-    """Everything that `quantize` found out."""
+    """Print the result of `quantize`: layers, summary and baselines."""
     out = console()
-    table = Table(title=f"{report.model}: units", title_justify="left")
+    table = Table(title=f"{report.model}: layers", title_justify="left")
     for column in ("layer", "type"):
         table.add_column(column, no_wrap=True)
     for column in ("W bits", "A bits", "storage", "kB", "trace", "omega", "error"):
@@ -59,7 +59,7 @@ def print_report(report: Report) -> None:
 
 
 def print_summary(report: Report) -> None:
-    """Accuracy, size, latency, bits and fidelity."""
+    """Print accuracy, size, latency, bits, fidelity, notes and gates."""
     out = console()
     accuracy, size, latency, fidelity = report.accuracy, report.size, report.latency, report.fidelity
     table = Table(title=f"{report.model}: summary", title_justify="left", show_header=False)
@@ -100,7 +100,7 @@ def print_summary(report: Report) -> None:
         rows.append(
             (
                 "average weight bits",
-                f"{bits.weight_average:.3f} by weights, {bits.weight_average_unweighted:.3f} by units{budget} "
+                f"{bits.weight_average:.3f} by weights, {bits.weight_average_unweighted:.3f} by layers{budget} "
                 f"(over {', '.join(bits.covers)}); {bits.weight_average_all:.3f} with the fixed layers",
             )
         )
@@ -126,7 +126,7 @@ def print_summary(report: Report) -> None:
         rows.append(
             (
                 "average input bits",
-                f"{bits.activation_average:.3f} by input elements, {bits.activation_average_unweighted:.3f} by units",
+                f"{bits.activation_average:.3f} by input elements, {bits.activation_average_unweighted:.3f} by layers",
             )
         )
     simulation = "" if fidelity.simulation_excess is None else f", simulation {100 * fidelity.simulation_excess:+.1f} %"
@@ -146,7 +146,7 @@ def print_summary(report: Report) -> None:
 
 
 def _print_gates(out: Console, report: Report) -> None:
-    """PASS or FAIL, and why."""
+    """Print problems, then PASS or FAIL."""
     gates = gates_of(report)
     for problem in report.problems:
         out.print(f"[red]problem:[/] {escape(problem.message)}")
@@ -167,7 +167,7 @@ def _further_scores(accuracy: Accuracy) -> list[tuple[str, str]]:
 
 
 def print_sweep(sweep: Sweep, folder: Path) -> None:
-    """A row for each point; those that no other one beats in size and KL are marked."""
+    """Print a row for each point of a sweep; points that are Pareto-optimal in size and KL are marked."""
     out = console()
     table = Table(title=f"{sweep.model}: sweep", title_justify="left")
     table.add_column("metric", no_wrap=True)
@@ -180,7 +180,7 @@ def print_sweep(sweep: Sweep, folder: Path) -> None:
         "agreement",
         "KL",
         "speed",
-        "not beaten",
+        "Pareto-optimal",
     ):
         table.add_column(column, justify="right")
     for point in sweep.points:
@@ -237,7 +237,7 @@ def _print_comparison(out: Console, report: Report) -> None:
 
 
 def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
-    """A row for each unit."""
+    """Print the sensitivity of each layer, and where the file was written."""
     out = console()
     table = Table(title=f"{sensitivities.model.name}: sensitivities", title_justify="left")
     for column in ("layer", "type"):
@@ -263,7 +263,7 @@ def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
 
 
 def print_findings(groups: Mapping[str, Sequence[Finding]]) -> None:
-    """What doctor found, group by group."""
+    """Print the findings of `doctor`, a table for each group."""
     out = console()
     marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
     for name, findings in groups.items():
@@ -277,7 +277,7 @@ def print_findings(groups: Mapping[str, Sequence[Finding]]) -> None:
 
 
 def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> None:
-    """Widths by block row."""
+    """Print the width of each layer, and how much of each budget the plan uses."""
     out = console()
     table = Table(title=f"{plan.model or 'plan'}: weight bits", title_justify="left")
     table.add_column("layer", no_wrap=True)
@@ -296,7 +296,7 @@ def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> 
     proof = "proven optimal" if solution.proven_optimal else f"gap {100 * solution.gap:.2g} %"
     out.print(
         f"average {average if average is None else format(average, '.3f')} bits by weights, "
-        f"{plan.weight_average_unweighted():.3f} by units, {budget}; {proof} in {solution.seconds:.2f} s"
+        f"{plan.weight_average_unweighted():.3f} by layers, {budget}; {proof} in {solution.seconds:.2f} s"
     )
     out.print(f"wrote {path}", markup=False)
 
@@ -312,7 +312,7 @@ def _print_promise(out: Console, plan: BitPlan) -> None:
 
 
 def print_conversion(conversion: Conversion, weights: Path | None, source: Path, path: Path) -> None:
-    """What the passes did, and the size."""
+    """Print how often each pass changed the graph, what was not done, and the size of the file."""
     from lampq_onnx.graph.model_file import file_bytes
 
     out = console()
@@ -328,14 +328,14 @@ def print_conversion(conversion: Conversion, weights: Path | None, source: Path,
 
 
 def print_not_done(entries: Sequence[NotDone]) -> None:
-    """A line for each change of the graph that was not made for one reason."""
+    """Print changes of the graph that were not made, a line for each reason."""
     out = console()
     for entry in entries:
         out.print(f"- {entry.sentence()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:
-    """A row for each quantized layer of a file."""
+    """Print a row for each quantized layer of a file."""
     out = console()
     if not layers:
         out.print(f"{path} holds no quantized layers", markup=False)

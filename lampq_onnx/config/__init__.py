@@ -1,1 +1,1 @@
-"""What a run is told: every option once, and recipes, which are files of options."""
+"""The options of a run, each declared once, and recipes, which are files of options."""

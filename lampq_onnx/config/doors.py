@@ -1,4 +1,4 @@
-"""Values of options where they come in, refused under the name that they were given under."""
+"""Checks of the values of options; messages name an option as the user has named it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lampq_onnx.disk.wording import explain, limits_of
 from lampq_onnx.errors import LampqError, UsageError
 
 Named = Callable[[Field], str]
-"""What a user calls an option: --bits, bits in [allocation], or bits."""
+"""What the user calls an option: --bits, bits in [allocation], or bits."""
 
 
 def checked(section: type[BaseModel], field: Field, value: object, name: str) -> Any:
-    """The value as the option takes it.
+    """Check a value, and give it the type of its option.
 
     Args:
-        section: that the option belongs to.
-        name: what the user calls it.
+        section: the class of options that the field belongs to.
+        name: what the user calls the option.
 
     Raises:
         UsageError: the option cannot have the value; names the option, the value and what it may be.
@@ -30,6 +30,8 @@ def checked(section: type[BaseModel], field: Field, value: object, name: str) ->
         raise UsageError(f"{name}: the value is empty", hint="leave the option out, or give a value")
     if isinstance(value, str) and "\0" in value:
         raise UsageError(f"{name}: the value holds a null character")
+    if isinstance(value, bytes | bytearray):
+        raise UsageError(f"{name}: the value is bytes", hint="decode them, or give text")
     rest = {"name": DIGITS} if "name" in section.model_fields and field.name != "name" else {}
     try:
         return getattr(section.model_validate({**rest, field.name: value}), field.name)
@@ -40,7 +42,7 @@ def checked(section: type[BaseModel], field: Field, value: object, name: str) ->
 
 
 def check_all(sections: Mapping[str, type[BaseModel]], fields: tuple[Field, ...], values: Any, named: Named) -> None:
-    """Check every value of sections that a user has written; unknown keys are for others.
+    """Check every value that a user has written in sections; unknown keys are not looked at.
 
     Raises:
         UsageError: see `checked`.
@@ -52,7 +54,7 @@ def check_all(sections: Mapping[str, type[BaseModel]], fields: tuple[Field, ...]
 
 
 def explanation(section: type[BaseModel], key: str, error: ValidationError) -> str:
-    """What is wrong with the value of a field, and what it may be."""
+    """What is wrong with the value of a field, and which values it takes."""
     problems = error.errors(include_url=False)
     own = [problem for problem in problems if problem["loc"][:1] == (key,)] or problems
     inside = _inside(own[0]["loc"][1:])

@@ -1,4 +1,4 @@
-"""Everything a run can be told, as typed values.
+"""All options of a run, as typed values.
 
 The command line, recipes and the Python API are made from these fields: a new one appears in all of them.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from lampq_onnx.allocation.options import DEFAULTS, Activation, InputWidths, MetricName, WeightWidths
-from lampq_onnx.artifacts.task import TASK_NAMES, TaskName
+from lampq_onnx.artifacts.task import TaskName
 from lampq_onnx.config.plain_values import plain_arguments
 from lampq_onnx.config.readers import (
     MadeImages,
@@ -27,19 +27,20 @@ from lampq_onnx.config.readers import (
     numbers_of,
     size_text,
 )
-from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OPEN, OUTPUT, Option, SameAs
+from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
 from lampq_onnx.disk.records import Record
 
 MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
-"""Numbers above these are slips of the finger."""
+"""Upper bounds of options: larger numbers are typing errors."""
+
 
 DIGITS = "digits"
-"""Name of the embedded default."""
+"""Name of the embedded model."""
 
 DEFAULT_CALIBRATION_SIZE = 128
 
 TRAINING_THREADS = 2
-"""For the same bytes everywhere, see `frontend.threads`; on many cores, more are faster."""
+"""Default of `training_threads`: the same everywhere, so that files have the same bytes everywhere."""
 
 EffortName = Literal["fast", "balanced", "best"]
 PackingName = Literal["auto", "exact", "native", "container"]
@@ -49,13 +50,13 @@ Numbers = Annotated[tuple[float, ...] | None, BeforeValidator(numbers_of), After
 
 
 class ModelOptions(Record):
-    """Which model, and where its weights are."""
+    """Which model is quantized, and where its weights are."""
 
     name: Annotated[
         str,
         AfterValidator(known_model_name),
         Option(
-            "A timm model name, a folder of transformers, a float .onnx, or digits, the embedded default.",
+            "A timm model name, a folder of a transformers model, a float .onnx file, or digits, the embedded model.",
             MODEL,
             "model",
         ),
@@ -63,8 +64,10 @@ class ModelOptions(Record):
     checkpoint: Annotated[
         Path | None,
         Option(
-            "Weights: a safetensors file or its .index.json, or a file of torch.save, of which only tensors are read.",
+            "File with the model's weights: .safetensors, its .index.json, or a file that torch.save wrote. Only "
+            "tensors are read from it.",
             MODEL,
+            level="basic",
             shapes_file=False,
             example="model.safetensors",
         ),
@@ -73,18 +76,19 @@ class ModelOptions(Record):
         str | None,
         Field(min_length=1),
         Option(
-            "The part of the checkpoint that is meant, where several fit, e.g. teacher or state_dict.",
+            "Part of the checkpoint to use if several fit the model, e.g. teacher or state_dict.",
             MODEL,
             shapes_file=False,
             example="state_dict",
         ),
     ] = None
-    pretrained: Annotated[bool, Option("Let timm download its weights.", MODEL)] = False
+    pretrained: Annotated[bool, Option("Let timm download the model's weights.", MODEL, level="basic")] = False
     model_args: Annotated[
         dict[str, Any],
         BeforeValidator(plain_arguments),
         Option(
-            "Argument for timm's constructor, e.g. img_size=32,64 (height,width) or depths=[2,2,6,2]; repeatable.",
+            "Argument for timm's constructor of the model, e.g. img_size=32,64 (height,width) or depths=[2,2,6,2]. "
+            "Repeat the option for several.",
             MODEL,
             "model_arg",
             example={"img_size": [32, 64], "patch_size": 4},
@@ -93,17 +97,20 @@ class ModelOptions(Record):
     task: Annotated[
         Literal["auto"] | TaskName,
         Option(
-            f"{', '.join(TASK_NAMES)}; auto: what the outputs and labels tell.",
+            "What the outputs of the model mean: {tasks}. auto reads it from the outputs and labels.",
             MODEL,
+            names="tasks",
         ),
     ] = "auto"
     device: Annotated[
-        str, AfterValidator(known_device), Option("Torch device of the front end, e.g. cpu or cuda:0.", MODEL)
+        str,
+        AfterValidator(known_device),
+        Option("Torch device that measures and rounds, e.g. cpu or cuda:0.", MODEL, level="basic"),
     ] = "cpu"
 
 
 class ImageOptions(Record):
-    """Images and what they go through.
+    """Images, and the preprocessing before the model.
 
     Attributes:
         calibration: a source of images, or how to make them from the model alone.
@@ -115,17 +122,20 @@ class ImageOptions(Record):
         BeforeValidator(calibration_of),
         PlainSerializer(calibration_text, return_type=str | None),
         Option(
-            "Folder of class folders, folder with labels.csv, flat folder, or .npz; or synthetic or noise "
-            "(images made from the model alone).",
+            "Images to measure with; labels are not needed. A folder of images or of class folders, a folder with "
+            "labels.csv, or an .npz file. synthetic or noise: made from the model, if there are no images.",
             IMAGES,
+            level="basic",
             example="calibration",
         ),
     ] = None
     validation: Annotated[
         Path | None,
         Option(
-            "Labelled images: class folders, labels.csv or .npz; boxes: COCO .json.",
+            "Labelled images to check accuracy with: class folders, a folder with labels.csv, or an .npz file; for "
+            "detection a COCO .json file.",
             IMAGES,
+            level="basic",
             shapes_file=False,
             example="validation",
         ),
@@ -133,22 +143,38 @@ class ImageOptions(Record):
     calibration_size: Annotated[
         int | None,
         Field(ge=1, le=MOST_IMAGES),
-        Option("Calibration images; default: 128, 1024 for --effort best, 64 synthetic ones.", IMAGES, example=128),
+        Option(
+            "Number of calibration images. Default: 128; 1024 with --effort best; 64 synthetic ones.",
+            IMAGES,
+            example=128,
+        ),
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**63), Option("Of image choice and sampled labels.", IMAGES)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63), Option("Seed for choosing images and sampling labels.", IMAGES)] = 0
     mean: Annotated[
         Numbers,
-        Option("Mean of each channel, instead of the model's, e.g. 0.5,0.5,0.5.", IMAGES, example=[0.5, 0.5, 0.5]),
+        Option(
+            "Mean of each channel in preprocessing, of pixels from 0 to 1, e.g. 0.5,0.5,0.5. Default: the model's own.",
+            IMAGES,
+            example=[0.5, 0.5, 0.5],
+        ),
     ] = None
     std: Annotated[
         Numbers,
         AfterValidator(all_positive),
-        Option("Standard deviation of each channel, instead of the model's.", IMAGES, example=[0.5, 0.5, 0.5]),
+        Option(
+            "Standard deviation of each channel in preprocessing, e.g. 0.5,0.5,0.5. Default: the model's own.",
+            IMAGES,
+            example=[0.5, 0.5, 0.5],
+        ),
     ] = None
     crop: Annotated[
         float | None,
         Field(gt=0, le=1),
-        Option("Share of the resized image that the center crop keeps, instead of the model's.", IMAGES, example=0.9),
+        Option(
+            "Fraction of the resized image that the center crop keeps, e.g. 0.9. Default: the model's own.",
+            IMAGES,
+            example=0.9,
+        ),
     ] = None
 
 
@@ -165,39 +191,57 @@ class SyntheticOptions(Record):
 
 
 class BudgetOptions(Record):
-    """What the file must not exceed, beside average bits; any of them together."""
+    """Limits of the file besides average bits; all that are given hold together."""
 
     max_size: Annotated[
-        str | None, AfterValidator(size_text), Option("Of the file, e.g. 4MB.", BUDGETS, example="4MB")
+        str | None,
+        AfterValidator(size_text),
+        Option("Maximum file size, e.g. 4MB.", BUDGETS, level="basic", example="4MB"),
     ] = None
     max_latency: Annotated[
         str | None,
         AfterValidator(latency_text),
-        Option("Of the file on this machine, e.g. 20ms (see probe).", BUDGETS, example="20ms"),
+        Option(
+            "Maximum time of the file for a batch on this machine, e.g. 20ms. Needs --latency.",
+            BUDGETS,
+            level="basic",
+            example="20ms",
+        ),
     ] = None
     max_bops: Annotated[
         str | None,
         AfterValidator(bops_text),
-        Option("Multiply-adds times weight bits times input bits, e.g. 60G.", BUDGETS, example="60G"),
+        Option(
+            "Maximum bit operations for one image: multiply-adds times weight bits times input bits, e.g. 60G.",
+            BUDGETS,
+            example="60G",
+        ),
     ] = None
     min_agreement: Annotated[
         float | None,
         Field(gt=0, lt=1),
         Option(
-            "Budget: smallest fraction of images with float's answer that simulated plans predict. quantize also "
+            "Smallest predicted fraction of images with the same answer as the float model, e.g. 0.95. quantize also "
             "measures it (see --gate-agreement).",
             BUDGETS,
+            level="basic",
             example=0.95,
         ),
     ] = None
 
     latency: Annotated[
-        Path | None, Option("latency.json of probe, for --max-latency.", BUDGETS, example="latency.json")
+        Path | None,
+        Option(
+            "Times of the layers for --max-latency: the file that `lampq-onnx probe` wrote.",
+            BUDGETS,
+            level="basic",
+            example="latency.json",
+        ),
     ] = None
 
     @property
     def given(self) -> bool:
-        """Whether there is any."""
+        """Whether there is any limit."""
         return any(v is not None for v in (self.max_size, self.max_latency, self.max_bops, self.min_agreement))
 
 
@@ -217,27 +261,58 @@ class AnalysisOptions(Record):
         DEFAULTS.activation_candidates
     )
     weight_bits: Annotated[float, SameAs("allocation", "bits")] = DEFAULTS.bits
-    equalize: Annotated[bool, Option("Scale input channels where that helps.")] = True
+    equalize: Annotated[
+        bool, Option("Scale input channels where that makes rounding easier; the float model computes the same.")
+    ] = True
     effort: Annotated[
         EffortName,
-        Option("fast, balanced or best: how long costs are measured and rounding is refined (README has the times)."),
+        Option(
+            "{efforts}: how long costs are measured and rounding is refined; minutes to half an hour for a small ViT.",
+            level="basic",
+            names="efforts",
+        ),
     ] = "balanced"
-    labels: Annotated[Literal["sampled", "given"], Option("Fisher labels: sampled from the model, or given.", OPEN)] = (
-        "sampled"
-    )
+    labels: Annotated[
+        Literal["sampled", "given"],
+        Option(
+            "Labels for the Fisher information: sampled from the model's answers, or given with the images.", RESEARCH
+        ),
+    ] = "sampled"
     alpha_bits: Annotated[
-        int | None, Field(ge=1, le=8), Option("beta; default: the smallest candidate.", OPEN, example=2)
+        int | None,
+        Field(ge=1, le=8),
+        Option(
+            "Bit-width at which LampQ's factor for each layer type is measured (beta in the paper). Default: the "
+            "smallest candidate.",
+            RESEARCH,
+            example=2,
+        ),
     ] = None
-    alpha_samples: Annotated[int, Field(ge=1, le=MOST_TURNS), Option("mu: layers measured per type.", OPEN)] = 3
-    alpha_measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN)] = "kl"
+    alpha_samples: Annotated[
+        int,
+        Field(ge=1, le=MOST_TURNS),
+        Option("Layers of each type that LampQ's factor is measured on (mu in the paper).", RESEARCH),
+    ] = 3
+    alpha_measure: Annotated[
+        Literal["kl", "nll", "top1"],
+        Option(
+            "What LampQ's factor counts: kl (change of the outputs), nll (loss on the labels) or top1 (accuracy).",
+            RESEARCH,
+        ),
+    ] = "kl"
     candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = DEFAULTS.candidates
     simulate: Annotated[
-        bool, Option("Simulate a few plans, from which allocate --min-agreement predicts.", METHOD, "simulate_plans")
+        bool,
+        Option(
+            "Also simulate a few plans and keep the results, which allocate --min-agreement predicts from.",
+            METHOD,
+            "simulate_plans",
+        ),
     ] = False
 
 
 class RoundingOptions(Record):
-    """The base quantizer's rounding.
+    """How weights are rounded.
 
     Attributes:
         method: nearest leaves out everything else.
@@ -246,65 +321,119 @@ class RoundingOptions(Record):
 
     method: Annotated[
         Literal["gptq", "nearest"],
-        Option("gptq (and what --effort adds), or nearest and nothing else.", METHOD, "rounding"),
+        Option(
+            "gptq: GPTQ and what --effort adds to it; nearest: rounding to nearest and nothing else.",
+            METHOD,
+            "rounding",
+        ),
     ] = "gptq"
     effort: Annotated[EffortName, SameAs("analysis", "effort")] = "balanced"
     training_threads: Annotated[
         int,
         Field(ge=1, le=MOST_THREADS),
-        Option("Of --effort best's training, whatever --threads says: its sums, and so the bytes, depend on it.", OPEN),
+        Option(
+            "Threads for the training of --effort best, whatever --threads says. The bytes of the file depend on it, "
+            "because the order of its sums does.",
+            RESEARCH,
+        ),
     ] = TRAINING_THREADS
 
 
 class UpdateOptions(Record):
-    """The iterative update after the integer program."""
+    """How measured swaps of widths refine the plan after the integer program."""
 
-    rounds: Annotated[int, Field(ge=0, le=MOST_TURNS), Option("Scored swaps of the iterative update; 0: none.")] = 8
+    rounds: Annotated[
+        int,
+        Field(ge=0, le=MOST_TURNS),
+        Option(
+            "Swaps of widths between layers that are tried and measured after the integer program; 0: none.", RESEARCH
+        ),
+    ] = 8
     patience: Annotated[
-        int, Field(ge=1, le=MOST_TURNS), Option("Undone swaps in a row before the update stops; the paper: 1.", OPEN)
+        int,
+        Field(ge=1, le=MOST_TURNS),
+        Option("Swaps in a row without gain before trying stops; the paper uses 1.", RESEARCH),
     ] = 3
     rule: Annotated[
         Literal["strict", "count"],
-        Option("strict keeps the budget; count is the paper's letter.", OPEN, "update_rule"),
+        Option(
+            "strict: swaps keep the budget; count: as many bits up as down, whatever the layers' sizes (the paper).",
+            RESEARCH,
+            "update_rule",
+        ),
     ] = "strict"
-    measure: Annotated[Literal["kl", "nll", "top1"], Option("kl, nll or top1.", OPEN, "update_measure")] = "kl"
+    measure: Annotated[
+        Literal["kl", "nll", "top1"],
+        Option(
+            "What decides on a swap: kl (change of the outputs), nll (loss on the labels) or top1 (accuracy).",
+            RESEARCH,
+            "update_measure",
+        ),
+    ] = "kl"
     inputs: Annotated[
-        Literal["quantized", "float"], Option("Errors on quantized or float inputs.", OPEN, "update_inputs")
+        Literal["quantized", "float"],
+        Option(
+            "Inputs of the layers while swaps are measured: quantized, as in the file, or float.",
+            RESEARCH,
+            "update_inputs",
+        ),
     ] = "quantized"
 
 
 class OutputOptions(Record):
-    """The form of the file and how it is checked."""
+    """The form of the file, and how it is checked."""
 
-    packing: Annotated[PackingName, Option("auto, exact, native or container.", OUTPUT)] = "auto"
+    packing: Annotated[
+        PackingName,
+        Option(
+            "How weights are stored: {packings}. `lampq-onnx list packings` explains them.", OUTPUT, names="packings"
+        ),
+    ] = "auto"
     target: Annotated[
         str,
         AfterValidator(known_target),
-        Option("auto (this machine), onnxruntime-x86-avx2, -x86-vnni, -arm64, -qnn, tensorrt, openvino.", OUTPUT),
+        Option("Where the file will run: {targets}. auto is this machine.", OUTPUT, level="basic", names="targets"),
     ] = "auto"
     threads: Annotated[
         int | None,
         Field(ge=1, le=MOST_THREADS),
-        Option("Default: all cores.", OUTPUT, shapes_file=False, example=1),
+        Option(
+            "Number of threads for the computation. Default: one for each core.", OUTPUT, shapes_file=False, example=1
+        ),
     ] = None
     latency_threads: Annotated[
-        int, Field(ge=1, le=MOST_THREADS), Option("Threads of the timed sessions.", OUTPUT, shapes_file=False)
+        int,
+        Field(ge=1, le=MOST_THREADS),
+        Option("Threads of onnxruntime when latency is measured.", OUTPUT, shapes_file=False),
     ] = 1
     latency_batch: Annotated[
-        int, Field(ge=1, le=MOST_BATCH), Option("Images in a timed batch.", OUTPUT, shapes_file=False)
+        int,
+        Field(ge=1, le=MOST_BATCH),
+        Option("Images in a batch when latency is measured.", OUTPUT, shapes_file=False),
     ] = 1
-    latency_runs: Annotated[int, Field(ge=1, le=MOST_TURNS), Option("Timed rounds.", OUTPUT, shapes_file=False)] = 30
+    latency_runs: Annotated[
+        int,
+        Field(ge=1, le=MOST_TURNS),
+        Option("How often latency is measured; the median is reported.", OUTPUT, shapes_file=False),
+    ] = 30
     gate_agreement: Annotated[
         float,
         Field(ge=0, le=1),
         Option(
-            "Gate: fail if the two models are measured to agree on fewer images than this fraction; 0: no gate. "
-            "A larger --min-agreement is used instead.",
+            "Fail (exit code 1) if the two models agree on fewer images than this fraction; 0: never. A larger "
+            "--min-agreement is used instead.",
             OUTPUT,
+            level="basic",
             shapes_file=False,
         ),
     ] = 0.5
     baselines: Annotated[
         tuple[MetricName, ...],
-        Option("Also measure another metric's plan, e.g. uniform; repeatable.", OUTPUT, "baseline", shapes_file=False),
+        Option(
+            "Also measure the plan of this metric at the same budget, e.g. uniform. Repeat the option for several.",
+            OUTPUT,
+            "baseline",
+            names="metrics",
+            shapes_file=False,
+        ),
     ] = ()

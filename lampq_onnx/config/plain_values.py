@@ -19,7 +19,7 @@ _DEEPEST = 8
 
 
 def parse_plain(text: str) -> Any:
-    """The value that a word stands for.
+    """Read a value from a word of text.
 
     Numbers, ``true``, ``false``, ``none``, lists like ``[2,2,6,2]``, ``(32,64)`` and ``32,64``, tables like
     ``{"a": 1}``, and quoted text are read as in JSON or Python. Everything else is text as it stands.
@@ -46,7 +46,7 @@ def parse_plain(text: str) -> Any:
 
 
 class _NotLiteral(Exception):
-    """Raised for text that is no number, text in quotes, list or table of Python."""
+    """Raised for text that is not a literal of Python."""
 
 
 def _literal(word: str) -> object:
@@ -62,7 +62,7 @@ def _literal(word: str) -> object:
 
 
 def plain_arguments(arguments: Any) -> dict[str, Any]:
-    """Arguments by name; those that are None are left out, which stands for the constructor's default.
+    """Check arguments by name; those that are None are left out: the constructor's default counts.
 
     Raises:
         ValueError: names the argument whose value is not plain.
@@ -82,7 +82,7 @@ def plain_arguments(arguments: Any) -> dict[str, Any]:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """The value in its simplest types; lists become tuples.
+    """Convert a value to plain types; lists become tuples.
 
     Raises:
         ValueError: it is, or holds, something else, or a number that is not finite.

@@ -1,8 +1,9 @@
-"""All options of a run as one value, and its TOML form."""
+"""A recipe: all options of a run as one value, and its TOML form."""
 
 from __future__ import annotations
 
 import difflib
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,12 +32,15 @@ from lampq_onnx.errors import LampqError, UsageError
 SIZE_LIMIT, LINE_LIMIT = 2**20, 4096
 """Bytes of a recipe, characters of a line."""
 
+COMMENT_WIDTH = 110
+"""Characters of a line of comment in `template`."""
+
 Values = Mapping[str, Mapping[str, Any]]
 """Section -> field -> value, not yet checked."""
 
 
 class Recipe(Record):
-    """Everything that `quantize` is told; each attribute is a table of the TOML file.
+    """All options of `quantize`; each attribute is a table of the TOML file.
 
     >>> recipe = Recipe.build({"model": {"name": "digits"}}, {"allocation": {"bits": 3}})
     >>> recipe.allocation.bits, recipe.analysis.weight_bits, recipe.output.packing
@@ -67,7 +71,7 @@ class Recipe(Record):
 
     @classmethod
     def build(cls, *layers: Values) -> Self:
-        """Defaults, overridden by each layer in turn.
+        """Make a recipe from the defaults, overridden by each layer in turn.
 
         Raises:
             UsageError: an unknown key, a value that an option cannot have, or no model.
@@ -93,7 +97,7 @@ class Recipe(Record):
         return self.model_copy(update={"output": self.output.model_copy(update=changes)})
 
     def with_task(self, task: TaskName) -> Self:
-        """The recipe with the task that was found, where it left that open.
+        """The recipe with the task that was found, if its own is auto.
 
         What follows from labels is written down: who makes the file again may not have them.
         """
@@ -102,7 +106,7 @@ class Recipe(Record):
         return self.model_copy(update={"model": self.model.model_copy(update={"task": task})})
 
     def values(self) -> dict[str, dict[str, Any]]:
-        """Section -> field -> plain value; what is None or follows another field is left out."""
+        """Section -> field -> plain value; fields that are None or have to equal another one are left out."""
         dumped = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
         return {
             name: {
@@ -118,11 +122,11 @@ class Recipe(Record):
 
     @property
     def bits_count(self) -> bool:
-        """Whether average bits are a budget: not where another one is given and they are not."""
+        """Whether average bits are a budget: if they are given, or no other budget is."""
         return not self.budgets.given or "bits" in self.allocation.model_fields_set
 
     def to_toml(self, *, only: Sequence[Field] | None = None) -> str:
-        """The file's text; `load` gives an equal recipe back.
+        """The recipe as TOML; `load` reads an equal one from it.
 
         Args:
             only: fields to write; None: all.
@@ -135,7 +139,7 @@ class Recipe(Record):
 
 
 def _plain(value: object, dumped: object) -> object:
-    """JSON has no infinity, TOML has; widths are shorter as text."""
+    """A value for TOML: floats as they are, because JSON has no infinity; widths as text, which is shorter."""
     if isinstance(value, tuple) and value and all(isinstance(item, int) for item in value):
         return text_of(value)
     return value if isinstance(value, float) else dumped
@@ -159,7 +163,7 @@ def template(model: str) -> str:
         for field in FIELDS:
             if field.section == name and field.same_as is None:
                 value = values[name].get(field.name)
-                lines.append(f"# {field.help}")
+                lines += [f"# {line}" for line in textwrap.wrap(field.help, COMMENT_WIDTH, break_on_hyphens=False)]
                 lines.append(_line(field, field.example, "# ") if value in (None, {}) else _line(field, value))
     return "\n".join(lines) + "\n"
 
@@ -179,7 +183,7 @@ def _inline(value: Any) -> str:
 
 
 def section(name: str, values: Values) -> Any:
-    """One section's options; fields that follow another one get its value.
+    """Options of one section; a field that has to equal another one gets its value.
 
     Raises:
         UsageError: a value that an option cannot have, or an unknown key.
@@ -202,7 +206,7 @@ def section(name: str, values: Values) -> Any:
 
 
 def merge(*layers: Values) -> dict[str, dict[str, Any]]:
-    """Later layers win, key by key; tables within a section (model_args) likewise."""
+    """Join layers of values; the later one wins, key by key, also in tables within a section (model_args)."""
     merged: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for name, values in layer.items():
@@ -214,7 +218,7 @@ def merge(*layers: Values) -> dict[str, dict[str, Any]]:
 
 
 def read_values(path: Path) -> dict[str, dict[str, Any]]:
-    """What a TOML file sets.
+    """Read a recipe file; see `Values`.
 
     Raises:
         LampqError: unreadable or not TOML.
@@ -224,7 +228,7 @@ def read_values(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
-    """What TOML text sets; ``where`` names it in messages.
+    """Read the text of a recipe; ``where`` names it in messages.
 
     Raises:
         LampqError: not TOML.
@@ -251,7 +255,7 @@ def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
 
 
 def by_flag(flag: str) -> Field:
-    """The option of a name of the command line (with underscores), or of a field where that is as clear.
+    """Find an option by its name on the command line, with underscores, or by its field if only one has that name.
 
     Raises:
         UsageError: there is none.
@@ -265,7 +269,7 @@ def by_flag(flag: str) -> Field:
 
 
 def by_name(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options by the names of `by_flag`, sorted into sections; None stands for not given.
+    """Sort options into sections by their names, see `by_flag`; None stands for not given.
 
     Raises:
         UsageError: an unknown name, or a value that the option cannot have.
@@ -279,24 +283,36 @@ def by_name(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _unknown(message: str, word: str, inside: tuple[str, ...]) -> UsageError:
-    """Names the nearest key, of the same table first."""
-    places = {
-        **{name: f"[{name}]" for name in SECTIONS},
-        **{f.name: f"{f.name} in [{f.section}]" for f in FIELDS if f.same_as is None},
-        **{f.flag: f"{f.name} in [{f.section}]" for f in FIELDS if f.same_as is None},
+def nearest(word: str, inside: tuple[str, ...]) -> Field | str | None:
+    """The option or table whose name is nearest to a word, those of the tables ``inside`` first; None: none is near."""
+    own = [field for field in FIELDS if field.same_as is None]
+    here: dict[str, Field | str] = {field.name: field for field in own if field.section in inside}
+    everywhere: dict[str, Field | str] = {
+        **{name: name for name in SECTIONS},
+        **{f.name: f for f in own},
+        **{f.flag: f for f in own},
     }
-    here = {f.name: f.name for f in FIELDS if f.section in inside and f.same_as is None}
-    for known in (here, places):
+    for known in (here, everywhere):
         near = difflib.get_close_matches(word, known, n=1)
         if near:
-            return UsageError(message, hint=f"did you mean {known[near[0]]}?")
-    keys = ", ".join(here or SECTIONS)
+            return known[near[0]]
+    return None
+
+
+def _unknown(message: str, word: str, inside: tuple[str, ...]) -> UsageError:
+    """The error for an unknown key, which names the nearest one."""
+    near = nearest(word, inside)
+    if near is not None:
+        place = f"[{near}]" if isinstance(near, str) else near.name
+        if not isinstance(near, str) and near.section not in inside:
+            place = f"{near.name} in [{near.section}]"
+        return UsageError(message, hint=f"did you mean {place}?")
+    keys = ", ".join(f.name for f in FIELDS if f.section in inside and f.same_as is None) or ", ".join(SECTIONS)
     return UsageError(message, hint=f"known here: {keys}")
 
 
 def _explained(name: str, error: ValidationError) -> UsageError:
-    """Values were checked one by one: what is left are keys that nobody knows, and ones that are missing."""
+    """The error of a section whose values were checked one by one: an unknown key, or a missing one."""
     problem = error.errors(include_url=False)[0]
     key = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "missing":

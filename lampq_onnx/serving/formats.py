@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +15,8 @@ from lampq_onnx.graph.keys import MODEL_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model
 from lampq_onnx.serving.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.serving.measured import require_measured
-from lampq_onnx.serving.openvino_ir import to_openvino
-from lampq_onnx.serving.ort_format import to_ort
 from lampq_onnx.serving.source import Source, staged_folder
-from lampq_onnx.serving.triton import to_triton
-
-FORMATS: dict[str, Callable[[Source, Path], None]] = {
-    "ort": to_ort,
-    "triton": to_triton,
-    "openvino-ir": to_openvino,
-}
-"""Format name -> function that writes it into an empty folder."""
+from lampq_onnx.serving.table import FORMATS
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ def package(source: Path, form: str, output: Path | None = None, *, overwrite: b
         require_measured(source)
     require_space(target.parent, 2 * file_bytes(path), f"the package of {path}")
     with staged_folder(target) as stage:
-        FORMATS[form](Source(path=path, model=model, name=_name(model, path)), stage)
+        FORMATS[form].write(Source(path=path, model=model, name=_name(model, path)), stage)
         write_package_record(stage, form, path)
         if is_package(target):
             remove_package(target)

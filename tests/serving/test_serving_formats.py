@@ -18,7 +18,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.layers import find_sites
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import save_model
-from lampq_onnx.serving import package
+from lampq_onnx.serving.formats import package
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
 

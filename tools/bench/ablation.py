@@ -1,16 +1,21 @@
-"""Allocation methods side by side on one base quantizer and one form of graph: the shape of the LampQ paper's Table 6.
+"""Compare allocation methods on one base quantizer and one form of graph, as Table 6 of the LampQ paper does.
 
     python tools/bench/ablation.py deit_tiny_patch16_224 --checkpoint deit_tiny.safetensors \\
         --calibration calibration/ --validation validation/ --seeds 0,1,2
 
-All rows have the same equalized model, ranges and base quantizer (GPTQ, unless --effort or --rounding say otherwise);
-only the widths of the weights differ. Figures come from the PyTorch simulation, which computes the file's function but
-for rounding flips by the order of float sums; `lampq-onnx quantize` checks that of every file it writes.
-A seed chooses the calibration images and everything else, not the validation images. Each is analyzed once for all rows
-and widths (twice where rows need measured and directional costs), and equalized for the lowest width.
-A row is an allocation, or one with +update for the iterative update after it. I1 is one width for each layer, I2 the
-type-aware Fisher metric, I3 the update. Runs go to stderr as they end; an interrupted run prints the table so far, and
-goes on where it was with the same --results FILE. Processes with different seeds may share that file.
+All rows have the same equalized model, ranges and base quantizer (GPTQ, unless --effort or --rounding say otherwise).
+Only the widths of the weights differ. The figures come from the simulation in PyTorch. It computes the same function as
+the file, except for values that round differently because float sums have another order; `lampq-onnx quantize` checks
+this for every file that it writes.
+
+A seed chooses the calibration images and everything else that is random, but not the validation images. Each seed is
+analyzed once for all rows and widths (twice if rows need measured and directional costs), and equalized for the lowest
+width.
+
+A row is an allocation, or an allocation with +update, followed by the iterative update. I1 means one width for each
+layer, I2 the type-aware Fisher metric, I3 the update. The result of each run is printed to stderr when it ends. An
+interrupted program prints the table so far, and continues if it is started again with the same --results FILE.
+Processes with different seeds may share that file.
 """
 
 from __future__ import annotations
@@ -104,13 +109,13 @@ class Settings:
     validation_size: int | None
 
     def common(self) -> str:
-        """What the runs of all rows, widths and seeds share; equalization looks at the lowest width."""
+        """Settings for the runs of all rows, widths and seeds; equalization is for the lowest width."""
         shared = replace(self, rows=(), widths=(min(self.widths),), images=self.images.model_copy(update={"seed": 0}))
         return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
 
 
 class SavedRun(BaseModel, frozen=True):
-    """A line of the results file."""
+    """The run as one line of the results file."""
 
     settings: str
     row: str
@@ -120,7 +125,7 @@ class SavedRun(BaseModel, frozen=True):
 
 
 class Results(defaultdict[tuple[str, float], dict[int, Outcome]]):
-    """Outcomes by row and width, then by seed; kept in a file of JSON lines if there is one."""
+    """Outcomes by row and width, then by seed; also stored in a file of JSON lines, if one is given."""
 
     def __init__(self, file: Path | None, settings: str, seeds: Sequence[int]) -> None:
         super().__init__(dict)
@@ -139,7 +144,7 @@ class Results(defaultdict[tuple[str, float], dict[int, Outcome]]):
 
 
 def module_wise(sensitivities: Sensitivities, bits: float) -> dict[str, int]:
-    """Widths of least cost with one for each module, which is what unit names share before their last part."""
+    """Widths of least cost, the same within a module: layers whose names are equal except for the last part."""
     units = allocation.budgeted_units(sensitivities)
     modules = [unit.name.rpartition(".")[0] for unit in units]
     names = tuple(dict.fromkeys(modules))
@@ -152,7 +157,7 @@ def module_wise(sensitivities: Sensitivities, bits: float) -> dict[str, int]:
 
 
 def analyzed(frontend: Frontend, crops: SlicedImages, settings: Settings, seed: int) -> dict[str, Sensitivities]:
-    """Equalize, and analyze for each row of COSTS that is asked for."""
+    """Equalize, and analyze for each of the wanted rows of COSTS."""
     asked = AnalysisOptions(activation_bits=settings.activation_bits, weight_bits=min(settings.widths))
     if settings.equalize:
         frontend.equalize(crops, asked, seed=seed)
@@ -170,7 +175,7 @@ def analyzed(frontend: Frontend, crops: SlicedImages, settings: Settings, seed: 
 def plan_for(
     row: str, bits: float, known: dict[str, Sensitivities], frontend: Frontend, crops: SlicedImages, settings: Settings
 ) -> BitPlan:
-    """The row's widths."""
+    """The width of every layer in this row."""
     name, inputs = row.removesuffix(UPDATE), settings.activation_bits
     metric, sensitivities = METRIC_OF.get(name, name), known.get(name) or next(iter(known.values()))
     plan, _ = allocation.allocate(
@@ -195,7 +200,7 @@ def plan_for(
 
 
 def evaluate(frontend: Frontend, rounded: RoundedPlan, validation: CroppedImages, reference: torch.Tensor) -> Accuracy:
-    """The quantized model in simulation against the float logits."""
+    """Compare the simulated quantized model with the float logits."""
     assert validation.labels is not None
     module, meter = frontend.loaded.module, AccuracyMeter()
     with live_model(module, frontend.exported.units) as live:
@@ -208,7 +213,7 @@ def evaluate(frontend: Frontend, rounded: RoundedPlan, validation: CroppedImages
 
 
 def run(settings: Settings, seeds: Sequence[int], into: Results) -> None:
-    """All rows at all widths for all seeds, but for those that ``into`` has."""
+    """Run all rows at all widths for all seeds, except those that ``into`` already has."""
     missing = {
         seed: [(bits, row) for bits in settings.widths for row in settings.rows if seed not in into[row, bits]]
         for seed in seeds
@@ -244,20 +249,20 @@ def run(settings: Settings, seeds: Sequence[int], into: Results) -> None:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean, and its standard error where there are several values."""
+    """Mean, and its standard error if there are several values."""
     if len(values) < 2:
         return "".join(f"{value:.{digits}f}" for value in values)
     return f"{np.mean(values):.{digits}f} ± {error_of_mean(np.array(values)):.{digits}f}"
 
 
 def saved(results: Results, row: str, bits: float) -> list[float]:
-    """KL of uniform bits minus the row's, for every seed that has both."""
+    """KL of uniform bits minus KL of the row, for every seed that has both."""
     uniform = results[UNIFORM, bits]
     return [uniform[seed].accuracy.kl - o.accuracy.kl for seed, o in results[row, bits].items() if seed in uniform]
 
 
 def table(results: Results, settings: Settings) -> list[str]:
-    """Markdown rows, what the default saves, and what the figures are; KL below uniform's is paired over seeds."""
+    """Markdown: rows, what the default saves, and notes; differences of KL to uniform bits are paired over seeds."""
     names = (*(name for name, *_ in COLUMNS), "KL below uniform", "average bits")
     heads = [f"{name}, {bits:g} bits" for bits in settings.widths for name in names]
     lines = [f"| allocation | {' | '.join(heads)} | seconds |", "|---" * (len(heads) + 2) + "|"]
@@ -290,12 +295,14 @@ def verdict(differences: Sequence[float], bits: float) -> str:
 def main(
     *,
     model: Annotated[str, typer.Argument(help="A timm model name, or digits.")] = DIGITS,
-    validation_size: Annotated[int | None, typer.Option(min=1, help="Default: all.")] = None,
-    seeds: Annotated[str, typer.Option(help="Of the calibration images and everything else.")] = "0,1,2",
+    validation_size: Annotated[
+        int | None, typer.Option(min=1, help="Number of validation images; default: all.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds for choosing calibration images and everything else.")] = "0,1,2",
     bits: Annotated[str, typer.Option(help="Average weight bits.")] = "3,4",
-    activation_bits: Annotated[str, typer.Option(help="A width, or same: those of the weights.")] = "8",
-    methods: Annotated[str, typer.Option(help=f"Of {', '.join(KNOWN)}.")] = ",".join(TITLES),
-    results: Annotated[Path | None, typer.Option(help="Keeps finished runs, which are not repeated.")] = None,
+    activation_bits: Annotated[str, typer.Option(help="Width of all inputs, or same: that of the weights.")] = "8",
+    methods: Annotated[str, typer.Option(help=f"Rows: any of {', '.join(KNOWN)}.")] = ",".join(TITLES),
+    results: Annotated[Path | None, typer.Option(help="File for finished runs, which are not repeated.")] = None,
     values: Values,
 ) -> None:
     """Compare allocation methods on one model."""

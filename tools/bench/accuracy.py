@@ -1,13 +1,15 @@
-"""What `quantize` reaches on one model, setting by setting: every row is a whole run with its checked onnxruntime file.
+"""Measure the accuracy that `quantize` reaches on one model with several settings.
 
     python tools/bench/accuracy.py deit_tiny_patch16_224 --checkpoint deit_tiny.safetensors \\
         --calibration calibration/ --validation validation/ --settings 8/8,4/8,4/4-same --efforts fast,balanced
 
-A setting is W/A: average weight bits and the width of every input. W/A-same gives the weights and the input of a layer
-one width, W on average; -synthetic and -noise calibrate on images made from the model alone. Rows are printed as their
-runs end, so that an interrupted table keeps what it has; files go to a temporary folder and are removed.
-± is the standard error of the drop over the validation images, of one seed; speedup is that of one image on one thread,
-with quartiles, unless the --latency options say otherwise.
+Every row is a whole run, with its checked file in onnxruntime. A setting is W/A: average weight bits and the width of
+every input. W/A-same gives the weights and the input of a layer the same width, W on average. -synthetic and -noise
+calibrate on images made from the model alone. Each row is printed when its run ends, so an interrupted table keeps its
+finished rows. Files go to a temporary folder and are removed.
+
+± is the standard error of the drop over the validation images, for one seed. The speedup is that of one image on one
+thread, with quartiles, unless the --latency options say otherwise.
 """
 
 from __future__ import annotations
@@ -93,8 +95,10 @@ def row(setting: Setting, effort: str, report: Report, seconds: float, baselines
 def main(
     *,
     model: Annotated[str, typer.Argument(help="A timm model name, or digits.")] = DIGITS,
-    settings: Annotated[str, typer.Option(help="W/A, W/A-same, W/A-synthetic, W/A-noise.")] = SETTINGS,
-    efforts: Annotated[str, typer.Option(help="Any of fast, balanced, best.")] = "fast,balanced,best",
+    settings: Annotated[
+        str, typer.Option(help="Settings, each as W/A, W/A-same, W/A-synthetic or W/A-noise.")
+    ] = SETTINGS,
+    efforts: Annotated[str, typer.Option(help="Efforts: any of fast, balanced, best.")] = "fast,balanced,best",
     values: Values,
 ) -> None:
     """Quantize one model under several settings and efforts."""

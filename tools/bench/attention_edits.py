@@ -1,11 +1,11 @@
-"""Whole files with their attention edited by hand, timed in turns with the files as they are.
+"""Time whole files whose attention was edited, in turns with the unedited files.
 
     python -m tools.bench.runtime attention FOLDER --model deit_small_patch16_224
 
-- scale folded: the factors of queries and keys lie in the weights of the queries. Made for timm's layout (queries first
-  in a joint qkv layer) and checked: the file must answer as before.
-- int8 products: that, and both products of attention quantized (uint8 queries, int8 keys, uint8 probabilities with a
-  step of 1/255, int8 values, one scale a tensor). Ranges are made up: only times count.
+- scale folded: the factors of queries and keys are moved into the weights of the queries. This is made for timm's
+  layout (queries first in a joint qkv layer) and checked: the file must give the same answers as before.
+- int8 products: the same, and both products of attention are quantized (uint8 queries, int8 keys, uint8 probabilities
+  with a step of 1/255, int8 values, one scale for each tensor). The ranges are arbitrary, because only times count.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What files of latency and size budgets measure, and how long the allocation takes.
+"""Compare predicted and measured time and size of files made for budgets, and time the allocation.
 
     python tools/bench/budgets.py float.onnx sensitivity.json
-    python tools/bench/budgets.py --export deit_small_patch16_224     # random weights, made-up costs
+    python tools/bench/budgets.py --export deit_small_patch16_224     # random weights and costs
     python tools/bench/budgets.py --units 1000                        # the allocation alone
 
-Latency budgets lie evenly between the fastest and the slowest file. All files of one model are timed in turns in one
-process, beside the float file. In each turn a file runs twice and its second run counts: alone, a file does not find
-the caches full of others' weights. Weights are rounded to nearest: times and sizes do not depend on the rounding.
+Latency budgets are spaced evenly between the fastest and the slowest file. All files of one model are timed in turns in
+one process, together with the float file. In each turn a file runs twice and its second run counts. Otherwise it would
+find the caches full of another file's weights, which does not happen to a file that runs alone. Weights are rounded to
+nearest: times and sizes do not depend on the rounding.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("float_model", nargs="?", type=Path)
     parser.add_argument("sensitivity", nargs="?", type=Path)
-    parser.add_argument("--export", metavar="MODEL", help="a timm model with random weights")
-    parser.add_argument("--units", type=int, help="only time the allocation of this many made-up units")
+    parser.add_argument("--export", metavar="MODEL", help="export this timm model with random weights")
+    parser.add_argument("--units", type=int, help="only time the allocation, of this many random layers")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -81,7 +82,7 @@ def source(path: Path | None, name: str | None) -> Iterator[Path]:
 
 
 def made_up(path: Path, seed: int = 0) -> Sensitivities:
-    """Units of a graph with random costs that fall by 4 a bit."""
+    """Layers of a graph, with random costs that fall by a factor of 4 per bit."""
     rng = np.random.default_rng(seed)
     units = []
     for site in find_sites(load_model(path).graph):
@@ -195,7 +196,7 @@ def in_turns(files: Sequence[Path], rounds: int, threads: int) -> list[list[floa
 
 
 def time_allocation(count: int) -> None:
-    """A mix of budgets over units of a ViT-B's shapes, with a made-up latency table."""
+    """Time mixes of budgets on layers with the shapes of a ViT-B and a random latency table."""
     rng = np.random.default_rng(0)
     shapes = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
     units = [made_up_unit(f"unit{i}", "linear", shapes[i % 4], 197 * shapes[i % 4][1], rng) for i in range(count)]

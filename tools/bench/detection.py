@@ -1,11 +1,11 @@
-"""Box AP of a detector in float, with uniform bits and with LampQ's, each from a checked file in onnxruntime.
+"""Measure the box AP of a detector in float, with uniform bits and with LampQ's, from checked files in onnxruntime.
 
     python tools/bench/detection.py models/scenes
 
-generates the scenes (see tools/scenes.py) in a temporary folder; --calibration and --validation take other images with
-boxes in the form of COCO, such as instances_val2017.json for a pretrained detector of transformers. Rows are printed as
-their runs end. ± is the standard error of the drop, from a jackknife over images; "to float" counts the float model's
-own certain detections as the truth.
+This generates the scenes (see tools/scenes.py) in a temporary folder. --calibration and --validation take other images
+with boxes in COCO format, such as instances_val2017.json for a pretrained detector of transformers. Each row is printed
+when its run ends. ± is the standard error of the drop, from a jackknife over images. "to float" means: the float
+model's own certain detections are used as the truth.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False)
 
 
 def require_model(model: str) -> None:
-    """Exit with a message where the detector of the scenes is asked for and was not trained yet."""
+    """Exit with a message if the detector of the scenes is wanted and was not trained yet."""
     if Path(model) == SCENES and not (SCENES / "config.json").is_file():
         raise LampqError(f"there is no detector in {SCENES}", hint=f"train it, minutes on a GPU: {TRAINING}")
 
@@ -66,11 +66,11 @@ def main(
     model: Annotated[str, typer.Argument(help="Folder of a transformers model, or a float .onnx.")] = str(SCENES),
     calibration: Annotated[Path | None, typer.Option(help="Images; default: generated scenes.")] = None,
     validation: Annotated[Path | None, typer.Option(help="COCO annotations; default: generated scenes.")] = None,
-    bits: Annotated[str, typer.Option(help="Average weight bits, one run each.")] = "8,6,4",
-    activation_bits: Annotated[int, typer.Option(help="Of every input.")] = 8,
-    effort: Annotated[EffortName, typer.Option(help="As of quantize.")] = "balanced",
-    calibration_images: Annotated[int, typer.Option(help="Scenes to calibrate on.")] = 128,
-    validation_images: Annotated[int, typer.Option(help="Scenes to validate on.")] = 500,
+    bits: Annotated[str, typer.Option(help="Average weight bits, one run for each.")] = "8,6,4",
+    activation_bits: Annotated[int, typer.Option(help="Width of every input.")] = 8,
+    effort: Annotated[EffortName, typer.Option(help="Effort, as in quantize.")] = "balanced",
+    calibration_images: Annotated[int, typer.Option(help="Number of scenes for calibration.")] = 128,
+    validation_images: Annotated[int, typer.Option(help="Number of scenes for validation.")] = 500,
 ) -> None:
     """Print the table."""
     try:

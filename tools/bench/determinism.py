@@ -1,11 +1,11 @@
-"""What quantize makes on one thread, on two, and with the kernels of another processor.
+"""Compare what `quantize` writes on one thread, on two threads, and with the kernels of another processor.
 
     python tools/bench/determinism.py --effort fast --effort balanced --effort best digits
     python tools/bench/determinism.py -- deit_tiny_patch16_224 --checkpoint W --calibration C --validation V
 
-Every run is a process of its own without results of earlier ones. Compared are the files that hold no times, and the
-widths of the plan. PyTorch and its libraries are told by their environment variables to compute as on a processor with
-AVX2 only; their sums then differ in the last bits.
+Every run is a process of its own, without cached results. The comparison covers the files that hold no times, and the
+widths of the plan. Environment variables make PyTorch and its libraries compute as on a processor with AVX2 only. Their
+sums then differ in the last bits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDN
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left.
+    """The files that a run wrote.
 
     Attributes:
         files: bytes of each of TIMELESS_FILES.
@@ -64,11 +64,11 @@ def quantized(words: list[str], threads: int, environment: dict[str, str]) -> Re
 
 
 def main(
-    words: Annotated[list[str], typer.Argument(help="What quantize gets: the model, and after -- its options.")],
-    effort: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
-    kernels: Annotated[bool, typer.Option(help="Also run with the kernels of AVX2.")] = True,
+    words: Annotated[list[str], typer.Argument(help="Arguments for quantize: the model, and after -- its options.")],
+    effort: Annotated[list[str] | None, typer.Option(help="Effort to run; repeatable.")] = None,
+    kernels: Annotated[bool, typer.Option(help="Also run with AVX2 kernels.")] = True,
 ) -> None:
-    """Print a table; exit code 1 where two threads change bytes, or other kernels change widths."""
+    """Print a table; the exit code is 1 if two threads change bytes, or other kernels change widths."""
     wrong = False
     print(f"| model | effort | against one thread | {' | '.join(TIMELESS_FILES)} | other widths |", flush=True)
     print(f"|---|---|---|{'---|' * len(TIMELESS_FILES)}---|", flush=True)

@@ -1,4 +1,4 @@
-"""Vision Transformers as ONNX files, written by the exporters that files of others come from."""
+"""Write Vision Transformers as ONNX files with the exporters that other people use."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""How each family of Vision Transformers fares: one row for each, through the whole line at W8A8 and W4A8.
+"""Run small models of each family of Vision Transformers through all stages at W8A8 and W4A8, one row for each.
 
     python tools/bench/families.py                       # all rows
     python tools/bench/families.py --only swin pvt_v2    # some
-    python tools/bench/families.py --json families.json  # the figures as well
+    python tools/bench/families.py --json families.json  # also writes the figures to a file
 
-The models are timm's, made smaller by their constructors, with random weights of a fixed seed, rounded to nearest: the
-table shows what is recognized and that the file computes what was asked for, not accuracy. Every row runs in a process
-of its own; one that fails is a row with its reason, and the exit code is then 1. Families that the tool is known to
-refuse are not failures.
+The models are timm's, made smaller by their constructors, with random weights of a fixed seed, rounded to nearest. The
+table shows what is recognized, and that the file computes what was simulated. It does not show accuracy. Every row runs
+in a process of its own. If it fails, the row gives the reason, and the exit code is 1. Families that the tool is known
+to refuse are not failures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LIMIT_SECONDS = 600
 
 
 def in_process(family: Family, options: argparse.Namespace) -> Row:
-    """The row, from a process of its own; how that ended where it gives none."""
+    """Make the row in a process of its own; if that gives none, the row says how the process ended."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
         file = Path(room, "row.json")
@@ -99,10 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="families to try; default: all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="of everything but the timed runs")
-    parser.add_argument("--runs", type=int, default=20, help="timed rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
+    parser.add_argument(
+        "--threads", type=int, default=available_cores(), help="number of threads, except in the timed runs"
+    )
+    parser.add_argument("--runs", type=int, default=20, help="number of timed rounds")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.row is not None:

@@ -1,4 +1,4 @@
-"""The families of Vision Transformers that the table has rows for, as small models with random weights."""
+"""Define the rows of the table of families: small models of each family, with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row of the table of families: a model through the whole line at two widths, and what was seen of it."""
+"""Make one row of the table of families: run a model through all stages at two widths, and record the result."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Width(Record):
 
 
 class Row(Record):
-    """What the table says of a family.
+    """The figures of a family in the table.
 
     Attributes:
         reason: why it is not done; the tool's own words where it refuses.
@@ -113,7 +113,7 @@ def measure_family(family: Family, *, seed: int, threads: int, runs: int) -> Row
 
 
 def unexpected(row: Row, family: Family) -> str:
-    """What is wrong with a row; empty if it is as it should be."""
+    """Describe what is wrong with a row; empty if nothing is."""
     if row.status == "refused":
         expected = bool(family.refused) and family.refused in row.reason
         return "" if expected else f"refused: {row.reason}"

@@ -1,10 +1,10 @@
-"""What is left after runs that are killed, stopped, starved of space or memory, or that meet each other.
+"""Check what is left after runs that are killed, stopped, short of space or memory, or that write to the same folder.
 
     python tools/bench/faults.py --kills 20
 
-Every fault hits `quantize digits` in a folder that holds an earlier result. After each the folder must hold that
-result or the new one, whole; at the end a run without a fault must give the files of a run that never met
-one, byte for byte.
+Every fault happens during `quantize digits` in a folder that holds an earlier result. Afterwards the folder must hold
+either that result or the new one, complete. At the end, a run without a fault must write the same files, byte for byte,
+as a run that never met a fault.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cost of the Fisher traces against a plain training step's forward and backward pass, in one process.
+"""Compare the cost of the Fisher traces with the forward and backward pass of a plain training step, in one process.
 
     python tools/bench/fisher.py deit_tiny_patch16_224 --images 16
 

@@ -1,4 +1,4 @@
-"""The mixed 4/8-bit graph that other tools emit."""
+"""Write the mixed 4/8-bit graph that other tools write."""
 
 from __future__ import annotations
 

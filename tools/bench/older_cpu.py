@@ -3,9 +3,10 @@
     python -m tools.bench.older_cpu -- python -m tools.bench.runtime speed FOLDER
     python -m tools.bench.older_cpu -- python -m pytest -p no:faulthandler tests/runtime
 
-What chooses its kernels by CPUID (onnxruntime, PyTorch, OpenBLAS) runs those of the older CPU; /proc/cpuinfo says the
-same, so `--target auto` and the machine in every table do too. Nothing is emulated: times are those of the older
-kernels on this CPU. It needs a C compiler, and cpuid_fault in /proc/cpuinfo (hide_instructions.c says how it works).
+Libraries that choose their kernels by CPUID (onnxruntime, PyTorch, OpenBLAS) then use those of the older CPU.
+/proc/cpuinfo says the same, so `--target auto` and the machine in every table follow it too. Nothing is emulated: times
+are those of the older kernels on this CPU. This needs a C compiler, and cpuid_fault in /proc/cpuinfo
+(hide_instructions.c says how it works).
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""Whether a model's .onnx alone gives what the PyTorch model gives: traces, plan and accuracy, by exporter.
+"""Check, for each exporter, that a .onnx file gives the same traces, plan and accuracy as the PyTorch model.
 
     python tools/bench/onnx_in.py deit_tiny_patch16_224 --checkpoint deit_tiny.safetensors \\
         --calibration calibration/ --validation validation/ --effort fast --bits 4
 
-writes four files of the model (torch's dynamo exporter at opsets 18 and 23, its TorchScript exporter at opset 17, and
-transformers' ViT with the same weights), runs `quantize` on the PyTorch model and on each file by itself, and compares:
+This writes four files of the model (torch's dynamo exporter at opsets 18 and 23, its TorchScript exporter at opset 17,
+and transformers' ViT with the same weights). It runs `quantize` on the PyTorch model and on each file by itself, and
+compares:
 
-- traces: Spearman's rank correlation of the units' Fisher traces; units are matched by their weights.
-- labels: calibration images for which both draw the same label for the Fisher metric.
-- bits: units whose width is another.
-- accuracy: top-1 of the file's result minus that of PyTorch's in points, ± its standard error over the images, and
-  the images both answer alike.
-- import: relative difference between the module that is built from the file and the file in onnxruntime.
+- traces: Spearman's rank correlation of the layers' Fisher traces; layers are matched by their weights.
+- labels: the number of calibration images for which both draw the same label for the Fisher metric.
+- bits: the number of layers with a different width.
+- accuracy: top-1 of the file's result minus that of PyTorch's in points, ± its standard error over the images, and the
+  share of images that both answer alike.
+- import: the relative difference between the module that is built from the file and the file in onnxruntime.
 
-Files go to a temporary folder and are removed; rows are printed as their runs end.
+Files go to a temporary folder and are removed. Each row is printed when its run ends.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ EXPORTS: dict[str, Export] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What `quantize` made of one model.
+    """The result of `quantize` for one model.
 
     Attributes:
         folder: its files.
@@ -97,7 +98,7 @@ class Run:
 
 
 def matched(ours: Sensitivities, theirs: Sensitivities) -> dict[str, str]:
-    """Units of the one -> those of the other with the same weights.
+    """Match the layers of two models by their weights.
 
     Raises:
         LampqError: a unit has no counterpart, or one of another type.
@@ -117,7 +118,7 @@ def matched(ours: Sensitivities, theirs: Sensitivities) -> dict[str, str]:
 
 
 def rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's, of numbers without ties."""
+    """Spearman's rank correlation of numbers without ties."""
     ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])
 
@@ -135,7 +136,7 @@ def fisher_labels(loaded: LoadedModel, images: ImageOptions, effort: EffortName)
 
 
 def compared(base: Run, run: Run, batches: Iterable[Batch], threads: int) -> Accuracy:
-    """The quantized files of two runs on the same images, the first as the reference."""
+    """Compare the quantized files of two runs on the same images, with the first as the reference."""
     reference, other = (open_runner(own.folder / MODEL_FILE, threads=threads) for own in (base, run))
     meter = AccuracyMeter()
     for batch in batches:
@@ -145,7 +146,7 @@ def compared(base: Run, run: Run, batches: Iterable[Batch], threads: int) -> Acc
 
 
 def row(name: str, base: Run, run: Run, accuracy: Accuracy) -> str:
-    """One file against PyTorch."""
+    """Compare one file with PyTorch."""
     pairs = matched(base.sensitivities, run.sensitivities)
     ours = {unit.name: unit.trace for unit in base.sensitivities.units}
     theirs = {unit.name: unit.trace for unit in run.sensitivities.units}
@@ -171,8 +172,10 @@ def row(name: str, base: Run, run: Run, accuracy: Accuracy) -> str:
 def main(
     *,
     model: Annotated[str, typer.Argument(help="A plain ViT or DeiT of timm.")] = "deit_tiny_patch16_224",
-    limit: Annotated[int | None, typer.Option(min=1, help="Validation images; default: all.")] = None,
-    exports: Annotated[str, typer.Option(help="Words of those to try, e.g. opset 23; default: all.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of validation images; default: all.")] = None,
+    exports: Annotated[
+        str, typer.Option(help="Only exports whose names contain this, e.g. opset 23; default: all.")
+    ] = "",
     values: Values,
 ) -> None:
     """Print the table."""

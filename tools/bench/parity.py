@@ -1,15 +1,19 @@
-"""Does every runtime compute the same function from a written file, layer by layer on the same inputs?
+"""Check that every runtime computes the same function from a written file, layer by layer on the same inputs.
 
-    python tools/bench/parity.py                          # the grid on a small ViT
+    python tools/bench/parity.py                          # all forms of a small ViT
     python tools/bench/parity.py --runtimes onnxruntime,reference --bits 3,8
 
-Every form (storage x weight bits x input bits x opset x form of the layers in the float graph) is written once for this
-machine's target, and once for OpenVINO's. Each quantized layer is cut out and fed the values that it reads in the
-unoptimized file; the figure is the largest relative L2 distance of a layer's output from plain QDQ arithmetic in
-float64. For whole models, whose values flip at rounding boundaries, the figure is the error to the float model over
-that of the unoptimized file, minus 1. Inputs of 16 bits have a wider bound: a value on a rounding boundary moves by a
-level, 1.5e-5 of the range. Left out are forms that a runtime's target forbids (OpenVINO: INT2 and INT4 storage, inputs
-of 16 bits, opsets above 20) and opsets that onnx's reference lacks.
+Every form (storage x weight bits x input bits x opset x form of the layers in the float graph) is written once for
+this machine's target, and once for OpenVINO's.
+
+Each quantized layer is cut out and fed the values that it reads in the unoptimized file. The figure is the largest
+relative L2 distance of a layer's output from plain QDQ arithmetic in float64. In whole models, values near a rounding
+boundary may round to the other side. So for whole models the figure is the error to the float model divided by that
+of the unoptimized file, minus 1. Inputs of 16 bits have a wider bound: a value on a rounding boundary moves by a
+level, which is 1.5e-5 of the range.
+
+Forms that a runtime's target forbids are left out (OpenVINO: INT2 and INT4 storage, inputs of 16 bits, opsets above
+20), and so are opsets that onnx's reference lacks.
 """
 
 from __future__ import annotations
@@ -59,14 +63,14 @@ LAYER_BOUND, WIDE_LAYER_BOUND = 1e-5, 1e-4  # inputs of up to 8 bits, and of 16:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs files, which opsets it knows, and the target whose table says which forms are written for it."""
+    """A runtime, the opsets that it knows, and the target that says which forms are written for it."""
 
     run: Run
     lowest_opset: int = 0
     target: Target | None = None
 
     def takes(self, form: Form) -> bool:
-        """Whether the form is written for it at all."""
+        """Whether the form is written for this runtime."""
         if form.opset < self.lowest_opset:
             return False
         if self.target is None:

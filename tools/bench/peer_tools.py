@@ -1,4 +1,4 @@
-"""One quantizer, run in its own environment by `peers.py`: knows numpy, onnx and the tool, not lampq_onnx.
+"""Run one quantizer in its own environment, for `peers.py`; uses numpy, onnx and the tool, but not lampq_onnx.
 
 python tools/bench/peer_tools.py TOOL float.onnx out.onnx calibration.npy
 """

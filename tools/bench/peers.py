@@ -1,11 +1,11 @@
-"""Other quantizers' files beside ours, on one float file and in one interleaved run, as a Markdown table.
+"""Compare files of other quantizers with ours, from one float file and in one interleaved run, as a Markdown table.
 
     python -m tools.bench.peers deit_tiny.onnx --calibration DIR --validation DIR --ours out/model.onnx
 
-The float file is one that lampq-onnx wrote. Without --ours, files of uniform plans, rounded to nearest with min-max
-input ranges, are made here. Every tool runs in a process of its own, which gives its time and peak memory; tools that
-do not share our environment get one made by this script in --environments, and are skipped with the reason where that
-fails. Agreement and SQNR are those with the float file on the validation images.
+The float file is one that lampq-onnx wrote. Without --ours, this script makes files of uniform plans, rounded to
+nearest with min-max input ranges. Every tool runs in a process of its own, which gives its time and peak memory.
+Tools that need another environment get one that this script makes in --environments. If that fails, the tool is
+skipped with the reason. Agreement and SQNR compare each file with the float file on the validation images.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ INSTALL_SECONDS = 900
 
 @dataclass(frozen=True)
 class Peer:
-    """A quantizer of others.
+    """A quantizer of another project.
 
     Attributes:
         label: in the table.
@@ -96,10 +96,10 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--validation", type=Path)
     parser.add_argument("--ours", type=Path, action="append", default=[])
-    parser.add_argument("--only", help="tools of peer_tools.py, by commas; default: all", default="")
+    parser.add_argument("--only", help="tools of peer_tools.py, separated by commas; default: all", default="")
     parser.add_argument("--environments", type=Path, default=Path("peer-environments"))
-    parser.add_argument("--images", type=int, default=32, help="calibration images")
-    parser.add_argument("--samples", type=int, default=650, help="validation images")
+    parser.add_argument("--images", type=int, default=32, help="number of calibration images")
+    parser.add_argument("--samples", type=int, default=650, help="number of validation images")
     parser.add_argument("--shapes", default="1x1,8x1,1x2,8x2", help="batch x threads of the timed sessions")
     parser.add_argument("--runs", type=int, default=15)
     options = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def own_files(paths: Sequence[Path]) -> list[Candidate]:
-    """Files of ours, each with a label of its own: rows are told apart by it.
+    """Our files, each with a unique label for its row.
 
     Raises:
         SystemExit: a file is given twice.
@@ -170,7 +170,7 @@ def _calibration(source: Path, folder: Path, count: int, scratch: Path) -> Path:
 
 
 def _run(peer: Peer, source: Path, images: Path, folder: Path, environments: Path) -> Candidate | str:
-    """The tool's file, or why there is none."""
+    """The tool's file, or the reason why there is none."""
     python = Path(sys.executable)
     if peer.requirements:
         made = _environment(peer, environments)

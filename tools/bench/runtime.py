@@ -1,12 +1,12 @@
-"""Speed of whole files: graph passes one by one, forms of one plan, and loading.
+"""Measure the speed of whole files: graph passes one by one, forms of one plan, and loading.
 
     python -m tools.bench.runtime prepare FOLDER --model deit_small_patch16_224     # writes the files; needs torch
     python -m tools.bench.runtime speed FOLDER                                      # times them in turns
     python -m tools.bench.runtime load FOLDER --model vit_base_patch16_224 --bits 3,4,5,6
     python -m tools.bench.runtime attention FOLDER --model deit_small_patch16_224   # scale folded, int8 products
 
-Without --checkpoint the weights are random, which changes no time. Speeds are medians of ratios within rounds of one
-process; load times and memory come from processes of their own, one a load.
+Without --checkpoint the weights are random, which does not change the times. Speeds are medians of ratios within the
+rounds of one process. For load times and memory, each load has a process of its own.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _memory(key: str) -> float:
 
 
 def where() -> str:
-    """Machine and versions."""
+    """Describe the machine and the versions."""
     found = describe_environment("auto")
     return f"{found.cpu} ({', '.join(found.cpu_flags)}), onnxruntime {found.versions['onnxruntime']}"
 

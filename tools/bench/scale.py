@@ -1,11 +1,11 @@
-"""Peak memory against the size of the model and the number of images.
+"""Measure peak memory for models of several sizes and for several numbers of images.
 
-    python tools/bench/scale.py models --shapes Ti,S,B,L     # convert and validate, against the float file
+    python tools/bench/scale.py models --shapes Ti,S,B,L     # convert and validate, compared with the float file
     python tools/bench/scale.py models --shapes 2GB          # over protobuf's limit, with external data
     python tools/bench/scale.py images --counts 128,1024,4096,10000
 
-Models have random weights; every step is a process of its own, whose peak is what the system counted (resident, pages
-of mapped files included). `start` is the peak of a process that only imports what the step imports.
+Models have random weights. Every step is a process of its own. Its peak is the one that the system counted: resident
+memory, including pages of mapped files. `start` is the peak of a process that only imports what the step imports.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The solvers of the integer program against each other, on the same allocations.
+"""Compare the solvers of the integer program on the same allocations.
 
     python tools/bench/solvers.py                     # every solver that is installed
     python tools/bench/solvers.py --solvers HiGHS --sets thousand
 
-For each set: problems, those proven optimal, problems whose objective is above the best that any solver found, and CPU
-seconds in all, those of child processes included (CBC is one). numpy, PuLP, pydantic and a solver are enough to run it.
+For each set it prints the number of problems, of those proven optimal, of those whose objective is above the best that
+any solver found, and the total CPU seconds. These include child processes (CBC is one). This needs numpy, PuLP,
+pydantic and a solver.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SAME = 1e-12
 
 
 def costs(rng: np.random.Generator, units: int, widths: tuple[int, ...], law: str) -> np.ndarray:
-    """(units, widths): of Fisher traces, which fall by 4 per bit, or arbitrary over 17 decades."""
+    """Draw costs (layers, widths): Fisher traces that fall by 4 per bit, or arbitrary numbers over 17 decades."""
     if law == "decaying":
         return 10.0 ** rng.uniform(-7, 3, units)[:, None] * 4.0 ** -np.array(widths, dtype=float)
     return 10.0 ** rng.uniform(-14, 3, (units, len(widths)))
@@ -51,7 +52,7 @@ def one_budget(law: str, units: int, count: int, sizes: str = "random") -> Itera
 
 
 def several_budgets(units: int, count: int, budgets: int = 3) -> Iterator[ChoiceProblem]:
-    """Bits, a time and operations, none of which follows from another."""
+    """Problems with budgets of bits, time and operations; none of them follows from another."""
     rng = np.random.default_rng(units + budgets)
     for _ in range(count):
         sizes = rng.integers(10**5, 10**7, units)
@@ -98,8 +99,8 @@ def measure(chosen: Set, solver: str, limit: float) -> tuple[list[ChoiceSolution
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--solvers", nargs="*", default=[name for name, make in SOLVERS.items() if make(1.0)])
-    parser.add_argument("--sets", nargs="*", default=[""], help="parts of names")
-    parser.add_argument("--time-limit", type=float, default=10.0, help="seconds per problem")
+    parser.add_argument("--sets", nargs="*", default=[""], help="run only sets whose names contain one of these words")
+    parser.add_argument("--time-limit", type=float, default=10.0, help="limit for each problem, in seconds")
     options = parser.parse_args()
     print(f"PuLP {pulp.__version__}, {', '.join(options.solvers)}\n")
     print("| set | solver | problems | proven | above the best | largest gap | CPU, s |\n|---|---|---|---|---|---|---|")

@@ -1,14 +1,14 @@
-"""Vision Transformers that are hard to quantize, made from a trained one without changing what it computes.
+"""Make Vision Transformers that are hard to quantize from a trained one, without changing what it computes.
 
     python tools/bench/stand_ins.py deit_tiny_patch16_224 deit_tiny.safetensors hard.safetensors --images calibration/
 
 channels: some LayerNorm channels are made larger, and the next layer's weights for them smaller by the same factors.
 massive:  in some middle blocks two of fc2's inputs become huge on the class token, one four times the other; their
-          columns cancel. Rounding to a coarse grid loses the other inputs, and clipping ends the cancellation.
+          columns cancel. Rounding to a coarse grid loses the other inputs, and clipping destroys the cancellation.
 both:     massive, then channels.
 
-The written file loads strictly into the same timm model. Without --images noise takes their place, on which a class
-token is told from patches less reliably than on what the model was trained for.
+The written file loads strictly into the same timm model. Without --images, noise is used instead of images. On noise,
+the class token differs less clearly from the patches than on images like those of the training.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A stand-in against its original on the same images.
+    """Compares a stand-in with its original on the same images.
 
     Attributes:
         logit_change: relative L2.
@@ -117,7 +117,7 @@ class Comparison:
 
 @dataclass
 class _BlockInputs:
-    """What one forward pass over all images showed of a block."""
+    """Statistics of a block from one forward pass over all images."""
 
     reads: list[torch.Tensor] = field(default_factory=list)
     residual: list[torch.Tensor] = field(default_factory=list)
@@ -322,7 +322,7 @@ def stand_in_for(
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """All tensors, whole or not at all."""
+    """Write all tensors; the file appears complete or not at all."""
     if path.suffix != ".safetensors":
         raise UsageError(f"{path} must end in .safetensors")
     with staging(path.parent, [path.name]) as stage:
@@ -343,16 +343,16 @@ def load_images(folder: Path | None, count: int, seed: int, preprocessing: Prepr
 
 def main(
     model: Annotated[str, typer.Argument(help="A timm model name.")],
-    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, or .pth read with weights_only.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Weights: .safetensors, or .pth, read with weights_only.")],
     output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     kind: Annotated[str, typer.Option(help="channels, massive or both.")] = "both",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     images: Annotated[Path | None, typer.Option(help="Images to fit and check with; default: noise.")] = None,
-    count: Annotated[int, typer.Option(min=2, help="Images: one half to fit with, the other to check.")] = 96,
-    sigmas: Annotated[str, typer.Option(help="Massive activation of each changed block.")] = ",".join(
-        f"{sigma:g}" for sigma in SIGMAS
-    ),
-    push: Annotated[float, typer.Option(help="What a massive channel adds, over the residual stream.")] = PUSH,
+    count: Annotated[int, typer.Option(min=2, help="Number of images; half of them fit, the others check.")] = 96,
+    sigmas: Annotated[
+        str, typer.Option(help="Size of the massive activation of each changed block, in standard deviations.")
+    ] = ",".join(f"{sigma:g}" for sigma in SIGMAS),
+    push: Annotated[float, typer.Option(help="What a massive channel adds, relative to the residual stream.")] = PUSH,
     factors: Annotated[
         str | None,
         typer.Option(

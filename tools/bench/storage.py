@@ -1,4 +1,4 @@
-"""Every storage at every bit-width on one layer: bytes, equality with plain QDQ, load time and latency.
+"""Measure every storage at every bit-width on one layer: bytes, equality with plain QDQ, load time and latency.
 
     python tools/bench/storage.py --inputs 192 --outputs 768 --tokens 197
 

@@ -1,10 +1,10 @@
-"""What a layer costs whose input 8 bits cannot hold, and what scaling the channels of an input costs.
+"""Measure the time of a layer whose input does not fit in 8 bits, and the time of scaling the channels of an input.
 
     python tools/bench/wide_inputs.py --inputs 384 --outputs 1152 --tokens 197
 
-The forms run in turns in one process, one thread. Times are medians with quartiles, and so are the ratios to the float
-MatMul of the same round. The last columns say which kernel onnxruntime chose, and how far it is from the QDQ arithmetic
-of the file in float64.
+The forms run in turns in one process, one thread. Times, and the ratios to the float MatMul of the same round, are
+medians with quartiles. The last columns say which kernel onnxruntime chose, and how far its result is from the QDQ
+arithmetic of the file in float64.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=384)
     parser.add_argument("--outputs", type=int, default=1152)
     parser.add_argument("--tokens", type=int, default=197)
-    parser.add_argument("--bits", type=int, default=4, help="of the weights")
+    parser.add_argument("--bits", type=int, default=4, help="width of the weights")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--target", default="auto")
     options = parser.parse_args()

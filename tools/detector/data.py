@@ -1,4 +1,4 @@
-"""Scenes as tensors, and their augmentation."""
+"""Turn scenes into tensors, and augment them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Average precision of a detector as it is stored, and its folder.
+"""Measure the average precision of a detector as it is stored, and write its folder.
 
-The training needs no more than torch, transformers and NumPy: this is COCO's definition without its package, which the
-benchmark uses.
+The training needs only torch, transformers and NumPy. So this computes COCO's definition without COCO's package, which
+the benchmark uses.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def average_precision(found: tuple[np.ndarray, ...], scenes: list[Scene], thresh
 
 
 def iou(box: np.ndarray, other: np.ndarray) -> float:
-    """Of left, top, right, bottom with left, top, width, height."""
+    """IoU of boxes (left, top, right, bottom) with boxes (left, top, width, height)."""
     low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[:2] + other[2:])
     shared = np.clip(high - low, 0, None).prod()
     return float(shared / ((box[2:] - box[:2]).prod() + other[2:].prod() - shared))

@@ -1,4 +1,4 @@
-"""Matching of queries and objects, and what is minimized."""
+"""Match queries with objects, and compute the training loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def corners(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def generalized_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of broadcast boxes (..., 4)."""
+    """Generalized IoU of broadcast boxes (..., 4)."""
     (low, high), (other_low, other_high) = corners(first), corners(second)
     shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp_min(0).prod(-1)
     union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - shared
@@ -68,7 +68,7 @@ def answer_loss(logits: torch.Tensor, boxes: torch.Tensor, targets: Targets, cho
 
 
 def patch_loss(answers: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Every patch tells the smallest object that its centre lies in."""
+    """Loss of the patches, each of which names the smallest object that contains its centre."""
     side = SIZE // PATCH
     centres = (torch.arange(side, device=answers.device) + 0.5) / side
     y, x = torch.meshgrid(centres, centres, indexing="ij")

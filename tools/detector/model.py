@@ -1,8 +1,8 @@
-"""The small YOLOS, and what helps it to learn from scratch.
+"""Build the small YOLOS, and the parts that help it to learn from scratch.
 
-Queries alone learn slowly from scratch. Three things that the finished model does not contain speed them up: queries
-start at the points of a grid, the last blocks before the end are supervised as well, and every patch has to tell the
-object that it lies in.
+Queries alone learn slowly from scratch. Three things, which the finished model does not contain, speed this up: queries
+start at the points of a grid, the last blocks before the end are supervised as well, and every patch has to name the
+object in which it is.
 """
 
 from __future__ import annotations

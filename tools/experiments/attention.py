@@ -1,9 +1,9 @@
-"""What 8-bit attention products would save: one layer of attention in float and in two quantized forms.
+"""Measure what 8-bit attention products would save: one layer of attention in float and in two quantized forms.
 
     python -m tools.experiments.attention --heads 6 --tokens 197 --width 64
 
-Queries and keys are uint8 and int8, probabilities uint8 with a step of 1/255, values int8, one scale a tensor. Times
-are medians of interleaved runs, and ratios within rounds; accuracy is not measured here.
+Queries and keys are uint8 and int8, probabilities uint8 with a step of 1/255, values int8, one scale for each tensor.
+Times are medians of interleaved runs, and ratios within rounds. Accuracy is not measured here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the operator Attention of opset 23 would save: one layer of attention as exported, and as that operator.
+"""Measure what the operator Attention of opset 23 would save: one layer of attention as exported, and as that operator.
 
     python -m tools.experiments.attention_operator --heads 6 --tokens 197 --width 64 --threads 1,2 --batch 1,8
 
-Both read queries, keys and values of (batch, tokens, heads * width), and give the same. Times are medians of
-interleaved runs, and ratios within rounds.
+Both read queries, keys and values of shape (batch, tokens, heads * width), and give the same result. Times are medians
+of interleaved runs, and ratios within rounds.
 """
 
 from __future__ import annotations

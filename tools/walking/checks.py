@@ -1,4 +1,4 @@
-"""What the steps of a walk must leave behind."""
+"""Check what the steps of a walk must leave behind."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PACKAGE_DATA = (
 
 
 def require(*paths: Path) -> None:
-    """Files that are there and not empty."""
+    """Require files that exist and are not empty."""
     missing = [str(path) for path in paths if not path.is_file() or not path.stat().st_size]
     if missing:
         raise Failure(f"missing or empty: {', '.join(missing)}")
 
 
 def wheels(folder: Path) -> list[str]:
-    """The one wheel in a folder."""
+    """Find the only wheel in a folder."""
     found = [str(path) for path in folder.glob("*.whl")]
     if len(found) != 1:
         raise Failure(f"{folder}: {len(found)} wheels, expected 1")
@@ -36,7 +36,7 @@ def wheels(folder: Path) -> list[str]:
 
 
 def wheel(folder: Path) -> str:
-    """The wheel holds its data."""
+    """Require the wheel to hold its data files."""
     (path,) = wheels(folder)
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
@@ -47,7 +47,7 @@ def wheel(folder: Path) -> str:
 
 
 def quickstart(makefile: Path) -> list[str]:
-    """The command of `make quickstart`."""
+    """Read the command of `make quickstart`."""
     found = re.search(r"^quickstart:.*\n\t\$\(BIN\)/(.+)$", makefile.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         raise Failure(f"{makefile}: no command of quickstart")
@@ -65,13 +65,13 @@ def snippet(readme: Path, folder: Path) -> None:
 
 
 def results(folder: Path) -> str:
-    """A whole run lies in the folder."""
+    """Require all files of a run in the folder."""
     require(*(folder / name for name in (*RESULTS, "recipe.toml")))
     return _figures(folder / "report.json")
 
 
 def picked(folder: Path) -> str:
-    """The sweep picked a point, and its files lie in the folder."""
+    """Require that the sweep picked a point, and that its files are in the folder."""
     require(*(folder / name for name in (*RESULTS, "sweep.json", "sweep.csv", "sweep.html")))
     sweep = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     if not sweep["picked"]:
@@ -80,7 +80,7 @@ def picked(folder: Path) -> str:
 
 
 def packaged(folder: Path) -> str:
-    """One file in onnxruntime's format."""
+    """Require one file in onnxruntime's format."""
     found = list(folder.glob("*.ort"))
     if len(found) != 1:
         raise Failure(f"{folder}: {len(found)} .ort files, expected 1")
@@ -89,7 +89,7 @@ def packaged(folder: Path) -> str:
 
 
 def gates(junit: Path, *, failed: bool) -> str:
-    """The gates as a pipeline reads them, some failed or none."""
+    """Read the gates as a pipeline does; require that some failed, or none."""
     require(junit, junit.with_suffix(".md"))
     cases = list(ElementTree.parse(junit).iter("testcase"))
     bad = [case.get("name", "") for case in cases if case.find("failure") is not None]
@@ -106,7 +106,7 @@ def bad_plan(path: Path, depth: int, layers: tuple[str, ...]) -> None:
 
 
 def _figures(report: Path) -> str:
-    """Accuracy and size in some words."""
+    """Summarize accuracy and size in a few words."""
     found = json.loads(report.read_text(encoding="utf-8"))
     accuracy, size = found["accuracy"], found["size"]
     return (

@@ -1,4 +1,4 @@
-"""Where the files of a run go."""
+"""Choose the folder in which the files of a run are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def working_folder(given: Path | None, *, again: bool = False) -> Iterator[Path]:
-    """A new folder, which stays if it was named; ``again``: a named one may exist."""
+    """Make a folder; it is kept if it was named. With ``again``, a named one may exist."""
     if given is None:
         with tempfile.TemporaryDirectory(prefix="lampq-") as made:
             yield Path(made).resolve()

@@ -1,4 +1,4 @@
-"""Whether the packaged .ort file answers as the ONNX file does: python same_answers.py model.onnx FOLDER"""
+"""Check that the packaged .ort file answers as the ONNX file does: python same_answers.py model.onnx FOLDER"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a walk: real commands, their time, and what they leave behind."""
+"""Run the steps of a walk: real commands, with their time and what they leave behind."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Walk:
         return process.returncode, now - start, max(silence, now - last), lines
 
     def _environment(self) -> dict[str, str]:
-        """The caller's, with this environment's programs first and caches of its own."""
+        """Environment variables: the caller's, with this environment's programs first and separate caches."""
         return os.environ | {
             "PATH": f"{self.binaries}{os.pathsep}{os.environ['PATH']}",
             "LAMPQ_ONNX_CACHE": str(self.folder / "cache"),
@@ -139,7 +139,7 @@ class Walk:
         return line
 
     def table(self) -> str:
-        """All steps as Markdown."""
+        """Format all steps as Markdown."""
         rows = []
         for one in self.taken:
             cells = [one.name, f"`{_short(self.shown(one.words))}`", f"{one.seconds:.1f}", f"{one.silence:.1f}"]
@@ -159,7 +159,7 @@ def _cell(text: str) -> str:
 
 
 def processor() -> str:
-    """Its name, where the system says it."""
+    """Name of the processor, if the system gives one."""
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():

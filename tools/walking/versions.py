@@ -1,4 +1,4 @@
-"""The package in an environment with chosen versions of its dependencies: the quickstart, and a part of the tests."""
+"""Run the package with chosen versions of its dependencies: the quickstart, and a part of the tests."""
 
 from __future__ import annotations
 

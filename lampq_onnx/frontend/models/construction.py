@@ -28,7 +28,7 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise LampqError(
             f"timm {timm.__version__} knows no model {name!r}",
-            hint=f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them",
+            hint=f"did you mean {', '.join(near)}?" if near else "`lampq-onnx list models` prints all of them",
         )
     try:
         module: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
@@ -47,6 +47,12 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
             hint="check the --model-arg values",
         ) from error
     return module
+
+
+def timm_names() -> list[str]:
+    """Names of all models that this timm can build, sorted; most are Vision Transformers or relatives of them."""
+    names: list[str] = timm.list_models()
+    return names
 
 
 def image_sides(value: Any) -> tuple[int, int]:

@@ -1,0 +1,70 @@
+"""Names that options take, and what each of them means: help texts, `list` and shell completion are made from these.
+
+Every name has its home in the code that uses it (metrics in `allocation`, targets in `targets`); here they are only
+brought together. Tables are made when they are asked for, so that `--help` loads no more than it shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from lampq_onnx.artifacts.task import TASKS
+from lampq_onnx.targets import PACKINGS, TARGETS
+
+Names = Mapping[str, str]
+"""Name -> one line that says what it is."""
+
+EFFORTS: Names = {
+    "fast": "costs from one backward pass, GPTQ for all layers at once",
+    "balanced": "costs measured for each layer and width, GPTQ layer by layer on quantized inputs",
+    "best": "as balanced, then learned rounding for each block and tuning of the whole model; uses more images",
+}
+
+
+def metrics() -> Names:
+    """Metrics of the allocation."""
+    from lampq_onnx.allocation.metrics import METRICS
+
+    return {name: metric.summary for name, metric in METRICS.items()}
+
+
+def targets() -> Names:
+    """Targets, and `auto`."""
+    return {"auto": "this machine", **{name: target.runtime for name, target in TARGETS.items()}}
+
+
+def tasks() -> Names:
+    """Tasks, and `auto`."""
+    return {"auto": "found from the outputs of the model and the labels"} | dict(TASKS)
+
+
+def packings() -> Names:
+    """Storages of the weights, and `auto`."""
+    return {"auto": "the first storage that the target reads"} | dict(PACKINGS)
+
+
+def efforts() -> Names:
+    """Efforts of measuring and rounding."""
+    return EFFORTS
+
+
+TABLES: Mapping[str, Callable[[], Names]] = {
+    "metrics": metrics,
+    "targets": targets,
+    "tasks": tasks,
+    "efforts": efforts,
+    "packings": packings,
+}
+"""What can be listed -> its names."""
+
+_MARK = re.compile(r"\{([a-z]+)\}")
+
+
+def filled(text: str, tables: Mapping[str, Callable[[], Names]] = TABLES) -> str:
+    """A help text with the names in the place of marks such as ``{metrics}``.
+
+    Args:
+        tables: of the marks; other words in braces stay as they are.
+    """
+    return _MARK.sub(lambda mark: ", ".join(tables[mark[1]]()) if mark[1] in tables else mark[0], text)

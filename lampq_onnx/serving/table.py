@@ -1,0 +1,50 @@
+"""The formats that `package` writes, by name; each loads what writes it only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lampq_onnx.serving.source import Source
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        write: writes the files of a quantized model into an empty folder.
+        summary: what it is, in one line for `lampq-onnx list formats`.
+    """
+
+    write: Callable[[Source, Path], None]
+    summary: str
+
+
+def _ort(source: Source, folder: Path) -> None:
+    from lampq_onnx.serving.ort_format import to_ort
+
+    to_ort(source, folder)
+
+
+def _triton(source: Source, folder: Path) -> None:
+    from lampq_onnx.serving.triton import to_triton
+
+    to_triton(source, folder)
+
+
+def _openvino(source: Source, folder: Path) -> None:
+    from lampq_onnx.serving.openvino_ir import to_openvino
+
+    to_openvino(source, folder)
+
+
+FORMATS: Mapping[str, Format] = {
+    "ort": Format(_ort, "onnxruntime's own format, for phones and small devices"),
+    "triton": Format(_triton, "a model repository for Triton Inference Server"),
+    "openvino-ir": Format(_openvino, "OpenVINO IR: model.xml with model.bin"),
+}
+"""Name -> format."""
