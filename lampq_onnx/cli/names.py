@@ -7,7 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 from lampq_onnx.config.names import TABLES, Names
-from lampq_onnx.config.options import DEVICES, DIGITS
+from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.readers import DEVICES
 
 MODEL_SUFFIX = ".onnx"
 MODELS = "models"
