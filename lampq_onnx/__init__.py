@@ -1,58 +1,278 @@
 """Mixed-precision quantization of Vision Transformers: ONNX in, standard ONNX out.
 
-The functions below import what they need when they are called, so that ``import lampq_onnx`` loads neither torch nor
-onnxruntime.
+The names below are the whole interface; modules and names that are not here may change without notice. They import what
+they need when they are first used, so that ``import lampq_onnx`` loads neither numpy nor torch nor onnxruntime.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lampq_onnx.api import allocate, analyze, convert, inspect, quantize, validate
-    from lampq_onnx.artifacts import BitPlan, LatencyTable, LayerPlan, Report, Sensitivities
+    from lampq_onnx.allocation.options import AllocationOptions
+    from lampq_onnx.api.files import allocate, convert, doctor, reproduce, validate
+    from lampq_onnx.api.models import analyze, quantize, recognize, sweep
+    from lampq_onnx.artifacts.details import (
+        AnswerChanges,
+        ChangedImage,
+        ClassChange,
+        Details,
+        OperatorTime,
+        OperatorTimes,
+        OutputError,
+        OutputErrors,
+    )
+    from lampq_onnx.artifacts.finding import Finding
+    from lampq_onnx.artifacts.gates import GateLimits, Problem
+    from lampq_onnx.artifacts.latency import LatencyTable, LayerTime, LayerTimes, ProbedLayer
+    from lampq_onnx.artifacts.not_done import NotDone
+    from lampq_onnx.artifacts.plan import BitPlan, LayerPlan
+    from lampq_onnx.artifacts.report import (
+        Accuracy,
+        Allocation,
+        Baseline,
+        Bits,
+        Environment,
+        Fidelity,
+        Latency,
+        LayerReport,
+        Report,
+        RoundingRecord,
+        Size,
+        TopK,
+    )
+    from lampq_onnx.artifacts.sensitivities import (
+        ActivationRange,
+        AgreementPoint,
+        ModelIdentity,
+        Sensitivities,
+        UnitSensitivity,
+    )
+    from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
+    from lampq_onnx.config.keywords import (
+        AllocateKeywords,
+        AnalyzeKeywords,
+        ConvertKeywords,
+        DoctorKeywords,
+        QuantizeKeywords,
+        SweepKeywords,
+        ValidateKeywords,
+    )
+    from lampq_onnx.config.options import (
+        AnalysisOptions,
+        BudgetOptions,
+        ImageOptions,
+        ModelOptions,
+        OutputOptions,
+        RoundingOptions,
+        UpdateOptions,
+    )
     from lampq_onnx.config.recipe import Recipe
-    from lampq_onnx.data import Preprocessing
-    from lampq_onnx.errors import GateError, LampqError, UsageError
-    from lampq_onnx.evaluation.gates import gates_of, require_gates
+    from lampq_onnx.converter.convert import Conversion
+    from lampq_onnx.converter.inspect import QuantizedLayer
+    from lampq_onnx.converter.packing.storage import Stored
+    from lampq_onnx.data.preprocessing import Preprocessing
+    from lampq_onnx.data.resizing import Placement, Resize
+    from lampq_onnx.errors import GateError, LampqError, ScoreError, UsageError
+    from lampq_onnx.evaluation.gates import GateResult, gates_of, require_gates
+    from lampq_onnx.graph.parameters import LayerFacts, LayerParameters
+    from lampq_onnx.graph.recognition import Recognition, RecognizedLayer
+    from lampq_onnx.graph.refusals import Refusal
+    from lampq_onnx.quantization.activations import ActivationQuantizer
+    from lampq_onnx.quantization.weights import Grid, QuantizedWeight
+    from lampq_onnx.running.progress import ProgressSink
+    from lampq_onnx.runtime.explain import Explanation, LayerKernel
+    from lampq_onnx.serving.formats import Packaged, package
+    from lampq_onnx.workflow.inspecting import explain, inspect, probe
+    from lampq_onnx.workflow.reporting import report
+    from lampq_onnx.workflow.reproduce import Reproduction
 
-_HOMES = {
-    **dict.fromkeys(("allocate", "analyze", "convert", "inspect", "probe", "quantize", "validate"), "lampq_onnx.api"),
-    **dict.fromkeys(("BitPlan", "LatencyTable", "LayerPlan", "Report", "Sensitivities"), "lampq_onnx.artifacts"),
-    "Preprocessing": "lampq_onnx.data",
-    "Recipe": "lampq_onnx.config.recipe",
-    **dict.fromkeys(("gates_of", "require_gates"), "lampq_onnx.evaluation.gates"),
-    **dict.fromkeys(("GateError", "LampqError", "UsageError"), "lampq_onnx.errors"),
+_NAMES = {
+    "lampq_onnx.allocation.options": ("AllocationOptions",),
+    "lampq_onnx.api.files": ("allocate", "convert", "doctor", "reproduce", "validate"),
+    "lampq_onnx.api.models": ("analyze", "quantize", "recognize", "sweep"),
+    "lampq_onnx.artifacts.details": (
+        "AnswerChanges",
+        "ChangedImage",
+        "ClassChange",
+        "Details",
+        "OperatorTime",
+        "OperatorTimes",
+        "OutputError",
+        "OutputErrors",
+    ),
+    "lampq_onnx.artifacts.finding": ("Finding",),
+    "lampq_onnx.artifacts.gates": ("GateLimits", "Problem"),
+    "lampq_onnx.artifacts.latency": ("LatencyTable", "LayerTime", "LayerTimes", "ProbedLayer"),
+    "lampq_onnx.artifacts.not_done": ("NotDone",),
+    "lampq_onnx.artifacts.plan": ("BitPlan", "LayerPlan"),
+    "lampq_onnx.artifacts.report": (
+        "Accuracy",
+        "Allocation",
+        "Baseline",
+        "Bits",
+        "Environment",
+        "Fidelity",
+        "Latency",
+        "LayerReport",
+        "Report",
+        "RoundingRecord",
+        "Size",
+        "TopK",
+    ),
+    "lampq_onnx.artifacts.sensitivities": (
+        "ActivationRange",
+        "AgreementPoint",
+        "ModelIdentity",
+        "Sensitivities",
+        "UnitSensitivity",
+    ),
+    "lampq_onnx.artifacts.sweep": ("Sweep", "SweepPoint"),
+    "lampq_onnx.config.keywords": (
+        "AllocateKeywords",
+        "AnalyzeKeywords",
+        "ConvertKeywords",
+        "DoctorKeywords",
+        "QuantizeKeywords",
+        "SweepKeywords",
+        "ValidateKeywords",
+    ),
+    "lampq_onnx.config.options": (
+        "AnalysisOptions",
+        "BudgetOptions",
+        "ImageOptions",
+        "ModelOptions",
+        "OutputOptions",
+        "RoundingOptions",
+        "UpdateOptions",
+    ),
+    "lampq_onnx.config.recipe": ("Recipe",),
+    "lampq_onnx.converter.convert": ("Conversion",),
+    "lampq_onnx.converter.inspect": ("QuantizedLayer",),
+    "lampq_onnx.converter.packing.storage": ("Stored",),
+    "lampq_onnx.data.preprocessing": ("Preprocessing",),
+    "lampq_onnx.data.resizing": ("Placement", "Resize"),
+    "lampq_onnx.errors": ("GateError", "LampqError", "ScoreError", "UsageError"),
+    "lampq_onnx.evaluation.gates": ("GateResult", "gates_of", "require_gates"),
+    "lampq_onnx.graph.parameters": ("LayerFacts", "LayerParameters"),
+    "lampq_onnx.graph.recognition": ("Recognition", "RecognizedLayer"),
+    "lampq_onnx.graph.refusals": ("Refusal",),
+    "lampq_onnx.quantization.activations": ("ActivationQuantizer",),
+    "lampq_onnx.quantization.weights": ("Grid", "QuantizedWeight"),
+    "lampq_onnx.running.progress": ("ProgressSink",),
+    "lampq_onnx.runtime.explain": ("Explanation", "LayerKernel"),
+    "lampq_onnx.serving.formats": ("Packaged", "package"),
+    "lampq_onnx.workflow.inspecting": ("explain", "inspect", "probe"),
+    "lampq_onnx.workflow.reporting": ("report",),
+    "lampq_onnx.workflow.reproduce": ("Reproduction",),
 }
+"""Module -> the names that it gives."""
+
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "Accuracy",
+    "ActivationQuantizer",
+    "ActivationRange",
+    "AgreementPoint",
+    "AllocateKeywords",
+    "Allocation",
+    "AllocationOptions",
+    "AnalysisOptions",
+    "AnalyzeKeywords",
+    "AnswerChanges",
+    "Baseline",
     "BitPlan",
+    "Bits",
+    "BudgetOptions",
+    "ChangedImage",
+    "ClassChange",
+    "Conversion",
+    "ConvertKeywords",
+    "Details",
+    "DoctorKeywords",
+    "Environment",
+    "Explanation",
+    "Fidelity",
+    "Finding",
     "GateError",
+    "GateLimits",
+    "GateResult",
+    "Grid",
+    "ImageOptions",
     "LampqError",
+    "Latency",
     "LatencyTable",
+    "LayerFacts",
+    "LayerKernel",
+    "LayerParameters",
     "LayerPlan",
+    "LayerReport",
+    "LayerTime",
+    "LayerTimes",
+    "ModelIdentity",
+    "ModelOptions",
+    "NotDone",
+    "OperatorTime",
+    "OperatorTimes",
+    "OutputError",
+    "OutputErrors",
+    "OutputOptions",
+    "Packaged",
+    "Placement",
     "Preprocessing",
+    "ProbedLayer",
+    "Problem",
+    "ProgressSink",
+    "QuantizeKeywords",
+    "QuantizedLayer",
+    "QuantizedWeight",
     "Recipe",
+    "Recognition",
+    "RecognizedLayer",
+    "Refusal",
     "Report",
+    "Reproduction",
+    "Resize",
+    "RoundingOptions",
+    "RoundingRecord",
+    "ScoreError",
     "Sensitivities",
+    "Size",
+    "Stored",
+    "Sweep",
+    "SweepKeywords",
+    "SweepPoint",
+    "TopK",
+    "UnitSensitivity",
+    "UpdateOptions",
     "UsageError",
+    "ValidateKeywords",
     "allocate",
     "analyze",
     "convert",
+    "doctor",
+    "explain",
     "gates_of",
     "inspect",
+    "package",
     "probe",
     "quantize",
+    "recognize",
+    "report",
+    "reproduce",
     "require_gates",
+    "sweep",
     "validate",
 ]
 
+if not TYPE_CHECKING:  # type checkers find misspelled names
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

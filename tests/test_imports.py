@@ -18,7 +18,7 @@ import lampq_onnx
 PACKAGE = Path(lampq_onnx.__file__).parent
 NAME = "lampq_onnx"
 
-ROOT = {"__init__.py", "__main__.py", "api.py", "errors.py", "targets.py"}
+ROOT = {"__init__.py", "__main__.py", "errors.py", "targets.py"}
 
 ROOMS = {
     # the ground
@@ -93,13 +93,10 @@ ROOMS = {
         "html serving frontend.shared frontend workflow"
     ),
     # the doors
-    "api": (
-        "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
-        "serving workflow workflow.sweep"
-    ),
+    "api": ("errors running disk data artifacts config graph converter evaluation workflow workflow.sweep"),
     "cli": (
-        "errors targets running disk data artifacts allocation config graph converter runtime runtime.probe evaluation "
-        "evaluation.tasks html serving frontend.shared frontend.models frontend workflow workflow.sweep"
+        "errors targets running disk artifacts allocation config graph converter runtime evaluation serving "
+        "frontend.models workflow workflow.sweep"
     ),
     "__main__": "cli",
 }

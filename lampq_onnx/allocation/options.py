@@ -114,13 +114,7 @@ class AllocationOptions(Record):
         Option("Average bits of a weight, 1 to 8, e.g. 4 or 3.5.", BUDGETS, level="basic"),
     ] = 4.0
     candidates: Annotated[WeightWidths, Option("Bit-widths that a layer's weights may get, e.g. 2-8 or 2,4,8.")] = (
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
+        *(2, 3, 4, 5, 6, 7, 8),
     )
     metric: Annotated[
         MetricName,
@@ -133,9 +127,9 @@ class AllocationOptions(Record):
         Field(gt=1, le=MAX_GAMMA),
         Option("Factor by which each extra bit reduces the error, in metrics that do not measure it.", RESEARCH),
     ] = 4.0
-    fixed_bits: Annotated[
-        FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head); 32: float.")
-    ] = FIXED_BITS
+    fixed_bits: Annotated[FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head).")] = (
+        FIXED_BITS
+    )
     time_limit: Annotated[
         float,
         Field(gt=0, le=MOST_SECONDS),
@@ -170,6 +164,9 @@ class AllocationOptions(Record):
     def of(cls, **values: object) -> Self:
         """Options from values that somebody typed; the others have their defaults.
 
+        Args:
+            values: option -> value.
+
         Raises:
             UsageError: an option cannot have its value, or there is none of this name.
         """
@@ -185,6 +182,9 @@ class AllocationOptions(Record):
     def with_values(self, **values: object) -> Self:
         """The same options with other values for some of them.
 
+        Args:
+            values: option -> new value.
+
         Raises:
             UsageError: an option cannot have its value.
         """
@@ -192,6 +192,9 @@ class AllocationOptions(Record):
 
     def for_measured(self, sensitivities: Sensitivities) -> Self:
         """The options, with the input width that ``sensitivities`` were measured for if none was given.
+
+        Args:
+            sensitivities: what was measured of every layer.
 
         Raises:
             UsageError: the sensitivities name a width that inputs cannot have.

@@ -13,53 +13,53 @@ class OutputError(Record):
     """Error of one inner tensor, measured with everything before it quantized as well."""
 
     name: str = Field(description="layer or block")
-    kind: Literal["layer", "block"]
+    kind: Literal["layer", "block"] = Field(description="what the tensor is the output of")
     sqnr_db: float | None = Field(description="10 log10(|y|^2 / |y - y_q|^2); null when the error is zero")
 
 
 class OutputErrors(Record):
     """Errors along the model, in the order of the graph."""
 
-    samples: int
-    outputs: tuple[OutputError, ...]
+    samples: int = Field(description="number of images")
+    outputs: tuple[OutputError, ...] = Field(description="one entry for each layer and block")
     missing: tuple[str, ...] = Field(default=(), description="layers whose output has no common name in the two files")
 
 
 class OperatorTime(Record):
     """Time of the kernels of one operator type, after onnxruntime's optimizations."""
 
-    operator: str
+    operator: str = Field(description="type of the operator")
     float_ms: float = Field(description="milliseconds per run, all nodes of this type; 0: the file has none")
-    quantized_ms: float
-    float_nodes: int
-    quantized_nodes: int
+    quantized_ms: float = Field(description="milliseconds per run in the quantized file")
+    float_nodes: int = Field(description="number of such nodes in the float file")
+    quantized_nodes: int = Field(description="number of such nodes in the quantized file")
 
 
 class OperatorTimes(Record):
     """onnxruntime's profile of both files: medians over alternating runs."""
 
-    threads: int
-    batch: int
-    runs: int
+    threads: int = Field(description="threads of onnxruntime")
+    batch: int = Field(description="images in a batch")
+    runs: int = Field(description="number of runs")
     operators: tuple[OperatorTime, ...] = Field(description="slowest first")
 
 
 class ClassChange(Record):
     """Answers for the images of one label."""
 
-    label: int
-    samples: int
-    float_right: int
-    quantized_right: int
+    label: int = Field(description="class index")
+    samples: int = Field(description="number of images with this label")
+    float_right: int = Field(description="images that the float file gets right")
+    quantized_right: int = Field(description="images that the quantized file gets right")
 
 
 class ChangedImage(Record):
     """One image that the two files answer differently."""
 
     image: str = Field(description="name in the image source")
-    label: int
-    float_answer: int
-    quantized_answer: int
+    label: int = Field(description="its class index")
+    float_answer: int = Field(description="class index that the float file answers")
+    quantized_answer: int = Field(description="class index that the quantized file answers")
     float_probability: float = Field(description="probability that the float file gives its own answer")
     quantized_probability: float = Field(description="probability that the quantized file gives its own answer")
     thumbnail: str | None = Field(default=None, description="JPEG of the cropped image, base64")
@@ -80,6 +80,6 @@ class AnswerChanges(Record):
 class Details(Record):
     """Details that explain the figures of a report."""
 
-    errors: OutputErrors
-    operators: OperatorTimes
+    errors: OutputErrors = Field(description="errors along the model")
+    operators: OperatorTimes = Field(description="times by operator")
     changes: AnswerChanges | None = Field(description="null for tasks without one label per image")

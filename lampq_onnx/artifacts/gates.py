@@ -23,6 +23,6 @@ class GateLimits(Record):
 class Problem(Record):
     """A difference between what the file says and what this machine computes. Every problem fails a gate."""
 
-    code: ProblemCode
+    code: ProblemCode = Field(description="kind of the problem, for programs")
     message: str = Field(description="one sentence that describes the problem")
     layer: str | None = Field(default=None, description="name of the layer, if one layer is the cause")

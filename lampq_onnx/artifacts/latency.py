@@ -16,22 +16,28 @@ from lampq_onnx.errors import LampqError
 class ProbedLayer(Record):
     """One layer of the graph; layers of the same shape are measured once."""
 
-    name: str
+    name: str = Field(description="name of the layer")
     shape: str = Field(description="key of the shape, e.g. MatMul 197x384x1152 bias")
 
 
 class LayerTime(Record):
     """Time of one layer shape in one form, run alone in a session."""
 
-    shape: str
+    shape: str = Field(description="key of the shape, see ProbedLayer")
     weight_bits: tuple[int, ...] = Field(description="weight widths with this time; 32 is float")
-    activation_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...] = Field(description="input widths with this time; 32 is float")
     storages: tuple[str, ...] = Field(description="storages with this time; empty for float")
     milliseconds: float = Field(gt=0, description="median over rounds")
     noise: float = Field(ge=0, description="standard error of the median, as a fraction of it")
 
     def covers(self, weight_bits: int, activation_bits: int, storage: str | None) -> bool:
-        """Whether the time holds for these widths and this storage; storage None: any."""
+        """Whether the time holds for these widths and this storage; storage None: any.
+
+        Args:
+            weight_bits: width of the weights.
+            activation_bits: width of the input.
+            storage: how the integers lie in the file.
+        """
         return (
             weight_bits in self.weight_bits
             and activation_bits in self.activation_bits
@@ -51,19 +57,19 @@ class LatencyTable(Artifact):
 
     format: Literal["lampq-onnx/latency"] = "lampq-onnx/latency"
     version: Literal[1] = 1
-    model: str
-    target: str
-    cpu: str
-    onnxruntime: str
-    threads: int
-    batch: int
+    model: str = Field(description="name of the float file")
+    target: str = Field(description="target whose forms were timed")
+    cpu: str = Field(description="name of the processor")
+    onnxruntime: str = Field(description="version of onnxruntime")
+    threads: int = Field(description="threads of onnxruntime")
+    batch: int = Field(description="images in a batch")
     float_bytes: int = Field(gt=0, description="size of the float file")
     float_ms: float = Field(gt=0, description="whole file with every layer in float, median")
     fastest_ms: float = Field(gt=0, description="whole file with every layer in its fastest form, median")
     noise: float = Field(ge=0, description="half the interquartile range of their ratio, as a fraction of it")
     context: float = Field(gt=0, description="time saved in the graph divided by the time saved by layers alone")
-    layers: tuple[ProbedLayer, ...]
-    times: tuple[LayerTime, ...]
+    layers: tuple[ProbedLayer, ...] = Field(description="layers of the graph with their shapes")
+    times: tuple[LayerTime, ...] = Field(description="times of every shape in every form")
 
     def layer_times(self) -> LayerTimes:
         """Return the times by layer name, for many look-ups."""
@@ -81,6 +87,9 @@ class LatencyTable(Artifact):
     def predict(self, plan: BitPlan) -> float:
         """Predict the latency in ms of the file of a plan.
 
+        Args:
+            plan: widths and storages; layers that it does not name stay in float.
+
         Raises:
             LampqError: a form was not measured.
         """
@@ -93,6 +102,9 @@ class LatencyTable(Artifact):
 
     def require_layers(self, names: Iterable[str]) -> None:
         """Refuse a table that was made for another model.
+
+        Args:
+            names: layers of the model.
 
         Raises:
             LampqError: a layer was not probed.
@@ -120,6 +132,12 @@ class LayerTimes:
 
     def ms(self, name: str, weight_bits: int, activation_bits: int, storage: str | None = None) -> float:
         """Return a layer's share of the graph's latency in ms in one form; storage None: any.
+
+        Args:
+            name: the layer.
+            weight_bits: width of the weights; 32 is float.
+            activation_bits: width of the input; 32 is float.
+            storage: how the integers lie in the file.
 
         Raises:
             LampqError: the layer or the form was not measured.

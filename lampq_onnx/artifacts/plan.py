@@ -36,9 +36,9 @@ ActivationBits = Annotated[int, Strict(), AfterValidator(lambda v: _one_of(ACTIV
 class LayerPlan(Record):
     """Widths of one layer. A plan written by hand needs only the two widths."""
 
-    weight_bits: WeightBits
-    activation_bits: ActivationBits
-    type: str | None = None
+    weight_bits: WeightBits = Field(description="width of the weights, 1 to 8; 32 leaves the layer in float")
+    activation_bits: ActivationBits = Field(description="width of the input, 2 to 8 or 16; 32 leaves it in float")
+    type: str | None = Field(default=None, description="qkv, proj, fc1, fc2, patch_embed, head, linear or conv")
     parameters: int | None = Field(default=None, gt=0, description="number of weights, without the bias")
     fixed: bool = Field(default=False, description="the layer is outside the budget")
     activation_range: ActivationRange | None = Field(
@@ -79,8 +79,8 @@ class BitPlan(Artifact):
 
     format: Literal["lampq-onnx/plan"] = "lampq-onnx/plan"
     version: Literal[1] = 1
-    model: str | None = None
-    metric: str | None = None
+    model: str | None = Field(default=None, description="name of the model")
+    metric: str | None = Field(default=None, description="metric that gave the costs; absent: written by hand")
     budget: float | None = Field(default=None, gt=0, description="requested average weight bits")
     activation_budget: float | None = Field(
         default=None, gt=0, description="requested average input bits; absent: the inputs had no separate budget"
@@ -90,7 +90,7 @@ class BitPlan(Artifact):
     promised_agreement: float | None = Field(
         default=None, description="predicted fraction of images with the float model's answer"
     )
-    layers: dict[str, LayerPlan] = Field(min_length=1)
+    layers: dict[str, LayerPlan] = Field(min_length=1, description="layer name -> widths")
 
     def _counted(self) -> list[LayerPlan]:
         return [layer for layer in self.layers.values() if not layer.fixed]
@@ -127,7 +127,11 @@ class BitPlan(Artifact):
         return sum(layer.activation_bits for layer in counted) / len(counted)
 
     def with_weight_bits(self, bits: dict[str, int]) -> BitPlan:
-        """Return the plan with the weight widths of some layers replaced."""
+        """Return the plan with the weight widths of some layers replaced.
+
+        Args:
+            bits: layer name -> new width of its weights.
+        """
         layers = {
             name: layer.model_copy(update={"weight_bits": bits[name]}) if name in bits else layer
             for name, layer in self.layers.items()
@@ -135,7 +139,12 @@ class BitPlan(Artifact):
         return self.model_copy(update={"layers": layers})
 
     def with_coupled_bits(self, bits: dict[str, int], ranges: dict[str, dict[int, ActivationRange]]) -> BitPlan:
-        """Return the plan with weights and inputs of some layers at another width, with the range of that width."""
+        """Return the plan with weights and inputs of some layers at another width, with the range of that width.
+
+        Args:
+            bits: layer name -> new width of its weights and its input.
+            ranges: layer name -> width -> range of the input at that width.
+        """
         layers = {
             name: layer.model_copy(
                 update={

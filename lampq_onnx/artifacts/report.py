@@ -25,8 +25,10 @@ class TopK(Record):
     For tasks without one label per image, `top1` is the score that `Accuracy.metric` names, and there is no `top5`.
     """
 
-    top1: float
-    top5: float | None
+    top1: float = Field(description="fraction of images whose label is the top output, or the score of the task")
+    top5: float | None = Field(
+        description="fraction of images whose label is among the top five; null: the task has none"
+    )
 
 
 class Accuracy(Record):
@@ -35,9 +37,9 @@ class Accuracy(Record):
     metric: str = Field(
         default="top-1", description="what top1 measures, as a fraction; drop_points is how much it drops"
     )
-    samples: int
-    float_: TopK = Field(alias="float", serialization_alias="float")
-    quantized: TopK
+    samples: int = Field(description="number of validation images")
+    float_: TopK = Field(alias="float", serialization_alias="float", description="score of the float model")
+    quantized: TopK = Field(description="score of the quantized file")
     drop_points: float = Field(description="100 * (float.top1 - quantized.top1)")
     standard_error_points: float = Field(
         description="standard error of the drop, from paired per-image outcomes; segmentation: of the pixel agreement"
@@ -87,38 +89,40 @@ class Accuracy(Record):
 class Size(Record):
     """Bytes of both files on disk, external data included."""
 
-    float_bytes: int
-    quantized_bytes: int
+    float_bytes: int = Field(description="bytes of the float file")
+    quantized_bytes: int = Field(description="bytes of the quantized file")
 
 
 class Bits(Record):
     """Average widths over the layers in the budget."""
 
-    weight_average: float
-    weight_average_unweighted: float
+    weight_average: float = Field(description="average weight bits, weighted by the number of weights")
+    weight_average_unweighted: float = Field(description="mean of the weight bits over the layers")
     weight_average_all: float = Field(
         description="average over every quantized layer, fixed ones included, weighted by the number of weights"
     )
-    budget: float | None
+    budget: float | None = Field(description="requested average weight bits; null: another budget decided")
     activation_average: float | None = Field(
         default=None, description="over the layers in the budget, weighted by input elements"
     )
-    activation_average_unweighted: float | None = None
+    activation_average_unweighted: float | None = Field(
+        default=None, description="mean of the input bits over the layers"
+    )
     covers: tuple[str, ...] = Field(description="types of the layers in the budget")
 
 
 class Latency(Record):
     """Alternating timing of both files in one process."""
 
-    float_ms: float
-    quantized_ms: float
+    float_ms: float = Field(description="median milliseconds of the float file, per batch")
+    quantized_ms: float = Field(description="median milliseconds of the quantized file, per batch")
     speedup: float = Field(description="median over rounds of float time / quantized time")
-    speedup_quartiles: tuple[float, float]
-    threads: int
-    batch: int
-    runs: int
-    float_samples_ms: tuple[float, ...]
-    quantized_samples_ms: tuple[float, ...]
+    speedup_quartiles: tuple[float, float] = Field(description="first and third quartile of the speedup over rounds")
+    threads: int = Field(description="threads of onnxruntime")
+    batch: int = Field(description="images in a batch")
+    runs: int = Field(description="number of rounds")
+    float_samples_ms: tuple[float, ...] = Field(description="milliseconds of the float file in every round")
+    quantized_samples_ms: tuple[float, ...] = Field(description="milliseconds of the quantized file in every round")
 
 
 class Fidelity(Record):
@@ -127,33 +131,33 @@ class Fidelity(Record):
     layer_max: float | None = Field(
         description="largest relative error of a layer, kernel against reference QDQ, same input; null: not finite"
     )
-    layer_worst: str | None
+    layer_worst: str | None = Field(description="name of that layer; null: no layer was compared")
     excess_error: float | None = Field(
         description="error to float, optimized over unoptimized file, minus 1; null: not finite"
     )
     simulation_excess: float | None = Field(
         description="error to float, simulation over unoptimized file, minus 1; null: not run"
     )
-    samples: int
+    samples: int = Field(description="number of images")
 
 
 class LayerReport(Record):
     """Figures of one quantized layer of the file."""
 
-    name: str
-    type: str
-    weight_bits: int
-    activation_bits: int
-    storage: str
-    scheme: str
+    name: str = Field(description="name of the layer")
+    type: str = Field(description="qkv, proj, fc1, fc2, patch_embed, head, linear or conv")
+    weight_bits: int = Field(description="width of the weights")
+    activation_bits: int = Field(description="width of the input; 32 is float")
+    storage: str = Field(description="how the integers lie in the file: exact, int2, int4, int8 or uint8")
+    scheme: str = Field(description="grid of the levels: mid-tread (zero is one) or mid-rise")
     rounding: str | None = Field(
         default=None, description="techniques that were kept, e.g. gptq-0.01+bias; null if only the file is known"
     )
-    parameters: int
+    parameters: int = Field(description="number of weights, without the bias")
     bytes: int = Field(description="bytes of the packed weights")
-    trace: float | None = None
-    alpha: float | None = None
-    omega: float | None = None
+    trace: float | None = Field(default=None, description="Fisher trace; null: only the file is known")
+    alpha: float | None = Field(default=None, description="factor of its type")
+    omega: float | None = Field(default=None, description="alpha times trace")
     reconstruction_error: float | None = Field(
         default=None,
         description="|What Xhat - W X|^2 / |W X|^2 on calibration images, Xhat from the quantized model",
@@ -163,21 +167,21 @@ class LayerReport(Record):
 class Allocation(Record):
     """How the widths were found, and how good they are known to be."""
 
-    metric: str
-    objective: float
+    metric: str = Field(description="metric that gave the costs")
+    objective: float = Field(description="summed cost of the plan, in the unit of the metric")
     bound: float = Field(description="lower bound of the objective that the solution was checked against")
     gap: float = Field(description="(objective - bound) / objective")
-    proven_optimal: bool
-    update_rounds: int
-    update_kept: int
-    update_score_before: float | None
-    update_score_after: float | None
+    proven_optimal: bool = Field(description="whether no cheaper plan exists within the budgets")
+    update_rounds: int = Field(description="swaps that the iterative update tried")
+    update_kept: int = Field(description="swaps that it kept")
+    update_score_before: float | None = Field(description="score before the update; null: no update")
+    update_score_after: float | None = Field(description="score after it")
 
 
 class RoundingRecord(Record):
     """Which rounding techniques were tried and kept."""
 
-    effort: Literal["fast", "balanced", "best"]
+    effort: Literal["fast", "balanced", "best"] = Field(description="how much was tried")
     techniques: dict[str, int] = Field(description="technique -> layers it was kept for")
     held_out_kl: dict[str, float] = Field(description="stage -> KL to float on held-out calibration images after it")
     kept: dict[str, bool] = Field(description="stage -> whether its result was kept")
@@ -186,24 +190,24 @@ class RoundingRecord(Record):
 class Baseline(Record):
     """Another allocation with the same average bits, the same base quantizer and the same graph form."""
 
-    weight_average: float
-    accuracy: Accuracy
-    quantized_bytes: int
+    weight_average: float = Field(description="average weight bits, weighted by the number of weights")
+    accuracy: Accuracy = Field(description="its file against the float file")
+    quantized_bytes: int = Field(description="size of its file in bytes")
     latency: Latency | None = Field(default=None, description="timing against the float file; null: not measured")
 
 
 class Environment(Record):
     """The machine and the versions that the figures were measured with."""
 
-    lampq_onnx: str
-    python: str
-    versions: dict[str, str]
-    cpu: str
+    lampq_onnx: str = Field(description="version of this package")
+    python: str = Field(description="version of Python")
+    versions: dict[str, str] = Field(description="package -> version")
+    cpu: str = Field(description="name of the processor")
     cpu_flags: tuple[str, ...] = Field(
         description="CPU features that decide which kernels run: avx2, avx512, vnni, amx, dot product"
     )
-    cores: int
-    target: str
+    cores: int = Field(description="number of cores that the run could use")
+    target: str = Field(description="target that the file was made for")
 
 
 class Report(Artifact):
@@ -211,26 +215,32 @@ class Report(Artifact):
 
     format: Literal["lampq-onnx/report"] = "lampq-onnx/report"
     version: Literal[1] = 1
-    model: str
+    model: str = Field(description="name of the model")
     preprocessing: str = Field(description="preprocessing of the images, in one line")
-    accuracy: Accuracy
-    size: Size
-    bits: Bits
-    latency: Latency
-    fidelity: Fidelity
-    allocation: Allocation | None = None
-    rounding: RoundingRecord | None = None
+    accuracy: Accuracy = Field(description="scores of both files on the validation images")
+    size: Size = Field(description="bytes of both files")
+    bits: Bits = Field(description="average widths")
+    latency: Latency = Field(description="times of both files")
+    fidelity: Fidelity = Field(description="whether onnxruntime computes what the file says")
+    allocation: Allocation | None = Field(
+        default=None, description="how the widths were found; null: only the file is known"
+    )
+    rounding: RoundingRecord | None = Field(
+        default=None, description="how weights were rounded; null: only the file is known"
+    )
     equalized: dict[str, str] = Field(
         default_factory=dict, description="layer -> how its input channels were equalized"
     )
-    baselines: dict[str, Baseline] = Field(default_factory=dict)
+    baselines: dict[str, Baseline] = Field(
+        default_factory=dict, description="metric -> its plan at the same average bits"
+    )
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
     not_done: tuple[NotDone, ...] = Field(
         default=(), description="changes of the graph that the converter did not make, with the reason and the places"
     )
-    seconds: dict[str, float]
-    environment: Environment
-    layers: tuple[LayerReport, ...]
+    seconds: dict[str, float] = Field(description="stage -> seconds that it took")
+    environment: Environment = Field(description="machine and versions")
+    layers: tuple[LayerReport, ...] = Field(description="quantized layers in the order of the graph")
     details: Details | None = Field(default=None, description="where error and time go; null: not measured")
     limits: GateLimits = Field(default=GateLimits(), description="the gates; `gates_of` applies them")
     problems: tuple[Problem, ...] = Field(default=(), description="what is wrong with the file on this machine")

@@ -16,8 +16,8 @@ FLOAT32_MAX = 3.4028234663852886e38
 class ActivationRange(Record):
     """Range of real values over which the input of a layer is quantized."""
 
-    low: float
-    high: float
+    low: float = Field(description="lower end")
+    high: float = Field(description="upper end")
     method: str = Field(default="given", description="how the interval was found, e.g. minmax or mse")
 
     @model_validator(mode="after")
@@ -32,7 +32,7 @@ class ActivationRange(Record):
 class UnitSensitivity(Record):
     """Measurements of one layer."""
 
-    name: str
+    name: str = Field(description="name of the layer")
     type: str = Field(description="qkv, proj, fc1, fc2, patch_embed, head or linear")
     parameters: int = Field(gt=0, description="number of weights c_i, without the bias")
     shape: tuple[int, int] = Field(description="(outputs, inputs) of the weight as a matrix")
@@ -49,7 +49,7 @@ class UnitSensitivity(Record):
         description="bits -> mean KL to the float model (nats) that the rounded weights of this width cost; "
         "absent: not measured",
     )
-    activation_range: ActivationRange
+    activation_range: ActivationRange = Field(description="range of its input at the width in activation_bits")
     activation_ranges: dict[int, ActivationRange] = Field(
         default_factory=dict, description="bits -> range chosen for that input width, if it differs by width"
     )
@@ -75,9 +75,9 @@ class UnitSensitivity(Record):
 class ModelIdentity(Record):
     """The model that an artifact describes."""
 
-    name: str
+    name: str = Field(description="name of the model")
     weights_sha256: str = Field(description="over the names, shapes and bytes of all parameters and buffers")
-    num_classes: int
+    num_classes: int = Field(description="number of classes, or of outputs")
 
 
 class AgreementPoint(Record):
@@ -86,7 +86,7 @@ class AgreementPoint(Record):
     cost: float = Field(ge=0, description="sum of the measured costs of its weights and inputs in nats")
     agreement: float = Field(ge=0, le=1, description="fraction of images with the same top answer as the float model")
     bits: float = Field(description="average weight bits of the plan")
-    images: int = Field(gt=0)
+    images: int = Field(gt=0, description="number of images that it was measured on")
 
 
 class Sensitivities(Artifact):
@@ -94,8 +94,8 @@ class Sensitivities(Artifact):
 
     format: Literal["lampq-onnx/sensitivities"] = "lampq-onnx/sensitivities"
     version: Literal[1] = 1
-    model: ModelIdentity
-    units: tuple[UnitSensitivity, ...]
+    model: ModelIdentity = Field(description="the model that was measured")
+    units: tuple[UnitSensitivity, ...] = Field(description="all layers, in the order of the graph")
     alpha: dict[str, float] = Field(description="type -> factor that turns a trace into an expected loss")
     alpha_loss: dict[str, float] = Field(
         default_factory=dict, description="layer -> loss measured with only that layer at alpha_bits"
@@ -104,13 +104,13 @@ class Sensitivities(Artifact):
         default=(),
         description="sampled layers whose measured loss was not positive: a small positive floor is used instead",
     )
-    alpha_bits: int
-    alpha_measure: Literal["kl", "nll", "top1"]
+    alpha_bits: int = Field(description="width at which alpha was measured")
+    alpha_measure: Literal["kl", "nll", "top1"] = Field(description="loss that alpha is measured with")
     activation_bits: int = Field(description="input width for which the activation ranges were chosen")
-    labels: Literal["sampled", "given"]
+    labels: Literal["sampled", "given"] = Field(description="where the labels of the Fisher traces come from")
     calibration_made: bool = Field(default=False, description="whether the calibration images were made from the model")
-    calibration_images: int
-    seed: int
+    calibration_images: int = Field(description="number of calibration images")
+    seed: int = Field(description="seed of the image choice and of sampled labels")
     cost_estimator: Literal["measured", "directional", "none"] = Field(
         default="none",
         description="where weight_cost comes from: KL with only the layer rounded, or its Fisher approximation",
@@ -119,14 +119,18 @@ class Sensitivities(Artifact):
         default_factory=dict, description="layer whose input channels were equalized -> how"
     )
     skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
-    seconds: dict[str, float] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict, description="stage -> seconds that it took")
     float_bytes: int | None = Field(default=None, gt=0, description="size of the float file")
     agreement: tuple[AgreementPoint, ...] = Field(
         default=(), description="simulated plans on held-out calibration images; empty: not measured"
     )
 
     def omega(self, unit: UnitSensitivity) -> float:
-        """Compute Omega_i = alpha_t * tr(F_i), the paper's equation for the type-aware Fisher metric."""
+        """Compute Omega_i = alpha_t * tr(F_i), the paper's equation for the type-aware Fisher metric.
+
+        Args:
+            unit: one of the layers.
+        """
         return self.alpha[unit.type] * unit.trace
 
     def cost_at(self, agreement: float) -> float:
@@ -134,6 +138,9 @@ class Sensitivities(Artifact):
 
         Values between simulated plans are interpolated (a cost of 0 agrees on all images). Nothing is extrapolated:
         below the lowest simulated agreement, the cost of that plan is returned.
+
+        Args:
+            agreement: fraction of images, 0 to 1.
 
         Raises:
             LampqError: no plan was simulated.
@@ -145,7 +152,11 @@ class Sensitivities(Artifact):
         return curve[-1][0]
 
     def agreement_at(self, cost: float) -> float | None:
-        """Predict the agreement at a summed cost in nats; None if no plan was simulated, or only cheaper ones."""
+        """Predict the agreement at a summed cost in nats; None if no plan was simulated, or only cheaper ones.
+
+        Args:
+            cost: summed cost in nats.
+        """
         if not self.agreement:
             return None
         curve = self._curve()

@@ -15,10 +15,10 @@ class SweepPoint(Artifact):
 
     format: Literal["lampq-onnx/sweep-point"] = "lampq-onnx/sweep-point"
     version: Literal[1] = 1
-    metric: str
+    metric: str = Field(description="metric that gave the costs")
     bits: float = Field(description="requested average weight bits")
     updated: bool = Field(description="whether the iterative update refined the widths")
-    measured: Baseline
+    measured: Baseline = Field(description="accuracy, size and latency of its file")
     rounding: dict[str, str] = Field(description="layer -> technique that was kept")
     held_out_kl: dict[str, float] = Field(default_factory=dict, description="see RoundingRecord")
     kept: dict[str, bool] = Field(default_factory=dict, description="see RoundingRecord")
@@ -49,12 +49,12 @@ class Sweep(Artifact):
 
     format: Literal["lampq-onnx/sweep"] = "lampq-onnx/sweep"
     version: Literal[1] = 1
-    model: str
-    float_bytes: int
-    points: tuple[SweepPoint, ...]
+    model: str = Field(description="name of the model")
+    float_bytes: int = Field(description="bytes of the float file")
+    points: tuple[SweepPoint, ...] = Field(description="all budgets under all metrics")
     front: tuple[str, ...] = Field(description="Pareto-optimal points in size and KL, smallest first")
     picked: str | None = Field(default=None, description="the point whose files lie beside sweep.json")
     request: str | None = Field(default=None, description="the request that it was picked for")
-    environment: Environment
+    environment: Environment = Field(description="machine and versions")
     recipe: str | None = Field(default=None, description="the recipe as TOML, without the budgets that were tried")
     inputs: str | None = Field(default=None, description="everything else that the files depend on, as JSON")

@@ -23,8 +23,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the kernel that onnxruntime runs for each layer, its time, and why it is not an integer kernel."""
-    from lampq_onnx.runtime.explain import explain_file
-    from lampq_onnx.runtime.sessions import example_images
+    from lampq_onnx.workflow.inspecting import explain as profile
 
     images, cores, turns = (
         number_of(name, text, int, ge=1, le=most)
@@ -34,7 +33,7 @@ def explain(
             ("--runs", runs, MOST_TURNS),
         )
     )
-    found = explain_file(model, example_images(model, images), threads=cores, runs=turns)
+    found = profile(model, threads=cores, batch=images, runs=turns)
     if as_json:
         typer.echo(json.dumps(asdict(found) | {"not_done": [entry.model_dump() for entry in found.not_done]}, indent=2))
         return

@@ -59,7 +59,7 @@ def with_options(
 
         @wraps(command)
         def run(recipe: Path | None, set_: list[str] | None, **given: Any) -> None:
-            typed: dict[str, dict[str, Any]] = {}
+            typed: dict[str, dict[str, object]] = {}
             for field in chosen:
                 value = given.pop(field.flag)
                 if value is not None:
@@ -107,7 +107,7 @@ def run_tool(main: Callable[..., None]) -> None:
         raise SystemExit(problem.exit_code) from None
 
 
-def override(values: Values, section: str, **given: Any) -> dict[str, dict[str, Any]]:
+def override(values: Values, section: str, **given: object) -> dict[str, dict[str, object]]:
     """Replace some values of a section; those that are None stay as they are."""
     return merge(values, {section: {key: value for key, value in given.items() if value is not None}})
 

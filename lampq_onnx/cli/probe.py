@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.options import MOST_TURNS
-from lampq_onnx.config.recipe import Values, section
+from lampq_onnx.config.options import MOST_TURNS, OutputOptions
+from lampq_onnx.config.recipe import Values, options_of
 
 if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable
@@ -36,17 +36,19 @@ def probe(
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.runtime.environment import target_here
-    from lampq_onnx.runtime.probe import ProbeOptions
-    from lampq_onnx.runtime.probe import probe as measure
+    from lampq_onnx.workflow.inspecting import FEWEST_ROUNDS
+    from lampq_onnx.workflow.inspecting import probe as measure
 
-    turns = number_of("--rounds", rounds, int, ge=5, le=MOST_TURNS)
+    turns = number_of("--rounds", rounds, int, ge=FEWEST_ROUNDS, le=MOST_TURNS)
     require_new_files((output,), overwrite=overwrite)
-    form = section("output", values)
+    form = options_of(OutputOptions, values)
     table = measure(
         float_model,
-        target_here(form.target),
-        ProbeOptions(threads=form.latency_threads, batch=form.latency_batch, rounds=turns, reuse=not again),
+        target=form.target,
+        threads=form.latency_threads,
+        batch=form.latency_batch,
+        rounds=turns,
+        reuse=not again,
         progress=terminal_progress(),
     )
     table.save(output)

@@ -26,19 +26,6 @@ def report(
 
     The page beside report.json is replaced without asking: it belongs to it.
     """
-    from lampq_onnx.artifacts import Report, Sensitivities
-    from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.disk.files import REPORT_FILE, SENSITIVITY_FILE
-    from lampq_onnx.errors import UsageError
-    from lampq_onnx.html import write_report
+    from lampq_onnx.workflow.reporting import report as draw
 
-    path = source / REPORT_FILE if source.is_dir() else source
-    if source.is_dir() and not path.is_file():
-        raise UsageError(f"{source} has no {REPORT_FILE}", hint="name a folder that quantize wrote, or a .json file")
-    require_new_files((output,), overwrite=overwrite)
-    found = Report.load(path)
-    beside = path.parent / SENSITIVITY_FILE
-    sensitivities = Sensitivities.load(beside) if beside.is_file() else None
-    target = output or path.with_suffix(".html")
-    write_report(found, target, sensitivities)
-    typer.echo(f"wrote {target}")
+    typer.echo(f"wrote {draw(source, output, overwrite=overwrite)}")

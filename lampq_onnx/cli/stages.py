@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.recipe import Values, section
+from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.recipe import Values, options_of
 from lampq_onnx.errors import UsageError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
@@ -39,37 +39,15 @@ def allocate(
     values: Values,
 ) -> None:
     """Choose a bit-width for each layer within the budgets, and write plan.json."""
-    from lampq_onnx.artifacts import LatencyTable, Sensitivities
+    from lampq_onnx.artifacts import Sensitivities
     from lampq_onnx.cli.tables import print_plan
     from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.targets import target_for
-    from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of
+    from lampq_onnx.workflow.allocating import allocate as solve
 
     require_new_files((output,), overwrite=overwrite)
-    given, budgets, form = values.get("allocation", {}), section("budgets", values), section("output", values)
-    options = section("allocation", values)
-    table = None if budgets.latency is None else LatencyTable.load(budgets.latency)
-    known = form.target if table is None or form.target != "auto" else table.target
-    # Without flags: which forms there are does not depend on them, and reading them takes a second.
-    target = target_for(known, platform.machine(), ())
-    if table is not None:
-        require_table_of(table, target)
-    plan, solution = make_plan(
-        Sensitivities.load(sensitivity),
-        options,
-        limits_of(options, budgets, bits_count=not budgets.given or "bits" in given),
-        target,
-        packing=form.packing,
-        table=table,
-        float_bytes=None if float_model is None else _size(float_model),
-    )
+    plan, solution = solve(Sensitivities.load(sensitivity), values, float_model=float_model)
     plan.save(output)
     print_plan(plan, solution, output)
-
-
-def _size(path: Path) -> int:
-    data = path.with_name(path.name + ".data")
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 @with_options(
@@ -108,8 +86,8 @@ def convert(
         float_model,
         BitPlan.load(plan),
         output,
-        section("output", values),
-        section("images", values),
+        options_of(OutputOptions, values),
+        options_of(ImageOptions, values),
         weights,
         overwrite=overwrite,
         progress=terminal_progress(),
@@ -173,13 +151,9 @@ def validate(
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_summary
-    from lampq_onnx.disk.existing import require_new_files
-    from lampq_onnx.disk.files import FLOAT_FILE, write_atomic
-    from lampq_onnx.evaluation.gate_files import junit as gates_junit
-    from lampq_onnx.evaluation.gate_files import markdown as gates_markdown
     from lampq_onnx.evaluation.gates import gate_limits, require_gates
-    from lampq_onnx.html import write_report
-    from lampq_onnx.workflow.validate_files import validate as run
+    from lampq_onnx.workflow.reporting import CheckFiles
+    from lampq_onnx.workflow.reporting import validate as check
 
     limits = gate_limits(
         None if max_drop is None else number_of("--max-drop", max_drop, float),
@@ -187,23 +161,18 @@ def validate(
         if gate_agreement is None
         else number_of("--gate-agreement (--min-agreement)", gate_agreement, float, ge=0, le=1),
     )
-    page = None if output is None else output.with_suffix(".html")
-    require_new_files((output, page, junit, summary), overwrite=overwrite)
-    against = reference or model.with_name(FLOAT_FILE)
-    if reference is None and not against.is_file():
-        raise UsageError(f"there is no {FLOAT_FILE} beside {model}", hint="name the float file with --reference FILE")
-    images = section("images", values)
-    if images.validation is None:
-        raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    report = run(model, against, images, section("output", values), limits, progress=terminal_progress())
+    report = check(
+        model,
+        reference,
+        options_of(ImageOptions, values),
+        options_of(OutputOptions, values),
+        limits,
+        files=CheckFiles(output, junit, summary),
+        overwrite=overwrite,
+        progress=terminal_progress(),
+    )
     if report is None:
         return  # another process prints
-    if output is not None:
-        report.save(output)
-        write_report(report, output.with_suffix(".html"))
-    for path, text in ((junit, gates_junit), (summary, gates_markdown)):
-        if path is not None:
-            write_atomic(path, text(report, model.name).encode())
     print_summary(report)
     require_gates(report)
 
@@ -216,10 +185,9 @@ def inspect(
     from dataclasses import asdict
 
     from lampq_onnx.cli.tables import print_layers
-    from lampq_onnx.converter import inspect_model
-    from lampq_onnx.graph.model_file import load_model
+    from lampq_onnx.workflow.inspecting import inspect as read
 
-    layers = inspect_model(load_model(model))
+    layers = read(model)
     if as_json:
         typer.echo(json.dumps([asdict(layer) for layer in layers], indent=2))
     else:

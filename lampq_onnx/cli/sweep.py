@@ -11,7 +11,7 @@ from lampq_onnx.cli.commands import Model
 from lampq_onnx.cli.names import several_of
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.config.names import TABLES
-from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
+from lampq_onnx.config.recipe import SECTIONS, Values
 from lampq_onnx.disk.option import BUDGETS, METHOD, OUTPUT
 
 
@@ -59,32 +59,22 @@ def sweep(
     kept in the folder: a stopped sweep goes on where it was, and --pick alone takes seconds. Exits with 1 if the picked
     file fails a gate (--gate-agreement).
     """
-    from lampq_onnx.allocation import METRICS
     from lampq_onnx.artifacts import Report
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sweep
     from lampq_onnx.disk.cache import ArrayCache
     from lampq_onnx.disk.files import REPORT_FILE
-    from lampq_onnx.errors import UsageError
     from lampq_onnx.evaluation.gates import require_gates
-    from lampq_onnx.workflow.sweep import DEFAULT_METRICS, parse_bits, parse_pick
+    from lampq_onnx.workflow.sweep.request import sweep_request
     from lampq_onnx.workflow.sweep.run import sweep as run
 
-    budgets = parse_bits(bits)
-    chosen = None if pick is None else parse_pick(pick)
-    recipe = Recipe.build(
-        override(values, "model", name=model),
-        {"allocation": {"bits": budgets[0]}, "output": {"baselines": ["uniform"]}},
-    )
-    names = metrics.split(",") if metrics else (recipe.allocation.metric, *DEFAULT_METRICS[1:])
-    if unknown := next((name.strip() for name in names if name.strip() not in METRICS), None):
-        raise UsageError(f"--metrics: unknown metric {unknown!r}", hint=f"known: {', '.join(METRICS)}")
+    asked = sweep_request(override(values, "model", name=model), bits=bits, metrics=metrics, pick=pick)
     found = run(
-        recipe,
-        budgets,
-        tuple(dict.fromkeys(name.strip() for name in names)),
+        asked.recipe,
+        asked.bits,
+        asked.metrics,
         output,
-        pick=chosen,
+        pick=asked.pick,
         overwrite=overwrite,
         say=typer.echo,
         progress=terminal_progress(),

@@ -41,7 +41,29 @@ def checked(section: type[BaseModel], field: Field, value: object, name: str) ->
         raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
 
 
-def check_all(sections: Mapping[str, type[BaseModel]], fields: tuple[Field, ...], values: Any, named: Named) -> None:
+def whole_number(name: str, value: object, *, least: int, most: int) -> int:
+    """A number that is in no recipe.
+
+    Args:
+        name: what the user calls it.
+        value: what the user gave.
+        least: smallest value allowed.
+        most: largest value allowed.
+
+    Raises:
+        UsageError: it is no whole number, or outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"{name}: must be a whole number from {least} to {most}, not {value!r}")
+    return value
+
+
+def check_all(
+    sections: Mapping[str, type[BaseModel]],
+    fields: tuple[Field, ...],
+    values: Mapping[str, Mapping[str, object]],
+    named: Named,
+) -> None:
     """Check every value that a user has written in sections; unknown keys are not looked at.
 
     Raises:

@@ -6,7 +6,7 @@ The command line, recipes and the Python API are made from these fields: a new o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
@@ -32,7 +32,6 @@ from lampq_onnx.disk.records import Record
 
 MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
 """Upper bounds of options: larger numbers are typing errors."""
-
 
 DIGITS = "digits"
 """Name of the embedded model."""
@@ -84,7 +83,7 @@ class ModelOptions(Record):
     ] = None
     pretrained: Annotated[bool, Option("Let timm download the model's weights.", MODEL, level="basic")] = False
     model_args: Annotated[
-        dict[str, Any],
+        dict[str, object],
         BeforeValidator(plain_arguments),
         Option(
             "Argument for timm's constructor of the model, e.g. img_size=32,64 (height,width) or depths=[2,2,6,2]. "

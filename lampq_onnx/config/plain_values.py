@@ -11,14 +11,13 @@ import math
 import numbers
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _OPENING = ("[", "(", "{")
 _DEEPEST = 8
 
 
-def parse_plain(text: str) -> Any:
+def parse_plain(text: str) -> object:
     """Read a value from a word of text.
 
     Numbers, ``true``, ``false``, ``none``, lists like ``[2,2,6,2]``, ``(32,64)`` and ``32,64``, tables like
@@ -61,7 +60,7 @@ def _literal(word: str) -> object:
     return value
 
 
-def plain_arguments(arguments: Any) -> dict[str, Any]:
+def plain_arguments(arguments: object) -> dict[str, object]:
     """Check arguments by name; those that are None are left out: the constructor's default counts.
 
     Raises:
@@ -81,7 +80,7 @@ def plain_arguments(arguments: Any) -> dict[str, Any]:
     return found
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: object, depth: int = 0) -> object:
     """Convert a value to plain types; lists become tuples.
 
     Raises:

@@ -7,7 +7,7 @@ import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import tomli_w
 from pydantic import ValidationError, model_validator
@@ -35,7 +35,9 @@ SIZE_LIMIT, LINE_LIMIT = 2**20, 4096
 COMMENT_WIDTH = 110
 """Characters of a line of comment in `template`."""
 
-Values = Mapping[str, Mapping[str, Any]]
+Options = TypeVar("Options", bound=Record)
+
+Values = Mapping[str, Mapping[str, object]]
 """Section -> field -> value, not yet checked."""
 
 
@@ -45,6 +47,16 @@ class Recipe(Record):
     >>> recipe = Recipe.build({"model": {"name": "digits"}}, {"allocation": {"bits": 3}})
     >>> recipe.allocation.bits, recipe.analysis.weight_bits, recipe.output.packing
     (3.0, 3.0, 'auto')
+
+    Attributes:
+        model: which model, and where its weights are.
+        images: calibration and validation images, and their preprocessing.
+        allocation: how bits are given out.
+        budgets: what the file must not exceed, beside average bits.
+        analysis: how sensitivities are measured.
+        rounding: how weights are rounded.
+        update: the iterative update of the widths.
+        output: the form of the file, and how it is checked.
     """
 
     model: ModelOptions
@@ -73,6 +85,9 @@ class Recipe(Record):
     def build(cls, *layers: Values) -> Self:
         """Make a recipe from the defaults, overridden by each layer in turn.
 
+        Args:
+            layers: section -> field -> value; later ones win.
+
         Raises:
             UsageError: an unknown key, a value that an option cannot have, or no model.
         """
@@ -81,31 +96,41 @@ class Recipe(Record):
             raise UsageError(
                 "no model is named", hint="name it on the command line, or as `name` under [model] in the recipe"
             )
-        return cls(**{name: section(name, values) for name in SECTIONS})
+        return cls.model_validate({name: section(name, values) for name in SECTIONS})
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a TOML file.
+
+        Args:
+            path: the file.
 
         Raises:
             LampqError: unreadable, or not a recipe.
         """
-        return cls.build(read_values(path))
+        return cls.build(read_values(Path(path)))
 
-    def with_output(self, **changes: Any) -> Self:
-        """The recipe with other values under [output]."""
+    def with_output(self, **changes: object) -> Self:
+        """The recipe with other values under [output].
+
+        Args:
+            changes: field -> value, not checked.
+        """
         return self.model_copy(update={"output": self.output.model_copy(update=changes)})
 
     def with_task(self, task: TaskName) -> Self:
         """The recipe with the task that was found, if its own is auto.
 
         What follows from labels is written down: who makes the file again may not have them.
+
+        Args:
+            task: what the outputs mean.
         """
         if self.model.task != "auto" or task == CLASSIFICATION.kind:
             return self
         return self.model_copy(update={"model": self.model.model_copy(update={"task": task})})
 
-    def values(self) -> dict[str, dict[str, Any]]:
+    def values(self) -> dict[str, dict[str, object]]:
         """Section -> field -> plain value; fields that are None or have to equal another one are left out."""
         dumped = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
         return {
@@ -168,12 +193,12 @@ def template(model: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(field: Field, value: Any, before: str = "") -> str:
+def _line(field: Field, value: object, before: str = "") -> str:
     """A key and its value on one line, as TOML."""
     return f"{before}{field.name} = {_inline(value)}"
 
 
-def _inline(value: Any) -> str:
+def _inline(value: object) -> str:
     """A value without line breaks, as TOML."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
@@ -182,7 +207,7 @@ def _inline(value: Any) -> str:
     return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip()
 
 
-def section(name: str, values: Values) -> Any:
+def section(name: str, values: Values) -> Record:
     """Options of one section; a field that has to equal another one gets its value.
 
     Raises:
@@ -205,9 +230,25 @@ def section(name: str, values: Values) -> Any:
         raise _explained(name, error) from error
 
 
-def merge(*layers: Values) -> dict[str, dict[str, Any]]:
+def options_of(kind: type[Options], values: Values) -> Options:
+    """The options of one section, by their class; see `section`.
+
+    Args:
+        kind: class of the options, e.g. `OutputOptions`.
+        values: section -> field -> value.
+
+    Raises:
+        UsageError: a value that an option cannot have, or an unknown key.
+    """
+    (name,) = (name for name, own in SECTIONS.items() if own is kind)
+    found = section(name, values)
+    assert isinstance(found, kind)
+    return found
+
+
+def merge(*layers: Values) -> dict[str, dict[str, object]]:
     """Join layers of values; the later one wins, key by key, also in tables within a section (model_args)."""
-    merged: dict[str, dict[str, Any]] = {}
+    merged: dict[str, dict[str, object]] = {}
     for layer in layers:
         for name, values in layer.items():
             own = merged.setdefault(name, {})
@@ -217,7 +258,7 @@ def merge(*layers: Values) -> dict[str, dict[str, Any]]:
     return merged
 
 
-def read_values(path: Path) -> dict[str, dict[str, Any]]:
+def read_values(path: Path) -> dict[str, dict[str, object]]:
     """Read a recipe file; see `Values`.
 
     Raises:
@@ -227,7 +268,7 @@ def read_values(path: Path) -> dict[str, dict[str, Any]]:
     return parse_values(read_text(path, "the recipe", limit=SIZE_LIMIT), str(path))
 
 
-def parse_values(text: str, where: str) -> dict[str, dict[str, Any]]:
+def parse_values(text: str, where: str) -> dict[str, dict[str, object]]:
     """Read the text of a recipe; ``where`` names it in messages.
 
     Raises:
@@ -268,18 +309,21 @@ def by_flag(flag: str) -> Field:
     return found[0]
 
 
-def by_name(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def by_name(options: Mapping[str, object]) -> dict[str, dict[str, object]]:
     """Sort options into sections by their names, see `by_flag`; None stands for not given.
 
     Raises:
-        UsageError: an unknown name, or a value that the option cannot have.
+        UsageError: an unknown name, one option under two names, or a value that the option cannot have.
     """
-    values: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, object]] = {}
     for flag, value in options.items():
         field = by_flag(flag)
         if value is not None:
             taken = checked(SECTIONS[field.section], field, value, flag)
-            values.setdefault(field.section, {})[field.name] = taken
+            own = values.setdefault(field.section, {})
+            if field.name in own:
+                raise UsageError(f"{flag} is given twice, under two names", hint=f"give {field.flag} alone")
+            own[field.name] = taken
     return values
 
 

@@ -14,7 +14,7 @@ from lampq_onnx.disk.wording import shown
 from lampq_onnx.errors import UsageError
 
 
-def set_values(words: Sequence[str], name: str = "--set") -> dict[str, dict[str, Any]]:
+def set_values(words: Sequence[str], name: str = "--set") -> dict[str, dict[str, object]]:
     """Read words such as ``allocation.gamma=4``, with the keys of a recipe.
 
     A value is written as on the command line (``4``, ``2-8``, ``uniform,lampq``) or as in TOML (``[2, 4, 8]``,
@@ -29,7 +29,7 @@ def set_values(words: Sequence[str], name: str = "--set") -> dict[str, dict[str,
     return merge(*(_set_value(word, name) for word in words))
 
 
-def _set_value(word: str, name: str) -> dict[str, dict[str, Any]]:
+def _set_value(word: str, name: str) -> dict[str, dict[str, object]]:
     place, sign, text = word.partition("=")
     table, *keys = (part.strip() for part in place.split("."))
     if not sign or not keys:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ class BatchedImages:
     """
 
     def __init__(
-        self, batches: Iterable[Any], preprocessing: Preprocessing, *, most: int | None = None, name: str = "images"
+        self, batches: Iterable[object], preprocessing: Preprocessing, *, most: int | None = None, name: str = "images"
     ) -> None:
         self.preprocessing = preprocessing
         self._batches = batches
@@ -180,7 +180,7 @@ class BatchedImages:
         return digest.hexdigest()
 
     def _checked(
-        self, batch: Any, shape: tuple[int, ...]
+        self, batch: object, shape: tuple[int, ...]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64 | np.float64] | None]:
         images, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
         values = np.asarray(images)
@@ -220,7 +220,7 @@ class BatchedImages:
             self._folder = None
 
 
-def peeked_labels(batches: Iterable[Any]) -> Targets | None:
+def peeked_labels(batches: Iterable[object]) -> Targets | None:
     """Read the labels of the first batches as real numbers.
 
     None if there are no labels, or if a batch could not be read again.

@@ -117,6 +117,11 @@ class Preprocessing(Record):
 
         A crop_pct replaces `resize`: the image is then resized and cropped as in timm.
 
+        Args:
+            mean: one number for each channel.
+            std: one number above 0 for each channel.
+            crop_pct: share of the resized image that the crop keeps, in (0, 1].
+
         Raises:
             UsageError: a list has not one number per channel, a number is not finite, a std is not positive, or
                 crop_pct is outside (0, 1].
@@ -169,7 +174,12 @@ class Preprocessing(Record):
         return self._joined([part.crop(box) for part in parts])
 
     def placement(self, height: int, width: int) -> Placement:
-        """Return where an image of this size lies in the model's input."""
+        """Return where an image of this size lies in the model's input.
+
+        Args:
+            height: height of the image in pixels.
+            width: width of the image in pixels.
+        """
         resized = self._resized(height, width)
         offset = (0, 0) if self._pads else self._offsets(*resized)
         return Placement((resized[0] / height, resized[1] / width), offset)
@@ -225,7 +235,14 @@ class Preprocessing(Record):
         )
 
     def denormalize(self, batch: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Undo `normalize`: float32 (n, channels, h, w) to the nearest pixels, uint8 (n, h, w, channels)."""
+        """Undo `normalize`: float32 (n, channels, h, w) to the nearest pixels, uint8 (n, h, w, channels).
+
+        Args:
+            batch: float32 (n, channels, h, w).
+
+        Returns:
+            uint8 (n, h, w, channels).
+        """
         std, black = np.array(self.std, np.float32), np.array(self.mean, np.float32) - np.float32(self.rescale_offset)
         values = (batch.transpose(0, 2, 3, 1) * std + black) * np.float32(1 / self.rescale_factor)
         levels = np.clip(np.rint(values), 0, 255).astype(np.uint8)

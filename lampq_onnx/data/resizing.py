@@ -29,12 +29,26 @@ class Placement:
     offset: tuple[int, int]
 
     def to_input(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map boxes (n, 4) (left, top, width, height) from pixels of the image to pixels of the input."""
+        """Map boxes (n, 4) (left, top, width, height) from pixels of the image to pixels of the input.
+
+        Args:
+            boxes: float64 (n, 4), pixels of the image.
+
+        Returns:
+            float64 (n, 4), pixels of the input.
+        """
         (down, across), (top, left) = self.scale, self.offset
         return np.asarray(boxes * [across, down, across, down] - [left, top, 0, 0])
 
     def to_image(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Undo `to_input`: map boxes from pixels of the input to pixels of the image."""
+        """Undo `to_input`: map boxes from pixels of the input to pixels of the image.
+
+        Args:
+            boxes: float64 (n, 4), pixels of the input.
+
+        Returns:
+            float64 (n, 4), pixels of the image.
+        """
         (down, across), (top, left) = self.scale, self.offset
         return np.asarray((boxes + np.array([left, top, 0, 0])) / [across, down, across, down])
 
@@ -72,7 +86,12 @@ class Resize(Record):
         return size + {"exact": "", "crop": ", center crop", "pad": ", padded right and below with the mean"}[self.then]
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of an image after resizing, rounded as in transformers."""
+        """Return the height and width of an image after resizing, rounded as in transformers.
+
+        Args:
+            height: height of the image in pixels.
+            width: width of the image in pixels.
+        """
         if self.to == "none":
             return height, width
         if self.to == "stretch":

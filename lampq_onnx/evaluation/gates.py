@@ -79,6 +79,9 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
     Args:
         report: what was measured.
         limits: gates; None: the ones stored in the report.
+
+    Returns:
+        one result for each figure; `passed` is None for figures without a limit.
     """
     asked = report.limits if limits is None else limits
     accuracy, fidelity = report.accuracy, report.fidelity

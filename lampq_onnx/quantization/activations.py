@@ -24,6 +24,7 @@ class ActivationQuantizer:
     Attributes:
         scale: step between levels, a float32 value.
         zero_point: level of the value 0, in 0 .. 2^bits - 1.
+        bits: width, 2 to 16.
     """
 
     scale: float
@@ -32,7 +33,13 @@ class ActivationQuantizer:
 
     @classmethod
     def from_range(cls, low: float, high: float, bits: int) -> Self:
-        """Cover [min(low, 0), max(high, 0)] with 2^bits levels; an empty interval gives scale 1."""
+        """Cover [min(low, 0), max(high, 0)] with 2^bits levels; an empty interval gives scale 1.
+
+        Args:
+            low: smallest value to cover.
+            high: largest value to cover.
+            bits: width, 2 to 16.
+        """
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         top = 2**bits - 1
         scale = np.float32((high - low) / top)
@@ -43,7 +50,13 @@ class ActivationQuantizer:
 
     @classmethod
     def symmetric(cls, low: float, high: float, bits: int) -> Self:
-        """Cover [-m, m], m the larger magnitude, with zero at the level that is 0 in a signed type."""
+        """Cover [-m, m], m the larger magnitude, with zero at the level that is 0 in a signed type.
+
+        Args:
+            low: smallest value to cover.
+            high: largest value to cover.
+            bits: width, 2 to 16.
+        """
         middle = 2 ** (bits - 1)
         scale = np.float32(max(abs(low), abs(high)) / (middle - 1))
         if not scale >= np.finfo(np.float32).tiny:
@@ -61,7 +74,14 @@ class ActivationQuantizer:
         return np.float32(2**self.bits - 1 - self.zero_point) * np.float32(self.scale)
 
     def fake(self, values: FloatArray) -> npt.NDArray[np.float32]:
-        """Quantize and dequantize, float32 in and out."""
+        """Quantize and dequantize, float32 in and out.
+
+        Args:
+            values: float, any shape.
+
+        Returns:
+            float32 of the same shape.
+        """
         scale = np.float32(self.scale)
         level = np.rint(values.astype(np.float32, copy=False) / scale)
         np.clip(level, -self.zero_point, 2**self.bits - 1 - self.zero_point, out=level)

@@ -36,18 +36,38 @@ class Grid(StrEnum):
     the error is 20 % smaller than on the other grid at 2 bits, 8 % at 3 and 3 % at 4, each at its best scale."""
 
     def level(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int16]:
-        """Return the integer levels of codes 0 .. 2^bits-1."""
+        """Return the integer levels of codes 0 .. 2^bits-1.
+
+        Args:
+            codes: uint8, any shape.
+            bits: width, 1 to 8.
+
+        Returns:
+            int16 of the same shape, in units of the scale.
+        """
         wide = codes.astype(np.int16)
         levels = 2 * wide - (2**bits - 1) if self is Grid.MID_RISE else wide - 2 ** (bits - 1)
         result: npt.NDArray[np.int16] = levels.astype(np.int16)
         return result
 
     def top(self, bits: int) -> int:
-        """Return the largest positive level."""
+        """Return the largest positive level.
+
+        Args:
+            bits: width, 1 to 8.
+        """
         return int(2**bits - 1 if self is Grid.MID_RISE else max(2 ** (bits - 1) - 1, 1))
 
     def codes_of(self, ratio: FloatArray, bits: int) -> npt.NDArray[np.uint8]:
-        """Return the codes of the levels nearest to ``ratio`` = weight / scale."""
+        """Return the codes of the levels nearest to ``ratio`` = weight / scale.
+
+        Args:
+            ratio: weight / scale, any shape.
+            bits: width, 1 to 8.
+
+        Returns:
+            uint8 of the same shape, each below 2^bits.
+        """
         nearest = np.floor(ratio * 0.5) if self is Grid.MID_RISE else np.rint(ratio)
         codes: npt.NDArray[np.uint8] = np.clip(nearest + 2 ** (bits - 1), 0, 2**bits - 1).astype(np.uint8)
         return codes

@@ -17,7 +17,12 @@ class ProgressSink(Protocol):
     """Receives stages; the command line draws them, the default ignores them."""
 
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """Start a stage of ``total`` steps (None: unknown); the block calls the value with the number of steps done."""
+        """Start a stage of ``total`` steps (None: unknown); the block calls the value with the number of steps done.
+
+        Args:
+            name: what is done, for people.
+            total: number of steps.
+        """
 
 
 class _NoProgress:

@@ -32,14 +32,20 @@ class Packaged:
     files: dict[str, int]
 
 
-def package(source: Path, form: str, output: Path | None = None, *, overwrite: bool = False) -> Packaged:
+def package(source: str | Path, form: str, output: str | Path | None = None, *, overwrite: bool = False) -> Packaged:
     """Write a quantized model in a serving format, as one new folder that appears when it is complete.
 
     Args:
         source: a folder that `quantize` wrote, or an ONNX file.
-        form: format, a key of `FORMATS`.
+        form: ort, triton or openvino-ir.
         output: the folder to make; None: beside the file, named after the format.
         overwrite: replace an existing package; other files in that folder are never removed.
+
+    Returns:
+        the folder and its files.
+
+    Returns:
+        the folder and its files.
 
     Raises:
         UsageError: the format is unknown, or the output exists.
@@ -48,8 +54,9 @@ def package(source: Path, form: str, output: Path | None = None, *, overwrite: b
     """
     if form not in FORMATS:
         raise UsageError(f"--format: unknown format {form!r}", hint=f"formats: {', '.join(FORMATS)}")
+    source = Path(source)
     path = source / MODEL_FILE if source.is_dir() else source
-    target = output or path.parent / form
+    target = path.parent / form if output is None else Path(output)
     require_new_folder(target, replaceable=overwrite and is_package(target))
     if is_package(target):
         require_unchanged(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 
 from lampq_onnx.artifacts.finding import Finding, Status
+from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.disk.cache import cache_folder
+from lampq_onnx.errors import GateError
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
 from lampq_onnx.targets import TARGETS
@@ -30,6 +33,54 @@ ENOUGH_MEMORY = 4 * 2**30
 
 KERNEL_BOUND = 1e-4
 """Relative error of an exact int8 kernel, which only rounds sums."""
+
+
+ENVIRONMENT = "environment"
+"""Key of what is found out about this machine."""
+
+
+def examine(recipes: Sequence[Recipe], folder: Path) -> dict[str, tuple[Finding, ...]]:
+    """Look at the environment, and at models: do export and preprocessing reproduce their accuracy?
+
+    Args:
+        recipes: one for each model.
+        folder: where output would go.
+
+    Returns:
+        ``environment`` or the name of a model -> what was found, in the order of looking.
+
+    Raises:
+        LampqError: a model or its images cannot be read.
+    """
+    return {
+        ENVIRONMENT: tuple(examine_environment(folder)),
+        **{recipe.model.name: tuple(_examine_model(recipe)) for recipe in recipes},
+    }
+
+
+def require_fit(groups: Mapping[str, Sequence[Finding]]) -> None:
+    """Refuse an environment or a model with which no right result is possible.
+
+    Raises:
+        GateError: names what failed.
+    """
+    failed = [finding.name for found in groups.values() for finding in found if finding.status == "failure"]
+    if failed:
+        raise GateError(f"fix these first: {', '.join(failed)}")
+
+
+def _examine_model(recipe: Recipe) -> Iterator[Finding]:
+    from lampq_onnx.evaluation.tasks.meters import open_validation
+    from lampq_onnx.frontend.checkup import examine_model
+    from lampq_onnx.frontend.opening import digits_source, load_model
+
+    loaded = load_model(recipe.model, recipe.images)
+    source = None
+    if recipe.images.validation is not None:
+        source = open_validation(recipe.images.validation, loaded.task, loaded.identity.num_classes)
+    elif recipe.model.name == DIGITS:
+        source = digits_source("test")
+    yield from examine_model(loaded, source)
 
 
 def examine_environment(folder: Path) -> Iterator[Finding]:

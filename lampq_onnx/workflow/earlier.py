@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lampq_onnx.config.recipe import FIELDS, Recipe
 from lampq_onnx.disk.existing import occupied
@@ -103,12 +102,12 @@ def earlier_result(folder: Path) -> Earlier | None:
     return Earlier(folder, shape, inputs, beside, complete=len(present) == len(OUTPUT_FILES))
 
 
-def differences(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+def differences(before: dict[str, dict[str, object]], now: dict[str, dict[str, object]]) -> list[str]:
     """Describe the options that differ between two recipes' values, as old -> new."""
     return list(_differences(before, now))
 
 
-def _differences(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _differences(before: dict[str, dict[str, object]], now: dict[str, dict[str, object]]) -> Iterator[str]:
     for field in FIELDS:
         old, new = (values.get(field.section, {}).get(field.name) for values in (before, now))
         if field.same_as is None and old != new and not _one_file(old, new):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lampq_onnx.config.options import DIGITS, AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
@@ -34,10 +34,10 @@ class Given:
         validation: iterable of batches with labels, see `BatchedImages`.
     """
 
-    module: Any = None
+    module: Callable[..., object] | None = None
     preprocessing: Preprocessing | None = None
-    calibration: Iterable[Any] | None = None
-    validation: Iterable[Any] | None = None
+    calibration: Iterable[object] | None = None
+    validation: Iterable[object] | None = None
 
 
 @contextmanager

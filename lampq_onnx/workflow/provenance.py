@@ -7,7 +7,6 @@ import platform
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 from pydantic import ValidationError
@@ -79,7 +78,7 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def shaping(recipe: Recipe) -> dict[str, dict[str, Any]]:
+def shaping(recipe: Recipe) -> dict[str, dict[str, object]]:
     """Return the recipe's values without those that only say how the result is measured, or where files lie."""
     kept = {(field.section, field.name) for field in _shaping_fields()}
     values = recipe.values()

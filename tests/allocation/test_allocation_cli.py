@@ -101,7 +101,7 @@ def test_python_gives_the_plan_of_the_command(files, words, named):
 
 
 def test_python_takes_no_options_of_other_stages(files):
-    with pytest.raises(UsageError, match="'effort' is not for this function"):
+    with pytest.raises(UsageError, match="the option 'effort' is not for allocate"):
         lampq_onnx.allocate(Sensitivities.load(files[0]), effort="fast")
     with pytest.raises(UsageError, match=r"gamma: must be above 1 and at most 1024"):
         lampq_onnx.allocate(Sensitivities.load(files[0]), gamma=1)

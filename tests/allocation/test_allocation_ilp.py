@@ -7,7 +7,7 @@ import numpy as np
 import pulp
 import pytest
 
-from lampq_onnx.allocation import Problem, core, ilp, solve
+from lampq_onnx.allocation import Problem, core, solve
 from lampq_onnx.allocation.bound import relax
 
 VIT = (768 * 2304, 768 * 768, 768 * 3072, 768 * 3072)
@@ -200,7 +200,7 @@ def test_a_worse_answer_than_greedy_proves_nothing(hard_problem, monkeypatch):
 
 
 def test_no_solver_is_needed_when_the_bound_is_met(make_problem, monkeypatch):
-    monkeypatch.setattr(ilp, "CoreModel", None)
+    monkeypatch.setattr(core, "CoreModel", None)
     sizes = [10, 20, 30]
     costs = np.array(sizes)[:, None] * 4.0 ** -np.arange(2.0, 9.0)
     solution = solve(make_problem(costs, sizes, range(2, 9), 5.0))

@@ -84,20 +84,25 @@ def load_timm(
 
 
 def load_module(
-    module: torch.nn.Module, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
+    module: object, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
 ) -> LoadedModel:
     """Load a PyTorch module from Python code; later stages change a copy of it.
 
     Args:
-        module: the model.
+        module: a torch.nn.Module; anything else is refused.
         name: its name, for messages and artifacts.
         preprocessing: how images become inputs; None uses timm's configuration of the module.
         model_args: arguments that it was built with; None uses those that the module stores.
 
     Raises:
+        UsageError: it is no module.
         LampqError: the preprocessing is unknown, or the module has no weights or weights that are not finite; see also
             `prepare`.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(
+            f"the model is {type(module).__name__}", hint="give a name, the path of a file, or a torch.nn.Module"
+        )
     if preprocessing is None:
         if not hasattr(module, "pretrained_cfg"):
             raise LampqError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lampq_onnx.errors import UsageError
 
@@ -37,6 +38,15 @@ def parse_bits(text: str) -> tuple[float, ...]:
             f"--bits takes budgets from 1 to 8 such as 2.5..8, 2..4:0.25 or 2.5,3,4 (at most {MOST}), not {text!r}"
         )
     return tuple(sorted(found))
+
+
+def budgets_of(bits: str | Sequence[float]) -> tuple[float, ...]:
+    """Average weight bits from text or numbers, ascending, each once; see `parse_bits`.
+
+    Raises:
+        UsageError: budgets outside of 1 to 8, none, or more than `MOST`.
+    """
+    return parse_bits(bits if isinstance(bits, str) else ",".join(map(str, bits)))
 
 
 def _steps(first: str, last: str, step: str | None) -> list[float]:

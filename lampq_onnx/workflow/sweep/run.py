@@ -41,6 +41,7 @@ from lampq_onnx.runtime.environment import available_cores, describe_environment
 from lampq_onnx.serving.derived import file_sha256
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.feasibility import require_space_for
+from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import opened_run
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.provenance import shaping
@@ -68,6 +69,7 @@ def sweep(
     say: Callable[[str], None] = _log.info,
     progress: ProgressSink = NO_PROGRESS,
     cache: ArrayCache | None = None,
+    given: Given | None = None,
 ) -> Sweep:
     """Quantize a model to every budget with every metric, and write sweep.json, sweep.csv and sweep.html.
 
@@ -86,6 +88,7 @@ def sweep(
         say: is told what happens to an earlier pick.
         progress: is told about stages.
         cache: where results of finished steps are kept and found; None: nowhere.
+        given: Python objects that stand for the model or the images.
 
     Raises:
         UsageError: a budget, metric or option is invalid, or ``folder`` holds another sweep or result.
@@ -98,7 +101,7 @@ def sweep(
             recipe.allocation.with_values(bits=budget, metric=metric).require_average_bits()
     target = target_here(recipe.output.target)
     check_options(recipe, target)
-    require_images(recipe)
+    require_images(recipe, given)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()
     recipe = recipe.with_output(target=target.name, threads=threads)
@@ -108,7 +111,7 @@ def sweep(
     with (
         torch_threads(threads),
         exclusive(folder),
-        opened_run(recipe, clock) as opened,
+        opened_run(recipe, clock, given) as opened,
     ):
         frontend, crops, validation = opened.measured()
         require_space_for(frontend.loaded, folder, baselines=len(bits) * len(metrics))
