@@ -18,10 +18,12 @@ MadeImages = Literal["synthetic", "noise"]
 
 
 def calibration_of(value: object) -> Path | MadeImages | None:
-    """A path, or one of the words for images made from the model (a folder of that name: ./synthetic).
+    """Read a source of calibration images: a path, or `synthetic` or `noise` for images made from the model.
+
+    A folder of that name is written ./synthetic.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the value is neither a path nor text.
     """
     if not isinstance(value, str | Path | None):
         raise ValueError(f"must be a path, synthetic or noise, not {shown(value)}")
@@ -45,7 +47,7 @@ def known_model_name(value: str) -> str:
     """
     if names_checkpoint(value):
         raise UsageError(
-            f"{value!r} is a file of weights, and a model is asked for",
+            f"{value!r} is a file of weights, not the name of a model",
             hint=f"name the timm model that the weights belong to: quantize TIMM_NAME --checkpoint {value}",
         )
     return value
