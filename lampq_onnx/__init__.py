@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from lampq_onnx.artifacts.sensitivities import (
         ActivationRange,
         AgreementPoint,
+        LayerSensitivity,
         ModelIdentity,
         Sensitivities,
-        UnitSensitivity,
     )
     from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
     from lampq_onnx.config.keywords import (
@@ -126,7 +126,7 @@ _NAMES = {
         "AgreementPoint",
         "ModelIdentity",
         "Sensitivities",
-        "UnitSensitivity",
+        "LayerSensitivity",
     ),
     "lampq_onnx.artifacts.sweep": ("Sweep", "SweepPoint"),
     "lampq_onnx.config.keywords": (
@@ -209,6 +209,7 @@ __all__ = [
     "LayerParameters",
     "LayerPlan",
     "LayerReport",
+    "LayerSensitivity",
     "LayerTime",
     "LayerTimes",
     "ModelIdentity",
@@ -245,7 +246,6 @@ __all__ = [
     "SweepKeywords",
     "SweepPoint",
     "TopK",
-    "UnitSensitivity",
     "UpdateOptions",
     "UsageError",
     "ValidateKeywords",

@@ -78,14 +78,14 @@ def test_a_module_and_a_loader_are_quantized_and_left_alone(tmp_path: Path) -> N
     assert report.accuracy.float_.top1 == pytest.approx(expected)
     sensitivities = lampq_onnx.Sensitivities.load(tmp_path / "out" / "sensitivity.json")
     assert sensitivities.calibration_images == 16
-    assert {unit.name for unit in sensitivities.units} == {f"vit.{name}" for name in _units(module.vit)}
+    assert {model_layer.name for model_layer in sensitivities.layers} == {f"vit.{name}" for name in _layers(module.vit)}
     plan = lampq_onnx.allocate(sensitivities, bits=6)
     conversion = lampq_onnx.convert(tmp_path / "out" / "float.onnx", plan, tmp_path / "six.onnx", packing="container")
     assert conversion.nearest
     assert {layer.storage for layer in lampq_onnx.inspect(tmp_path / "six.onnx")} == {"int8"}
 
 
-def _units(module: torch.nn.Module) -> set[str]:
+def _layers(module: torch.nn.Module) -> set[str]:
     return {n for n, m in module.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
 
 

@@ -1,12 +1,12 @@
 """Bit allocation: from sensitivities to widths. Needs neither torch nor onnx nor onnxruntime."""
 
-from lampq_onnx.allocation.activations import wide_units
+from lampq_onnx.allocation.activations import wide_layers
 from lampq_onnx.allocation.allocate import allocate
 from lampq_onnx.allocation.budgets import allocate_within
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, ChoiceSolution
 from lampq_onnx.allocation.ilp import solve, solve_choices
 from lampq_onnx.allocation.limits import Limits, parse_bops, parse_latency, parse_size
-from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_units
+from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_layers
 from lampq_onnx.allocation.options import DEFAULTS, ActivationWidth, AllocationOptions
 from lampq_onnx.allocation.problem import Problem, Solution, capacity_of
 from lampq_onnx.allocation.ratios import RATIO, degradation, gain
@@ -34,7 +34,7 @@ __all__ = [
     "UpdateResult",
     "allocate",
     "allocate_within",
-    "budgeted_units",
+    "budgeted_layers",
     "capacity_of",
     "degradation",
     "gain",
@@ -46,5 +46,5 @@ __all__ = [
     "parse_size",
     "solve",
     "solve_choices",
-    "wide_units",
+    "wide_layers",
 ]

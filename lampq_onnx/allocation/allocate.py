@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits, input_elements, wide_units
+from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits, input_elements, wide_layers
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
 from lampq_onnx.allocation.ilp import solve, solve_choices
-from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_layers
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, Problem, Solution, capacity_of
-from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
 from lampq_onnx.targets import Packing
@@ -30,41 +30,41 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
         options: budgets, metric and widths.
 
     Returns:
-        the plan in the order of ``sensitivities.units``, and the quality of the solution for the units in the budget.
+        the plan in the order of ``sensitivities.layers``, and the quality of the solution for the layers in the budget.
 
     Raises:
         UsageError: candidates that inputs cannot have.
-        LampqError: no unit in the budget, a budget below the smallest candidate, or a measurement is missing.
+        LampqError: no layer in the budget, a budget below the smallest candidate, or a measurement is missing.
     """
     options = options.for_measured(sensitivities)
     options.require_widths()
     options.require_average_bits()
     options.require_average_input_bits()
-    units = _units(sensitivities)
+    model_layers = _layers(sensitivities)
     asked = options.activation_bits
     if asked == "mixed":
-        solution = _solve_pairs(sensitivities, units, options)
+        solution = _solve_pairs(sensitivities, model_layers, options)
     else:
         costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)
         if asked == "same" and options.metric in MEASURED_METRICS:
-            costs = costs + _input_costs(units, options.candidates)
-        sizes = np.array([unit.parameters for unit in units], dtype=np.int64)
-        problem = Problem(tuple(unit.name for unit in units), sizes, options.candidates, costs, options.bits)
+            costs = costs + _input_costs(model_layers, options.candidates)
+        sizes = np.array([layer.parameters for layer in model_layers], dtype=np.int64)
+        problem = Problem(tuple(layer.name for layer in model_layers), sizes, options.candidates, costs, options.bits)
         solution = solve(problem, time_limit=options.time_limit)
         if asked == "same":
             solution = replace(solution, activation_bits=dict(solution.bits))
     if isinstance(asked, str):
         inputs = solution.activation_bits
     else:
-        wide = wide_units([unit for unit in units if not unit.float_input], asked, options.wide_price)
-        inputs = {unit.name: WIDE_ACTIVATION_BITS if unit.name in wide else asked for unit in units}
-    inputs = {**inputs, **{unit.name: FLOAT_BITS for unit in units if unit.float_input}}
+        wide = wide_layers([layer for layer in model_layers if not layer.float_input], asked, options.wide_price)
+        inputs = {layer.name: WIDE_ACTIVATION_BITS if layer.name in wide else asked for layer in model_layers}
+    inputs = {**inputs, **{layer.name: FLOAT_BITS for layer in model_layers if layer.float_input}}
     fixed = options.fixed_bits
     layers = {
-        unit.name: layer_plan(unit, fixed, fixed_activation_bits(unit, fixed))
-        if unit.fixed
-        else layer_plan(unit, solution.bits[unit.name], inputs[unit.name])
-        for unit in sensitivities.units
+        layer.name: layer_plan(layer, fixed, fixed_activation_bits(layer, fixed))
+        if layer.fixed
+        else layer_plan(layer, solution.bits[layer.name], inputs[layer.name])
+        for layer in sensitivities.layers
     }
     plan = BitPlan(
         model=sensitivities.model.name,
@@ -76,23 +76,23 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     return plan, solution
 
 
-def _units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
+def _layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...]:
     """Return the layers in the budget: at least one, with unique names."""
-    names = [unit.name for unit in sensitivities.units]
+    names = [layer.name for layer in sensitivities.layers]
     if len(set(names)) != len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         raise LampqError(f"two layers are named {repeated} in the sensitivities of {sensitivities.model.name}")
-    units = budgeted_units(sensitivities)
-    if not units:
+    layers = budgeted_layers(sensitivities)
+    if not layers:
         raise LampqError(
             f"the sensitivities of {sensitivities.model.name} have no layer in the budget: "
             + ("all layers are fixed" if names else "there are no layers")
         )
-    return units
+    return layers
 
 
 def _solve_pairs(
-    sensitivities: Sensitivities, units: tuple[UnitSensitivity, ...], options: AllocationOptions
+    sensitivities: Sensitivities, layers: tuple[LayerSensitivity, ...], options: AllocationOptions
 ) -> Solution:
     """Choose the widths of weights and inputs together; each option is a pair of the two.
 
@@ -103,13 +103,13 @@ def _solve_pairs(
     pairs = [(w, a) for w in options.candidates for a in options.activation_candidates]
     averages = (options.bits, options.activation_budget)
     weight_costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)
-    input_costs = _input_costs(units, options.activation_candidates)
+    input_costs = _input_costs(layers, options.activation_candidates)
     if options.metric not in MEASURED_METRICS:
         spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
         if min(spreads) > 0:
             weight_costs = weight_costs * (spreads[1] / spreads[0])
-    elements = input_elements(units) * np.array([not unit.float_input for unit in units])
-    counts = (np.array([unit.parameters for unit in units], dtype=np.int64), elements)
+    elements = input_elements(layers) * np.array([not layer.float_input for layer in layers])
+    counts = (np.array([layer.parameters for layer in layers], dtype=np.int64), elements)
     budgets = tuple(
         Budget(
             name=name,
@@ -122,9 +122,9 @@ def _solve_pairs(
         )
     )
     problem = ChoiceProblem(
-        names=tuple(unit.name for unit in units),
+        names=tuple(layer.name for layer in layers),
         options=tuple(f"{w} weight and {a} activation bits" for w, a in pairs),
-        costs=(weight_costs[:, :, None] + input_costs[:, None, :]).reshape(len(units), len(pairs)),
+        costs=(weight_costs[:, :, None] + input_costs[:, None, :]).reshape(len(layers), len(pairs)),
         budgets=budgets,
     )
     found = solve_choices(problem, time_limit=options.time_limit)
@@ -140,29 +140,29 @@ def _solve_pairs(
     )
 
 
-def _input_costs(units: Sequence[UnitSensitivity], widths: Sequence[int]) -> FloatArray:
+def _input_costs(layers: Sequence[LayerSensitivity], widths: Sequence[int]) -> FloatArray:
     """Return the measured costs of quantized inputs in nats, shape (n, k); zero for inputs that stay in float."""
-    costs = np.zeros((len(units), len(widths)))
-    rows = [i for i, unit in enumerate(units) if not unit.float_input]
+    costs = np.zeros((len(layers), len(widths)))
+    rows = [i for i, layer in enumerate(layers) if not layer.float_input]
     if rows:
-        costs[rows] = activation_costs([units[i] for i in rows], widths)
+        costs[rows] = activation_costs([layers[i] for i in rows], widths)
     return costs
 
 
 def layer_plan(
-    unit: UnitSensitivity, weight_bits: int, activation_bits: int, storage: Packing | None = None
+    layer: LayerSensitivity, weight_bits: int, activation_bits: int, storage: Packing | None = None
 ) -> LayerPlan:
     """Build the plan's entry of one layer; an input that stays in float has no range."""
     return LayerPlan(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        type=unit.type,
-        parameters=unit.parameters,
-        fixed=unit.fixed,
+        type=layer.type,
+        parameters=layer.parameters,
+        fixed=layer.fixed,
         activation_range=None
         if activation_bits == FLOAT_BITS
-        else unit.activation_ranges.get(activation_bits, unit.activation_range),
-        input_elements=unit.activation_elements,
-        sketch=unit.sketch,
+        else layer.activation_ranges.get(activation_bits, layer.activation_range),
+        input_elements=layer.activation_elements,
+        sketch=layer.sketch,
         storage=storage,
     )

@@ -66,9 +66,9 @@ class Relaxation:
 
 @dataclass(frozen=True, eq=False)
 class _Segments:
-    """Hull segments by falling slope: moving ``unit`` from option ``start`` to ``end``."""
+    """Hull segments by falling slope: moving ``layer`` from option ``start`` to ``end``."""
 
-    unit: IntArray
+    layer: IntArray
     start: IntArray
     end: IntArray
     slope: FloatArray
@@ -135,44 +135,44 @@ def _single(costs: FloatArray, weights: IntArray, free: int) -> tuple[float, Int
     multiplier = float(segments.slope[first_beyond]) if first_beyond < filled.size else 0.0
     choice = start.copy()
     rows = zip(
-        segments.unit.tolist(),
+        segments.layer.tolist(),
         segments.start.tolist(),
         segments.end.tolist(),
         segments.weight.tolist(),
         strict=True,
     )
     left = free
-    for unit, begin, end, weight in rows:
+    for layer, begin, end, weight in rows:
         # A layer whose last segment did not fit is not at the start of its next one.
-        if choice[unit] == begin and weight <= left:
-            choice[unit] = end
+        if choice[layer] == begin and weight <= left:
+            choice[layer] = end
             left -= weight
     return multiplier, improve(costs, weights[None], np.array([free]), choice)
 
 
 def _segments(costs: FloatArray, weights: IntArray, start: IntArray) -> _Segments:
     """Compute the lower convex hulls of all layers at once: from each vertex, the steepest chord leads to the next."""
-    units = np.arange(costs.shape[0])
+    layers = np.arange(costs.shape[0])
     at = start.copy()
-    previous = np.full(len(units), np.inf)
+    previous = np.full(len(layers), np.inf)
     parts: list[tuple[IntArray, IntArray, IntArray, FloatArray, IntArray]] = []
     while True:
-        steps = weights - weights[units, at][:, None]
-        falls = costs[units, at][:, None] - costs
+        steps = weights - weights[layers, at][:, None]
+        falls = costs[layers, at][:, None] - costs
         slopes = np.where(steps > 0, falls / np.where(steps > 0, steps, 1), -np.inf)
         end = slopes.argmax(axis=1)
-        live = np.flatnonzero(slopes[units, end] > 0)
+        live = np.flatnonzero(slopes[layers, end] > 0)
         if not live.size:
             break
         # Rounding may make a later segment of a layer look steeper by one ulp; segments must stay in order.
         slope = np.minimum(slopes[live, end[live]], previous[live])
-        parts.append((units[live], at[live], end[live], slope, steps[live, end[live]]))
+        parts.append((layers[live], at[live], end[live], slope, steps[live, end[live]]))
         at[live] = end[live]
         previous[live] = slope
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         return _Segments(none, none, none, np.zeros(0), none)
-    unit, begin, stop, slope, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+    layer, begin, stop, slope, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     # Segments of one layer and slope were found in the order of the hull; a stable sort keeps that order.
-    order = np.lexsort((unit, -slope))
-    return _Segments(unit[order], begin[order], stop[order], slope[order], weight[order])
+    order = np.lexsort((layer, -slope))
+    return _Segments(layer[order], begin[order], stop[order], slope[order], weight[order])

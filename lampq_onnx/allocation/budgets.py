@@ -8,11 +8,11 @@ from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
-from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_units
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_layers
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.allocation.within import FormSolution, fixed_forms, solve_forms, summed_cost
-from lampq_onnx.artifacts import BitPlan, LayerPlan, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.targets import Packing, Target
@@ -30,8 +30,8 @@ def allocate_within(
 ) -> tuple[BitPlan, FormSolution]:
     """Find the form of least cost for each layer such that the file keeps all limits.
 
-    A unit takes any of the candidates with inputs of ``activation_bits`` (or 16 bits if those were measured), in any
-    storage that the target reads, or stays in float: as many units as the budgets allow.
+    A layer takes any of the candidates with inputs of ``activation_bits`` (or 16 bits if those were measured), in any
+    storage that the target reads, or stays in float: as many layers as the budgets allow.
 
     Args:
         sensitivities: what the front end measured.
@@ -61,7 +61,7 @@ def allocate_within(
         budget=limits.bits,
         promised_bytes=whole and promised_bytes(sensitivities, chosen, whole, target),
         promised_agreement=_agreement(sensitivities, solution, options),
-        layers={unit.name: _layer(unit, chosen[unit.name], packing) for unit in sensitivities.units},
+        layers={layer.name: _layer(layer, chosen[layer.name], packing) for layer in sensitivities.layers},
     )
     if table is not None:
         plan = plan.model_copy(update={"promised_ms": table.predict(plan)})
@@ -80,7 +80,7 @@ def require_possible(
     """Refuse limits that no plan keeps, or that the float model keeps, before anything is measured.
 
     Args:
-        sensitivities: of units that are not measured yet: names, types, shapes, numbers in the inputs and the size of
+        sensitivities: of layers that are not measured yet: names, types, shapes, numbers in the inputs and the size of
             the float file count.
         limits: agreement, which needs measurements, is not looked at.
         options, target, packing, table: see `allocate_within`.
@@ -93,23 +93,23 @@ def require_possible(
         return
     sensitivities = inputs_for(sensitivities, target)
     if table is not None:
-        table.require_units(sensitivities.units)
+        table.require_layers(sensitivities.layers)
     forms, fixed = _offered(sensitivities, options, target, packing)
-    units = budgeted_units(sensitivities)
+    layers = budgeted_layers(sensitivities)
     known = replace(limits, min_agreement=None)
     resources = resources_of(sensitivities, known, fixed, target, table, None)
     for resource in resources:
-        require_reachable(resource, units, forms)
-    slack = all(resource.in_float(units) <= resource.limit * (1 - resource.margin) for resource in resources)
+        require_reachable(resource, layers, forms)
+    slack = all(resource.in_float(layers) <= resource.limit * (1 - resource.margin) for resource in resources)
     # Without a latency limit, float on its slower kernel has a price, which is compared with costs not measured yet.
-    if units and slack and known == limits and limits.max_ms is not None:
-        refuse_no_effect(resources, units, None)
+    if layers and slack and known == limits and limits.max_ms is not None:
+        refuse_no_effect(resources, layers, None)
 
 
 def _offered(
     sensitivities: Sensitivities, options: AllocationOptions, target: Target, packing: Packing | None
 ) -> tuple[tuple[LayerForm, ...], dict[str, LayerForm]]:
-    """Forms to choose from, float last, and those of the units outside the budget."""
+    """Forms to choose from, float last, and those of the layers outside the budget."""
     options.require_widths()
     storages = (packing,) if packing is not None else target.packings
     for storage in storages:
@@ -122,8 +122,8 @@ def _offered(
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, LayerForm], float_bytes: int, target: Target) -> int:
     """Return the size of the file: the float file, with the layers' weights in their forms."""
     return float_bytes + sum(
-        form_bytes(unit, forms[unit.name], target) - form_bytes(unit, FLOAT_FORM, target)
-        for unit in sensitivities.units
+        form_bytes(layer, forms[layer.name], target) - form_bytes(layer, FLOAT_FORM, target)
+        for layer in sensitivities.layers
     )
 
 
@@ -133,7 +133,7 @@ def _inputs(sensitivities: Sensitivities, options: AllocationOptions) -> tuple[i
     if asked == "same":
         return options.candidates
     own = set(options.activation_candidates) if asked == "mixed" else {int(asked)}
-    if all(WIDE_ACTIVATION_BITS in unit.activation_cost for unit in sensitivities.units if not unit.fixed):
+    if all(WIDE_ACTIVATION_BITS in layer.activation_cost for layer in sensitivities.layers if not layer.fixed):
         own.add(WIDE_ACTIVATION_BITS)
     return tuple(sorted({*own, FLOAT_BITS}))
 
@@ -145,6 +145,6 @@ def _agreement(sensitivities: Sensitivities, solution: FormSolution, options: Al
     return sensitivities.agreement_at(summed_cost(sensitivities, solution.forms, options))
 
 
-def _layer(unit: UnitSensitivity, form: LayerForm, packing: Packing | None) -> LayerPlan:
-    storage = None if unit.fixed or packing is not None else form.storage
-    return layer_plan(unit, form.weight_bits, form.activation_bits, storage)
+def _layer(layer: LayerSensitivity, form: LayerForm, packing: Packing | None) -> LayerPlan:
+    storage = None if layer.fixed or packing is not None else form.storage
+    return layer_plan(layer, form.weight_bits, form.activation_bits, storage)

@@ -57,7 +57,7 @@ class ChoiceProblem:
     Attributes:
         names: layer names, unique.
         options: (k,) name of each option in messages, e.g. "4 bits".
-        costs: (n, k) costs >= 0, all in the same unit; +inf if a layer does not have the option.
+        costs: (n, k) costs >= 0, all in the same layer; +inf if a layer does not have the option.
         budgets: at least one.
     """
 
@@ -74,9 +74,9 @@ class ChoiceProblem:
         if costs.shape != shape:
             raise LampqError(f"the cost table is {costs.shape}, not {shape[0]} layers x {shape[1]} options")
         if (wrong := np.argwhere(~(costs >= 0))).size:
-            unit, option = wrong[0]
+            layer, option = wrong[0]
             raise LampqError(
-                f"layer {self.names[unit]} has the cost {costs[unit, option]} at {self.options[option]}; "
+                f"layer {self.names[layer]} has the cost {costs[layer, option]} at {self.options[option]}; "
                 "a cost is not negative, and infinite where the option does not exist"
             )
         if (none := np.flatnonzero(~np.isfinite(costs).any(axis=1))).size:
@@ -141,7 +141,7 @@ class ChoiceSolution:
     Attributes:
         choice: (n,) option indices.
         objective: their cost, in the unit of the problem's costs.
-        bound: nothing that keeps the budgets costs less (Lagrangian bound); same unit.
+        bound: nothing that keeps the budgets costs less (Lagrangian bound); same layer.
         proven_optimal: the search ended by itself, or the gap is zero up to rounding.
         seconds: wall time of the search.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lampq_onnx.artifacts import UnitSensitivity
+from lampq_onnx.artifacts import LayerSensitivity
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization.pairs import pair_table_size, pairs_pay
@@ -80,18 +80,18 @@ def forms_of(
     return (*quantized, FLOAT_FORM)
 
 
-def form_bytes(unit: UnitSensitivity, form: LayerForm, target: Target) -> int:
+def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     """Return the bytes of a layer in the file: weights, scales and its share of the graph."""
     if form.storage is None:
-        return FLOAT_BYTES * unit.parameters
-    outputs, inputs = unit.shape[0], unit.shape[1]
+        return FLOAT_BYTES * layer.parameters
+    outputs, inputs = layer.shape[0], layer.shape[1]
     # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
     nodes = LAYER_BYTES + UNPACK_BYTES[form.storage].get(form.weight_bits, 0) + GEMM_BYTES * target.gemm_bias
-    if target.part_products and unit.type == "qkv" and outputs == 3 * inputs:
+    if target.part_products and layer.type == "qkv" and outputs == 3 * inputs:
         nodes += PART_BYTES
     if form.weight_bits == 8 and not target.signed_8bit_exact:
         nodes += ZERO_POINT_BYTES + outputs
-    return stored_bytes(unit.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * outputs + nodes
+    return stored_bytes(layer.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * outputs + nodes
 
 
 def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
@@ -114,20 +114,20 @@ def pair_table_bytes(parameters: int) -> int:
     )
 
 
-def multiply_adds(unit: UnitSensitivity) -> int:
+def multiply_adds(layer: LayerSensitivity) -> int:
     """Return weights times tokens, for one image.
 
     Raises:
         LampqError: the size of the layer's input is not known.
     """
-    if unit.activation_elements is None:
+    if layer.activation_elements is None:
         raise LampqError(
-            f"the sensitivities do not say how many numbers the input of layer {unit.name} has",
+            f"the sensitivities do not say how many numbers the input of layer {layer.name} has",
             hint="measure the sensitivities again",
         )
-    return unit.parameters * unit.activation_elements // unit.shape[1]
+    return layer.parameters * layer.activation_elements // layer.shape[1]
 
 
-def bit_operations(unit: UnitSensitivity, form: LayerForm) -> int:
+def bit_operations(layer: LayerSensitivity, form: LayerForm) -> int:
     """Return multiply-adds times weight bits times input bits; float counts 32 bits."""
-    return multiply_adds(unit) * form.weight_bits * form.activation_bits
+    return multiply_adds(layer) * form.weight_bits * form.activation_bits

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lampq_onnx.allocation.choices import FloatArray
-from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.errors import LampqError
 
 Costs = Callable[[Sensitivities, tuple[int, ...], float], FloatArray]
@@ -44,29 +44,29 @@ SHRINKAGE_BITS = 4
 """Width whose costs give the scale of the blend."""
 
 
-def budgeted_units(sensitivities: Sensitivities) -> tuple[UnitSensitivity, ...]:
+def budgeted_layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...]:
     """Return the layers that share the budget: all but those with a fixed width."""
-    return tuple(unit for unit in sensitivities.units if not unit.fixed)
+    return tuple(layer for layer in sensitivities.layers if not layer.fixed)
 
 
 def lampq(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
     """Compute Omega_i gamma^-B with Omega_i = alpha_t tr(F_i), the type-aware Fisher metric, shape (n, k).
 
-    Source: LampQ (AAAI 2026, arXiv 2511.10004). The unit is that of the loss that alpha was measured in.
+    Source: LampQ (AAAI 2026, arXiv 2511.10004). The layer is that of the loss that alpha was measured in.
     """
-    units = budgeted_units(sensitivities)
-    for unit in units:
-        if unit.type not in sensitivities.alpha:
+    layers = budgeted_layers(sensitivities)
+    for layer in layers:
+        if layer.type not in sensitivities.alpha:
             raise LampqError(
-                f"the sensitivities have no alpha for type {unit.type} of layer {unit.name}",
+                f"the sensitivities have no alpha for type {layer.type} of layer {layer.name}",
                 hint="Measure the sensitivities again, or use the metric 'fisher', which needs no alpha.",
             )
-    return _decaying([sensitivities.omega(unit) for unit in units], candidates, gamma)
+    return _decaying([sensitivities.omega(layer) for layer in layers], candidates, gamma)
 
 
 def fisher(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
     """Compute tr(F_i) gamma^-B: `lampq` without the factor per type (the ablation in the LampQ paper)."""
-    return _decaying([unit.trace for unit in budgeted_units(sensitivities)], candidates, gamma)
+    return _decaying([layer.trace for layer in budgeted_layers(sensitivities)], candidates, gamma)
 
 
 def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
@@ -74,8 +74,8 @@ def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gam
 
     Source: VT-PTQ, Liu et al., "Post-Training Quantization for Vision Transformer", NeurIPS 2021.
     """
-    units = budgeted_units(sensitivities)
-    return np.array([[unit.nuclear_norm * _weight_error(unit, bits) for bits in candidates] for unit in units])
+    layers = budgeted_layers(sensitivities)
+    return np.array([[layer.nuclear_norm * _weight_error(layer, bits) for bits in candidates] for layer in layers])
 
 
 def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
@@ -85,7 +85,7 @@ def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: fl
     gamma to the minus mean B_i, with equality only for equal widths. If the budget is one of the candidates, the
     optimum is that width everywhere. At other budgets the layers are split between the two candidates around it.
     """
-    return _decaying([float(unit.parameters) for unit in budgeted_units(sensitivities)], candidates, gamma)
+    return _decaying([float(layer.parameters) for layer in budgeted_layers(sensitivities)], candidates, gamma)
 
 
 def kl(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
@@ -95,9 +95,9 @@ def kl(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float)
     blended with the cost if every weight counted the same: `SHRINKAGE` of the sum of all costs, distributed by the
     layers' sizes and falling by a factor of 4 per bit.
     """
-    units = budgeted_units(sensitivities)
-    costs = np.array([[_weight_cost(unit, bits) for bits in candidates] for unit in units])
-    sizes = np.array([float(unit.parameters) for unit in units])
+    layers = budgeted_layers(sensitivities)
+    costs = np.array([[_weight_cost(layer, bits) for bits in candidates] for layer in layers])
+    sizes = np.array([float(layer.parameters) for layer in layers])
     reference = int(np.argmin([abs(bits - SHRINKAGE_BITS) for bits in candidates]))
     even = (sizes / sizes.sum())[:, None] * costs[:, reference].sum()
     decay = 4.0 ** (candidates[reference] - np.array(candidates, dtype=np.float64))
@@ -108,7 +108,7 @@ def kl(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float)
 def omega_error(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
     """Compute Omega_i ||W(B) - W||_F^2 / c_i: the paper's Omega with the measured rounding error for gamma^-B."""
     omegas = lampq(sensitivities, (0,), gamma)[:, 0]
-    rows = zip(budgeted_units(sensitivities), omegas.tolist(), strict=True)
+    rows = zip(budgeted_layers(sensitivities), omegas.tolist(), strict=True)
     return np.array([[omega * _weight_error(u, bits) / u.parameters for bits in candidates] for u, omega in rows])
 
 
@@ -130,7 +130,7 @@ def _decaying(factors: list[float], candidates: tuple[int, ...], gamma: float) -
     return np.array(factors, dtype=np.float64)[:, None] * float(gamma) ** -np.array(candidates, dtype=np.float64)
 
 
-def at_width(unit: UnitSensitivity, values: Mapping[int, float], bits: int, what: str, hint: str) -> float:
+def at_width(layer: LayerSensitivity, values: Mapping[int, float], bits: int, what: str, hint: str) -> float:
     """Return what was measured for a layer at one width.
 
     Raises:
@@ -139,17 +139,17 @@ def at_width(unit: UnitSensitivity, values: Mapping[int, float], bits: int, what
     if bits in values:
         return values[bits]
     known = ", ".join(map(str, sorted(values))) or "no width"
-    raise LampqError(f"layer {unit.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
+    raise LampqError(f"layer {layer.name} has no {what} at {bits} bits (measured: {known})", hint=hint)
 
 
-def _weight_cost(unit: UnitSensitivity, bits: int) -> float:
+def _weight_cost(layer: LayerSensitivity, bits: int) -> float:
     hint = (
         "Measure the sensitivities at this width too, leave it out of the candidates, or use the metric "
         "'lampq', which needs no measured costs."
     )
-    return at_width(unit, unit.weight_cost, bits, "weight cost", hint)
+    return at_width(layer, layer.weight_cost, bits, "weight cost", hint)
 
 
-def _weight_error(unit: UnitSensitivity, bits: int) -> float:
+def _weight_error(layer: LayerSensitivity, bits: int) -> float:
     hint = "Measure the sensitivities at this width too, or leave it out of the candidates."
-    return at_width(unit, unit.weight_error, bits, "weight error", hint)
+    return at_width(layer, layer.weight_error, bits, "weight error", hint)

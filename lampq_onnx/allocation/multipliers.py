@@ -39,9 +39,9 @@ class _Dual:
             if price:
                 priced += price * weights
         choice = priced.argmin(axis=1)
-        units = np.arange(len(choice))
-        value = float(priced[units, choice].sum() - prices @ self.free)
-        gradient: FloatArray = self.weights[:, units, choice].sum(axis=1) - self.free
+        layers = np.arange(len(choice))
+        value = float(priced[layers, choice].sum() - prices @ self.free)
+        gradient: FloatArray = self.weights[:, layers, choice].sum(axis=1) - self.free
         return value, gradient
 
 
@@ -53,13 +53,13 @@ def find_multipliers(costs: FloatArray, weights: IntArray, free: IntArray) -> Fl
         weights: (m, n, k) weights above each layer's least.
         free: (m,) capacities above the least, >= 0.
     """
-    unit = np.maximum(weights.max(axis=(1, 2)), 1).astype(np.float64)
-    dual = _Dual(costs, weights / unit[:, None, None], free / unit)
+    layer = np.maximum(weights.max(axis=(1, 2)), 1).astype(np.float64)
+    dual = _Dual(costs, weights / layer[:, None, None], free / layer)
     prices = _ellipsoid(dual, _radii(dual))
     # A budget that does not bind has the price 0, which the ellipsoid only approaches.
     kept = [prices * np.array(mask) for mask in itertools.product((0.0, 1.0), repeat=len(prices))]
     values = [dual.at(candidate)[0] for candidate in kept]
-    multipliers: FloatArray = kept[int(np.argmax(values))] / unit
+    multipliers: FloatArray = kept[int(np.argmax(values))] / layer
     return multipliers
 
 

@@ -30,7 +30,7 @@ class Problem:
         names: layer names, unique.
         sizes: (n,) number of weights c_i of each layer.
         candidates: (k,) widths in bits, ascending.
-        costs: (n, k) cost of layer i at candidate k, finite and >= 0, all in the same unit.
+        costs: (n, k) cost of layer i at candidate k, finite and >= 0, all in the same layer.
         budget: average bits per weight that must not be exceeded.
     """
 
@@ -55,9 +55,9 @@ class Problem:
                 f"the cost table is {costs.shape}, not {len(self.names)} layers x {len(self.candidates)} candidates"
             )
         if (wrong := np.argwhere(~(np.isfinite(costs) & (costs >= 0)))).size:
-            unit, option = wrong[0]
+            layer, option = wrong[0]
             raise LampqError(
-                f"layer {self.names[unit]} has the cost {costs[unit, option]} at "
+                f"layer {self.names[layer]} has the cost {costs[layer, option]} at "
                 f"{self.candidates[option]} bits; a cost is finite and not negative"
             )
         if not math.isfinite(self.budget):
@@ -119,7 +119,7 @@ class Solution:
     Attributes:
         bits: layer name -> width of the weights.
         objective: their cost, in the unit of the problem's costs.
-        bound: no allocation costs less (Lagrangian bound); same unit.
+        bound: no allocation costs less (Lagrangian bound); same layer.
         gap: (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
             usually leaves a gap.
         proven_optimal: the search ended by itself, or the gap is zero up to rounding.

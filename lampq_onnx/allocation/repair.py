@@ -24,39 +24,39 @@ def repair(reduced: FloatArray, weights: IntArray, free: IntArray) -> IntArray |
         weights: (m, n, k) weights above each layer's least.
         free: (m,) capacities above the least.
     """
-    units = np.arange(reduced.shape[0])
+    layers = np.arange(reduced.shape[0])
     choice: IntArray = reduced.argmin(axis=1)
     over = taken(weights, choice) - free
     norm = np.maximum(free, 1).astype(np.float64)[:, None, None]
     while (over > 0).any():
-        change = weights - weights[:, units, choice][:, :, None]
+        change = weights - weights[:, layers, choice][:, :, None]
         after = np.maximum(over[:, None, None] + change, 0) / norm
         relief = float((np.maximum(over, 0) / norm[:, 0, 0]).sum()) - after.sum(axis=0)
-        extra = np.maximum(reduced - reduced[units, choice][:, None], 0) + _TIE
+        extra = np.maximum(reduced - reduced[layers, choice][:, None], 0) + _TIE
         helps = (relief > 0) & np.isfinite(reduced)
         if not helps.any():
             return None
         price = np.where(helps, extra / np.where(helps, relief, 1), np.inf)
-        unit, option = np.unravel_index(int(price.argmin()), price.shape)
-        over = over + change[:, unit, option]
-        choice[unit] = option
+        layer, option = np.unravel_index(int(price.argmin()), price.shape)
+        over = over + change[:, layer, option]
+        choice[layer] = option
     return choice
 
 
 def improve(costs: FloatArray, weights: IntArray, free: IntArray, choice: IntArray) -> IntArray:
     """Spend what a choice leaves of the budgets on single changes, largest saving first."""
-    units = np.arange(len(choice))
+    layers = np.arange(len(choice))
     choice = choice.copy()
     left = free - taken(weights, choice)
     while True:
-        saved = costs[units, choice][:, None] - costs
-        extra = weights - weights[:, units, choice][:, :, None]
+        saved = costs[layers, choice][:, None] - costs
+        extra = weights - weights[:, layers, choice][:, :, None]
         saved[(extra > left[:, None, None]).any(axis=0)] = 0.0
-        unit, option = np.unravel_index(int(saved.argmax()), saved.shape)
-        if saved[unit, option] <= 0:
+        layer, option = np.unravel_index(int(saved.argmax()), saved.shape)
+        if saved[layer, option] <= 0:
             return choice
-        left = left - extra[:, unit, option]
-        choice[unit] = option
+        left = left - extra[:, layer, option]
+        choice[layer] = option
 
 
 def exchange(costs: FloatArray, reduced: FloatArray, weights: IntArray, free: IntArray, choice: IntArray) -> IntArray:
@@ -65,18 +65,18 @@ def exchange(costs: FloatArray, reduced: FloatArray, weights: IntArray, free: In
     Only changes to the options with the smallest reduced costs are tried: the others cannot be part of a good choice.
     """
     choice = choice.copy()
-    all_units = np.arange(len(choice))
+    all_layers = np.arange(len(choice))
     others = reduced.copy()
-    others[all_units, choice] = np.inf
+    others[all_layers, choice] = np.inf
     order = np.argsort(others, axis=None, kind="stable")[:_PAIRED]
-    unit, option = np.unravel_index(order[np.isfinite(others.ravel()[order])], others.shape)
-    if not unit.size:
+    layer, option = np.unravel_index(order[np.isfinite(others.ravel()[order])], others.shape)
+    if not layer.size:
         return choice
-    same = unit[:, None] == unit[None, :]
+    same = layer[:, None] == layer[None, :]
     for _ in range(_EXCHANGES):
         left = free - taken(weights, choice)
-        saved = costs[unit, choice[unit]] - costs[unit, option]
-        extra = weights[:, unit, option] - weights[:, unit, choice[unit]]
+        saved = costs[layer, choice[layer]] - costs[layer, option]
+        extra = weights[:, layer, option] - weights[:, layer, choice[layer]]
         both = saved[:, None] + saved[None, :]
         both[same] = -np.inf
         for more, room in zip(extra, left.tolist(), strict=True):
@@ -84,6 +84,6 @@ def exchange(costs: FloatArray, reduced: FloatArray, weights: IntArray, free: In
         first, second = np.unravel_index(int(both.argmax()), both.shape)
         if both[first, second] <= 0:
             break
-        choice[unit[first]] = option[first]
-        choice[unit[second]] = option[second]
+        choice[layer[first]] = option[first]
+        choice[layer[second]] = option[second]
     return improve(costs, weights, free, choice)

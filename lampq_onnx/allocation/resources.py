@@ -20,9 +20,9 @@ from lampq_onnx.allocation.forms import (
     pair_table_bytes,
 )
 from lampq_onnx.allocation.limits import Limits
-from lampq_onnx.allocation.metrics import budgeted_units
+from lampq_onnx.allocation.metrics import budgeted_layers
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, capacity_of
-from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
@@ -46,44 +46,44 @@ class Resource:
     """One quantity that a file consumes and a limit bounds.
 
     Attributes:
-        name: name for messages, with the unit.
+        name: name for messages, with the layer.
         amount: what a layer takes in a form, a whole number.
         rest: what the file takes beside the layers in the budget.
         limit: the maximum, on the same scale.
         scale: messages divide by it.
         thing: what is smallest or largest, for messages, e.g. "file".
-        unit: unit of a value divided by ``scale``.
+        layer: layer of a value divided by ``scale``.
         floor: the part that no choice of widths changes.
         margin: share of the limit that is kept free.
     """
 
     name: str
-    amount: Callable[[UnitSensitivity, LayerForm], int]
+    amount: Callable[[LayerSensitivity, LayerForm], int]
     rest: int
     limit: int
     scale: int
     thing: str
-    unit: str
+    symbol: str
     floor: int = 0
     margin: float = 0.0
 
-    def budget(self, units: Sequence[UnitSensitivity], forms: Sequence[LayerForm]) -> Budget:
+    def budget(self, layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm]) -> Budget:
         """Return this resource as a budget of the integer program."""
-        table = np.array([[self.amount(unit, form) for form in forms] for unit in units], dtype=np.int64)
+        table = np.array([[self.amount(layer, form) for form in forms] for layer in layers], dtype=np.int64)
         rest = self.rest + int(self.limit * self.margin)
         return Budget(self.name, table, min(self.limit - rest, _MOST), self.scale, rest)
 
     def at_least(self, amount: int) -> str:
         """Format the smallest limit that ``amount`` keeps, as a user would type it."""
-        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.ceil)} {self.unit}"
+        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.ceil)} {self.symbol}"
 
     def at_most(self, amount: int) -> str:
         """Format the largest limit that ``amount`` may exceed, rounded down."""
-        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.floor)} {self.unit}"
+        return f"{_rounded(amount / (1 - self.margin) / self.scale, math.floor)} {self.symbol}"
 
-    def in_float(self, units: Sequence[UnitSensitivity]) -> int:
-        """Return what is taken if all of ``units`` stay in float."""
-        return self.rest + sum(self.amount(unit, FLOAT_FORM) for unit in units)
+    def in_float(self, layers: Sequence[LayerSensitivity]) -> int:
+        """Return what is taken if all of ``layers`` stay in float."""
+        return self.rest + sum(self.amount(layer, FLOAT_FORM) for layer in layers)
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> str:
@@ -93,7 +93,10 @@ def _rounded(value: float, towards: Callable[[float], int]) -> str:
 
 
 def require_reachable(
-    resource: Resource, units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], possible: BoolArray | None = None
+    resource: Resource,
+    layers: Sequence[LayerSensitivity],
+    forms: Sequence[LayerForm],
+    possible: BoolArray | None = None,
 ) -> None:
     """Refuse a limit that no choice of forms keeps.
 
@@ -103,12 +106,12 @@ def require_reachable(
     Raises:
         LampqError: names the smallest limit that could be kept.
     """
-    budget = resource.budget(units, forms)
+    budget = resource.budget(layers, forms)
     table = budget.weights if possible is None else np.where(possible, budget.weights, np.iinfo(np.int64).max)
     least = int(table.min(axis=1).sum())
     if least <= budget.capacity:
         return
-    fixed = f"{resource.floor / resource.scale:.3f} {resource.unit}"
+    fixed = f"{resource.floor / resource.scale:.3f} {resource.symbol}"
     floor = f"; {fixed} of it cannot be quantized" if resource.floor else ""
     raise LampqError(
         f"a budget of {resource.limit / resource.scale:.6g} {resource.name} cannot be met. The smallest possible "
@@ -118,7 +121,7 @@ def require_reachable(
 
 
 def refuse_no_effect(
-    resources: Sequence[Resource], units: Sequence[UnitSensitivity], best_agreement: float | None
+    resources: Sequence[Resource], layers: Sequence[LayerSensitivity], best_agreement: float | None
 ) -> NoReturn:
     """Refuse limits within which every layer stays in float.
 
@@ -134,7 +137,7 @@ def refuse_no_effect(
             hint=f"ask for at most {math.floor(1000 * best_agreement) / 1000:.3f}, or add larger candidates",
         )
     said = [
-        f"of {r.limit / r.scale:.6g} {r.name} (something is quantized below {r.at_most(r.in_float(units))})"
+        f"of {r.limit / r.scale:.6g} {r.name} (something is quantized below {r.at_most(r.in_float(layers))})"
         for r in resources
     ]
     raise LampqError(
@@ -162,14 +165,14 @@ def resources_of(
     Raises:
         UsageError: something that a limit needs is not given.
     """
-    outside = [unit for unit in sensitivities.units if unit.fixed]
-    total = sum(unit.parameters for unit in budgeted_units(sensitivities))
+    outside = [layer for layer in sensitivities.layers if layer.fixed]
+    total = sum(layer.parameters for layer in budgeted_layers(sensitivities))
     found = []
     if limits.bits is not None:
         found.append(
             Resource(
                 WEIGHT_BUDGET,
-                lambda unit, form: unit.parameters * form.weight_bits,
+                lambda layer, form: layer.parameters * form.weight_bits,
                 0,
                 capacity_of(limits.bits, total),
                 total,
@@ -187,7 +190,7 @@ def resources_of(
             )
         found.append(_latency(sensitivities, table, limits.max_ms, outside, fixed))
     if limits.max_bops is not None:
-        rest = sum(bit_operations(unit, fixed[unit.name]) for unit in outside)
+        rest = sum(bit_operations(layer, fixed[layer.name]) for layer in outside)
         found.append(Resource("G bit operations", bit_operations, rest, int(limits.max_bops), _GIGA, "number", "G"))
     return found
 
@@ -195,7 +198,7 @@ def resources_of(
 def _size(
     sensitivities: Sensitivities,
     limit: int,
-    outside: Sequence[UnitSensitivity],
+    outside: Sequence[LayerSensitivity],
     fixed: Mapping[str, LayerForm],
     target: Target,
     table: LatencyTable | None,
@@ -207,10 +210,10 @@ def _size(
             "--max-size needs the size of the float file, which these sensitivities do not hold",
             hint="measure them again, or give --latency latency.json or --float float.onnx",
         )
-    rest = whole - sum(form_bytes(unit, FLOAT_FORM, target) for unit in sensitivities.units)
-    rest += sum(form_bytes(unit, fixed[unit.name], target) for unit in outside)
-    rest += pair_table_bytes(sum(unit.parameters for unit in budgeted_units(sensitivities)))
-    floor = whole - FLOAT_BYTES * sum(unit.parameters for unit in sensitivities.units)
+    rest = whole - sum(form_bytes(layer, FLOAT_FORM, target) for layer in sensitivities.layers)
+    rest += sum(form_bytes(layer, fixed[layer.name], target) for layer in outside)
+    rest += pair_table_bytes(sum(layer.parameters for layer in budgeted_layers(sensitivities)))
+    floor = whole - FLOAT_BYTES * sum(layer.parameters for layer in sensitivities.layers)
     amount = partial(form_bytes, target=target)
     return Resource("MB of file", amount, rest, limit, _MEGABYTE, "file", "MB", max(0, floor), _SIZE_MARGIN)
 
@@ -219,17 +222,17 @@ def _latency(
     sensitivities: Sensitivities,
     table: LatencyTable,
     limit: float,
-    outside: Sequence[UnitSensitivity],
+    outside: Sequence[LayerSensitivity],
     fixed: Mapping[str, LayerForm],
 ) -> Resource:
     times = table.layer_times()
 
-    def amount(unit: UnitSensitivity, form: LayerForm) -> int:
-        return round(_NANOSECONDS * times.ms(unit.name, form.weight_bits, form.activation_bits, form.storage))
+    def amount(model_layer: LayerSensitivity, form: LayerForm) -> int:
+        return round(_NANOSECONDS * times.ms(model_layer.name, form.weight_bits, form.activation_bits, form.storage))
 
-    known = {unit.name for unit in sensitivities.units}
+    known = {model_layer.name for model_layer in sensitivities.layers}
     others = sum(times.ms(layer.name, FLOAT_BITS, FLOAT_BITS) for layer in table.layers if layer.name not in known)
     beside = round(_NANOSECONDS * (table.fixed_ms + others))
-    rest = beside + sum(amount(unit, fixed[unit.name]) for unit in outside)
+    rest = beside + sum(amount(model_layer, fixed[model_layer.name]) for model_layer in outside)
     limit_ns = int(_NANOSECONDS * limit)
     return Resource("ms of latency", amount, rest, limit_ns, int(_NANOSECONDS), "latency", "ms", max(0, beside))

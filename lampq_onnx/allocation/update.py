@@ -60,7 +60,7 @@ class UpdateResult:
 class _Move:
     """One layer moves to its next candidate: the expected change of error (positive) and of bits (signed)."""
 
-    unit: str
+    layer: str
     to: int
     error: float
     bits: int
@@ -132,7 +132,7 @@ def iterative_update(
         trial_losses = np.asarray(evaluator.losses(dict(trial)), dtype=np.float64)
         trial_score = float(trial_losses.mean())
         kept = clearly_lower(trial_losses, losses)
-        history.append(SwapRecord(up.unit, down.unit, trial_score, kept))
+        history.append(SwapRecord(up.layer, down.layer, trial_score, kept))
         if progress is not None:
             progress(len(history))
         if kept:
@@ -147,15 +147,17 @@ def _moves(
 ) -> tuple[list[_Move], list[_Move]]:
     """List all raises and all lowerings by one candidate step."""
     raises, lowers = [], []
-    for unit, width in bits.items():
+    for layer, width in bits.items():
         higher = [b for b in candidates if b > width]
         lower = [b for b in candidates if b < width]
         if higher:
             step = higher[0] - width
-            raises.append(_Move(unit, higher[0], gain(errors[unit], width, higher[0]), step, step * sizes[unit]))
+            raises.append(_Move(layer, higher[0], gain(errors[layer], width, higher[0]), step, step * sizes[layer]))
         if lower:
             step = lower[-1] - width
-            lowers.append(_Move(unit, lower[-1], degradation(errors[unit], width, lower[-1]), step, step * sizes[unit]))
+            lowers.append(
+                _Move(layer, lower[-1], degradation(errors[layer], width, lower[-1]), step, step * sizes[layer])
+            )
     return raises, lowers
 
 
@@ -165,7 +167,7 @@ def _ranked(raises: list[_Move], lowers: list[_Move], free: int | None, *, first
         (up, down)
         for up in raises
         for down in lowers
-        if up.unit != down.unit and (up.bits + down.bits == 0 if free is None else up.storage + down.storage <= free)
+        if up.layer != down.layer and (up.bits + down.bits == 0 if free is None else up.storage + down.storage <= free)
     ]
     if first:
         pairs.sort(key=lambda pair: (-pair[0].error, pair[1].error))
@@ -175,25 +177,25 @@ def _ranked(raises: list[_Move], lowers: list[_Move], free: int | None, *, first
 
 
 def _apply(bits: dict[str, int], up: _Move, down: _Move) -> dict[str, int]:
-    return {**bits, up.unit: up.to, down.unit: down.to}
+    return {**bits, up.layer: up.to, down.layer: down.to}
 
 
 def _errors(evaluator: Evaluator, bits: dict[str, int]) -> dict[str, float]:
     errors = evaluator.reconstruction_errors(dict(bits))
-    for unit in bits:
-        if unit not in errors:
-            raise LampqError(f"no reconstruction error was measured for layer {unit}")
-        if not (math.isfinite(errors[unit]) and errors[unit] >= 0):
-            raise LampqError(f"the reconstruction error of layer {unit} is {errors[unit]}")
+    for layer in bits:
+        if layer not in errors:
+            raise LampqError(f"no reconstruction error was measured for layer {layer}")
+        if not (math.isfinite(errors[layer]) and errors[layer] >= 0):
+            raise LampqError(f"the reconstruction error of layer {layer} is {errors[layer]}")
     return errors
 
 
 def _check_start(bits: Mapping[str, int], sizes: Mapping[str, int], capacity: int | None) -> None:
-    for unit, width in bits.items():
-        if unit not in sizes:
-            raise LampqError(f"layer {unit} has a width but no size")
+    for layer, width in bits.items():
+        if layer not in sizes:
+            raise LampqError(f"layer {layer} has a width but no size")
         if not MIN_BITS <= width <= MAX_BITS:
-            raise LampqError(f"layer {unit} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
-    used = sum(sizes[unit] * width for unit, width in bits.items())
+            raise LampqError(f"layer {layer} has {width} bits; only widths in {MIN_BITS}..{MAX_BITS} can be updated")
+    used = sum(sizes[layer] * width for layer, width in bits.items())
     if capacity is not None and used > capacity:
         raise LampqError(f"the widths to start from take {used} bits of a budget of {capacity}")

@@ -13,10 +13,10 @@ from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, Int
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, multiply_adds
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
-from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_units
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_layers
 from lampq_onnx.allocation.options import AllocationOptions
 from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
-from lampq_onnx.artifacts import Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
@@ -63,7 +63,7 @@ def solve_forms(
     """Find the forms of least cost within all limits; with ``min_agreement``, those of least bytes.
 
     Without a latency limit nothing else would keep layers from the float kernel, on which they lose least and run
-    slowest. So they pay for it, as in `wide_units`.
+    slowest. So they pay for it, as in `wide_layers`.
 
     Args:
         sensitivities: what the front end measured.
@@ -81,37 +81,37 @@ def solve_forms(
         LampqError: the limits cannot be kept, alone or together; nothing would be quantized within them; or a
             measurement is missing.
     """
-    units = budgeted_units(sensitivities)
+    layers = budgeted_layers(sensitivities)
     if table is not None:
-        table.require_units(sensitivities.units)
+        table.require_layers(sensitivities.layers)
     resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes)
-    costs = form_costs(sensitivities, units, forms, options)
+    costs = form_costs(sensitivities, layers, forms, options)
     if limits.max_ms is None:
-        costs = costs + _float_prices(units, forms, options.wide_price)
-    budgets = [resource.budget(units, forms) for resource in resources]
+        costs = costs + _float_prices(layers, forms, options.wide_price)
+    budgets = [resource.budget(layers, forms) for resource in resources]
     objective = costs
     if limits.min_agreement is not None:
         ceiling = _ceiling(sensitivities, limits.min_agreement, options.metric)
         _require_agreement(sensitivities, limits.min_agreement, ceiling, float(costs.min(axis=1).sum()))
         budgets.append(_cost_budget(costs, ceiling))
-        objective = np.array([[float(form_bytes(unit, form, target)) for form in forms] for unit in units])
+        objective = np.array([[float(form_bytes(layer, form, target)) for form in forms] for layer in layers])
     if not budgets:
         raise UsageError("no budget is given", hint="give at least one, e.g. --bits 4 or --max-size 4MB")
     possible = np.isfinite(costs)
     for resource in resources:
-        require_reachable(resource, units, forms, possible)
+        require_reachable(resource, layers, forms, possible)
     kept = _useful(objective, budgets)
     problem = ChoiceProblem(
-        names=tuple(unit.name for unit in units),
+        names=tuple(layer.name for layer in layers),
         options=tuple(str(forms[k]) for k in kept),
         costs=objective[:, kept],
         budgets=tuple(Budget(b.name, b.weights[:, kept], b.capacity, b.total, b.offset) for b in budgets),
     )
     found = solve_choices(problem, time_limit=options.time_limit)
     if all(forms[kept[k]] == FLOAT_FORM for k in found.choice.tolist()):
-        refuse_no_effect(resources, units, _best_agreement(sensitivities, limits, costs))
+        refuse_no_effect(resources, layers, _best_agreement(sensitivities, limits, costs))
     return FormSolution(
-        forms={unit.name: forms[kept[k]] for unit, k in zip(units, found.choice.tolist(), strict=True)},
+        forms={layer.name: forms[kept[k]] for layer, k in zip(layers, found.choice.tolist(), strict=True)},
         objective=found.objective,
         bound=found.bound,
         gap=found.gap,
@@ -123,7 +123,7 @@ def solve_forms(
 
 def form_costs(
     sensitivities: Sensitivities,
-    units: Sequence[UnitSensitivity],
+    layers: Sequence[LayerSensitivity],
     forms: Sequence[LayerForm],
     options: AllocationOptions,
 ) -> FloatArray:
@@ -134,15 +134,15 @@ def form_costs(
     """
     widths = tuple(sorted({form.weight_bits for form in forms if form.storage is not None}))
     if not widths:
-        return np.zeros((len(units), len(forms)))
+        return np.zeros((len(layers), len(forms)))
     inputs = tuple(sorted({form.activation_bits for form in forms if form.activation_bits != FLOAT_BITS}))
     weight_costs = METRICS[options.metric](sensitivities, widths, options.gamma)
-    input_costs = activation_costs(units, inputs)
+    input_costs = activation_costs(layers, inputs)
     if options.metric not in MEASURED_METRICS:
         spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
         if min(spreads) > 0:
             weight_costs = weight_costs * (spreads[1] / spreads[0])
-    costs = np.zeros((len(units), len(forms)))
+    costs = np.zeros((len(layers), len(forms)))
     for k, form in enumerate(forms):
         if form.storage is not None:
             costs[:, k] += weight_costs[:, widths.index(form.weight_bits)]
@@ -151,14 +151,14 @@ def form_costs(
     return costs
 
 
-def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], price: float) -> FloatArray:
+def _float_prices(layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm], price: float) -> FloatArray:
     """Return the price of the float kernel by the layer's share of the multiply-adds, shape (n, k).
 
     An infinite price forbids float. Layers that are faster in float pay nothing.
     """
-    work = np.array([float(multiply_adds(unit)) for unit in units])
+    work = np.array([float(multiply_adds(layer)) for layer in layers])
     slow = np.array([form.activation_bits > FIXED_BITS for form in forms])
-    pays = slow[None, :] & ~np.array([unit.float_input for unit in units])[:, None]
+    pays = slow[None, :] & ~np.array([layer.float_input for layer in layers])[:, None]
     share = (work / work.sum())[:, None]
     prices: FloatArray = np.where(pays, price * share, 0.0)
     return prices
@@ -166,10 +166,10 @@ def _float_prices(units: Sequence[UnitSensitivity], forms: Sequence[LayerForm], 
 
 def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, LayerForm], options: AllocationOptions) -> float:
     """Return the cost of all layers in the budget in the given forms."""
-    kinds = tuple(dict.fromkeys(forms[unit.name] for unit in budgeted_units(sensitivities)))
-    units = budgeted_units(sensitivities)
-    costs = form_costs(sensitivities, units, kinds, options)
-    return float(sum(costs[i, kinds.index(forms[unit.name])] for i, unit in enumerate(units)))
+    kinds = tuple(dict.fromkeys(forms[layer.name] for layer in budgeted_layers(sensitivities)))
+    layers = budgeted_layers(sensitivities)
+    costs = form_costs(sensitivities, layers, kinds, options)
+    return float(sum(costs[i, kinds.index(forms[layer.name])] for i, layer in enumerate(layers)))
 
 
 def _ceiling(sensitivities: Sensitivities, agreement: float, metric: str) -> float:
@@ -231,11 +231,11 @@ def _useful(costs: FloatArray, budgets: Sequence[Budget]) -> list[int]:
 
 def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
     """Say what is used of each budget; a budget binds if no layer can go to its next cheaper form within it."""
-    units = np.arange(len(choice))
-    cheaper = problem.costs < problem.costs[units, choice][:, None]
+    layers = np.arange(len(choice))
+    cheaper = problem.costs < problem.costs[layers, choice][:, None]
     found = []
     for budget, used in zip(problem.budgets, problem.used(choice).tolist(), strict=True):
-        extra = budget.weights - budget.weights[units, choice][:, None]
+        extra = budget.weights - budget.weights[layers, choice][:, None]
         steps = extra[cheaper]
         found.append(
             Usage(
@@ -251,9 +251,9 @@ def _usage(problem: ChoiceProblem, choice: IntArray) -> tuple[Usage, ...]:
 def fixed_forms(sensitivities: Sensitivities, fixed_bits: int, storage: Packing) -> dict[str, LayerForm]:
     """Return the forms of the layers outside the budget."""
 
-    def form(unit: UnitSensitivity) -> LayerForm:
+    def form(layer: LayerSensitivity) -> LayerForm:
         if fixed_bits == FLOAT_BITS:
             return FLOAT_FORM
-        return LayerForm(fixed_bits, fixed_activation_bits(unit, fixed_bits), storage)
+        return LayerForm(fixed_bits, fixed_activation_bits(layer, fixed_bits), storage)
 
-    return {unit.name: form(unit) for unit in sensitivities.units if unit.fixed}
+    return {layer.name: form(layer) for layer in sensitivities.layers if layer.fixed}

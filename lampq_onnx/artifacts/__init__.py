@@ -3,15 +3,15 @@
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import BitPlan, LayerPlan
 from lampq_onnx.artifacts.report import Report
-from lampq_onnx.artifacts.sensitivities import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts.sensitivities import ActivationRange, LayerSensitivity, ModelIdentity, Sensitivities
 
 __all__ = [
     "ActivationRange",
     "BitPlan",
     "LatencyTable",
     "LayerPlan",
+    "LayerSensitivity",
     "ModelIdentity",
     "Report",
     "Sensitivities",
-    "UnitSensitivity",
 ]

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS, BitPlan
-from lampq_onnx.artifacts.sensitivities import UnitSensitivity
+from lampq_onnx.artifacts.sensitivities import LayerSensitivity
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
 
@@ -26,8 +26,8 @@ class ProbedLayer(Record):
     name: str = Field(description="name of the layer")
     shape: str = Field(description="key of the shape, e.g. MatMul 197x384 by 384x1152 bias")
 
-    def fits(self, unit: UnitSensitivity) -> bool:
-        """Whether a unit has the weight of this shape and, where it reads whole images, their size.
+    def fits(self, layer: LayerSensitivity) -> bool:
+        """Whether a layer has the weight of this shape and, where it reads whole images, their size.
 
         A key in another form than that of `probe` says nothing, and fits.
         """
@@ -36,9 +36,9 @@ class ProbedLayer(Record):
             return True
         read, held = (tuple(map(int, key[part].split("x"))) for part in ("read", "held"))
         if key["operator"] != "Conv":
-            return set(held) == set(unit.shape) and math.prod(held) == unit.parameters
-        same_input = unit.activation_elements in (None, math.prod(read))
-        return held[0] == unit.shape[0] and math.prod(held) == unit.parameters and same_input
+            return set(held) == set(layer.shape) and math.prod(held) == layer.parameters
+        same_input = layer.activation_elements in (None, math.prod(read))
+        return held[0] == layer.shape[0] and math.prod(held) == layer.parameters and same_input
 
 
 class LayerTime(Record):
@@ -121,25 +121,25 @@ class LatencyTable(Artifact):
             total += times.ms(layer.name, *widths, None if form is None else form.storage)
         return total
 
-    def require_units(self, units: Iterable[UnitSensitivity]) -> None:
+    def require_layers(self, layers: Iterable[LayerSensitivity]) -> None:
         """Refuse a table that was made for another model.
 
         Args:
-            units: layers of the model.
+            layers: layers of the model.
 
         Raises:
-            LampqError: a unit was not probed, or a layer of its name with another shape was.
+            LampqError: a layer was not probed, or a layer of its name with another shape was.
         """
         known = {layer.name: layer for layer in self.layers}
-        for unit in units:
-            if unit.name not in known:
-                raise self.unknown(unit.name)
-            if not known[unit.name].fits(unit):
-                outputs, inputs = unit.shape
+        for model_layer in layers:
+            if model_layer.name not in known:
+                raise self.unknown(model_layer.name)
+            if not known[model_layer.name].fits(model_layer):
+                outputs, inputs = model_layer.shape
                 raise LampqError(
-                    f"the latency table of {self.model} was made for another model: its layer {unit.name} is "
-                    f"{known[unit.name].shape}, and that of the model has {outputs} outputs and {inputs} inputs"
-                    + (f", from {unit.activation_elements} numbers" if unit.activation_elements else ""),
+                    f"the latency table of {self.model} was made for another model: its layer {model_layer.name} is "
+                    f"{known[model_layer.name].shape}, and that of the model has {outputs} outputs and {inputs} inputs"
+                    + (f", from {model_layer.activation_elements} numbers" if model_layer.activation_elements else ""),
                     hint=_PROBE,
                 )
 

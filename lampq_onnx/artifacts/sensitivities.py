@@ -29,7 +29,7 @@ class ActivationRange(Record):
         return self
 
 
-class UnitSensitivity(Record):
+class LayerSensitivity(Record):
     """Measurements of one layer."""
 
     name: str = Field(description="name of the layer")
@@ -95,7 +95,7 @@ class Sensitivities(Artifact):
     format: Literal["lampq-onnx/sensitivities"] = "lampq-onnx/sensitivities"
     version: Literal[1] = 1
     model: ModelIdentity = Field(description="the model that was measured")
-    units: tuple[UnitSensitivity, ...] = Field(description="all layers, in the order of the graph")
+    layers: tuple[LayerSensitivity, ...] = Field(description="all layers, in the order of the graph")
     alpha: dict[str, float] = Field(description="type -> factor that turns a trace into an expected loss")
     alpha_loss: dict[str, float] = Field(
         default_factory=dict, description="layer -> loss measured with only that layer at alpha_bits"
@@ -125,13 +125,22 @@ class Sensitivities(Artifact):
         default=(), description="simulated plans on held-out calibration images; empty: not measured"
     )
 
-    def omega(self, unit: UnitSensitivity) -> float:
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier(cls, values: object) -> object:
+        """Files of earlier versions call the layers units."""
+        earlier = "units"
+        if isinstance(values, dict) and earlier in values and "layers" not in values:
+            return {("layers" if key == earlier else key): value for key, value in values.items()}
+        return values
+
+    def omega(self, layer: LayerSensitivity) -> float:
         """Compute Omega_i = alpha_t * tr(F_i), the paper's equation for the type-aware Fisher metric.
 
         Args:
-            unit: one of the layers.
+            layer: one of the layers.
         """
-        return self.alpha[unit.type] * unit.trace
+        return self.alpha[layer.type] * layer.trace
 
     def cost_at(self, agreement: float) -> float:
         """Return the largest summed cost in nats at which the simulated plans keep ``agreement``.

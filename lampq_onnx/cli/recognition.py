@@ -18,13 +18,13 @@ def print_recognition(found: Recognition) -> None:
     table.add_column("layer", no_wrap=True)
     for column in ("type", "outputs x inputs", "weights", ""):
         table.add_column(column, justify="right")
-    for unit in found.units:
-        shape = f"{unit.shape[0]} x {unit.shape[1]}"
+    for layer in found.layers:
+        shape = f"{layer.shape[0]} x {layer.shape[1]}"
         table.add_row(
-            escape(unit.name), unit.type, shape, f"{unit.parameters:,}", "outside the budget" if unit.fixed else ""
+            escape(layer.name), layer.type, shape, f"{layer.parameters:,}", "outside the budget" if layer.fixed else ""
         )
     out.print(table)
-    kinds = Counter(unit.type for unit in found.units)
+    kinds = Counter(layer.type for layer in found.layers)
     out.print(f"{', '.join(f'{count} {kind}' for kind, count in kinds.items())}; {found.blocks} block(s)")
     for name, reason in found.skipped.items():
         out.print(f"[yellow]stays in float:[/] {escape(name)}: {escape(reason)}")

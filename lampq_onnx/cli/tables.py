@@ -247,15 +247,15 @@ def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
         table.add_column(column, no_wrap=True)
     for column in ("weights", "trace", "alpha", "omega", "input range", "method"):
         table.add_column(column, justify="right")
-    for unit in sensitivities.units:
-        interval = unit.activation_range
+    for layer in sensitivities.layers:
+        interval = layer.activation_range
         table.add_row(
-            unit.name,
-            unit.type,
-            f"{unit.parameters:,}",
-            _number(unit.trace),
-            "fixed" if unit.fixed else _number(sensitivities.alpha[unit.type]),
-            "" if unit.fixed else _number(sensitivities.omega(unit)),
+            layer.name,
+            layer.type,
+            f"{layer.parameters:,}",
+            _number(layer.trace),
+            "fixed" if layer.fixed else _number(sensitivities.alpha[layer.type]),
+            "" if layer.fixed else _number(sensitivities.omega(layer)),
             f"{interval.low:.3g} .. {interval.high:.3g}",
             interval.method,
         )

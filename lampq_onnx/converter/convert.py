@@ -21,7 +21,7 @@ from lampq_onnx.converter.packing.storage import Stored
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.keys import PLAN_KEY, TARGET_KEY
-from lampq_onnx.graph.layers import LinearSite, annotate, find_sites
+from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers
 from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.graph.refusals import Refusal, grouped
 from lampq_onnx.graph.steps import run_steps
@@ -58,22 +58,22 @@ class Conversion:
         return grouped(self.refusals)
 
 
-def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
+def planned_layers(model: ir.Model, plan: BitPlan) -> dict[str, GraphLayer]:
     """Return the layers of ``model`` that ``plan`` quantizes.
 
     Raises:
         LampqError: the plan names layers that the model does not have, gives another number of weights, or quantizes a
             layer that is not float32.
     """
-    sites = {site.name: site for site in find_sites(model.graph)}
-    missing = [name for name in plan.layers if name not in sites]
+    layers = {graph_layer.name: graph_layer for graph_layer in find_layers(model.graph)}
+    missing = [name for name in plan.layers if name not in layers]
     if missing:
         raise LampqError(
             f"the plan names {len(missing)} layer(s) that the model does not have: {', '.join(missing[:5])}",
-            hint="layers of the model: " + ", ".join(list(sites)[:8]) + (", ..." if len(sites) > 8 else ""),
+            hint="layers of the model: " + ", ".join(list(layers)[:8]) + (", ..." if len(layers) > 8 else ""),
         )
     for name, layer in plan.layers.items():
-        weight = sites[name].weight.const_value
+        weight = layers[name].weight.const_value
         if layer.parameters is not None and weight is not None and weight.size != layer.parameters:
             raise LampqError(
                 f"layer {name} has {weight.size} weights in the model and {layer.parameters} in the plan: "
@@ -84,11 +84,11 @@ def planned_sites(model: ir.Model, plan: BitPlan) -> dict[str, LinearSite]:
                 f"layer {name} has weights of type {weight.dtype.name}, and only FLOAT can be quantized",
                 hint="export the model in float32",
             )
-    return {name: sites[name] for name, layer in plan.layers.items() if layer.quantized}
+    return {name: layers[name] for name, layer in plan.layers.items() if layer.quantized}
 
 
 def layer_parameters(
-    sites: Mapping[str, LinearSite],
+    layers: Mapping[str, GraphLayer],
     plan: BitPlan,
     weights: Mapping[str, QuantizedWeight] | None = None,
     *,
@@ -97,7 +97,7 @@ def layer_parameters(
     """Compute the quantization parameters of every planned layer.
 
     Args:
-        sites: the layers.
+        layers: the layers.
         plan: widths and ranges.
         weights: weights that were rounded before. A layer without rounded weights of its planned width is rounded to
             nearest.
@@ -108,23 +108,23 @@ def layer_parameters(
             rounded weights belong to another layer.
     """
     return {
-        name: _parameters(site, plan.layers[name], (weights or {}).get(name), symmetric=symmetric)
-        for name, site in sites.items()
+        name: _parameters(layer, plan.layers[name], (weights or {}).get(name), symmetric=symmetric)
+        for name, layer in layers.items()
     }
 
 
 def _parameters(
-    site: LinearSite, layer: LayerPlan, rounded: QuantizedWeight | None, *, symmetric: bool
+    graph_layer: GraphLayer, layer: LayerPlan, rounded: QuantizedWeight | None, *, symmetric: bool
 ) -> LayerParameters:
-    matrix = site.matrix()
-    activation = _activation(site.name, layer, symmetric=symmetric)
+    matrix = graph_layer.matrix()
+    activation = _activation(graph_layer.name, layer, symmetric=symmetric)
     if rounded is not None and rounded.bits == layer.weight_bits:
-        _require_same_layer(site.name, matrix, rounded)
+        _require_same_layer(graph_layer.name, matrix, rounded)
         return LayerParameters(weight=rounded, activation=activation)
     try:
         grid = fit_weight_grid(matrix, layer.weight_bits)
     except ValueError as error:
-        raise LampqError(f"layer {site.name} cannot be quantized: {error}") from error
+        raise LampqError(f"layer {graph_layer.name} cannot be quantized: {error}") from error
     return LayerParameters(weight=grid.quantize(matrix), activation=activation)
 
 
@@ -185,16 +185,16 @@ def convert_model(
         target.require_packing(form)
     # Files of old exporters list their weights as inputs, which would keep unused weights alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
-    sites = planned_sites(model, plan)
-    parameters = layer_parameters(sites, plan, weights, symmetric=target.symmetric)
+    layers = planned_layers(model, plan)
+    parameters = layer_parameters(layers, plan, weights, symmetric=target.symmetric)
     nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
-    for name, site in sites.items():
-        annotate(site, name)
+    for name, graph_layer in layers.items():
+        annotate(graph_layer, name)
     steps, packer = conversion_steps(parameters, target, storage, storages, graph_passes)
     done = run_steps(model, steps)
     before = len(model.graph.initializers)
     run_steps(model, closing_steps())
-    require_complete(model, plan, sites)
+    require_complete(model, plan, layers)
     passes = {step.name: step.count for step in done}
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
     model.metadata_props[TARGET_KEY] = target.name

@@ -77,9 +77,9 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
             # Separate products of one layer (`ProductPerPart`) read parts of the same weights.
             source = scaling.inputs[0].producer() if scaling.inputs[0] is not None else None
             whole = source if source is not None and source.op_type == "Split" else node
-            unit = node.metadata_props.get(UNIT_KEY) or whole
-            first = layers.get(unit)
-            layers[unit] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
+            layer = node.metadata_props.get(UNIT_KEY) or whole
+            first = layers.get(layer)
+            layers[layer] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
     return list(layers.values())
 
 

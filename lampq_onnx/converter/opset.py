@@ -11,7 +11,7 @@ from lampq_onnx.converter.packing.storage import required_opset as opset_of_weig
 from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.targets import Packing, Target
 
@@ -65,12 +65,12 @@ class RaiseOpset(CountingPass):
             why, hint = f"weights in {self._packing} storage", "use --packing exact or --packing container"
         else:
             why, hint = "16-bit activations", "set activation_bits of those layers to 8 or 32 in the plan"
-        before = [site.node for site in find_sites(model.graph)]
+        before = [layer.node for layer in find_layers(model.graph)]
         try:
             onnxscript.version_converter.convert_version(model, needed, fallback=True)
             # The fallback, the version converter of the onnx package, drops the nodes' metadata but keeps layers and
             # their order.
-            for old, new in zip(before, find_sites(model.graph), strict=True):
+            for old, new in zip(before, find_layers(model.graph), strict=True):
                 new.node.metadata_props.update(old.metadata_props)
         except Exception as error:  # whatever an adapter raises, the advice to the user is the same
             raise LampqError(

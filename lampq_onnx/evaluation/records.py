@@ -84,16 +84,20 @@ def layer_report(layer: QuantizedLayer) -> LayerReport:
     )
 
 
-def with_units(
+def with_layers(
     layers: Sequence[LayerReport], sensitivities: Sensitivities, methods: Mapping[str, str]
 ) -> tuple[LayerReport, ...]:
     """Add the layers' sensitivities, and the technique that each layer was rounded with."""
-    units = {unit.name: unit for unit in sensitivities.units}
+    model_layers = {model_layer.name: model_layer for model_layer in sensitivities.layers}
     found = []
     for layer in layers:
         known: dict[str, float | str | None] = {"rounding": methods.get(layer.name)}
-        if (unit := units.get(layer.name)) is not None:
-            known |= {"trace": unit.trace, "alpha": sensitivities.alpha[unit.type], "omega": sensitivities.omega(unit)}
+        if (model_layer := model_layers.get(layer.name)) is not None:
+            known |= {
+                "trace": model_layer.trace,
+                "alpha": sensitivities.alpha[model_layer.type],
+                "omega": sensitivities.omega(model_layer),
+            }
         found.append(layer.model_copy(update=known))
     return tuple(found)
 

@@ -56,13 +56,13 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         f"images: {loaded.preprocessing.describe()}",
     )
     exported = export_model(loaded)
-    units = [unit for unit in exported.units if not unit.fixed]
-    share = sum(unit.parameters for unit in exported.units) / max(parameters, 1)
+    layers = [layer for layer in exported.layers if not layer.fixed]
+    share = sum(layer.parameters for layer in exported.layers) / max(parameters, 1)
     skipped = "" if not exported.skipped else f"; in float: {', '.join(exported.skipped)}"
     yield Finding(
         "layers",
         "ok" if share > 0.5 else "warning",
-        f"{len(units)} layers in the budget; {100 * share:.1f} % of the parameters can be quantized{skipped}",
+        f"{len(layers)} layers in the budget; {100 * share:.1f} % of the parameters can be quantized{skipped}",
         "" if share > 0.5 else "most of the model would stay in float, so quantization gains little",
     )
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:

@@ -25,7 +25,7 @@ from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.distributed import own_device
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.synthetic import calibration_source
 from lampq_onnx.importer.preprocessing import is_onnx_file
 from lampq_onnx.running.progress import ProgressSink
@@ -126,7 +126,7 @@ def known_labels(images: ImageOptions) -> Targets | None:
 
 def calibration_images(
     loaded: LoadedModel,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     images: ImageOptions,
     effort: EffortName,
     progress: ProgressSink,
@@ -137,7 +137,7 @@ def calibration_images(
 
     Args:
         loaded: the model.
-        units: its layers, which the making of images reads.
+        layers: its layers, which the making of images reads.
         images: what to open.
         effort: gives the number of images if the options do not.
         progress: told of the images that are made.
@@ -155,7 +155,7 @@ def calibration_images(
         options = SyntheticOptions(seed=images.seed)
         if images.calibration_size is not None:
             options = options.model_copy(update={"size": images.calibration_size})
-        return calibration_source(given, loaded, units, options, progress)
+        return calibration_source(given, loaded, layers, options, progress)
     if given is not None:
         classify = loaded.task.kind == "classification"
         source = open_source(

@@ -28,7 +28,7 @@ def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: boo
     return Recognition(
         model=loaded.identity.name,
         preprocessing=loaded.preprocessing.describe(),
-        units=tuple(RecognizedLayer(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.units),
+        layers=tuple(RecognizedLayer(u.name, u.type, u.matrix().shape, u.fixed) for u in frontend.exported.layers),
         skipped=frontend.exported.skipped,
         elsewhere=float_operators(frontend.model),
         blocks=len(frontend.chain),

@@ -21,7 +21,7 @@ from lampq_onnx.frontend.equalization.strengths import choose_strengths, of_link
 from lampq_onnx.frontend.measuring.analysis import (
     Analysis,
     labels_of,
-    linear_units,
+    linear_layers,
     quantizer_of,
     require_labels,
     split,
@@ -36,7 +36,7 @@ from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_pl
 from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from lampq_onnx.frontend.shared.units import Exported
+from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
@@ -84,7 +84,7 @@ class Frontend:
         device = next(loaded.module.parameters()).device
         self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
         self._build(export_model(loaded))
-        self._sketches = {unit.name: weight_sketch(unit.matrix()) for unit in self.exported.units}
+        self._sketches = {layer.name: weight_sketch(layer.matrix()) for layer in self.exported.layers}
         self._annotate()
         self.equalized: dict[str, str] = {}
         self.multiplied: tuple[str, ...] = ()
@@ -105,8 +105,8 @@ class Frontend:
         self.exported.model.metadata_props[TASK_KEY] = self.loaded.task.model_dump_json()
 
     def input_elements(self) -> dict[str, int]:
-        """Numbers in each unit's input for one image."""
-        return input_elements(self.loaded.module, self.exported.units, self._blank)
+        """Numbers in each layer's input for one image."""
+        return input_elements(self.loaded.module, self.exported.layers, self._blank)
 
     def links(self, images: torch.Tensor) -> tuple[Link, ...]:
         """Find places where input channels can be equalized, with trials on images float32 (n, c, h, w)."""
@@ -181,8 +181,8 @@ class Frontend:
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
         with progress.stage("input moments"):
-            moments = input_moments(self.loaded.module, linear_units(self.exported.units), images, group=self._group)
-        self.rounder = WeightRounder(self.exported.units, moments, widths=widths)
+            moments = input_moments(self.loaded.module, linear_layers(self.exported.layers), images, group=self._group)
+        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths)
         self._gptq = True
 
     def round(
@@ -206,7 +206,7 @@ class Frontend:
                     return self._round_at_once(plan, images, update)
             fit, held_out = split(images)
             return round_plan(
-                self.loaded.module, self.exported.units, self.chain, plan, self.rounder, fit, held_out, effort,
+                self.loaded.module, self.exported.layers, self.chain, plan, self.rounder, fit, held_out, effort,
                 seed=seed, training_threads=rounding.training_threads, progress=progress, finished=kept,
             )  # fmt: skip
 
@@ -221,7 +221,7 @@ class Frontend:
         model.
         """
         bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        rounders = {"nearest": WeightRounder(self.exported.units)}
+        rounders = {"nearest": WeightRounder(self.exported.layers)}
         if self._gptq:
             rounders["gptq"] = self.rounder
         losses = {
@@ -259,14 +259,14 @@ class Frontend:
 
         found = kept.get("sensitivities", make)
         kept.drop_parts()
-        units = (unit.model_copy(update={"sketch": self._sketches[unit.name]}) for unit in found.units)
-        return found.model_copy(update={"units": tuple(units)})
+        layers = (layer.model_copy(update={"sketch": self._sketches[layer.name]}) for layer in found.layers)
+        return found.model_copy(update={"layers": tuple(layers)})
 
     def _build(self, exported: Exported) -> None:
         """Use an export of the module in its current state."""
         self.exported = exported
-        self.rounder = WeightRounder(exported.units)
-        self.chain = BlockChain(self.loaded.module, exported.units, self._blank)
+        self.rounder = WeightRounder(exported.layers)
+        self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
 
     def _annotate(self) -> None:
         """Record in the graph sketches of the layers' weights before equalization."""
@@ -295,7 +295,15 @@ class Frontend:
         """
         images = images.slice(0, SCORE_IMAGES)
         inputs = plan_inputs(plan)
-        ranges = {unit.name: unit.activation_ranges for unit in coupled.units if unit.name in inputs} if coupled else {}
+        ranges = (
+            {
+                model_layer.name: model_layer.activation_ranges
+                for model_layer in coupled.layers
+                if model_layer.name in inputs
+            }
+            if coupled
+            else {}
+        )
 
         def input_of(name: str, width: int) -> ActivationQuantizer | None:
             return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)
@@ -303,7 +311,7 @@ class Frontend:
         quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
         return SimulationEvaluator(
             self.loaded.module,
-            self.exported.units,
+            self.exported.layers,
             input_of,
             rounder or self.rounder,
             images,
@@ -330,7 +338,7 @@ class Frontend:
             ]
             return np.concatenate(pieces)
 
-        with simulated_parameters(self.exported.units, parameters):
+        with simulated_parameters(self.exported.layers, parameters):
             yield run
 
 

@@ -32,8 +32,8 @@ from lampq_onnx.disk.cache import ArrayCache, cache_key
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.batching import BATCH, device_of
 from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.running.progress import NO_PROGRESS, Advance, ProgressSink
 
 SyntheticName = Literal["synthetic", "noise"]
@@ -78,7 +78,7 @@ _log = logging.getLogger(__name__)
 def calibration_source(
     name: SyntheticName,
     loaded: LoadedModel,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     options: SyntheticOptions,
     progress: ProgressSink = NO_PROGRESS,
     *,
@@ -89,7 +89,7 @@ def calibration_source(
     Args:
         name: "synthetic" optimizes the images, "noise" leaves them as random noise.
         loaded: the model.
-        units: its layers; those of type `proj` give the attention outputs.
+        layers: its layers; those of type `proj` give the attention outputs.
         options: how many images, and how they are made.
         progress: told of every step.
         cache: stores optimized images; the user's cache by default.
@@ -101,7 +101,7 @@ def calibration_source(
     if name == "noise":
         pixels = noise_pixels(preprocessing, options)
     else:
-        pixels = _cached_pixels(loaded, units, options, progress, cache or ArrayCache.of_user())
+        pixels = _cached_pixels(loaded, layers, options, progress, cache or ArrayCache.of_user())
     images = pixels[..., 0] if preprocessing.channels == 1 else pixels
     description = f"{len(images)} {name} images made from {loaded.identity.name} (seed {options.seed})"
     return ImageSource.whole(ArrayReader(name, images), len(images), None, description, made=True), preprocessing
@@ -126,13 +126,13 @@ def noise_pixels(preprocessing: Preprocessing, options: SyntheticOptions) -> NDA
 
 
 def optimized_images(
-    loaded: LoadedModel, units: Sequence[Unit], options: SyntheticOptions, advance: Advance = lambda _: None
+    loaded: LoadedModel, layers: Sequence[ModelLayer], options: SyntheticOptions, advance: Advance = lambda _: None
 ) -> Iterator[torch.Tensor]:
     """Optimize images batch by batch, float32 (n, c, h, w) on the model's device, within the range of pixels.
 
     Args:
         loaded: the model.
-        units: its layers; see `calibration_source`.
+        layers: its layers; see `calibration_source`.
         options: how many images, and how they are made.
         advance: called with the number of steps done, over all batches.
 
@@ -148,8 +148,8 @@ def optimized_images(
     generator = torch.Generator().manual_seed(options.seed)
     targets = _targets(options.size, classes, options.seed).to(device)
     resolution = (min(preprocessing.size) / VARIATION_SIDE) ** 2
-    tap = _EntropyTap(units, int(getattr(module, "num_prefix_tokens", 0)), generator)
-    if not tap.units:
+    tap = _EntropyTap(layers, int(getattr(module, "num_prefix_tokens", 0)), generator)
+    if not tap.layers:
         _log.warning("%s shows no attention outputs: its images follow the class alone", loaded.identity.name)
     done = steps = 0
     for size in _batch_sizes(options.size):
@@ -234,8 +234,8 @@ class _EntropyTap:
     Layers whose attention has only one patch (the class attention of CaiT) are left out.
     """
 
-    def __init__(self, units: Sequence[Unit], prefix: int, generator: torch.Generator) -> None:
-        self.units = [unit for unit in units if unit.type == TAPPED_TYPE]
+    def __init__(self, layers: Sequence[ModelLayer], prefix: int, generator: torch.Generator) -> None:
+        self.layers = [layer for layer in layers if layer.type == TAPPED_TYPE]
         self._prefix = prefix
         self._generator = generator
 
@@ -254,7 +254,7 @@ class _EntropyTap:
 
         handles: list[Any] = []
         try:
-            handles.extend(unit.module.register_forward_pre_hook(hook) for unit in self.units)
+            handles.extend(layer.module.register_forward_pre_hook(hook) for layer in self.layers)
             yield entropies
         finally:
             for handle in handles:
@@ -294,7 +294,11 @@ def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[tor
 
 
 def _cached_pixels(
-    loaded: LoadedModel, units: Sequence[Unit], options: SyntheticOptions, progress: ProgressSink, cache: ArrayCache
+    loaded: LoadedModel,
+    layers: Sequence[ModelLayer],
+    options: SyntheticOptions,
+    progress: ProgressSink,
+    cache: ArrayCache,
 ) -> NDArray[np.uint8]:
     preprocessing = uncropped(loaded.preprocessing)
     key = cache_key(
@@ -304,7 +308,7 @@ def _cached_pixels(
         inputs=preprocessing,
         model=loaded.identity.name,
         structure=structure_hash(loaded.module),
-        layers=",".join(unit.name for unit in units if unit.type == TAPPED_TYPE),
+        layers=",".join(layer.name for layer in layers if layer.type == TAPPED_TYPE),
     )
     total = sum(1 for _ in _batch_sizes(options.size)) * options.steps
     with progress.stage("synthetic images", total) as advance:
@@ -313,7 +317,7 @@ def _cached_pixels(
             advance(total)
             return kept["images"]
         with torch_threads(SUM_THREADS):
-            batches = optimized_images(loaded, units, options, advance)
+            batches = optimized_images(loaded, layers, options, advance)
             pixels = np.concatenate([to_pixels(batch, preprocessing) for batch in batches])
         cache.put(key, {"images": pixels})
     return pixels

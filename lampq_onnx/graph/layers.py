@@ -16,7 +16,7 @@ from lampq_onnx.graph.roles import role_of
 
 
 @dataclass(frozen=True)
-class LinearSite:
+class GraphLayer:
     """One MatMul, Gemm or Conv with constant weights.
 
     Attributes:
@@ -69,13 +69,13 @@ class LinearSite:
         return None if self.added is None else self.added.vector(len(self.matrix()))
 
 
-def find_sites(graph: ir.Graph) -> list[LinearSite]:
+def find_layers(graph: ir.Graph) -> list[GraphLayer]:
     """List all linear layers in graph order, with unique names and types.
 
     Names come from annotations, else from the name of the weight or bias, else from the exporter's scopes, else from
     the node.
     """
-    sites: list[LinearSite] = []
+    layers: list[GraphLayer] = []
     taken: set[str] = set()
     for node in graph:
         if not is_linear(node):
@@ -89,15 +89,15 @@ def find_sites(graph: ir.Graph) -> list[LinearSite]:
             name, suffix = f"{base}.{suffix}", suffix + 1
         taken.add(name)
         kind = node.metadata_props.get(TYPE_KEY) or role_of(node, graph)
-        sites.append(LinearSite(name, kind, node, weight, added))
-    return sites
+        layers.append(GraphLayer(name, kind, node, weight, added))
+    return layers
 
 
-def annotate(site: LinearSite, name: str) -> None:
+def annotate(layer: GraphLayer, name: str) -> None:
     """Write name and type into the graph, so that later readers need not recognize the layer again."""
-    site.node.name = name
-    site.node.metadata_props[UNIT_KEY] = name
-    site.node.metadata_props[TYPE_KEY] = site.type
+    layer.node.name = name
+    layer.node.metadata_props[UNIT_KEY] = name
+    layer.node.metadata_props[TYPE_KEY] = layer.type
 
 
 def scope_path(node: ir.Node) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.keys import SKETCH_KEY
-from lampq_onnx.graph.layers import LinearSite, find_sites
+from lampq_onnx.graph.layers import GraphLayer, find_layers
 from lampq_onnx.quantization.sketch import Sketch, from_text, same_weights, weight_sketch
 
 
@@ -29,7 +29,7 @@ class FittedPlan:
 
 def names_layers(model: ir.Model, plan: BitPlan) -> bool:
     """Whether the model has a layer for every name in the plan."""
-    return set(plan.layers) <= {site.name for site in find_sites(model.graph)}
+    return set(plan.layers) <= {layer.name for layer in find_layers(model.graph)}
 
 
 def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
@@ -41,18 +41,18 @@ def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
     Raises:
         LampqError: layers of the plan have no counterpart with their weights; the message names them.
     """
-    sites = {site.name: site for site in find_sites(model.graph)}
-    if all(name in sites for name in plan.layers) or not all(layer.sketch for layer in plan.layers.values()):
+    graph_layers = {graph_layer.name: graph_layer for graph_layer in find_layers(model.graph)}
+    if all(name in graph_layers for name in plan.layers) or not all(layer.sketch for layer in plan.layers.values()):
         # Match by name; for a plan without sketches there is no other way.
         wrong = [
             name
             for name, layer in plan.layers.items()
-            if name in sites and layer.sketch and not same_weights(layer.sketch, _sketch(sites[name]))
+            if name in graph_layers and layer.sketch and not same_weights(layer.sketch, _sketch(graph_layers[name]))
         ]
         if wrong:
             raise _differs(plan, wrong, f"layer(s) have other weights in the model: {', '.join(wrong[:5])}")
         return FittedPlan(plan, {})
-    left = {name: _sketch(site) for name, site in sites.items()}
+    left = {name: _sketch(graph_layer) for name, graph_layer in graph_layers.items()}
     renamed: dict[str, str] = {}
     for name, layer in plan.layers.items():
         found = next((own for own, sketch in left.items() if same_weights(layer.sketch or (), sketch)), None)
@@ -78,7 +78,7 @@ def other_layers(model: ir.Model, plan: BitPlan) -> list[str]:
         model: a float graph.
         plan: with the layer names of any file of the model.
     """
-    sketches = [_sketch(site) for site in find_sites(model.graph)]
+    sketches = [_sketch(graph_layer) for graph_layer in find_layers(model.graph)]
     return [
         name
         for name, layer in plan.layers.items()
@@ -86,9 +86,9 @@ def other_layers(model: ir.Model, plan: BitPlan) -> list[str]:
     ]
 
 
-def _sketch(site: LinearSite) -> Sketch:
-    text = site.node.metadata_props.get(SKETCH_KEY)
-    return weight_sketch(site.matrix()) if text is None else from_text(text)
+def _sketch(layer: GraphLayer) -> Sketch:
+    text = layer.node.metadata_props.get(SKETCH_KEY)
+    return weight_sketch(layer.matrix()) if text is None else from_text(text)
 
 
 def _differs(plan: BitPlan, layers: list[str], what: str) -> LampqError:

@@ -6,19 +6,19 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from lampq_onnx.graph.layers import LinearSite, scope_path
+from lampq_onnx.graph.layers import GraphLayer, scope_path
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum")
 
 
-def other_weights(graph: ir.Graph, sites: Collection[LinearSite]) -> dict[str, str]:
+def other_weights(graph: ir.Graph, layers: Collection[GraphLayer]) -> dict[str, str]:
     """Map the name of each such module, or of its node, to the reason.
 
     Args:
         graph: the graph.
-        sites: its linear layers.
+        layers: its linear layers.
     """
-    linear = {site.node for site in sites}
+    linear = {layer.node for layer in layers}
     found: dict[str, str] = {}
     for node in graph:
         constant = [v is not None and v.const_value is not None and len(v.const_value.shape) > 1 for v in node.inputs]

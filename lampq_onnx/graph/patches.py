@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.nodes import cuts_patches
 
 OVERLAPPING = "its patches overlap, are padded, or do not cover the image"
 """Why a convolution stays in float: it is not a matrix product, and has no integer kernel with float outputs."""
 
 
-def overlaps(site: LinearSite) -> bool:
+def overlaps(layer: GraphLayer) -> bool:
     """Whether a layer is a convolution that is not a matrix product, see `OVERLAPPING`."""
-    return site.node.op_type == "Conv" and (site.type == "conv" or patch_geometry(site.node) is None)
+    return layer.node.op_type == "Conv" and (layer.type == "conv" or patch_geometry(layer.node) is None)
 
 
 def patch_geometry(node: ir.Node) -> tuple[int, int, int, int, int] | None:

@@ -53,7 +53,7 @@ class Recognition:
     Attributes:
         model: name of the model.
         preprocessing: its preprocessing, as text.
-        units: layers with widths, in order.
+        layers: layers with widths, in order.
         skipped: layers that stay in float -> reason.
         elsewhere: other operators that stay in float -> number of operators; `REASONS` says why.
         blocks: number of transformer blocks that can be computed alone.
@@ -65,7 +65,7 @@ class Recognition:
 
     model: str
     preprocessing: str
-    units: tuple[RecognizedLayer, ...]
+    layers: tuple[RecognizedLayer, ...]
     skipped: Mapping[str, str]
     elsewhere: Mapping[str, int]
     blocks: int

@@ -61,13 +61,13 @@ def advise(report: Report, sensitivities: Sensitivities | None) -> Advice:
 
 
 def _by_cost(report: Report, sensitivities: Sensitivities) -> list[Step]:
-    units = {unit.name: unit for unit in sensitivities.units}
+    layers = {model_layer.name: model_layer for model_layer in sensitivities.layers}
     raised, lowered = [], []
     for layer in report.layers:
-        unit = units.get(layer.name)
-        if unit is None or layer.weight_bits not in unit.weight_cost:
+        model_layer = layers.get(layer.name)
+        if model_layer is None or layer.weight_bits not in model_layer.weight_cost:
             continue
-        cost, now = unit.weight_cost, layer.weight_bits
+        cost, now = model_layer.weight_cost, layer.weight_bits
         above, below = [b for b in cost if b > now], [b for b in cost if b < now]
         if above:
             bits = min(above)

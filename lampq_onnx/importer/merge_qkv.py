@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
-from lampq_onnx.graph.layers import LinearSite, find_sites, module_path
+from lampq_onnx.graph.layers import GraphLayer, find_layers, module_path
 from lampq_onnx.graph.nodes import users
 
 _PARTS = 3
@@ -32,38 +32,38 @@ class MergeQKV(CountingPass):
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass on a model."""
-        groups: dict[tuple[ir.Value, str], list[LinearSite]] = defaultdict(list)
-        for site in find_sites(model.graph):
-            if site.type == "qkv" and site.node.op_type in ("MatMul", "Gemm"):
-                groups[site.input, site.node.op_type].append(site)
+        groups: dict[tuple[ir.Value, str], list[GraphLayer]] = defaultdict(list)
+        for layer in find_layers(model.graph):
+            if layer.type == "qkv" and layer.node.op_type in ("MatMul", "Gemm"):
+                groups[layer.input, layer.node.op_type].append(layer)
         count = 0
-        for sites in groups.values():
-            ordered = _in_order(sites)
-            if ordered is not None and all(_plain(site) for site in ordered):
+        for layers in groups.values():
+            ordered = _in_order(layers)
+            if ordered is not None and all(_plain(layer) for layer in ordered):
                 _merge(model.graph, ordered)
                 count += 1
         return count
 
 
-def _plain(site: LinearSite) -> bool:
+def _plain(layer: GraphLayer) -> bool:
     """Whether the layer is only a product with an optional bias of one number per output."""
-    if any(site.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in site.node.attributes):
+    if any(layer.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in layer.node.attributes):
         return False
-    third = site.node.inputs[2] if len(site.node.inputs) > 2 else None
-    return (third is None or site.bias is not None) and not site.node.outputs[0].is_graph_output()
+    third = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
+    return (third is None or layer.bias is not None) and not layer.node.outputs[0].is_graph_output()
 
 
-def _in_order(sites: Sequence[LinearSite]) -> list[LinearSite] | None:
+def _in_order(layers: Sequence[GraphLayer]) -> list[GraphLayer] | None:
     """Query, key and value; None if the layers are not these three."""
-    found = {_role(site): site for site in sites}
-    if len(sites) != _PARTS or set(found) != {"query", "key", "value"}:
+    found = {_role(layer): layer for layer in layers}
+    if len(layers) != _PARTS or set(found) != {"query", "key", "value"}:
         return None
     return [found["query"], found["key"], found["value"]]
 
 
-def _role(site: LinearSite) -> str:
+def _role(layer: GraphLayer) -> str:
     """Which operand of an attention's product the layer's result becomes: query, key or value; empty if unknown."""
-    front = [(site.output, reader) for reader in users(site.output)]
+    front = [(layer.output, reader) for reader in users(layer.output)]
     for _ in range(_HOPS):
         following = []
         for value, node in front:
@@ -91,16 +91,16 @@ def _makes_weights(product: ir.Node) -> bool:
     return False
 
 
-def _merge(graph: ir.Graph, sites: Sequence[LinearSite]) -> None:
-    name = _joint_name([site.name for site in sites])
-    matrices = [site.matrix() for site in sites]
+def _merge(graph: ir.Graph, layers: Sequence[GraphLayer]) -> None:
+    name = _joint_name([layer.name for layer in layers])
+    matrices = [layer.matrix() for layer in layers]
     weight = add_constant(graph, f"{name}.weight", np.ascontiguousarray(np.concatenate(matrices).T))
-    source = sites[0].input
-    first = next(node for node in graph if any(node is site.node for site in sites))
-    found = [(site.bias_vector(), len(matrix)) for site, matrix in zip(sites, matrices, strict=True)]
+    source = layers[0].input
+    first = next(node for node in graph if any(node is layer.node for layer in layers))
+    found = [(layer.bias_vector(), len(matrix)) for layer, matrix in zip(layers, matrices, strict=True)]
     biases = [np.zeros(outputs, np.float32) if vector is None else vector for vector, outputs in found]
     bias = add_constant(graph, f"{name}.bias", np.concatenate(biases))
-    if sites[0].node.op_type == "Gemm":
+    if layers[0].node.op_type == "Gemm":
         nodes = [ir.node("Gemm", [source, weight, bias], name=name)]
     else:
         product = ir.node("MatMul", [source, weight], name=name)
@@ -108,10 +108,10 @@ def _merge(graph: ir.Graph, sites: Sequence[LinearSite]) -> None:
     sizes = add_constant(graph, f"{name}.sizes", np.array([len(matrix) for matrix in matrices], np.int64))
     parts = ir.node("Split", [nodes[-1].outputs[0], sizes], {"axis": -1}, num_outputs=_PARTS, name=f"{name}.split")
     graph.insert_before(first, [*nodes, parts])
-    for site, part in zip(sites, parts.outputs, strict=True):
-        take_over(site.output, part)
-    for site in sites:
-        graph.remove([site.bias_node, site.node] if site.bias_node is not None else [site.node], safe=True)
+    for layer, part in zip(layers, parts.outputs, strict=True):
+        take_over(layer.output, part)
+    for layer in layers:
+        graph.remove([layer.bias_node, layer.node] if layer.bias_node is not None else [layer.node], safe=True)
 
 
 def _joint_name(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
-from lampq_onnx.graph.layers import LinearSite, find_sites
+from lampq_onnx.graph.layers import GraphLayer, find_layers
 from lampq_onnx.graph.nodes import constant_array
 
 ELLIPSIS = "."
@@ -32,7 +32,7 @@ class PlainLayers(CountingPass):
         """Run the pass; shapes must have been inferred."""
         graph = model.graph
         count = sum(_plain_einsum(graph, node) for node in list(graph) if node.op_type == "Einsum")
-        return count + sum(_plain_bias(graph, site) for site in find_sites(graph))
+        return count + sum(_plain_bias(graph, layer) for layer in find_layers(graph))
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ def _plain_einsum(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _plain_bias(graph: ir.Graph, site: LinearSite) -> bool:
-    added = site.added
-    if site.node.op_type != "MatMul" or added is None:
+def _plain_bias(graph: ir.Graph, layer: GraphLayer) -> bool:
+    added = layer.added
+    if layer.node.op_type != "MatMul" or added is None:
         return False
     array = constant_array(added.value)
-    if array.ndim < 2 or array.size != len(site.matrix()):
+    if array.ndim < 2 or array.size != len(layer.matrix()):
         return False
     vector = _changed(graph, added.value, array.reshape(-1), added.node.outputs[0].name)
     added.node.replace_input_with(added.position, vector)

@@ -15,7 +15,7 @@ from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
 from lampq_onnx.converter.unapplied import unapplied
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.profile import Profile, profile_model
 
@@ -211,10 +211,10 @@ def _places(model: ir.Model) -> list[_Place]:
         products = tuple(_product(nodes[output]) for output in layer.outputs)
         outputs = tuple((p.outputs[0].name or "", end) for p, end in zip(products, layer.outputs, strict=True))
         places.append(_Place(layer.name, products, outputs, layer))
-    for site in find_sites(model.graph):
-        if site.output.name not in written:
-            outputs = ((site.node.outputs[0].name or "", site.output.name or ""),)
-            places.append(_Place(site.name, (site.node,), outputs, None))
+    for graph_layer in find_layers(model.graph):
+        if graph_layer.output.name not in written:
+            outputs = ((graph_layer.node.outputs[0].name or "", graph_layer.output.name or ""),)
+            places.append(_Place(graph_layer.name, (graph_layer.node,), outputs, None))
     return sorted(places, key=lambda place: order[place.nodes[0]])
 
 

@@ -28,7 +28,7 @@ def analyze(
     progress: ProgressSink = NO_PROGRESS,
     given: Given | None = None,
 ) -> Sensitivities:
-    """Measure the sensitivities of every unit of a model.
+    """Measure the sensitivities of every layer of a model.
 
     Processes that torchrun starts share the images of ranges, traces, norms and input moments, and do the rest alike.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation.budgets import require_possible as budgets_possible
-from lampq_onnx.artifacts import LatencyTable, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import LatencyTable, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.sensitivities import ActivationRange
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.disk.files import require_space
@@ -64,25 +64,25 @@ def require_possible(frontend: Frontend, recipe: Recipe, target: Target) -> None
 def unmeasured(frontend: Frontend) -> Sensitivities:
     """Return the model's layers and the size of its file; all measurements are placeholders."""
     elements = frontend.input_elements()
-    units = tuple(
-        UnitSensitivity(
-            name=unit.name,
-            type=unit.type,
-            parameters=unit.parameters,
-            shape=unit.matrix().shape,
-            fixed=unit.fixed,
-            float_input=unit.float_input,
+    layers = tuple(
+        LayerSensitivity(
+            name=layer.name,
+            type=layer.type,
+            parameters=layer.parameters,
+            shape=layer.matrix().shape,
+            fixed=layer.fixed,
+            float_input=layer.float_input,
             trace=0.0,
             nuclear_norm=0.0,
             weight_error={},
             activation_range=ActivationRange(low=0.0, high=0.0),
-            activation_elements=elements[unit.name],
+            activation_elements=elements[layer.name],
         )
-        for unit in frontend.exported.units
+        for layer in frontend.exported.layers
     )
     return Sensitivities(
         model=frontend.loaded.identity,
-        units=units,
+        layers=layers,
         alpha={},
         alpha_bits=1,
         alpha_measure="kl",

@@ -125,7 +125,7 @@ def prepared(
         frontend = Frontend(loaded, group)
     with ExitStack() as stack:
         if crops is None:
-            made = calibration_images(loaded, frontend.exported.units, images, effort, clock)
+            made = calibration_images(loaded, frontend.exported.layers, images, effort, clock)
             crops = stack.enter_context(_cropped(*made, clock))
         frontend.measure_spread(crops)
         yield frontend, crops

@@ -19,7 +19,7 @@ from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
 from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.evaluation.checks import FilePair, check_files
 from lampq_onnx.evaluation.measure import BATCH, measure_accuracy, measure_latency
-from lampq_onnx.evaluation.records import bit_averages, notes, with_units
+from lampq_onnx.evaluation.records import bit_averages, notes, with_layers
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.keys import SOURCE_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
@@ -128,7 +128,7 @@ class QuantizedOutput:
             update={
                 "passes": dict(conversion.passes),
                 "not_done": conversion.not_done,
-                "layers": with_units(report.layers, sensitivities, rounded.methods),
+                "layers": with_layers(report.layers, sensitivities, rounded.methods),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }
         )

@@ -105,7 +105,7 @@ def _with_promises(
     if whole is not None:
         promises["promised_bytes"] = promised_bytes(sensitivities, plan_forms(plan, storage), whole, target)
     if table is not None:
-        table.require_units(sensitivities.units)
+        table.require_layers(sensitivities.layers)
         promises["promised_ms"] = table.predict(plan)
     return plan.model_copy(update=promises)
 

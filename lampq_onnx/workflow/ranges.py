@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan
 from lampq_onnx.config.options import DEFAULT_CALIBRATION_SIZE, ImageOptions
-from lampq_onnx.converter.convert import planned_sites
+from lampq_onnx.converter.convert import planned_layers
 from lampq_onnx.data import choose, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.metadata import read_metadata
@@ -62,8 +62,8 @@ def with_measured_ranges(
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
     source = open_source(images.calibration, num_classes=facts.num_classes, need_labels=False)
     chosen = choose(source, images.calibration_size or DEFAULT_CALIBRATION_SIZE, images.seed)
-    sites = planned_sites(model, plan)
-    inputs = {name: sites[name].input.name or "" for name in missing}
+    graph_layers = planned_layers(model, plan)
+    inputs = {name: graph_layers[name].input.name or "" for name in missing}
     lows = dict.fromkeys(missing, np.inf)
     highs = dict.fromkeys(missing, -np.inf)
     with (

@@ -231,7 +231,7 @@ class Search:
         result = self._kept.after(plan, recipe.allocation, options).get("iterative update", make)
         if coupled is None:
             return plan.with_weight_bits(result.bits), result
-        ranges = {unit.name: unit.activation_ranges for unit in coupled.units}
+        ranges = {model_layer.name: model_layer.activation_ranges for model_layer in coupled.layers}
         return plan.with_coupled_bits(result.bits, ranges), result
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from lampq_onnx.allocation import Problem
-from lampq_onnx.artifacts import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, ModelIdentity, Sensitivities
 
 
 @pytest.fixture
 def make_problem() -> Callable[..., Problem]:
     def make(costs, sizes, candidates, budget) -> Problem:
         costs = np.asarray(costs, dtype=float)
-        names = tuple(f"unit{i}" for i in range(len(costs)))
+        names = tuple(f"layer{i}" for i in range(len(costs)))
         return Problem(names, np.asarray(sizes), tuple(candidates), costs, budget)
 
     return make
@@ -31,8 +31,8 @@ def make_sensitivities() -> Callable[..., Sensitivities]:
             "fc1": (4 * width, width),
             "fc2": (width, 4 * width),
         }
-        units = [
-            UnitSensitivity(
+        layers = [
+            LayerSensitivity(
                 name=f"blocks.{block}.{kind}",
                 type=kind,
                 parameters=shape[0] * shape[1],
@@ -47,8 +47,8 @@ def make_sensitivities() -> Callable[..., Sensitivities]:
             for kind, shape in shapes.items()
         ]
         if head:
-            units.append(
-                units[0].model_copy(
+            layers.append(
+                layers[0].model_copy(
                     update={
                         "name": "head",
                         "type": "head",
@@ -60,7 +60,7 @@ def make_sensitivities() -> Callable[..., Sensitivities]:
             )
         values = {
             "model": ModelIdentity(name="toy", weights_sha256="0" * 64, num_classes=10),
-            "units": tuple(units),
+            "layers": tuple(layers),
             "alpha": {"qkv": 2.0, "proj": 1.0, "fc1": 3.0, "fc2": 0.5},
             "alpha_bits": 2,
             "alpha_measure": "kl",

@@ -13,7 +13,7 @@ from lampq_onnx.allocation import (
     AllocationOptions,
     allocate,
     parse_activation_candidates,
-    wide_units,
+    wide_layers,
 )
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
@@ -25,34 +25,34 @@ WIDTHS = (4, 6, 8, 16)
 
 @pytest.fixture
 def measured(make_sensitivities):
-    """Units whose inputs cost 4^-A times a factor, with 50 tokens."""
+    """Layers whose inputs cost 4^-A times a factor, with 50 tokens."""
 
     def make(blocks: int = 2, factor: float = 0.1, **changes):
         sensitivities = make_sensitivities(blocks=blocks, **changes)
-        units = tuple(
-            unit.model_copy(
+        layers = tuple(
+            layer.model_copy(
                 update={
                     "activation_cost": {bits: factor * (1 + i % 5) * 4.0**-bits for bits in (2, 3, *range(4, 9), 16)},
-                    "activation_elements": 50 * unit.shape[1],
+                    "activation_elements": 50 * layer.shape[1],
                     "activation_ranges": {4: ActivationRange(low=-0.5, high=0.5), 16: ActivationRange(low=-9, high=9)},
                 }
             )
-            for i, unit in enumerate(sensitivities.units)
+            for i, layer in enumerate(sensitivities.layers)
         )
-        return sensitivities.model_copy(update={"units": units})
+        return sensitivities.model_copy(update={"layers": layers})
 
     return make
 
 
 def change(sensitivities, index: int, **update):
-    units = list(sensitivities.units)
-    units[index] = units[index].model_copy(update=update)
-    return sensitivities.model_copy(update={"units": tuple(units)})
+    layers = list(sensitivities.layers)
+    layers[index] = layers[index].model_copy(update=update)
+    return sensitivities.model_copy(update={"layers": tuple(layers)})
 
 
 def test_mixed_against_brute_force(measured):
     sensitivities = measured(blocks=1)
-    units = sensitivities.units[:4]
+    layers = sensitivities.layers[:4]
     plan, solution = allocate(
         sensitivities,
         AllocationOptions(
@@ -64,14 +64,16 @@ def test_mixed_against_brute_force(measured):
             activation_candidates=(4, 8, 16),
         ),
     )
-    weights = sum(unit.parameters for unit in units)
-    elements = sum(unit.activation_elements for unit in units)
+    weights = sum(model_layer.parameters for model_layer in layers)
+    elements = sum(model_layer.activation_elements for model_layer in layers)
     best = math.inf
     table = METRICS["kl"](sensitivities, (2, 4, 8), 4.0)
-    costs = {unit.name: dict(zip((2, 4, 8), row, strict=True)) for unit, row in zip(units, table, strict=True)}
+    costs = {
+        model_layer.name: dict(zip((2, 4, 8), row, strict=True)) for model_layer, row in zip(layers, table, strict=True)
+    }
     pairs = list(itertools.product((2, 4, 8), (4, 8, 16)))
     for choice in itertools.product(pairs, repeat=4):
-        taken = list(zip(units, choice, strict=True))
+        taken = list(zip(layers, choice, strict=True))
         if sum(u.parameters * w for u, (w, _) in taken) > 4 * weights:
             continue
         if sum(u.activation_elements * a for u, (_, a) in taken) > 7 * elements:
@@ -109,7 +111,7 @@ def test_mixed_weights_are_those_of_the_weights_alone(measured, metric):
 def test_mixed_gives_wide_inputs_to_those_that_need_them(measured):
     sensitivities = change(measured(), 3, activation_cost={4: 9.0, 6: 8.0, 8: 5.0, 16: 0.001})
     plan, _ = allocate(sensitivities, AllocationOptions(bits=4, activation_bits="mixed"))
-    layer = plan.layers[sensitivities.units[3].name]
+    layer = plan.layers[sensitivities.layers[3].name]
     assert layer.activation_bits == 16
     assert layer.activation_range.high == 9
     assert plan.activation_average() <= 8
@@ -120,11 +122,11 @@ def test_mixed_gives_wide_inputs_to_those_that_need_them(measured):
 @pytest.mark.parametrize("asked", [8, 4, "mixed", "same"])
 def test_inputs_that_stay_in_float(measured, asked):
     sensitivities = change(measured(), 2, float_input=True)
-    name = sensitivities.units[2].name
+    name = sensitivities.layers[2].name
     plan, _ = allocate(sensitivities, AllocationOptions(bits=4, activation_bits=asked))
     layer = plan.layers[name]
     assert (layer.activation_bits, layer.activation_range, layer.quantized) == (32, None, True)
-    assert all(other.activation_bits <= 16 for unit, other in plan.layers.items() if unit != name)
+    assert all(other.activation_bits <= 16 for model_layer, other in plan.layers.items() if model_layer != name)
     assert plan.activation_average() <= 8
     quantized, _ = allocate(
         inputs_for(sensitivities, TARGETS["tensorrt"]), AllocationOptions(bits=4, activation_bits=asked)
@@ -134,17 +136,17 @@ def test_inputs_that_stay_in_float(measured, asked):
 
 def test_mixed_leaves_the_budget_to_inputs_that_are_quantized(measured):
     sensitivities = change(measured(blocks=1), 2, float_input=True)
-    units = [unit for unit in sensitivities.units if not unit.fixed and not unit.float_input]
+    layers = [layer for layer in sensitivities.layers if not layer.fixed and not layer.float_input]
     plan, _ = allocate(sensitivities, AllocationOptions(bits=8, activation_bits="mixed", activation_budget=6))
-    total = sum(unit.activation_elements for unit in units)
-    used = sum(unit.activation_elements * plan.layers[unit.name].activation_bits for unit in units)
+    total = sum(layer.activation_elements for layer in layers)
+    used = sum(layer.activation_elements * plan.layers[layer.name].activation_bits for layer in layers)
     assert plan.activation_average() == used / total <= 6
     best = min(
-        sum(unit.activation_cost[bits] for unit, bits in zip(units, choice, strict=True))
-        for choice in itertools.product(WIDTHS, repeat=len(units))
-        if sum(u.activation_elements * b for u, b in zip(units, choice, strict=True)) <= 6 * total
+        sum(layer.activation_cost[bits] for layer, bits in zip(layers, choice, strict=True))
+        for choice in itertools.product(WIDTHS, repeat=len(layers))
+        if sum(u.activation_elements * b for u, b in zip(layers, choice, strict=True)) <= 6 * total
     )
-    found = sum(unit.activation_cost[plan.layers[unit.name].activation_bits] for unit in units)
+    found = sum(layer.activation_cost[plan.layers[layer.name].activation_bits] for layer in layers)
     assert found == pytest.approx(best, rel=1e-9)
 
 
@@ -172,11 +174,11 @@ def test_same_with_measured_costs_counts_the_inputs(measured, make_sensitivities
     sensitivities = change(measured(), 0, activation_cost={bits: 1e3 * 4.0**-bits for bits in range(2, 9)})
     plan, solution = allocate(sensitivities, AllocationOptions(bits=4, metric="kl", activation_bits="same"))
     assert plan.layers["blocks.0.qkv"].activation_bits == 8
-    units = [unit for unit in sensitivities.units if not unit.fixed]
+    layers = [layer for layer in sensitivities.layers if not layer.fixed]
     table = METRICS["kl"](sensitivities, tuple(range(2, 9)), 4.0)
-    widths = [solution.bits[unit.name] for unit in units]
+    widths = [solution.bits[layer.name] for layer in layers]
     expected = sum(
-        row[bits - 2] + unit.activation_cost[bits] for unit, row, bits in zip(units, table, widths, strict=True)
+        row[bits - 2] + layer.activation_cost[bits] for layer, row, bits in zip(layers, table, widths, strict=True)
     )
     assert solution.objective == pytest.approx(expected, rel=1e-12)
     with pytest.raises(LampqError, match="no activation cost at 2 bits"):
@@ -185,7 +187,7 @@ def test_same_with_measured_costs_counts_the_inputs(measured, make_sensitivities
 
 def test_inputs_that_8_bits_cannot_hold_get_16(measured):
     sensitivities = change(measured(factor=1e-4), 2, activation_cost={8: 0.2, 16: 0.001})
-    name = sensitivities.units[2].name
+    name = sensitivities.layers[2].name
     for asked in ({}, {"activation_bits": 8}):
         plan, solution = allocate(sensitivities, AllocationOptions(bits=4, **asked))
         assert [n for n, layer in plan.layers.items() if layer.activation_bits == 16] == [name]
@@ -199,18 +201,18 @@ def test_inputs_that_8_bits_cannot_hold_get_16(measured):
 
 
 def test_the_price_is_a_share_of_the_multiply_adds(measured):
-    units = measured(blocks=1).units[:4]
-    work = [unit.parameters * unit.activation_elements / unit.shape[1] for unit in units]
-    for i, unit in enumerate(units):
+    layers = measured(blocks=1).layers[:4]
+    work = [layer.parameters * layer.activation_elements / layer.shape[1] for layer in layers]
+    for i, layer in enumerate(layers):
         price = DEFAULTS.wide_price * work[i] / sum(work)
         for saved, wide in ((price * 0.999, False), (price * 1.001, True)):
             costs = {8: 0.5 + saved, 16: 0.5}
-            changed = [u.model_copy(update={"activation_cost": costs if u is unit else {}}) for u in units]
-            assert (unit.name in wide_units(changed, 8, DEFAULTS.wide_price)) is wide
-    assert not wide_units([u.model_copy(update={"activation_cost": {8: 9.0}}) for u in units], 8, 0.1)
-    costly = [u.model_copy(update={"activation_cost": {8: 9.0, 16: 0.0}}) for u in units]
-    assert len(wide_units(costly, 8, 0.1)) == 4
-    assert not wide_units([costly[0].model_copy(update={"activation_elements": None}), *costly[1:]], 8, 0.1)
+            changed = [u.model_copy(update={"activation_cost": costs if u is layer else {}}) for u in layers]
+            assert (layer.name in wide_layers(changed, 8, DEFAULTS.wide_price)) is wide
+    assert not wide_layers([u.model_copy(update={"activation_cost": {8: 9.0}}) for u in layers], 8, 0.1)
+    costly = [u.model_copy(update={"activation_cost": {8: 9.0, 16: 0.0}}) for u in layers]
+    assert len(wide_layers(costly, 8, 0.1)) == 4
+    assert not wide_layers([costly[0].model_copy(update={"activation_elements": None}), *costly[1:]], 8, 0.1)
 
 
 def test_activation_averages(measured):

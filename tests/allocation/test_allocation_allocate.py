@@ -12,18 +12,18 @@ ALL = tuple(range(2, 9))
 
 def test_metric_tables_against_their_formulas(make_sensitivities):
     sensitivities = make_sensitivities(blocks=1)
-    units = sensitivities.units[:4]
+    layers = sensitivities.layers[:4]
     # a quarter of what the 4-bit costs would be if every weight mattered alike; 16 times that at 2 bits
-    every = sum(unit.weight_cost[4] for unit in units) / sum(unit.parameters for unit in units)
-    for i, unit in enumerate(units):
+    every = sum(layer.weight_cost[4] for layer in layers) / sum(layer.parameters for layer in layers)
+    for i, layer in enumerate(layers):
         for k, bits in enumerate((2, 4)):
             expected = {
-                "lampq": sensitivities.alpha[unit.type] * unit.trace * 3.0**-bits,
-                "fisher": unit.trace * 3.0**-bits,
-                "nuclear-norm": unit.nuclear_norm * unit.weight_error[bits],
-                "uniform": unit.parameters * 3.0**-bits,
-                "kl": unit.weight_cost[bits] + 0.25 * every * unit.parameters * {2: 16, 4: 1}[bits],
-                "omega-error": sensitivities.omega(unit) * unit.weight_error[bits] / unit.parameters,
+                "lampq": sensitivities.alpha[layer.type] * layer.trace * 3.0**-bits,
+                "fisher": layer.trace * 3.0**-bits,
+                "nuclear-norm": layer.nuclear_norm * layer.weight_error[bits],
+                "uniform": layer.parameters * 3.0**-bits,
+                "kl": layer.weight_cost[bits] + 0.25 * every * layer.parameters * {2: 16, 4: 1}[bits],
+                "omega-error": sensitivities.omega(layer) * layer.weight_error[bits] / layer.parameters,
             }
             for name, value in expected.items():
                 table = METRICS[name](sensitivities, (2, 4), 3.0)
@@ -33,12 +33,12 @@ def test_metric_tables_against_their_formulas(make_sensitivities):
 
 def test_kl_is_blended_at_the_candidate_nearest_to_4_bits(make_sensitivities):
     sensitivities = make_sensitivities(blocks=1)
-    first, second = sensitivities.units[:2]
-    units = (
+    first, second = sensitivities.layers[:2]
+    layers = (
         first.model_copy(update={"parameters": 300, "weight_cost": {2: 9.0, 3: 4.0, 6: 0.5, 8: 0.1}}),
         second.model_copy(update={"parameters": 100, "weight_cost": {2: 3.0, 3: 2.0, 6: 0.3, 8: 0.0}}),
     )
-    changed = sensitivities.model_copy(update={"units": units})
+    changed = sensitivities.model_copy(update={"layers": layers})
     # 3 is nearest to 4: costs of 6 in all, of which 4.5 and 1.5 by size; a quarter of those, times 4, 1, 1/64, 1/1024
     table = METRICS["kl"](changed, (2, 3, 6, 8), 4.0)
     own = np.array([[9.0, 4.0, 0.5, 0.1], [3.0, 2.0, 0.3, 0.0]])
@@ -64,19 +64,23 @@ def test_missing_measurements_are_named(make_sensitivities):
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 @pytest.mark.parametrize("bits", [2.0, 3.3, 4.0, 8.0])
-def test_plan_keeps_budget_and_carries_the_units(make_sensitivities, metric, bits):
+def test_plan_keeps_budget_and_carries_the_layers(make_sensitivities, metric, bits):
     sensitivities = make_sensitivities()
     plan, solution = allocate(sensitivities, AllocationOptions(bits=bits, metric=metric))
     assert (plan.model, plan.metric, plan.budget) == ("toy", metric, bits)
-    assert list(plan.layers) == [unit.name for unit in sensitivities.units]
+    assert list(plan.layers) == [model_layer.name for model_layer in sensitivities.layers]
     assert plan.weight_average() <= bits + 1e-12
     assert solution.proven_optimal
-    for unit in sensitivities.units:
-        layer = plan.layers[unit.name]
-        assert (layer.type, layer.parameters, layer.fixed) == (unit.type, unit.parameters, unit.fixed)
-        assert layer.activation_range == unit.activation_range
+    for model_layer in sensitivities.layers:
+        layer = plan.layers[model_layer.name]
+        assert (layer.type, layer.parameters, layer.fixed) == (
+            model_layer.type,
+            model_layer.parameters,
+            model_layer.fixed,
+        )
+        assert layer.activation_range == model_layer.activation_range
         assert layer.activation_bits == 8
-        assert layer.weight_bits == (8 if unit.fixed else solution.bits[unit.name])
+        assert layer.weight_bits == (8 if model_layer.fixed else solution.bits[model_layer.name])
     assert "head" not in solution.bits
     assert BitPlan.model_validate_json(plan.to_json()) == plan
 
@@ -92,24 +96,26 @@ def test_uniform_metric_gives_uniform_widths(make_sensitivities, bits):
 def test_gamma_sets_the_spread_of_the_relaxed_optimum(make_sensitivities, gamma):
     """B_i = const + log_gamma(Omega_i / c_i), const from the budget, within a rounding step."""
     sensitivities = make_sensitivities(blocks=12, seed=4)
-    units = sensitivities.units[:-1]
+    layers = sensitivities.layers[:-1]
     # Traces within two bits of the middle, so that no width is clipped at 2 or 8.
     rng = np.random.default_rng(7)
-    shift = rng.uniform(-2, 2, len(units))
-    units = tuple(
-        unit.model_copy(update={"trace": float(unit.parameters * gamma ** shift[i] / sensitivities.alpha[unit.type])})
-        for i, unit in enumerate(units)
+    shift = rng.uniform(-2, 2, len(layers))
+    layers = tuple(
+        layer.model_copy(
+            update={"trace": float(layer.parameters * gamma ** shift[i] / sensitivities.alpha[layer.type])}
+        )
+        for i, layer in enumerate(layers)
     )
-    sensitivities = sensitivities.model_copy(update={"units": units})
+    sensitivities = sensitivities.model_copy(update={"layers": layers})
     _, solution = allocate(sensitivities, AllocationOptions(bits=5, gamma=gamma, metric="lampq"))
-    sizes = np.array([unit.parameters for unit in units])
+    sizes = np.array([layer.parameters for layer in layers])
     relaxed = 5 + shift - (sizes * shift).sum() / sizes.sum()
-    found = np.array([solution.bits[unit.name] for unit in units])
+    found = np.array([solution.bits[layer.name] for layer in layers])
     assert np.abs(found - relaxed).max() < 1.0
     assert np.corrcoef(found, relaxed)[0, 1] > 0.95
 
 
-def test_widths_of_activations_and_fixed_units(make_sensitivities):
+def test_widths_of_activations_and_fixed_layers(make_sensitivities):
     plan, _ = allocate(make_sensitivities(), AllocationOptions(bits=4, activation_bits=4, fixed_bits=32))
     head = plan.layers.pop("head")
     assert (head.weight_bits, head.activation_bits) == (32, 32)
@@ -154,10 +160,10 @@ def test_a_budget_below_the_candidates(make_sensitivities):
 
 def test_nothing_to_allocate(make_sensitivities):
     sensitivities = make_sensitivities()
-    fixed = sensitivities.model_copy(update={"units": sensitivities.units[-1:]})
+    fixed = sensitivities.model_copy(update={"layers": sensitivities.layers[-1:]})
     with pytest.raises(LampqError, match="toy have no layer in the budget: all layers are fixed"):
         allocate(fixed, AllocationOptions(bits=4))
-    twice = sensitivities.model_copy(update={"units": sensitivities.units[-1:] * 2 + sensitivities.units[:1]})
+    twice = sensitivities.model_copy(update={"layers": sensitivities.layers[-1:] * 2 + sensitivities.layers[:1]})
     with pytest.raises(LampqError, match="two layers are named head"):
         allocate(twice, AllocationOptions(bits=4))
 

@@ -19,7 +19,7 @@ INPUT_BITS = np.array([4, 6, 8, 16])
 def problem_of(costs, weights, capacities) -> ChoiceProblem:
     costs = np.asarray(costs, dtype=float)
     return ChoiceProblem(
-        names=tuple(f"unit{i}" for i in range(len(costs))),
+        names=tuple(f"layer{i}" for i in range(len(costs))),
         options=tuple(f"option {k}" for k in range(costs.shape[1])),
         costs=costs,
         budgets=tuple(
@@ -101,7 +101,7 @@ def test_agrees_with_separate_problems(scale, average):
     assert solution.bound == pytest.approx(sum(s.bound for s in expected), rel=1e-9)
 
 
-def test_a_thousand_units():
+def test_a_thousand_layers():
     joint, alone = pairs(1000, seed=1)
     solution = solve_choices(joint, time_limit=8.0)
     assert solution.seconds < 12
@@ -145,10 +145,10 @@ def test_runs_repeat():
     assert solve_choices(joint).choice.tolist() == solve_choices(joint).choice.tolist()
 
 
-def test_options_that_a_unit_does_not_have():
+def test_options_that_a_layer_does_not_have():
     problem = problem_of([[math.inf, 1.0], [2.0, 0.0]], [[[0, 5], [1, 5]], [[0, 1], [0, 1]]], [9, 9])
     assert solve_choices(problem).choice.tolist() == [1, 0]
-    with pytest.raises(LampqError, match="unit1 has no option of finite cost"):
+    with pytest.raises(LampqError, match="layer1 has no option of finite cost"):
         problem_of([[1.0, 1.0], [math.inf, math.inf]], [[[0, 1]] * 2], [9])
 
 
@@ -172,7 +172,7 @@ def test_amounts_are_said_as_averages():
 
 @pytest.mark.parametrize(
     ("costs", "message"),
-    [([[1.0, -1.0]], "unit0 has the cost -1.0 at option 1"), ([[math.nan, 1.0]], "cost nan at option 0")],
+    [([[1.0, -1.0]], "layer0 has the cost -1.0 at option 1"), ([[math.nan, 1.0]], "cost nan at option 0")],
 )
 def test_bad_costs_are_named(costs, message):
     with pytest.raises(LampqError, match=message):

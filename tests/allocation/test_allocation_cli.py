@@ -29,11 +29,11 @@ def files(make_sensitivities, tmp_path) -> tuple[Path, Path]:
     """sensitivity.json with measured inputs, and where the plan goes."""
     sensitivities = make_sensitivities()
     cost = {bits: 4.0**-bits for bits in (2, 3, 4, 5, 6, 7, 8, 16)} | {8: 0.05}
-    units = tuple(
-        unit.model_copy(update={"activation_cost": cost, "activation_elements": 50 * unit.shape[1]})
-        for unit in sensitivities.units
+    layers = tuple(
+        layer.model_copy(update={"activation_cost": cost, "activation_elements": 50 * layer.shape[1]})
+        for layer in sensitivities.layers
     )
-    sensitivities.model_copy(update={"units": units}).save(tmp_path / "sensitivity.json")
+    sensitivities.model_copy(update={"layers": layers}).save(tmp_path / "sensitivity.json")
     return tmp_path / "sensitivity.json", tmp_path / "plan.json"
 
 

@@ -87,14 +87,14 @@ def test_a_constant_cost_does_not_drown_the_rest(make_problem):
     sizes = rng.integers(1, 100, 6)
     alone = solve(make_problem(costs, sizes, (2, 4, 8), 4.0))
     beside = solve(make_problem([*costs, [1e6] * 3], [*sizes, 1], (2, 4, 8), 4.0))
-    assert {k: v for k, v in beside.bits.items() if k != "unit6"}.keys() == alone.bits.keys()
-    assert beside.bits["unit6"] == 2
+    assert {k: v for k, v in beside.bits.items() if k != "layer6"}.keys() == alone.bits.keys()
+    assert beside.bits["layer6"] == 2
     assert len(set(beside.bits.values())) > 1
 
 
 @pytest.mark.parametrize("law", ["decaying", "arbitrary"])
 @pytest.mark.parametrize("sizes", ["vit", "random"])
-def test_a_thousand_units(make_problem, law, sizes):
+def test_a_thousand_layers(make_problem, law, sizes):
     rng = np.random.default_rng(1)
     counts = np.resize(VIT, 1000) if sizes == "vit" else rng.integers(10**5, 10**7, 1000)
     candidates = (2, 3, 4, 5, 6, 7, 8)
@@ -110,10 +110,10 @@ def test_degenerate_problems(make_problem):
     zero = solve(make_problem(np.zeros((3, 2)), [1, 2, 3], (2, 4), 3.0))
     assert (zero.objective, zero.bound, zero.gap, zero.proven_optimal) == (0, 0, 0, True)
     one = solve(make_problem([[3.0, 2.0, 1.0]], [7], (2, 4, 8), 5.0))
-    assert one.bits == {"unit0": 4}
+    assert one.bits == {"layer0": 4}
     assert one.proven_optimal
     single = solve(make_problem([[3.0], [1.0]], [7, 8], (4,), 4.0))
-    assert (single.bits, single.gap) == ({"unit0": 4, "unit1": 4}, 0)
+    assert (single.bits, single.gap) == ({"layer0": 4, "layer1": 4}, 0)
     ample = solve(make_problem([[3.0, 1.0], [1.0, 0.5]], [7, 8], (2, 4), 8.0))
     assert set(ample.bits.values()) == {4}
     assert ample.proven_optimal
@@ -121,7 +121,7 @@ def test_degenerate_problems(make_problem):
 
 def test_more_bits_are_not_taken_where_they_cost_more(make_problem):
     solution = solve(make_problem([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]], [5, 5], (2, 4, 8), 8.0))
-    assert solution.bits == {"unit0": 2, "unit1": 4}
+    assert solution.bits == {"layer0": 2, "layer1": 4}
 
 
 def test_the_bound_holds_for_every_allocation(make_problem):
@@ -150,7 +150,7 @@ def hard_problem(make_problem) -> Problem:
 
 
 def test_improves_on_the_greedy_allocation(hard_problem):
-    assert solve(hard_problem).bits == {"unit0": 2, "unit1": 4, "unit2": 4}
+    assert solve(hard_problem).bits == {"layer0": 2, "layer1": 4, "layer2": 4}
 
 
 def test_no_time_is_not_a_proof(hard_problem):

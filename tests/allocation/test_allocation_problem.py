@@ -39,15 +39,15 @@ def test_bad_candidates_are_refused(make_problem, candidates):
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
-def test_bad_cost_names_unit_and_width(make_problem, value):
-    with pytest.raises(LampqError, match=r"unit1 has the cost .* at 4 bits"):
+def test_bad_cost_names_layer_and_width(make_problem, value):
+    with pytest.raises(LampqError, match=r"layer1 has the cost .* at 4 bits"):
         make_problem([[1.0, 0.5], [1.0, value]], [1, 1], (2, 4), 4.0)
 
 
-def test_bad_units_are_refused(make_problem):
+def test_bad_layers_are_refused(make_problem):
     with pytest.raises(LampqError, match="no layer"):
         make_problem(np.zeros((0, 1)), np.zeros(0, int), (2,), 4.0)
-    with pytest.raises(LampqError, match="unit1 has 0 weights"):
+    with pytest.raises(LampqError, match="layer1 has 0 weights"):
         make_problem([[1.0], [1.0]], [1, 0], (2,), 4.0)
     with pytest.raises(LampqError, match="two layers are named a"):
         Problem(("a", "a"), np.array([1, 1]), (2,), np.ones((2, 1)), 4.0)

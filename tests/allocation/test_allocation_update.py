@@ -82,7 +82,7 @@ def test_raise_of_largest_gain_and_lowering_of_smallest_degradation():
     assert [(r.raised, r.lowered, r.kept) for r in result.history] == [("a", "b", False)]
 
 
-def test_one_unit_is_never_both_raised_and_lowered():
+def test_one_layer_is_never_both_raised_and_lowered():
     bits = {"a": 8, "b": 2, "c": 8}
     evaluator = Scripted({"a": 0.5, "b": 1e-6, "c": 0.9}, [1.0, 0.5])
     result = iterative_update(bits, ones(bits), 18, ALL, evaluator, rounds=1)
@@ -141,7 +141,7 @@ def test_strict_budget_is_never_broken():
         assert all(set(b.values()) <= set(ALL) for b in evaluator.scored)
 
 
-def test_strict_lowers_a_unit_that_pays_for_the_raise():
+def test_strict_lowers_a_layer_that_pays_for_the_raise():
     bits, sizes = {"big": 4, "small": 4, "other": 4}, {"big": 4, "small": 1, "other": 4}
     errors = {"big": 1.0, "small": 0.01, "other": 0.5}
     strict = iterative_update(bits, sizes, 36, ALL, Scripted(errors, [1.0, 0.5]), rounds=1)

@@ -15,7 +15,7 @@ from lampq_onnx.artifacts import LatencyTable, Sensitivities
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import TARGETS
-from tools.bench.budgets import made_up_table, made_up_unit, sensitivities_of
+from tools.bench.budgets import made_up_layer, made_up_table, sensitivities_of
 
 VNNI = TARGETS["onnxruntime-x86-vnni"]
 SHAPES = ((96, 32), (32, 32), (128, 32), (32, 128))
@@ -24,12 +24,12 @@ TOKENS = 17
 
 def measured(count: int = 4, seed: int = 0, **changes) -> Sensitivities:
     rng = np.random.default_rng(seed)
-    units = [made_up_unit(f"u{i}", "linear", SHAPES[i % 4], TOKENS * SHAPES[i % 4][1], rng) for i in range(count)]
-    return sensitivities_of("toy", units).model_copy(update=changes)
+    layers = [made_up_layer(f"u{i}", "linear", SHAPES[i % 4], TOKENS * SHAPES[i % 4][1], rng) for i in range(count)]
+    return sensitivities_of("toy", layers).model_copy(update=changes)
 
 
 def table_of(sensitivities: Sensitivities) -> LatencyTable:
-    return made_up_table(sensitivities.units)
+    return made_up_table(sensitivities.layers)
 
 
 def packed(count: int, bits: int) -> int:
@@ -47,13 +47,15 @@ def took(sensitivities: Sensitivities, table: LatencyTable, widths: dict[str, tu
     size = float(table.float_bytes)
     ms = table.float_ms
     bops = 0
-    for unit in sensitivities.units:
-        w, a = widths[unit.name]
-        own = {t.activation_bits: t.milliseconds for t in table.times if t.shape == f"{unit.shape[0]}x{unit.shape[1]}"}
+    for layer in sensitivities.layers:
+        w, a = widths[layer.name]
+        own = {
+            t.activation_bits: t.milliseconds for t in table.times if t.shape == f"{layer.shape[0]}x{layer.shape[1]}"
+        }
         if w != 32:
-            size += packed(unit.parameters, w) + 4 * unit.shape[0] + nodes(w) - 4 * unit.parameters
+            size += packed(layer.parameters, w) + 4 * layer.shape[0] + nodes(w) - 4 * layer.parameters
             ms += own[(8,) if a == 8 else (16, 32)] - own[32,]
-        bops += unit.parameters * TOKENS * w * a
+        bops += layer.parameters * TOKENS * w * a
     return size, ms, bops
 
 
@@ -71,9 +73,9 @@ def widths_of(plan) -> dict[str, tuple[int, int]]:
 def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
     sensitivities = measured()
     table = table_of(sensitivities)
-    whole = took(sensitivities, table, {u.name: (32, 32) for u in sensitivities.units})
-    rest = whole[0] - 4 * sum(u.parameters for u in sensitivities.units)
-    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.units})[1]
+    whole = took(sensitivities, table, {u.name: (32, 32) for u in sensitivities.layers})
+    rest = whole[0] - 4 * sum(u.parameters for u in sensitivities.layers)
+    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.layers})[1]
     limits = Limits(
         bits=bits,
         max_bytes=None if size is None else int(rest + size * (whole[0] - rest)),
@@ -84,16 +86,16 @@ def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
         sensitivities, limits, AllocationOptions(candidates=(3, 4, 8)), target=VNNI, table=table, packing="exact"
     )
     options = [(w, a) for w in (3, 4, 8) for a in (8, 16, 32)] + [(32, 32)]
-    # The blend with even costs is the metric's own affair; costs are taken from it for single units.
+    # The blend with even costs is the metric's own affair; costs are taken from it for single layers.
     from lampq_onnx.allocation.metrics import kl
 
     weights = kl(sensitivities, (3, 4, 8), 4.0)
     best = np.inf
-    total = sum(u.parameters for u in sensitivities.units)
-    for choice in itertools.product(options, repeat=len(sensitivities.units)):
-        widths = {u.name: c for u, c in zip(sensitivities.units, choice, strict=True)}
+    total = sum(u.parameters for u in sensitivities.layers)
+    for choice in itertools.product(options, repeat=len(sensitivities.layers)):
+        widths = {u.name: c for u, c in zip(sensitivities.layers, choice, strict=True)}
         took_bytes, took_ms, took_bops = took(sensitivities, table, widths)
-        mean = sum(u.parameters * widths[u.name][0] for u in sensitivities.units) / total
+        mean = sum(u.parameters * widths[u.name][0] for u in sensitivities.layers) / total
         if (
             (limits.max_bytes is None or took_bytes + int(0.005 * limits.max_bytes) <= limits.max_bytes)
             and (limits.max_ms is None or took_ms <= limits.max_ms + 1e-6)
@@ -102,10 +104,10 @@ def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
         ):
             cost = sum(
                 (0 if w == 32 else weights[i, (3, 4, 8).index(w)]) + (0 if a == 32 else u.activation_cost[a])
-                for i, (u, (w, a)) in enumerate(zip(sensitivities.units, choice, strict=True))
+                for i, (u, (w, a)) in enumerate(zip(sensitivities.layers, choice, strict=True))
             )
             if share is None:  # 0.1 nats for a whole model on the float kernel
-                work = {u.name: u.parameters * TOKENS for u in sensitivities.units}
+                work = {u.name: u.parameters * TOKENS for u in sensitivities.layers}
                 cost += sum(0.1 * work[n] / sum(work.values()) for n, (_, a) in widths.items() if a > 8)
             best = min(best, cost)
     assert solution.proven_optimal
@@ -126,7 +128,7 @@ def test_slack_budgets_are_refused_with_the_value_below_which_something_is_quant
     scales = {"max_ms": ("ms", 1.0), "max_bytes": ("MB", 1e6), "max_bops": ("G", 1e9)}
 
     def quantized(**limits):
-        # Float on its slower kernel has next to no price here: only budgets take units out of it.
+        # Float on its slower kernel has next to no price here: only budgets take layers out of it.
         plan, _ = allocate_within(
             sensitivities, Limits(**limits), AllocationOptions(wide_price=1e-30), target=VNNI, table=table
         )
@@ -135,8 +137,8 @@ def test_slack_budgets_are_refused_with_the_value_below_which_something_is_quant
     with pytest.raises(LampqError, match="nothing would be quantized") as caught:
         quantized(**dict.fromkeys(names, 10**13))
     for name in names:
-        unit, scale = scales[name]
-        (edge,) = (float(v) for v in re.findall(rf"quantized below ([\d.]+) {unit}\)", caught.value.message))
+        model_layer, scale = scales[name]
+        (edge,) = (float(v) for v in re.findall(rf"quantized below ([\d.]+) {model_layer}\)", caught.value.message))
         assert quantized(**{name: int(0.99 * edge * scale) if scale > 1 else 0.99 * edge})
         with pytest.raises(LampqError, match="nothing would be quantized"):
             quantized(**{name: int(1.01 * edge * scale) if scale > 1 else 1.01 * edge})
@@ -166,8 +168,8 @@ def test_one_candidate_is_enough():
 def test_what_cannot_be_kept_says_what_could():
     sensitivities = measured()
     table = table_of(sensitivities)
-    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.units})[1]
-    least = took(sensitivities, table, {u.name: (2, 8) for u in sensitivities.units})[0]
+    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.layers})[1]
+    least = took(sensitivities, table, {u.name: (2, 8) for u in sensitivities.layers})[0]
     with pytest.raises(LampqError, match="ms of latency cannot be met") as caught:
         allocate_within(sensitivities, Limits(max_ms=0.99 * fastest), target=VNNI, table=table)
     (said,) = re.findall(r"The smallest possible latency is ([\d.]+) ms", caught.value.message)
@@ -180,7 +182,7 @@ def test_what_cannot_be_kept_says_what_could():
             r"The smallest possible file is ([\d.]+) MB; ([\d.]+) MB of it cannot be quantized\.", caught.value.message
         )[0]
         assert float(size) == pytest.approx(least / 0.995 / 1e6, abs=1.1e-3)
-        whole = sensitivities.float_bytes - 4 * sum(unit.parameters for unit in sensitivities.units)
+        whole = sensitivities.float_bytes - 4 * sum(layer.parameters for layer in sensitivities.layers)
         assert float(floor) == pytest.approx(whole / 1e6, abs=1.1e-3)
         typed = parse_size(f"{size}MB")  # what is said can be typed
         plan, _ = allocate_within(sensitivities, Limits(max_bytes=typed), target=VNNI, table=table)
@@ -213,7 +215,7 @@ def test_a_fast_storage_is_chosen_where_time_is_short_and_a_small_one_where_byte
         else:
             times.append(own)
     split = table.model_copy(update={"times": tuple(times)})
-    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.units})[1]
+    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.layers})[1]
     fast, _ = allocate_within(sensitivities, Limits(max_ms=fastest * 1.001), target=VNNI, table=split)
     small, _ = allocate_within(sensitivities, Limits(bits=4), target=VNNI, table=split)
     assert {layer.storage for layer in fast.layers.values()} == {"container"}
@@ -238,8 +240,8 @@ def test_agreement_is_a_budget_and_bytes_the_aim():
         assert plan.promised_agreement is not None
         assert plan.promised_agreement >= asked
         assert solution.objective == pytest.approx(
-            sum(plan.promised_bytes - sensitivities.float_bytes + 4 * u.parameters for u in sensitivities.units[:1])
-            + 4 * sum(u.parameters for u in sensitivities.units[1:])
+            sum(plan.promised_bytes - sensitivities.float_bytes + 4 * u.parameters for u in sensitivities.layers[:1])
+            + 4 * sum(u.parameters for u in sensitivities.layers[1:])
         )
         sizes.append(plan.promised_bytes)
     assert sizes == sorted(sizes)
@@ -274,10 +276,10 @@ def test_targets_decide_the_forms():
     assert {w for w, _ in widths_of(plan).values()} <= {4, 8, 32}
 
 
-def test_many_units_are_quick():
+def test_many_layers_are_quick():
     sensitivities = measured(300)
     table = table_of(sensitivities)
-    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.units})[1]
+    fastest = took(sensitivities, table, {u.name: (8, 8) for u in sensitivities.layers})[1]
     start = time.perf_counter()
     _, solution = allocate_within(
         sensitivities,
@@ -322,11 +324,11 @@ def test_amounts_that_cannot_be_read_are_refused(parse, text):
         parse(text)
 
 
-@pytest.mark.parametrize(("parse", "text", "units"), [(parse_size, "4", "MB"), (parse_latency, "20", "ms")])
-def test_an_amount_without_a_unit_is_refused_with_the_units(parse, text, units):
+@pytest.mark.parametrize(("parse", "text", "layers"), [(parse_size, "4", "MB"), (parse_latency, "20", "ms")])
+def test_an_amount_without_a_layer_is_refused_with_the_layers(parse, text, layers):
     with pytest.raises(UsageError, match=f"'{text}' has no unit") as caught:
         parse(text)
-    assert units in caught.value.hint
+    assert layers in caught.value.hint
 
 
 def test_the_api_takes_budgets_as_the_command_line_does():
@@ -341,9 +343,9 @@ def test_the_api_takes_budgets_as_the_command_line_does():
 
 def test_inputs_that_stay_in_float_pay_nothing_for_the_float_kernel():
     sensitivities = measured()
-    units = list(sensitivities.units)
-    units[1] = units[1].model_copy(update={"float_input": True})
-    sensitivities = sensitivities.model_copy(update={"units": tuple(units)})
+    layers = list(sensitivities.layers)
+    layers[1] = layers[1].model_copy(update={"float_input": True})
+    sensitivities = sensitivities.model_copy(update={"layers": tuple(layers)})
     limits = Limits(bits=4)
     for price in (0.1, float("inf")):
         plan, _ = allocate_within(sensitivities, limits, AllocationOptions(wide_price=price), target=VNNI)
@@ -356,7 +358,7 @@ def test_inputs_that_stay_in_float_pay_nothing_for_the_float_kernel():
         sensitivities, limits, AllocationOptions(candidates=(4, 8)), target=TARGETS["onnxruntime-qnn"]
     )
     assert widths_of(plan)["u1"][1] != 32 or widths_of(plan)["u1"] == (32, 32)
-    units[1] = units[1].model_copy(update={"fixed": True})
-    fixed = sensitivities.model_copy(update={"units": tuple(units)})
+    layers[1] = layers[1].model_copy(update={"fixed": True})
+    fixed = sensitivities.model_copy(update={"layers": tuple(layers)})
     plan, _ = allocate_within(fixed, limits, target=VNNI)
     assert widths_of(plan)["u1"] == (8, 32)

@@ -20,7 +20,7 @@ from lampq_onnx.config.keywords import TAKEN
 from lampq_onnx.config.recipe import FIELDS, by_flag
 from lampq_onnx.errors import GateError, LampqError, UsageError
 from lampq_onnx.frontend.models.digits import split_images
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from tests.cli.conftest import invoke
 from tests.converter.graphs import as_ir, vit
 from tests.frontend.tiny_models import SIZE, images, tiny_vit
@@ -118,7 +118,7 @@ def test_probe(tmp_path: Path) -> None:
         lampq_onnx.probe(tmp_path / "float.onnx", rounds=4)
     table = lampq_onnx.probe(tmp_path / "float.onnx", target="onnxruntime-x86-vnni", rounds=5)
     assert {layer.name for layer in table.layers} == {
-        site.name for site in find_sites(as_ir(vit(linear="matmul")).graph)
+        graph_layer.name for graph_layer in find_layers(as_ir(vit(linear="matmul")).graph)
     }
     done("probe", tmp_path / "float.onnx", "--target", "onnxruntime-x86-vnni", "--rounds", 5, "-o", tmp_path / "l.json")
     again = lampq_onnx.LatencyTable.load(tmp_path / "l.json")
@@ -221,8 +221,8 @@ def test_recognize(tmp_path: Path) -> None:
     model = tiny_vit()
     found = lampq_onnx.recognize(model, tmp_path / "out", preprocessing=PREPROCESSING, bits=3, threads=1)
     layers = {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
-    assert {unit.name for unit in found.units} == layers
-    assert sum(unit.parameters for unit in found.units) == sum(model.get_submodule(n).weight.numel() for n in layers)
+    assert {layer.name for layer in found.layers} == layers
+    assert sum(layer.parameters for layer in found.layers) == sum(model.get_submodule(n).weight.numel() for n in layers)
     with pytest.raises(LampqError, match="smallest"):
         lampq_onnx.recognize(model, tmp_path / "out", preprocessing=PREPROCESSING, max_size="1kB", threads=1)
     assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ def test_deit_exports_as_the_model_that_timm_runs(tmp_path: Path) -> None:
     checkpoint = ASSETS / "weights" / "deit_tiny_patch16_224.safetensors"
     loaded = load_timm("deit_tiny_patch16_224", checkpoint=checkpoint)
     exported = export_model(loaded)
-    assert len([unit for unit in exported.units if not unit.fixed]) == 48
+    assert len([layer for layer in exported.layers if not layer.fixed]) == 48
     save_model(exported.model, tmp_path / "float.onnx")
     source = choose(open_source(ASSETS / "imagenet_val650", num_classes=1000, need_labels=True), 24, 0)
     session = ort.InferenceSession(str(tmp_path / "float.onnx"))

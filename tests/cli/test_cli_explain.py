@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lampq_onnx.cli.main import app
 from lampq_onnx.converter import convert_model
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import as_ir, plan_for, vit
@@ -25,7 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explain")
     model = vit()
     onnx.save(model, folder / "float.onnx")
-    plan = plan_for([site.name for site in find_sites(as_ir(model).graph)], weight_bits=4)
+    plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)], weight_bits=4)
     plan.save(folder / "plan.json")
     save_model(convert_model(as_ir(model), plan, target=TARGETS["onnxruntime-x86-vnni"]).model, folder / "model.onnx")
     return folder

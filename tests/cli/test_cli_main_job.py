@@ -98,7 +98,7 @@ def test_allocate_alone_gives_the_same_start_under_a_second(digits_run: tuple[Pa
     plan = BitPlan.load(tmp_path / "plan.json")
     assert 3.4 < (plan.weight_average() or 0) <= 3.5
     assert "proven optimal" in out
-    assert list(plan.layers) == [unit.name for unit in Sensitivities.load(folder / "sensitivity.json").units]
+    assert list(plan.layers) == [layer.name for layer in Sensitivities.load(folder / "sensitivity.json").layers]
 
 
 def test_convert_alone_writes_the_same_file(digits_run: tuple[Path, str], tmp_path: Path) -> None:

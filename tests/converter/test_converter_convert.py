@@ -12,7 +12,7 @@ from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.converter.convert import check_file, embedded_plan
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.keys import PLAN_KEY
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.targets import PACKINGS, TARGETS, target_for
 from tests.converter.graphs import (
@@ -283,8 +283,8 @@ def test_unknown_targets() -> None:
 @pytest.mark.parametrize("target", [AVX2, VNNI], ids=["avx2", "vnni"])
 def test_inspection_reads_what_was_written(tmp_path: Path, packing: str, target: object, linear: str) -> None:
     float_model = vit(linear=linear)
-    sizes = {site.name: site.matrix().size for site in find_sites(as_ir(float_model).graph)}
-    kinds = {site.name: site.type for site in find_sites(as_ir(float_model).graph)}
+    sizes = {graph_layer.name: graph_layer.matrix().size for graph_layer in find_layers(as_ir(float_model).graph)}
+    kinds = {graph_layer.name: graph_layer.type for graph_layer in find_layers(as_ir(float_model).graph)}
     widths = dict(zip(NAMES, [8, 1, 2, 3, 4, 5, 6, 7, 8, 3], strict=True))
     activation = dict(zip(NAMES, [8, 8, 4, 8, 6, 8, 2, 8, 8, 3], strict=True))
     interval = ActivationRange(low=-3, high=3)
@@ -338,14 +338,14 @@ def test_inspection_of_another_tools_file(tmp_path: Path, per_channel: bool) -> 
         op_types_to_quantize=["MatMul", "Conv"],
     )
     model = load_model(tmp_path / "q.onnx")
-    sites = find_sites(as_ir(float_model).graph)
+    layers = find_layers(as_ir(float_model).graph)
     found = {layer.name.strip("/").replace("/", "."): layer for layer in inspect_model(model)}
-    assert set(found) == {site.name for site in sites}
-    for site in sites:
-        layer = found[site.name]
+    assert set(found) == {graph_layer.name for graph_layer in layers}
+    for graph_layer in layers:
+        layer = found[graph_layer.name]
         assert (layer.weight_bits, layer.activation_bits) == (8, 8)
         assert layer.storage == "int8"
-        assert layer.parameters == layer.bytes == site.matrix().size
+        assert layer.parameters == layer.bytes == graph_layer.matrix().size
         assert layer.scheme == ("per-channel" if per_channel else "per-tensor")
     assert found["patch_embed.proj"].input == "images"
     assert embedded_plan(model, Path("other.onnx")) is None

@@ -76,8 +76,8 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, name: str) -> None:
 def test_integer_and_float_modes() -> None:
     whole = Image.fromarray(np.array([[0, 65535]], dtype=np.int32))
     np.testing.assert_array_equal(np.array(eight_bit(whole)), [[0, 255]])
-    unit = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
-    np.testing.assert_array_equal(np.array(eight_bit(unit)), [[0, 128, 255]])
+    layer = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    np.testing.assert_array_equal(np.array(eight_bit(layer)), [[0, 128, 255]])
     bytes_ = Image.fromarray(np.array([[0.0, 7.4, 255.0]], dtype=np.float32))
     np.testing.assert_array_equal(np.array(eight_bit(bytes_)), [[0, 7, 255]])
 

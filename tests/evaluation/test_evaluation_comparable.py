@@ -19,7 +19,7 @@ from lampq_onnx.config.options import OutputOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.evaluation.comparable import ModelFile, require_comparable
 from lampq_onnx.graph.keys import SOURCE_KEY
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.graph.quantized_operators import quantized_node
@@ -47,7 +47,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_metadata(model, "tiny", FACTS, CLASSES)
     onnx.save(as_proto(model), folder / "float.onnx")
     source = load_model(folder / "float.onnx")
-    plan = plan_for([site.name for site in find_sites(source.graph)], weight_bits=8)
+    plan = plan_for([layer.name for layer in find_layers(source.graph)], weight_bits=8)
     plan.save(folder / "plan.json")
     write_quantized(source, plan, {}, folder / "model.onnx", OutputOptions(), TARGETS["onnxruntime-x86-vnni"])
     rng = np.random.default_rng(0)
@@ -264,10 +264,10 @@ def test_another_model_of_the_same_shapes(pair: Path, tmp_path: Path, change: Ch
 
 def test_layers_are_known_by_their_weights_where_the_source_is_not_said(pair: Path, tmp_path: Path) -> None:
     model = as_ir(onnx.load(pair / "float.onnx"))
-    sites = {site.name: site for site in find_sites(model.graph)}
-    plan = plan_for(list(sites), weight_bits=8)
+    graph_layers = {graph_layer.name: graph_layer for graph_layer in find_layers(model.graph)}
+    plan = plan_for(list(graph_layers), weight_bits=8)
     layers = {
-        name: layer.model_copy(update={"sketch": weight_sketch(sites[name].matrix())})
+        name: layer.model_copy(update={"sketch": weight_sketch(graph_layers[name].matrix())})
         for name, layer in plan.layers.items()
     }
     text = plan.model_copy(update={"layers": layers}).model_dump_json(exclude_none=True)

@@ -15,7 +15,7 @@ from lampq_onnx.converter.blocks import block_of, block_outputs
 from lampq_onnx.converter.passes.select_early import SELECTED
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.output_errors import BATCH, ERROR_IMAGES, measure_output_errors
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.inner_tensors import compare_tensors
 from lampq_onnx.runtime.operators import WARM_UP, _by_operator, operator_times
@@ -113,7 +113,7 @@ def test_layers_that_see_one_token_are_compared_on_it(index: int, tmp_path: Path
     original.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("images", 1, ["batch", 1, 5, 8]))
     original.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "channel"))
     original.graph.node.insert(0, onnx.helper.make_node("Squeeze", ["images", "channel"], ["x"]))
-    names = [site.name for site in find_sites(as_ir(original).graph)]
+    names = [graph_layer.name for graph_layer in find_layers(as_ir(original).graph)]
     target = TARGETS["onnxruntime-x86-vnni"]
     model = convert_model(as_ir(original), plan_for(names, weight_bits=3), target=target).model
     reference, quantized = tmp_path / "float.onnx", tmp_path / "model.onnx"

@@ -347,13 +347,13 @@ class Odd:
 
     Attributes:
         make: the module; it is seeded by the caller.
-        units: layers that get a width.
+        layers: layers that get a width.
         skipped: layer -> part of the reason for which it does not.
         refused: part of the message for which the model is refused; empty where it is taken.
     """
 
     make: Callable[[], nn.Module]
-    units: int = 6
+    layers: int = 6
     skipped: tuple[tuple[str, str], ...] = ()
     refused: str = ""
 

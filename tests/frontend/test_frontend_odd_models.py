@@ -52,15 +52,15 @@ def test_an_odd_model_is_measured_as_its_rehearsal_says(name: str, tmp_path) -> 
         _same_function(wanted, frontend, crops, tmp_path)
         frontend.use_gptq(crops)
         measured = frontend.analyze(crops, AnalysisOptions(effort="fast", candidates=(3, 4)), seed=0)
-    assert [(u.name, u.type, u.shape, u.fixed) for u in said.units] == [
-        (u.name, u.type, u.shape, u.fixed) for u in measured.units
+    assert [(u.name, u.type, u.shape, u.fixed) for u in said.layers] == [
+        (u.name, u.type, u.shape, u.fixed) for u in measured.layers
     ]
     assert said.skipped == measured.skipped
-    assert len(said.units) == odd.units
+    assert len(said.layers) == odd.layers
     for layer, reason in odd.skipped:
         assert reason in said.skipped[layer]
     assert len(said.skipped) == len(odd.skipped)
-    assert all(unit.trace > 0 for unit in measured.units)
+    assert all(model_layer.trace > 0 for model_layer in measured.layers)
 
 
 def _same_function(module: torch.nn.Module | None, frontend: Frontend, crops, room) -> None:

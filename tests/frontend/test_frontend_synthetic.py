@@ -21,7 +21,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend import synthetic
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.synthetic import (
     calibration_source,
     optimized_images,
@@ -51,18 +51,20 @@ def model() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def units(model: LoadedModel) -> tuple[Unit, ...]:
+def layers(model: LoadedModel) -> tuple[ModelLayer, ...]:
     return projections(model.module)
 
 
-def projections(module: torch.nn.Module) -> tuple[Unit, ...]:
-    """The units that matter here, without an export; the last test takes them from one."""
+def projections(module: torch.nn.Module) -> tuple[ModelLayer, ...]:
+    """The layers that matter here, without an export; the last test takes them from one."""
     found = [(name, part) for name, part in module.named_modules() if name.endswith("attn.proj")]
-    return tuple(Unit(name, "proj", part, fixed=False) for name, part in found)
+    return tuple(ModelLayer(name, "proj", part, fixed=False) for name, part in found)
 
 
-def pixels_of(model: LoadedModel, units: tuple[Unit, ...], options: SyntheticOptions, **more: object) -> np.ndarray:
-    source, preprocessing = calibration_source("synthetic", model, units, options, **more)
+def pixels_of(
+    model: LoadedModel, layers: tuple[ModelLayer, ...], options: SyntheticOptions, **more: object
+) -> np.ndarray:
+    source, preprocessing = calibration_source("synthetic", model, layers, options, **more)
     return np.stack([preprocessing.crop(source.image(i)) for i in range(len(source))])
 
 
@@ -143,19 +145,19 @@ def test_schedule_rises_and_falls() -> None:
 
 
 def test_small_images_keep_their_contrast(
-    model: LoadedModel, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, layers: tuple[ModelLayer, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contrast() -> float:
-        return float(torch.cat(list(optimized_images(model, units, SyntheticOptions(size=8)))).std())
+        return float(torch.cat(list(optimized_images(model, layers, SyntheticOptions(size=8)))).std())
 
     kept = contrast()
     monkeypatch.setattr(synthetic, "VARIATION_SIDE", 16)  # the weight of large images, on 16 pixels
     assert contrast() < 0.5 * kept
 
 
-def test_every_term_falls(model: LoadedModel, units: tuple[Unit, ...]) -> None:
+def test_every_term_falls(model: LoadedModel, layers: tuple[ModelLayer, ...]) -> None:
     def terms(images: torch.Tensor) -> tuple[float, float, float]:
-        tap = synthetic._EntropyTap(units, 1, torch.Generator().manual_seed(9))
+        tap = synthetic._EntropyTap(layers, 1, torch.Generator().manual_seed(9))
         with torch.no_grad(), tap.listening(len(images)) as entropies:
             logits = model.module(images)
         targets = synthetic._targets(len(images), 4, 0)
@@ -168,7 +170,7 @@ def test_every_term_falls(model: LoadedModel, units: tuple[Unit, ...]) -> None:
     def after(steps: int, **weights: float) -> tuple[float, float, float]:
         off = {"entropy_weight": 0.0, "class_weight": 0.0, "variation_weight": 0.0}
         options = SyntheticOptions(size=8, steps=steps, **(off | weights))
-        return terms(torch.cat(list(optimized_images(model, units, options))))
+        return terms(torch.cat(list(optimized_images(model, layers, options))))
 
     start = after(1)
     assert after(30, class_weight=1.0)[0] < 0.5 * start[0]
@@ -178,30 +180,30 @@ def test_every_term_falls(model: LoadedModel, units: tuple[Unit, ...]) -> None:
     assert all(now < before for now, before in zip(together, start, strict=True))
 
 
-def test_the_seed_decides(model: LoadedModel, units: tuple[Unit, ...]) -> None:
-    first = pixels_of(model, units, OPTIONS, cache=NOWHERE)
+def test_the_seed_decides(model: LoadedModel, layers: tuple[ModelLayer, ...]) -> None:
+    first = pixels_of(model, layers, OPTIONS, cache=NOWHERE)
     assert first.shape == (5, 16, 16, 3)
     assert first.dtype == np.uint8
-    assert np.array_equal(first, pixels_of(model, units, OPTIONS, cache=NOWHERE))
-    assert not np.array_equal(first, pixels_of(model, units, OPTIONS.model_copy(update={"seed": 1}), cache=NOWHERE))
+    assert np.array_equal(first, pixels_of(model, layers, OPTIONS, cache=NOWHERE))
+    assert not np.array_equal(first, pixels_of(model, layers, OPTIONS.model_copy(update={"seed": 1}), cache=NOWHERE))
     assert len({image.tobytes() for image in first}) == len(first)
 
 
 def test_images_do_not_depend_on_their_neighbours(
-    model: LoadedModel, units: tuple[Unit, ...], monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, layers: tuple[ModelLayer, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losses are sums over images, so that one image's gradient is its own."""
     count = synthetic.BATCH + 3
     options = SyntheticOptions(size=count, steps=3)
-    assert [len(batch) for batch in optimized_images(model, units, options)] == [synthetic.BATCH, 3]
-    both = next(optimized_images(model, units, options))
+    assert [len(batch) for batch in optimized_images(model, layers, options)] == [synthetic.BATCH, 3]
+    both = next(optimized_images(model, layers, options))
     monkeypatch.setattr(synthetic, "_noise", lambda n, p, g, make=synthetic._noise: make(16, p, g)[:n])
     monkeypatch.setattr(synthetic, "_batch_sizes", lambda _: iter((4,)))
-    alone = next(optimized_images(model, units, options))
+    alone = next(optimized_images(model, layers, options))
     torch.testing.assert_close(alone, both[:4], rtol=1e-3, atol=1e-3)
 
 
-def test_pixels_reproduce_the_optimized_images(units: tuple[Unit, ...]) -> None:
+def test_pixels_reproduce_the_optimized_images(layers: tuple[ModelLayer, ...]) -> None:
     """Through the source, the crop (a no-op in spite of the model's crop_pct) and the normalization."""
     changes = {"crop_pct": 0.875, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     tiny = loaded(tiny_vit())
@@ -244,16 +246,16 @@ def test_uncropped_is_the_identity(mode: str, size: tuple[int, int], channels: i
     assert np.array_equal(to_pixels(torch.from_numpy(preprocessing.normalize(pixels)), preprocessing), pixels)
 
 
-def test_noise_is_noise_in_the_models_space(model: LoadedModel, units: tuple[Unit, ...]) -> None:
+def test_noise_is_noise_in_the_models_space(model: LoadedModel, layers: tuple[ModelLayer, ...]) -> None:
     options = SyntheticOptions(size=20)
-    source, preprocessing = calibration_source("noise", model, units, options)
+    source, preprocessing = calibration_source("noise", model, layers, options)
     assert len(source) == 20
     pixels = np.stack([preprocessing.crop(source.image(i)) for i in range(20)])
     values = preprocessing.normalize(pixels)
     # Values beyond one standard deviation are clipped here (mean and std are 0.5): 16 % on each side.
     assert values.mean() == pytest.approx(0, abs=0.02)
     assert (values == values.max()).mean() == pytest.approx(0.16, abs=0.01)
-    again, _ = calibration_source("noise", model, units, options)
+    again, _ = calibration_source("noise", model, layers, options)
     assert np.array_equal(np.asarray(again.image(3)), pixels[3])
 
 
@@ -270,47 +272,47 @@ class Steps:
 
 
 def test_a_cached_run_gives_the_same_images_without_the_model(
-    model: LoadedModel, units: tuple[Unit, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, layers: tuple[ModelLayer, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, sink = ArrayCache(tmp_path / "own"), Steps()
-    first = pixels_of(model, units, OPTIONS, cache=cache, progress=sink)
+    first = pixels_of(model, layers, OPTIONS, cache=cache, progress=sink)
     assert sink.told == [("synthetic images", 6, [1, 2, 3, 4, 5, 6])]
 
     def never(*_: object) -> None:
         raise AssertionError("optimized again")
 
     monkeypatch.setattr(synthetic, "optimized_images", never)
-    assert np.array_equal(first, pixels_of(model, units, OPTIONS, cache=cache, progress=sink))
+    assert np.array_equal(first, pixels_of(model, layers, OPTIONS, cache=cache, progress=sink))
     assert sink.told[1] == ("synthetic images", 6, [6])
     for other in (OPTIONS.model_copy(update={"steps": 7}), OPTIONS.model_copy(update={"lr": 0.1})):
         with pytest.raises(AssertionError, match="again"):
-            pixels_of(model, units, other, cache=cache)
+            pixels_of(model, layers, other, cache=cache)
     with pytest.raises(AssertionError, match="again"):
-        pixels_of(loaded(tiny_vit(seed=1)), units, OPTIONS, cache=cache)
+        pixels_of(loaded(tiny_vit(seed=1)), layers, OPTIONS, cache=cache)
     with pytest.raises(AssertionError, match="again"):
-        pixels_of(loaded(tiny_vit(num_heads=4)), units, OPTIONS, cache=cache)
+        pixels_of(loaded(tiny_vit(num_heads=4)), layers, OPTIONS, cache=cache)
 
 
 def test_a_damaged_cache_entry_is_made_anew(
-    model: LoadedModel, units: tuple[Unit, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: LoadedModel, layers: tuple[ModelLayer, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = pixels_of(model, units, OPTIONS)  # the user's folder
+    first = pixels_of(model, layers, OPTIONS)  # the user's folder
     (entry,) = (tmp_path / "cache").iterdir()
     entry.write_bytes(entry.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
-        assert np.array_equal(first, pixels_of(model, units, OPTIONS))
+        assert np.array_equal(first, pixels_of(model, layers, OPTIONS))
     assert "damaged" in caplog.text
     caplog.clear()
-    assert np.array_equal(first, pixels_of(model, units, OPTIONS))
+    assert np.array_equal(first, pixels_of(model, layers, OPTIONS))
     assert not caplog.records
 
 
 def test_a_cache_folder_that_cannot_be_written(
-    model: LoadedModel, units: tuple[Unit, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: LoadedModel, layers: tuple[ModelLayer, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
-        assert len(pixels_of(model, units, OPTIONS, cache=ArrayCache(tmp_path / "file" / "cache"))) == 5
+        assert len(pixels_of(model, layers, OPTIONS, cache=ArrayCache(tmp_path / "file" / "cache"))) == 5
     assert "cannot be written" in caplog.text
 
 
@@ -322,14 +324,14 @@ def test_structure_tells_models_of_equal_weights_apart() -> None:
 
 
 def test_without_attention_outputs_or_classes(
-    model: LoadedModel, units: tuple[Unit, ...], caplog: pytest.LogCaptureFixture
+    model: LoadedModel, layers: tuple[ModelLayer, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         images = next(optimized_images(model, (), OPTIONS))
     assert "no attention outputs" in caplog.text
     assert torch.isfinite(images).all()
     featureless = LoadedModel(model.module, model.preprocessing, model.identity.model_copy(update={"num_classes": 0}))
-    assert torch.isfinite(next(optimized_images(featureless, units, OPTIONS))).all()
+    assert torch.isfinite(next(optimized_images(featureless, layers, OPTIONS))).all()
 
 
 def test_gray_images_and_windows() -> None:
@@ -342,33 +344,33 @@ def test_gray_images_and_windows() -> None:
         "swin_tiny_patch4_window7_224",
         img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=4,
     ).eval().requires_grad_(False)  # fmt: skip
-    units = projections(swin)
-    assert len(units) == 4
+    layers = projections(swin)
+    assert len(layers) == 4
     preprocessing = gray.preprocessing.model_copy(
         update={"size": (32, 32), "channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     )
     windowed = LoadedModel(swin, preprocessing, gray.identity)
-    assert pixels_of(windowed, units, OPTIONS, cache=NOWHERE).shape == (5, 32, 32, 3)
+    assert pixels_of(windowed, layers, OPTIONS, cache=NOWHERE).shape == (5, 32, 32, 3)
 
 
-def test_the_model_is_left_as_it_was(model: LoadedModel, units: tuple[Unit, ...]) -> None:
-    next(optimized_images(model, units, OPTIONS))
+def test_the_model_is_left_as_it_was(model: LoadedModel, layers: tuple[ModelLayer, ...]) -> None:
+    next(optimized_images(model, layers, OPTIONS))
     assert not any(module._forward_pre_hooks for module in model.module.modules())
     assert all(p.grad is None and not p.requires_grad for p in model.module.parameters())
 
 
-def test_nan_is_an_error(units: tuple[Unit, ...]) -> None:
+def test_nan_is_an_error(layers: tuple[ModelLayer, ...]) -> None:
     broken = loaded(tiny_vit())
     with torch.no_grad():
         broken.module.head.bias[0] = float("nan")
     with pytest.raises(LampqError, match="became NaN"):
-        next(optimized_images(broken, units, OPTIONS))
+        next(optimized_images(broken, layers, OPTIONS))
 
 
 def test_the_front_end_takes_them(model: LoadedModel) -> None:
     front = Frontend(model)
     source, preprocessing = calibration_source(
-        "synthetic", model, front.exported.units, SyntheticOptions(size=8, steps=3)
+        "synthetic", model, front.exported.layers, SyntheticOptions(size=8, steps=3)
     )
     with CroppedImages(source, preprocessing) as crops:
         front.equalize(crops, AnalysisOptions(), seed=0)
@@ -377,4 +379,4 @@ def test_the_front_end_takes_them(model: LoadedModel) -> None:
     assert sensitivities.calibration_made
     # What such images do not show is neither clipped nor scaled away.
     assert front.equalized == {}
-    assert {unit.activation_ranges[8].method for unit in sensitivities.units} == {"minmax"}
+    assert {layer.activation_ranges[8].method for layer in sensitivities.layers} == {"minmax"}

@@ -12,7 +12,7 @@ import torch
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.data import Batch, Preprocessing
 from lampq_onnx.frontend.shared.loaded import LoadedModel, weights_hash
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 SIZE = 16
 
@@ -82,14 +82,14 @@ def images(count: int, seed: int = 0, classes: int = 4) -> ArrayImages:
     return ArrayImages(pixels, random.integers(0, classes, count))
 
 
-def units_of(model: torch.nn.Module) -> tuple[Unit, ...]:
-    """The units that the export of a timm model finds, without the export."""
+def layers_of(model: torch.nn.Module) -> tuple[ModelLayer, ...]:
+    """The layers that the export of a timm model finds, without the export."""
     kinds = {"qkv": "qkv", "attn.proj": "proj", "fc1": "fc1", "fc2": "fc2", "embed.proj": "patch_embed", "head": "head"}
     found = []
     for name, module in model.named_modules():
         kind = next((k for end, k in kinds.items() if name.endswith(end)), None)
         if kind is not None and isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            found.append(Unit(name, kind, module, fixed=kind in ("patch_embed", "head")))
+            found.append(ModelLayer(name, kind, module, fixed=kind in ("patch_embed", "head")))
     return tuple(found)
 
 

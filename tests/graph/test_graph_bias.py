@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from lampq_onnx.graph.bias import bias_of, output_channels, shares_addend
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from tests.converter.graphs import Builder, as_ir, reference
 
 OUTPUTS, ROWS, INPUTS = 4, 5, 6
@@ -52,11 +52,11 @@ def test_constants_behind_a_matmul(shape: tuple[int, ...], is_bias: bool, left: 
     assert found.node.op_type == "Add"
     # What the graph computes, from the vector alone.
     x = np.random.default_rng(1).normal(size=(2, ROWS, INPUTS)).astype(np.float32)
-    (site,) = find_sites(as_ir(onnx.shape_inference.infer_shapes(model)).graph)
-    vector = site.bias_vector()
+    (layer,) = find_layers(as_ir(onnx.shape_inference.infer_shapes(model)).graph)
+    vector = layer.bias_vector()
     assert vector is not None
     assert vector.shape == (OUTPUTS,)
-    np.testing.assert_allclose(reference(model, x), x @ site.matrix().T + vector, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(reference(model, x), x @ layer.matrix().T + vector, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "is_bias"), [(1, True), (3, False)])
@@ -82,9 +82,9 @@ def test_the_third_input_of_a_gemm(shape: tuple[int, ...], is_bias: bool, beta: 
     if found is not None:
         assert (found.position, found.add) == (2, None)
         x = b.rng.normal(size=(ROWS, INPUTS)).astype(np.float32)
-        (site,) = find_sites(as_ir(model).graph)
+        (layer,) = find_layers(as_ir(model).graph)
         np.testing.assert_allclose(
-            reference(model, x), x @ site.matrix().T + found.vector(OUTPUTS), rtol=1e-5, atol=1e-5
+            reference(model, x), x @ layer.matrix().T + found.vector(OUTPUTS), rtol=1e-5, atol=1e-5
         )
 
 

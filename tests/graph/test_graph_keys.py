@@ -17,7 +17,7 @@ from lampq_onnx.converter import inspect_model
 from lampq_onnx.converter.convert import embedded_plan
 from lampq_onnx.graph import keys as metadata_keys
 from lampq_onnx.graph.keys import KEYS, PREFIX
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.matching import fit_plan
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model
@@ -159,7 +159,7 @@ def test_a_float_file_of_version_0_1_is_read(tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     model = load_model(path)
-    (site,) = find_sites(model.graph)
+    (site,) = find_layers(model.graph)
     assert (site.name, site.type) == ("blocks.0.fc", "fc1")
     (tmp_path / "plan.json").write_text(
         json.dumps({**PLAN, "layers": {"old": {"weight_bits": 4, "activation_bits": 8, "sketch": sketch}}})

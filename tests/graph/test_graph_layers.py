@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from lampq_onnx.graph.layers import annotate, find_sites
+from lampq_onnx.graph.layers import annotate, find_layers
 from tests.converter.graphs import CLASSES, DIM, PATCH, Builder, as_ir, one_matmul, vit
 
 
@@ -31,9 +31,9 @@ def test_a_vision_transformer_in_every_style(opset: int, qkv: str, gelu: str, no
         pytest.skip("the operator is newer")
     for named in (True, False):
         model = vit(qkv=qkv, gelu=gelu, norm=norm, linear=linear, named=named, opset=opset)
-        sites = find_sites(as_ir(model).graph)
-        assert [site.type for site in sites] == [kind for _, kind in expected(qkv)]
-        names = [site.name for site in sites]
+        layers = find_layers(as_ir(model).graph)
+        assert [layer.type for layer in layers] == [kind for _, kind in expected(qkv)]
+        names = [layer.name for layer in layers]
         if named:
             assert names == [name for name, _ in expected(qkv)]
         assert all(names)
@@ -44,34 +44,34 @@ def test_a_vision_transformer_in_every_style(opset: int, qkv: str, gelu: str, no
 def test_matrices_biases_and_values(linear: str) -> None:
     model = vit(linear=linear)
     arrays = {tensor.name: tensor.const_value.numpy() for tensor in as_ir(model).graph.initializers.values()}
-    for site in find_sites(as_ir(model).graph):
-        weight = arrays[f"{site.name}.weight"]
-        if site.type == "patch_embed":
+    for layer in find_layers(as_ir(model).graph):
+        weight = arrays[f"{layer.name}.weight"]
+        if layer.type == "patch_embed":
             weight = weight.reshape(DIM, 3 * PATCH * PATCH)
         elif linear == "matmul":
             weight = weight.T
-        np.testing.assert_array_equal(site.matrix(), weight)
-        assert site.matrix().dtype == np.float32
-        assert site.matrix().flags.c_contiguous
-        assert site.weight.name == f"{site.name}.weight"
-        assert site.bias is not None
-        assert site.bias.name == f"{site.name}.bias"
-        assert (site.bias_node is None) == (site.node.op_type != "MatMul")
-        if site.bias_node is not None:
-            assert site.output is site.bias_node.outputs[0]
-        if site.name == "head":
-            assert site.output.name == "logits"
-            assert site.matrix().shape == (CLASSES, DIM)
+        np.testing.assert_array_equal(layer.matrix(), weight)
+        assert layer.matrix().dtype == np.float32
+        assert layer.matrix().flags.c_contiguous
+        assert layer.weight.name == f"{layer.name}.weight"
+        assert layer.bias is not None
+        assert layer.bias.name == f"{layer.name}.bias"
+        assert (layer.bias_node is None) == (layer.node.op_type != "MatMul")
+        if layer.bias_node is not None:
+            assert layer.output is layer.bias_node.outputs[0]
+        if layer.name == "head":
+            assert layer.output.name == "logits"
+            assert layer.matrix().shape == (CLASSES, DIM)
 
 
 def test_annotations_come_first() -> None:
     model = as_ir(vit(named=False))
-    for number, site in enumerate(find_sites(model.graph)):
-        annotate(site, f"unit{number}")
-    site = find_sites(model.graph)[1]
-    site.node.metadata_props["lampq_onnx.type"] = "fc1"
-    again = find_sites(ir.from_proto(ir.to_proto(model)).graph)
-    assert [site.name for site in again] == [f"unit{i}" for i in range(10)]
+    for number, layer in enumerate(find_layers(model.graph)):
+        annotate(layer, f"layer{number}")
+    layer = find_layers(model.graph)[1]
+    layer.node.metadata_props["lampq_onnx.type"] = "fc1"
+    again = find_layers(ir.from_proto(ir.to_proto(model)).graph)
+    assert [layer.name for layer in again] == [f"layer{i}" for i in range(10)]
     assert again[1].type == "fc1"
     assert again[4].type == "fc2"
 
@@ -83,15 +83,15 @@ def test_names_are_unique() -> None:
     for _ in range(3):
         y = b.op("Relu", b.op("MatMul", y, weight))
     b.rename(y, "y")
-    sites = find_sites(as_ir(b.model({"x": ["n", 2, 4]}, {"y": ["n", 2, 4]})).graph)
-    assert [site.name for site in sites] == ["fc", "fc.2", "fc.3"]
+    layers = find_layers(as_ir(b.model({"x": ["n", 2, 4]}, {"y": ["n", 2, 4]})).graph)
+    assert [layer.name for layer in layers] == ["fc", "fc.2", "fc.3"]
 
 
 def test_the_exporters_scopes_name_a_layer() -> None:
     model = as_ir(vit(named=False, blocks=1))
     node = next(node for node in model.graph if node.op_type == "MatMul")
     node.metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'blocks.0', 'blocks.0.attn.qkv', 'linear']"
-    assert find_sites(model.graph)[1].name == "blocks.0.attn.qkv"
+    assert find_layers(model.graph)[1].name == "blocks.0.attn.qkv"
 
 
 def test_what_is_no_layer() -> None:
@@ -106,7 +106,7 @@ def test_what_is_no_layer() -> None:
     b.op("Gemm", rows, b.random("gemm.weight", 48, 4), transA=1, name="transposed input")
     b.rename(square, "y")
     model = b.model({"x": ["n", 3, 4, 4]}, {"y": ["n", 3, 3]})
-    assert find_sites(as_ir(model).graph) == []
+    assert find_layers(as_ir(model).graph) == []
 
 
 @pytest.mark.parametrize(("kernel", "kind"), [(2, "head"), (1, "conv"), (3, "conv")])
@@ -116,16 +116,16 @@ def test_a_later_convolution_is_a_layer_where_its_patches_do_not_overlap(kernel:
     weight = b.random("next.weight", 3, 3, kernel, kernel)
     x = b.op("Conv", b.op("Relu", x), weight, strides=[2, 2], kernel_shape=[kernel, kernel])
     b.rename(x, "y")
-    sites = find_sites(as_ir(b.model({"x": ["n", 3, 12, 12]}, {"y": ["n", 3, None, None]})).graph)
-    assert [(site.name, site.type) for site in sites] == [("stem", "patch_embed"), ("next", kind)]
+    layers = find_layers(as_ir(b.model({"x": ["n", 3, 12, 12]}, {"y": ["n", 3, None, None]})).graph)
+    assert [(layer.name, layer.type) for layer in layers] == [("stem", "patch_embed"), ("next", kind)]
 
 
 def test_an_add_of_two_computed_values_is_no_bias() -> None:
     b = Builder()
     y = b.op("Add", b.op("MatMul", "x", b.random("fc.weight", 4, 4)), "x")
     b.rename(y, "y")
-    site = find_sites(as_ir(b.model({"x": ["n", 2, 4]}, {"y": ["n", 2, 4]})).graph)[0]
-    assert site.bias is None
-    assert site.output is site.node.outputs[0]
-    with_bias = find_sites(as_ir(one_matmul(np.eye(4, dtype=np.float32), np.ones(4, np.float32))).graph)[0]
+    layer = find_layers(as_ir(b.model({"x": ["n", 2, 4]}, {"y": ["n", 2, 4]})).graph)[0]
+    assert layer.bias is None
+    assert layer.output is layer.node.outputs[0]
+    with_bias = find_layers(as_ir(one_matmul(np.eye(4, dtype=np.float32), np.ones(4, np.float32))).graph)[0]
     assert with_bias.bias is not None

@@ -18,7 +18,7 @@ from lampq_onnx.converter.passes import FoldShapes, RemoveMoves, SelectEarly, Sp
 from lampq_onnx.converter.unapplied import unapplied
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.refusals import Refusal, Refused, grouped
 from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.targets import TARGETS
@@ -249,7 +249,7 @@ def test_a_vision_transformer_tells_of_every_layer_that_was_changed_or_not() -> 
 
 
 def plan_names(model: onnx.ModelProto) -> list[str]:
-    return [site.name for site in find_sites(as_ir(model).graph)]
+    return [layer.name for layer in find_layers(as_ir(model).graph)]
 
 
 def test_other_tools_files_say_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lampq_onnx import Report, Sensitivities
-from lampq_onnx.artifacts import ActivationRange, ModelIdentity, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, ModelIdentity
 from lampq_onnx.artifacts.details import (
     AnswerChanges,
     ChangedImage,
@@ -108,8 +108,8 @@ def report(**changes: object) -> Report:
 
 def sensitivities() -> Sensitivities:
     """Each bit lowers the cost of a layer by its position plus one, from 2 bits on."""
-    units = [
-        UnitSensitivity(
+    layers = [
+        LayerSensitivity(
             name=name, type="fc1", parameters=8000, shape=(80, 100), trace=1.0, nuclear_norm=1.0,
             weight_error={2: 1.0}, weight_cost={b: 0.01 * (i + 1) * (9 - b) for b in range(2, 9)},
             activation_range=ActivationRange(low=-1, high=1),
@@ -118,6 +118,6 @@ def sensitivities() -> Sensitivities:
     ]  # fmt: skip
     return Sensitivities(
         model=ModelIdentity(name="m", weights_sha256="0", num_classes=10),
-        units=tuple(units), alpha={"fc1": 2.0}, alpha_bits=2, alpha_measure="kl", activation_bits=8, labels="sampled",
+        layers=tuple(layers), alpha={"fc1": 2.0}, alpha_bits=2, alpha_measure="kl", activation_bits=8, labels="sampled",
         calibration_images=8, seed=0, cost_estimator="measured",
     )  # fmt: skip

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.importer.plain_layers import PlainLayers
 
 LETTERS = {"b": 2, "q": 5, "d": 6, "h": 3, "k": 2, "e": 4}
@@ -53,8 +53,8 @@ def test_products_with_weights_become_matrix_products(equation: str) -> None:
     assert step.count == 1
     assert {node.op_type for node in model.graph} <= {"MatMul", "Reshape"}
     np.testing.assert_allclose(run(model), wanted, rtol=1e-5, atol=1e-5)
-    (site,) = find_sites(model.graph)
-    assert site.name == "w"
+    (layer,) = find_layers(model.graph)
+    assert layer.name == "w"
 
 
 @pytest.mark.parametrize("equation", ["bqd,bde->bqe", "bqd,de->beq", "qd,de->q", "bdq,de->bqe", "bqd,e->bqde"])
@@ -85,8 +85,8 @@ def test_biases_of_several_dimensions(shape: tuple[int, ...], plain: bool) -> No
     step(model)
     assert step.count == plain
     np.testing.assert_array_equal(run(model), wanted)
-    (site,) = find_sites(model.graph)
-    assert (site.bias is not None) == plain
+    (layer,) = find_layers(model.graph)
+    assert (layer.bias is not None) == plain
 
 
 def test_a_constant_that_others_read_stays_as_it_is() -> None:
@@ -100,4 +100,4 @@ def test_a_constant_that_others_read_stays_as_it_is() -> None:
     PlainLayers()(model)
     np.testing.assert_array_equal(graph.initializers["w.weight"].const_value.numpy(), before)
     assert before.shape == (4, 6)
-    assert find_sites(graph)[0].matrix().shape == (4, 6)
+    assert find_layers(graph)[0].matrix().shape == (4, 6)

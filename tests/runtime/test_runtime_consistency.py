@@ -19,7 +19,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.task import TaskName, TaskSpec
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import save_model
 from tests.converter.graphs import Builder
@@ -96,7 +96,7 @@ def write_files(
     write_metadata(model, "small", SQUARE, shape[0], TaskSpec(kind=task, spread=spread))
     save_model(model, path)
     layer = LayerPlan(weight_bits=bits, activation_bits=8, activation_range=ActivationRange(low=-2.0, high=2.0))
-    plan = BitPlan(layers={site.name: layer for site in find_sites(model.graph)})
+    plan = BitPlan(layers={graph_layer.name: layer for graph_layer in find_layers(model.graph)})
     assert plan.layers
     api.convert(path, plan, folder / "model.onnx", threads=1)
 
@@ -112,8 +112,8 @@ def agreement_of(task: TaskName, a: npt.NDArray[np.float64], b: npt.NDArray[np.f
     if task == "embedding":
         near = []
         for values in (a, b):
-            unit = values / np.linalg.norm(values, axis=1, keepdims=True)
-            near.append((unit @ unit.T - 9 * np.eye(len(unit))).argmax(1))
+            layer = values / np.linalg.norm(values, axis=1, keepdims=True)
+            near.append((layer @ layer.T - 9 * np.eye(len(layer))).argmax(1))
         return float((near[0] == near[1]).mean())
     axes = (0, 2, 3) if a.ndim == 4 else None if a.ndim == 3 else 0
     return float(np.clip(1 - np.abs(a - b) / a.std(axes, keepdims=True), 0, None).mean())

@@ -16,8 +16,8 @@ from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.artifacts.report import Latency
 from lampq_onnx.cli.main import app
 from lampq_onnx.converter import convert_model
-from lampq_onnx.converter.convert import planned_sites
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.converter.convert import planned_layers
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.quantization import Grid, WeightGrid
 from lampq_onnx.runtime.explain import Explanation, LayerKernel, explain_file, slower_layers, slowness
@@ -33,7 +33,7 @@ AVX2 = TARGETS["onnxruntime-x86-avx2"]
 def written(path: Path, **changes: int) -> Path:
     """A quantized file; ``changes``: layer -> activation bits (dots as two underscores)."""
     model = as_ir(vit(blocks=1))
-    plan = plan_for([site.name for site in find_sites(model.graph)], weight_bits=4)
+    plan = plan_for([layer.name for layer in find_layers(model.graph)], weight_bits=4)
     layers = dict(plan.layers)
     for name, bits in changes.items():
         key = name.replace("__", ".")
@@ -75,11 +75,13 @@ def test_reasons_name_what_keeps_a_layer_in_float(tmp_path: Path) -> None:
 
 def test_narrow_types_without_a_cast_are_named(tmp_path: Path) -> None:
     graph = as_ir(vit(blocks=1))
-    plan = plan_for([site.name for site in find_sites(graph.graph)], weight_bits=4)
+    plan = plan_for([graph_layer.name for graph_layer in find_layers(graph.graph)], weight_bits=4)
     # Levels that INT4 holds as they are; others need more than a Cast.
     weights = {
-        name: WeightGrid(np.ones(len(site.matrix()), np.float32), 4, Grid.MID_TREAD, 0.0).quantize(site.matrix())
-        for name, site in planned_sites(graph, plan).items()
+        name: WeightGrid(np.ones(len(graph_layer.matrix()), np.float32), 4, Grid.MID_TREAD, 0.0).quantize(
+            graph_layer.matrix()
+        )
+        for name, graph_layer in planned_layers(graph, plan).items()
     }
     whole = dataclasses.replace(AVX2, part_products=False)
     model = ir.to_proto(convert_model(graph, plan, packing="native", target=whole, weights=weights).model)

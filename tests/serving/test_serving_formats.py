@@ -15,7 +15,7 @@ from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.serving.formats import package
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a quantized model.onnx."""
     path = tmp_path_factory.mktemp("out")
     model = as_ir(vit(blocks=1))
-    plan = plan_for([site.name for site in find_sites(model.graph)], weight_bits=3)
+    plan = plan_for([layer.name for layer in find_layers(model.graph)], weight_bits=3)
     quantized = convert_model(model, plan, target=TARGETS["onnxruntime-x86-vnni"]).model
     facts = Preprocessing(
         size=(SIDE, SIDE),
@@ -158,7 +158,7 @@ def test_shifts_without_masks_are_refused(tmp_path: Path) -> None:
 def test_openvino_takes_every_width(target: str, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
     graph = vit(blocks=2)
-    names = [site.name for site in find_sites(as_ir(graph).graph)]
+    names = [layer.name for layer in find_layers(as_ir(graph).graph)]
     layers = {name: plan_for([name], weight_bits=1 + at % 8).layers[name] for at, name in enumerate(names)}
     converted = convert_model(as_ir(graph), BitPlan(layers=layers), target=TARGETS[target])
     save_model(converted.model, tmp_path / "model.onnx")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lampq_onnx.artifacts import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, ModelIdentity, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy, TopK
 from lampq_onnx.errors import LampqError, UsageError
 from tools.bench import ablation
@@ -29,10 +29,10 @@ SETTINGS = ablation.Settings(
 
 
 def sensitivities(blocks: int = 4) -> Sensitivities:
-    """Units whose nuclear norms differ by factors."""
+    """Layers whose nuclear norms differ by factors."""
     random = np.random.default_rng(0)
-    units = [
-        UnitSensitivity(
+    layers = [
+        LayerSensitivity(
             name=f"blocks.{block}.{name}",
             type=name.partition(".")[2],
             parameters=(size := int(random.integers(100, 400))),
@@ -47,7 +47,7 @@ def sensitivities(blocks: int = 4) -> Sensitivities:
     ]
     return Sensitivities(
         model=ModelIdentity(name="tiny", weights_sha256="", num_classes=4),
-        units=tuple(units),
+        layers=tuple(layers),
         alpha={},
         alpha_bits=2,
         alpha_measure="kl",
@@ -81,7 +81,7 @@ def cells(line: str) -> list[str]:
 def test_modules_share_a_width_within_the_budget() -> None:
     measured = sensitivities()
     widths = ablation.module_wise(measured, 3.5)
-    sizes = {unit.name: unit.parameters for unit in measured.units}
+    sizes = {layer.name: layer.parameters for layer in measured.layers}
     assert widths.keys() == sizes.keys()
     for block in range(4):
         for first, second in (UNITS[:2], UNITS[2:]):

@@ -21,7 +21,7 @@ TINY = Family(
 def test_a_row_of_a_small_vit() -> None:
     row = measure_family(TINY, seed=0, threads=1, runs=1)
     assert (row.status, row.problems, unexpected(row, TINY)) == ("done", (), "")
-    assert row.units == {"patch_embed": 1, "qkv": 1, "proj": 1, "fc1": 1, "fc2": 1, "head": 1}
+    assert row.layers == {"patch_embed": 1, "qkv": 1, "proj": 1, "fc1": 1, "fc2": 1, "head": 1}
     assert row.skipped == {}
     assert 0 < row.parity < 1e-5
     assert 0.001 < row.widths[8].error < row.widths[4].error

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from lampq_onnx.artifacts import ActivationRange, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, ModelIdentity, Sensitivities
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.quantization.sketch import weight_sketch
 from tools.bench import onnx_in
@@ -16,31 +16,31 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-def sensitivities(name: str, **units: tuple[str, int]) -> Sensitivities:
-    """Units of a type each, with weights from a seed."""
+def sensitivities(name: str, **layers: tuple[str, int]) -> Sensitivities:
+    """Layers of a type each, with weights from a seed."""
     found = tuple(
-        UnitSensitivity(
-            name=unit, type=kind, parameters=12, shape=(4, 3), trace=1.0, nuclear_norm=1.0, weight_error={2: 1.0},
+        LayerSensitivity(
+            name=layer, type=kind, parameters=12, shape=(4, 3), trace=1.0, nuclear_norm=1.0, weight_error={2: 1.0},
             activation_range=ActivationRange(low=-1, high=1),
             sketch=weight_sketch(np.random.default_rng(seed).normal(size=(4, 3)).astype(np.float32)),
         )
-        for unit, (kind, seed) in units.items()
+        for layer, (kind, seed) in layers.items()
     )  # fmt: skip
     return Sensitivities(
-        model=ModelIdentity(name=name, weights_sha256="0" * 64, num_classes=4), units=found, alpha={"qkv": 1.0},
+        model=ModelIdentity(name=name, weights_sha256="0" * 64, num_classes=4), layers=found, alpha={"qkv": 1.0},
         alpha_bits=2, alpha_measure="kl", activation_bits=8, labels="sampled", calibration_images=8, seed=0,
     )  # fmt: skip
 
 
-def test_units_are_matched_by_weights_and_type() -> None:
+def test_layers_are_matched_by_weights_and_type() -> None:
     ours = sensitivities("ours", a=("qkv", 1), b=("proj", 2))
     theirs = sensitivities("theirs", x=("proj", 2), y=("qkv", 1))
     assert onnx_in.matched(ours, theirs) == {"a": "y", "b": "x"}
-    with pytest.raises(LampqError, match=r"the unit b \(proj\) has a counterpart of type fc1 in theirs"):
+    with pytest.raises(LampqError, match=r"the layer b \(proj\) has a counterpart of type fc1 in theirs"):
         onnx_in.matched(ours, sensitivities("theirs", x=("fc1", 2), y=("qkv", 1)))
-    with pytest.raises(LampqError, match=r"the unit b \(proj\) has no counterpart in theirs"):
+    with pytest.raises(LampqError, match=r"the layer b \(proj\) has no counterpart in theirs"):
         onnx_in.matched(ours, sensitivities("theirs", x=("proj", 3), y=("qkv", 1)))
-    with pytest.raises(LampqError, match="the unit z of theirs has no counterpart"):
+    with pytest.raises(LampqError, match="the layer z of theirs has no counterpart"):
         onnx_in.matched(ours, sensitivities("theirs", x=("proj", 2), y=("qkv", 1), z=("fc1", 4)))
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import as_ir, count, kernels, plan_for, run, vit
 from tools.bench import attention_edits, peers, runtime
@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_native_int4_has_no_cast_and_no_integer_kernel(source: Path, tmp_path: Path) -> None:
     model = onnx.load(source)
-    plan = plan_for([site.name for site in find_sites(as_ir(model).graph)], weight_bits=4)
+    plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)], weight_bits=4)
     write_native_int4(source, plan, TARGETS["onnxruntime-x86-vnni"], tmp_path / "native.onnx")
     native = onnx.load(tmp_path / "native.onnx")
     assert count(native, "Cast") == 0

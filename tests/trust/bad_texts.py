@@ -101,7 +101,7 @@ _LAYER = {"weight_bits": 3, "activation_bits": 8, "activation_range": {"low": -1
 def _sensitivities(good: Good) -> Iterator[Case]:
     def variant(what: str, *says: str, top: dict[str, Any] | None = None, **changes: Any) -> Case:
         data = json.loads(good.sensitivity.read_text())
-        data["units"][1].update(changes)
+        data["layers"][1].update(changes)
         data.update(top or {})
         path = good.new(f"{what}.json")
         path.write_text(json.dumps(data))
@@ -114,7 +114,7 @@ def _sensitivities(good: Good) -> Iterator[Case]:
     yield variant("shape-negative", "shape", shape=[-8, 8])
     yield variant("shape-of-other-size", "shape", shape=[8, 9])
     yield variant("name-twice", "two layers", FC1, name=FC1)
-    yield variant("no-units", "units", top={"units": []})
+    yield variant("no-layers", "layers", top={"layers": []})
     yield variant("alpha-missing", "alpha", top={"alpha": {}})
     yield variant("alpha-negative", "cost", "negative", top={"alpha": {"qkv": -1, "proj": 1, "fc1": 1, "fc2": 1}})
     yield variant("is-a-plan", "format", top={"format": "lampq-onnx/plan"})

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan, LayerSensitivity, ModelIdentity, Sensitivities
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.quantization.weights_file import save_weights
@@ -107,34 +107,38 @@ def make_good(folder: Path) -> Good:
     )
     write_metadata(model, "tiny", preprocessing, graphs.CLASSES)
     save_model(model, good.float)
-    sites = find_sites(model.graph)
+    graph_layers = find_layers(model.graph)
     interval = ActivationRange(low=-4.0, high=4.0)
     layers = {
-        site.name: LayerPlan(
-            weight_bits=3, activation_bits=8, activation_range=interval, parameters=site.matrix().size, type=site.type
+        graph_layer.name: LayerPlan(
+            weight_bits=3,
+            activation_bits=8,
+            activation_range=interval,
+            parameters=graph_layer.matrix().size,
+            type=graph_layer.type,
         )
-        for site in sites
+        for graph_layer in graph_layers
     }
     plan = BitPlan(model="tiny", budget=3.0, metric="kl", layers=layers)
     plan.save(good.plan)
-    units = tuple(
-        UnitSensitivity(
-            name=site.name,
-            type=site.type,
-            parameters=site.matrix().size,
-            shape=site.matrix().shape,
-            fixed=site.type in ("patch_embed", "head"),
+    model_layers = tuple(
+        LayerSensitivity(
+            name=graph_layer.name,
+            type=graph_layer.type,
+            parameters=graph_layer.matrix().size,
+            shape=graph_layer.matrix().shape,
+            fixed=graph_layer.type in ("patch_embed", "head"),
             trace=1.0,
             nuclear_norm=1.0,
             weight_error={b: 4.0**-b for b in range(2, 9)},
             activation_range=interval,
         )
-        for site in sites
+        for graph_layer in graph_layers
     )
     Sensitivities(
         model=ModelIdentity(name="tiny", weights_sha256="0" * 64, num_classes=graphs.CLASSES),
-        units=units,
-        alpha={unit.type: 1.0 for unit in units},
+        layers=model_layers,
+        alpha={model_layer.type: 1.0 for model_layer in model_layers},
         alpha_bits=2,
         alpha_measure="kl",
         activation_bits=8,

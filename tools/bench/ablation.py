@@ -145,15 +145,15 @@ class Results(defaultdict[tuple[str, float], dict[int, Outcome]]):
 
 def module_wise(sensitivities: Sensitivities, bits: float) -> dict[str, int]:
     """Widths of least cost, the same within a module: layers whose names are equal except for the last part."""
-    units = allocation.budgeted_units(sensitivities)
-    modules = [unit.name.rpartition(".")[0] for unit in units]
+    layers = allocation.budgeted_layers(sensitivities)
+    modules = [layer.name.rpartition(".")[0] for layer in layers]
     names = tuple(dict.fromkeys(modules))
     members = [names.index(module) for module in modules]
     costs, sizes = np.zeros((len(names), len(CANDIDATES))), np.zeros(len(names), dtype=np.int64)
     np.add.at(costs, members, allocation.METRICS["nuclear-norm"](sensitivities, CANDIDATES, 4.0))
-    np.add.at(sizes, members, [unit.parameters for unit in units])
+    np.add.at(sizes, members, [layer.parameters for layer in layers])
     found = allocation.solve(allocation.Problem(names, sizes, CANDIDATES, costs, bits)).bits
-    return {unit.name: found[module] for unit, module in zip(units, modules, strict=True)}
+    return {layer.name: found[module] for layer, module in zip(layers, modules, strict=True)}
 
 
 def analyzed(frontend: Frontend, crops: SlicedImages, settings: Settings, seed: int) -> dict[str, Sensitivities]:
@@ -184,7 +184,7 @@ def plan_for(
     if row == MODULES:
         widths = module_wise(sensitivities, bits)
     elif row.endswith(UPDATE):
-        sizes = {unit.name: unit.parameters for unit in allocation.budgeted_units(sensitivities)}
+        sizes = {layer.name: layer.parameters for layer in allocation.budgeted_layers(sensitivities)}
         update, coupled = settings.update, sensitivities if inputs == "same" else None
         widths = allocation.iterative_update(
             {name: plan.layers[name].weight_bits for name in sizes}, sizes,
@@ -195,7 +195,7 @@ def plan_for(
     else:
         return plan
     if inputs == "same":
-        return plan.with_coupled_bits(widths, {unit.name: unit.activation_ranges for unit in sensitivities.units})
+        return plan.with_coupled_bits(widths, {layer.name: layer.activation_ranges for layer in sensitivities.layers})
     return plan.with_weight_bits(widths)
 
 
@@ -203,7 +203,7 @@ def evaluate(frontend: Frontend, rounded: RoundedPlan, validation: CroppedImages
     """Compare the simulated quantized model with the float logits."""
     assert validation.labels is not None
     module, meter = frontend.loaded.module, AccuracyMeter()
-    with live_model(module, frontend.exported.units) as live:
+    with live_model(module, frontend.exported.layers) as live:
         for name, weight in rounded.weights.items():
             live.set_weight(name, weight)
         for name, quantizer in plan_inputs(rounded.plan).items():
@@ -232,8 +232,8 @@ def run(settings: Settings, seeds: Sequence[int], into: Results) -> None:
             start = time.perf_counter()
             # Equalization changes the weights: every seed starts from the checkpoint.
             frontend = Frontend(load_model(settings.model, images))
-            own, units = images.model_copy(update={"seed": seed}), frontend.exported.units
-            source = calibration_images(frontend.loaded, units, own, settings.rounding.effort, NO_PROGRESS)
+            own, layers = images.model_copy(update={"seed": seed}), frontend.exported.layers
+            source = calibration_images(frontend.loaded, layers, own, settings.rounding.effort, NO_PROGRESS)
             with CroppedImages(*source) as crops:
                 known = analyzed(frontend, crops, settings, seed)
                 typer.echo(f"seed {seed}: analyzed in {time.perf_counter() - start:.0f} s", err=True)

@@ -2,7 +2,7 @@
 
     python tools/bench/budgets.py float.onnx sensitivity.json
     python tools/bench/budgets.py --export deit_small_patch16_224     # random weights and costs
-    python tools/bench/budgets.py --units 1000                        # the allocation alone
+    python tools/bench/budgets.py --layers 1000                        # the allocation alone
 
 Latency budgets are spaced evenly between the fastest and the slowest file. All files of one model are timed in turns in
 one process, together with the float file. In each turn a file runs twice and its second run counts. Otherwise it would
@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from lampq_onnx.allocation import AllocationOptions, Limits, allocate_within
-from lampq_onnx.artifacts import ActivationRange, BitPlan, LatencyTable, ModelIdentity, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LatencyTable, LayerSensitivity, ModelIdentity, Sensitivities
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.probe import ProbeOptions, probe
@@ -47,12 +47,12 @@ def main() -> None:
     parser.add_argument("float_model", nargs="?", type=Path)
     parser.add_argument("sensitivity", nargs="?", type=Path)
     parser.add_argument("--export", metavar="MODEL", help="export this timm model with random weights")
-    parser.add_argument("--units", type=int, help="only time the allocation, of this many random layers")
+    parser.add_argument("--layers", type=int, help="only time the allocation, of this many random layers")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    if options.units:
-        time_allocation(options.units)
+    if options.layers:
+        time_allocation(options.layers)
         return
     with source(options.float_model, options.export) as path:
         sensitivities = Sensitivities.load(options.sensitivity) if options.sensitivity else made_up(path)
@@ -84,20 +84,20 @@ def source(path: Path | None, name: str | None) -> Iterator[Path]:
 def made_up(path: Path, seed: int = 0) -> Sensitivities:
     """Layers of a graph, with random costs that fall by a factor of 4 per bit."""
     rng = np.random.default_rng(seed)
-    units = []
-    for site in find_sites(load_model(path).graph):
-        shape = LayerShape.of(site)
-        matrix = site.matrix().shape
+    layers = []
+    for layer in find_layers(load_model(path).graph):
+        shape = LayerShape.of(layer)
+        matrix = layer.matrix().shape
         elements = int(np.prod(shape.input))
-        units.append(made_up_unit(site.name, site.type, (matrix[0], matrix[1]), elements, rng))
-    return sensitivities_of(path.name, units)
+        layers.append(made_up_layer(layer.name, layer.type, (matrix[0], matrix[1]), elements, rng))
+    return sensitivities_of(path.name, layers)
 
 
-def made_up_unit(
+def made_up_layer(
     name: str, kind: str, shape: tuple[int, int], elements: int, rng: np.random.Generator
-) -> UnitSensitivity:
+) -> LayerSensitivity:
     level = float(10.0 ** rng.uniform(-3, 0))
-    return UnitSensitivity(
+    return LayerSensitivity(
         name=name,
         type=kind,
         parameters=shape[0] * shape[1],
@@ -113,18 +113,18 @@ def made_up_unit(
     )
 
 
-def sensitivities_of(name: str, units: Sequence[UnitSensitivity]) -> Sensitivities:
+def sensitivities_of(name: str, layers: Sequence[LayerSensitivity]) -> Sensitivities:
     return Sensitivities(
         model=ModelIdentity(name=name, weights_sha256="0" * 64, num_classes=1000),
-        units=tuple(units),
-        alpha={unit.type: 1.0 for unit in units},
+        layers=tuple(layers),
+        alpha={layer.type: 1.0 for layer in layers},
         alpha_bits=2,
         alpha_measure="kl",
         activation_bits=8,
         labels="sampled",
         calibration_images=1,
         seed=0,
-        float_bytes=4 * sum(unit.parameters for unit in units) + 10**6,
+        float_bytes=4 * sum(layer.parameters for layer in layers) + 10**6,
     )
 
 
@@ -141,7 +141,7 @@ def compare(path: Path, sensitivities: Sensitivities, rounds: int, threads: int)
     seconds = time.perf_counter() - start
     slowest = table.float_ms
     cases = [Case(f"{ms:.2f} ms", Limits(max_ms=ms)) for ms in (_between(table.fastest_ms, slowest, s) for s in SHARES)]
-    total = sum(unit.parameters for unit in sensitivities.units)
+    total = sum(model_layer.parameters for model_layer in sensitivities.layers)
     cases += [
         Case(f"{size / 1e6:.2f} MB", Limits(max_bytes=size))
         for size in (int(table.float_bytes - 4 * total + total * bits / 8 + 0.1e6) for bits in SIZE_BITS)
@@ -172,9 +172,9 @@ def compare(path: Path, sensitivities: Sensitivities, rounds: int, threads: int)
 def convert(path: Path, plan: BitPlan, target: Target, output: Path) -> None:
     model = load_model(path)
     weights = {
-        site.name: plain_weight(site.matrix(), plan.layers[site.name].weight_bits)
-        for site in find_sites(model.graph)
-        if site.name in plan.layers and 1 < plan.layers[site.name].weight_bits <= 8
+        layer.name: plain_weight(layer.matrix(), plan.layers[layer.name].weight_bits)
+        for layer in find_layers(model.graph)
+        if layer.name in plan.layers and 1 < plan.layers[layer.name].weight_bits <= 8
     }
     save_model(convert_model(model, plan, target=target, weights=weights).model, output)
 
@@ -199,11 +199,11 @@ def time_allocation(count: int) -> None:
     """Time mixes of budgets on layers with the shapes of a ViT-B and a random latency table."""
     rng = np.random.default_rng(0)
     shapes = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
-    units = [made_up_unit(f"unit{i}", "linear", shapes[i % 4], 197 * shapes[i % 4][1], rng) for i in range(count)]
-    sensitivities = sensitivities_of("made up", units)
-    table = made_up_table(units)
-    total = sum(unit.parameters for unit in units)
-    print(f"{count} units\n\n| budgets | seconds | result |\n|---|---|---|")
+    layers = [made_up_layer(f"layer{i}", "linear", shapes[i % 4], 197 * shapes[i % 4][1], rng) for i in range(count)]
+    sensitivities = sensitivities_of("made up", layers)
+    table = made_up_table(layers)
+    total = sum(layer.parameters for layer in layers)
+    print(f"{count} layers\n\n| budgets | seconds | result |\n|---|---|---|")
     for words, limits in (
         ("bits", Limits(bits=3.3)),
         ("size", Limits(max_bytes=int(total * 0.45))),
@@ -228,15 +228,15 @@ def time_allocation(count: int) -> None:
         print(f"| {words} | {time.perf_counter() - start:.2f} | {result} |")
 
 
-def made_up_table(units: Sequence[UnitSensitivity]) -> LatencyTable:
-    shapes = {unit.name: f"{unit.shape[0]}x{unit.shape[1]}" for unit in units}
-    work = {shapes[unit.name]: unit.parameters * 1e-6 for unit in units}
+def made_up_table(layers: Sequence[LayerSensitivity]) -> LatencyTable:
+    shapes = {layer.name: f"{layer.shape[0]}x{layer.shape[1]}" for layer in layers}
+    work = {shapes[layer.name]: layer.parameters * 1e-6 for layer in layers}
     forms = (((32,), (32,), 1.0), (tuple(range(1, 9)), (8,), 0.37), (tuple(range(1, 9)), (16, 32), 1.04))
     return LatencyTable.model_validate(
         {
             "model": "made up", "target": "onnxruntime-x86-vnni", "cpu": "none", "onnxruntime": "none",
-            "threads": 1, "batch": 1, "float_bytes": 4 * sum(unit.parameters for unit in units) + 10**6,
-            "float_ms": 1.3 * sum(work[shapes[unit.name]] for unit in units), "fastest_ms": 1.0, "noise": 0.01,
+            "threads": 1, "batch": 1, "float_bytes": 4 * sum(layer.parameters for layer in layers) + 10**6,
+            "float_ms": 1.3 * sum(work[shapes[layer.name]] for layer in layers), "fastest_ms": 1.0, "noise": 0.01,
             "context": 1.0,
             "layers": [{"name": name, "shape": shape} for name, shape in shapes.items()],
             "times": [

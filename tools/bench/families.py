@@ -29,7 +29,7 @@ from tools.bench.family_models import FAMILIES, Family
 from tools.bench.family_rows import CALIBRATION_IMAGES, WIDTHS, Row, Width, measure_family, unexpected
 
 COLUMNS = (
-    "family", "model", "units", "share", "parity", "W8A8", "W4A8", "W8A8 speed", "stays in float", "s",
+    "family", "model", "layers", "share", "parity", "W8A8", "W4A8", "W8A8 speed", "stays in float", "s",
 )  # fmt: skip
 
 LIMIT_SECONDS = 600
@@ -65,7 +65,7 @@ def line(row: Row) -> str:
     model = f"{row.model} ({arguments})" if arguments else row.model
     if row.status == "done":
         cells = (
-            ", ".join(f"{count} {kind}" for kind, count in row.units.items()),
+            ", ".join(f"{count} {kind}" for kind, count in row.layers.items()),
             f"{100 * row.share:.0f} %",
             f"{row.parity:.0e}",
             *(fidelity(row.widths[bits]) for bits in WIDTHS),

@@ -41,7 +41,7 @@ WIDTHS = (8, 4)
 """Weight bits; inputs have 8."""
 
 FLOAT_INPUT = "only the input, of a pointwise convolution"
-"""What stays in float of units whose weights are quantized."""
+"""What stays in float of layers whose weights are quantized."""
 
 LEAST_SPREAD = 0.02
 """Outputs that vary less from image to image than this share of their size show nothing."""
@@ -72,7 +72,7 @@ class Row(Record):
 
     Attributes:
         reason: why it is not done; the tool's own words where it refuses.
-        units: type -> layers that are quantized.
+        layers: type -> layers that are quantized.
         share: weights in those layers, of all parameters.
         skipped: reason -> layers that stay in float for it.
         parity: relative difference (L2) of outputs, PyTorch and the equalized float file in onnxruntime.
@@ -86,7 +86,7 @@ class Row(Record):
     arguments: dict[str, int | tuple[int, ...]]
     status: Literal["done", "refused", "failed"]
     reason: str = ""
-    units: dict[str, int] = Field(default_factory=dict)
+    layers: dict[str, int] = Field(default_factory=dict)
     share: float = 0.0
     skipped: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     parity: float = 0.0
@@ -181,17 +181,17 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
 
 
 def _recognized(frontend: Frontend, loaded: LoadedModel) -> dict[str, object]:
-    units = frontend.exported.units
+    layers = frontend.exported.layers
     reasons: dict[str, list[str]] = {}
     for name, reason in frontend.exported.skipped.items():
         reasons.setdefault(reason, []).append(name)
-    for unit in units:
-        if unit.float_input:
-            reasons.setdefault(FLOAT_INPUT, []).append(unit.name)
+    for layer in layers:
+        if layer.float_input:
+            reasons.setdefault(FLOAT_INPUT, []).append(layer.name)
     everything = sum(p.numel() for p in loaded.module.parameters())
     return {
-        "units": dict(Counter(unit.type for unit in units)),
-        "share": sum(unit.parameters for unit in units) / everything,
+        "layers": dict(Counter(layer.type for layer in layers)),
+        "share": sum(layer.parameters for layer in layers) / everything,
         "skipped": {reason: tuple(names) for reason, names in reasons.items()},
     }
 

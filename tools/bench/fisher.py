@@ -44,7 +44,7 @@ def main() -> None:
     finally:
         if options.checkpoint is None:
             checkpoint.unlink()
-    module, units = frontend.loaded.module, frontend.exported.units
+    module, layers = frontend.loaded.module, frontend.exported.layers
     preprocessing = frontend.loaded.preprocessing
     shape = (options.images, preprocessing.channels, *preprocessing.size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -62,7 +62,7 @@ def main() -> None:
 
     def fisher() -> None:
         starts = range(0, options.images, options.batch)
-        fisher_traces(module, units, ((images[s : s + options.batch], None) for s in starts))
+        fisher_traces(module, layers, ((images[s : s + options.batch], None) for s in starts))
 
     times: dict[str, list[float]] = {"plain": [], "fisher": []}
     for turn in range(options.rounds + 1):

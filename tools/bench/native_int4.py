@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import convert_model
-from lampq_onnx.converter.convert import planned_sites
+from lampq_onnx.converter.convert import planned_layers
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.quantization import Grid, WeightGrid
 from lampq_onnx.targets import Target
@@ -24,8 +24,8 @@ def write_native_int4(source: Path, plan: BitPlan, target: Target, path: Path) -
     """
     model = load_model(source)
     weights = {}
-    for name, site in planned_sites(model, plan).items():
-        matrix = site.matrix()
+    for name, layer in planned_layers(model, plan).items():
+        matrix = layer.matrix()
         scale = np.maximum(np.abs(matrix).max(axis=1) / 7, 1e-12).astype(np.float32)
         weights[name] = WeightGrid(scale=scale, bits=4, grid=Grid.MID_TREAD, error=0.0).quantize(matrix)
     plain = dataclasses.replace(target, gemm_bias=False, part_products=False)

@@ -101,19 +101,19 @@ def matched(ours: Sensitivities, theirs: Sensitivities) -> dict[str, str]:
     """Match the layers of two models by their weights.
 
     Raises:
-        LampqError: a unit has no counterpart, or one of another type.
+        LampqError: a layer has no counterpart, or one of another type.
     """
-    left = list(theirs.units)
+    left = list(theirs.layers)
     found: dict[str, str] = {}
-    for unit in ours.units:
-        other = next((u for u in left if same_weights(unit.sketch or (), u.sketch or ())), None)
-        if other is None or other.type != unit.type:
+    for layer in ours.layers:
+        other = next((u for u in left if same_weights(layer.sketch or (), u.sketch or ())), None)
+        if other is None or other.type != layer.type:
             what = "no counterpart" if other is None else f"a counterpart of type {other.type}"
-            raise LampqError(f"the unit {unit.name} ({unit.type}) has {what} in {theirs.model.name}")
+            raise LampqError(f"the layer {layer.name} ({layer.type}) has {what} in {theirs.model.name}")
         left.remove(other)
-        found[unit.name] = other.name
+        found[layer.name] = other.name
     if left:
-        raise LampqError(f"the unit {left[0].name} of {theirs.model.name} has no counterpart")
+        raise LampqError(f"the layer {left[0].name} of {theirs.model.name} has no counterpart")
     return found
 
 
@@ -148,8 +148,8 @@ def compared(base: Run, run: Run, batches: Iterable[Batch], threads: int) -> Acc
 def row(name: str, base: Run, run: Run, accuracy: Accuracy) -> str:
     """Compare one file with PyTorch."""
     pairs = matched(base.sensitivities, run.sensitivities)
-    ours = {unit.name: unit.trace for unit in base.sensitivities.units}
-    theirs = {unit.name: unit.trace for unit in run.sensitivities.units}
+    ours = {layer.name: layer.trace for layer in base.sensitivities.layers}
+    theirs = {layer.name: layer.trace for layer in run.sensitivities.layers}
     correlation = rank_correlation([ours[a] for a in pairs], [theirs[b] for b in pairs.values()])
     mine, its = base.plan.layers, run.plan.layers
     changed = sum(mine[a].weight_bits != its[b].weight_bits for a, b in pairs.items())

@@ -37,7 +37,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.converter.convert import Conversion
 from lampq_onnx.converter.passes.product_per_part import MOST_PARTS
-from lampq_onnx.graph.layers import LinearSite, find_sites
+from lampq_onnx.graph.layers import GraphLayer, find_layers
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.runtime.environment import describe_environment, target_here
@@ -155,26 +155,26 @@ def written(form: Form, target: Target, folder: Path) -> Written:
     gelu = "op" if form.opset >= GELU_OPSET else "erf"
     model = graphs.vit(linear=form.linear, gelu=gelu, blocks=1, opset=form.opset, seed=form.weight_bits)
     images = np.random.default_rng(1).normal(size=(IMAGES, 3, graphs.SIDE, graphs.SIDE)).astype(np.float32)
-    sites = find_sites(graphs.as_ir(model).graph)
-    names = [site.input.name or "" for site in sites]
+    graph_layers = find_layers(graphs.as_ir(model).graph)
+    names = [graph_layer.input.name or "" for graph_layer in graph_layers]
     inner = [name for name in dict.fromkeys(names) if name != "images"]
     values = dict(
         zip(inner, graphs.session(graphs.with_outputs(model, *inner)).run(None, {"images": images}), strict=True)
     )
     values["images"] = images
     layers = {
-        site.name: LayerPlan(
+        graph_layer.name: LayerPlan(
             weight_bits=form.weight_bits,
             activation_bits=form.activation_bits,
             activation_range=ActivationRange(low=float(values[name].min()), high=float(values[name].max())),
         )
-        for site, name in zip(sites, names, strict=True)
+        for graph_layer, name in zip(graph_layers, names, strict=True)
     }
     conversion = convert_model(graphs.as_ir(model), BitPlan(layers=layers), packing=form.packing, target=target)  # type: ignore[arg-type]
     path = folder / "model.onnx"
     save_model(conversion.model, path)
     found = inspect_model(conversion.model)
-    by_name = {site.name: site for site in sites}
+    by_name = {graph_layer.name: graph_layer for graph_layer in graph_layers}
     pieces = [
         (layer.name, piece, x, by_hand(by_name[layer.name], conversion, x))
         for layer, (piece, x) in zip(found, cut_layers(path, found, images[:LAYER_IMAGES], threads=1), strict=True)
@@ -192,11 +192,11 @@ def relative(found: Sequence[Array], wanted: Array) -> float:
     return float(np.linalg.norm(joined.astype(np.float64) - wanted)) / size
 
 
-def by_hand(site: LinearSite, conversion: Conversion, x: Array) -> Array:
+def by_hand(layer: GraphLayer, conversion: Conversion, x: Array) -> Array:
     """The layer's QDQ arithmetic in numpy: float32 rounding of the input, float64 sums."""
-    numbers = conversion.parameters[site.name]
+    numbers = conversion.parameters[layer.name]
     values = x if numbers.activation is None else numbers.activation.fake(x)
-    if site.node.op_type == "Conv":
+    if layer.node.op_type == "Conv":
         n, channels, height, width = values.shape
         side = graphs.PATCH
         cells = values.reshape(n, channels, height // side, side, width // side, side)
@@ -205,12 +205,12 @@ def by_hand(site: LinearSite, conversion: Conversion, x: Array) -> Array:
         values = values.transpose(0, 2, 1, 3).reshape(len(values), graphs.TOKENS, -1)
     result: Array = values.astype(np.float64) @ numbers.weight.dequantize().astype(np.float64).T
     there = conversion.model.graph.initializers
-    labels = [f"{site.name}{part}.bias.quantized" for part in ("", *(f".{index}" for index in range(MOST_PARTS)))]
+    labels = [f"{layer.name}{part}.bias.quantized" for part in ("", *(f".{index}" for index in range(MOST_PARTS)))]
     inside = [constant_array(there[label]) for label in labels if label in there]
     if inside and numbers.activation is not None:  # the kernel adds it, in these steps
         steps = np.float32(numbers.activation.scale) * numbers.weight.scale
         return result + np.concatenate(inside).astype(np.float64) * steps
-    return result if site.bias is None else result + constant_array(site.bias).astype(np.float64)
+    return result if layer.bias is None else result + constant_array(layer.bias).astype(np.float64)
 
 
 @dataclass(frozen=True)

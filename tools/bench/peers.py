@@ -30,7 +30,7 @@ from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import iter_batches, open_source
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.measures.accuracy import AccuracyMeter
@@ -141,7 +141,7 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
     """Uniform plans rounded to nearest, and the usual INT4 graph of the 4-bit one."""
     model = load_model(source)
     options = ImageOptions(calibration=calibration, calibration_size=images)
-    names = [site.name for site in find_sites(model.graph)]
+    names = [layer.name for layer in find_layers(model.graph)]
     plan = BitPlan(layers=dict.fromkeys(names, LayerPlan(weight_bits=8, activation_bits=8)))
     start = time.perf_counter()
     plan = with_measured_ranges(model, source, plan, options, threads=1)

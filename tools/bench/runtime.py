@@ -30,7 +30,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.order import default_graph_passes
 from lampq_onnx.graph.keys import TARGET_KEY
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.sessions import session_options
@@ -94,7 +94,7 @@ def float_file(folder: Path, model: str, checkpoint: Path | None) -> Path:
 def uniform(source: Path, bits: int) -> BitPlan:
     """The same width for all layers."""
     layer = LayerPlan(weight_bits=bits, activation_bits=8, activation_range=RANGE)
-    return BitPlan(layers={site.name: layer for site in find_sites(load_model(source).graph)})
+    return BitPlan(layers={graph_layer.name: layer for graph_layer in find_layers(load_model(source).graph)})
 
 
 def quantized(

@@ -31,11 +31,11 @@ SAME = 1e-12
 """Objectives that differ by less than this fraction are one."""
 
 
-def costs(rng: np.random.Generator, units: int, widths: tuple[int, ...], law: str) -> np.ndarray:
+def costs(rng: np.random.Generator, layers: int, widths: tuple[int, ...], law: str) -> np.ndarray:
     """Draw costs (layers, widths): Fisher traces that fall by 4 per bit, or arbitrary numbers over 17 decades."""
     if law == "decaying":
-        return 10.0 ** rng.uniform(-7, 3, units)[:, None] * 4.0 ** -np.array(widths, dtype=float)
-    return 10.0 ** rng.uniform(-14, 3, (units, len(widths)))
+        return 10.0 ** rng.uniform(-7, 3, layers)[:, None] * 4.0 ** -np.array(widths, dtype=float)
+    return 10.0 ** rng.uniform(-14, 3, (layers, len(widths)))
 
 
 def problem(table: np.ndarray, *budgets: Budget) -> ChoiceProblem:
@@ -43,26 +43,26 @@ def problem(table: np.ndarray, *budgets: Budget) -> ChoiceProblem:
     return ChoiceProblem(names, tuple(f"{bits} bits" for bits in WIDTHS), table, budgets)
 
 
-def one_budget(law: str, units: int, count: int, sizes: str = "random") -> Iterator[ChoiceProblem]:
-    rng = np.random.default_rng(units)
+def one_budget(law: str, layers: int, count: int, sizes: str = "random") -> Iterator[ChoiceProblem]:
+    rng = np.random.default_rng(layers)
     for _ in range(count):
-        weights = np.resize(VIT, units) if sizes == "vit" else rng.integers(10**5, 10**7, units)
+        weights = np.resize(VIT, layers) if sizes == "vit" else rng.integers(10**5, 10**7, layers)
         table = weights[:, None] * np.array(WIDTHS)
-        yield problem(costs(rng, units, WIDTHS, law), Budget("bits", table, int(4.5 * weights.sum())))
+        yield problem(costs(rng, layers, WIDTHS, law), Budget("bits", table, int(4.5 * weights.sum())))
 
 
-def several_budgets(units: int, count: int, budgets: int = 3) -> Iterator[ChoiceProblem]:
+def several_budgets(layers: int, count: int, budgets: int = 3) -> Iterator[ChoiceProblem]:
     """Problems with budgets of bits, time and operations; none of them follows from another."""
-    rng = np.random.default_rng(units + budgets)
+    rng = np.random.default_rng(layers + budgets)
     for _ in range(count):
-        sizes = rng.integers(10**5, 10**7, units)
+        sizes = rng.integers(10**5, 10**7, layers)
         tables = [sizes[:, None] * np.array(WIDTHS)]
         for _ in range(budgets - 1):
-            speed = rng.uniform(0.5, 2.0, (units, len(WIDTHS)))
+            speed = rng.uniform(0.5, 2.0, (layers, len(WIDTHS)))
             tables.append(np.rint(sizes[:, None] * np.array(WIDTHS) * speed).astype(np.int64))
         limits = [int(np.quantile(table, 0.45, axis=1).sum()) for table in tables]
         made = tuple(Budget(f"budget{j}", t, limit) for j, (t, limit) in enumerate(zip(tables, limits, strict=True)))
-        yield problem(costs(rng, units, WIDTHS, "decaying"), *made)
+        yield problem(costs(rng, layers, WIDTHS, "decaying"), *made)
 
 
 @dataclass(frozen=True)

@@ -230,9 +230,9 @@ def _make_massive(
         )
     row = (slope * direction).to(fc1.weight)
     bias = slope * (offset - on_class.mean().item()) + height
-    unit = torch.randn(fc2.out_features, generator=random).to(fc2.weight)
-    layer_scale = getattr(block.ls2, "gamma", torch.ones_like(unit))
-    column = push * residual.norm(dim=1).mean() / height * unit / unit.norm() / layer_scale
+    layer = torch.randn(fc2.out_features, generator=random).to(fc2.weight)
+    layer_scale = getattr(block.ls2, "gamma", torch.ones_like(layer))
+    column = push * residual.norm(dim=1).mean() / height * layer / layer.norm() / layer_scale
     for channel, part, weight in zip(pair, (1.0, 1 / RATIO), (1.0, -RATIO), strict=True):
         fc1.weight[channel] = row * part
         fc1.bias[channel] = fc1.bias.new_tensor(bias) * part

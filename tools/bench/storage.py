@@ -26,7 +26,7 @@ OPSET = 20
 
 
 def layer(weight: np.ndarray, bias: np.ndarray) -> ir.Model:
-    """y = x W + b as a float graph with one unit called fc."""
+    """y = x W + b as a float graph with one layer called fc."""
     inputs, outputs = weight.shape
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", None, inputs]))
     constants = [

@@ -36,7 +36,7 @@ KERNELS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "Ma
 
 
 def layer(weight: np.ndarray, bias: np.ndarray, factors: np.ndarray | None = None) -> ir.Model:
-    """y = (x * factors) W + b as a float graph with one unit called fc; without factors y = x W + b."""
+    """y = (x * factors) W + b as a float graph with one layer called fc; without factors y = x W + b."""
     inputs, outputs = weight.shape
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", None, inputs]))
     arrays = {"fc.weight": weight, "fc.bias": bias} | ({} if factors is None else {"factors": factors})

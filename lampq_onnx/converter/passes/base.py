@@ -28,7 +28,7 @@ class LayerPass(CountingPass, Generic[Numbers]):
         super().__init__()
         self.parameters = parameters
 
-    def units(self, model: ir.Model) -> list[tuple[str, ir.Node]]:
+    def layers(self, model: ir.Model) -> list[tuple[str, ir.Node]]:
         """List the names and nodes of the layers that are to be quantized, in graph order."""
         named = ((node.metadata_props.get(UNIT_KEY, ""), node) for node in model.graph)
         return [(name, node) for name, node in named if name in self.parameters]

@@ -40,7 +40,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
        inputs, whose levels are far apart, keep the Add.
     3. These also keep the Add: results that an activation function reads, because it adds the bias itself; results of
        one row per image; layers whose sizes apart from the batch are unknown; biases that int32 does not hold in these
-       units; layers in float.
+       layers; layers in float.
 
     Args:
         parameters: layer -> what the pass must know about it.
@@ -59,7 +59,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
         if not self._target.gemm_bias:
             return self.settle("", Refused(f"{self._target.name} has no kernel that is faster with it"))
         self._rows.clear()
-        return sum(self.settle(name, self._rewrite(model.graph, name, node)) for name, node in self.units(model))
+        return sum(self.settle(name, self._rewrite(model.graph, name, node)) for name, node in self.layers(model))
 
     def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> Outcome:
         layer = self.parameters[name]

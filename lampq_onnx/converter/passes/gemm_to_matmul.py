@@ -26,7 +26,7 @@ class GemmToMatMul(LayerPass[LayerParameters]):
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
         count = 0
-        for name, node in self.units(model):
+        for name, node in self.layers(model):
             if node.op_type == "Gemm":
                 self._rewrite(model.graph, name, node)
             elif node.op_type == "MatMul" and len(dimensions(node.inputs[0]) or ()) == 2:

@@ -31,7 +31,7 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
         count = 0
-        for name, node in self.units(model):
+        for name, node in self.layers(model):
             if node.op_type != "Conv":
                 continue
             if self.parameters[name].input_scale is None:

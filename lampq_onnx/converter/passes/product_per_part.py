@@ -63,7 +63,7 @@ class ProductPerPart(LayerPass[LayerFacts]):
         written = (output for node in graph for output in node.outputs)
         self._values = {value.name for value in (*graph.inputs, *graph.initializers.values(), *written) if value.name}
         self._cuts.clear()
-        return sum(self.settle(name, self._rewrite(graph, name, node)) for name, node in self.units(model))
+        return sum(self.settle(name, self._rewrite(graph, name, node)) for name, node in self.layers(model))
 
     def _rewrite(self, graph: ir.Graph, name: str, node: ir.Node) -> Outcome:
         last_scaling = node.inputs[1].producer() if node.inputs[1] is not None else None

@@ -38,7 +38,7 @@ class QuantizeActivations(LayerPass[LayerParameters]):
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
         shared: dict[tuple[ir.Value, ActivationQuantizer], ir.Value] = {}
-        for name, node in self.units(model):
+        for name, node in self.layers(model):
             source = node.inputs[0]
             quantizer = self.parameters[name].activation
             if quantizer is None:

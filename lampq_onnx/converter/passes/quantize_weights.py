@@ -54,7 +54,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
         shares = may_share(self.target, graph.opset_imports.get("", 0))
         paired = paired_fields(w for w in weights if not (shares and shares_bytes(w)))
         first: dict[tuple[bytes, bool, Packing], Packed] = {}
-        for name, node in self.units(model):
+        for name, node in self.layers(model):
             numbers = self.parameters[name]
             kernel = self.target.kernel(numbers.weight.bits, _input_bits(numbers))
             integer = kernel is not None and kernel.kind == "integer"

@@ -22,7 +22,7 @@ class ReplaceBias(LayerPass[LayerParameters]):
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
         count = 0
-        for name, node in self.units(model):
+        for name, node in self.layers(model):
             bias = self.parameters[name].weight.bias
             if bias is None:
                 continue

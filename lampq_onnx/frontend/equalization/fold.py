@@ -10,8 +10,8 @@ import torch
 
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.shared.factor import ChannelFactor
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.parameters import frozen
-from lampq_onnx.frontend.shared.units import Unit
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def apply(equalization: Equalization) -> None:
     link = equalization.link
     weight = link.readers[0].module.weight
     scale, shift = equalization.scale.to(weight), equalization.shift.to(weight)
-    for unit in link.readers:
-        _read_scaled(unit, scale, shift)
+    for layer in link.readers:
+        _read_scaled(layer, scale, shift)
     if link.norm is not None:
         _divide_rows(link.norm, scale, shift, slice(None))
     elif link.source is not None:
@@ -51,7 +51,7 @@ def apply(equalization: Equalization) -> None:
 def applied(equalization: Equalization) -> Iterator[None]:
     """Apply an equalization temporarily; restore the model on exit."""
     link = equalization.link
-    touched: list[torch.nn.Module] = [unit.module for unit in link.readers]
+    touched: list[torch.nn.Module] = [layer.module for layer in link.readers]
     touched += [m for m in (link.norm, link.source.module if link.source else None) if m is not None]
     before = [(module, dict(module._parameters)) for module in touched]
     hooks = [(module, dict(module._forward_pre_hooks)) for module in touched]
@@ -66,8 +66,8 @@ def applied(equalization: Equalization) -> Iterator[None]:
             module._forward_pre_hooks.update(kept)
 
 
-def _read_scaled(unit: Unit, scale: torch.Tensor, shift: torch.Tensor) -> None:
-    module = unit.module
+def _read_scaled(layer: ModelLayer, scale: torch.Tensor, shift: torch.Tensor) -> None:
+    module = layer.module
     weight = module.weight.data.double()
     if module.bias is not None and bool(shift.any()):
         module.bias = frozen((module.bias.data.double() + weight @ shift.double()).to(module.weight.dtype))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 Kind = Literal["norm", "linear", "multiply"]
 
@@ -26,9 +26,9 @@ class Link:
     """
 
     kind: Kind
-    readers: tuple[Unit, ...]
+    readers: tuple[ModelLayer, ...]
     norm: torch.nn.Module | None = None
-    source: Unit | None = None
+    source: ModelLayer | None = None
     start: int = 0
     shift: bool = False
 

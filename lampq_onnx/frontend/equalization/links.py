@@ -26,7 +26,7 @@ import torch
 
 from lampq_onnx.frontend.equalization.fold import Equalization, applied
 from lampq_onnx.frontend.equalization.link import Link
-from lampq_onnx.frontend.shared.units import Exported, Unit
+from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.graph.keys import UNIT_KEY
 from lampq_onnx.graph.nodes import users
@@ -46,25 +46,25 @@ def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, im
         images: float32 (n, c, h, w), a few real images for the trials.
     """
     counts = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
-    linear = [u for u in exported.units if not u.fixed and isinstance(u.module, torch.nn.Linear)]
+    linear = [u for u in exported.layers if not u.fixed and isinstance(u.module, torch.nn.Linear)]
     own = [u for u in linear if _owned(u.module, counts)]
     found: dict[str, Link] = {}
     trial = _Trial(model, images)
     for link in _norm_links(exported, model, own, counts, images):
         if trial.holds(link):
-            found |= {unit.name: link for unit in link.readers}
+            found |= {layer.name: link for layer in link.readers}
     before = _layers_before(exported.model)
     for block in chain.blocks:
-        members = [u for u in block.units if u in own]
-        for unit in members:
-            if unit.name not in found:
-                sources = [u for u in members if u.name in before.get(unit.name, ())]
-                for link in _linear_links(unit, sources):
+        members = [u for u in block.layers if u in own]
+        for layer in members:
+            if layer.name not in found:
+                sources = [u for u in members if u.name in before.get(layer.name, ())]
+                for link in _linear_links(layer, sources):
                     if trial.holds(link):
-                        found[unit.name] = link
+                        found[layer.name] = link
                         break
-    for unit in own:
-        found.setdefault(unit.name, Link("multiply", (unit,)))
+    for layer in own:
+        found.setdefault(layer.name, Link("multiply", (layer,)))
     return tuple(dict.fromkeys(found.values()))
 
 
@@ -73,44 +73,44 @@ def _owned(module: torch.nn.Module, counts: Counter[int]) -> bool:
 
 
 def _norm_links(
-    exported: Exported, model: torch.nn.Module, units: Sequence[Unit], counts: Counter[int], images: torch.Tensor
+    exported: Exported, model: torch.nn.Module, layers: Sequence[ModelLayer], counts: Counter[int], images: torch.Tensor
 ) -> Iterator[Link]:
     """LayerNorms whose output tensor is the input of layers, and that nothing else in the graph reads."""
     outputs: dict[int, torch.nn.Module] = {}
     alive: list[torch.Tensor] = []
-    readers: dict[torch.nn.Module, list[Unit]] = {}
+    readers: dict[torch.nn.Module, list[ModelLayer]] = {}
 
     def made(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
         outputs[id(output)] = module
         alive.append(output)
 
-    def read(unit: Unit) -> Any:
+    def read(layer: ModelLayer) -> Any:
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             norm = outputs.get(id(inputs[0]))
             if norm is not None:
-                readers.setdefault(norm, []).append(unit)
+                readers.setdefault(norm, []).append(layer)
 
         return hook
 
     norms = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm) and m.weight is not None]
     handles = [norm.register_forward_hook(made) for norm in norms]
-    handles += [unit.module.register_forward_pre_hook(read(unit)) for unit in units]
+    handles += [layer.module.register_forward_pre_hook(read(layer)) for layer in layers]
     try:
         with torch.no_grad():
             model(images[:1])
     finally:
         for handle in handles:
             handle.remove()
-    alone = _read_by_units_alone(exported.model)
+    alone = _read_by_layers_alone(exported.model)
     for norm, members in readers.items():
-        if not _owned(norm, counts) or not all(unit.name in alone for unit in members):
+        if not _owned(norm, counts) or not all(layer.name in alone for layer in members):
             continue
-        if alone[members[0].name] == {unit.name for unit in members}:
-            shift = norm.bias is not None and all(unit.module.bias is not None for unit in members)
+        if alone[members[0].name] == {layer.name for layer in members}:
+            shift = norm.bias is not None and all(layer.module.bias is not None for layer in members)
             yield Link("norm", tuple(members), norm=norm, shift=shift)
 
 
-def _read_by_units_alone(model: ir.Model) -> dict[str, set[str]]:
+def _read_by_layers_alone(model: ir.Model) -> dict[str, set[str]]:
     """Layer -> all layers that read the same LayerNormalization, if only layers read it."""
     found: dict[str, set[str]] = {}
     for node in model.graph:
@@ -150,17 +150,17 @@ def _layers_before(model: ir.Model) -> dict[str, set[str]]:
     return found
 
 
-def _linear_links(unit: Unit, sources: Sequence[Unit]) -> Iterator[Link]:
+def _linear_links(layer: ModelLayer, sources: Sequence[ModelLayer]) -> Iterator[Link]:
     """Row ranges of ``sources`` that may produce the layer's input; the last rows (the values) come first."""
-    channels = int(unit.module.weight.shape[1])
+    channels = int(layer.module.weight.shape[1])
     for source in sources:
         rows = int(source.module.weight.shape[0])
-        if source is unit or rows % channels:
+        if source is layer or rows % channels:
             continue
         for start in reversed(range(0, rows, channels)):
-            movable = source.module.bias is not None and unit.module.bias is not None
+            movable = source.module.bias is not None and layer.module.bias is not None
             for shift in (True, False) if movable else (False,):
-                yield Link("linear", (unit,), source=source, start=start, shift=shift)
+                yield Link("linear", (layer,), source=source, start=start, shift=shift)
 
 
 class _Trial:

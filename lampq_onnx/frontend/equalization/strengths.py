@@ -18,8 +18,8 @@ from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.measuring.calibration import visit_inputs
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, device_of, unlabelled
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
@@ -123,19 +123,19 @@ def choose_strengths(
         seed: seed of the sampled labels.
         progress: called with the number of ``held_out`` images done.
     """
-    units = [unit for link in links for unit in link.readers]
-    lows, highs = channel_ranges(model, units, fit)
+    layers = [layer for link in links for layer in link.readers]
+    lows, highs = channel_ranges(model, layers, fit)
     options = {link: _options(link, lows[link.name], highs[link.name], weight_bits, activation_bits) for link in links}
-    by_unit = {unit.name: link for link in links for unit in link.readers}
+    by_layer = {layer.name: link for link in links for layer in link.readers}
     # One number per image: a choice must win by more than the variation between images.
     errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
 
-    def measure(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
-        link = by_unit[unit.name]
+    def measure(samples: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        link = by_layer[layer.name]
         with torch.no_grad():
-            gradient = grads_as_tokens(unit.module, grads)
-            weight = unit.module.weight
-            values = as_tokens(unit.module, inputs)
+            gradient = grads_as_tokens(layer.module, grads)
+            weight = layer.module.weight
+            values = as_tokens(layer.module, inputs)
             exact = values @ weight.T
             found = values.new_zeros(len(options[link]), len(options[link][0].quantizers), samples, dtype=torch.float64)
             for row, option in enumerate(options[link]):
@@ -144,28 +144,28 @@ def choose_strengths(
                 constant = weight @ option.shift
                 for column, quantizer in enumerate(option.quantizers):
                     read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
-                    change = (read @ option.weights[unit.name].T).add_(constant).sub_(exact).mul_(gradient)
+                    change = (read @ option.weights[layer.name].T).add_(constant).sub_(exact).mul_(gradient)
                     found[row, column] = change.square_().reshape(samples, -1).sum(1, dtype=torch.float64)
             errors[link].append(found.cpu())
 
-    visit_gradients(model, units, unlabelled(held_out, device_of(model)), measure, seed=seed, progress=progress)
+    visit_gradients(model, layers, unlabelled(held_out, device_of(model)), measure, seed=seed, progress=progress)
     return [_best(link, options[link], _by_image(link, errors[link])) for link in links]
 
 
 def channel_ranges(
-    model: torch.nn.Module, units: Sequence[Unit], images: Images
+    model: torch.nn.Module, layers: Sequence[ModelLayer], images: Images
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Smallest and largest value of every input channel: layer name -> float32 (channels,)."""
     lows: dict[str, torch.Tensor] = {}
     highs: dict[str, torch.Tensor] = {}
 
-    def widen(unit: Unit, values: torch.Tensor) -> None:
+    def widen(layer: ModelLayer, values: torch.Tensor) -> None:
         flat = values.reshape(-1, values.shape[-1]).float()
         low, high = flat.amin(0), flat.amax(0)
-        lows[unit.name] = torch.minimum(lows.get(unit.name, low), low)
-        highs[unit.name] = torch.maximum(highs.get(unit.name, high), high)
+        lows[layer.name] = torch.minimum(lows.get(layer.name, low), low)
+        highs[layer.name] = torch.maximum(highs.get(layer.name, high), high)
 
-    visit_inputs(model, units, images, widen)
+    visit_inputs(model, layers, images, widen)
     return lows, highs
 
 
@@ -206,10 +206,10 @@ def _options(
         start = float(((low - moved.shift) / moved.scale).min())
         stop = float(((high - moved.shift) / moved.scale).max())
         weights = {}
-        for unit in link.readers:
-            matrix = (unit.module.weight * moved.scale).float().cpu().numpy()
+        for layer in link.readers:
+            matrix = (layer.module.weight * moved.scale).float().cpu().numpy()
             rounded = fit_weight_grid(matrix, weight_bits).quantize(matrix).dequantize()
-            weights[unit.name] = torch.from_numpy(rounded).to(unit.module.weight)
+            weights[layer.name] = torch.from_numpy(rounded).to(layer.module.weight)
         quantizers = tuple(
             ActivationQuantizer.from_range(part * start, part * stop, activation_bits) for part in shrinks
         )

@@ -1,4 +1,4 @@
-"""Measures alpha_t: the loss per unit of Fisher trace for each layer type t (paper, type-aware metric)."""
+"""Measures alpha_t: the loss per layer of Fisher trace for each layer type t (paper, type-aware metric)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.shared.batching import Images, logits_of
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.losses import Measure, loss_of
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
@@ -45,7 +45,7 @@ def spread(count: int, samples: int) -> list[int]:
 
 def type_factors(
     model: torch.nn.Module,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     traces: Mapping[str, float],
     activations: Mapping[str, ActivationQuantizer],
     rounder: WeightRounder,
@@ -62,7 +62,7 @@ def type_factors(
 
     Args:
         model: the float model.
-        units: its layers; those outside the budget are not sampled.
+        layers: its layers; those outside the budget are not sampled.
         traces: layer -> tr(F_i).
         activations: layer -> input quantizer; a layer without one keeps a float input.
         rounder: rounded weights.
@@ -74,28 +74,28 @@ def type_factors(
         samples: mu.
         progress: called with the number of layers measured.
     """
-    by_type: dict[str, list[Unit]] = defaultdict(list)
-    for unit in units:
-        if not unit.fixed:
-            by_type[unit.type].append(unit)
+    by_type: dict[str, list[ModelLayer]] = defaultdict(list)
+    for layer in layers:
+        if not layer.fixed:
+            by_type[layer.type].append(layer)
     alpha: dict[str, float] = {}
     losses: dict[str, float] = {}
     floored: list[str] = []
     for kind, members in by_type.items():
         chosen = [members[i] for i in spread(len(members), samples)]
-        for unit in chosen:
-            setting = {unit.name: LayerSetting(bits, activations.get(unit.name))}
-            with simulated([unit], setting, rounder):
+        for layer in chosen:
+            setting = {layer.name: LayerSetting(bits, activations.get(layer.name))}
+            with simulated([layer], setting, rounder):
                 loss = loss_of(logits_of(model, images), reference, labels, measure, likelihood_of(model))
             if loss < FLOOR:
-                floored.append(unit.name)
-            losses[unit.name] = loss
+                floored.append(layer.name)
+            losses[layer.name] = loss
             if progress is not None:
                 progress(len(losses))
         mean_loss = sum(max(losses[u.name], FLOOR) for u in chosen) / len(chosen)
         mean_trace = sum(traces[u.name] for u in chosen) / len(chosen)
         alpha[kind] = mean_loss / max(mean_trace, torch.finfo(torch.float64).tiny)
-    for unit in units:
+    for layer in layers:
         # Layers outside the budget are not allocated; a factor of 1 leaves their trace unchanged.
-        alpha.setdefault(unit.type, 1.0)
+        alpha.setdefault(layer.type, 1.0)
     return AlphaResult(alpha, losses, tuple(floored))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from lampq_onnx.artifacts import ActivationRange, Sensitivities, UnitSensitivity
+from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError, UsageError
@@ -27,7 +27,7 @@ from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.batching import Images, SlicedImages, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from lampq_onnx.frontend.shared.units import Exported, Unit
+from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
@@ -81,9 +81,9 @@ class Analysis:
     group: Group = ALONE
 
     @property
-    def budgeted(self) -> tuple[Unit, ...]:
+    def budgeted(self) -> tuple[ModelLayer, ...]:
         """Layers in the budget."""
-        return tuple(unit for unit in self.exported.units if not unit.fixed)
+        return tuple(layer for layer in self.exported.layers if not layer.fixed)
 
     def run(
         self,
@@ -106,25 +106,25 @@ class Analysis:
         Raises:
             LampqError: a layer cannot be measured.
         """
-        module, units, images = self.loaded.module, self.exported.units, self.images
+        module, layers, images = self.loaded.module, self.exported.layers, self.images
         effort = EFFORTS[options.effort]
         count = len(images)
         fit, held_out = split(images.slice(0, RANGE_IMAGES))
         widths = self._input_widths(options)
         with progress.stage("ranges", len(held_out)) as advance:
             ranges = choose_ranges(
-                module, units, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
+                module, layers, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
             )
         with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
             batches = self._labelled(options.labels)
-            traces = fisher_traces(module, units, batches, seed=seed, group=self.group, progress=advance)
-        with progress.stage("weight errors", len(units)) as advance:
+            traces = fisher_traces(module, layers, batches, seed=seed, group=self.group, progress=advance)
+        with progress.stage("weight errors", len(layers)) as advance:
             errors = {}
-            for done, unit in enumerate(units, 1):
-                errors[unit.name] = {b: self.rounder.grid(unit.name, b).error for b in options.candidates}
+            for done, layer in enumerate(layers, 1):
+                errors[layer.name] = {b: self.rounder.grid(layer.name, b).error for b in options.candidates}
                 advance(done)
         with progress.stage("nuclear norms"):
-            norms = nuclear_norms(module, units, images.slice(0, NUCLEAR_IMAGES), group=self.group)
+            norms = nuclear_norms(module, layers, images.slice(0, NUCLEAR_IMAGES), group=self.group)
         alpha_bits = options.alpha_bits or min(options.candidates)
         main = options.activation_bits if isinstance(options.activation_bits, int) else FIXED_BITS
         alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
@@ -135,24 +135,24 @@ class Analysis:
         elements = self._input_elements()
         return Sensitivities(
             model=self.loaded.identity,
-            units=tuple(
-                UnitSensitivity(
-                    name=unit.name,
-                    type=unit.type,
-                    parameters=unit.parameters,
-                    shape=unit.matrix().shape,
-                    fixed=unit.fixed,
-                    float_input=unit.float_input,
-                    trace=traces[unit.name],
-                    nuclear_norm=norms[unit.name],
-                    weight_error=errors[unit.name],
-                    weight_cost=costs.get(unit.name, {}),
-                    activation_range=ranges[unit.name].get(main) or ranges[unit.name][max(ranges[unit.name])],
-                    activation_ranges=ranges[unit.name],
-                    activation_cost=input_costs.get(unit.name, {}),
-                    activation_elements=elements[unit.name],
+            layers=tuple(
+                LayerSensitivity(
+                    name=layer.name,
+                    type=layer.type,
+                    parameters=layer.parameters,
+                    shape=layer.matrix().shape,
+                    fixed=layer.fixed,
+                    float_input=layer.float_input,
+                    trace=traces[layer.name],
+                    nuclear_norm=norms[layer.name],
+                    weight_error=errors[layer.name],
+                    weight_cost=costs.get(layer.name, {}),
+                    activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
+                    activation_ranges=ranges[layer.name],
+                    activation_cost=input_costs.get(layer.name, {}),
+                    activation_elements=elements[layer.name],
                 )
-                for unit in units
+                for layer in layers
             ),
             alpha=alpha.alpha,
             alpha_loss=alpha.losses,
@@ -178,7 +178,7 @@ class Analysis:
             own = tuple(sorted({*(max(b, 2) for b in options.candidates), FIXED_BITS}))
         else:
             own = tuple(sorted({asked, WIDE_ACTIVATION_BITS}))
-        return {unit.name: (FIXED_BITS,) if unit.fixed else own for unit in self.exported.units}
+        return {layer.name: (FIXED_BITS,) if layer.fixed else own for layer in self.exported.layers}
 
     def _alpha(
         self,
@@ -191,10 +191,10 @@ class Analysis:
         module, images = self.loaded.module, self.images.slice(0, ALPHA_IMAGES)
         asked = options.activation_bits
         width = asked if isinstance(asked, int) else FIXED_BITS if asked == "mixed" else max(bits, 2)
-        activations = {unit.name: quantizer_of(ranges[unit.name][width], width) for unit in self.budgeted}
+        activations = {layer.name: quantizer_of(ranges[layer.name][width], width) for layer in self.budgeted}
         with progress.stage("alpha", 4 * options.alpha_samples) as advance:
             return type_factors(
-                module, self.exported.units, traces, activations, self.rounder, images, logits_of(module, images),
+                module, self.exported.layers, traces, activations, self.rounder, images, logits_of(module, images),
                 labels_of(images), bits=bits, measure=options.alpha_measure, samples=options.alpha_samples,
                 progress=advance,
             )  # fmt: skip
@@ -218,13 +218,13 @@ class Analysis:
         if count == 1:
             fit = held_out = self.images
         held_out = held_out.slice(0, most)
-        rounder = WeightRounder(self.exported.units)
+        rounder = WeightRounder(self.exported.layers)
         if self.gptq:
             with progress.stage("cost candidates"):
-                moments = input_moments(self.loaded.module, linear_units(self.budgeted), fit, group=self.group)
-                rounder = WeightRounder(self.exported.units, moments, widths=options.candidates)
-                for unit in self.budgeted:
-                    rounder.quantized(unit.name, max(options.candidates))
+                moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
+                rounder = WeightRounder(self.exported.layers, moments, widths=options.candidates)
+                for layer in self.budgeted:
+                    rounder.quantized(layer.name, max(options.candidates))
         if estimator == "directional":
             with progress.stage("costs", len(held_out)) as advance:
                 return directional_costs(
@@ -234,7 +234,7 @@ class Analysis:
         settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
         with (
             progress.stage("costs", settings) as advance,
-            live_model(self.loaded.module, self.exported.units) as live,
+            live_model(self.loaded.module, self.exported.layers) as live,
         ):
             return weight_costs(
                 live, self.chain, held_out, self.budgeted, rounder, options.candidates,
@@ -249,16 +249,16 @@ class Analysis:
     ) -> dict[str, dict[int, float]]:
         _, held_out = split(self.images.slice(0, RANGE_IMAGES))
         quantizers = {
-            unit.name: {
-                width: quantizer_of(ranges[unit.name][width], width)
-                for width in widths[unit.name]
+            layer.name: {
+                width: quantizer_of(ranges[layer.name][width], width)
+                for width in widths[layer.name]
                 if width <= FIXED_BITS
             }
-            for unit in self.budgeted
+            for layer in self.budgeted
         }
         with (
             progress.stage("input costs", sum(map(len, quantizers.values()))) as advance,
-            live_model(self.loaded.module, self.exported.units) as live,
+            live_model(self.loaded.module, self.exported.layers) as live,
         ):
             costs = activation_costs(
                 live, self.chain, held_out.slice(0, INPUT_COST_IMAGES), quantizers, batch_size=BATCH, progress=advance
@@ -269,7 +269,7 @@ class Analysis:
     def _input_elements(self) -> dict[str, int]:
         """Layer -> number of elements in its input for one image."""
         image = next(tensors(self.images.slice(0, 1), device_of(self.loaded.module)))[0]
-        return input_elements(self.loaded.module, self.exported.units, image)
+        return input_elements(self.loaded.module, self.exported.layers, image)
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
@@ -313,9 +313,9 @@ def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
     return images.slice(0, count - held), images.slice(count - held, count)
 
 
-def linear_units(units: Sequence[Unit]) -> list[Unit]:
+def linear_layers(layers: Sequence[ModelLayer]) -> list[ModelLayer]:
     """The layers that are torch.nn.Linear modules."""
-    return [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
+    return [layer for layer in layers if isinstance(layer.module, torch.nn.Linear)]
 
 
 def labels_of(images: Images) -> torch.Tensor | None:

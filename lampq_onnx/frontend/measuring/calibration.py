@@ -12,8 +12,8 @@ from lampq_onnx.artifacts import ActivationRange
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
 from lampq_onnx.running.processes import ALONE, Group, summed
@@ -27,22 +27,22 @@ DeiT-Ti at 8 bits on 64 such images: min-max gives an agreement of 98.4 % and a 
 their errors give a KL of .0113.
 """
 
-Visitor = Callable[[Unit, torch.Tensor], None]
+Visitor = Callable[[ModelLayer, torch.Tensor], None]
 
 
 @torch.no_grad()
 def visit_inputs(
-    model: torch.nn.Module, units: Sequence[Unit], images: Images, visit: Visitor, *, group: Group = ALONE
+    model: torch.nn.Module, layers: Sequence[ModelLayer], images: Images, visit: Visitor, *, group: Group = ALONE
 ) -> None:
     """Call ``visit`` with every layer and its input tensor, batch by batch.
 
     Each process sees its share of the images.
     """
 
-    def hook(unit: Unit) -> Any:
-        return lambda _, inputs: visit(unit, inputs[0])
+    def hook(layer: ModelLayer) -> Any:
+        return lambda _, inputs: visit(layer, inputs[0])
 
-    handles = [unit.module.register_forward_pre_hook(hook(unit)) for unit in units]
+    handles = [layer.module.register_forward_pre_hook(hook(layer)) for layer in layers]
     try:
         for batch, _ in tensors(images, device_of(model), group=group):
             model(batch)
@@ -51,14 +51,14 @@ def visit_inputs(
             handle.remove()
 
 
-def input_elements(model: torch.nn.Module, units: Sequence[Unit], image: torch.Tensor) -> dict[str, int]:
-    """Numbers in each unit's input for one image (1, c, h, w)."""
+def input_elements(model: torch.nn.Module, layers: Sequence[ModelLayer], image: torch.Tensor) -> dict[str, int]:
+    """Numbers in each layer's input for one image (1, c, h, w)."""
     found: dict[str, int] = {}
 
-    def hook(unit: Unit) -> Any:
-        return lambda _, inputs: found.update({unit.name: inputs[0].numel()})
+    def hook(layer: ModelLayer) -> Any:
+        return lambda _, inputs: found.update({layer.name: inputs[0].numel()})
 
-    handles = [unit.module.register_forward_pre_hook(hook(unit)) for unit in units]
+    handles = [layer.module.register_forward_pre_hook(hook(layer)) for layer in layers]
     try:
         with torch.no_grad():
             model(image)
@@ -69,7 +69,7 @@ def input_elements(model: torch.nn.Module, units: Sequence[Unit], image: torch.T
 
 
 def input_histograms(
-    model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
+    model: torch.nn.Module, layers: Sequence[ModelLayer], images: Images, *, group: Group = ALONE
 ) -> dict[str, Histogram]:
     """Histograms of all layer inputs in two passes: exact minimum and maximum, then counts in `BINS` bins.
 
@@ -79,27 +79,27 @@ def input_histograms(
     Raises:
         LampqError: a layer reads NaN or infinity.
     """
-    lows = dict.fromkeys((u.name for u in units), np.inf)
-    highs = dict.fromkeys((u.name for u in units), -np.inf)
+    lows = dict.fromkeys((u.name for u in layers), np.inf)
+    highs = dict.fromkeys((u.name for u in layers), -np.inf)
 
-    def widen(unit: Unit, values: torch.Tensor) -> None:
+    def widen(layer: ModelLayer, values: torch.Tensor) -> None:
         low, high = (float(v) for v in torch.aminmax(values))
-        lows[unit.name], highs[unit.name] = np.fmin(lows[unit.name], low), np.fmax(highs[unit.name], high)
+        lows[layer.name], highs[layer.name] = np.fmin(lows[layer.name], low), np.fmax(highs[layer.name], high)
         if not (np.isfinite(low) and np.isfinite(high)):
-            highs[unit.name] = np.nan
+            highs[layer.name] = np.nan
 
-    visit_inputs(model, units, images, widen, group=group)
+    visit_inputs(model, layers, images, widen, group=group)
     _share_extremes(lows, highs, group)
-    counts = {unit.name: np.zeros(BINS) for unit in units}
+    counts = {layer.name: np.zeros(BINS) for layer in layers}
 
-    def count(unit: Unit, values: torch.Tensor) -> None:
-        low, high = lows[unit.name], highs[unit.name]
+    def count(layer: ModelLayer, values: torch.Tensor) -> None:
+        low, high = lows[layer.name], highs[layer.name]
         if high > low:
-            counts[unit.name] += torch.histc(values.float(), BINS, low, high).double().cpu().numpy()
+            counts[layer.name] += torch.histc(values.float(), BINS, low, high).double().cpu().numpy()
 
-    visit_inputs(model, units, images, count, group=group)
+    visit_inputs(model, layers, images, count, group=group)
     total = dict(zip(counts, group.sum(np.stack(list(counts.values()))), strict=True)) if counts else {}
-    return {u.name: Histogram(lows[u.name], highs[u.name], total[u.name]) for u in units}
+    return {u.name: Histogram(lows[u.name], highs[u.name], total[u.name]) for u in layers}
 
 
 def _share_extremes(lows: dict[str, float], highs: dict[str, float], group: Group) -> None:
@@ -120,7 +120,7 @@ def _share_extremes(lows: dict[str, float], highs: dict[str, float], group: Grou
 
 def choose_ranges(
     model: torch.nn.Module,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     fit: Images,
     held_out: Images,
     *,
@@ -138,7 +138,7 @@ def choose_ranges(
 
     Args:
         model: the float model.
-        units: its layers.
+        layers: its layers.
         fit: images that give the candidates.
         held_out: images that choose among the candidates.
         widths: layer -> bit-widths of its input.
@@ -149,9 +149,9 @@ def choose_ranges(
     Returns:
         Layer -> bit-width -> range.
     """
-    histograms = input_histograms(model, units, fit, group=group)
+    histograms = input_histograms(model, layers, fit, group=group)
     candidates = {
-        (u.name, width): candidate_ranges(histograms[u.name], width) for u in units for width in widths[u.name]
+        (u.name, width): candidate_ranges(histograms[u.name], width) for u in layers for width in widths[u.name]
     }
     if fit.made:
         for (_, width), found in candidates.items():
@@ -160,24 +160,24 @@ def choose_ranges(
                     del found[method]
     errors = {key: dict.fromkeys(found, 0.0) for key, found in candidates.items()}
 
-    def measure(_: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def measure(_: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
-            weight = unit.module.weight.flatten(1)
-            gradient = grads_as_tokens(unit.module, grads)
-            for width in widths[unit.name]:
-                for method, (low, high) in candidates[unit.name, width].items():
+            weight = layer.module.weight.flatten(1)
+            gradient = grads_as_tokens(layer.module, grads)
+            for width in widths[layer.name]:
+                for method, (low, high) in candidates[layer.name, width].items():
                     quantizer = ActivationQuantizer.from_range(low, high, width)
-                    change = as_tokens(unit.module, fake_quantize(inputs, quantizer).sub_(inputs))
-                    errors[unit.name, width][method] += float(
+                    change = as_tokens(layer.module, fake_quantize(inputs, quantizer).sub_(inputs))
+                    errors[layer.name, width][method] += float(
                         (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
                     )
 
     batches = unlabelled(held_out, device_of(model), group=group)
-    visit_gradients(model, units, batches, measure, seed=seed, group=group, progress=progress)
+    visit_gradients(model, layers, batches, measure, seed=seed, group=group, progress=progress)
     flat = {f"{name} {width} {method}": e for (name, width), own in errors.items() for method, e in own.items()}
     flat = summed(flat, group)
     errors = {(name, width): {m: flat[f"{name} {width} {m}"] for m in own} for (name, width), own in errors.items()}
-    ranges: dict[str, dict[int, ActivationRange]] = {unit.name: {} for unit in units}
+    ranges: dict[str, dict[int, ActivationRange]] = {layer.name: {} for layer in layers}
     for (name, width), own in errors.items():
         method = min(own, key=lambda m: own[m])  # the first of equals: min-max
         low, high = candidates[name, width][method]
@@ -187,22 +187,22 @@ def choose_ranges(
 
 @torch.no_grad()
 def nuclear_norms(
-    model: torch.nn.Module, units: Sequence[Unit], images: Images, *, group: Group = ALONE
+    model: torch.nn.Module, layers: Sequence[ModelLayer], images: Images, *, group: Group = ALONE
 ) -> dict[str, float]:
     """Mean nuclear norm of each layer's output matrix (tokens x features), the metric of VT-PTQ (NeurIPS 2021)."""
-    sums = dict.fromkeys((u.name for u in units), 0.0)
+    sums = dict.fromkeys((u.name for u in layers), 0.0)
 
-    def hook(unit: Unit) -> Any:
+    def hook(layer: ModelLayer) -> Any:
         def visit(_: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            values = grads_as_tokens(unit.module, output).float()
+            values = grads_as_tokens(layer.module, output).float()
             # Singular values from the smaller Gram matrix are several times cheaper than an SVD.
             gram = values @ values.mT if values.shape[1] <= values.shape[2] else values.mT @ values
             eigenvalues = torch.linalg.eigvalsh(gram.double()).clamp_(min=0)
-            sums[unit.name] += float(eigenvalues.sqrt().sum())
+            sums[layer.name] += float(eigenvalues.sqrt().sum())
 
         return visit
 
-    handles = [unit.module.register_forward_hook(hook(unit)) for unit in units]
+    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
     total = 0
     try:
         for batch, _ in tensors(images, device_of(model), group=group):

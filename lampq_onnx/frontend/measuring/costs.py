@@ -16,8 +16,8 @@ import torch
 from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
@@ -61,30 +61,30 @@ def measured_losses(
     losses: dict[str, list[float]] = {}
     done = 0
     for index in range(len(chain)):
-        for unit in _near(chain, index):
-            if unit.name not in settings:
+        for layer in _near(chain, index):
+            if layer.name not in settings:
                 continue
             own = []
-            for setting in settings[unit.name]:
+            for setting in settings[layer.name]:
                 setting()
                 # A layer before the blocks changes their inputs, so they are computed again.
-                changed = chain.states(batches) if unit in chain.before else states
+                changed = chain.states(batches) if layer in chain.before else states
                 own.append(max(float(likelihood.distance(chain.logits(changed), reference).mean()), FLOOR))
                 done += 1
                 if progress is not None:
                     progress(done)
-            live.set_weight(unit.name, None)
-            live.set_input(unit.name, None)
-            losses[unit.name] = own
+            live.set_weight(layer.name, None)
+            live.set_input(layer.name, None)
+            losses[layer.name] = own
         if index + 1 < len(chain):
             states = chain.advance(states)
     return losses
 
 
-def _near(chain: BlockChain, index: int) -> Iterator[Unit]:
+def _near(chain: BlockChain, index: int) -> Iterator[ModelLayer]:
     if index == 0:
         yield from chain.before
-    yield from chain.blocks[index].units
+    yield from chain.blocks[index].layers
     if index == len(chain) - 1:
         yield from chain.after
 
@@ -93,7 +93,7 @@ def weight_costs(
     live: LiveModel,
     chain: BlockChain,
     images: Images,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     rounder: WeightRounder,
     candidates: Sequence[int],
     *,
@@ -109,7 +109,7 @@ def weight_costs(
         live: the float model.
         chain: its blocks.
         images: images that the loss is measured on.
-        units: layers to measure.
+        layers: layers to measure.
         rounder: rounded weights.
         candidates: bit-widths.
         expected_bits: average bit-width of the budget; widths more than one bit below it are not measured either.
@@ -124,18 +124,18 @@ def weight_costs(
     def set_weight(name: str, bits: int) -> Setting:
         return lambda: live.set_weight(name, rounder.quantized(name, bits))
 
-    settings = {unit.name: [set_weight(unit.name, bits) for bits in measured] for unit in units}
+    settings = {layer.name: [set_weight(layer.name, bits) for bits in measured] for layer in layers}
     losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
     tiny = torch.finfo(torch.float64).tiny
     costs = {}
-    for unit in units:
-        known = dict(zip(measured, losses[unit.name], strict=True))
+    for layer in layers:
+        known = dict(zip(measured, losses[layer.name], strict=True))
         for bits in candidates:
             nearest = min(measured, key=lambda width: abs(width - bits))
             if bits not in measured:
-                ratio = rounder.error(unit.name, bits) / max(rounder.error(unit.name, nearest), tiny)
+                ratio = rounder.error(layer.name, bits) / max(rounder.error(layer.name, nearest), tiny)
                 known[bits] = known[nearest] * (min(1.0, ratio) if bits > nearest else max(1.0, ratio))
-        costs[unit.name] = _falling(known)
+        costs[layer.name] = _falling(known)
     return costs
 
 
@@ -152,7 +152,7 @@ def measured_widths(candidates: Sequence[int], expected_bits: float) -> tuple[in
 def directional_costs(
     model: torch.nn.Module,
     images: Images,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     rounder: WeightRounder,
     candidates: Sequence[int],
     *,
@@ -166,20 +166,20 @@ def directional_costs(
     twice the KL of a small change dW.
     """
     changes = {
-        unit.name: torch.stack(
-            [torch.from_numpy(rounder.quantized(unit.name, bits).dequantize()) for bits in candidates]
-        ).to(unit.module.weight) - unit.module.weight.flatten(1)
-        for unit in units
+        layer.name: torch.stack(
+            [torch.from_numpy(rounder.quantized(layer.name, bits).dequantize()) for bits in candidates]
+        ).to(layer.module.weight) - layer.module.weight.flatten(1)
+        for layer in layers
     }  # fmt: skip
-    sums = {unit.name: torch.zeros(len(candidates), dtype=torch.float64) for unit in units}
+    sums = {layer.name: torch.zeros(len(candidates), dtype=torch.float64) for layer in layers}
 
-    def visit(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def visit(samples: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
-            gradient = grads_as_tokens(unit.module, grads, samples).mT @ as_tokens(unit.module, inputs, samples)
-            inner = gradient.flatten(1) @ changes[unit.name].flatten(1).T
-            sums[unit.name] += inner.double().square().sum(0).cpu()
+            gradient = grads_as_tokens(layer.module, grads, samples).mT @ as_tokens(layer.module, inputs, samples)
+            inner = gradient.flatten(1) @ changes[layer.name].flatten(1).T
+            sums[layer.name] += inner.double().square().sum(0).cpu()
 
-    total = visit_gradients(model, units, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
+    total = visit_gradients(model, layers, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
     return {
         name: _falling(dict(zip(candidates, (value / (2 * total)).clamp_min(FLOOR).tolist(), strict=True)))
         for name, value in sums.items()

@@ -13,7 +13,7 @@ import torch
 from lampq_onnx.errors import UsageError
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.shared.batching import BATCH, Images, device_of, logits_of, tensors
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.losses import Measure, image_losses
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
@@ -26,7 +26,7 @@ class SimulationEvaluator:
 
     Args:
         model: the float model.
-        units: its layers.
+        layers: its layers.
         inputs_of: (layer, weight bit-width) -> quantizer of its input, or None.
         rounder: rounded weights.
         images: images for the score.
@@ -42,7 +42,7 @@ class SimulationEvaluator:
     def __init__(
         self,
         model: torch.nn.Module,
-        units: Sequence[Unit],
+        layers: Sequence[ModelLayer],
         inputs_of: InputOf,
         rounder: WeightRounder,
         images: Images,
@@ -55,7 +55,7 @@ class SimulationEvaluator:
         inputs: Literal["quantized", "float"] = "quantized",
     ) -> None:
         self._model = model
-        self._units = units
+        self._layers = layers
         self._inputs_of = inputs_of
         self._rounder = rounder
         self._images = images
@@ -98,7 +98,7 @@ class SimulationEvaluator:
         return float(same), len(logits)
 
     def _logits(self, bits: Mapping[str, int]) -> torch.Tensor:
-        with simulated(self._units, self.settings(bits), self._rounder):
+        with simulated(self._layers, self.settings(bits), self._rounder):
             return logits_of(self._model, self._images)
 
     @torch.no_grad()
@@ -107,51 +107,51 @@ class SimulationEvaluator:
 
         The float outputs of one batch stay in memory while the quantized layers process the same batch.
         """
-        noise = dict.fromkeys((u.name for u in self._units), 0.0)
-        power = dict.fromkeys((u.name for u in self._units), 0.0)
+        noise = dict.fromkeys((u.name for u in self._layers), 0.0)
+        power = dict.fromkeys((u.name for u in self._layers), 0.0)
         kept: dict[str, torch.Tensor] = {}
         settings = self.settings(bits)
 
-        def keep(unit: Unit) -> Any:
+        def keep(layer: ModelLayer) -> Any:
             def visit(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-                kept[unit.name] = inputs[0] if self._inputs == "float" else output
-                power[unit.name] += float((output - _bias_view(unit, output)).square().sum(dtype=torch.float64))
+                kept[layer.name] = inputs[0] if self._inputs == "float" else output
+                power[layer.name] += float((output - _bias_view(layer, output)).square().sum(dtype=torch.float64))
 
             return visit
 
-        def compare(unit: Unit) -> Any:
+        def compare(layer: ModelLayer) -> Any:
             def visit(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
-                noise[unit.name] += float((output - kept.pop(unit.name)).square().sum(dtype=torch.float64))
+                noise[layer.name] += float((output - kept.pop(layer.name)).square().sum(dtype=torch.float64))
 
             return visit
 
         for batch, _ in tensors(self._error_images, device_of(self._model), batch_size=BATCH // 2):
-            with _hooked(self._units, keep):
+            with _hooked(self._layers, keep):
                 self._model(batch)
             if self._inputs == "quantized":
-                with _hooked(self._units, compare), simulated(self._units, settings, self._rounder):
+                with _hooked(self._layers, compare), simulated(self._layers, settings, self._rounder):
                     self._model(batch)
                 continue
-            for unit in self._units:
-                values = kept.pop(unit.name)
-                reference = unit.module(values)
-                with simulated([unit], settings, self._rounder):
-                    noise[unit.name] += float((unit.module(values) - reference).square().sum(dtype=torch.float64))
+            for layer in self._layers:
+                values = kept.pop(layer.name)
+                reference = layer.module(values)
+                with simulated([layer], settings, self._rounder):
+                    noise[layer.name] += float((layer.module(values) - reference).square().sum(dtype=torch.float64))
         tiny = float(torch.finfo(torch.float64).tiny)
-        return {unit.name: noise[unit.name] / max(power[unit.name], tiny) for unit in self._units}
+        return {layer.name: noise[layer.name] / max(power[layer.name], tiny) for layer in self._layers}
 
 
-def _bias_view(unit: Unit, output: torch.Tensor) -> torch.Tensor:
+def _bias_view(layer: ModelLayer, output: torch.Tensor) -> torch.Tensor:
     """The bias, shaped to be subtracted from the layer's output: L_i compares W X, which excludes the bias."""
-    bias = unit.module.bias
+    bias = layer.module.bias
     if bias is None:
         return torch.zeros((), device=output.device)
-    return bias.view(-1, 1, 1) if isinstance(unit.module, torch.nn.Conv2d) else bias
+    return bias.view(-1, 1, 1) if isinstance(layer.module, torch.nn.Conv2d) else bias
 
 
 @contextmanager
-def _hooked(units: Sequence[Unit], hook: Callable[[Unit], Any]) -> Iterator[None]:
-    handles = [unit.module.register_forward_hook(hook(unit)) for unit in units]
+def _hooked(layers: Sequence[ModelLayer], hook: Callable[[ModelLayer], Any]) -> Iterator[None]:
+    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
     try:
         yield
     finally:

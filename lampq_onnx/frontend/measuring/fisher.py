@@ -20,8 +20,8 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.likelihoods import Likelihood, likelihood_of
 from lampq_onnx.frontend.shared.batching import BATCH
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.running.processes import ALONE, Group, summed
 
 SCRATCH_ELEMENTS = 2**22
@@ -57,19 +57,21 @@ class GradientTap:
     """Context manager that passes each layer's input and output gradient to a callback during one backward pass.
 
     Args:
-        units: layers to tap.
+        layers: layers to tap.
         visit: called with (layer, input, gradient of the output) as soon as the gradient is known.
     """
 
-    def __init__(self, units: Sequence[Unit], visit: Callable[[Unit, torch.Tensor, torch.Tensor], None]) -> None:
-        self._units = units
+    def __init__(
+        self, layers: Sequence[ModelLayer], visit: Callable[[ModelLayer, torch.Tensor, torch.Tensor], None]
+    ) -> None:
+        self._layers = layers
         self._visit = visit
         self._handles: list[Any] = []
 
     def __enter__(self) -> GradientTap:
         """Install the hooks on all layers."""
-        for unit in self._units:
-            self._handles.append(unit.module.register_forward_hook(self._hook(unit)))
+        for layer in self._layers:
+            self._handles.append(layer.module.register_forward_hook(self._hook(layer)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,13 +80,15 @@ class GradientTap:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, unit: Unit) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
+    def _hook(
+        self, layer: ModelLayer
+    ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             if not output.requires_grad:
                 # Parameters are frozen, so the autograd graph starts at the first layer.
                 output = output.detach().requires_grad_()
             kept = inputs[0].detach()
-            output.register_hook(lambda grad: self._visit(unit, kept, grad))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda grad: self._visit(layer, kept, grad))  # type: ignore[no-untyped-call]
             return output
 
         return hook
@@ -114,13 +118,13 @@ class _Sampler:
         return self._likelihood.sample(outputs, self._generator)
 
 
-GradientVisitor = Callable[[int, Unit, torch.Tensor, torch.Tensor], None]
+GradientVisitor = Callable[[int, ModelLayer, torch.Tensor, torch.Tensor], None]
 """Called with (number of images in the batch, layer, its input, gradient of its output)."""
 
 
 def visit_gradients(
     model: torch.nn.Module,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
     visit: GradientVisitor,
     *,
@@ -133,7 +137,7 @@ def visit_gradients(
 
     Args:
         model: in evaluation mode with frozen parameters.
-        units: layers to visit.
+        layers: layers to visit.
         batches: images float32 (n, c, h, w) and labels int64 (n,), or None to sample labels from the model; each
             process passes its share, see `tensors`.
         visit: called for every layer as soon as its gradient is known.
@@ -149,7 +153,7 @@ def visit_gradients(
     sampler = _Sampler(likelihood, seed, group, batch_size)
     total = 0
     for images, labels in batches:
-        with GradientTap(units, partial(visit, len(images))), torch.enable_grad():
+        with GradientTap(layers, partial(visit, len(images))), torch.enable_grad():
             logits = model(images)
             targets = sampler.draw(logits) if labels is None else labels
             likelihood.nll(logits, targets).backward()  # type: ignore[no-untyped-call]
@@ -161,7 +165,7 @@ def visit_gradients(
 
 def fisher_traces(
     model: torch.nn.Module,
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
     *,
     seed: int = 0,
@@ -173,7 +177,7 @@ def fisher_traces(
 
     Args:
         model: in evaluation mode with frozen parameters; returns logits (n, classes).
-        units: its layers.
+        layers: its layers.
         batches: images float32 (n, c, h, w) and labels int64 (n,), or None to sample labels from the model (the true
             Fisher).
         seed: seed of the sampled labels.
@@ -187,15 +191,15 @@ def fisher_traces(
     Raises:
         LampqError: there are no images, or a gradient is not finite.
     """
-    sums = {unit.name: 0.0 for unit in units}
+    sums = {layer.name: 0.0 for layer in layers}
 
-    def visit(samples: int, unit: Unit, inputs: torch.Tensor, grads: torch.Tensor) -> None:
-        tokens = as_tokens(unit.module, inputs, samples)
-        norms = squared_gradient_norms(tokens, grads_as_tokens(unit.module, grads, samples))
-        sums[unit.name] += float(norms.double().sum())
+    def visit(samples: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+        tokens = as_tokens(layer.module, inputs, samples)
+        norms = squared_gradient_norms(tokens, grads_as_tokens(layer.module, grads, samples))
+        sums[layer.name] += float(norms.double().sum())
 
     own = visit_gradients(
-        model, units, batches, visit, seed=seed, group=group, batch_size=batch_size, progress=progress
+        model, layers, batches, visit, seed=seed, group=group, batch_size=batch_size, progress=progress
     )
     total = summed({"images": own}, group)["images"]
     if total == 0:

@@ -13,14 +13,14 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import FourDimensionalAttention
-from lampq_onnx.frontend.models.called_units import called, differentiable
+from lampq_onnx.frontend.models.called_layers import called, differentiable
 from lampq_onnx.frontend.models.task_model import outputs_apart
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.shared.loaded import LoadedModel
+from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.shared.onnx_source import OnnxSource
-from lampq_onnx.frontend.shared.units import Exported, Unit
 from lampq_onnx.graph.keys import PREFIX
-from lampq_onnx.graph.layers import LinearSite, annotate, find_sites, scope_path
+from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers, scope_path
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.other_weights import other_weights
 from lampq_onnx.graph.patches import OVERLAPPING, overlaps
@@ -70,66 +70,66 @@ def export_model(loaded: LoadedModel) -> Exported:
             f"{loaded.identity.name} cannot be exported for any number of images: its code fixes the number",
             hint="export it yourself with a symbolic batch, and give the .onnx file",
         )
-    units, skipped = _units(model, loaded.module)
+    layers, skipped = _layers(model, loaded.module)
     images = noise(preprocessing, loaded.module)
-    units = called(units, skipped, loaded.module, images)
-    _require_units(units, loaded)
-    units = differentiable(units, skipped, loaded.module, loaded.identity.name, images)
-    _require_units(units, loaded)
+    layers = called(layers, skipped, loaded.module, images)
+    _require_layers(layers, loaded)
+    layers = differentiable(layers, skipped, loaded.module, loaded.identity.name, images)
+    _require_layers(layers, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
     write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes, loaded.task)
-    return Exported(model, units, skipped)
+    return Exported(model, layers, skipped)
 
 
 def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
     """The graph that the model was loaded from, with the module's current weights."""
     model = source.write()
-    units = []
-    for site in source.sites:
-        module = source.module_of(site)
+    layers = []
+    for layer in source.layers:
+        module = source.module_of(layer)
         assert isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
-        units.append(Unit(site.name, site.type, module, fixed=site.type in FIXED_TYPES))
-    _require_units(units, loaded)
+        layers.append(ModelLayer(layer.name, layer.type, module, fixed=layer.type in FIXED_TYPES))
+    _require_layers(layers, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
     write_metadata(model, loaded.identity.name, loaded.preprocessing, loaded.identity.num_classes, loaded.task)
-    return Exported(model, tuple(units), dict(source.skipped))
+    return Exported(model, tuple(layers), dict(source.skipped))
 
 
-def _require_units(units: Sequence[Unit], loaded: LoadedModel) -> None:
-    if all(unit.type != "qkv" for unit in units):
+def _require_layers(layers: Sequence[ModelLayer], loaded: LoadedModel) -> None:
+    if all(layer.type != "qkv" for layer in layers):
         raise LampqError(
             f"no attention layers were recognized in {loaded.identity.name}",
             hint="only Vision Transformers with standard attention are supported",
         )
 
 
-def _units(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[Unit, ...], dict[str, str]]:
+def _layers(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[ModelLayer, ...], dict[str, str]]:
     modules = dict(module.named_modules())
-    units: list[Unit] = []
+    model_layers: list[ModelLayer] = []
     skipped: dict[str, str] = {}
-    sites = find_sites(model.graph)
-    for site in sites:
-        name = _module_name(site, modules)
+    graph_layers = find_layers(model.graph)
+    for graph_layer in graph_layers:
+        name = _module_name(graph_layer, modules)
         if name is None:
-            skipped[site.name] = "no single Linear or Conv2d module holds its weight"
-        elif overlaps(site):
+            skipped[graph_layer.name] = "no single Linear or Conv2d module holds its weight"
+        elif overlaps(graph_layer):
             skipped[name] = OVERLAPPING
-        elif any(unit.name == name for unit in units):
+        elif any(model_layer.name == name for model_layer in model_layers):
             skipped[f"{name} (again)"] = "the module is used twice"
         else:
             part = modules[name]
             assert isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
-            annotate(site, name)
-            units.append(Unit(name, site.type, part, fixed=site.type in FIXED_TYPES))
-    return tuple(units), skipped | other_weights(model.graph, sites)
+            annotate(graph_layer, name)
+            model_layers.append(ModelLayer(name, graph_layer.type, part, fixed=graph_layer.type in FIXED_TYPES))
+    return tuple(model_layers), skipped | other_weights(model.graph, graph_layers)
 
 
-def _module_name(site: LinearSite, modules: dict[str, torch.nn.Module]) -> str | None:
+def _module_name(layer: GraphLayer, modules: dict[str, torch.nn.Module]) -> str | None:
     """The module that the exporter recorded for this node, confirmed by its weight."""
-    matrix = site.matrix()
-    for scope in reversed((*scope_path(site.node), site.name)):
+    matrix = layer.matrix()
+    for scope in reversed((*scope_path(layer.node), layer.name)):
         module = modules.get(scope)
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             weight = module.weight.detach().float().cpu().flatten(1).numpy()

@@ -15,7 +15,7 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.graph import Step
 from lampq_onnx.frontend.onnx_model.operators import OPERATORS
-from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.nodes import constant_array, int_attribute
 
 
@@ -32,17 +32,17 @@ class Layers:
     absorbed: Mapping[ir.Node, ir.Node]
 
 
-def layers_of(graph: ir.Graph, sites: Sequence[LinearSite]) -> Layers:
-    """Create Linear and Conv2d modules for the sites, and LayerNorm modules for normalizations over the last axis."""
+def layers_of(graph: ir.Graph, layers: Sequence[GraphLayer]) -> Layers:
+    """Create Linear and Conv2d modules for the layers, and LayerNorm modules for normalizations over the last axis."""
     modules: dict[ir.Node, torch.nn.Module] = {}
     absorbed: dict[ir.Node, ir.Node] = {}
-    for site in sites:
-        module = _conv(site) if site.node.op_type == "Conv" else _linear(site)
+    for layer in layers:
+        module = _conv(layer) if layer.node.op_type == "Conv" else _linear(layer)
         if module is None:
             continue
-        modules[site.node] = module
-        if site.bias_node is not None and module._parameters.get("bias") is not None:
-            absorbed[site.bias_node] = site.node
+        modules[layer.node] = module
+        if layer.bias_node is not None and module._parameters.get("bias") is not None:
+            absorbed[layer.bias_node] = layer.node
     for node in graph:
         if node.op_type == "LayerNormalization":
             norm = _layer_norm(node)
@@ -128,16 +128,16 @@ def _attribute(attribute: ir.Attr) -> Any:
     return attribute.value
 
 
-def _linear(site: LinearSite) -> torch.nn.Linear | None:
-    node = site.node
+def _linear(layer: GraphLayer) -> torch.nn.Linear | None:
+    node = layer.node
     if node.op_type == "Gemm" and any(
         node.attributes[key].as_float() != 1.0 for key in ("alpha", "beta") if key in node.attributes
     ):
         return None
-    matrix = torch.from_numpy(site.matrix())
-    if len(node.inputs) > 2 and node.inputs[2] is not None and site.bias is None:
+    matrix = torch.from_numpy(layer.matrix())
+    if len(node.inputs) > 2 and node.inputs[2] is not None and layer.bias is None:
         return None
-    vector = site.bias_vector()
+    vector = layer.bias_vector()
     bias = None if vector is None else torch.from_numpy(vector)
     module = torch.nn.Linear(matrix.shape[1], matrix.shape[0], bias=bias is not None, device="meta")
     module.weight = torch.nn.Parameter(matrix, requires_grad=False)
@@ -146,15 +146,15 @@ def _linear(site: LinearSite) -> torch.nn.Linear | None:
     return module
 
 
-def _conv(site: LinearSite) -> torch.nn.Conv2d | None:
-    node = site.node
+def _conv(layer: GraphLayer) -> torch.nn.Conv2d | None:
+    node = layer.node
     attributes = {key: value.value for key, value in node.attributes.items()}
     pads = list(attributes.get("pads", [0, 0, 0, 0]))
     if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or pads[:2] != pads[2:]:
         return None
-    if len(node.inputs) > 2 and node.inputs[2] is not None and site.bias is None:
+    if len(node.inputs) > 2 and node.inputs[2] is not None and layer.bias is None:
         return None
-    weight = torch.from_numpy(constant_array(site.weight).astype(np.float32))
+    weight = torch.from_numpy(constant_array(layer.weight).astype(np.float32))
     outputs, inputs, height, width = weight.shape
     module = torch.nn.Conv2d(
         inputs,
@@ -163,11 +163,11 @@ def _conv(site: LinearSite) -> torch.nn.Conv2d | None:
         stride=tuple(attributes.get("strides", (1, 1))),
         padding=tuple(pads[:2]) if attributes.get("auto_pad", "NOTSET") == "NOTSET" else 0,
         dilation=tuple(attributes.get("dilations", (1, 1))),
-        bias=site.bias is not None,
+        bias=layer.bias is not None,
         device="meta",
     )
     module.weight = torch.nn.Parameter(weight, requires_grad=False)
-    vector = site.bias_vector()
+    vector = layer.bias_vector()
     if vector is not None:
         module.bias = torch.nn.Parameter(torch.from_numpy(vector).clone(), requires_grad=False)
     return module

@@ -21,7 +21,7 @@ from lampq_onnx.frontend.onnx_model.model import OnnxModel, build
 from lampq_onnx.frontend.onnx_model.naming import source_of
 from lampq_onnx.frontend.onnx_model.parity import require_parity
 from lampq_onnx.frontend.shared.loaded import LoadedModel, weights_hash
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_task
 from lampq_onnx.importer import import_model
 from lampq_onnx.importer.class_names import read_class_names
@@ -48,7 +48,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     shape = (preprocessing.channels, *preprocessing.size)
     image = model.graph.inputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", *shape])
-    built = build(model.graph, find_sites(model.graph), shape)
+    built = build(model.graph, find_layers(model.graph), shape)
     require_weights(built.model, str(path))
     _require_finite(built.model, path)
     _require_rows(built.model, path, shape)

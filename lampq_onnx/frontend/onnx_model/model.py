@@ -15,7 +15,7 @@ from lampq_onnx.frontend.onnx_model.build import layers_of, steps_of
 from lampq_onnx.frontend.onnx_model.dependence import BATCHES, Dependence, Folded, dependence_of, fold
 from lampq_onnx.frontend.onnx_model.graph import BatchAxis, Graph, Step
 from lampq_onnx.frontend.onnx_model.operators import WITHOUT_GRADIENT
-from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.layers import GraphLayer
 
 
 class OnnxModel(Graph):
@@ -55,18 +55,18 @@ class Built:
     folded: Folded
 
 
-def build(graph: ir.Graph, sites: Sequence[LinearSite], shape: tuple[int, int, int]) -> Built:
+def build(graph: ir.Graph, graph_layers: Sequence[GraphLayer], shape: tuple[int, int, int]) -> Built:
     """Build a module for a float32 graph with one image input.
 
     Args:
         graph: the graph, without subgraphs and functions.
-        sites: its layers.
+        layers: its layers.
         shape: (channels, height, width) of an image.
 
     Raises:
         LampqError: an operator has no PyTorch counterpart, or has no gradient although one is needed.
     """
-    layers = layers_of(graph, sites)
+    layers = layers_of(graph, graph_layers)
     steps, constants, modules = steps_of(graph, layers)
     image = graph.inputs[0].name or ""
     outputs = [value.name or "" for value in graph.outputs]
@@ -77,7 +77,11 @@ def build(graph: ir.Graph, sites: Sequence[LinearSite], shape: tuple[int, int, i
     folded = fold(steps, constants, seen, outputs)
     called = {step.call for step in folded.steps if isinstance(step.call, str)}
     names = {modules[name]: name for name in modules if name in called}
-    kinds = {names[layers.modules[site.node]]: site.type for site in sites if layers.modules.get(site.node) in names}
+    kinds = {
+        names[layers.modules[layer.node]]: layer.type
+        for layer in graph_layers
+        if layers.modules.get(layer.node) in names
+    }
     _require_gradients(folded.steps, outputs, kinds)
     types = {i: kinds[step.call] for i, step in enumerate(folded.steps) if step.call in kinds}
     model, depth = _assemble(folded, modules, image, outputs, seen, types)

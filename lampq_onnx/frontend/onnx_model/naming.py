@@ -11,7 +11,7 @@ import torch
 from lampq_onnx.frontend.onnx_model.model import Built
 from lampq_onnx.frontend.shared.onnx_source import OnnxSource
 from lampq_onnx.graph.keys import MODULE_KEY
-from lampq_onnx.graph.layers import LinearSite, annotate, find_sites, module_path
+from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers, module_path
 from lampq_onnx.graph.other_weights import other_weights
 from lampq_onnx.graph.patches import OVERLAPPING, overlaps
 
@@ -24,46 +24,46 @@ def source_of(model: ir.Model, built: Built) -> OnnxSource:
         node.metadata_props[MODULE_KEY] = key
         modules[key] = module
     skipped: dict[str, str] = {}
-    units: list[LinearSite] = []
-    sites = _named(find_sites(model.graph), built.depth)
-    for site in sites:
-        if site.node not in built.layers:
-            skipped[site.name] = "it does not depend on the image, or its bias or padding is of an unusual form"
-        elif overlaps(site):
-            skipped[site.name] = OVERLAPPING
+    model_layers: list[GraphLayer] = []
+    graph_layers = _named(find_layers(model.graph), built.depth)
+    for layer in graph_layers:
+        if layer.node not in built.layers:
+            skipped[layer.name] = "it does not depend on the image, or its bias or padding is of an unusual form"
+        elif overlaps(layer):
+            skipped[layer.name] = OVERLAPPING
         else:
-            annotate(site, site.name)
-            units.append(site)
-    skipped |= other_weights(model.graph, sites)
-    return OnnxSource(model, tuple(units), modules, skipped)
+            annotate(layer, layer.name)
+            model_layers.append(layer)
+    skipped |= other_weights(model.graph, graph_layers)
+    return OnnxSource(model, tuple(model_layers), modules, skipped)
 
 
-def _named(sites: Sequence[LinearSite], depth: Mapping[ir.Node, int]) -> list[LinearSite]:
-    """Sites with unique names: from their weights or modules, otherwise from their place in the model."""
+def _named(layers: Sequence[GraphLayer], depth: Mapping[ir.Node, int]) -> list[GraphLayer]:
+    """Layers with unique names: from their weights or modules, otherwise from their place in the model."""
     found = []
-    for site in sites:
-        if _tells(site):
-            name = module_path(site.name)
-        elif site.node in depth:
-            name = f"blocks.{depth[site.node]}.{site.type}"
+    for layer in layers:
+        if _tells(layer):
+            name = module_path(layer.name)
+        elif layer.node in depth:
+            name = f"blocks.{depth[layer.node]}.{layer.type}"
         else:
-            name = site.type
-        found.append(replace(site, name=name))
+            name = layer.type
+        found.append(replace(layer, name=name))
     taken: set[str] = set()
     unique = []
-    for site in found:
-        name, number = site.name, 2
+    for layer in found:
+        name, number = layer.name, 2
         while name in taken:
-            name, number = f"{site.name}.{number}", number + 1
+            name, number = f"{layer.name}.{number}", number + 1
         taken.add(name)
-        unique.append(replace(site, name=name))
+        unique.append(replace(layer, name=name))
     return unique
 
 
-def _tells(site: LinearSite) -> bool:
+def _tells(layer: GraphLayer) -> bool:
     """Whether a name says where in the model its layer is, and is not just a number."""
-    bias = site.bias.name if site.bias is not None else None
-    parameter = any((name or "").endswith((".weight", ".bias")) for name in (site.weight.name, bias))
-    if site.name.startswith("/"):
-        return bool(module_path(site.name))
-    return parameter or "/" in site.name or "." in site.name.replace("onnx::", "")
+    bias = layer.bias.name if layer.bias is not None else None
+    parameter = any((name or "").endswith((".weight", ".bias")) for name in (layer.weight.name, bias))
+    if layer.name.startswith("/"):
+        return bool(module_path(layer.name))
+    return parameter or "/" in layer.name or "." in layer.name.replace("onnx::", "")

@@ -21,7 +21,7 @@ from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
 from lampq_onnx.frontend.shared.batching import Images, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.simulation.live import LiveModel
@@ -97,33 +97,33 @@ def climb(
     true_states = chain.states(fit_batches)
     reference = chain.logits(chain.states(held_batches))
     found: dict[str, Rounding] = {}
-    for unit in chain.before:
-        _round_nearest(live, unit, grids, inputs, found)
+    for layer in chain.before:
+        _round_nearest(live, layer, grids, inputs, found)
     states, held_states = chain.states(fit_batches), chain.states(held_batches)
     for index, block in enumerate(chain.blocks):
-        planned = [unit for unit in block.units if unit.name in grids]
+        planned = [layer for layer in block.layers if layer.name in grids]
         # The block's layers are still in float, and so are their inputs.
         means = float_output_means(chain, true_states)
         if index + 1 < len(chain):
             true_states = chain.advance(true_states)
-        for unit in planned:
-            live.set_input(unit.name, inputs.get(unit.name))
-            moments = layer_moments(chain, states, unit, means[unit.name], inputs.get(unit.name))
-            found[unit.name] = kept.get(
-                f"rounding of {unit.name}",
+        for layer in planned:
+            live.set_input(layer.name, inputs.get(layer.name))
+            moments = layer_moments(chain, states, layer, means[layer.name], inputs.get(layer.name))
+            found[layer.name] = kept.get(
+                f"rounding of {layer.name}",
                 partial(
-                    _best, live, unit, grids[unit.name], moments, settings,
+                    _best, live, layer, grids[layer.name], moments, settings,
                     partial(_losses, chain, held_states, reference),
                 ),
                 part=True,
             )  # fmt: skip
-            live.set_weight(unit.name, found[unit.name].weight)
+            live.set_weight(layer.name, found[layer.name].weight)
             if progress is not None:
                 progress(len(found))
         if index + 1 < len(chain):
             states, held_states = chain.advance(states), chain.advance(held_states)
-    for unit in chain.after:
-        _round_nearest(live, unit, grids, inputs, found)
+    for layer in chain.after:
+        _round_nearest(live, layer, grids, inputs, found)
     return found
 
 
@@ -138,47 +138,47 @@ def _losses(chain: BlockChain, states: States, reference: torch.Tensor) -> torch
 
 def _round_nearest(
     live: LiveModel,
-    unit: Unit,
+    layer: ModelLayer,
     grids: Mapping[str, WeightGrid],
     inputs: Mapping[str, ActivationQuantizer],
     found: dict[str, Rounding],
 ) -> None:
     """Round a layer outside the blocks to nearest: it has 8 bits, where other techniques gain nothing."""
-    if unit.name not in grids:
+    if layer.name not in grids:
         return
-    weight = live.weight(unit.name)
-    rounded = grids[unit.name].quantize(weight.float().cpu().numpy())
-    found[unit.name] = Rounding(rounded, "nearest", weight.float().clone(), {})
-    live.set_weight(unit.name, rounded)
-    live.set_input(unit.name, inputs.get(unit.name))
+    weight = live.weight(layer.name)
+    rounded = grids[layer.name].quantize(weight.float().cpu().numpy())
+    found[layer.name] = Rounding(rounded, "nearest", weight.float().clone(), {})
+    live.set_weight(layer.name, rounded)
+    live.set_input(layer.name, inputs.get(layer.name))
 
 
 def _best(
     live: LiveModel,
-    unit: Unit,
+    layer: ModelLayer,
     grid: WeightGrid,
     moments: LayerMoments,
     settings: LadderSettings,
     losses: Callable[[], torch.Tensor],
 ) -> Rounding:
     """The first technique that no later one clearly improves on."""
-    weight = live.weight(unit.name).float()
+    weight = live.weight(layer.name).float()
     options: list[tuple[str, QuantizedWeight, torch.Tensor]] = []
-    for damping in settings.dampings if isinstance(unit.module, torch.nn.Linear) else ():
+    for damping in settings.dampings if isinstance(layer.module, torch.nn.Linear) else ():
         result = gptq_quantize(weight, [grid], moments.hessian, damping=damping)[0]
         options.append((f"gptq-{damping:g}", result.weight, result.latent))
     options.append(("nearest", grid.quantize(weight.cpu().numpy()), weight))
     seen: dict[str, torch.Tensor] = {}
     for name, rounded, _ in options:
-        live.set_weight(unit.name, rounded)
+        live.set_weight(layer.name, rounded)
         seen[name] = losses()
     method, rounded, latent = options[0]
     for name, other, other_latent in options[1:]:
         if clearly_lower(seen[name], seen[method]):
             method, rounded, latent = name, other, other_latent
-    if settings.bias_correction and live.bias(unit.name) is not None:
+    if settings.bias_correction and live.bias(layer.name) is not None:
         corrected = replace(rounded, bias=_corrected_bias(rounded, moments, weight))
-        live.set_weight(unit.name, corrected)
+        live.set_weight(layer.name, corrected)
         seen[method + BIAS] = losses()
         if clearly_lower(seen[method + BIAS], seen[method]):
             rounded, method = corrected, method + BIAS

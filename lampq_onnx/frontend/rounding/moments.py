@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer
@@ -34,16 +34,16 @@ def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Ten
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 
-    def hook(unit: Unit) -> torch.utils.hooks.RemovableHandle:
+    def hook(layer: ModelLayer) -> torch.utils.hooks.RemovableHandle:
         def visit(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
-            tokens = grads_as_tokens(unit.module, output).flatten(0, 1).float()
+            tokens = grads_as_tokens(layer.module, output).flatten(0, 1).float()
             total = tokens.sum(0, dtype=torch.float64)
-            sums[unit.name] = sums[unit.name] + total if unit.name in sums else total
-            counts[unit.name] = counts.get(unit.name, 0) + len(tokens)
+            sums[layer.name] = sums[layer.name] + total if layer.name in sums else total
+            counts[layer.name] = counts.get(layer.name, 0) + len(tokens)
 
-        return unit.module.register_forward_hook(visit)
+        return layer.module.register_forward_hook(visit)
 
-    handles = [hook(unit) for unit in chain.blocks[states.start].units]
+    handles = [hook(layer) for layer in chain.blocks[states.start].layers]
     try:
         chain.run_block(states)
     finally:
@@ -53,11 +53,15 @@ def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Ten
 
 
 def layer_moments(
-    chain: BlockChain, states: States, unit: Unit, output_mean: torch.Tensor, quantizer: ActivationQuantizer | None
+    chain: BlockChain,
+    states: States,
+    layer: ModelLayer,
+    output_mean: torch.Tensor,
+    quantizer: ActivationQuantizer | None,
 ) -> LayerMoments:
     """Moments of one layer's inputs after ``quantizer``, with the model in its current state."""
-    size = int(unit.module.weight[0].numel())
-    device = unit.module.weight.device
+    size = int(layer.module.weight[0].numel())
+    device = layer.module.weight.device
     hessian = torch.zeros(size, size, device=device)
     mean = torch.zeros(size, dtype=torch.float64, device=device)
     count = 0
@@ -65,14 +69,14 @@ def layer_moments(
     def visit(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal count
         values = inputs[0] if quantizer is None else fake_quantize(inputs[0], quantizer)
-        tokens = as_tokens(unit.module, values).flatten(0, 1).float()
+        tokens = as_tokens(layer.module, values).flatten(0, 1).float()
         mean.add_(tokens.sum(0, dtype=torch.float64))
         count += len(tokens)
         tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         with torch_threads(SUM_THREADS):
             hessian.addmm_(tokens.T, tokens)
 
-    handle = unit.module.register_forward_pre_hook(visit)
+    handle = layer.module.register_forward_pre_hook(visit)
     try:
         chain.run_block(states)
     finally:

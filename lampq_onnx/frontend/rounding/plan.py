@@ -16,8 +16,8 @@ from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
 from lampq_onnx.frontend.shared.batching import SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.threads import torch_threads
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
@@ -52,7 +52,7 @@ class RoundedPlan:
 
 def round_plan(
     model: torch.nn.Module,
-    units: tuple[Unit, ...],
+    layers: tuple[ModelLayer, ...],
     chain: BlockChain,
     plan: BitPlan,
     rounder: WeightRounder,
@@ -69,7 +69,7 @@ def round_plan(
 
     Args:
         model: the float model.
-        units: its layers.
+        layers: its layers.
         chain: its blocks.
         plan: bit-widths and input ranges.
         rounder: grids of the weights.
@@ -87,7 +87,7 @@ def round_plan(
     inputs = plan_inputs(plan)
     losses: dict[str, float] = {}
     kept: dict[str, bool] = {}
-    with live_model(model, units) as live:
+    with live_model(model, layers) as live:
         with live.in_float():
             reference = logits_of(model, held_out)
 

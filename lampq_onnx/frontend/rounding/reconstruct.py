@@ -99,7 +99,7 @@ def reconstruct(
     # Everything after the block stays quantized: that is the model which the block will be part of.
     losses = likelihood.distance(chain.logits(held_states), reference)
     for index, block in enumerate(chain.blocks):
-        members = [unit.name for unit in block.units if unit.name in roundings]
+        members = [layer.name for layer in block.layers if layer.name in roundings]
         with live.in_float():
             targets, gradients = _outputs_and_gradients(chain, true_states, block, generator)
             if index + 1 < len(chain):
@@ -171,7 +171,7 @@ def _train(
     drops = torch.Generator(device=live.device).manual_seed(int(torch.randint(2**31, (), generator=generator)))
     layers = {
         name: TrainableLayer(
-            live.units[name].module, roundings[name], live.bias(name), inputs.get(name), kind="adaround",
+            live.layers[name].module, roundings[name], live.bias(name), inputs.get(name), kind="adaround",
             drop=settings.drop, generator=drops,
         )
         for name in members

@@ -88,7 +88,7 @@ def tune(
     generator = torch.Generator(device=live.device).manual_seed(seed)
     layers = {
         name: TrainableLayer(
-            live.units[name].module, rounding, live.bias(name), inputs.get(name), drop=settings.drop,
+            live.layers[name].module, rounding, live.bias(name), inputs.get(name), drop=settings.drop,
             generator=generator,
         )
         for name, rounding in roundings.items()
@@ -133,13 +133,13 @@ def trained(live: LiveModel, layers: Mapping[str, TrainableLayer]) -> Iterator[N
 def float_copy(live: LiveModel) -> torch.nn.Module:
     """A separate copy of the float model."""
     with live.in_float():
-        forwards = {name: unit.module.__dict__.pop("forward", None) for name, unit in live.units.items()}
+        forwards = {name: layer.module.__dict__.pop("forward", None) for name, layer in live.layers.items()}
         try:
             return copy.deepcopy(live.model).eval().requires_grad_(False)
         finally:
-            for name, unit in live.units.items():
+            for name, layer in live.layers.items():
                 if forwards[name] is not None:
-                    unit.module.__dict__["forward"] = forwards[name]
+                    layer.module.__dict__["forward"] = forwards[name]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lampq_onnx.frontend.shared.factor import ChannelFactor
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.edits import add_constant
 from lampq_onnx.graph.keys import MODULE_KEY
-from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.nodes import int_attribute
 
 
@@ -25,7 +25,7 @@ class OnnxSource:
 
     Attributes:
         model: the graph in normal form; never changed. Nodes that modules compute have a key under `MODULE_KEY`.
-        sites: its linear layers with their final names.
+        layers: its linear layers with their final names.
         modules: key -> Linear, Conv2d or LayerNorm.
         skipped: layers that stay in float -> reason.
         changes: change made to bring the file into normal form -> number of times.
@@ -33,15 +33,15 @@ class OnnxSource:
     """
 
     model: ir.Model
-    sites: tuple[LinearSite, ...]
+    layers: tuple[GraphLayer, ...]
     modules: Mapping[str, torch.nn.Module]
     skipped: Mapping[str, str]
     changes: Mapping[str, int] = field(default_factory=dict)
     parity: float = 0.0
 
-    def module_of(self, site: LinearSite) -> torch.nn.Module | None:
+    def module_of(self, layer: GraphLayer) -> torch.nn.Module | None:
         """The module that computes a layer in PyTorch, if there is one."""
-        return self.modules.get(site.node.metadata_props.get(MODULE_KEY, ""))
+        return self.modules.get(layer.node.metadata_props.get(MODULE_KEY, ""))
 
     def write(self) -> ir.Model:
         """The graph with the modules' current weights, and a Mul for every module whose input is scaled by a hook."""

@@ -16,7 +16,7 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 from lampq_onnx.frontend.shared.isolation import copied
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 RESUMED = 1e-4
 """Largest relative difference (L2) between whole and resumed passes that float rounding explains."""
@@ -29,13 +29,13 @@ class Block:
     Attributes:
         name: path of the module; empty for the whole model.
         module: the block; if blocks can be skipped, one of its arguments has the shape of its output.
-        units: layers inside, in the order they compute.
+        layers: layers inside, in the order they compute.
         carried: position of the argument that has the shape of the output.
     """
 
     name: str
     module: torch.nn.Module
-    units: tuple[Unit, ...]
+    layers: tuple[ModelLayer, ...]
     carried: int = 0
 
 
@@ -72,7 +72,7 @@ class BlockChain:
 
     Args:
         model: the model in evaluation mode.
-        units: its layers.
+        layers: its layers.
         example: float32 (n, c, h, w), one small batch of images.
 
     Attributes:
@@ -81,16 +81,16 @@ class BlockChain:
         after: layers after the blocks.
     """
 
-    def __init__(self, model: torch.nn.Module, units: Sequence[Unit], example: torch.Tensor) -> None:
+    def __init__(self, model: torch.nn.Module, layers: Sequence[ModelLayer], example: torch.Tensor) -> None:
         self.model = model
         self._image = torch.zeros_like(example[:1])
-        self.blocks = _find_blocks(model, units, example)
+        self.blocks = _find_blocks(model, layers, example)
         resumed = self._resumed(example)
-        self.blocks = self.blocks[:resumed] if resumed else (_whole(model, self.blocks, units),)
-        inside = {unit.name for block in self.blocks for unit in block.units}
-        outside = [unit for unit in units if unit.name not in inside]
-        self.before = tuple(unit for unit in outside if unit.type == "patch_embed")
-        self.after = tuple(unit for unit in outside if unit.type != "patch_embed")
+        self.blocks = self.blocks[:resumed] if resumed else (_whole(model, self.blocks, layers),)
+        inside = {layer.name for block in self.blocks for layer in block.layers}
+        outside = [layer for layer in layers if layer.name not in inside]
+        self.before = tuple(layer for layer in outside if layer.type == "patch_embed")
+        self.after = tuple(layer for layer in outside if layer.type != "patch_embed")
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -112,15 +112,15 @@ class BlockChain:
                 return index
         return len(self.blocks)
 
-    def index_of(self, unit: Unit) -> int:
+    def index_of(self, layer: ModelLayer) -> int:
         """Index of the block that contains a layer.
 
         Layers before the blocks count as part of the first one, layers after the blocks as part of the last one.
         """
         for index, block in enumerate(self.blocks):
-            if any(inner.name == unit.name for inner in block.units):
+            if any(inner.name == layer.name for inner in block.layers):
                 return index
-        return 0 if unit.type == "patch_embed" else len(self.blocks) - 1
+        return 0 if layer.type == "patch_embed" else len(self.blocks) - 1
 
     @torch.no_grad()
     def states(self, batches: Sequence[torch.Tensor], index: int = 0) -> States:
@@ -216,13 +216,13 @@ def _forward_of(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterato
             own.forward = before
 
 
-def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.Tensor) -> tuple[Block, ...]:
+def _find_blocks(model: torch.nn.Module, layers: Sequence[ModelLayer], example: torch.Tensor) -> tuple[Block, ...]:
     modules = dict(model.named_modules())
     if isinstance(model, OnnxModel):
         names = dict.fromkeys(model.transformer_blocks)
     else:
-        roots = [unit.name for unit in units if unit.type == "qkv"]
-        ends = [unit.name for unit in units if unit.type == "fc2"]
+        roots = [layer.name for layer in layers if layer.type == "qkv"]
+        ends = [layer.name for layer in layers if layer.type == "fc2"]
         names = dict.fromkeys(name for name in (_common_parent(root, ends) for root in roots) if name)
     # A module that holds another candidate is a stage, not a block.
     names = {n: None for n in names if not any(other != n and other.startswith(f"{n}.") for other in names)}
@@ -238,14 +238,14 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
         return hook
 
     handles = [modules[name].register_forward_hook(watch(name), with_kwargs=True) for name in names]
-    handles += [unit.module.register_forward_hook(lambda *_, name=unit.name: seen.append(name)) for unit in units]
+    handles += [layer.module.register_forward_hook(lambda *_, name=layer.name: seen.append(name)) for layer in layers]
     try:
         with torch.no_grad():
             model(example[:1])
     finally:
         for handle in handles:
             handle.remove()
-    by_name = {unit.name: unit for unit in units}
+    by_name = {layer.name: layer for layer in layers}
     found: list[Block] = []
     for name in order:
         carried = _carried(modules[name], calls[name])
@@ -260,16 +260,16 @@ def _find_blocks(model: torch.nn.Module, units: Sequence[Unit], example: torch.T
     return (Block("", model, tuple(by_name[u] for u in dict.fromkeys(seen))),)
 
 
-def _whole(model: torch.nn.Module, blocks: Sequence[Block], units: Sequence[Unit]) -> Block:
+def _whole(model: torch.nn.Module, blocks: Sequence[Block], layers: Sequence[ModelLayer]) -> Block:
     """The model as one block.
 
     Layers inside ``blocks`` are in the order they compute; the others come before or after them.
     """
-    inside = [unit for block in blocks for unit in block.units]
-    names = {unit.name for unit in inside}
-    outside = [unit for unit in units if unit.name not in names]
-    before = [unit for unit in outside if unit.type == "patch_embed"]
-    return Block("", model, (*before, *inside, *(unit for unit in outside if unit not in before)))
+    inside = [layer for block in blocks for layer in block.layers]
+    names = {layer.name for layer in inside}
+    outside = [layer for layer in layers if layer.name not in names]
+    before = [layer for layer in outside if layer.type == "patch_embed"]
+    return Block("", model, (*before, *inside, *(layer for layer in outside if layer not in before)))
 
 
 def _carried(module: torch.nn.Module, calls: list[tuple[tuple[Any, ...], Any]]) -> int | None:

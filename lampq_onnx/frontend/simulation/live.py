@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.parameters import frozen
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
@@ -21,19 +21,19 @@ class LiveModel:
 
     Args:
         model: the float model.
-        units: layers that may be changed.
+        layers: layers that may be changed.
 
     Attributes:
         model: the model in its current state.
-        units: layers by name, in graph order.
+        layers: layers by name, in graph order.
     """
 
-    def __init__(self, model: torch.nn.Module, units: Sequence[Unit]) -> None:
+    def __init__(self, model: torch.nn.Module, layers: Sequence[ModelLayer]) -> None:
         self.model = model
-        self.units = {unit.name: unit for unit in units}
-        self._weights = {name: unit.module.weight for name, unit in self.units.items()}
+        self.layers = {layer.name: layer for layer in layers}
+        self._weights = {name: layer.module.weight for name, layer in self.layers.items()}
         self._biases: dict[str, torch.nn.Parameter | None] = {
-            name: unit.module._parameters["bias"] for name, unit in self.units.items()
+            name: layer.module._parameters["bias"] for name, layer in self.layers.items()
         }
         self._inputs: dict[str, ActivationQuantizer] = {}
         self._replaced: dict[str, Layer] = {}
@@ -45,7 +45,7 @@ class LiveModel:
 
     def set_weight(self, name: str, weight: QuantizedWeight | None) -> None:
         """Use rounded weights and their bias for layer ``name``; None restores the float ones."""
-        module = self.units[name].module
+        module = self.layers[name].module
         original = self._weights[name]
         if weight is None:
             module.weight, module.bias = original, self._biases[name]
@@ -84,20 +84,20 @@ class LiveModel:
     def in_float(self) -> Iterator[None]:
         """Run in float inside the block, then restore."""
         inputs, replaced = dict(self._inputs), dict(self._replaced)
-        parts = {name: (unit.module.weight, unit.module.bias) for name, unit in self.units.items()}
+        parts = {name: (layer.module.weight, layer.module.bias) for name, layer in self.layers.items()}
         try:
             self.reset()
             yield
         finally:
             self._inputs, self._replaced = inputs, replaced
-            for name, unit in self.units.items():
-                unit.module.weight, unit.module.bias = parts[name]
+            for name, layer in self.layers.items():
+                layer.module.weight, layer.module.bias = parts[name]
 
     def reset(self) -> None:
         """Set all layers back to float."""
         self._inputs.clear()
         self._replaced.clear()
-        for name in self.units:
+        for name in self.layers:
             self.set_weight(name, None)
 
     def _forward(self, name: str, original: Layer) -> Layer:
@@ -113,19 +113,19 @@ class LiveModel:
     @contextmanager
     def _installed(self) -> Iterator[None]:
         try:
-            for name, unit in self.units.items():
-                module: Any = unit.module
+            for name, layer in self.layers.items():
+                module: Any = layer.module
                 module.forward = self._forward(name, module.forward)
             yield
         finally:
-            for unit in self.units.values():
-                unit.module.__dict__.pop("forward", None)
+            for layer in self.layers.values():
+                layer.module.__dict__.pop("forward", None)
             self.reset()
 
 
 @contextmanager
-def live_model(model: torch.nn.Module, units: Sequence[Unit]) -> Iterator[LiveModel]:
+def live_model(model: torch.nn.Module, layers: Sequence[ModelLayer]) -> Iterator[LiveModel]:
     """The model as a `LiveModel` inside the block; the float model is restored on exit."""
-    live = LiveModel(model, units)
+    live = LiveModel(model, layers)
     with live._installed():
         yield live

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.quantization import (
@@ -31,7 +31,7 @@ class WeightRounder:
     """Rounded weights of every layer and bit-width, each computed once.
 
     Args:
-        units: the layers.
+        layers: the layers.
         moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
             nearest.
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
@@ -39,12 +39,12 @@ class WeightRounder:
 
     def __init__(
         self,
-        units: Sequence[Unit],
+        layers: Sequence[ModelLayer],
         moments: Mapping[str, torch.Tensor] | None = None,
         *,
         widths: Sequence[int] = (),
     ) -> None:
-        self._originals = {unit.name: unit.module.weight.detach().clone() for unit in units}
+        self._originals = {layer.name: layer.module.weight.detach().clone() for layer in layers}
         self._moments = dict(moments or {})
         self._widths = tuple(widths)
         self._grids: dict[tuple[str, int], WeightGrid] = {}
@@ -121,7 +121,9 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
 
 
 @contextmanager
-def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], rounder: WeightRounder) -> Iterator[None]:
+def simulated(
+    layers: Sequence[ModelLayer], settings: Mapping[str, LayerSetting], rounder: WeightRounder
+) -> Iterator[None]:
     """Let the layers in ``settings`` compute as quantized inside the block; restore the model on exit.
 
     If a rounding has a bias, it replaces the module's bias.
@@ -137,42 +139,42 @@ def simulated(units: Sequence[Unit], settings: Mapping[str, LayerSetting], round
         for name, setting in settings.items()
         if setting.weight_bits is not None
     }
-    with _swapped(units, weights, biases, activations):
+    with _swapped(layers, weights, biases, activations):
         yield
 
 
 @contextmanager
-def simulated_parameters(units: Sequence[Unit], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
+def simulated_parameters(layers: Sequence[ModelLayer], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
     """Like `simulated`, with exactly the numbers that the converter writes."""
     weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
     biases = {name: numbers.weight.bias for name, numbers in parameters.items()}
     activations = {name: n.activation for name, n in parameters.items() if n.activation is not None}
-    with _swapped(units, weights, biases, activations):
+    with _swapped(layers, weights, biases, activations):
         yield
 
 
 @contextmanager
 def _swapped(
-    units: Sequence[Unit],
+    layers: Sequence[ModelLayer],
     weights: Mapping[str, torch.Tensor],
     biases: Mapping[str, npt.NDArray[np.float32] | None],
     activations: Mapping[str, ActivationQuantizer],
 ) -> Iterator[None]:
     """Use other weights (reshaped to the modules'), biases and input quantizers inside the block."""
     with ExitStack() as restore:
-        for unit in units:
-            if unit.name in weights:
-                weight = unit.module.weight
+        for layer in layers:
+            if layer.name in weights:
+                weight = layer.module.weight
                 restore.callback(setattr, weight, "data", weight.data)
-                weight.data = weights[unit.name].reshape(weight.shape).to(weight.data)
-            bias = biases.get(unit.name)
+                weight.data = weights[layer.name].reshape(weight.shape).to(weight.data)
+            bias = biases.get(layer.name)
             if bias is not None:
                 # A new Parameter is needed: modules may share the old one, and some have none.
-                restore.callback(setattr, unit.module, "bias", unit.module.bias)
-                other = torch.from_numpy(bias).to(unit.module.weight)
-                unit.module.bias = torch.nn.Parameter(other, requires_grad=False)
-            if unit.name in activations:
-                handle = unit.module.register_forward_pre_hook(_input_hook(activations[unit.name]))
+                restore.callback(setattr, layer.module, "bias", layer.module.bias)
+                other = torch.from_numpy(bias).to(layer.module.weight)
+                layer.module.bias = torch.nn.Parameter(other, requires_grad=False)
+            if layer.name in activations:
+                handle = layer.module.register_forward_pre_hook(_input_hook(activations[layer.name]))
                 restore.callback(handle.remove)
         yield
 

@@ -12,7 +12,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import LinearSite
+from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.nodes import int_attribute
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.targets import Packing, Target
@@ -44,27 +44,27 @@ class LayerShape:
     transposed: bool = False
 
     @classmethod
-    def of(cls, site: LinearSite) -> LayerShape:
+    def of(cls, layer: GraphLayer) -> LayerShape:
         """Read the shape of a layer from its graph.
 
         Raises:
             LampqError: the graph does not say how large the layer's input is.
         """
-        shape = site.input.shape
+        shape = layer.input.shape
         sizes = None if shape is None else tuple(shape)[1:]
-        if sizes is None or not all(isinstance(size, int) for size in sizes) or site.weight.shape is None:
+        if sizes is None or not all(isinstance(size, int) for size in sizes) or layer.weight.shape is None:
             raise LampqError(
-                f"the graph does not say how large the input of layer {site.name} is",
+                f"the graph does not say how large the input of layer {layer.name} is",
                 hint="probe a float.onnx that lampq-onnx wrote, which holds all shapes",
             )
-        strides = site.node.attributes.get("strides")
+        strides = layer.node.attributes.get("strides")
         return cls(
-            operator=site.node.op_type,
+            operator=layer.node.op_type,
             input=tuple(int(size) for size in sizes if isinstance(size, int)),
-            weight=tuple(int(size) for size in site.weight.shape if isinstance(size, int)),
-            bias=site.bias is not None,
+            weight=tuple(int(size) for size in layer.weight.shape if isinstance(size, int)),
+            bias=layer.bias is not None,
             strides=tuple(strides.as_ints()) if strides is not None else (),
-            transposed=site.node.op_type == "Gemm" and bool(int_attribute(site.node, "transB", 0)),
+            transposed=layer.node.op_type == "Gemm" and bool(int_attribute(layer.node, "transB", 0)),
         )
 
     @property

@@ -19,7 +19,7 @@ from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter import convert_model
 from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.graph.quantized_operators import require_float_file
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
@@ -80,12 +80,12 @@ def probe(
     forms = timed_forms(target)
     model = load_model(path)
     require_float_file(model, path)
-    if not find_sites(model.graph):
+    if not find_layers(model.graph):
         raise LampqError(f"{path} has no linear layer with constant weights: there is nothing to choose")
     # Some layers read fewer tokens once the converter's graph passes have run.
     model = _converted(model, target, FLOAT_FORM_BITS)
     opset = model.opset_imports.get("", 0)
-    shapes = {site.name: LayerShape.of(site) for site in find_sites(model.graph)}
+    shapes = {layer.name: LayerShape.of(layer) for layer in find_layers(model.graph)}
     distinct = list(dict.fromkeys(shapes.values()))
     kept = ArrayCache.of_user() if cache is None else cache
     times: list[LayerTime] = []
@@ -201,9 +201,9 @@ def _records(shape: LayerShape, forms: tuple[TimedForm, ...], timings: list[Timi
 
 def _converted(model: ir.Model, target: Target, form: tuple[int, int]) -> ir.Model:
     """Convert the graph with all layers in one form; ``model`` is changed."""
-    sites = find_sites(model.graph)
-    plan = BitPlan(layers={site.name: layer_plan(*form) for site in sites})
-    weights = {} if form == FLOAT_FORM_BITS else {site.name: plain_weight(site.matrix(), form[0]) for site in sites}
+    layers = find_layers(model.graph)
+    plan = BitPlan(layers={layer.name: layer_plan(*form) for layer in layers})
+    weights = {} if form == FLOAT_FORM_BITS else {layer.name: plain_weight(layer.matrix(), form[0]) for layer in layers}
     return convert_model(model, plan, target=target, weights=weights).model
 
 

@@ -29,7 +29,7 @@ from lampq_onnx.disk.files import (
 )
 from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.checks import FilePair, check_files
-from lampq_onnx.evaluation.records import notes, rounding_record, with_units
+from lampq_onnx.evaluation.records import notes, rounding_record, with_layers
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.model_file import file_bytes, load_model
@@ -228,7 +228,7 @@ class SweepRun:
         }
         return report.model_copy(
             update={
-                "layers": with_units(report.layers, sensitivities, point.rounding),
+                "layers": with_layers(report.layers, sensitivities, point.rounding),
                 "rounding": rounding_record(
                     self._recipe.rounding.effort, point.rounding, point.held_out_kl, point.kept
                 ),

@@ -10,7 +10,7 @@ import pytest
 
 from lampq_onnx.converter import Conversion, convert_model, inspect_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.quantization import QuantizedWeight, fit_weight_grid
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import (
@@ -32,15 +32,15 @@ NEW = np.linspace(-2, 3, OUTPUTS).astype(np.float32)
 
 def with_bias(model: onnx.ModelProto, bias: np.ndarray, *names: str) -> dict[str, QuantizedWeight]:
     """Weights rounded to nearest, with another bias for some of them."""
-    sites = {site.name: site.matrix() for site in find_sites(as_ir(model).graph)}
-    rounded = {name: fit_weight_grid(sites[name], 4).quantize(sites[name]) for name in names}
+    layers = {layer.name: layer.matrix() for layer in find_layers(as_ir(model).graph)}
+    rounded = {name: fit_weight_grid(layers[name], 4).quantize(layers[name]) for name in names}
     return {name: replace(weight, bias=bias) for name, weight in rounded.items()}
 
 
 def convert(
     model: onnx.ModelProto, weights: dict[str, QuantizedWeight], activation_bits: int = 32
 ) -> tuple[onnx.ModelProto, Conversion]:
-    names = [site.name for site in find_sites(as_ir(model).graph)]
+    names = [layer.name for layer in find_layers(as_ir(model).graph)]
     plan = plan_for(names, weight_bits=4, activation_bits=activation_bits)
     conversion = convert_model(as_ir(model), plan, target=TARGETS["onnxruntime-x86-avx2"], weights=weights)
     return as_proto(conversion.model), conversion

@@ -12,7 +12,7 @@ import pytest
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.inspect import inspect_model
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import (
     LEVELS,
@@ -81,7 +81,7 @@ def test_the_middle_of_codes_stays_their_zero_point(bits: int) -> None:
 
 def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
     model = vit()
-    plan = plan_for([site.name for site in find_sites(as_ir(model).graph)], weight_bits=5)
+    plan = plan_for([graph_layer.name for graph_layer in find_layers(as_ir(model).graph)], weight_bits=5)
     (inside, count), (outside, _) = converted(model, plan), converted(model, plan, plain=True)
     # Patch embedding, and qkv, proj and fc2 of two blocks, but for the rows that only the class token has.
     assert count >= 6
@@ -105,7 +105,7 @@ def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
 @pytest.mark.parametrize("gelu", ["op", "erf"])
 def test_the_bias_before_gelu_stays_with_it(gelu: str) -> None:
     model = vit(gelu=gelu)
-    inside, _ = converted(model, plan_for([site.name for site in find_sites(as_ir(model).graph)]))
+    inside, _ = converted(model, plan_for([layer.name for layer in find_layers(as_ir(model).graph)]))
     fc1 = [node for node in inside.graph.node if node.name.endswith("mlp.fc1")]
     assert fc1
     assert {node.op_type for node in fc1} == {"MatMul"}

@@ -11,7 +11,7 @@ from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.order import default_graph_passes
 from lampq_onnx.converter.passes import FoldShapes, RemoveMoves, SelectEarly, SplitUnbind
 from lampq_onnx.graph.edits import CountingPass
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import Builder, as_ir, as_proto, constants, count, kernels, plan_for, reference, run, vit
 
@@ -174,7 +174,7 @@ def test_tokens_that_are_read_stay() -> None:
 
 def test_quantized_files_give_the_same_answers_with_and_without() -> None:
     model = attention_block()
-    names = [site.name for site in find_sites(as_ir(model).graph)]
+    names = [layer.name for layer in find_layers(as_ir(model).graph)]
     plan: BitPlan = plan_for(names, weight_bits=4)
     target = TARGETS["onnxruntime-x86-vnni"]
     fast = convert_model(as_ir(model), plan, target=target)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.inspect import inspect_model
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import TARGETS, Packing, Target
 from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, kernels, plan_for, reference, run, vit
 
@@ -166,7 +166,7 @@ def test_other_targets_keep_the_split() -> None:
 @pytest.mark.parametrize("target", [AVX2, VNNI], ids=lambda target: target.name)
 def test_a_vision_transformer(linear: str, target: Target) -> None:
     model = vit(linear=linear)
-    names = [site.name for site in find_sites(as_ir(model).graph)]
+    names = [graph_layer.name for graph_layer in find_layers(as_ir(model).graph)]
     plan = plan_for(names, weight_bits=4)
     (cut, count), (split, _) = (converted(model, plan, kind) for kind in (target, whole(target)))
     assert count == 2
@@ -205,8 +205,8 @@ def two(
 )
 def test_names_do_not_collide(sizes: list[int], others: list[int], shared: dict[str, str], target: Target) -> None:
     model = two(sizes, others, **shared)
-    units = [site.name for site in find_sites(as_ir(model).graph)]
-    plan = plan_for(units, weight_bits=5, low=-3, high=3)
+    layers = [layer.name for layer in find_layers(as_ir(model).graph)]
+    plan = plan_for(layers, weight_bits=5, low=-3, high=3)
     (cut, count), (split, _) = (converted(model, plan, kind) for kind in (target, whole(target)))
     assert count == 1 + (len(others) > 1)
     names = [node.name for node in cut.graph.node if node.name]

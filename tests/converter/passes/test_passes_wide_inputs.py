@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import Conversion, convert_model, inspect_model
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import PACKINGS, TARGETS
 from tests.converter.graphs import (
     LEVELS,
@@ -152,7 +152,7 @@ def test_inputs_of_all_kinds_side_by_side(packing: str, linear: str) -> None:
     assert found["patch_embed.proj"].input == "images"
     # Only integer kernels need uint8 for 8-bit weights on this target.
     assert {n for n, layer in found.items() if layer.storage == "uint8"} == {n for n, w in widths.items() if w <= 8}
-    sizes = {site.name: site.matrix().size for site in find_sites(as_ir(float_model).graph)}
+    sizes = {graph_layer.name: graph_layer.matrix().size for graph_layer in find_layers(as_ir(float_model).graph)}
     assert all(layer.parameters == layer.bytes == sizes[name] for name, layer in found.items())
     assert model.opset_import[0].version == 21
     kinds = {t.data_type for t in model.graph.initializer if t.name.endswith("input.zero_point")}

@@ -17,7 +17,7 @@ from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.equalization.links import find_links
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.shared.factor import ChannelFactor
-from lampq_onnx.frontend.shared.units import Exported
+from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from tests.frontend.tiny_models import loaded, pixels, tiny_vit, untouched
 
@@ -29,15 +29,15 @@ class Found:
     links: tuple[Link, ...]
 
     def of(self, name: str) -> Link:
-        return next(link for link in self.links if any(unit.name == name for unit in link.readers))
+        return next(link for link in self.links if any(layer.name == name for layer in link.readers))
 
     def kinds(self) -> dict[str, str]:
-        return {unit.name: link.kind for link in self.links for unit in link.readers}
+        return {layer.name: link.kind for link in self.links for layer in link.readers}
 
 
 def found_in(model: torch.nn.Module) -> Found:
     exported = export_model(loaded(model))
-    chain = BlockChain(model, exported.units, pixels(1))
+    chain = BlockChain(model, exported.layers, pixels(1))
     parameters = [id(p) for p in model.parameters()]
     found = Found(model, exported, find_links(exported, model, chain, pixels(3, seed=9)))
     assert [id(p) for p in model.parameters()] == parameters
@@ -139,7 +139,7 @@ def test_the_exported_graph_is_the_equalized_model() -> None:
     after = found.model(data)
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
     again = export_model(loaded(found.model))
-    assert [unit.name for unit in again.units] == [unit.name for unit in found.exported.units]
+    assert [layer.name for layer in again.layers] == [layer.name for layer in found.exported.layers]
     assert again.skipped == found.exported.skipped
     session = ort.InferenceSession(ir.to_proto(again.model).SerializeToString())
     np.testing.assert_allclose(session.run(None, {"input": data.numpy()})[0], after.numpy(), rtol=1e-4, atol=1e-4)

@@ -10,23 +10,23 @@ import torch
 from lampq_onnx.frontend.equalization.fold import Equalization, applied
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.equalization.strengths import Strength, channel_ranges, choose_strengths, equalizing
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer
-from tests.frontend.tiny_models import images, pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import images, layers_of, pixels, tiny_vit, untouched
 
 FIT, HELD_OUT = images(24, seed=1), images(160, seed=2)
 SIZES = {"norm": "blocks.0.attn.qkv", "linear": "blocks.1.attn.proj", "multiply": "blocks.1.mlp.fc2"}
 
 
 def links_of(model: torch.nn.Module) -> dict[str, Link]:
-    units = {unit.name: unit for unit in units_of(model)}
+    layers = {layer.name: layer for layer in layers_of(model)}
     return {
-        "norm": Link("norm", (units[SIZES["norm"]],), norm=model.blocks[0].norm1, shift=True),
+        "norm": Link("norm", (layers[SIZES["norm"]],), norm=model.blocks[0].norm1, shift=True),
         "linear": Link(
-            "linear", (units[SIZES["linear"]],), source=units["blocks.1.attn.qkv"], start=32, shift=True
+            "linear", (layers[SIZES["linear"]],), source=layers["blocks.1.attn.qkv"], start=32, shift=True
         ),
-        "multiply": Link("multiply", (units[SIZES["multiply"]],)),
+        "multiply": Link("multiply", (layers[SIZES["multiply"]],)),
     }  # fmt: skip
 
 
@@ -57,20 +57,20 @@ def chosen(model: torch.nn.Module, links: dict[str, Link], **changes: int) -> di
     return dict(zip(links, found, strict=True))
 
 
-def output_error(model: torch.nn.Module, unit: Unit, weight_bits: int, activation_bits: int) -> float:
+def output_error(model: torch.nn.Module, layer: ModelLayer, weight_bits: int, activation_bits: int) -> float:
     """Of the layer as the file would have it, min-max range and nearest rounding; relative, on new images."""
-    low, high = channel_ranges(model, [unit], FIT)
+    low, high = channel_ranges(model, [layer], FIT)
     quantizer = ActivationQuantizer.from_range(
-        float(low[unit.name].min()), float(high[unit.name].max()), activation_bits
+        float(low[layer.name].min()), float(high[layer.name].max()), activation_bits
     )  # fmt: skip
     seen: list[torch.Tensor] = []
-    handle = unit.module.register_forward_hook(lambda _, args, __: seen.append(args[0].clone()))
+    handle = layer.module.register_forward_hook(lambda _, args, __: seen.append(args[0].clone()))
     model(pixels(16, seed=7))
     handle.remove()
-    module = copy.deepcopy(unit.module)
+    module = copy.deepcopy(layer.module)
     module._forward_pre_hooks.clear()
     exact = module(seen[0])
-    module.weight.copy_(WeightRounder([unit]).dequantized(unit.name, weight_bits))
+    module.weight.copy_(WeightRounder([layer]).dequantized(layer.name, weight_bits))
     return float((module(fake_quantize(seen[0], quantizer)) - exact).square().sum() / exact.square().sum())
 
 
@@ -80,16 +80,16 @@ def test_large_channels_are_equalized_and_the_error_falls(activation_bits: int) 
     expected = model(pixels(4))
     found = chosen(model, links, activation_bits=activation_bits)
     for kind, strength in found.items():
-        unit = links[kind].readers[0]
+        layer = links[kind].readers[0]
         assert strength.strength > 0, kind
         assert strength.gain > 1.2, kind
         scale = strength.equalization.scale
         assert float(scale[:2].min()) > 2 * float(scale[2:].median())
-        before = output_error(model, unit, 8, activation_bits)
+        before = output_error(model, layer, 8, activation_bits)
         with applied(strength.equalization):
             torch.testing.assert_close(model(pixels(4)), expected, rtol=1e-3, atol=1e-3)
-            assert output_error(model, unit, 8, activation_bits) < before / 1.2, kind
-        assert output_error(model, unit, 8, activation_bits) == before
+            assert output_error(model, layer, 8, activation_bits) < before / 1.2, kind
+        assert output_error(model, layer, 8, activation_bits) == before
 
 
 def test_even_channels_are_left_alone() -> None:
@@ -116,14 +116,14 @@ def test_the_choice_is_seeded() -> None:
 
 def test_ranges_of_channels() -> None:
     model = tiny_vit()
-    unit = links_of(model)["multiply"].readers[0]
-    low, high = channel_ranges(model, [unit], images(20))
+    layer = links_of(model)["multiply"].readers[0]
+    low, high = channel_ranges(model, [layer], images(20))
     seen: list[torch.Tensor] = []
-    handle = unit.module.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    handle = layer.module.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     model(pixels(20))
     handle.remove()
-    torch.testing.assert_close(low[unit.name], seen[0].flatten(0, 1).amin(0))
-    torch.testing.assert_close(high[unit.name], seen[0].flatten(0, 1).amax(0))
+    torch.testing.assert_close(low[layer.name], seen[0].flatten(0, 1).amin(0))
+    torch.testing.assert_close(high[layer.name], seen[0].flatten(0, 1).amax(0))
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])

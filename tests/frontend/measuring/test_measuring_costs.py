@@ -23,7 +23,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
-from tests.frontend.tiny_models import images, pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import images, layers_of, pixels, tiny_vit, untouched
 
 DATA, PIXELS = images(7), pixels(7)
 PLAIN = tiny_vit()
@@ -41,11 +41,11 @@ class Setup:
 @pytest.fixture(scope="module")
 def setup() -> Iterator[Setup]:
     model = tiny_vit()
-    units = units_of(model)
-    linear = [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
-    rounder = WeightRounder(units, input_moments(model, linear, images(8, seed=5)), widths=(2, 3, 4, 5, 8))
-    chain = BlockChain(model, units, pixels(1))
-    with live_model(model, units) as live:
+    layers = layers_of(model)
+    linear = [layer for layer in layers if isinstance(layer.module, torch.nn.Linear)]
+    rounder = WeightRounder(layers, input_moments(model, linear, images(8, seed=5)), widths=(2, 3, 4, 5, 8))
+    chain = BlockChain(model, layers, pixels(1))
+    with live_model(model, layers) as live:
         yield Setup(model, live, chain, rounder)
     assert untouched(model)
 
@@ -63,53 +63,53 @@ def with_weight(model: torch.nn.Module, name: str, weight: QuantizedWeight) -> t
 
 
 def test_measured_costs_are_those_of_a_plain_forward(setup: Setup) -> None:
-    units = units_of(setup.model)  # patch embedding and head as well: before and after the blocks
+    layers = layers_of(setup.model)  # patch embedding and head as well: before and after the blocks
     done: list[int] = []
     costs = weight_costs(
         setup.live,
         setup.chain,
         DATA,
-        units,
+        layers,
         setup.rounder,
         (2, 3, 4),
         expected_bits=2,
         batch_size=3,
         progress=done.append,
     )
-    assert done == list(range(1, 3 * len(units) + 1))
-    assert set(costs) == {unit.name for unit in units}
-    for unit in units:
+    assert done == list(range(1, 3 * len(layers) + 1))
+    assert set(costs) == {layer.name for layer in layers}
+    for layer in layers:
         expected, least = {}, float("inf")
         for bits in (2, 3, 4):
-            changed = with_weight(PLAIN, unit.name, setup.rounder.quantized(unit.name, bits))
+            changed = with_weight(PLAIN, layer.name, setup.rounder.quantized(layer.name, bits))
             least = min(least, mean_kl(changed, PLAIN, PIXELS))
             expected[bits] = least
-        assert costs[unit.name] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+        assert costs[layer.name] == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert torch.equal(setup.model(PIXELS), PLAIN(PIXELS))
 
 
 def test_wide_costs_follow_the_rounding_errors(setup: Setup) -> None:
-    units = units_of(setup.model)[1:3]
+    layers = layers_of(setup.model)[1:3]
     costs = weight_costs(
-        setup.live, setup.chain, DATA, units, setup.rounder, (2, 4, 5, 8), expected_bits=2, batch_size=7
+        setup.live, setup.chain, DATA, layers, setup.rounder, (2, 4, 5, 8), expected_bits=2, batch_size=7
     )
-    for unit in units:
+    for layer in layers:
         # tr(dW H dW^T) with the moments that GPTQ used
-        same = [u for u in units_of(PLAIN) if u.name == unit.name]
+        same = [u for u in layers_of(PLAIN) if u.name == layer.name]
         hessian = input_moments(PLAIN, same, images(8, seed=5))
         error = {}
         for bits in (4, 5, 8):
-            change = torch.from_numpy(setup.rounder.quantized(unit.name, bits).dequantize()) - unit.module.weight
-            error[bits] = float((change @ hessian[unit.name] @ change.T).trace())
+            change = torch.from_numpy(setup.rounder.quantized(layer.name, bits).dequantize()) - layer.module.weight
+            error[bits] = float((change @ hessian[layer.name] @ change.T).trace())
         for bits in (5, 8):
-            assert costs[unit.name][bits] == pytest.approx(costs[unit.name][4] * error[bits] / error[4], rel=1e-3)
+            assert costs[layer.name][bits] == pytest.approx(costs[layer.name][4] * error[bits] / error[4], rel=1e-3)
 
 
 def test_one_width_above_the_measured_ones_is_measured(setup: Setup) -> None:
-    unit = units_of(setup.model)[1]
-    costs = weight_costs(setup.live, setup.chain, DATA, [unit], setup.rounder, (5,), expected_bits=2, batch_size=7)
-    changed = with_weight(PLAIN, unit.name, setup.rounder.quantized(unit.name, 5))
-    assert costs[unit.name][5] == pytest.approx(mean_kl(changed, PLAIN, PIXELS), rel=1e-2)
+    layer = layers_of(setup.model)[1]
+    costs = weight_costs(setup.live, setup.chain, DATA, [layer], setup.rounder, (5,), expected_bits=2, batch_size=7)
+    changed = with_weight(PLAIN, layer.name, setup.rounder.quantized(layer.name, 5))
+    assert costs[layer.name][5] == pytest.approx(mean_kl(changed, PLAIN, PIXELS), rel=1e-2)
 
 
 class Swapped(WeightRounder):
@@ -121,12 +121,12 @@ class Swapped(WeightRounder):
 
 @pytest.mark.parametrize("directional", [False, True])
 def test_costs_never_rise(setup: Setup, directional: bool) -> None:
-    units = units_of(PLAIN if directional else setup.model)
-    swapped, widths = Swapped(units), (2, 3, 4, 5, 6, 7, 8)
+    layers = layers_of(PLAIN if directional else setup.model)
+    swapped, widths = Swapped(layers), (2, 3, 4, 5, 6, 7, 8)
     if directional:
-        costs = directional_costs(PLAIN, DATA, units, swapped, widths, seed=0)
+        costs = directional_costs(PLAIN, DATA, layers, swapped, widths, seed=0)
     else:
-        costs = weight_costs(setup.live, setup.chain, DATA, units, swapped, widths, expected_bits=2, batch_size=7)
+        costs = weight_costs(setup.live, setup.chain, DATA, layers, swapped, widths, expected_bits=2, batch_size=7)
     for own in costs.values():
         assert list(own) == list(widths)
         assert all(own[b] >= own[b + 1] >= FLOOR for b in widths[:-1])
@@ -135,55 +135,55 @@ def test_costs_never_rise(setup: Setup, directional: bool) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_directional_costs_are_projections_of_each_images_gradient(seed: int) -> None:
-    model, units, data = PLAIN, units_of(PLAIN), pixels(20)  # two batches
-    rounder, widths = WeightRounder(units), (2, 3, 4)
-    costs = directional_costs(model, images(20), units, rounder, widths, seed=seed)
+    model, layers, data = PLAIN, layers_of(PLAIN), pixels(20)  # two batches
+    rounder, widths = WeightRounder(layers), (2, 3, 4)
+    costs = directional_costs(model, images(20), layers, rounder, widths, seed=seed)
     assert untouched(model)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.cat([sampled_labels(model(batch), generator) for batch in data.split(16)])
     changes = {
-        unit.name: [rounder.dequantized(unit.name, bits) - unit.module.weight for bits in widths] for unit in units
+        layer.name: [rounder.dequantized(layer.name, bits) - layer.module.weight for bits in widths] for layer in layers
     }
     plain = copy.deepcopy(model).requires_grad_()
-    weights = [plain.get_submodule(unit.name).weight for unit in units]
-    sums = {unit.name: torch.zeros(len(widths), dtype=torch.float64) for unit in units}
+    weights = [plain.get_submodule(layer.name).weight for layer in layers]
+    sums = {layer.name: torch.zeros(len(widths), dtype=torch.float64) for layer in layers}
     for image, label in zip(data, labels, strict=True):
         loss = torch.nn.functional.cross_entropy(plain(image[None]), label[None])
-        for unit, gradient in zip(units, torch.autograd.grad(loss, weights), strict=True):
-            for k, change in enumerate(changes[unit.name]):
-                sums[unit.name][k] += float((gradient * change).sum(dtype=torch.float64)) ** 2
-    for unit in units:
-        expected = torch.cummin(sums[unit.name] / (2 * len(data)), 0).values
-        found = torch.tensor([costs[unit.name][bits] for bits in widths], dtype=torch.float64)
+        for layer, gradient in zip(layers, torch.autograd.grad(loss, weights), strict=True):
+            for k, change in enumerate(changes[layer.name]):
+                sums[layer.name][k] += float((gradient * change).sum(dtype=torch.float64)) ** 2
+    for layer in layers:
+        expected = torch.cummin(sums[layer.name] / (2 * len(data)), 0).values
+        found = torch.tensor([costs[layer.name][bits] for bits in widths], dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
 
 
 def test_directional_costs_are_the_kl_of_small_changes() -> None:
     """With every label's gradient in the place of a sampled one, the form is the KL to second order."""
     model = PLAIN
-    unit = next(u for u in units_of(model) if u.name == "blocks.0.mlp.fc1")
-    rounder, data = WeightRounder([unit]), images(400)
-    estimate = directional_costs(model, data, [unit], rounder, (6,), seed=0)[unit.name][6]
-    exact = mean_kl(with_weight(model, unit.name, rounder.quantized(unit.name, 6)), model, pixels(400))
+    layer = next(u for u in layers_of(model) if u.name == "blocks.0.mlp.fc1")
+    rounder, data = WeightRounder([layer]), images(400)
+    estimate = directional_costs(model, data, [layer], rounder, (6,), seed=0)[layer.name][6]
+    exact = mean_kl(with_weight(model, layer.name, rounder.quantized(layer.name, 6)), model, pixels(400))
     assert estimate == pytest.approx(exact, rel=0.25)
 
 
 def test_activation_costs_are_those_of_a_plain_forward(setup: Setup) -> None:
-    units: Sequence = units_of(setup.model)
+    layers: Sequence = layers_of(setup.model)
     quantizers = {
-        unit.name: {bits: ActivationQuantizer.from_range(-2.5, 3, bits) for bits in (8, 2, 4)} for unit in units
+        layer.name: {bits: ActivationQuantizer.from_range(-2.5, 3, bits) for bits in (8, 2, 4)} for layer in layers
     }
     costs = activation_costs(setup.live, setup.chain, DATA, quantizers, batch_size=4)
-    for unit in units:
+    for layer in layers:
         expected, least = {}, float("inf")
         for bits in (2, 4, 8):
-            changed, quantizer = copy.deepcopy(PLAIN), quantizers[unit.name][bits]
-            changed.get_submodule(unit.name).register_forward_pre_hook(
+            changed, quantizer = copy.deepcopy(PLAIN), quantizers[layer.name][bits]
+            changed.get_submodule(layer.name).register_forward_pre_hook(
                 lambda _, x, q=quantizer: (torch.from_numpy(q.fake(x[0].numpy())), *x[1:])
             )
             least = min(least, mean_kl(changed, PLAIN, PIXELS))
             expected[bits] = least
-        assert costs[unit.name] == pytest.approx(expected, rel=5e-3, abs=1e-8)
+        assert costs[layer.name] == pytest.approx(expected, rel=5e-3, abs=1e-8)
 
 
 def test_losses_are_those_of_the_model_as_it_stands(setup: Setup) -> None:

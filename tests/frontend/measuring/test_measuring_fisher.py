@@ -11,8 +11,8 @@ from torch.nn import functional
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 from lampq_onnx.frontend.measuring.fisher import fisher_traces, squared_gradient_norms
-from lampq_onnx.frontend.shared.units import Unit
-from tests.frontend.tiny_models import images, tiny_vit, units_of
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from tests.frontend.tiny_models import images, layers_of, tiny_vit
 
 
 def per_sample_norms(model: torch.nn.Module, batch: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -36,17 +36,17 @@ def test_squared_norms_both_ways(tokens: int, d_in: int, d_out: int) -> None:
     torch.testing.assert_close(squared_gradient_norms(x, g), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_traces_match_torch_func_for_every_unit() -> None:
+def test_traces_match_torch_func_for_every_layer() -> None:
     model = tiny_vit()
-    units = units_of(model)
-    assert {unit.type for unit in units} == {"patch_embed", "qkv", "proj", "fc1", "fc2", "head"}
+    layers = layers_of(model)
+    assert {layer.type for layer in layers} == {"patch_embed", "qkv", "proj", "fc1", "fc2", "head"}
     data = images(7)
     batches = [(torch.from_numpy(b.images), torch.from_numpy(b.labels)) for b in data.batches(3)]
-    traces = fisher_traces(model, units, batches)
+    traces = fisher_traces(model, layers, batches)
     norms = per_sample_norms(model, torch.from_numpy(data.images), torch.from_numpy(data.labels))
-    for unit in units:
-        expected = float(norms[f"{unit.name}.weight"].mean())
-        assert traces[unit.name] == pytest.approx(expected, rel=2e-4), unit.name
+    for layer in layers:
+        expected = float(norms[f"{layer.name}.weight"].mean())
+        assert traces[layer.name] == pytest.approx(expected, rel=2e-4), layer.name
 
 
 def test_sampled_labels_follow_the_seed_and_the_softmax() -> None:
@@ -60,18 +60,18 @@ def test_sampled_labels_follow_the_seed_and_the_softmax() -> None:
 
 def test_sampled_traces_are_those_of_the_sampled_labels() -> None:
     model = tiny_vit()
-    units = units_of(model)
+    layers = layers_of(model)
     batch = torch.from_numpy(images(8).images)
     labels = sampled_labels(model(batch), torch.Generator().manual_seed(5))
-    given = fisher_traces(model, units, [(batch, labels)])
-    sampled = fisher_traces(model, units, [(batch, None)], seed=5)
+    given = fisher_traces(model, layers, [(batch, labels)])
+    sampled = fisher_traces(model, layers, [(batch, None)], seed=5)
     assert sampled == pytest.approx(given)
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny_vit()
-    units = units_of(model)
-    fisher_traces(model, units, [(torch.from_numpy(images(2).images), None)])
+    layers = layers_of(model)
+    fisher_traces(model, layers, [(torch.from_numpy(images(2).images), None)])
     assert not any(module._forward_hooks for module in model.modules())
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 
@@ -79,7 +79,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_no_images_is_an_error() -> None:
     model = tiny_vit()
     with pytest.raises(LampqError, match="no calibration images"):
-        fisher_traces(model, units_of(model), [])
+        fisher_traces(model, layers_of(model), [])
 
 
 def test_windows_count_to_their_image() -> None:
@@ -90,15 +90,15 @@ def test_windows_count_to_their_image() -> None:
         img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=4,
     )  # fmt: skip
     model = model.eval().requires_grad_(False)
-    units = [Unit(n, "qkv", m, False) for n, m in model.named_modules() if n.endswith("qkv")]
+    layers = [ModelLayer(n, "qkv", m, False) for n, m in model.named_modules() if n.endswith("qkv")]
     generator = torch.Generator().manual_seed(0)
     batch, labels = torch.randn(3, 3, 32, 32, generator=generator), torch.tensor([0, 3, 1])
-    traces = fisher_traces(model, units, [(batch, labels)])
+    traces = fisher_traces(model, layers, [(batch, labels)])
     expected = dict.fromkeys(traces, 0.0)
-    for unit in units:
-        unit.module.weight.requires_grad_(True)
+    for layer in layers:
+        layer.module.weight.requires_grad_(True)
     for image, label in zip(batch, labels, strict=True):
         loss = functional.cross_entropy(model(image[None]), label[None])
-        for unit, grad_ in zip(units, torch.autograd.grad(loss, [u.module.weight for u in units]), strict=True):
-            expected[unit.name] += float(grad_.square().sum()) / 3
+        for layer, grad_ in zip(layers, torch.autograd.grad(loss, [u.module.weight for u in layers]), strict=True):
+            expected[layer.name] += float(grad_.square().sum()) / 3
     assert traces == pytest.approx(expected, rel=1e-3)

@@ -39,20 +39,20 @@ CASES: dict[str, tuple[str, dict[str, object], dict[str, int], dict[str, int]]] 
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_units_of_a_family(case: str) -> None:
-    name, arguments, units, skipped = CASES[case]
+def test_layers_of_a_family(case: str) -> None:
+    name, arguments, layers, skipped = CASES[case]
     model = timm.create_model(name, **arguments).eval().requires_grad_(False)
     randomize(model, 0)
     rewrite(model, name, pixels(2))
     frontend = Frontend(loaded(model))
     exported = frontend.exported
-    assert Counter(unit.type for unit in exported.units) == units
+    assert Counter(layer.type for layer in exported.layers) == layers
     assert Counter(exported.skipped.values()) == skipped
-    fixed = {unit.type for unit in exported.units if unit.fixed}
+    fixed = {layer.type for layer in exported.layers if layer.fixed}
     assert fixed <= {"patch_embed", "linear", "head"}
     said = recognized(frontend, images(2), equalize=False)
     measured = frontend.analyze(images(2), AnalysisOptions(effort="fast", candidates=(4,)), seed=0)
-    assert [(u.name, u.type, u.shape, u.fixed) for u in said.units] == [
-        (u.name, u.type, u.shape, u.fixed) for u in measured.units
+    assert [(u.name, u.type, u.shape, u.fixed) for u in said.layers] == [
+        (u.name, u.type, u.shape, u.fixed) for u in measured.layers
     ]
     assert said.skipped == measured.skipped

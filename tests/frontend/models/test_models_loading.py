@@ -143,9 +143,9 @@ def test_the_export_is_the_model_and_keeps_its_interface(tmp_path: Path) -> None
     assert facts.preprocessing == loaded(model).preprocessing
 
 
-def test_units_in_order_with_types_and_no_traces_of_this_machine() -> None:
+def test_layers_in_order_with_types_and_no_traces_of_this_machine() -> None:
     exported = export_model(loaded(tiny_vit()))
-    names = [(unit.name, unit.type) for unit in exported.units]
+    names = [(layer.name, layer.type) for layer in exported.layers]
     block = [("attn.qkv", "qkv"), ("attn.proj", "proj"), ("mlp.fc1", "fc1"), ("mlp.fc2", "fc2")]
     expected = [("patch_embed.proj", "patch_embed")]
     expected += [(f"blocks.{i}.{name}", kind) for i in range(2) for name, kind in block]
@@ -171,11 +171,11 @@ def test_variants_of_the_plain_vit(name: str, changes: dict[str, object]) -> Non
     model = timm.create_model(
         name, img_size=16, patch_size=4, num_classes=4, embed_dim=16, depth=2, num_heads=2, **changes
     )
-    units = export_model(loaded(model.eval().requires_grad_(False))).units
-    types = [unit.type for unit in units if not unit.fixed]
+    layers = export_model(loaded(model.eval().requires_grad_(False))).layers
+    types = [layer.type for layer in layers if not layer.fixed]
     assert types == ["qkv", "proj", "fc1", "fc2"] * 2
-    assert units[0].type == "patch_embed"
-    assert units[-1].type == "head"
+    assert layers[0].type == "patch_embed"
+    assert layers[-1].type == "head"
 
 
 def test_a_convolutional_network_is_refused() -> None:
@@ -206,7 +206,7 @@ def test_a_weight_that_is_read_without_its_module_stays_in_float() -> None:
 
     attention.qkv = Reader().requires_grad_(False)
     exported = export_model(loaded(model))
-    names = [unit.name for unit in exported.units]
+    names = [layer.name for layer in exported.layers]
     assert not any("blocks.0.attn.qkv" in name for name in names)
     assert "blocks.1.attn.qkv" in names
     assert any("blocks.0.attn.qkv" in name for name in exported.skipped)
@@ -222,8 +222,8 @@ def test_layers_that_do_not_read_the_images_stay_in_float() -> None:
     )  # fmt: skip
     rewrite(model.eval().requires_grad_(False), "swinv2", pixels(2))
     exported = export_model(loaded(model))
-    assert exported.units
-    assert not any("cpb_mlp" in unit.name for unit in exported.units)
+    assert exported.layers
+    assert not any("cpb_mlp" in layer.name for layer in exported.layers)
 
 
 def test_an_overlapping_patch_embedding_stays_in_float() -> None:
@@ -231,4 +231,4 @@ def test_an_overlapping_patch_embedding_stays_in_float() -> None:
     model.patch_embed.proj = torch.nn.Conv2d(3, 16, 6, stride=4, padding=1).requires_grad_(False)
     exported = export_model(loaded(model))
     assert "patch_embed.proj" in exported.skipped
-    assert "patch_embed" not in {unit.type for unit in exported.units}
+    assert "patch_embed" not in {layer.type for layer in exported.layers}

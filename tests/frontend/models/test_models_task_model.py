@@ -12,11 +12,11 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
-from lampq_onnx.frontend.models.called_units import differentiable
+from lampq_onnx.frontend.models.called_layers import differentiable
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.task_model import NamedOutputs, detection_task, outputs_apart, with_task
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from lampq_onnx.frontend.shared.units import Unit
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.chain import _same_without
 
 SMALL = Preprocessing(
@@ -90,12 +90,12 @@ def test_named_outputs_are_joined_and_can_be_taken_apart() -> None:
 
 def test_layers_that_no_gradient_reaches_stay_in_float() -> None:
     inner = Detector().requires_grad_(False)
-    units = tuple(Unit(name, "fc1", module, fixed=False) for name, module in inner.named_modules() if name)  # type: ignore[arg-type]
+    layers = tuple(ModelLayer(name, "fc1", module, fixed=False) for name, module in inner.named_modules() if name)  # type: ignore[arg-type]
     skipped: dict[str, str] = {}
     kept = differentiable(
-        units, skipped, NamedOutputs(inner, ("logits", "pred_boxes")), "detector", torch.randn(2, 3, 8, 8)
+        layers, skipped, NamedOutputs(inner, ("logits", "pred_boxes")), "detector", torch.randn(2, 3, 8, 8)
     )
-    assert [unit.name for unit in kept] == ["first", "second"]
+    assert [layer.name for layer in kept] == ["first", "second"]
     assert "no gradient" in skipped["chooser"]
 
 

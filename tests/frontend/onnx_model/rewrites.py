@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import add_constant
-from lampq_onnx.graph.layers import LinearSite, find_sites
+from lampq_onnx.graph.layers import GraphLayer, find_layers
 
 Rewrite = Callable[[ir.Model], None]
 
@@ -46,29 +46,29 @@ def a_copy_for_every_reader(model: ir.Model) -> None:
 
 def transposed_weights(model: ir.Model) -> None:
     """Weights of MatMuls are stored (outputs, inputs), and a Transpose turns them."""
-    for site in _sites(model, "MatMul"):
-        turned = add_constant(model.graph, f"{site.name}.turned", site.matrix())
+    for layer in _layers(model, "MatMul"):
+        turned = add_constant(model.graph, f"{layer.name}.turned", layer.matrix())
         node = ir.node("Transpose", [turned], {"perm": [1, 0]})
-        model.graph.insert_before(site.node, node)
-        site.node.replace_input_with(1, node.outputs[0])
+        model.graph.insert_before(layer.node, node)
+        layer.node.replace_input_with(1, node.outputs[0])
 
 
 def bias_last(model: ir.Model) -> None:
     """x W + bias, where torch's old exporter writes bias + x W."""
-    for site in _sites(model, "MatMul"):
-        if site.bias_node is not None:
-            product, bias = site.node.outputs[0], site.bias
-            site.bias_node.replace_input_with(0, product)
-            site.bias_node.replace_input_with(1, bias)
+    for layer in _layers(model, "MatMul"):
+        if layer.bias_node is not None:
+            product, bias = layer.node.outputs[0], layer.bias
+            layer.bias_node.replace_input_with(0, product)
+            layer.bias_node.replace_input_with(1, bias)
 
 
 def bias_of_three_dimensions(model: ir.Model) -> None:
     """Biases are (1, 1, outputs)."""
-    for site in _sites(model, "MatMul"):
-        if site.bias_node is not None:
-            position = next(i for i, value in enumerate(site.bias_node.inputs) if value is site.bias)
-            wide = add_constant(model.graph, f"{site.name}.wide", site.bias.const_value.numpy().reshape(1, 1, -1))
-            site.bias_node.replace_input_with(position, wide)
+    for layer in _layers(model, "MatMul"):
+        if layer.bias_node is not None:
+            position = next(i for i, value in enumerate(layer.bias_node.inputs) if value is layer.bias)
+            wide = add_constant(model.graph, f"{layer.name}.wide", layer.bias.const_value.numpy().reshape(1, 1, -1))
+            layer.bias_node.replace_input_with(position, wide)
 
 
 def gemm_for_matmul(model: ir.Model) -> None:
@@ -83,35 +83,35 @@ def gemm_without_transposition(model: ir.Model) -> None:
 
 def _as_gemm(model: ir.Model, *, transposed: bool) -> None:
     graph = model.graph
-    for site in _sites(model, "MatMul"):
-        matrix = site.matrix()
-        rows = add_constant(graph, f"{site.name}.rows", np.array([-1, matrix.shape[1]], np.int64))
-        weight = add_constant(graph, f"{site.name}.gemm", matrix if transposed else np.ascontiguousarray(matrix.T))
-        flat = ir.node("Reshape", [site.input, rows])
-        gemm = ir.node("Gemm", [flat.outputs[0], weight, site.bias], {"transB": int(transposed)})
-        shape = add_constant(graph, f"{site.name}.back", np.array([-1, 17, matrix.shape[0]], np.int64))
+    for layer in _layers(model, "MatMul"):
+        matrix = layer.matrix()
+        rows = add_constant(graph, f"{layer.name}.rows", np.array([-1, matrix.shape[1]], np.int64))
+        weight = add_constant(graph, f"{layer.name}.gemm", matrix if transposed else np.ascontiguousarray(matrix.T))
+        flat = ir.node("Reshape", [layer.input, rows])
+        gemm = ir.node("Gemm", [flat.outputs[0], weight, layer.bias], {"transB": int(transposed)})
+        shape = add_constant(graph, f"{layer.name}.back", np.array([-1, 17, matrix.shape[0]], np.int64))
         back = ir.node("Reshape", [gemm.outputs[0], shape])
-        graph.insert_before(site.node, [flat, gemm, back])
-        site.output.replace_all_uses_with(back.outputs[0])
-        graph.remove([n for n in (site.bias_node, site.node) if n is not None], safe=True)
+        graph.insert_before(layer.node, [flat, gemm, back])
+        layer.output.replace_all_uses_with(back.outputs[0])
+        graph.remove([n for n in (layer.bias_node, layer.node) if n is not None], safe=True)
 
 
 def einsum_for_matmul(model: ir.Model) -> None:
     """Products with weights as Einsum, (inputs, outputs) and (outputs, inputs) in turn."""
-    for number, site in enumerate(_sites(model, "MatMul")):
-        matrix, turned = site.matrix(), number % 2 == 0
-        weight = add_constant(model.graph, f"{site.name}.einsum", matrix if turned else np.ascontiguousarray(matrix.T))
+    for number, layer in enumerate(_layers(model, "MatMul")):
+        matrix, turned = layer.matrix(), number % 2 == 0
+        weight = add_constant(model.graph, f"{layer.name}.einsum", matrix if turned else np.ascontiguousarray(matrix.T))
         equation = "btd,ed->bte" if turned else "...d,de->...e"
-        node = ir.node("Einsum", [site.input, weight], {"equation": equation})
-        model.graph.insert_before(site.node, node)
-        site.node.outputs[0].replace_all_uses_with(node.outputs[0])
-        model.graph.remove(site.node, safe=True)
+        node = ir.node("Einsum", [layer.input, weight], {"equation": equation})
+        model.graph.insert_before(layer.node, node)
+        layer.node.outputs[0].replace_all_uses_with(node.outputs[0])
+        model.graph.remove(layer.node, safe=True)
 
 
 def idle_nodes(model: ir.Model) -> None:
     """Dropout, Identity and Cast to the type that a value has behind every product."""
-    for site in _sites(model, "MatMul"):
-        value = site.output
+    for layer in _layers(model, "MatMul"):
+        value = layer.output
         readers = [(use.node, use.idx) for use in value.uses()]
         chain: list[ir.Node] = []
         for kind, attributes in (("Dropout", {}), ("Identity", {}), ("Cast", {"to": int(ir.DataType.FLOAT)})):
@@ -125,25 +125,25 @@ def branch_that_is_never_taken(model: ir.Model) -> None:
     """The products with weights stand in the branch of an If whose condition is the constant true."""
     graph = model.graph
     yes = add_constant(graph, "yes", np.array(True))
-    for site in _sites(model, "MatMul"):
-        matrix = site.matrix()
+    for layer in _layers(model, "MatMul"):
+        matrix = layer.matrix()
         bodies = []
         for kind, array in (("then", matrix.T), ("else", -matrix.T)):
             own = ir.Value(
-                name=f"{site.name}.{kind}",
-                const_value=ir.tensor(np.ascontiguousarray(array), name=f"{site.name}.{kind}"),
+                name=f"{layer.name}.{kind}",
+                const_value=ir.tensor(np.ascontiguousarray(array), name=f"{layer.name}.{kind}"),
                 type=ir.TensorType(ir.DataType.FLOAT),
                 shape=ir.Shape(array.shape),
             )
-            product = ir.node("MatMul", [site.input, own])
-            product.outputs[0].name = f"{site.name}.{kind}.out"
+            product = ir.node("MatMul", [layer.input, own])
+            product.outputs[0].name = f"{layer.name}.{kind}.out"
             bodies.append(
-                ir.Graph([], [product.outputs[0]], nodes=[product], initializers=[own], name=f"{site.name}.{kind}")
+                ir.Graph([], [product.outputs[0]], nodes=[product], initializers=[own], name=f"{layer.name}.{kind}")
             )
         choice = ir.node("If", [yes], {"then_branch": bodies[0], "else_branch": bodies[1]})
-        graph.insert_before(site.node, choice)
-        site.node.outputs[0].replace_all_uses_with(choice.outputs[0])
-        graph.remove(site.node, safe=True)
+        graph.insert_before(layer.node, choice)
+        layer.node.outputs[0].replace_all_uses_with(choice.outputs[0])
+        graph.remove(layer.node, safe=True)
 
 
 def layers_in_functions(model: ir.Model) -> None:
@@ -172,12 +172,12 @@ def constant_mask(model: ir.Model) -> None:
 
 def weights_in_half_precision(model: ir.Model) -> None:
     """Weights are stored in float16, and a Cast widens them; what is computed is float32."""
-    for site in _sites(model, "MatMul"):
-        stored = add_constant(model.graph, f"{site.name}.half", site.matrix().T.astype(np.float16))
+    for layer in _layers(model, "MatMul"):
+        stored = add_constant(model.graph, f"{layer.name}.half", layer.matrix().T.astype(np.float16))
         cast = ir.node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
-        model.graph.insert_before(site.node, cast)
-        site.node.replace_input_with(1, cast.outputs[0])
+        model.graph.insert_before(layer.node, cast)
+        layer.node.replace_input_with(1, cast.outputs[0])
 
 
-def _sites(model: ir.Model, kind: str) -> list[LinearSite]:
-    return [site for site in find_sites(model.graph) if site.node.op_type == kind]
+def _layers(model: ir.Model, kind: str) -> list[GraphLayer]:
+    return [layer for layer in find_layers(model.graph) if layer.node.op_type == kind]

@@ -23,7 +23,7 @@ from tests.frontend.tiny_models import pixels, tiny_vit
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def test_separate_projections_decomposed_norms_and_gelu_become_units(tmp_path: Path) -> None:
+def test_separate_projections_decomposed_norms_and_gelu_become_layers(tmp_path: Path) -> None:
     model = SeparateViT()
     loaded = load_onnx(exports.by_torchscript(model, tmp_path / "old.onnx", 14), HALVES)
     torch.testing.assert_close(loaded.module(pixels(3)), model(pixels(3)), rtol=1e-4, atol=1e-5)
@@ -31,14 +31,14 @@ def test_separate_projections_decomposed_norms_and_gelu_become_units(tmp_path: P
     assert loaded.source.changes["layer normalizations joined"] == 3
     assert loaded.source.changes["GELU joined"] == 1
     assert loaded.source.changes["qkv joined"] == 1
-    units = {unit.type: unit for unit in export_model(loaded).units}
-    assert [*units] == ["patch_embed", "qkv", "proj", "fc1", "fc2", "head"]
-    assert units["qkv"].name == "attention.qkv"
+    layers = {layer.type: layer for layer in export_model(loaded).layers}
+    assert [*layers] == ["patch_embed", "qkv", "proj", "fc1", "fc2", "head"]
+    assert layers["qkv"].name == "attention.qkv"
     part = model.attention
     joint = torch.cat([part.query.weight, part.key.weight, part.value.weight])
-    torch.testing.assert_close(units["qkv"].module.weight.data, joint, rtol=0, atol=0)
+    torch.testing.assert_close(layers["qkv"].module.weight.data, joint, rtol=0, atol=0)
     bias = torch.cat([part.query.bias, torch.zeros(16), part.value.bias])
-    torch.testing.assert_close(units["qkv"].module.bias.data, bias, rtol=0, atol=0)
+    torch.testing.assert_close(layers["qkv"].module.bias.data, bias, rtol=0, atol=0)
     norms = [m for m in loaded.module.modules() if isinstance(m, torch.nn.LayerNorm)]
     assert len(norms) == 3
     torch.testing.assert_close(norms[0].weight.data, model.before.weight.data, rtol=0, atol=0)
@@ -50,7 +50,7 @@ def test_a_fixed_batch_becomes_any_batch(batch: int, tmp_path: Path) -> None:
     model = tiny_vit()
     loaded = load_onnx(exports.by_torchscript(model, tmp_path / "fixed.onnx", 17, batch=batch), HALVES)
     torch.testing.assert_close(loaded.module(pixels(5)), model(pixels(5)), rtol=1e-4, atol=1e-5)
-    assert len(export_model(loaded).units) == 10
+    assert len(export_model(loaded).layers) == 10
 
 
 def test_half_precision_is_computed_in_float32(torchscript_file: Path, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.simulation.chain import BlockChain
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model, save_model
 from tests.frontend.onnx_model import exports
-from tests.frontend.tiny_models import pixels, tiny_vit, units_of
+from tests.frontend.tiny_models import layers_of, pixels, tiny_vit
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -52,30 +52,30 @@ def test_module_computes_what_the_exported_model_does(loaded: LoadedModel) -> No
 
 
 def test_layers_are_those_of_the_exported_model(loaded: LoadedModel) -> None:
-    units = export_model(loaded).units
-    own = units_of(tiny_vit())
-    assert [unit.type for unit in units] == [unit.type for unit in own]
-    assert [unit.fixed for unit in units] == [unit.fixed for unit in own]
-    for unit, other in zip(units, own, strict=True):
-        np.testing.assert_array_equal(unit.matrix(), other.matrix())
-        assert unit.module.bias is not None
-        torch.testing.assert_close(unit.module.bias, other.module.bias)
+    layers = export_model(loaded).layers
+    own = layers_of(tiny_vit())
+    assert [layer.type for layer in layers] == [layer.type for layer in own]
+    assert [layer.fixed for layer in layers] == [layer.fixed for layer in own]
+    for layer, other in zip(layers, own, strict=True):
+        np.testing.assert_array_equal(layer.matrix(), other.matrix())
+        assert layer.module.bias is not None
+        torch.testing.assert_close(layer.module.bias, other.module.bias)
 
 
 def test_fisher_traces_are_those_of_the_exported_model(loaded: LoadedModel) -> None:
-    units = export_model(loaded).units
+    layers = export_model(loaded).layers
     model = tiny_vit()
     batches = [(pixels(6), torch.tensor([0, 1, 2, 3, 0, 1]))]
-    found = fisher_traces(loaded.module, units, batches)
-    wanted = fisher_traces(model, units_of(model), batches)
+    found = fisher_traces(loaded.module, layers, batches)
+    wanted = fisher_traces(model, layers_of(model), batches)
     np.testing.assert_allclose(list(found.values()), list(wanted.values()), rtol=1e-3)
 
 
 def test_blocks_can_be_skipped(loaded: LoadedModel) -> None:
-    units = export_model(loaded).units
-    chain = BlockChain(loaded.module, units, pixels(2))
-    assert [[unit.type for unit in block.units] for block in chain.blocks] == [["qkv", "proj", "fc1", "fc2"]] * 2
-    assert [unit.type for unit in (*chain.before, *chain.after)] == ["patch_embed", "head"]
+    layers = export_model(loaded).layers
+    chain = BlockChain(loaded.module, layers, pixels(2))
+    assert [[layer.type for layer in block.layers] for block in chain.blocks] == [["qkv", "proj", "fc1", "fc2"]] * 2
+    assert [layer.type for layer in (*chain.before, *chain.after)] == ["patch_embed", "head"]
     states = chain.advance(chain.states([pixels(3)]))
     torch.testing.assert_close(chain.logits(states), loaded.module(pixels(3)))
 
@@ -94,7 +94,7 @@ def test_a_copy_has_weights_of_its_own(loaded: LoadedModel) -> None:
 def test_equalized_graph_is_written_as_the_module_computes_it(file: Path, tmp_path: Path) -> None:
     fresh = load_onnx(file, HALVES)
     exported = export_model(fresh)
-    chain = BlockChain(fresh.module, exported.units, pixels(2))
+    chain = BlockChain(fresh.module, exported.layers, pixels(2))
     links = find_links(exported, fresh.module, chain, pixels(2))
     assert Counter(link.kind for link in links) == {"norm": 4, "linear": 2, "multiply": 2}
     generator = torch.Generator().manual_seed(0)
@@ -106,11 +106,11 @@ def test_equalized_graph_is_written_as_the_module_computes_it(file: Path, tmp_pa
     session = ort.InferenceSession(str(tmp_path / "float.onnx"), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: pixels(3).numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), tiny_vit()(pixels(3)), rtol=1e-3, atol=1e-4)
-    sites = {site.name: site for site in find_sites(load_model(tmp_path / "float.onnx").graph)}
-    for before, unit in zip(exported.units, written.units, strict=True):
-        np.testing.assert_array_equal(sites[unit.name].matrix(), unit.matrix())
-        assert sites[unit.name].type == unit.type
-        assert before.name == unit.name
+    layers = {graph_layer.name: graph_layer for graph_layer in find_layers(load_model(tmp_path / "float.onnx").graph)}
+    for before, model_layer in zip(exported.layers, written.layers, strict=True):
+        np.testing.assert_array_equal(layers[model_layer.name].matrix(), model_layer.matrix())
+        assert layers[model_layer.name].type == model_layer.type
+        assert before.name == model_layer.name
     products = [node.op_type for node in written.model.graph if (node.name or "").endswith(".input.multiply")]
     assert products == ["Mul"] * 2
 
@@ -126,7 +126,7 @@ def test_a_shared_constant_is_changed_for_one_layer_only(dynamo_file: Path, tmp_
     exported = export_model(loaded)
     with torch.no_grad():
         wanted = loaded.module(pixels(2))
-    chain = BlockChain(loaded.module, exported.units, pixels(2))
+    chain = BlockChain(loaded.module, exported.layers, pixels(2))
     link = next(link for link in find_links(exported, loaded.module, chain, pixels(2)) if link.kind == "norm")
     apply(Equalization(link, torch.full((link.channels,), 2.0), torch.zeros(link.channels)))
     save_model(export_model(loaded).model, tmp_path / "float.onnx")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lampq_onnx.frontend.onnx_model.build import layers_of
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from tests.converter.graphs import Builder, as_ir, reference
 
 
@@ -21,7 +21,7 @@ def test_a_gemm_is_a_module_only_with_all_that_it_adds(kind: str) -> None:
     b.rename(b.op("Gemm", "x", b.random("fc.weight", 6, 4), *third), "y")
     model = b.model({"x": [3, 6]}, {"y": [3, 4]})
     graph = as_ir(model).graph
-    modules = list(layers_of(graph, find_sites(graph)).modules.values())
+    modules = list(layers_of(graph, find_layers(graph)).modules.values())
     assert bool(modules) == (kind in ("row", "number", "none"))
     if modules:
         x = b.rng.normal(size=(3, 6)).astype(np.float32)

@@ -46,10 +46,10 @@ def test_products_of_the_root_are_layers_with_names(dynamo: bool, tmp_path: Path
         )  # fmt: skip
     loaded = load_model(ModelOptions(name=str(path)), HALF)
     exported = export_model(loaded)
-    names = [unit.name for unit in exported.units]
+    names = [layer.name for layer in exported.layers]
     assert len(names) == len(set(names)) == 7
     assert all(name and "/" not in name for name in names)
-    matrices = [unit.matrix() for unit in exported.units]
+    matrices = [layer.matrix() for layer in exported.layers]
     for wanted in (model.text.detach().numpy().T, model.last.detach().numpy()):
         assert any(m.shape == wanted.shape and np.array_equal(m, wanted) for m in matrices)
 

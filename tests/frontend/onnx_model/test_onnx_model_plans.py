@@ -22,7 +22,7 @@ from lampq_onnx.importer import import_model
 from lampq_onnx.quantization.sketch import same_weights, weight_sketch
 from lampq_onnx.workflow.convert_files import convert
 from tests.frontend.onnx_model import exports
-from tests.frontend.tiny_models import loaded, tiny_vit, units_of
+from tests.frontend.tiny_models import layers_of, loaded, tiny_vit
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -30,15 +30,15 @@ HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
 def plan_of(model: torch.nn.Module) -> BitPlan:
     """Widths 3, 4, 5, 6, 3 ... in the order of the layers."""
     layers = {
-        unit.name: LayerPlan(
+        layer.name: LayerPlan(
             weight_bits=3 + index % 4,
             activation_bits=8,
-            type=unit.type,
-            parameters=unit.parameters,
+            type=layer.type,
+            parameters=layer.parameters,
             activation_range=ActivationRange(low=-1, high=1),
-            sketch=weight_sketch(unit.matrix()),
+            sketch=weight_sketch(layer.matrix()),
         )
-        for index, unit in enumerate(units_of(model))
+        for index, layer in enumerate(layers_of(model))
     }
     return BitPlan(model="tiny", layers=layers)
 

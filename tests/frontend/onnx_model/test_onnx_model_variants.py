@@ -1,4 +1,4 @@
-"""One function written in many ways gives one model; other architectures give the units that they have."""
+"""One function written in many ways gives one model; other architectures give the layers that they have."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from lampq_onnx.frontend.shared.units import Exported
+from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.graph.edits import add_constant
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.matching import fit_plan
 from lampq_onnx.importer import import_model
 from tests.frontend.onnx_model import exports, rewrites
 from tests.frontend.onnx_model.exports import SeparateAttention, SeparateViT
 from tests.frontend.onnx_model.test_onnx_model_plans import plan_of
-from tests.frontend.tiny_models import pixels, tiny_vit, units_of
+from tests.frontend.tiny_models import layers_of, pixels, tiny_vit
 from tools.bench import exporters
 
 HALVES = ImageOptions(mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -43,7 +43,7 @@ def close(loaded: LoadedModel, model: torch.nn.Module, bound: float = 1e-5) -> b
 
 
 def kinds(exported: Exported) -> list[str]:
-    return [unit.type for unit in exported.units]
+    return [layer.type for layer in exported.layers]
 
 
 @pytest.mark.parametrize("rewrite", REWRITES, ids=lambda function: function.__name__)
@@ -59,17 +59,17 @@ def test_a_graph_written_in_another_way_is_the_same_model(
     half = rewrite is rewrites.weights_in_half_precision
     assert close(loaded, tiny_vit(), 1e-2 if half else 1e-5)
     exported = export_model(loaded)
-    own = units_of(tiny_vit())
-    assert kinds(exported) == [unit.type for unit in own]
+    own = layers_of(tiny_vit())
+    assert kinds(exported) == [layer.type for layer in own]
     assert exported.skipped == {}
     assert len(loaded.module.transformer_blocks) == 2
-    for unit, other in zip(exported.units, own, strict=True):
+    for layer, other in zip(exported.layers, own, strict=True):
         wanted = other.matrix()
-        if half and unit.type in PLAIN[1:5]:
+        if half and layer.type in PLAIN[1:5]:
             wanted = wanted.astype(np.float16).astype(np.float32)
-        np.testing.assert_array_equal(unit.matrix(), wanted)
-        assert unit.module.bias is not None
-        torch.testing.assert_close(unit.module.bias.data, other.module.bias.data)
+        np.testing.assert_array_equal(layer.matrix(), wanted)
+        assert layer.module.bias is not None
+        torch.testing.assert_close(layer.module.bias.data, other.module.bias.data)
 
 
 @pytest.mark.parametrize("opset", range(13, 21))
@@ -84,19 +84,19 @@ def test_files_of_the_old_exporter(opset: int, tmp_path: Path) -> None:
 def test_files_of_the_present_exporter(opset: int, tmp_path: Path) -> None:
     loaded = load_onnx(exports.by_dynamo(tiny_vit(), tmp_path / "new.onnx", opset), HALVES)
     assert close(loaded, tiny_vit())
-    assert kinds(export_model(loaded)) == [unit.type for unit in units_of(tiny_vit())]
+    assert kinds(export_model(loaded)) == [layer.type for layer in layers_of(tiny_vit())]
 
 
 @pytest.mark.parametrize("opset", [14, 18])
-def test_a_model_of_transformers_has_the_units_of_timms(opset: int, tmp_path: Path) -> None:
+def test_a_model_of_transformers_has_the_layers_of_timms(opset: int, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     model = exporters.transformers_vit(tiny_vit(), exports.SHAPE)
     write = exports.by_dynamo if opset >= 18 else exports.by_torchscript
     loaded = load_onnx(write(model, tmp_path / "hub.onnx", opset), HALVES)
     assert close(loaded, tiny_vit())
-    for unit, other in zip(export_model(loaded).units, units_of(tiny_vit()), strict=True):
-        assert unit.type == other.type
-        np.testing.assert_array_equal(unit.matrix(), other.matrix())
+    for layer, other in zip(export_model(loaded).layers, layers_of(tiny_vit()), strict=True):
+        assert layer.type == other.type
+        np.testing.assert_array_equal(layer.matrix(), other.matrix())
 
 
 def test_a_weight_that_two_layers_share_is_two_layers(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_weight_that_two_layers_share_is_two_layers(tmp_path: Path) -> None:
     loaded = load_onnx(exports.by_torchscript(model, tmp_path / "tied.onnx", 17), HALVES)
     assert close(loaded, model)
     exported = export_model(loaded)
-    first, second = (unit for unit in exported.units if unit.type == "fc1")
+    first, second = (layer for layer in exported.layers if layer.type == "fc1")
     assert first.name != second.name
     assert first.module is not second.module
     np.testing.assert_array_equal(first.matrix(), second.matrix())
@@ -199,14 +199,14 @@ VARIANTS: dict[str, tuple[dict[str, str], list[str]]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_units_of_other_architectures(variant: str, tmp_path: Path) -> None:
-    arguments, units = VARIANTS[variant]
+def test_layers_of_other_architectures(variant: str, tmp_path: Path) -> None:
+    arguments, layers = VARIANTS[variant]
     model = Variant(**arguments)
     path = exports.by_torchscript(model, tmp_path / "variant.onnx", 17)
     loaded = load_onnx(path, HALVES)
     assert close(loaded, model)
     exported = export_model(loaded)
-    assert kinds(exported) == units
+    assert kinds(exported) == layers
     assert exported.skipped == {}
 
 
@@ -220,17 +220,17 @@ def test_overlapping_patches_stay_in_float_with_a_reason(tmp_path: Path) -> None
 def test_weights_on_the_left_stay_in_float_with_a_reason(torchscript_file: Path, tmp_path: Path) -> None:
     model = ir.load(torchscript_file)
     graph = model.graph
-    site = next(site for site in find_sites(graph) if site.type == "proj")
-    weight = add_constant(graph, "left", site.matrix())
-    turned = ir.node("Transpose", [site.input], {"perm": [0, 2, 1]})
+    layer = next(layer for layer in find_layers(graph) if layer.type == "proj")
+    weight = add_constant(graph, "left", layer.matrix())
+    turned = ir.node("Transpose", [layer.input], {"perm": [0, 2, 1]})
     product = ir.node("MatMul", [weight, turned.outputs[0]], name="odd")
     back = ir.node("Transpose", [product.outputs[0]], {"perm": [0, 2, 1]})
-    graph.insert_before(site.node, [turned, product, back])
-    site.node.outputs[0].replace_all_uses_with(back.outputs[0])
-    graph.remove(site.node, safe=True)
+    graph.insert_before(layer.node, [turned, product, back])
+    layer.node.outputs[0].replace_all_uses_with(back.outputs[0])
+    graph.remove(layer.node, safe=True)
     ir.save(model, tmp_path / "left.onnx")
     loaded = load_onnx(tmp_path / "left.onnx", HALVES)
     assert close(loaded, tiny_vit())
     exported = export_model(loaded)
-    assert len(exported.units) == 9
+    assert len(exported.layers) == 9
     assert exported.skipped == {"odd": "its weights are the left operand"}

@@ -13,7 +13,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
-from tests.frontend.tiny_models import ArrayImages, images, pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import ArrayImages, images, layers_of, pixels, tiny_vit, untouched
 
 PLAIN = tiny_vit()
 """Never changed."""
@@ -24,22 +24,22 @@ FIT, HELD_OUT = images(40, seed=1), images(24, seed=2)
 def model_and_chain() -> tuple[torch.nn.Module, BlockChain]:
     """A copy of the model."""
     model = copy.deepcopy(PLAIN)
-    return model, BlockChain(model, units_of(model), pixels(1))
+    return model, BlockChain(model, layers_of(model), pixels(1))
 
 
 def grids(bits: int) -> dict[str, WeightGrid]:
     """One width in the budget, 8 bits outside."""
-    rounder = WeightRounder(units_of(PLAIN))
-    return {unit.name: rounder.grid(unit.name, 8 if unit.fixed else bits) for unit in units_of(PLAIN)}
+    rounder = WeightRounder(layers_of(PLAIN))
+    return {layer.name: rounder.grid(layer.name, 8 if layer.fixed else bits) for layer in layers_of(PLAIN)}
 
 
 def quantizers(bits: int = 8) -> dict[str, ActivationQuantizer]:
     """Of the min-max ranges in the float model."""
     found: dict[str, ActivationQuantizer] = {}
     model = copy.deepcopy(PLAIN)
-    for unit in units_of(model):
-        unit.module.register_forward_pre_hook(
-            lambda _, args, name=unit.name: found.update(
+    for layer in layers_of(model):
+        layer.module.register_forward_pre_hook(
+            lambda _, args, name=layer.name: found.update(
                 {name: ActivationQuantizer.from_range(float(args[0].min()), float(args[0].max()), bits)}
             )
         )
@@ -85,7 +85,7 @@ def kl(changed: torch.nn.Module, data: ArrayImages) -> torch.Tensor:
 def live_copy() -> Iterator[tuple[LiveModel, BlockChain]]:
     """A live model that has to be the float one again afterwards."""
     model, chain = model_and_chain()
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         yield live, chain
     assert untouched(model)
     for found, expected in zip(model.parameters(), PLAIN.parameters(), strict=True):

@@ -28,9 +28,9 @@ from tests.frontend.rounding.quantized import (
     same,
     weights,
 )
-from tests.frontend.tiny_models import tiny_vit, units_of
+from tests.frontend.tiny_models import layers_of, tiny_vit
 
-LINEAR = [unit.name for unit in units_of(PLAIN) if isinstance(unit.module, torch.nn.Linear)]
+LINEAR = [layer.name for layer in layers_of(PLAIN) if isinstance(layer.module, torch.nn.Linear)]
 IN_BLOCKS = [name for name in LINEAR if name != "head"]
 
 
@@ -96,9 +96,9 @@ def test_losses_are_those_of_the_quantized_prefix(inputs: dict[str, ActivationQu
 def test_moments_are_those_of_the_quantized_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[str, LayerMoments] = {}
 
-    def keep(chain: object, states: object, unit: object, *rest: object) -> LayerMoments:
-        kept[unit.name] = layer_moments(chain, states, unit, *rest)
-        return kept[unit.name]
+    def keep(chain: object, states: object, layer: object, *rest: object) -> LayerMoments:
+        kept[layer.name] = layer_moments(chain, states, layer, *rest)
+        return kept[layer.name]
 
     monkeypatch.setattr(ladder, "layer_moments", keep)
     found, inputs = climbed(3), quantizers(8)
@@ -125,8 +125,8 @@ def test_moments_of_one_layer_by_hand() -> None:
         live.set_weight("blocks.1.attn.proj", nearest(2)["blocks.1.attn.proj"].weight)
         states = chain.states(list(torch.from_numpy(FIT.images).split(16)), 1)
         mean = float_output_means(chain, states)
-        found = layer_moments(chain, states, live.units[name], mean[name], quantizer)
-        bare = layer_moments(chain, states, live.units[name], mean[name], None)
+        found = layer_moments(chain, states, live.layers[name], mean[name], quantizer)
+        bare = layer_moments(chain, states, live.layers[name], mean[name], None)
     changed = {n: nearest(2)[n].weight for n in ("blocks.0.mlp.fc2", "blocks.1.attn.proj")}
     for moments, inputs in ((found, {name: quantizer}), (bare, {})):
         tokens = inputs_of(by_hand(changed, inputs), name)
@@ -135,18 +135,18 @@ def test_moments_of_one_layer_by_hand() -> None:
         torch.testing.assert_close(
             moments.hessian.double(), unit_tokens.T @ unit_tokens / len(tokens), rtol=1e-3, atol=1e-5
         )
-    # of the model as it computed then, every unit of the block
+    # of the model as it computed then, every layer of the block
     module = PLAIN.get_submodule(name)
     outputs = inputs_of(by_hand(changed, {}), name) @ module.weight.T.double() + module.bias
     torch.testing.assert_close(mean[name].double(), outputs.mean(0), rtol=1e-4, atol=1e-5)
-    assert set(mean) == {unit.name for unit in chain.blocks[1].units}
+    assert set(mean) == {layer.name for layer in chain.blocks[1].layers}
 
 
 def test_output_means_of_a_convolution() -> None:
     model = tiny_vit()
-    unit = units_of(model)[0]
+    layer = layers_of(model)[0]
     values = torch.randn(2, 16, 4, 4)
-    assert grads_as_tokens(unit.module, values).flatten(0, 1).mean(0).allclose(values.mean((0, 2, 3)), atol=1e-6)
+    assert grads_as_tokens(layer.module, values).flatten(0, 1).mean(0).allclose(values.mean((0, 2, 3)), atol=1e-6)
 
 
 def scrambled(weight: torch.Tensor, found: list, *_: object, **__: object) -> list[GptqResult]:

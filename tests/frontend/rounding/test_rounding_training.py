@@ -40,7 +40,7 @@ from tests.frontend.rounding.quantized import (
     use,
     weights,
 )
-from tests.frontend.tiny_models import images, pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import images, layers_of, pixels, tiny_vit, untouched
 
 FAST = TuneSettings(steps=60, warmup=5, rates=LearningRates(weight=1e-2, scale=3e-3, bias=1e-2, input_scale=3e-3))
 BLOCKS = ReconstructSettings(steps=40, rate=5e-2, scale_rate=1e-3)
@@ -316,10 +316,10 @@ def plan_3() -> BitPlan:
 
 def rounded(effort: Effort, seed: int = 0) -> RoundedPlan:
     model, chain = model_and_chain()
-    units = units_of(model)
-    rounder = WeightRounder(units)
+    layers = layers_of(model)
+    rounder = WeightRounder(layers)
     found = round_plan(
-        model, units, chain, plan_3(), rounder, FIT, HELD_OUT, effort, seed=seed, training_threads=1,
+        model, layers, chain, plan_3(), rounder, FIT, HELD_OUT, effort, seed=seed, training_threads=1,
         progress=NO_PROGRESS,
     )  # fmt: skip
     assert untouched(model)
@@ -380,12 +380,12 @@ def test_all_stages_work_without_blocks() -> None:
 
     model = tiny_vit()
     model.blocks = ByKeyword(*model.blocks)
-    units = units_of(model)
-    chain = BlockChain(model, units, pixels(1))
+    layers = layers_of(model)
+    chain = BlockChain(model, layers, pixels(1))
     assert len(chain) == 1
     quick = replace(QUICK, ladder=LadderSettings(batch_size=8))
     found = round_plan(
-        model, units, chain, plan_3(), WeightRounder(units), images(16), images(16, seed=1), quick, seed=0,
+        model, layers, chain, plan_3(), WeightRounder(layers), images(16), images(16, seed=1), quick, seed=0,
         training_threads=1, progress=NO_PROGRESS,
     )  # fmt: skip
     stages = [name for name in found.losses if found.kept[name]]

@@ -17,7 +17,7 @@ from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.shared.batching import tensors
 from lampq_onnx.frontend.shared.distributed import process_group
 from lampq_onnx.running.processes import Group
-from tests.frontend.tiny_models import ArrayImages, loaded, tiny_vit, units_of
+from tests.frontend.tiny_models import ArrayImages, layers_of, loaded, tiny_vit
 
 IMAGES = 72  # four batches of 16, and one of 8
 WIDTHS = (4, 8)
@@ -26,19 +26,19 @@ WIDTHS = (4, 8)
 def statistics(group: Group) -> dict[str, object]:
     model = loaded(tiny_vit())
     module = model.module
-    units = units_of(module)
+    layers = layers_of(module)
     size = (model.preprocessing.channels, *model.preprocessing.size)
     pixels = np.random.default_rng(0).normal(size=(IMAGES, *size)).astype(np.float32)
     images = ArrayImages(pixels, None)
     device = torch.device("cpu")
-    traces = fisher_traces(module, units, tensors(images, device, group=group), seed=3, group=group)
-    histograms = input_histograms(module, units, images, group=group)
-    widths = {unit.name: WIDTHS for unit in units}
+    traces = fisher_traces(module, layers, tensors(images, device, group=group), seed=3, group=group)
+    histograms = input_histograms(module, layers, images, group=group)
+    widths = {layer.name: WIDTHS for layer in layers}
     # The second process has but the last, smaller batch of these.
     held_out = ArrayImages(pixels[:24], None)
-    ranges = choose_ranges(module, units, images, held_out, widths=widths, seed=1, group=group)
-    few = fisher_traces(module, units, tensors(held_out, device, group=group), seed=5, group=group)
-    linear = [unit for unit in units if isinstance(unit.module, torch.nn.Linear)]
+    ranges = choose_ranges(module, layers, images, held_out, widths=widths, seed=1, group=group)
+    few = fisher_traces(module, layers, tensors(held_out, device, group=group), seed=5, group=group)
+    linear = [layer for layer in layers if isinstance(layer.module, torch.nn.Linear)]
     moments = input_moments(module, linear, images, group=group)
     return {
         "own_images": sum(len(batch) for batch, _ in tensors(images, device, group=group)),
@@ -46,7 +46,7 @@ def statistics(group: Group) -> dict[str, object]:
         "few": few,
         "histograms": {name: [h.low, h.high, *h.counts.tolist()] for name, h in histograms.items()},
         "ranges": {f"{n} {w}": [r.low, r.high] for n, own in ranges.items() for w, r in own.items()},
-        "norms": nuclear_norms(module, units, images, group=group),
+        "norms": nuclear_norms(module, layers, images, group=group),
         "moments": {name: value.flatten().tolist() for name, value in moments.items()},
         "accuracy": accuracy(pixels, group),
     }

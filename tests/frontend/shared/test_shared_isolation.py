@@ -12,8 +12,8 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.measuring.fisher import GradientTap, fisher_traces
 from lampq_onnx.frontend.models.own_weights import own_weights
 from lampq_onnx.frontend.shared.isolation import isolate, overwritten
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens
-from lampq_onnx.frontend.shared.units import Unit
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from tests.frontend.odd_models import AddsInPlace, InPlaceBlocks, Parametrized, Plain, SharedWeights
 from tests.frontend.tiny_models import pixels, tiny_vit
@@ -24,9 +24,9 @@ def made(kind: type[nn.Module]) -> nn.Module:
     return kind().eval().requires_grad_(False)
 
 
-def units_of(model: nn.Module) -> list[Unit]:
+def layers_of(model: nn.Module) -> list[ModelLayer]:
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return [Unit(name, "linear", layer, fixed=False) for name, layer in layers]
+    return [ModelLayer(name, "linear", layer, fixed=False) for name, layer in layers]
 
 
 def test_what_is_overwritten_is_found() -> None:
@@ -43,12 +43,12 @@ def test_hooks_see_what_layers_read_and_made(kind: type[nn.Module]) -> None:
     wanted = model(pixels(2))
     assert isolate(model, "odd", pixels(2))
     seen: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
-    for unit in units_of(model):
-        unit.module.register_forward_hook(lambda layer, inputs, output: seen.append((layer, inputs[0], output)))
+    for model_layer in layers_of(model):
+        model_layer.module.register_forward_hook(lambda layer, inputs, output: seen.append((layer, inputs[0], output)))
     images = pixels(2)
     torch.testing.assert_close(model(images), wanted)
     torch.testing.assert_close(images, pixels(2), rtol=0, atol=0)
-    assert len(seen) == len(units_of(model))
+    assert len(seen) == len(layers_of(model))
     for layer, inputs, output in seen:
         plain = copy.deepcopy(layer)
         plain._forward_hooks.clear()
@@ -62,7 +62,7 @@ def test_traces_are_those_of_the_gradients_of_the_weights(kind: type[nn.Module])
     wanted = {}
     reference = copy.deepcopy(model)
     isolate(reference, "odd", images)  # for autograd; the hooks below are not used on it
-    layers = {u.name: u.module for u in units_of(reference)}
+    layers = {u.name: u.module for u in layers_of(reference)}
     for layer in layers.values():
         layer.weight.requires_grad_()
     for i in range(3):
@@ -71,7 +71,7 @@ def test_traces_are_those_of_the_gradients_of_the_weights(kind: type[nn.Module])
         for name, gradient in zip(layers, gradients, strict=True):
             wanted[name] = wanted.get(name, 0.0) + float(gradient.double().square().sum()) / 3
     isolate(model, "odd", images)
-    found = fisher_traces(model, units_of(model), [(images, labels)])
+    found = fisher_traces(model, layers_of(model), [(images, labels)])
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
@@ -101,8 +101,8 @@ def test_states_of_a_chain_stay_as_they_are() -> None:
     model = made(InPlaceBlocks)
     isolate(model, "odd", pixels(2))
     kinds = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc2": "fc2", "patch": "patch_embed", "head": "head"}
-    units = [Unit(u.name, kinds[u.name.split(".")[-1]], u.module, fixed=False) for u in units_of(model)]
-    chain = BlockChain(model, units, pixels(1))
+    layers = [ModelLayer(u.name, kinds[u.name.split(".")[-1]], u.module, fixed=False) for u in layers_of(model)]
+    chain = BlockChain(model, layers, pixels(1))
     assert len(chain) == 2
     wanted = model(pixels(2))
     for index in range(2):
@@ -131,14 +131,14 @@ def test_only_blocks_that_nothing_passes_by_are_resumed(early: bool, blocks: lis
     torch.manual_seed(0)
     model = PassedBy(early).eval().requires_grad_(False)
     kinds = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc2": "fc2", "patch": "patch_embed", "head": "head"}
-    units = [Unit(u.name, kinds[u.name.split(".")[-1]], u.module, fixed=False) for u in units_of(model)]
-    chain = BlockChain(model, units, pixels(1))
+    layers = [ModelLayer(u.name, kinds[u.name.split(".")[-1]], u.module, fixed=False) for u in layers_of(model)]
+    chain = BlockChain(model, layers, pixels(1))
     assert [block.name for block in chain.blocks] == blocks
     torch.testing.assert_close(chain.logits(chain.states([pixels(2)])), model(pixels(2)))
-    members = [unit.name for block in chain.blocks for unit in block.units]
-    members += [] if early else [unit.name for unit in (*chain.before, *chain.after)]
-    assert sorted(members) == sorted(unit.name for unit in units)
-    last = next(unit for unit in units if unit.name == "block.1.fc1")
+    members = [layer.name for block in chain.blocks for layer in block.layers]
+    members += [] if early else [layer.name for layer in (*chain.before, *chain.after)]
+    assert sorted(members) == sorted(layer.name for layer in layers)
+    last = next(layer for layer in layers if layer.name == "block.1.fc1")
     assert chain.index_of(last) == 0
 
 
@@ -162,8 +162,8 @@ def test_a_tap_on_an_overwritten_output_gives_its_gradient() -> None:
     model = made(AddsInPlace)
     isolate(model, "odd", pixels(1))
     seen: list[torch.Tensor] = []
-    unit = Unit("patch", "patch_embed", model.patch, fixed=True)
-    with GradientTap([unit], lambda _, __, gradient: seen.append(gradient)), torch.enable_grad():
+    layer = ModelLayer("patch", "patch_embed", model.patch, fixed=True)
+    with GradientTap([layer], lambda _, __, gradient: seen.append(gradient)), torch.enable_grad():
         model(pixels(1)).sum().backward()
     shifted = copy.deepcopy(model)
     bias = shifted.patch.bias.requires_grad_()
@@ -181,6 +181,6 @@ def test_shared_and_computed_weights_become_each_layers_own() -> None:
         torch.testing.assert_close(model(pixels(2)), wanted, rtol=0, atol=0)
         weights = [layer._parameters["weight"] for layer in own.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
         assert len({weight.data_ptr() for weight in weights}) == len(weights)
-        for unit in units_of(own):
-            unit.module.weight.data = torch.zeros_like(unit.module.weight)
-            assert not unit.module.weight.any()
+        for model_layer in layers_of(own):
+            model_layer.module.weight.data = torch.zeros_like(model_layer.module.weight)
+            assert not model_layer.module.weight.any()

@@ -24,7 +24,7 @@ from lampq_onnx.frontend.simulation.simulate import (
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import run
-from tests.frontend.tiny_models import images, loaded, tiny_vit, units_of
+from tests.frontend.tiny_models import images, layers_of, loaded, tiny_vit
 
 BITS = 3
 
@@ -49,37 +49,37 @@ def test_sixteen_bits_are_the_numeric_core() -> None:
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_biases_are_swapped_and_restored(has_bias: bool) -> None:
     module = tiny_vit()
-    units = units_of(module)
-    unit = next(u for u in units if u.type == "fc1")
+    layers = layers_of(module)
+    layer = next(u for u in layers if u.type == "fc1")
     if not has_bias:
-        unit.module.bias = None
-    before, original = logits_of(module, images(3)), unit.module.bias
+        layer.module.bias = None
+    before, original = logits_of(module, images(3)), layer.module.bias
     kept = None if original is None else original.clone()
-    rounder = BiasedRounder(units)
-    wanted = rounder.quantized(unit.name, BITS).bias
+    rounder = BiasedRounder(layers)
+    wanted = rounder.quantized(layer.name, BITS).bias
     assert wanted is not None
 
     def fail_inside() -> None:
-        with simulated(units, {unit.name: LayerSetting(BITS, None)}, rounder):
-            np.testing.assert_array_equal(unit.module.bias.detach().numpy(), wanted)
+        with simulated(layers, {layer.name: LayerSetting(BITS, None)}, rounder):
+            np.testing.assert_array_equal(layer.module.bias.detach().numpy(), wanted)
             assert not torch.equal(logits_of(module, images(3)), before)
             raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
         fail_inside()
-    assert unit.module.bias is original
-    assert kept is None or torch.equal(unit.module.bias, kept)
+    assert layer.module.bias is original
+    assert kept is None or torch.equal(layer.module.bias, kept)
     assert torch.equal(logits_of(module, images(3)), before)
 
 
 def test_float_weights_keep_the_modules_bias() -> None:
     module = tiny_vit()
-    units = units_of(module)
-    unit = next(u for u in units if u.type == "fc1")
+    layers = layers_of(module)
+    layer = next(u for u in layers if u.type == "fc1")
     quantizer = ActivationQuantizer.from_range(-4, 4, 8)
-    original = unit.module.bias
-    with simulated(units, {unit.name: LayerSetting(None, quantizer)}, BiasedRounder(units)):
-        assert unit.module.bias is original
+    original = layer.module.bias
+    with simulated(layers, {layer.name: LayerSetting(None, quantizer)}, BiasedRounder(layers)):
+        assert layer.module.bias is original
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +91,12 @@ def float_file() -> onnx.ModelProto:
 @pytest.mark.parametrize("activation_bits", [8, 16, 32])
 def test_simulation_and_file_are_the_same_function(float_file: onnx.ModelProto, activation_bits: int) -> None:
     module = tiny_vit()
-    units = units_of(module)
-    rounder = BiasedRounder(units)
+    layers = layers_of(module)
+    rounder = BiasedRounder(layers)
     layer = LayerPlan(
         weight_bits=BITS, activation_bits=activation_bits, activation_range=ActivationRange(low=-5.0, high=6.0)
     )
-    names = [unit.name for unit in units]
+    names = [model_layer.name for model_layer in layers]
     weights = {name: rounder.quantized(name, BITS) for name in names}
     conversion = convert_model(
         ir.from_proto(float_file),
@@ -111,8 +111,8 @@ def test_simulation_and_file_are_the_same_function(float_file: onnx.ModelProto, 
     quantizer = None if activation_bits == 32 else ActivationQuantizer.from_range(-5, 6, activation_bits)
     settings = dict.fromkeys(names, LayerSetting(BITS, quantizer))
     for context in (
-        simulated_parameters(units, conversion.parameters),
-        simulated(units, settings, rounder),
+        simulated_parameters(layers, conversion.parameters),
+        simulated(layers, settings, rounder),
     ):
         with context:
             found = logits_of(module, images(4)).numpy()

@@ -9,7 +9,7 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.simulation.chain import BlockChain
-from tests.frontend.tiny_models import loaded, pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import layers_of, loaded, pixels, tiny_vit, untouched
 
 
 class ByKeyword(torch.nn.Sequential):
@@ -43,7 +43,7 @@ def tiny_swin() -> torch.nn.Module:
 
 
 def chain_of(model: torch.nn.Module) -> BlockChain:
-    return BlockChain(model, units_of(model), torch.zeros(1, 3, 16, 16))
+    return BlockChain(model, layers_of(model), torch.zeros(1, 3, 16, 16))
 
 
 def assert_resumes_everywhere(chain: BlockChain, batches: list[torch.Tensor]) -> None:
@@ -59,18 +59,18 @@ def assert_resumes_everywhere(chain: BlockChain, batches: list[torch.Tensor]) ->
     assert untouched(chain.model)
 
 
-def test_units_of_the_tests_are_the_exports() -> None:
+def test_layers_of_the_tests_are_the_exports() -> None:
     model = tiny_vit()
-    assert export_model(loaded(model)).units == units_of(model)
+    assert export_model(loaded(model)).layers == layers_of(model)
 
 
 def test_a_vit_can_be_resumed_at_any_block() -> None:
     chain = chain_of(tiny_vit(depth=3))
     assert [block.name for block in chain.blocks] == ["blocks.0", "blocks.1", "blocks.2"]
-    assert [unit.name for unit in chain.before] == ["patch_embed.proj"]
-    assert [unit.name for unit in chain.after] == ["head"]
-    assert [unit.type for unit in chain.blocks[1].units] == ["qkv", "proj", "fc1", "fc2"]
-    assert [chain.index_of(unit) for unit in units_of(chain.model)] == [0, *[0] * 4, *[1] * 4, *[2] * 4, 2]
+    assert [layer.name for layer in chain.before] == ["patch_embed.proj"]
+    assert [layer.name for layer in chain.after] == ["head"]
+    assert [layer.type for layer in chain.blocks[1].layers] == ["qkv", "proj", "fc1", "fc2"]
+    assert [chain.index_of(layer) for layer in layers_of(chain.model)] == [0, *[0] * 4, *[1] * 4, *[2] * 4, 2]
     assert_resumes_everywhere(chain, [pixels(3), pixels(2, seed=1), pixels(1, seed=2)])
 
 
@@ -89,16 +89,16 @@ def test_states_are_those_of_the_model_as_it_computes_now() -> None:
 def test_only_what_is_needed_runs() -> None:
     chain = chain_of(tiny_vit(depth=3))
     ran: list[str] = []
-    for unit in units_of(chain.model):
-        unit.module.register_forward_hook(lambda *_, name=unit.name: ran.append(name))
+    for layer in layers_of(chain.model):
+        layer.module.register_forward_hook(lambda *_, name=layer.name: ran.append(name))
     states = chain.states([pixels(2)], 1)
     assert "blocks.1.attn.qkv" not in ran
     ran.clear()
     chain.run_block(states)
-    assert ran == [unit.name for unit in chain.blocks[1].units]
+    assert ran == [layer.name for layer in chain.blocks[1].layers]
     ran.clear()
     chain.advance(states)
-    assert {name for name in ran if name.startswith("blocks")} == {unit.name for unit in chain.blocks[1].units}
+    assert {name for name in ran if name.startswith("blocks")} == {layer.name for layer in chain.blocks[1].layers}
     ran.clear()
     chain.logits(states)
     assert not any(name.startswith("blocks.0") for name in ran)
@@ -127,18 +127,18 @@ def test_blocks_that_cannot_be_skipped_are_one(container: type[torch.nn.Sequenti
     model.blocks = container(*model.blocks)
     chain = chain_of(model)
     assert [(block.name, block.module) for block in chain.blocks] == [("", model)]
-    assert {unit.name for unit in chain.blocks[0].units} == {unit.name for unit in units_of(model)}
+    assert {layer.name for layer in chain.blocks[0].layers} == {layer.name for layer in layers_of(model)}
     assert chain.before == chain.after == ()
-    assert {chain.index_of(unit) for unit in units_of(model)} == {0}
+    assert {chain.index_of(layer) for layer in layers_of(model)} == {0}
     assert_resumes_everywhere(chain, [pixels(3), pixels(2, seed=1)])
 
 
 def test_swin_stages_are_not_blocks() -> None:
     model = tiny_swin()
-    units = tuple(unit for unit in units_of(model) if unit.type != "head")
-    chain = BlockChain(model, units, torch.zeros(1, 3, 32, 32))
+    layers = tuple(layer for layer in layers_of(model) if layer.type != "head")
+    chain = BlockChain(model, layers, torch.zeros(1, 3, 32, 32))
     assert [block.name for block in chain.blocks] == [f"layers.{i}.blocks.{j}" for i in range(2) for j in range(2)]
-    assert all([unit.type for unit in block.units] == ["qkv", "proj", "fc1", "fc2"] for block in chain.blocks)
+    assert all([layer.type for layer in block.layers] == ["qkv", "proj", "fc1", "fc2"] for block in chain.blocks)
     generator = torch.Generator().manual_seed(0)
     assert_resumes_everywhere(chain, [torch.randn(n, 3, 32, 32, generator=generator) for n in (2, 3)])
 

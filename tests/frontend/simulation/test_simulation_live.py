@@ -14,14 +14,14 @@ from lampq_onnx.frontend.rounding.tune import float_copy
 from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
-from tests.frontend.tiny_models import pixels, tiny_vit, units_of, untouched
+from tests.frontend.tiny_models import layers_of, pixels, tiny_vit, untouched
 
 FC1, FC2, QKV, PATCHES = "blocks.0.mlp.fc1", "blocks.1.mlp.fc2", "blocks.0.attn.qkv", "patch_embed.proj"
 QUANTIZER = ActivationQuantizer.from_range(-2, 2, 3)
 
 
 def rounded(model: torch.nn.Module, name: str, bias: bool = False) -> QuantizedWeight:
-    weight = WeightRounder(units_of(model)).quantized(name, 3)
+    weight = WeightRounder(layers_of(model)).quantized(name, 3)
     random = np.random.default_rng(0)
     return replace(weight, bias=random.normal(size=len(weight.codes)).astype(np.float32)) if bias else weight
 
@@ -67,7 +67,7 @@ def test_layers_change_one_at_a_time(model: torch.nn.Module, restored: torch.Ten
     weights = {n: rounded(model, n, bias) for n, bias in ((QKV, True), (FC1, True), (PATCHES, False), (FC2, False))}
     expected = by_hand(model, weights, {FC2: QUANTIZER, QKV: QUANTIZER})(restored)
     assert not torch.allclose(expected, float_logits, atol=0.01)
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         assert torch.equal(model(restored), float_logits)
         for name, weight in weights.items():
             live.set_weight(name, weight)
@@ -85,7 +85,7 @@ def test_layers_change_one_at_a_time(model: torch.nn.Module, restored: torch.Ten
 
 def test_originals_stay_known(model: torch.nn.Module, restored: torch.Tensor) -> None:
     weight, bias = model.blocks[0].mlp.fc1.weight.clone(), model.blocks[0].mlp.fc1.bias
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         live.set_weight(FC1, rounded(model, FC1, bias=True))
         assert torch.equal(live.weight(FC1), weight)
         assert torch.equal(live.bias(FC1), bias.data)
@@ -95,7 +95,7 @@ def test_originals_stay_known(model: torch.nn.Module, restored: torch.Tensor) ->
 
 
 def test_replace_gets_the_float_input(model: torch.nn.Module, restored: torch.Tensor) -> None:
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         live.set_input(FC1, QUANTIZER)
         quantized = model(restored)
         seen: list[torch.Tensor] = []
@@ -114,7 +114,7 @@ def live_float(live: LiveModel, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("fails", [False, True])
 def test_in_float_comes_back(model: torch.nn.Module, restored: torch.Tensor, fails: bool) -> None:
     float_logits = model(restored)
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         live.set_weight(QKV, rounded(model, QKV, bias=True))
         live.set_input(FC2, QUANTIZER)
         live.replace(FC1, torch.nn.Linear(16, 64))
@@ -141,10 +141,10 @@ def test_in_float_comes_back(model: torch.nn.Module, restored: torch.Tensor, fai
 
 def test_an_exception_restores_everything(model: torch.nn.Module, restored: torch.Tensor) -> None:
     def inside() -> None:
-        with live_model(model, units_of(model)) as live:
-            for unit in units_of(model):
-                live.set_weight(unit.name, rounded(model, unit.name, bias=True))
-                live.set_input(unit.name, QUANTIZER)
+        with live_model(model, layers_of(model)) as live:
+            for layer in layers_of(model):
+                live.set_weight(layer.name, rounded(model, layer.name, bias=True))
+                live.set_input(layer.name, QUANTIZER)
             live.replace(FC1, torch.nn.Linear(16, 64))
             raise RuntimeError("inside")
 
@@ -157,7 +157,7 @@ def test_a_failing_forward_restores_everything(model: torch.nn.Module, restored:
         raise RuntimeError("inside")
 
     def inside() -> None:
-        with live_model(model, units_of(model)) as live:
+        with live_model(model, layers_of(model)) as live:
             live.set_weight(FC2, rounded(model, FC2, bias=True))
             live.replace(FC1, fail)
             model(restored)
@@ -169,7 +169,7 @@ def test_a_failing_forward_restores_everything(model: torch.nn.Module, restored:
 def test_shared_biases_change_alone(model: torch.nn.Module) -> None:
     model.blocks[1].mlp.fc1.bias = model.blocks[0].mlp.fc1.bias
     weight = rounded(model, FC1, bias=True)
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         live.set_weight(FC1, weight)
         assert torch.equal(model.blocks[1].mlp.fc1.bias, live.bias("blocks.1.mlp.fc1"))
         assert not torch.equal(model.blocks[0].mlp.fc1.bias, model.blocks[1].mlp.fc1.bias)
@@ -179,14 +179,14 @@ def test_shared_biases_change_alone(model: torch.nn.Module) -> None:
 def test_shared_weights_change_alone(model: torch.nn.Module) -> None:
     model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
     weight = rounded(model, FC1)
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         live.set_weight(FC1, weight)
         assert torch.equal(model.blocks[1].mlp.fc1.weight, live.weight("blocks.1.mlp.fc1"))
 
 
 def test_the_float_copy_is_another_model(model: torch.nn.Module, restored: torch.Tensor) -> None:
     float_logits = model(restored)
-    with live_model(model, units_of(model)) as live:
+    with live_model(model, layers_of(model)) as live:
         live.set_weight(QKV, rounded(model, QKV, bias=True))
         live.set_input(FC2, QUANTIZER)
         changed = model(restored)

@@ -24,7 +24,7 @@ from lampq_onnx.frontend.simulation.losses import loss_of
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, fake_quantize, simulated
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.targets import TARGETS
-from tests.frontend.tiny_models import images, loaded, tiny_vit, units_of
+from tests.frontend.tiny_models import images, layers_of, loaded, tiny_vit
 
 FAST = AnalysisOptions(effort="fast")
 
@@ -44,8 +44,8 @@ def test_simulation_and_file_are_the_same_function(frontend: Frontend) -> None:
     data = images(8)
     sensitivities = frontend.analyze(images(16, seed=1), FAST, seed=0)
     layers = {
-        unit.name: LayerPlan(weight_bits=3, activation_bits=8, activation_range=unit.activation_range)
-        for unit in sensitivities.units
+        layer.name: LayerPlan(weight_bits=3, activation_bits=8, activation_range=layer.activation_range)
+        for layer in sensitivities.layers
     }
     graph = ir.from_proto(ir.to_proto(frontend.model))  # a conversion changes what it is given
     conversion = convert_model(graph, BitPlan(layers=layers), target=TARGETS["onnxruntime-x86-avx2"])
@@ -63,10 +63,10 @@ def test_simulation_and_file_are_the_same_function(frontend: Frontend) -> None:
 def test_simulated_restores_the_weights(frontend: Frontend) -> None:
     data, module = images(4), frontend.loaded.module
     before = logits_of(module, data)
-    settings = {unit.name: LayerSetting(2, None) for unit in frontend.exported.units}
+    settings = {layer.name: LayerSetting(2, None) for layer in frontend.exported.layers}
 
     def fail_inside() -> None:
-        with simulated(frontend.exported.units, settings, frontend.rounder):
+        with simulated(frontend.exported.layers, settings, frontend.rounder):
             assert not torch.equal(logits_of(module, data), before)
             raise RuntimeError("inside")
 
@@ -77,11 +77,11 @@ def test_simulated_restores_the_weights(frontend: Frontend) -> None:
 
 def test_histograms_hold_every_value_once(frontend: Frontend) -> None:
     data, module = images(20), frontend.loaded.module
-    unit = next(u for u in frontend.exported.units if u.type == "fc2")
+    layer = next(u for u in frontend.exported.layers if u.type == "fc2")
     seen: list[np.ndarray] = []
-    visit_inputs(module, [unit], data, lambda _, x: seen.append(x.numpy().ravel()))
+    visit_inputs(module, [layer], data, lambda _, x: seen.append(x.numpy().ravel()))
     values = np.concatenate(seen)
-    histogram = input_histograms(module, [unit], data)[unit.name]
+    histogram = input_histograms(module, [layer], data)[layer.name]
     assert (histogram.low, histogram.high) == (values.min(), values.max())
     assert histogram.counts.sum() == values.size
     expected = np.histogram(values, bins=8, range=(histogram.low, histogram.high))[0]
@@ -94,21 +94,21 @@ def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
     with torch.no_grad():
         model.head.weight[:, 0] = torch.tensor([6.0, -6.0, 3.0, -3.0])
         model.norm.weight[0] = 30.0
-    head = [unit for unit in units_of(model) if unit.type == "head"]
+    head = [layer for layer in layers_of(model) if layer.type == "head"]
     ranges = choose_ranges(model, head, images(24), images(8, seed=3), widths={"head": (8, 16)}, seed=0)
     assert {bits: found.method for bits, found in ranges["head"].items()} == {8: "minmax", 16: "minmax"}
 
 
 def test_nuclear_norms_are_sums_of_singular_values(frontend: Frontend) -> None:
-    unit = next(u for u in frontend.exported.units if u.type == "fc1")
+    layer = next(u for u in frontend.exported.layers if u.type == "fc1")
     kept: list[torch.Tensor] = []
-    handle = unit.module.register_forward_hook(lambda _, __, output: kept.append(output))
+    handle = layer.module.register_forward_hook(lambda _, __, output: kept.append(output))
     try:
-        measured = nuclear_norms(frontend.loaded.module, [unit], images(3))
+        measured = nuclear_norms(frontend.loaded.module, [layer], images(3))
     finally:
         handle.remove()
     expected = torch.linalg.svdvals(torch.cat(kept).double()).sum(1).mean()
-    assert measured[unit.name] == pytest.approx(float(expected), rel=1e-4)
+    assert measured[layer.name] == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_spread_over_depth(count: int, samples: int, expected: list[int]) -> Non
 
 
 def test_alpha_is_mean_loss_over_mean_trace(frontend: Frontend) -> None:
-    data, module, units = images(12), frontend.loaded.module, frontend.exported.units
+    data, module, layers = images(12), frontend.loaded.module, frontend.exported.layers
     reference = logits_of(module, data)
-    traces = {unit.name: 1.0 + i for i, unit in enumerate(units)}
-    result = type_factors(module, units, traces, {}, frontend.rounder, data, reference, None, bits=2, samples=2)
-    qkv = [unit for unit in units if unit.type == "qkv"]
+    traces = {layer.name: 1.0 + i for i, layer in enumerate(layers)}
+    result = type_factors(module, layers, traces, {}, frontend.rounder, data, reference, None, bits=2, samples=2)
+    qkv = [layer for layer in layers if layer.type == "qkv"]
     losses = []
-    for unit in qkv:
-        with simulated([unit], {unit.name: LayerSetting(2, None)}, frontend.rounder):
+    for layer in qkv:
+        with simulated([layer], {layer.name: LayerSetting(2, None)}, frontend.rounder):
             losses.append(loss_of(logits_of(module, data), reference, None, "kl"))
     assert all(loss > FLOOR for loss in losses)
     expected = np.mean(losses) / np.mean([traces[u.name] for u in qkv])
@@ -135,12 +135,12 @@ def test_alpha_is_mean_loss_over_mean_trace(frontend: Frontend) -> None:
 
 
 def test_alpha_is_floored_and_says_so(frontend: Frontend) -> None:
-    data, module, units = images(6), frontend.loaded.module, frontend.exported.units
+    data, module, layers = images(6), frontend.loaded.module, frontend.exported.layers
     reference = logits_of(module, data)
     labels = reference.argmax(1)  # float is always right, 8 bits as well: no drop
-    traces = {unit.name: 1.0 for unit in units}
+    traces = {layer.name: 1.0 for layer in layers}
     result = type_factors(
-        module, units, traces, {}, frontend.rounder, data, reference, labels, bits=8, measure="top1", samples=1
+        module, layers, traces, {}, frontend.rounder, data, reference, labels, bits=8, measure="top1", samples=1
     )
     assert len(result.floored) == 4
     assert all(value == pytest.approx(FLOOR) for kind, value in result.alpha.items() if kind in ("qkv", "fc1"))
@@ -161,40 +161,40 @@ def test_losses() -> None:
 
 @pytest.mark.parametrize("inputs", ["quantized", "float"])
 def test_reconstruction_errors(frontend: Frontend, inputs: str) -> None:
-    module, units, data = frontend.loaded.module, frontend.exported.units, images(5)
-    bits = {unit.name: 3 for unit in units}
-    activations = {unit.name: ActivationQuantizer.from_range(-4, 4, 8) for unit in units}
+    module, layers, data = frontend.loaded.module, frontend.exported.layers, images(5)
+    bits = {layer.name: 3 for layer in layers}
+    activations = {layer.name: ActivationQuantizer.from_range(-4, 4, 8) for layer in layers}
     evaluator = SimulationEvaluator(
-        module, units, lambda name, _: activations[name], frontend.rounder, data, data, logits_of(module, data), None,
+        module, layers, lambda name, _: activations[name], frontend.rounder, data, data, logits_of(module, data), None,
         fixed_bits={}, inputs=inputs,
     )  # fmt: skip
     measured = evaluator.reconstruction_errors(bits)
-    unit = next(u for u in units if u.name == "blocks.1.mlp.fc1")
+    layer = next(u for u in layers if u.name == "blocks.1.mlp.fc1")
     float_inputs: list[torch.Tensor] = []
-    visit_inputs(module, [unit], data, lambda _, x: float_inputs.append(x.clone()))
+    visit_inputs(module, [layer], data, lambda _, x: float_inputs.append(x.clone()))
     used: list[torch.Tensor] = []
     if inputs == "quantized":
-        with simulated(units, evaluator.settings(bits), frontend.rounder):
-            handle = unit.module.register_forward_hook(lambda _, args, __: used.append(args[0].clone()))
+        with simulated(layers, evaluator.settings(bits), frontend.rounder):
+            handle = layer.module.register_forward_hook(lambda _, args, __: used.append(args[0].clone()))
             logits_of(module, data)
             handle.remove()
     else:
-        used = [fake_quantize(x, activations[unit.name]) for x in float_inputs]
+        used = [fake_quantize(x, activations[layer.name]) for x in float_inputs]
     x, xq = torch.cat(float_inputs).double(), torch.cat(used).double()
-    w = unit.module.weight.double()
-    wq = frontend.rounder.dequantized(unit.name, 3).double()
+    w = layer.module.weight.double()
+    wq = frontend.rounder.dequantized(layer.name, 3).double()
     expected = float((xq @ wq.T - x @ w.T).square().sum() / (x @ w.T).square().sum())
-    assert measured[unit.name] == pytest.approx(expected, rel=1e-3)
+    assert measured[layer.name] == pytest.approx(expected, rel=1e-3)
     assert evaluator.score(bits) > evaluator.score(dict.fromkeys(bits, 8))
 
 
 def test_rounder_names_the_layer_of_bad_weights() -> None:
     model = tiny_vit()
-    units = units_of(model)
+    layers = layers_of(model)
     with torch.no_grad():
         model.blocks[1].attn.proj.weight[0, 0] = float("nan")
     with pytest.raises(LampqError, match=r"blocks\.1\.attn\.proj.*NaN"):
-        WeightRounder(units).grid("blocks.1.attn.proj", 4)
+        WeightRounder(layers).grid("blocks.1.attn.proj", 4)
 
 
 def test_given_labels_are_needed_when_asked_for(frontend: Frontend) -> None:
@@ -210,21 +210,21 @@ def test_analysis_is_seeded_and_complete(frontend: Frontend) -> None:
     first = frontend.analyze(data, FAST, seed=3)
     again = frontend.analyze(data, FAST, seed=3)
     assert first == again
-    assert [unit.fixed for unit in first.units].count(True) == 2
-    assert all(set(unit.weight_error) == set(range(2, 9)) for unit in first.units)
-    errors = first.units[1].weight_error
+    assert [layer.fixed for layer in first.layers].count(True) == 2
+    assert all(set(layer.weight_error) == set(range(2, 9)) for layer in first.layers)
+    errors = first.layers[1].weight_error
     assert all(errors[b] > errors[b + 1] for b in range(2, 8))
     assert UpdateOptions().rule == "strict"
 
 
 def test_moments_count_every_token_alike(frontend: Frontend) -> None:
     data, module = images(5), frontend.loaded.module
-    unit = next(u for u in frontend.exported.units if u.type == "fc1")
+    layer = next(u for u in frontend.exported.layers if u.type == "fc1")
     seen: list[torch.Tensor] = []
-    visit_inputs(module, [unit], data, lambda _, x: seen.append(x.flatten(0, 1).double()))
+    visit_inputs(module, [layer], data, lambda _, x: seen.append(x.flatten(0, 1).double()))
     tokens = torch.cat(seen)
     tokens = tokens / tokens.norm(dim=1, keepdim=True)
-    measured = input_moments(module, [unit], data)[unit.name]
+    measured = input_moments(module, [layer], data)[layer.name]
     assert np.trace(measured) == pytest.approx(1, rel=1e-4)
     np.testing.assert_allclose(measured, (tokens.T @ tokens / len(tokens)).numpy(), atol=1e-5)
 
@@ -237,24 +237,24 @@ def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
     def rounded() -> RoundedPlan:
         return front.round(plan, data, RoundingOptions(effort="fast"), UpdateOptions(), seed=0)
 
-    unit = "blocks.0.mlp.fc2"
+    layer = "blocks.0.mlp.fc2"
     nearest = rounded().weights
     front.use_gptq(data)
     found = rounded()
     clever = found.weights
-    assert found.methods[unit] == "gptq"
+    assert found.methods[layer] == "gptq"
     assert found.methods["patch_embed.proj"] == "nearest"
     assert found.losses["gptq"] < found.losses["nearest"]
-    assert not np.array_equal(clever[unit].codes, nearest[unit].codes)
+    assert not np.array_equal(clever[layer].codes, nearest[layer].codes)
     assert np.array_equal(clever["patch_embed.proj"].codes, nearest["patch_embed.proj"].codes)
     # moments of another model entirely: GPTQ then pushes errors where they hurt
     random = np.random.default_rng(0)
     wrong = {}
-    for part in front.exported.units:
+    for part in front.exported.layers:
         if isinstance(part.module, torch.nn.Linear):
             basis = random.normal(size=(part.module.in_features, 2))
             wrong[part.name] = torch.from_numpy((basis @ basis.T).astype(np.float32))
-    front.rounder = WeightRounder(front.exported.units, wrong)
+    front.rounder = WeightRounder(front.exported.layers, wrong)
     found = rounded()
     assert set(found.methods.values()) == {"nearest"}
-    assert np.array_equal(found.weights[unit].codes, nearest[unit].codes)
+    assert np.array_equal(found.weights[layer].codes, nearest[layer].codes)

@@ -13,7 +13,7 @@ from lampq_onnx.artifacts import BitPlan, LatencyTable, LayerPlan
 from lampq_onnx.cli.main import run
 from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.graph.layers import find_sites
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.probe import ProbeOptions, probe
 from lampq_onnx.runtime.probe.layers import LayerShape, layer_bytes
@@ -45,7 +45,7 @@ def table(model, cache) -> LatencyTable:
 
 
 def test_every_layer_has_a_time_in_every_form(table, model):
-    names = {site.name for site in find_sites(load_model(model).graph)}
+    names = {graph_layer.name for graph_layer in find_layers(load_model(model).graph)}
     assert {layer.name for layer in table.layers} == names
     assert len({layer.shape for layer in table.layers}) < len(names)
     for name in names:
@@ -95,8 +95,8 @@ def test_the_file_form_round_trips(table, tmp_path):
 
 
 def test_a_layer_alone_computes_what_it_does_in_the_graph(model):
-    for site in find_sites(load_model(model).graph):
-        shape = LayerShape.of(site)
+    for layer in find_layers(load_model(model).graph):
+        shape = LayerShape.of(layer)
         x = np.random.default_rng(0).normal(size=(2, *shape.input)).astype(np.float32)
         answers = []
         for form in (None, (8, 8, "container"), (8, 16, "exact"), (8, 32, "exact")):

@@ -10,12 +10,12 @@ import torch
 
 
 @dataclass(frozen=True)
-class Unit:
+class ModelLayer:
     """One layer: its module and its name in the graph.
 
     Attributes:
         name: path of the module, and name of the layer in the graph.
-        type: role of the layer, such as qkv, proj, fc1, fc2, patch_embed or head; see `LinearSite`.
+        type: role of the layer, such as qkv, proj, fc1, fc2, patch_embed or head; see `GraphLayer`.
         module: Linear or Conv2d.
         fixed: whether the layer is outside the budget.
     """
@@ -51,10 +51,10 @@ class Exported:
 
     Attributes:
         model: the float graph.
-        units: its layers, in graph order.
+        layers: its layers, in graph order.
         skipped: what stays in float -> reason.
     """
 
     model: ir.Model
-    units: tuple[Unit, ...]
+    layers: tuple[ModelLayer, ...]
     skipped: dict[str, str]

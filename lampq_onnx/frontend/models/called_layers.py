@@ -11,43 +11,43 @@ from torch.nn import functional
 from lampq_onnx.errors import LampqError
 
 if TYPE_CHECKING:
-    from lampq_onnx.frontend.shared.units import Unit
+    from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 SAME = 1e-4
 """Largest relative difference (L2) between two ways to compute a layer that float rounding explains."""
 
 
 def called(
-    units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
-) -> tuple[Unit, ...]:
+    layers: tuple[ModelLayer, ...], skipped: dict[str, str], module: torch.nn.Module, example: torch.Tensor
+) -> tuple[ModelLayer, ...]:
     """Keep layers whose module is called and computes only the product with its weight.
 
     Some models read the weight of a Linear without calling it. Some layers add more to the product (LoRA, hooks). Hooks
     on such a module would measure and simulate another function than the graph computes.
 
     Args:
-        units: layers found in the graph.
+        layers: layers found in the graph.
         skipped: layer -> reason; gets the layers that are left out.
         module: the model.
         example: float32 (n, c, h, w), at least two images.
     """
-    calls: dict[str, list[int]] = {unit.name: [] for unit in units}
+    calls: dict[str, list[int]] = {layer.name: [] for layer in layers}
     named: set[str] = set()
     more: set[str] = set()
 
-    def look(unit: Unit) -> Callable[..., None]:
+    def look(layer: ModelLayer) -> Callable[..., None]:
         def hook(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if not inputs:
-                named.add(unit.name)
+                named.add(layer.name)
                 return
-            calls[unit.name].append(inputs[0].shape[0])
-            plain = product(unit.module, inputs[0])
+            calls[layer.name].append(inputs[0].shape[0])
+            plain = product(layer.module, inputs[0])
             if output.shape != plain.shape or not (output - plain).norm() <= SAME * plain.norm().clamp_min(1e-6):
-                more.add(unit.name)
+                more.add(layer.name)
 
         return hook
 
-    handles = [unit.module.register_forward_hook(look(unit)) for unit in units]
+    handles = [layer.module.register_forward_hook(look(layer)) for layer in layers]
     try:
         with torch.no_grad():
             for batch in (example[:1], example):
@@ -56,18 +56,18 @@ def called(
         for handle in handles:
             handle.remove()
     kept = []
-    for unit in units:
-        rows = calls[unit.name]
-        if unit.name in named:
-            skipped[unit.name] = "its module is called with its input by keyword, which hooks do not see"
+    for layer in layers:
+        rows = calls[layer.name]
+        if layer.name in named:
+            skipped[layer.name] = "its module is called with its input by keyword, which hooks do not see"
         elif len(rows) != 2:
-            skipped[unit.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
+            skipped[layer.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
         elif rows[1] != len(example) * rows[0]:
-            skipped[unit.name] = "its input does not depend on the images (it is the same for every batch size)"
-        elif unit.name in more:
-            skipped[unit.name] = "its module computes more than the product with its weight"
+            skipped[layer.name] = "its input does not depend on the images (it is the same for every batch size)"
+        elif layer.name in more:
+            skipped[layer.name] = "its module computes more than the product with its weight"
         else:
-            kept.append(unit)
+            kept.append(layer)
     return tuple(kept)
 
 
@@ -80,14 +80,14 @@ def product(layer: torch.nn.Linear | torch.nn.Conv2d, inputs: torch.Tensor) -> t
 
 
 def differentiable(
-    units: tuple[Unit, ...], skipped: dict[str, str], module: torch.nn.Module, name: str, example: torch.Tensor
-) -> tuple[Unit, ...]:
+    layers: tuple[ModelLayer, ...], skipped: dict[str, str], module: torch.nn.Module, name: str, example: torch.Tensor
+) -> tuple[ModelLayer, ...]:
     """Keep layers that the outputs depend on smoothly.
 
     Other layers only select (the proposals of RT-DETR), or nothing reads them.
 
     Args:
-        units: layers found in the graph.
+        layers: layers found in the graph.
         skipped: layer -> reason; gets the layers that are left out.
         module: the model.
         name: name of the model, for messages.
@@ -103,7 +103,7 @@ def differentiable(
         return outputs[key]
 
     handles = [
-        unit.module.register_forward_hook(lambda _, __, output, key=unit.name: keep(key, output)) for unit in units
+        layer.module.register_forward_hook(lambda _, __, output, key=layer.name: keep(key, output)) for layer in layers
     ]
     try:
         with torch.enable_grad():
@@ -116,7 +116,7 @@ def differentiable(
     for key, gradient in reached.items():
         if gradient is None:
             skipped[key] = "no gradient of the outputs reaches it, so its sensitivity cannot be measured"
-    return tuple(unit for unit in units if reached[unit.name] is not None)
+    return tuple(layer for layer in layers if reached[layer.name] is not None)
 
 
 def _gradients(answer: torch.Tensor, outputs: Sequence[torch.Tensor], name: str) -> Sequence[torch.Tensor | None]:
