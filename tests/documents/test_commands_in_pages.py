@@ -48,11 +48,15 @@ def _words(line: str) -> list[str]:
     return [word for number, word in enumerate(words) if not word.endswith("...") or words[number - 1].startswith("--")]
 
 
+OWN_OPTIONS = ("--version", "--help", "--install-completion", "--show-completion")
+"""Options of `lampq-onnx` itself, which are typed without a command."""
+
+
 def problem_of(words: list[str], *, complete: bool) -> str:
     """Why a command line cannot be typed like this; empty: it can."""
     commands = _commands()
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("--version", "--help"):
+    if not words or words[0] in OWN_OPTIONS:
         return ""
     if words[0] not in commands:
         return f"no command {words[0]}"

@@ -99,13 +99,16 @@ _LAYER = {"weight_bits": 3, "activation_bits": 8, "activation_range": {"low": -1
 
 
 def _sensitivities(good: Good) -> Iterator[Case]:
-    def variant(what: str, *says: str, top: dict[str, Any] | None = None, **changes: Any) -> Case:
+    def variant(
+        what: str, *says: str, top: dict[str, Any] | None = None, metric: str | None = None, **changes: Any
+    ) -> Case:
         data = json.loads(good.sensitivity.read_text())
         data["layers"][1].update(changes)
         data.update(top or {})
         path = good.new(f"{what}.json")
         path.write_text(json.dumps(data))
-        return Case(f"sensitivity-{what}", ("allocate", path, "--bits", "3", "-o", OUT), says)
+        words = ("allocate", path, "--bits", "3", "-o", OUT)
+        return Case(f"sensitivity-{what}", words if metric is None else (*words, "--metric", metric), says)
 
     yield variant("trace-negative", "trace", trace=-1.0)
     yield variant("trace-huge", top={"alpha": {"qkv": 1e308, "proj": 1e308, "fc1": 1e308, "fc2": 1e308}}, trace=1e308)
@@ -115,16 +118,17 @@ def _sensitivities(good: Good) -> Iterator[Case]:
     yield variant("shape-of-other-size", "shape", shape=[8, 9])
     yield variant("name-twice", "two layers", FC1, name=FC1)
     yield variant("no-layers", "layers", top={"layers": []})
-    yield variant("alpha-missing", "alpha", top={"alpha": {}})
-    yield variant("alpha-negative", "cost", "negative", top={"alpha": {"qkv": -1, "proj": 1, "fc1": 1, "fc2": 1}})
-    yield variant("is-a-plan", "format", top={"format": "lampq-onnx/plan"})
+    yield variant("alpha-missing", "alpha", metric="lampq", top={"alpha": {}})
+    alpha = {"qkv": -1, "proj": 1, "fc1": 1, "fc2": 1}
+    yield variant("alpha-negative", "cost", "negative", metric="lampq", top={"alpha": alpha})
+    yield variant("is-a-plan", "plan", top={"format": "lampq-onnx/plan"})
     words = ("allocate", good.sensitivity, "-o", OUT)
     yield Case("allocate-infeasible", (*words, "--bits", "1"), ("1",), code=1)
     yield Case("allocate-nan", (*words, "--bits", "nan"), ("bits",), code=2)
     yield Case("allocate-metric", (*words, "--metric", "magic"), ("metric",), code=2)
     yield Case("allocate-unmeasured", (*words, "--metric", "kl"), ("no weight cost",), code=1)
     yield Case("allocate-candidates", (*words, "--candidates", "8-2"), ("8-2",), code=2)
-    yield Case("allocate-file-for-folder", ("allocate", good.sensitivity, "-o", good.plan / "x" / "p.json"), ("plan",))
+    yield Case("allocate-file-for-folder", ("allocate", good.sensitivity, "-o", good.plan / "x" / "p.json"), ("plan",), code=2)
 
 
 def _recipes(good: Good) -> Iterator[Case]:

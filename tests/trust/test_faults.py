@@ -110,7 +110,7 @@ def test_terminated_runs_leave_nothing(tmp_path: Path) -> None:
         # A background job's children ignore Ctrl-C unless they say otherwise.
         "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from lampq_onnx.cli import main\nfrom lampq_onnx.disk import files\nfrom pathlib import Path\n"
-        "def app(words):\n"
+        "def app(words, **_):\n"
         "    with files.staging(Path(sys.argv[1]), ['x']):\n"
         "        print('ready', flush=True)\n"
         "        time.sleep(60)\n"
