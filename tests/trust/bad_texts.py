@@ -128,7 +128,9 @@ def _sensitivities(good: Good) -> Iterator[Case]:
     yield Case("allocate-metric", (*words, "--metric", "magic"), ("metric",), code=2)
     yield Case("allocate-unmeasured", (*words, "--metric", "kl"), ("no weight cost",), code=1)
     yield Case("allocate-candidates", (*words, "--candidates", "8-2"), ("8-2",), code=2)
-    yield Case("allocate-file-for-folder", ("allocate", good.sensitivity, "-o", good.plan / "x" / "p.json"), ("plan",), code=2)
+    yield Case(
+        "allocate-file-for-folder", ("allocate", good.sensitivity, "-o", good.plan / "x" / "p.json"), ("plan",), code=2
+    )
 
 
 def _recipes(good: Good) -> Iterator[Case]:
