@@ -1,4 +1,4 @@
-"""A graph change that the converter did not make."""
+"""A graph change that the importer or the converter did not make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMED = 6
 
 
 class NotDone(Record):
-    """Places that one converter pass left unchanged for one reason."""
+    """Places that one pass left unchanged for one reason."""
 
     step: str = Field(description="name of the pass")
     purpose: str = Field(description="what the pass would do")

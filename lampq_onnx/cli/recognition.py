@@ -7,7 +7,7 @@ from collections import Counter
 from rich.markup import escape
 from rich.table import Table
 
-from lampq_onnx.cli.tables import console
+from lampq_onnx.cli.tables import console, print_not_done
 from lampq_onnx.graph.recognition import REASONS, Recognition
 
 
@@ -32,6 +32,7 @@ def print_recognition(found: Recognition) -> None:
         out.print(f"[yellow]stays in float:[/] {count} {what}: {REASONS[what]}")
     for what, count in found.changes.items():
         out.print(f"graph rewritten: {count} {what}")
+    print_not_done(found.not_done)
     if found.parity is not None:
         out.print(f"PyTorch and onnxruntime differ by {found.parity:.1e} (relative)")
     if found.links is not None:

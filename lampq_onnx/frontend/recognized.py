@@ -33,6 +33,7 @@ def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: boo
         elsewhere=float_operators(frontend.model),
         blocks=len(frontend.chain),
         changes={} if source is None else source.changes,
+        not_done=() if source is None else source.not_done,
         parity=None if source is None else source.parity,
         task=loaded.task.kind,
         links=links,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.not_done import NotDone
+
 PRODUCTS = ("MatMul", "Attention", "Einsum", "MultiHeadAttention")
 """Operators that multiply activations with each other if none of their operands is constant."""
 
@@ -58,6 +60,7 @@ class Recognition:
         elsewhere: other operators that stay in float -> number of operators; `REASONS` says why.
         blocks: number of transformer blocks that can be computed alone.
         changes: what was done to bring a file into normal form -> how often.
+        not_done: changes of a file that were not made although a place for them was found, with the reason.
         parity: relative difference between a file's outputs in PyTorch and in onnxruntime; None for other models.
         task: meaning of its outputs.
         links: number of places where input channels can be equalized; None: they are not equalized.
@@ -70,6 +73,7 @@ class Recognition:
     elsewhere: Mapping[str, int]
     blocks: int
     changes: Mapping[str, int]
+    not_done: tuple[NotDone, ...]
     parity: float | None
     task: str
     links: int | None

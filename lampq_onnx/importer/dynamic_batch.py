@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.graph.edits import CountingPass, add_constant
+from lampq_onnx.graph.edits import CountingPass, add_constant, place
 from lampq_onnx.graph.nodes import constant_array
+from lampq_onnx.graph.refusals import Outcome, Refused
 
 BATCH = "batch"
 
@@ -24,6 +25,7 @@ class DynamicBatch(CountingPass):
         fixed: batch size of the file; None if it was not fixed.
     """
 
+    purpose = "any number of images at once"
     fixed: int | None = None
 
     def apply(self, model: ir.Model) -> int:
@@ -38,14 +40,14 @@ class DynamicBatch(CountingPass):
         batch: ir.Value | None = None
         for node in list(graph):
             if node.op_type == "Reshape":
-                count += _reshape(graph, node, size)
+                count += self.settle(place(node), _reshape(graph, node, size))
             elif node.op_type == "Expand" or (node.op_type == "Concat" and _joins_rows(node)):
                 if batch is None:
                     shape = ir.node("Shape", [image], {"start": 0, "end": 1}, name="images")
                     graph.insert_before(graph[0], shape)
                     batch = shape.outputs[0]
                 repeat = _free_expand if node.op_type == "Expand" else _expand_rows
-                count += repeat(graph, node, batch, size)
+                count += self.settle(place(node), repeat(graph, node, batch, size))
         image.shape = ir.Shape([BATCH, *image.shape[1:]])
         inputs = set(graph.initializers.values()) | {image}
         for node in graph:
@@ -55,7 +57,7 @@ class DynamicBatch(CountingPass):
         return count
 
 
-def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> bool:
+def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> Outcome:
     source, shape = node.inputs[0], node.inputs[1]
     if source is None or shape is None or shape.const_value is None or source.const_value is not None:
         return False
@@ -67,6 +69,10 @@ def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> bool:
         wanted[wanted.index(size)] = -1
     elif -1 not in wanted and wanted and wanted[0] % size == 0:
         wanted[0] = -1  # windows or tokens of all images in one dimension
+    elif -1 in wanted and wanted[0] > 0:
+        return Refused("the first dimension of its result is fixed, and another one follows from the rest (-1)")
+    elif -1 not in wanted and wanted:
+        return Refused(f"the first dimension of its result, {wanted[0]}, is no multiple of the {size} images")
     else:
         return False
     if 0 in wanted and "allowzero" in node.attributes:
@@ -83,14 +89,17 @@ def _joins_rows(node: ir.Node) -> bool:
     return computed and any(axis % rank != 0 for rank in ranks if rank > 1)
 
 
-def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> bool:
+def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> Outcome:
     """Let an Expand of a constant, with one copy per image, follow the actual number of images."""
     value, shape = node.inputs
-    if value is None or shape is None or value.const_value is None or shape.const_value is None:
+    if value is None or shape is None or shape.const_value is None:
         return False
     wanted = constant_array(shape)
     if wanted.size < 2 or wanted[0] != size:
         return False
+    if value.const_value is None:
+        # A first dimension of 1 fits any number of images.
+        return size > 1 and Refused(f"it repeats a computed value for {size} images")
     rest = add_constant(graph, f"{node.outputs[0].name}.rest", np.asarray(wanted[1:], np.int64))
     joined = ir.node("Concat", [batch, rest], {"axis": 0}, name=f"{node.outputs[0].name}.shape")
     graph.insert_before(node, joined)
@@ -98,14 +107,17 @@ def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> 
     return True
 
 
-def _expand_rows(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> bool:
+def _expand_rows(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> Outcome:
     """Expand constants that hold one copy per image to the actual number of images."""
-    changed = False
+    changed, refused = False, None
     for position, value in enumerate(node.inputs):
         if value is None or value.const_value is None:
             continue
         array = constant_array(value)
-        if array.ndim < 2 or array.shape[0] != size or (array != array[:1]).any():
+        if array.ndim < 2 or array.shape[0] != size:
+            continue
+        if (array != array[:1]).any():
+            refused = Refused(f"its constant is not the same for each of the {size} images")
             continue
         name = f"{node.outputs[0].name}.{position}"
         row = add_constant(graph, f"{name}.row", np.ascontiguousarray(array[:1]))
@@ -115,4 +127,4 @@ def _expand_rows(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> 
         graph.insert_before(node, [shape, expand])
         node.replace_input_with(position, expand.outputs[0])
         changed = True
-    return changed
+    return refused or changed

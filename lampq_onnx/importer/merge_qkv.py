@@ -13,6 +13,7 @@ import onnx_ir as ir
 from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
 from lampq_onnx.graph.layers import GraphLayer, find_layers, module_path
 from lampq_onnx.graph.nodes import users
+from lampq_onnx.graph.refusals import Outcome, Refused
 
 _PARTS = 3
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Attention"})
@@ -30,35 +31,43 @@ class MergeQKV(CountingPass):
         count: number of merged layers.
     """
 
+    purpose = "one layer for query, key and value"
+
     def apply(self, model: ir.Model) -> int:
         """Run the pass on a model."""
         groups: dict[tuple[ir.Value, str], list[GraphLayer]] = defaultdict(list)
         for layer in find_layers(model.graph):
             if layer.type == "qkv" and layer.node.op_type in ("MatMul", "Gemm"):
                 groups[layer.input, layer.node.op_type].append(layer)
-        count = 0
-        for layers in groups.values():
-            ordered = _in_order(layers)
-            if ordered is not None and all(_plain(layer) for layer in ordered):
-                _merge(model.graph, ordered)
-                count += 1
-        return count
+        return sum(self.settle(layers[0].name, _join(model.graph, layers)) for layers in groups.values())
 
 
-def _plain(layer: GraphLayer) -> bool:
-    """Whether the layer is only a product with an optional bias of one number per output."""
-    if any(layer.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in layer.node.attributes):
+def _join(graph: ir.Graph, layers: Sequence[GraphLayer]) -> Outcome:
+    """Merge the layers of one attention that read the same input; a single layer is joined already."""
+    if len(layers) == 1:
         return False
-    third = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
-    return (third is None or layer.bias is not None) and not layer.node.outputs[0].is_graph_output()
-
-
-def _in_order(layers: Sequence[GraphLayer]) -> list[GraphLayer] | None:
-    """Query, key and value; None if the layers are not these three."""
+    if len(layers) != _PARTS:
+        return Refused(f"{len(layers)} layers of attention read the same input, and only {_PARTS} are merged")
     found = {_role(layer): layer for layer in layers}
-    if len(layers) != _PARTS or set(found) != {"query", "key", "value"}:
-        return None
-    return [found["query"], found["key"], found["value"]]
+    if set(found) != {"query", "key", "value"}:
+        return Refused("the products that read the three layers do not show which one is query, key and value")
+    reason = next((why for layer in layers if (why := _unusual(layer))), "")
+    if reason:
+        return Refused(reason)
+    _merge(graph, [found["query"], found["key"], found["value"]])
+    return True
+
+
+def _unusual(layer: GraphLayer) -> str:
+    """What the layer is beside a product with an optional bias of one number per output; empty: nothing."""
+    if any(layer.node.attributes[k].as_float() != 1.0 for k in ("alpha", "beta") if k in layer.node.attributes):
+        return "one of the three Gemm has an alpha or beta that is not 1"
+    third = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
+    if third is not None and layer.bias is None:
+        return "one of the three Gemm adds something else than a number for each output"
+    if layer.node.outputs[0].is_graph_output():
+        return "the result of one of the three is an output of the graph, whose name must stay"
+    return ""
 
 
 def _role(layer: GraphLayer) -> str:

@@ -11,9 +11,11 @@ import onnx_ir.passes.common as common_passes
 import onnxscript.optimizer
 import onnxscript.version_converter
 
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.graph.quantized_operators import require_float_file
+from lampq_onnx.graph.refusals import grouped
 from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
@@ -40,6 +42,7 @@ class Imported:
     Attributes:
         model: the graph.
         changes: change -> number of times, for changes that were made.
+        not_done: changes that were not made although a place for them was found, with the reason and the places.
         half: whether the file computes anything in half precision.
         half_input: whether it takes its images in float16.
         fixed_batch: number of images that the file takes at once; None if any number.
@@ -47,6 +50,7 @@ class Imported:
 
     model: ir.Model
     changes: dict[str, int]
+    not_done: tuple[NotDone, ...]
     half: bool
     half_input: bool
     fixed_batch: int | None
@@ -104,7 +108,8 @@ def import_model(path: Path) -> Imported:
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.NameFixPass()(model)
     done = {what: count for what, count in changes.items() if count}
-    return Imported(model, done, halves.count > 0, half_input, batch.fixed)
+    refusals = [refusal for step in (batch, *ran) for refusal in step.refusals]
+    return Imported(model, done, grouped(refusals), halves.count > 0, half_input, batch.fixed)
 
 
 def _raise_opset(model: ir.Model, path: Path) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.edits import place
 
 LEAST_OPSET = 13
 
@@ -43,7 +44,7 @@ def require_no_control_flow(model: ir.Model, path: Path) -> None:
     for node in model.graph.all_nodes():
         if node.op_type in _CONTROL_FLOW:
             raise LampqError(
-                f"{path} branches or loops at run time: node {label(node)} is a {node.op_type}, whose layers are not "
+                f"{path} branches or loops at run time: node {place(node)} is a {node.op_type}, whose layers are not "
                 "the same for every image",
                 hint="export the model with torch.onnx.export(dynamo=True), or by tracing, which leaves one path",
             )
@@ -76,11 +77,6 @@ def image_input(model: ir.Model, path: Path) -> ir.Value:
             hint="export it with channels first: (n, channels, height, width)",
         )
     return value
-
-
-def label(node: ir.Node) -> str:
-    """A node's name, or what it computes if it has no name."""
-    return node.name or f"{node.op_type} -> {node.outputs[0].name}"
 
 
 def _shape(value: ir.Value) -> list[int | str]:

@@ -26,11 +26,18 @@ class Region:
         source: input of the region.
         result: output of the region.
         nodes: in an order in which they can run; the last one computes ``result``.
+        shared: whether something outside reads an inner value too, so that the nodes cannot be removed.
     """
 
     source: ir.Value
     result: ir.Value
     nodes: tuple[ir.Node, ...]
+    shared: bool
+
+    def branches(self) -> bool:
+        """Whether a computed value is read more than once inside."""
+        read = [v for node in self.nodes for v in node.inputs if v is not None and v.const_value is None]
+        return len(read) > len(self.nodes)
 
     def constants(self) -> Iterator[Array]:
         """Iterate over the constants that the nodes read."""
@@ -70,8 +77,7 @@ def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> Regi
     """Find the part of the graph between two values, made of the allowed operators.
 
     Returns:
-        The region. None if it reads another value, contains another operator, one of its inner values is read outside,
-        or it has more than `MOST_NODES` nodes.
+        The region. None if it reads another value, contains another operator, or has more than `MOST_NODES` nodes.
     """
     nodes: dict[ir.Node, None] = {}
     front = [result]
@@ -87,13 +93,11 @@ def region(result: ir.Value, source: ir.Value, allowed: Collection[str]) -> Regi
             front.extend(v for v in node.inputs if v is not None)
         if len(nodes) > MOST_NODES:
             return None
-    for node in nodes:
-        value = node.outputs[0]
-        if value is not result and (value.is_graph_output() or any(reader not in nodes for reader in users(value))):
-            return None
     if not any(v is source for node in nodes for v in node.inputs):
         return None
-    return Region(source, result, tuple(_ordered(list(nodes))))
+    inner = [node.outputs[0] for node in nodes if node.outputs[0] is not result]
+    shared = any(v.is_graph_output() or any(reader not in nodes for reader in users(v)) for v in inner)
+    return Region(source, result, tuple(_ordered(list(nodes))), shared)
 
 
 def _ordered(nodes: list[ir.Node]) -> list[ir.Node]:

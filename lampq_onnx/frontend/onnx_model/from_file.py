@@ -63,7 +63,8 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
     task = _task(model, path)
     if task.kind == "classification" and not task.classes:
         task = task.model_copy(update={"classes": read_class_names(path.parent, identity.num_classes)})
-    return LoadedModel(built.model, preprocessing, identity, replace(source, changes=changes, parity=parity), task)
+    source = replace(source, changes=changes, not_done=imported.not_done, parity=parity)
+    return LoadedModel(built.model, preprocessing, identity, source, task)
 
 
 def _task(model: ir.Model, path: Path) -> TaskSpec:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 
+from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.frontend.shared.factor import ChannelFactor
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.edits import add_constant
@@ -29,6 +30,7 @@ class OnnxSource:
         modules: key -> Linear, Conv2d or LayerNorm.
         skipped: layers that stay in float -> reason.
         changes: change made to bring the file into normal form -> number of times.
+        not_done: changes that were not made although a place for them was found, with the reason and the places.
         parity: relative difference (L2) between the module's outputs and onnxruntime's.
     """
 
@@ -37,6 +39,7 @@ class OnnxSource:
     modules: Mapping[str, torch.nn.Module]
     skipped: Mapping[str, str]
     changes: Mapping[str, int] = field(default_factory=dict)
+    not_done: tuple[NotDone, ...] = ()
     parity: float = 0.0
 
     def module_of(self, layer: GraphLayer) -> torch.nn.Module | None:
