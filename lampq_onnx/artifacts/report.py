@@ -236,7 +236,8 @@ class Report(Artifact):
     )
     passes: dict[str, int] = Field(default_factory=dict, description="converter pass -> number of changes")
     not_done: tuple[NotDone, ...] = Field(
-        default=(), description="changes of the graph that the converter did not make, with the reason and the places"
+        default=(),
+        description="changes of the graph that importer and converter did not make, with the reason and the places",
     )
     seconds: dict[str, float] = Field(description="stage -> seconds that it took")
     environment: Environment = Field(description="machine and versions")

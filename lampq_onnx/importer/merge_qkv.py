@@ -18,6 +18,7 @@ from lampq_onnx.graph.refusals import Outcome, Refused
 _PARTS = 3
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Attention"})
 _HOPS = 12
+_MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze"})
 
 
 class MergeQKV(CountingPass):
@@ -39,7 +40,20 @@ class MergeQKV(CountingPass):
         for layer in find_layers(model.graph):
             if layer.type == "qkv" and layer.node.op_type in ("MatMul", "Gemm"):
                 groups[layer.input, layer.node.op_type].append(layer)
+        self._refuse_own_inputs([layers[0] for layers in groups.values() if len(layers) == 1])
         return sum(self.settle(layers[0].name, _join(model.graph, layers)) for layers in groups.values())
+
+    def _refuse_own_inputs(self, layers: Sequence[GraphLayer]) -> None:
+        """Report layers that read the same tensor, but each through a node of its own."""
+        moved: dict[tuple[ir.Value, str], list[GraphLayer]] = defaultdict(list)
+        for layer in layers:
+            node = layer.input.producer()
+            if node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+                moved[node.inputs[0], node.op_type].append(layer)
+        for (_, operator), found in moved.items():
+            if len(found) > 1:
+                why = f"{len(found)} layers of attention read one tensor, each through a {operator} of its own"
+                self.settle(found[0].name, Refused(why))
 
 
 def _join(graph: ir.Graph, layers: Sequence[GraphLayer]) -> Outcome:

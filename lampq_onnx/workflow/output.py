@@ -124,10 +124,12 @@ class QuantizedOutput:
                 limits=limits,
                 simulation=simulation,
             )
+        source = self._frontend.loaded.source
+        imported = () if source is None else source.not_done
         return report.model_copy(
             update={
                 "passes": dict(conversion.passes),
-                "not_done": conversion.not_done,
+                "not_done": (*imported, *conversion.not_done),
                 "layers": with_layers(report.layers, sensitivities, rounded.methods),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
 from lampq_onnx.importer.merge_qkv import MergeQKV
 from lampq_onnx.importer.plain_layers import PlainLayers
+from tests.converter.graphs import vit
 from tests.importer.test_importer_fuse import CENTERED, ERF, NORMS, OTHERS, fused, make
 from tests.importer.test_importer_plain_layers import einsum
 
@@ -41,6 +44,14 @@ def reasons(step: CountingPass, model: ir.Model) -> dict[str, str]:
     assert ir.to_proto(model).SerializeToString() == before
     assert all(refusal.step == type(step).__name__ and refusal.purpose for refusal in step.refusals)
     return {refusal.where: refusal.reason for refusal in step.refusals}
+
+
+def import_reasons(proto: onnx.ModelProto) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(pass, reason) -> places, of the import of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(proto, path)
+        return {(entry.step, entry.reason): entry.where for entry in import_model(path).not_done}
 
 
 EINSUMS = {
@@ -231,6 +242,22 @@ ATTENTIONS = {
         "one of the three Gemm adds something else than a number for each output",
     ),
 }  # fmt: skip
+
+
+def test_layers_of_an_attention_that_reshape_their_input_for_themselves() -> None:
+    found = import_reasons(vit(qkv="separate", linear="gemm"))
+    why = "3 layers of attention read one tensor, each through a Reshape of its own"
+    assert found == {("MergeQKV", why): ("blocks.0.attn.q", "blocks.1.attn.q")}
+
+
+FORMS = list(itertools.product(("fused", "separate"), ("op", "erf"), ("op", "decomposed"), ("matmul", "gemm")))
+
+
+@pytest.mark.parametrize(
+    ("qkv", "gelu", "norm", "linear"), [form for form in FORMS if form[::3] != ("separate", "gemm")]
+)
+def test_usual_models_give_no_reasons(qkv: str, gelu: str, norm: str, linear: str) -> None:
+    assert import_reasons(vit(qkv=qkv, gelu=gelu, norm=norm, linear=linear)) == {}
 
 
 @pytest.mark.parametrize("case", ATTENTIONS)
