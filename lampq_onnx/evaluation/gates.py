@@ -30,7 +30,7 @@ class GateResult:
     Attributes:
         name: what is judged, e.g. "top-1 drop".
         metric: name of the figure in the report's task, e.g. "top-1" or "AP".
-        layer: layer of ``measured`` and ``limit``: points, %, images, or empty for a ratio.
+        layer: unit of measure of ``measured`` and ``limit``: points, %, images, or empty for a ratio.
         measured: the figure; None: it is NaN or infinite, which fails every limit.
         shown: the figure as text, with its standard error or the layer.
         limit: the limit; None: there is none.
