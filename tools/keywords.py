@@ -2,7 +2,8 @@
 
     python tools/keywords.py  # writes lampq_onnx/config/keywords.py
 
-A test compares the file with the fields. Run this after a change of lampq_onnx/config/options.py.
+A test compares the file with the fields. Run this after a change of lampq_onnx/config/options.py or of
+lampq_onnx/allocation/options.py.
 """
 
 from __future__ import annotations

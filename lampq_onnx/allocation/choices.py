@@ -57,7 +57,7 @@ class ChoiceProblem:
     Attributes:
         names: layer names, unique.
         options: (k,) name of each option in messages, e.g. "4 bits".
-        costs: (n, k) costs >= 0, all in the same layer; +inf if a layer does not have the option.
+        costs: (n, k) costs >= 0, all in the same unit; +inf if a layer does not have the option.
         budgets: at least one.
     """
 
@@ -141,7 +141,7 @@ class ChoiceSolution:
     Attributes:
         choice: (n,) option indices.
         objective: their cost, in the unit of the problem's costs.
-        bound: nothing that keeps the budgets costs less (Lagrangian bound); same layer.
+        bound: nothing that keeps the budgets costs less (Lagrangian bound); same unit.
         proven_optimal: the search ended by itself, or the gap is zero up to rounding.
         seconds: wall time of the search.
     """

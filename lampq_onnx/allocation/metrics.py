@@ -52,7 +52,7 @@ def budgeted_layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...
 def lampq(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
     """Compute Omega_i gamma^-B with Omega_i = alpha_t tr(F_i), the type-aware Fisher metric, shape (n, k).
 
-    Source: LampQ (AAAI 2026, arXiv 2511.10004). The layer is that of the loss that alpha was measured in.
+    Source: LampQ (AAAI 2026, arXiv 2511.10004). The unit is that of the loss that alpha was measured in.
     """
     layers = budgeted_layers(sensitivities)
     for layer in layers:

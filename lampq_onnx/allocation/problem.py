@@ -30,7 +30,7 @@ class Problem:
         names: layer names, unique.
         sizes: (n,) number of weights c_i of each layer.
         candidates: (k,) widths in bits, ascending.
-        costs: (n, k) cost of layer i at candidate k, finite and >= 0, all in the same layer.
+        costs: (n, k) cost of layer i at candidate k, finite and >= 0, all in the same unit.
         budget: average bits per weight that must not be exceeded.
     """
 
@@ -119,7 +119,7 @@ class Solution:
     Attributes:
         bits: layer name -> width of the weights.
         objective: their cost, in the unit of the problem's costs.
-        bound: no allocation costs less (Lagrangian bound); same layer.
+        bound: no allocation costs less (Lagrangian bound); same unit.
         gap: (objective - bound) / objective, 0 when the objective is 0. Widths are integers, so a proven optimum
             usually leaves a gap.
         proven_optimal: the search ended by itself, or the gap is zero up to rounding.

@@ -46,13 +46,13 @@ class Resource:
     """One quantity that a file consumes and a limit bounds.
 
     Attributes:
-        name: name for messages, with the layer.
+        name: name for messages, with the unit.
         amount: what a layer takes in a form, a whole number.
         rest: what the file takes beside the layers in the budget.
         limit: the maximum, on the same scale.
         scale: messages divide by it.
         thing: what is smallest or largest, for messages, e.g. "file".
-        layer: layer of a value divided by ``scale``.
+        symbol: unit of a value divided by ``scale``.
         floor: the part that no choice of widths changes.
         margin: share of the limit that is kept free.
     """

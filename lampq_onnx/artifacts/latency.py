@@ -30,6 +30,9 @@ class ProbedLayer(Record):
         """Whether a layer has the weight of this shape and, where it reads whole images, their size.
 
         A key in another form than that of `probe` says nothing, and fits.
+
+        Args:
+            layer: the layer of the model that the times may be for.
         """
         key = _KEY.match(self.shape)
         if key is None:
@@ -144,7 +147,11 @@ class LatencyTable(Artifact):
                 )
 
     def unknown(self, name: str) -> LampqError:
-        """The error for a layer that was not probed."""
+        """The error for a layer that was not probed.
+
+        Args:
+            name: the layer.
+        """
         return LampqError(
             f"the latency table of {self.model} has no layer {name}: it was made for another model", hint=_PROBE
         )

@@ -30,7 +30,7 @@ class GateResult:
     Attributes:
         name: what is judged, e.g. "top-1 drop".
         metric: name of the figure in the report's task, e.g. "top-1" or "AP".
-        layer: layer of ``measured`` and ``limit``: points, %, images, or empty for a ratio.
+        unit: unit of measure of ``measured`` and ``limit``: points, %, images, or empty for a ratio.
         measured: the figure; None: it is NaN or infinite, which fails every limit.
         shown: the figure as text, with its standard error or the layer.
         limit: the limit; None: there is none.
@@ -40,7 +40,7 @@ class GateResult:
 
     name: str
     metric: str
-    layer: str
+    unit: str
     measured: float | None
     shown: str
     limit: float | None
@@ -50,7 +50,7 @@ class GateResult:
     @property
     def bound(self) -> str:
         """The limit as text; empty if there is none."""
-        return "" if self.limit is None else f"{self.side} {self.limit:g}{f' {self.layer}' if self.layer else ''}"
+        return "" if self.limit is None else f"{self.side} {self.limit:g}{f' {self.unit}' if self.unit else ''}"
 
     @property
     def sentence(self) -> str:
@@ -96,7 +96,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
         GateResult(
             name=f"{accuracy.metric} drop",
             metric=accuracy.metric,
-            layer="points",
+            unit="points",
             measured=accuracy.drop_points,
             shown=f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f} points",
             limit=asked.max_drop,
@@ -106,7 +106,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
         GateResult(
             name="agreement with float",
             metric="agreement",
-            layer="%",
+            unit="%",
             measured=100 * accuracy.agreement,
             shown=accuracy.agreement_text,
             limit=None if asked.min_agreement is None else 100 * asked.min_agreement,
@@ -116,7 +116,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
         GateResult(
             name="finite answers",
             metric=f"images answered with {NOT_FINITE}",
-            layer="images",
+            unit="images",
             measured=float(accuracy.broken),
             shown="; ".join(broken) or f"{accuracy.broken} of {accuracy.samples} images answered with {NOT_FINITE}",
             limit=0,
@@ -126,7 +126,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
         GateResult(
             name="layers as written",
             metric="relative error of a layer",
-            layer="",
+            unit="",
             measured=fidelity.layer_max,
             shown=f"relative error {_number(fidelity.layer_max, '.1e')}{worst}" if compared else NOT_COMPARED,
             limit=LAYER_BOUND if compared else None,
@@ -136,7 +136,7 @@ def gates_of(report: Report, limits: GateLimits | None = None) -> tuple[GateResu
         GateResult(
             name="model as written",
             metric="error added by kernels",
-            layer="%",
+            unit="%",
             measured=None if fidelity.excess_error is None else 100 * fidelity.excess_error,
             shown=f"{_number(fidelity.excess_error, '+.1%')} error from kernels (n = {fidelity.samples})",
             limit=100 * EXCESS_BOUND if judged else None,

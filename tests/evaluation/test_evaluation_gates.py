@@ -119,7 +119,7 @@ def test_all_renderings_say_the_same(name: str, tmp_path: Path, capsys: pytest.C
 def test_a_figure_has_the_name_and_the_layer_of_its_task() -> None:
     found = made(accuracy={"metric": "AP"}, limits={"max_drop": 0.5})
     drop = gates_of(found)[0]
-    assert (drop.name, drop.metric, drop.layer, drop.measured, drop.limit) == ("AP drop", "AP", "points", 1.0, 0.5)
+    assert (drop.name, drop.metric, drop.unit, drop.measured, drop.limit) == ("AP drop", "AP", "points", 1.0, 0.5)
     for text in (junit(found, "m.onnx"), markdown(found, "m.onnx"), report_page(found), verdict_line(gates_of(found))):
         assert "AP drop" in text
         assert "top-1" not in text.replace("top-1 accuracy", "")

@@ -85,7 +85,7 @@ def place_tokens(model: YolosForObjectDetection) -> None:
 
 
 def sine_positions(side: int, width: int) -> torch.Tensor:
-    """(side * side, width) of the centres of a grid of cells over the layer square."""
+    """(side * side, width) of the centres of a grid of cells over the unit square."""
     centres = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     frequencies = math.pi * torch.logspace(0, 1.2, width // 4, base=10)

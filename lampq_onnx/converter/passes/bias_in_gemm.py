@@ -40,7 +40,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
        inputs, whose levels are far apart, keep the Add.
     3. These also keep the Add: results that an activation function reads, because it adds the bias itself; results of
        one row per image; layers whose sizes apart from the batch are unknown; biases that int32 does not hold in these
-       layers; layers in float.
+       units; layers in float.
 
     Args:
         parameters: layer -> what the pass must know about it.

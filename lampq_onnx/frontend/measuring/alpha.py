@@ -1,4 +1,4 @@
-"""Measures alpha_t: the loss per layer of Fisher trace for each layer type t (paper, type-aware metric)."""
+"""Measures alpha_t: the loss per unit of Fisher trace for each layer type t (paper, type-aware metric)."""
 
 from __future__ import annotations
 
