@@ -10,7 +10,7 @@ from itertools import takewhile
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.graph.edits import CountingPass, add_constant, take_over
+from lampq_onnx.graph.edits import CountingPass, add_constant, take_over, unused
 from lampq_onnx.graph.layers import GraphLayer, find_layers, module_path
 from lampq_onnx.graph.nodes import users
 from lampq_onnx.graph.refusals import Outcome, Refused
@@ -115,7 +115,9 @@ def _makes_weights(product: ir.Node) -> bool:
 
 
 def _merge(graph: ir.Graph, layers: Sequence[GraphLayer]) -> None:
-    name = _joint_name([layer.name for layer in layers])
+    ends = (initializer.rpartition(".") for initializer in graph.initializers)
+    taken = {owner for owner, _, what in ends if what in ("weight", "bias", "sizes")}
+    name = unused(_joint_name([layer.name for layer in layers]), taken)
     matrices = [layer.matrix() for layer in layers]
     weight = add_constant(graph, f"{name}.weight", np.ascontiguousarray(np.concatenate(matrices).T))
     source = layers[0].input
