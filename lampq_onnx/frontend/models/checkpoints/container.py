@@ -38,9 +38,22 @@ def read_container(path: Path) -> object:
         LampqError: the file is missing, damaged, of another format, or names types that are not known to be harmless.
     """
     head, size = _head(path)
-    if head.startswith(b"{") and struct.unpack("<Q", head[:8].ljust(8))[0] > size:
+    if _is_safetensors(head, size):
+        return _read_safetensors(path)
+    if head.startswith(b"{"):
         return _read_shards(path)
     return _read_file(path, head)
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file begins with a length that fits in it, and a JSON header.
+
+    The length comes first, and may look like the first bytes of any other format.
+    """
+    if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
+        return False
+    (length,) = struct.unpack("<Q", head[:_LENGTH_BYTES])
+    return bool(_LENGTH_BYTES + length <= size)
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -61,11 +74,15 @@ def _read_file(path: Path, head: bytes) -> object:
     if head[:1] == b"\x80":
         return _read_older(path, head)
     if head[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
-        try:
-            return dict(safetensors.torch.load_file(path))
-        except Exception as error:  # the reader raises its own types and those of torch
-            raise unreadable(path, f"as safetensors: {error}", "the file is damaged or cut short") from error
+        return _read_safetensors(path)  # it is longer than the file: safetensors says so
     raise foreign(path, head)
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except Exception as error:  # the reader raises its own types and those of torch
+        raise unreadable(path, f"as safetensors: {error}", "the file is damaged or cut short") from error
 
 
 def _read_zip(path: Path) -> object:

@@ -192,6 +192,20 @@ def test_other_formats_are_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("start", [b"\x80", b"PK", b"\x1f\x8b", b"\x93N"])
+def test_a_safetensors_file_whose_length_looks_like_another_format(start: bytes, tmp_path: Path) -> None:
+    """The file begins with the length of its header, a multiple of 8 if safetensors wrote it."""
+    own = safetensors.torch.save({"weight": torch.arange(6.0).reshape(2, 3)})
+    length = int.from_bytes(own[:8], "little")
+    wanted = next(n for n in range(length, length + 2**17) if n.to_bytes(8, "little").startswith(start))
+    header = own[8 : 8 + length] + b" " * (wanted - length)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(wanted.to_bytes(8, "little") + header + own[8 + length :])
+    found = read_container(path)
+    assert isinstance(found, dict)
+    torch.testing.assert_close(found["weight"], torch.arange(6.0).reshape(2, 3))
+
+
 def test_sharded_files_are_read_through_their_index(tmp_path: Path) -> None:
     names = sorted(PLAIN)
     files = {names[0]: "model-00001-of-00002.safetensors", names[1]: "model-00002-of-00002.safetensors"}
