@@ -1,0 +1,86 @@
+"""Compare the dry run of every family with the run up to its first measurement: the same layers, the same refusals.
+
+    python -m tools.bench.dry_runs                # all families, a few minutes
+    python -m tools.bench.dry_runs swin levit
+
+Prints a row for each family, and exits with 1 if one differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.errors import LampqError
+from lampq_onnx.running.progress import NO_PROGRESS, Clock
+from lampq_onnx.workflow.opened import opened_run
+from lampq_onnx.workflow.quantize import recognize
+from tools.bench.family_models import FAMILIES, Family
+
+Found = tuple[list[tuple[object, ...]], dict[str, str]] | str
+"""Layers (name, type, shape, fixed) and the reasons of those left in float; or a refusal."""
+
+
+def recipe_of(family: Family, room: Path) -> Recipe:
+    """A recipe for the family with random weights and a few random images."""
+    import safetensors.torch
+
+    weights = room / f"{family.name}.safetensors"
+    state = family.build(0).state_dict()
+    safetensors.torch.save_file({name: value.contiguous().clone() for name, value in state.items()}, weights)
+    images = room / "images.npz"
+    if not images.is_file():
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
+        np.savez(images, images=pixels, labels=np.arange(4))
+    model = {"name": family.model, "checkpoint": str(weights), "model_args": dict(family.arguments)}
+    places = {"calibration": str(images), "validation": str(images), "calibration_size": 2}
+    return Recipe.build(
+        {}, {"model": model, "images": places, "analysis": {"effort": "fast"}, "output": {"threads": 1}}
+    )
+
+
+def rehearsed(recipe: Recipe) -> Found:
+    """What the dry run says."""
+    try:
+        said = recognize(recipe)
+    except LampqError as error:
+        return str(error)
+    return [(layer.name, layer.type, tuple(layer.shape), layer.fixed) for layer in said.layers], dict(said.skipped)
+
+
+def run(recipe: Recipe) -> Found:
+    """What the run is about to measure."""
+    try:
+        with opened_run(recipe, Clock(NO_PROGRESS)) as opened:
+            exported = opened.frontend.exported
+            layers = [(u.name, u.type, tuple(u.matrix().shape), u.fixed) for u in exported.layers]
+            return layers, dict(exported.skipped)
+    except LampqError as error:
+        return str(error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", help="names of families; none: all")
+    names = parser.parse_args().families
+    chosen = [family for family in FAMILIES if not names or family.name in names]
+    different = 0
+    print("| family | layers | dry run and run |")
+    print("|---|---|---|")
+    for family in chosen:
+        with tempfile.TemporaryDirectory(prefix="lampq-") as room:
+            recipe = recipe_of(family, Path(room))
+            first, second = rehearsed(recipe), run(recipe)
+        different += first != second
+        shown = "refused: " + first.splitlines()[0] if isinstance(first, str) else str(len(first[0]))
+        print(f"| {family.name} | {shown} | {'the same' if first == second else '**different**'} |", flush=True)
+    sys.exit(int(different > 0))
+
+
+if __name__ == "__main__":
+    main()
