@@ -31,8 +31,6 @@ TASKS: dict[TaskName, str] = {
 }
 """Name -> what the outputs of the model are."""
 
-TASK_NAMES: tuple[TaskName, ...] = tuple(TASKS)
-
 LOGITS, BOXES = "logits", "pred_boxes"
 """Output names of detectors, as transformers names them."""
 

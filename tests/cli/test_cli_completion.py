@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lampq_onnx.allocation.metrics import METRICS
-from lampq_onnx.artifacts.task import TASK_NAMES
+from lampq_onnx.artifacts.task import TASKS
 from lampq_onnx.cli import names
 from lampq_onnx.cli.main import COMMANDS
 from lampq_onnx.targets import TARGETS
@@ -51,7 +51,7 @@ def test_a_script_for_each_shell(shell: str, monkeypatch: pytest.MonkeyPatch) ->
         ("quantize --metric ", list(METRICS)),
         ("quantize --baseline f", ["fisher"]),
         ("quantize --effort b", ["balanced", "best"]),
-        ("quantize --task ", ["auto", *TASK_NAMES]),
+        ("quantize --task ", ["auto", *TASKS]),
         ("quantize --packing n", ["native"]),
         ("quantize --device cu", ["cuda"]),
         ("quantize --update-rule ", ["strict", "count"]),
