@@ -68,6 +68,9 @@ _NORMALIZING = frozenset({"Add", "Sub", "Mul", "Div"})
 
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
+_AFTER_ATTENTION = _STREAM | {"ReduceSum"}
+"""Operators between attention and its output layer: deformable attention sums the values that it sampled."""
+
 
 def role_of(node: ir.Node, graph: ir.Graph) -> str:
     """Find the role of a layer from what it reads and what reads it."""
@@ -127,7 +130,8 @@ def _backward(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _is_attention(node: ir.Node) -> bool:
-    if node.op_type in ("Attention", "MultiHeadAttention"):
+    """Whether a node mixes tokens; deformable attention does so by sampling the values at computed places."""
+    if node.op_type in ("Attention", "MultiHeadAttention", "GridSample"):
         return True
     return node.op_type in ("MatMul", "Einsum") and not is_linear(node)
 
@@ -198,7 +202,7 @@ def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
     for producer in _backward(node):
         if _is_activation(producer):
             yield from _backward_activated(producer)
-        elif producer.op_type in _STREAM or _is_attention(producer) or _combines(producer, "Mul"):
+        elif producer.op_type in _AFTER_ATTENTION or _is_attention(producer) or _combines(producer, "Mul"):
             yield producer
 
 

@@ -20,6 +20,7 @@ from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
+from lampq_onnx.importer.mask_input import remove_mask_input
 from lampq_onnx.importer.merge_qkv import MergeQKV
 from lampq_onnx.importer.plain_layers import PlainLayers
 from lampq_onnx.importer.refusals import (
@@ -68,6 +69,7 @@ def import_model(path: Path) -> Imported:
     if model.functions:
         common_passes.InlinePass()(model)
     common_passes.RemoveInitializersFromInputsPass()(model)
+    masks = remove_mask_input(model)
     half_input = image_input(model, path).dtype == ir.DataType.FLOAT16
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     before = len(model.graph)
@@ -86,7 +88,11 @@ def import_model(path: Path) -> Imported:
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.TopologicalSortPass()(model)
     require_no_control_flow(model, path)
-    changes = {"constants folded": before - len(model.graph), "tensors widened to float32": halves.count}
+    changes = {
+        "masks of padding computed inside": masks,
+        "constants folded": before - len(model.graph),
+        "tensors widened to float32": halves.count,
+    }
     common_passes.ShapeInferencePass()(model)
     batch = DynamicBatch()
     batch(model)

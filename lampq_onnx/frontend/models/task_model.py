@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lampq_onnx.artifacts.task import CLASSIFICATION, TaskName, TaskSpec
+from lampq_onnx.artifacts.task import BOXES, CLASSIFICATION, TaskName, TaskSpec
 from lampq_onnx.data.source import Targets
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.tasks.guard import ERRORS, notices
@@ -39,6 +39,11 @@ class NamedOutputs(torch.nn.Module):
         self.model = model
         self._outputs = outputs
         self._apart = False
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether the rows of the outputs are queries of a detector."""
+        return BOXES in self._outputs
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Return the outputs (n, ...) joined, or as a tuple inside `apart`."""
