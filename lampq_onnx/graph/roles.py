@@ -68,8 +68,8 @@ _NORMALIZING = frozenset({"Add", "Sub", "Mul", "Div"})
 
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
-_AFTER_ATTENTION = _STREAM | {"ReduceSum"}
-"""Operators between attention and its output layer: deformable attention sums the values that it sampled."""
+_WEIGHTING = _STREAM | {"Mul", "Concat"}
+"""Operators between sampled values and their sum, in deformable attention."""
 
 
 def role_of(node: ir.Node, graph: ir.Graph) -> str:
@@ -202,8 +202,21 @@ def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
     for producer in _backward(node):
         if _is_activation(producer):
             yield from _backward_activated(producer)
-        elif producer.op_type in _AFTER_ATTENTION or _is_attention(producer) or _combines(producer, "Mul"):
+        elif producer.op_type == "ReduceSum":
+            yield from _sampled(producer)
+        elif producer.op_type in _STREAM or _is_attention(producer) or _combines(producer, "Mul"):
             yield producer
+
+
+def _sampled(total: ir.Node) -> Iterator[ir.Node]:
+    """Yield the samplings whose weighted sum a node is, as in deformable attention."""
+    front = list(_backward(total))
+    while front:
+        node = front.pop()
+        if node.op_type == "GridSample":
+            yield node
+        elif node.op_type in _WEIGHTING:
+            front.extend(_backward(node))
 
 
 def _ends(node: ir.Node, graph: ir.Graph) -> bool:

