@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OutputError,
         OutputErrors,
     )
+    from lampq_onnx.artifacts.channel_widths import ChannelWidths
     from lampq_onnx.artifacts.finding import Finding
     from lampq_onnx.artifacts.gates import GateLimits, Problem
     from lampq_onnx.artifacts.latency import LatencyTable, LayerTime, LayerTimes, ProbedLayer
@@ -102,6 +103,7 @@ _NAMES = {
         "OutputError",
         "OutputErrors",
     ),
+    "lampq_onnx.artifacts.channel_widths": ("ChannelWidths",),
     "lampq_onnx.artifacts.finding": ("Finding",),
     "lampq_onnx.artifacts.gates": ("GateLimits", "Problem"),
     "lampq_onnx.artifacts.latency": ("LatencyTable", "LayerTime", "LayerTimes", "ProbedLayer"),
@@ -187,6 +189,7 @@ __all__ = [
     "Bits",
     "BudgetOptions",
     "ChangedImage",
+    "ChannelWidths",
     "ClassChange",
     "Conversion",
     "ConvertKeywords",
