@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lampq_onnx.allocation.options import AllocationOptions
     from lampq_onnx.api.files import allocate, convert, doctor, reproduce, validate
     from lampq_onnx.api.models import analyze, quantize, recognize, sweep
+    from lampq_onnx.artifacts.channel_widths import ChannelWidths
     from lampq_onnx.artifacts.details import (
         AnswerChanges,
         ChangedImage,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         OutputError,
         OutputErrors,
     )
-    from lampq_onnx.artifacts.channel_widths import ChannelWidths
     from lampq_onnx.artifacts.finding import Finding
     from lampq_onnx.artifacts.gates import GateLimits, Problem
     from lampq_onnx.artifacts.latency import LatencyTable, LayerTime, LayerTimes, ProbedLayer
