@@ -103,6 +103,8 @@ class _Output(TypedDict, total=False):
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
+    runtime: str | None
+    inference_precision: Literal["auto", "f32", "bf16", "f16"] | None
     threads: int | None
     latency_threads: int | None
     latency_batch: int | None

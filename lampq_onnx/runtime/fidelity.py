@@ -1,4 +1,4 @@
-"""Check that onnxruntime's kernels compute what the QDQ arithmetic of each layer says.
+"""Check that a runtime's kernels compute what the QDQ arithmetic of each layer says.
 
 Whole models cannot show this: values on a rounding boundary flip, and flips grow through the layers without either
 implementation being worse. So every quantized layer is cut out and run both ways on the same input.
@@ -7,6 +7,7 @@ implementation being worse. So every quantized layer is cut out and run both way
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import batches_for, session_options
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
+from lampq_onnx.runtime.runtimes import runtime_of
+from lampq_onnx.runtime.sessions import batches_for, open_session, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime option that says where the external data of a model in memory lie."""
@@ -28,34 +31,41 @@ LAYERS_AT_ONCE = 8
 
 
 def layer_errors(
-    path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
+    path: Path,
+    layers: Sequence[QuantizedLayer],
+    images: npt.NDArray[np.float32],
+    *,
+    threads: int,
+    engine: Engine = ONNXRUNTIME,
 ) -> dict[str, float]:
-    """Return the relative L2 error of each layer: optimized kernel against unoptimized QDQ, both on the same input.
+    """Return the relative L2 error of each layer: the runtime's kernel against unoptimized QDQ, on the same input.
 
-    An error that is not finite is returned as infinity.
+    The result of a layer is compared in float32, also if the engine rounds it further. An error that is not finite is
+    returned as infinity.
 
     Args:
         path: the quantized file. External data are in memory for only one layer at a time.
         layers: layers of the file, as `inspect_model` lists them.
         images: (n, c, h, w); inputs of the layers come from the unoptimized model on these images.
         threads: threads of the sessions.
+        engine: whose kernels are compared; onnxruntime without optimizations computes what they are compared with.
 
     Raises:
         LampqError: a layer cannot be cut out or loaded.
     """
+    exact = replace(engine, precision="f32")
     errors: dict[str, float] = {}
     for layer, (piece, values) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
         data = piece.SerializeToString()
         results = []
-        for optimize in (True, False):
+        for optimize, used in ((True, exact), (False, ONNXRUNTIME)):
             try:
-                session = ort.InferenceSession(
-                    data, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
-                )
-                parts = session.run(None, {layer.input: values})
+                session = open_session(data, threads=threads, optimize=optimize, engine=used)
+                parts = session.run(list(layer.outputs), {layer.input: values})
                 results.append(np.concatenate([np.asarray(part, np.float64).ravel() for part in parts]))
-            except Exception as error:  # onnxruntime's exceptions have no common public base
-                raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
+            except Exception as error:  # exceptions of runtimes have no common public base
+                words = runtime_of(used.runtime).words
+                raise LampqError(f"{words} cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
         scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
         found = float(np.linalg.norm(kernel - reference)) / scale
