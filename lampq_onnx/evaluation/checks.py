@@ -40,7 +40,7 @@ from lampq_onnx.runtime import describe_environment, open_runner
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, engine_for
 from lampq_onnx.runtime.explain import explain_file, slowness
 from lampq_onnx.runtime.operators import operator_times
-from lampq_onnx.runtime.runtimes import described, in_float32
+from lampq_onnx.runtime.runtimes import described, in_float32, runtime_of
 
 PROFILED_RUNS = 10
 """Runs of each file in a profile: the profile shows where the time goes, the latency how much it is."""
@@ -228,7 +228,13 @@ def check_files(
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
         limits=limits,
-        problems=problems_of(accuracy, fidelity, figures.broken_plain, broken_constants(load_model(files.quantized))),
+        problems=problems_of(
+            accuracy,
+            fidelity,
+            figures.broken_plain,
+            broken_constants(load_model(files.quantized)),
+            runtime_of(engine.runtime).words,
+        ),
         model_sha256=file_sha256(files.quantized),
         notes=(*slow, *_kernels(files, batch, engine), *_partial(group), *not_measured(accuracy, fidelity, latency)),
     )

@@ -12,6 +12,9 @@ from lampq_onnx.runtime.layer_kernels import LayerKernel, Place
 _LINEAR = ("FullyConnected", "MatMul", "Convolution")
 _INTEGERS = ("u8", "i8")
 
+_PART = "/WithoutBiases"
+"""What OpenVINO adds to the name of a Conv whose bias it cuts off."""
+
 
 @dataclass(frozen=True)
 class Executed:
@@ -47,13 +50,12 @@ def layer_kernels(places: Sequence[Place], nodes: Sequence[Executed]) -> list[La
         nodes: the executed graph.
     """
     by_source = {source: node for node in nodes for source in node.sources}
-    for source, node in list(by_source.items()):  # OpenVINO cuts nodes in parts, e.g. proj/WithoutBiases
-        by_source.setdefault(source.partition("/")[0], node)
+    products_of = {source.removesuffix(_PART): node for source, node in by_source.items() if node.operator in _LINEAR}
     layers = []
     counted: set[str] = set()
     for place in places:
         products = zip(place.nodes, place.outputs, strict=True)
-        own = [_product(node, outputs, by_source) for node, outputs in products]
+        own = [_product(node, outputs, products_of) for node, outputs in products]
         found = {node.name: node for node in own if node is not None}
         # If the parts run on different kernels, name the one that is not an integer kernel.
         shown = next((node for node in own if node is None or not node.integer), own[0])
@@ -75,15 +77,14 @@ def layer_kernels(places: Sequence[Place], nodes: Sequence[Executed]) -> list[La
     return layers
 
 
-def _product(node: ir.Node, outputs: Sequence[str], by_source: dict[str, Executed]) -> Executed | None:
+def _product(node: ir.Node, outputs: Sequence[str], products: dict[str, Executed]) -> Executed | None:
     """Return the node that computes a product.
 
     OpenVINO calls it by the name of the product or of the Add of its bias, or by its result if these have no names.
     """
     readers = [use.node for use in node.outputs[0].uses()]
     names = [node.name, *(r.name for r in readers if r.outputs[0].name in outputs), *outputs]
-    found = next((by_source[name] for name in names if name and name in by_source), None)
-    return found if found is not None and found.operator in _LINEAR else None
+    return next((products[name] for name in names if name in products), None)
 
 
 def _conversions(place: Place, by_source: dict[str, Executed]) -> list[Executed]:
