@@ -14,11 +14,11 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import FourDimensionalAttention
 from lampq_onnx.frontend.models.called_layers import called, differentiable
-from lampq_onnx.frontend.models.task_model import outputs_apart
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.shared.onnx_source import OnnxSource
+from lampq_onnx.frontend.shared.outputs import outputs_apart
 from lampq_onnx.graph.keys import PREFIX
 from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers, scope_path
 from lampq_onnx.graph.metadata import write_metadata

@@ -43,6 +43,7 @@ def load_timm(
     checkpoint_key: str | None = None,
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Create a timm model and load its weights.
 
@@ -53,6 +54,7 @@ def load_timm(
         checkpoint_key: part of the checkpoint to use, e.g. ``teacher``; None uses the only part that fits.
         pretrained: let timm download the weights.
         model_args: passed on to timm, e.g. img_size or num_classes.
+        size: height and width of its images, for models that take any; None: those in timm's configuration.
 
     Raises:
         UsageError: no weights were named, or both kinds.
@@ -79,6 +81,9 @@ def load_timm(
     name = name if source is None else Path(source.partition(":")[2]).name
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
     preprocessing = _preprocessing(module, arguments)
+    if size is not None:
+        require_sides(built_arguments(module), size, name)
+        preprocessing = preprocessing.model_copy(update={"size": size})
     prepare(module, name, preprocessing)
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
@@ -123,6 +128,20 @@ def load_module(
     answer = prepare(module, name, preprocessing)
     identity = ModelIdentity(name=name, weights_sha256=digest, num_classes=answer.shape[1])
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
+
+
+def require_sides(built: Mapping[str, Any], size: tuple[int, int], name: str) -> None:
+    """Check that a timm model was not built for images of another size.
+
+    Raises:
+        UsageError: it was.
+    """
+    own = built.get("img_size", size)
+    if own != size:
+        raise UsageError(
+            f"{name} is built for images of {own[0]}x{own[1]}, and --input-size is {size[0]}x{size[1]}",
+            hint=f"build it for that size: --model-arg img_size={size[0]},{size[1]}",
+        )
 
 
 def _classes(module: torch.nn.Module) -> int:
