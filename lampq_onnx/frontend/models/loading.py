@@ -80,10 +80,7 @@ def load_timm(
     require_finite(module, checkpoint or Path(name))
     name = name if source is None else Path(source.partition(":")[2]).name
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
-    preprocessing = _preprocessing(module, arguments)
-    if size is not None:
-        require_sides(built_arguments(module), size, name)
-        preprocessing = preprocessing.model_copy(update={"size": size})
+    preprocessing = timm_preprocessing(module, arguments, size=size, name=name)
     prepare(module, name, preprocessing)
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
@@ -114,7 +111,7 @@ def load_module(
                 f"the preprocessing of the images of {name} is not known",
                 hint="pass it: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
             )
-        preprocessing = _preprocessing(module, model_args or built_arguments(module))
+        preprocessing = timm_preprocessing(module, model_args or built_arguments(module))
     require_weights(module, name)
     try:
         module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -148,6 +145,26 @@ def _classes(module: torch.nn.Module) -> int:
     """Number of classes; 0 for a model without a head, which returns embeddings."""
     count = getattr(module, "num_classes", 0)
     return count if isinstance(count, int) else 0
+
+
+def timm_preprocessing(
+    module: torch.nn.Module,
+    model_args: Mapping[str, Any],
+    *,
+    size: tuple[int, int] | None = None,
+    name: str = "the model",
+) -> Preprocessing:
+    """The preprocessing in timm's configuration, with another size if the model takes it.
+
+    Raises:
+        UsageError: the model was built for another size.
+        LampqError: the preprocessing is not supported.
+    """
+    found = _preprocessing(module, model_args)
+    if size is None:
+        return found
+    require_sides(built_arguments(module), size, name)
+    return found.model_copy(update={"size": size})
 
 
 def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Preprocessing:

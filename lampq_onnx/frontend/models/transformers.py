@@ -12,13 +12,16 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.models.construction import built_arguments
+from lampq_onnx.frontend.models.loading import timm_preprocessing
 from lampq_onnx.frontend.models.output_choice import AskedOutput
 from lampq_onnx.frontend.models.preparing import prepare
 from lampq_onnx.frontend.models.processor_check import installed_processor, require_same_pixels
 from lampq_onnx.frontend.models.task_model import NamedOutputs
 from lampq_onnx.frontend.models.timm_sources import is_timm_folder
 from lampq_onnx.frontend.models.transformers_heads import load_weights_of, model_class, task_of
-from lampq_onnx.frontend.models.trial import require_one_input
+from lampq_onnx.frontend.models.transformers_towers import image_part
+from lampq_onnx.frontend.models.trial import require_fixed_patches, require_one_input
 from lampq_onnx.frontend.shared.loaded import LoadedModel, require_finite, weights_hash
 from lampq_onnx.importer.processors import (
     class_name,
@@ -30,6 +33,9 @@ from lampq_onnx.importer.processors import (
 from lampq_onnx.importer.processors.keys import UnsupportedKey
 
 CONFIG = "config.json"
+TIMM = "timm_wrapper"
+"""Type of a transformers model that holds a timm model."""
+
 PREFIX = "transformers:"
 """Prefix of a name on the hub, as in transformers:hustvl/yolos-tiny."""
 
@@ -82,10 +88,11 @@ def _loaded(
 ) -> LoadedModel:
     config = transformers.AutoConfig.from_pretrained(place, local_files_only=local)
     module = load_weights_of(model_class(transformers, name, config), name, place, local=local)
-    module.eval().requires_grad_(False)
+    module = image_part(module, config).eval().requires_grad_(False)
     require_finite(module, Path(place))
+    require_fixed_patches(module, name)
     require_one_input(module, name)
-    preprocessing = _image_settings(name, place, config, images, local=local)
+    preprocessing = _image_settings(name, place, config, module, images, local=local)
     task = task_of(module, name, config, preprocessing, made_for=_size(config), asked=outputs)
     wrapped = NamedOutputs(module, task.outputs).eval()
     digest = weights_hash(wrapped)
@@ -116,13 +123,18 @@ def _silent(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *, local: bool) -> Preprocessing:
+def _image_settings(
+    name: str, place: str, config: Any, module: Any, images: ImageOptions, *, local: bool
+) -> Preprocessing:
     """The preprocessing of the model's image processor, compared with that processor, or that of the options.
 
     Raises:
         UsageError: there is no processor, and --mean or --std is missing.
         LampqError: a key of the processor is not supported, or the processor prepares images differently.
     """
+    if config.model_type == TIMM:
+        arguments = getattr(config, "model_args", None) or built_arguments(module.timm_model)
+        return timm_preprocessing(module.timm_model, arguments, size=images.input_size, name=name)
     size, channels = _size(config), int(getattr(_vision(config), "num_channels", 3))
     settings = read_processor_file(Path(place)) if local else None
     if local and settings is None:
