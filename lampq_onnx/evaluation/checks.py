@@ -236,5 +236,16 @@ def check_files(
             runtime_of(engine.runtime).words,
         ),
         model_sha256=file_sha256(files.quantized),
-        notes=(*slow, *_kernels(files, batch, engine), *_partial(group), *not_measured(accuracy, fidelity, latency)),
+        notes=(
+            *_scored(files.task),
+            *slow,
+            *_kernels(files, batch, engine),
+            *_partial(group),
+            *not_measured(accuracy, fidelity, latency),
+        ),
     )
+
+
+def _scored(task: TaskSpec) -> list[str]:
+    """Say that features are scored because the outputs show no other task."""
+    return [f"scored by the features {', '.join(task.outputs)}: {task.reason}"] if task.reason else []
