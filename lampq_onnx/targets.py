@@ -18,6 +18,9 @@ PACKINGS: Mapping[Packing, str] = {
 }
 """Storage of the weights -> what it is."""
 
+GridName = Literal["mid-tread", "mid-rise"]
+"""Names of the grids of weights, see `lampq_onnx.quantization.Grid`."""
+
 FLOAT = 32
 
 Kind = Literal["integer", "float"]
@@ -65,6 +68,13 @@ class Target:
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64.
         timed: `probe` can time its files, because they run in onnxruntime on a CPU.
+        grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
+            wider than the weights are.
+        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
+        output_ranges: the result of each product is quantized too, with the width of the input, because only then does
+            the product run on integers.
+        zero_points: the zero points of the weights are written although they are zero.
+        batch: batch that files must have; None: any, which stays open in the file.
         opset: newest opset that is read.
     """
 
@@ -79,6 +89,11 @@ class Target:
     gemm_bias: bool = False
     part_products: bool = False
     timed: bool = False
+    grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
+    moves_bytes: bool = True
+    output_ranges: bool = False
+    zero_points: bool = False
+    batch: int | None = None
     opset: int = 25
 
     @property
@@ -180,7 +195,9 @@ TARGETS = {
         ),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
-        # matched on initializers, so no unpacking is written for it.
+        # matched on initializers, so no unpacking is written for it. Measured with the provider's software HTP
+        # (tools/bench/qnn.py): a product becomes an integer one only with a QuantizeLinear behind it, bytes cannot be
+        # reshaped, INT4 without a zero point is multiplied wrongly, and all sizes must be fixed.
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
@@ -188,6 +205,11 @@ TARGETS = {
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
             folds=False,
+            grids=("mid-tread",),
+            moves_bytes=False,
+            output_ranges=True,
+            zero_points=True,
+            batch=1,
             opset=21,
         ),
         # Explicit quantization: int8 with zero point 0 for weights (per channel) and inputs (per tensor), and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -122,12 +123,14 @@ class WeightGrid:
         return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid)
 
 
-def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
+def fit_weight_grid(weight: FloatArray, bits: int, grids: Collection[str] = tuple(Grid)) -> WeightGrid:
     """Find the grid and the per-channel scales with the smallest squared error.
 
     Args:
         weight: (outputs, inputs), finite.
         bits: 1..8.
+        grids: grids to choose from; 1 bit has only the mid-rise grid, and more than `MID_RISE_MAX_BITS` bits only the
+            other one.
 
     Raises:
         ValueError: the weight is not a matrix or not finite, or the width is outside 1..8.
@@ -140,15 +143,22 @@ def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
     largest = np.abs(weight).max(axis=1)
     if not np.isfinite(largest).all():
         raise ValueError("the weights hold NaN or infinity")
-    grids = [Grid.MID_RISE] if bits == 1 else [Grid.MID_TREAD]
-    if 1 < bits <= MID_RISE_MAX_BITS:
-        grids.append(Grid.MID_RISE)
+    usable = [grid for grid in _grids_at(bits) if grid in grids]
+    if not usable:
+        raise ValueError(f"{bits}-bit weights have the grid {_grids_at(bits)[0]}, not {' or '.join(grids)}")
     # Scaling by powers of two changes no rounding, and squares of huge or tiny weights would overflow or underflow
     # float32.
     exponent = np.frexp(largest)[1]
     weight = np.ldexp(weight, -exponent[:, None])
-    fits = [_fit(weight, exponent, bits, grid) for grid in grids]
+    fits = [_fit(weight, exponent, bits, grid) for grid in usable]
     return min(fits, key=lambda fit: fit.error)
+
+
+def _grids_at(bits: int) -> list[Grid]:
+    """List the grids that a width has, the first of equals first."""
+    if bits == 1:
+        return [Grid.MID_RISE]
+    return [Grid.MID_TREAD, Grid.MID_RISE] if bits <= MID_RISE_MAX_BITS else [Grid.MID_TREAD]
 
 
 def _fit(weight: npt.NDArray[np.float32], exponent: npt.NDArray[np.int32], bits: int, grid: Grid) -> WeightGrid:
