@@ -52,6 +52,12 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
         target: decides the form of the layers.
         packer: the pass that writes the weights; it remembers how they are stored.
     """
+    products = [
+        Step(
+            QuantizeProducts(parameters, signed=target.symmetric),
+            "before passes that cut products: their parts are not quantized one by one",
+        )
+    ]
     facts = {name: numbers.facts for name, numbers in parameters.items()}
     return [
         Step(ReplaceBias(parameters), "before layers change their form: the bias is where the float graph has it"),
@@ -62,10 +68,7 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
             "layers have their final inputs now",
         ),
         Step(packer, "after all passes that read the float weights"),
-        Step(
-            QuantizeProducts(parameters, signed=target.symmetric),
-            "before passes that cut products: their parts are not quantized one by one",
-        ),
+        *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
         Step(BiasInGemm(facts, target), "last: the other passes recognize a layer as a MatMul with an Add"),
     ]
@@ -103,5 +106,5 @@ def conversion_steps(
         RaiseOpset(parameters, packing, storages, target),
         "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
-    fixed = Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")
-    return [opset, fixed, *own, *quantizing_steps(parameters, target, packer)], packer
+    fixed = [] if batch is None else [Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")]
+    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer)], packer

@@ -16,7 +16,7 @@ class FixBatch(CountingPass):
     see `Target.batch`.
 
     Args:
-        batch: number of images; None leaves the dimension open.
+        batch: number of images.
 
     Raises:
         LampqError: the graph is fixed to another number of images.
@@ -24,7 +24,7 @@ class FixBatch(CountingPass):
 
     purpose = "fixed number of images"
 
-    def __init__(self, batch: int | None) -> None:
+    def __init__(self, batch: int) -> None:
         super().__init__()
         self._batch = batch
 
@@ -32,7 +32,7 @@ class FixBatch(CountingPass):
         """Run the pass as the class describes."""
         graph, batch = model.graph, self._batch
         image = graph.inputs[0]
-        if batch is None or image.shape is None:
+        if image.shape is None:
             return 0
         symbol = image.shape[0]
         if isinstance(symbol, int):
