@@ -52,7 +52,7 @@ def allocate(
 
 @with_options(
     *("--packing", "--target", "--batch", "--calibration", "--calibration-size", "--seed", "--threads"),
-    *("--mean", "--std", "--crop"),
+    *("--input-size", "--mean", "--std", "--crop"),
 )
 def convert(
     *,
