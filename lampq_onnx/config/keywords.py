@@ -109,6 +109,7 @@ class _Output(TypedDict, total=False):
     target: str | None
     runtime: str | None
     inference_precision: Literal["auto", "f32", "bf16", "f16"] | None
+    batch: int | None
     threads: int | None
     latency_threads: int | None
     latency_batch: int | None

@@ -438,6 +438,16 @@ class OutputOptions(Record):
             shapes_file=False,
         ),
     ] = "auto"
+    batch: Annotated[
+        int | None,
+        Field(ge=1, le=MOST_BATCH),
+        Option(
+            "Number of images that the file takes at once. Default: any; 1 for onnxruntime-qnn, which needs a fixed "
+            "number.",
+            OUTPUT,
+            example=1,
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         Field(ge=1, le=MOST_THREADS),

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from lampq_onnx.converter.inspect import QuantizedLayer
@@ -40,8 +40,8 @@ def layer_errors(
 ) -> dict[str, float]:
     """Return the relative L2 error of each layer: the runtime's kernel against unoptimized QDQ, on the same input.
 
-    The result of a layer is compared in float32, also if the engine rounds it further. An error that is not finite is
-    returned as infinity.
+    The result of a layer is compared in float32, also if the engine rounds it further. Other runtimes than onnxruntime
+    get inputs that are levels already, see `on_levels`. An error that is not finite is returned as infinity.
 
     Args:
         path: the quantized file. External data are in memory for only one layer at a time.
@@ -55,7 +55,8 @@ def layer_errors(
     """
     exact = replace(engine, precision="f32")
     errors: dict[str, float] = {}
-    for layer, (piece, values) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
+    for layer, (piece, captured) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
+        values = captured if engine.runtime == ONNXRUNTIME.runtime else on_levels(piece, layer.input, captured)
         data = piece.SerializeToString()
         results = []
         for optimize, used in ((True, exact), (False, ONNXRUNTIME)):
@@ -88,6 +89,34 @@ def cut_layers(
         captured = _capture(path, [layer.input for layer in group], images, threads)
         for layer, values in zip(group, captured, strict=True):
             yield _cut_out(model, path.parent, layer, values, producers, constants), values
+
+
+def on_levels(piece: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Replace the input of a layer by the levels that its QuantizeLinear rounds it to.
+
+    Values halfway between two levels are common in pictures of few grays, and either level is as near. Runtimes choose
+    by the order in which they multiply and add, so they would differ without one of them being wrong.
+
+    Args:
+        piece: the layer, see `cut_layers`.
+        name: its float input.
+        values: the input.
+
+    Returns:
+        The input on levels; as it is if the layer does not quantize it.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in piece.graph.initializer}
+    found = values
+    for node in piece.graph.node:
+        if node.op_type == "Clip" and node.input[0] == name:
+            found, name = np.clip(found, constants[node.input[1]], constants[node.input[2]]), node.output[0]
+        elif node.op_type == "QuantizeLinear" and node.input[0] == name:
+            scale, zero = constants[node.input[1]], constants[node.input[2]]
+            limits = np.iinfo(zero.dtype)
+            codes = np.clip(np.rint(found / scale) + zero.astype(np.float32), limits.min, limits.max)
+            levels: npt.NDArray[np.float32] = ((codes - zero.astype(np.float32)) * scale).astype(np.float32)
+            return levels
+    return values
 
 
 def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLayer]]:

@@ -20,8 +20,10 @@ from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.runtime import cpu_flags, layer_errors, open_runner
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, engine_for
 from lampq_onnx.runtime.explain import explain_file
+from lampq_onnx.runtime.fidelity import cut_layers, on_levels
 from lampq_onnx.runtime.operators import operator_times
 from lampq_onnx.runtime.runtimes import described, in_float32, runtime_of
+from lampq_onnx.runtime.sessions import open_session
 from lampq_onnx.targets import RUNNERS, TARGETS, target_for
 from tests.converter.graphs import SIDE, as_ir, plan_for, vit
 from tests.trust.case import make_good
@@ -66,6 +68,24 @@ def test_layers_are_compared_with_their_arithmetic(folder: Path) -> None:
     errors = layer_errors(folder / "model.onnx", layers, images(), threads=1, engine=Engine("openvino"))
     assert list(errors) == LAYERS
     assert max(errors.values()) < 1e-5
+
+
+def test_values_between_two_levels_are_no_error(folder: Path) -> None:
+    """The input of every layer lies on halves: each runtime may round them up or down."""
+    path = folder / "model.onnx"
+    layers = [layer for layer in inspect_model(load_model(path)) if layer.name == "patch_embed.proj"]
+    ((piece, values),) = cut_layers(path, layers, images(), threads=1)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in piece.graph.initializer}
+    scale = constants["patch_embed.proj.input.scale"]
+    halves = ((np.rint(values / scale) + 0.5) * scale).astype(np.float32)
+    levels = on_levels(piece, layers[0].input, halves)
+    assert 0 < np.abs(levels - halves).max() <= 0.501 * scale
+    np.testing.assert_allclose(on_levels(piece, layers[0].input, levels), levels, rtol=0, atol=0)
+    found = [
+        open_session(piece.SerializeToString(), threads=1, optimize=plain, engine=engine).run(None, {"images": levels})
+        for plain, engine in ((True, OPENVINO), (False, ONNXRUNTIME))
+    ]
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
 
 
 def test_explain_takes_its_word_for_the_kernels(folder: Path) -> None:

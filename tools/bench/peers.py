@@ -144,9 +144,9 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
     names = [layer.name for layer in find_layers(model.graph)]
     plan = BitPlan(layers=dict.fromkeys(names, LayerPlan(weight_bits=8, activation_bits=8)))
     start = time.perf_counter()
-    plan = with_measured_ranges(model, source, plan, options, threads=1)
-    ranges = time.perf_counter() - start
     target = target_here("auto")
+    plan = with_measured_ranges(model, source, plan, options, target, threads=1)
+    ranges = time.perf_counter() - start
     found = []
     for bits in (8, 4):
         narrow = BitPlan(layers={n: x.model_copy(update={"weight_bits": bits}) for n, x in plan.layers.items()})
