@@ -76,17 +76,14 @@ class Case:
             names = [layer.name for layer in find_layers(model.graph)]
             plan = BitPlan(layers=dict.fromkeys(names, LayerPlan(weight_bits=8, activation_bits=8)))
             images = ImageOptions(calibration=self.calibration, calibration_size=32)
-            measured = with_measured_ranges(model, self.float_file, plan, images, target, threads=1)
-            self._plans[target.output_ranges] = measured
-        widths = {"weight_bits": weight_bits, "activation_bits": activation_bits}
+            self._plans[target.output_ranges] = with_measured_ranges(
+                model, self.float_file, plan, images, target, threads=1
+            )
+        widths: dict[str, object] = {"weight_bits": weight_bits, "activation_bits": activation_bits}
         if activation_bits == FLOAT:
-            widths["activation_range"] = None  # type: ignore[assignment]
-        return BitPlan(
-            layers={
-                name: layer.model_copy(update=widths)
-                for name, layer in self._plans[target.output_ranges].layers.items()
-            }
-        )
+            widths["activation_range"] = None
+        measured = self._plans[target.output_ranges]
+        return BitPlan(layers={name: layer.model_copy(update=widths) for name, layer in measured.layers.items()})
 
     def file(self, target: Target, weight_bits: int, activation_bits: int, packing: Packing | None = None) -> Path:
         """The file of a target, rounded to nearest."""
