@@ -14,7 +14,6 @@ from lampq_onnx.allocation.groups import ChannelGroups, RowCounts
 from lampq_onnx.allocation.mixes import MixKind, linear_costs
 from lampq_onnx.allocation.resources import Resource
 from lampq_onnx.artifacts import LayerSensitivity
-from lampq_onnx.errors import LampqError
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +119,7 @@ def _kind(
 
     def exact(index: int, mix: RowCounts) -> tuple[float, list[int]]:
         channels = groups[index]
-        if channels is None:
-            raise LampqError(f"layer {layers[index].name} has no channel_shares, so its channels have one width")
+        assert channels is not None
         form = replace(forms[mix[-1][0]], rows=mix)
         cost = float(beside[index]) + linear_costs(channels, mix, weight_costs[index].tolist(), widths)
         amounts = [resource.amount(layers[index], form) for resource in resources]

@@ -139,7 +139,6 @@ class AllocationOptions(Record):
         Option(
             "What gets a bit-width of its own: layer, or group (a few output channels of a layer). auto: group, unless "
             "the effort is fast or the target cannot unpack weights when it loads the file.",
-            level="basic",
         ),
     ] = "layer"
     fixed_bits: Annotated[FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head).")] = (

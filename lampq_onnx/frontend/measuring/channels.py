@@ -172,7 +172,10 @@ def _relative(layer: ModelLayer, costs: npt.NDArray[np.float64]) -> npt.NDArray[
     """Logarithms of costs relative to their mean; a channel that costs nothing gets a tiny share."""
     mean = float(costs.mean())
     if not np.isfinite(mean):
-        raise LampqError(f"the gradients of layer {layer.name} are not finite")
+        raise LampqError(
+            f"the gradients of layer {layer.name} are not finite",
+            hint="use --granularity layer, and check that the model has finite outputs on the calibration images",
+        )
     if mean <= 0:
         return np.zeros(len(costs))
     found: npt.NDArray[np.float64] = np.log(np.maximum(costs / mean, SMALLEST))
