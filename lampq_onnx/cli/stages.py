@@ -51,8 +51,8 @@ def allocate(
 
 
 @with_options(
-    *("--packing", "--target", "--calibration", "--calibration-size", "--seed", "--threads"),
-    *("--mean", "--std", "--crop"),
+    *("--packing", "--target", "--batch", "--calibration", "--calibration-size", "--seed", "--threads"),
+    *("--input-size", "--mean", "--std", "--crop"),
 )
 def convert(
     *,
@@ -96,7 +96,7 @@ def convert(
 
 
 @with_options(
-    "--validation", "--mean", "--std", "--crop",
+    "--validation", "--mean", "--std", "--crop", "--runtime", "--inference-precision",
     "--threads", "--latency-threads", "--latency-batch", "--latency-runs",
 )  # fmt: skip
 def validate(

@@ -30,9 +30,12 @@ class _Model(TypedDict, total=False):
             "binary-segmentation",
             "dense-regression",
             "detection",
+            "features",
+            "sequence",
         ]
         | None
     )
+    outputs: Sequence[str] | None
     device: str | None
 
 
@@ -41,6 +44,7 @@ class _Images(TypedDict, total=False):
 
     calibration_size: int | None
     seed: int | None
+    input_size: str | Sequence[int] | None
     mean: str | Sequence[float] | None
     std: str | Sequence[float] | None
     crop: float | None
@@ -52,6 +56,7 @@ class _Allocation(TypedDict, total=False):
     candidates: str | Sequence[int] | None
     metric: str | None
     gamma: float | None
+    granularity: Literal["auto", "layer", "group"] | None
     fixed_bits: int | None
     time_limit: float | None
     activation_bits: int | Literal["mixed", "same"] | None
@@ -103,6 +108,9 @@ class _Output(TypedDict, total=False):
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
+    runtime: str | None
+    inference_precision: Literal["auto", "f32", "bf16", "f16"] | None
+    batch: int | None
     threads: int | None
     latency_threads: int | None
     latency_batch: int | None
@@ -123,6 +131,7 @@ class AnalyzeKeywords(_Model, _Images, _Analysis, total=False):
 
     rounding: Literal["gptq", "nearest"] | None
     candidates: str | Sequence[int] | None
+    granularity: Literal["auto", "layer", "group"] | None
     activation_bits: int | Literal["mixed", "same"] | None
     activation_candidates: str | Sequence[int] | None
     threads: int | None
@@ -142,6 +151,7 @@ class ConvertKeywords(TypedDict, total=False):
     threads: int | None
     calibration_size: int | None
     seed: int | None
+    input_size: str | Sequence[int] | None
     mean: str | Sequence[float] | None
     std: str | Sequence[float] | None
     crop: float | None
@@ -162,6 +172,7 @@ class ValidateKeywords(TypedDict, total=False):
 class DoctorKeywords(_Model, total=False):
     """Further keyword arguments of `lampq_onnx.doctor`."""
 
+    input_size: str | Sequence[int] | None
     mean: str | Sequence[float] | None
     std: str | Sequence[float] | None
     crop: float | None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from lampq_onnx.artifacts.task import TASKS
-from lampq_onnx.targets import PACKINGS, TARGETS
+from lampq_onnx.targets import BY_CPU, PACKINGS, RUNNERS, TARGETS
 
 Names = Mapping[str, str]
 """Name -> one line that says what it is."""
@@ -30,8 +30,13 @@ def metrics() -> Names:
 
 
 def targets() -> Names:
-    """Targets, and `auto`."""
-    return {"auto": "this machine", **{name: target.runtime for name, target in TARGETS.items()}}
+    """Targets, and the names that choose one by the CPU."""
+    return {**BY_CPU, **{name: target.runtime for name, target in TARGETS.items()}}
+
+
+def runtimes() -> Names:
+    """Runtimes that run files here, and `auto`."""
+    return {"auto": "the runtime of the target; onnxruntime if none runs its files here", **RUNNERS}
 
 
 def tasks() -> Names:
@@ -52,6 +57,7 @@ def efforts() -> Names:
 TABLES: Mapping[str, Callable[[], Names]] = {
     "metrics": metrics,
     "targets": targets,
+    "runtimes": runtimes,
     "tasks": tasks,
     "efforts": efforts,
     "packings": packings,

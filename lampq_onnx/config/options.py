@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from lampq_onnx.allocation.options import DEFAULTS, Activation, InputWidths, MetricName, WeightWidths
+from lampq_onnx.allocation.options import DEFAULTS, Activation, Granularity, InputWidths, MetricName, WeightWidths
 from lampq_onnx.artifacts.task import TaskName
 from lampq_onnx.config.plain_values import plain_arguments
 from lampq_onnx.config.readers import (
@@ -21,14 +21,18 @@ from lampq_onnx.config.readers import (
     calibration_text,
     known_device,
     known_model_name,
+    known_runtime,
     known_target,
     latency_text,
     not_empty,
     numbers_of,
+    possible_sides,
+    sides_of,
     size_text,
 )
 from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
 from lampq_onnx.disk.records import Record
+from lampq_onnx.targets import BY_CPU
 
 MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
 """Upper bounds of options: larger numbers are typing errors."""
@@ -101,6 +105,15 @@ class ModelOptions(Record):
             names="tasks",
         ),
     ] = "auto"
+    outputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "Output of the model that counts, as NAME or NAME=TASK, e.g. last_hidden_state=features. Repeat the option "
+            "for several, which are scored together. Default: the one that shows a task.",
+            MODEL,
+            example=["last_hidden_state=features"],
+        ),
+    ] = ()
     device: Annotated[
         str,
         AfterValidator(known_device),
@@ -149,6 +162,17 @@ class ImageOptions(Record):
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Option("Seed for choosing images and sampling labels.", IMAGES)] = 0
+    input_size: Annotated[
+        tuple[int, int] | None,
+        BeforeValidator(sides_of),
+        AfterValidator(possible_sides),
+        Option(
+            "Height x width of the model's input in pixels, e.g. 384x512, for models that take images of any size. "
+            "Default: the model's own.",
+            IMAGES,
+            example=[384, 512],
+        ),
+    ] = None
     mean: Annotated[
         Numbers,
         Option(
@@ -253,6 +277,7 @@ class AnalysisOptions(Record):
         weight_bits: average width that is expected; decides how far inputs are equalized.
         equalize: whether they are.
         effort: how much is measured.
+        granularity: "layer" leaves out the shares of output channels.
     """
 
     activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = DEFAULTS.activation_bits
@@ -300,6 +325,7 @@ class AnalysisOptions(Record):
         ),
     ] = "kl"
     candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = DEFAULTS.candidates
+    granularity: Annotated[Granularity, SameAs("allocation", "granularity")] = DEFAULTS.granularity
     simulate: Annotated[
         bool,
         Option(
@@ -393,6 +419,37 @@ class OutputOptions(Record):
         AfterValidator(known_target),
         Option("Where the file will run: {targets}. auto is this machine.", OUTPUT, level="basic", names="targets"),
     ] = "auto"
+    runtime: Annotated[
+        str,
+        AfterValidator(known_runtime),
+        Option(
+            "What checks and times the file here: {runtimes}. auto: the runtime of the target. If --target is auto, it "
+            "follows this option.",
+            OUTPUT,
+            level="basic",
+            names="runtimes",
+            shapes_file=False,
+        ),
+    ] = "auto"
+    inference_precision: Annotated[
+        Literal["auto", "f32", "bf16", "f16"],
+        Option(
+            "Arithmetic of the runtime beside its integer kernels. auto: its own default, which is bf16 in OpenVINO on "
+            "CPUs that have it; onnxruntime has f32 alone.",
+            OUTPUT,
+            shapes_file=False,
+        ),
+    ] = "auto"
+    batch: Annotated[
+        int | None,
+        Field(ge=1, le=MOST_BATCH),
+        Option(
+            "Number of images that the file takes at once. Default: any; 1 for onnxruntime-qnn, which needs a fixed "
+            "number.",
+            OUTPUT,
+            example=1,
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         Field(ge=1, le=MOST_THREADS),
@@ -436,3 +493,8 @@ class OutputOptions(Record):
             shapes_file=False,
         ),
     ] = ()
+
+    @property
+    def target_name(self) -> str:
+        """Name of the target; `auto` follows the runtime, where one is given."""
+        return self.runtime if self.target == "auto" and self.runtime in BY_CPU else self.target

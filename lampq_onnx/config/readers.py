@@ -10,9 +10,12 @@ from lampq_onnx.allocation.limits import parse_bops, parse_latency, parse_size
 from lampq_onnx.disk.checkpoint_files import names_checkpoint
 from lampq_onnx.disk.wording import joined, shown
 from lampq_onnx.errors import UsageError
-from lampq_onnx.targets import target_for
+from lampq_onnx.targets import RUNNERS, target_for
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
+
+MOST_SIDE = 16384
+"""Largest side of an image in pixels; a larger one is a typing error."""
 
 MadeImages = Literal["synthetic", "noise"]
 
@@ -90,6 +93,31 @@ def numbers_of(value: object) -> object:
         raise ValueError(f"must be numbers with commas between, not {value!r}") from None
 
 
+def sides_of(value: object) -> object:
+    """Height and width of images from text such as ``224`` and ``384x512``, or from one number in a list.
+
+    Raises:
+        ValueError: text that holds anything else.
+    """
+    if not isinstance(value, str):
+        return (value[0], value[0]) if isinstance(value, list | tuple) and len(value) == 1 else value
+    sides = value.lower().replace(",", "x").split("x")
+    if len(sides) > 2 or not all(side.strip().isascii() and side.strip().isdigit() for side in sides):
+        raise ValueError(f"must be height x width in pixels, e.g. 384x512 or 384, not {value!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def possible_sides(value: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width that an image may have.
+
+    Raises:
+        ValueError: a side is smaller than one pixel, or larger than any model takes.
+    """
+    if value is not None and not all(1 <= side <= MOST_SIDE for side in value):
+        raise ValueError(f"must be height and width from 1 to {MOST_SIDE} pixels, not {value[0]}x{value[1]}")
+    return value
+
+
 def not_empty(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """At least one number.
 
@@ -108,6 +136,17 @@ def known_target(value: str) -> str:
         UsageError: there is none of this name.
     """
     target_for(value, "", ())
+    return value
+
+
+def known_runtime(value: str) -> str:
+    """The name of a runtime that runs files here, or auto.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if value not in ("auto", *RUNNERS):
+        raise ValueError(f"must be auto or one of {', '.join(RUNNERS)}, not {value!r}")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -30,6 +30,7 @@ from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.held_weights import HeldWeights
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
@@ -39,10 +40,11 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.quantization import ActivationQuantizer, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
@@ -69,6 +71,8 @@ class Frontend:
     Args:
         loaded: the model; equalization changes its weights but not its function.
         group: processes that share the images of statistics; everything else runs identically in each process.
+        grids: grids that weights may have, see `Target.grids`.
+        products: measure the ranges of the layers' products, see `Target.output_ranges`.
 
     Attributes:
         exported: float graph and layers.
@@ -78,9 +82,18 @@ class Frontend:
         multiplied: layers with an added Mul on their input, which applies the equalization.
     """
 
-    def __init__(self, loaded: LoadedModel, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        group: Group = ALONE,
+        *,
+        grids: Collection[str] = tuple(Grid),
+        products: bool = False,
+    ) -> None:
         self.loaded = loaded
         self._group = group
+        self._grids = tuple(grids)
+        self._products = products
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
         self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
@@ -152,6 +165,7 @@ class Frontend:
         width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
         with progress.stage("equalization", len(held_out)) as advance:
             before = forward(module, sample)
+            held = HeldWeights(self.exported.model.graph, module)
             links = self.links(sample)
             found = kept.get(
                 "equalization",
@@ -174,16 +188,20 @@ class Frontend:
                 )
         self.equalized = {u.name: s.name for s in chosen for u in s.equalization.link.readers}
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
-        if chosen:
-            with progress.stage("export"):
-                self._build(export_model(self.loaded))
-                self._annotate()
+        if not chosen:
+            return
+        if not self.multiplied and held.renew(self.exported.model.graph, module):
+            self._build(self.exported)
+            return
+        with progress.stage("export"):
+            self._build(export_model(self.loaded))
+            self._annotate()
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
         with progress.stage("input moments"):
             moments = input_moments(self.loaded.module, linear_layers(self.exported.layers), images, group=self._group)
-        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths)
+        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids)
         self._gptq = True
 
     def round(
@@ -221,8 +239,8 @@ class Frontend:
         The errors of layers are not a good judge: on models with massive activations GPTQ lowers them and ruins the
         model.
         """
-        bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        rounders = {"nearest": WeightRounder(self.exported.layers)}
+        bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
         if self._gptq:
             rounders["gptq"] = self.rounder
         losses = {
@@ -233,7 +251,7 @@ class Frontend:
         names = [name for name, layer in plan.layers.items() if layer.quantized]
         return RoundedPlan(
             plan=plan,
-            weights={name: best.quantized(name, plan.layers[name].weight_bits) for name in names},
+            weights={name: best.quantized(name, plan.layers[name].widths) for name in names},
             methods={name: best.method(name) for name in names},
             losses=losses,
         )
@@ -253,7 +271,9 @@ class Frontend:
             UsageError: given labels are requested, but the task has no class labels.
             LampqError: given labels are requested, but the images have none, or a layer cannot be measured.
         """
-        analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group)
+        analysis = Analysis(
+            self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group, self._products
+        )
 
         def make() -> Sensitivities:
             return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
@@ -266,7 +286,7 @@ class Frontend:
     def _build(self, exported: Exported) -> None:
         """Use an export of the module in its current state."""
         self.exported = exported
-        self.rounder = WeightRounder(exported.layers)
+        self.rounder = WeightRounder(exported.layers, grids=self._grids)
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
 
     def _annotate(self) -> None:
@@ -306,8 +326,10 @@ class Frontend:
             else {}
         )
 
-        def input_of(name: str, width: int) -> ActivationQuantizer | None:
-            return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)
+        def input_of(name: str, width: Bits) -> ActivationQuantizer | None:
+            if name in ranges and isinstance(width, int):
+                return quantizer_of(ranges[name][width], width)
+            return inputs.get(name)
 
         quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
         return SimulationEvaluator(

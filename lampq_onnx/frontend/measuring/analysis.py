@@ -13,7 +13,8 @@ from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.measuring.alpha import AlphaResult, type_factors
-from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms
+from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
+from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
@@ -70,6 +71,7 @@ class Analysis:
         images: calibration images.
         gptq: whether weights are rounded by GPTQ; costs then use weights rounded on one half of the images.
         group: processes that share the images of ranges, traces, norms and moments.
+        products: measure the ranges of the layers' products as well.
     """
 
     loaded: LoadedModel
@@ -79,6 +81,7 @@ class Analysis:
     images: SlicedImages
     gptq: bool
     group: Group = ALONE
+    products: bool = False
 
     @property
     def budgeted(self) -> tuple[ModelLayer, ...]:
@@ -115,6 +118,7 @@ class Analysis:
             ranges = choose_ranges(
                 module, layers, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
             )
+        products = product_ranges(module, layers, fit, group=self.group) if self.products else {}
         with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
             batches = self._labelled(options.labels)
             traces = fisher_traces(module, layers, batches, seed=seed, group=self.group, progress=advance)
@@ -131,6 +135,7 @@ class Analysis:
         costs = kept.get(
             "costs", lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress), part=True
         )
+        shares = self._channel_shares(options, seed, progress) if shares_channels(options) else {}
         input_costs = self._input_costs(ranges, widths, progress)
         elements = self._input_elements()
         return Sensitivities(
@@ -147,8 +152,10 @@ class Analysis:
                     nuclear_norm=norms[layer.name],
                     weight_error=errors[layer.name],
                     weight_cost=costs.get(layer.name, {}),
+                    channel_shares=shares.get(layer.name),
                     activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
                     activation_ranges=ranges[layer.name],
+                    output_range=products.get(layer.name),
                     activation_cost=input_costs.get(layer.name, {}),
                     activation_elements=elements[layer.name],
                 )
@@ -218,11 +225,13 @@ class Analysis:
         if count == 1:
             fit = held_out = self.images
         held_out = held_out.slice(0, most)
-        rounder = WeightRounder(self.exported.layers)
+        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids)
         if self.gptq:
             with progress.stage("cost candidates"):
                 moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
-                rounder = WeightRounder(self.exported.layers, moments, widths=options.candidates)
+                rounder = WeightRounder(
+                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids
+                )
                 for layer in self.budgeted:
                     rounder.quantized(layer.name, max(options.candidates))
         if estimator == "directional":
@@ -239,6 +248,16 @@ class Analysis:
             return weight_costs(
                 live, self.chain, held_out, self.budgeted, rounder, options.candidates,
                 expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
+            )  # fmt: skip
+
+    def _channel_shares(
+        self, options: AnalysisOptions, seed: int, progress: ProgressSink
+    ) -> dict[str, tuple[float, ...]]:
+        images = self.images.slice(0, SHARE_IMAGES)
+        with progress.stage("channel shares", len(images)) as advance:
+            return channel_shares(
+                self.loaded.module, images, self.budgeted, self.rounder, options.candidates, seed=seed,
+                group=self.group, progress=advance,
             )  # fmt: skip
 
     def _input_costs(
@@ -276,6 +295,17 @@ class Analysis:
         require_labels(self.loaded, kind, self.images)
         for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
             yield batch, labels if kind == "given" else None
+
+
+def shares_channels(options: AnalysisOptions) -> bool:
+    """Whether the shares of output channels are measured.
+
+    Args:
+        options: what is measured.
+    """
+    if options.granularity == "auto":
+        return options.effort != "fast" and options.activation_bits != "same"
+    return options.granularity == "group"
 
 
 def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:
