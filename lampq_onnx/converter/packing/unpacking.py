@@ -54,6 +54,22 @@ class Unpacking:
         self.nodes.append(node)
         return node.outputs
 
+    def transpose(self, value: ir.Value) -> ir.Value:
+        """Add a Transpose of a matrix."""
+        node = ir.node("Transpose", [value], {"perm": [1, 0]})
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def part(self, step: str) -> Unpacking:
+        """Return a collection for a part of the work, with a longer prefix; `join` takes it over."""
+        return Unpacking(f"{self.name}.{step}", self._tables)
+
+    def join(self, part: Unpacking) -> None:
+        """Take over the nodes and constants of a part."""
+        self.nodes += part.nodes
+        self.new += part.new
+        self.bytes += part.bytes
+
     def own(self, step: str, array: npt.NDArray[np.generic]) -> ir.Value:
         """Add a constant that only this weight uses."""
         self.new.append(constant(f"{self.name}.{step}", array))
