@@ -36,8 +36,8 @@ POOL_BYTES = 800
 """Bytes of the nodes of a pool that order its rows, and of their names."""
 
 CLASS_BYTES: Mapping[int, int] = {1: 420, 2: 600, 3: 1400, 4: 590, 5: 1780, 6: 1280, 7: 755, 8: 100}
-"""Bytes of the nodes that unpack the rows of one width in a pool. Up to 4 bits, half of the pools that were measured had
-rows of both grids."""
+"""Bytes of the nodes that unpack the rows of one width in a pool. Up to 4 bits they may have two grids, each with nodes
+of its own: this is the mean of what was measured."""
 
 
 def pool_bytes(shapes: Mapping[str, tuple[int, ...]], widths: Collection[int]) -> int:

@@ -5,15 +5,16 @@ width and grid, whatever weight they belong to, and each of these classes is pac
 exact storage. So nodes that unpack cost bytes once for a pool, and a row costs exactly its bits.
 
 The order of the rows is not stored as indices. Each row has the number of its class, packed in 1 to 4 bits, in the
-natural order. A row stands at the first place of its class plus the number of rows of that class before it, which a
-CumSum counts. Then one Concat joins the classes, one Gather brings the rows into their order, one Split cuts them into
-weights, and a Transpose for each weight gives (inputs, outputs). Runtimes that fold constants do all of this when the
-file is loaded. Zero points are subtracted here: the unpacked weight is int8 levels, whatever its widths are.
+natural order. Sorting these numbers tells which row stands where in the classes, and sorting that tells the place of
+each row. Then one Concat joins the classes, one Gather brings the rows into their order, a Transpose makes them
+columns, and a Split cuts them into weights (inputs, outputs). Runtimes that fold constants do all of this when the file
+is loaded; OpenVINO folds TopK, but not CumSum (2026.4). Zero points are subtracted here: the unpacked weight is int8
+levels, whatever its widths are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,12 +93,13 @@ class Pool:
         ordered.metadata_props[CHANNEL_CLASSES_KEY] = " ".join(str(bits) for bits, _ in self.classes)
         graph.nodes.append(ordered)
         sizes = np.array([len(weight.codes) for weight in self._weights.values()], np.int64)
-        cut: Sequence[ir.Value] = ordered.outputs
-        if len(sizes) > 1:
-            cut = graph.split(ordered.outputs[0], graph.own("sizes", sizes), len(sizes))
+        # Split comes last, also for one weight: OpenVINO moves a Transpose right before DequantizeLinear into the
+        # product, which is then none of integers (2026.4).
+        columns = graph.transpose(ordered.outputs[0])
+        cut = graph.split(columns, graph.own("sizes", sizes), len(sizes), axis=1)
         found, first = {}, 0
         for layer, rows, size in zip(self._weights, cut, sizes.tolist(), strict=True):
-            found[layer] = PooledRows(self.name, first, graph.transpose(rows))
+            found[layer] = PooledRows(self.name, first, rows)
             first += size
         return graph, found
 
@@ -128,26 +130,18 @@ class Pool:
         return graph.then("Reshape", [value, graph.own(f"{name}.rows", np.array(shape, np.int64))], None)
 
     def _places(self, graph: Unpacking) -> ir.Value:
-        """Compute the place of each row among the classes, int32 (rows,)."""
-        count = len(self.classes)
-        bits = class_bits(count)
+        """Compute the place of each row among the classes, int64 (rows,)."""
+        bits = class_bits(len(self.classes))
         ids = graph.part("ids")
         numbers = QuantizedWeight(self._ids[None], np.ones(1, np.float32), bits, Grid.MID_TREAD)
-        number = ids.then("Cast", [look_up_fields(numbers, ids, ())], None, to=ir.DataType.INT32.value)
+        numbers_of_rows = look_up_fields(numbers, ids, ())
         graph.join(ids)
-        # Levels of the classes' numbers; the table of the fields holds them with the offset of the grid.
-        classes = graph.shared(
-            f"lampq.classes.{count}.b{bits}", np.arange(count, dtype=np.int32)[None] - 2 ** (bits - 1)
-        )
-        mine = graph.then("Equal", [number, classes], None)
-        mine = graph.then("Cast", [mine], None, to=ir.DataType.INT32.value)
-        rank = graph.then("CumSum", [mine, graph.shared("lampq.axis0", np.array(0, np.int64))], None)
-        totals = np.bincount(self._ids, minlength=count)
-        first = (np.cumsum(totals) - totals - 1).astype(np.int32)[None]
-        place = graph.then("Add", [rank, graph.own("first", first)], None)
-        place = graph.then("Mul", [place, mine], None)
-        axis = graph.shared("lampq.axis1", np.array([1], np.int64))
-        return graph.then("ReduceSum", [place, axis], None, keepdims=0)
+        flat = graph.then("Reshape", [numbers_of_rows, graph.shared("lampq.flat", np.array([-1], np.int64))], None)
+        keys = graph.then("Cast", [flat], None, to=ir.DataType.INT32.value)
+        # Equal keys keep their order: TopK puts the one with the lower index first. So the first gives the row at each
+        # place, and the second, on different numbers, the place of each row.
+        count = graph.own("count", np.array([len(self._ids)], np.int64))
+        return graph.sort(graph.sort(keys, count), count)
 
 
 def make_pools(weights: Mapping[str, QuantizedWeight], taken: Collection[str]) -> list[Pool]:
