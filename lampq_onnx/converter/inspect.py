@@ -13,7 +13,7 @@ from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.packing.pool_rows import channel_rows
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.bias import bias_of, result_of
 from lampq_onnx.graph.keys import (
     ACTIVATION_BITS_KEY,
     CHANNEL_BITS_KEY,
@@ -145,7 +145,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         count = sum(channels.values()) * rows.inputs
         total = -(-sum(width * number for width, number in channels.items()) * rows.inputs // 8)
     start, activation_bits = _activation(node)
-    output = node.outputs[0]
+    output = result_of(node)
     readers = [use.node for use in output.uses()]
     if len(readers) == 1 and _ends_layer(readers[0], node):
         output = readers[0].outputs[0]

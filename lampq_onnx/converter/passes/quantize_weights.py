@@ -105,6 +105,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
                         paired=paired,
                         folds=self.target.folds,
                         shares=shares,
+                        zero_points=self.target.zero_points,
                     )
                 )
                 _register(graph, node, packed.nodes, packed.initializers)

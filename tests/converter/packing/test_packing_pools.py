@@ -49,7 +49,11 @@ ORT = [name for name in FOLDING if name.startswith("onnxruntime")]
 def mixed(rows: np.ndarray, activation_bits: int = 8) -> LayerPlan:
     widths = ChannelWidths.from_rows(rows)
     return LayerPlan(
-        weight_bits=widths.widest, activation_bits=activation_bits, channel_widths=widths, activation_range=RANGE
+        weight_bits=widths.widest,
+        activation_bits=activation_bits,
+        channel_widths=widths,
+        activation_range=RANGE,
+        output_range=RANGE,
     )
 
 
