@@ -10,7 +10,7 @@ import numpy as np
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits, input_elements, wide_layers
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
 from lampq_onnx.allocation.ilp import solve, solve_choices
-from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_layers
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, UNIFORM, budgeted_layers
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, Problem, Solution, capacity_of
 from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
@@ -42,7 +42,10 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     options.require_average_input_bits()
     model_layers = _layers(sensitivities)
     asked = options.activation_bits
-    if asked == "mixed":
+    width, input_width = options.only_width, options.only_input_width
+    if width is not None and input_width is not None:
+        solution = _only_solution(model_layers, width, input_width if isinstance(asked, str) else None)
+    elif asked == "mixed":
         solution = _solve_pairs(sensitivities, model_layers, options)
     else:
         costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)
@@ -76,6 +79,20 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     return plan, solution
 
 
+def _only_solution(layers: Sequence[LayerSensitivity], width: int, input_width: int | None) -> Solution:
+    """Return the only plan that the budgets allow; its cost was not asked for."""
+    return Solution(
+        bits={layer.name: width for layer in layers},
+        objective=0.0,
+        bound=0.0,
+        gap=0.0,
+        proven_optimal=True,
+        seconds=0.0,
+        activation_bits={} if input_width is None else {layer.name: input_width for layer in layers},
+        only=True,
+    )
+
+
 def _layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...]:
     """Return the layers in the budget: at least one, with unique names."""
     names = [layer.name for layer in sensitivities.layers]
@@ -100,6 +117,8 @@ def _solve_pairs(
     no factor between the two changes which widths are best, but the smaller cost could drown in the rounding of the
     larger.
     """
+    if options.only_width is not None:
+        options = options.with_values(candidates=(options.only_width,), metric=UNIFORM, bits=options.only_width)
     pairs = [(w, a) for w in options.candidates for a in options.activation_candidates]
     averages = (options.bits, options.activation_budget)
     weight_costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)

@@ -254,8 +254,8 @@ def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
             layer.type,
             f"{layer.parameters:,}",
             _number(layer.trace),
-            "fixed" if layer.fixed else _number(sensitivities.alpha[layer.type]),
-            "" if layer.fixed else _number(sensitivities.omega(layer)),
+            "fixed" if layer.fixed else _number(sensitivities.alpha.get(layer.type)),
+            "" if layer.fixed or not sensitivities.omegas else _number(sensitivities.omega(layer)),
             f"{interval.low:.3g} .. {interval.high:.3g}",
             interval.method,
         )

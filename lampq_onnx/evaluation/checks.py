@@ -135,6 +135,7 @@ def check_files(
     limits: GateLimits,
     simulation: Simulation | None = None,
     group: Group = ALONE,
+    details: bool = True,
 ) -> Report:
     """Measure accuracy, fidelity and latency of a quantized file.
 
@@ -149,6 +150,7 @@ def check_files(
         limits: gates, stored in the report.
         simulation: the quantized model in PyTorch, if there is one.
         group: the processes that share the images; the other processes call `share_accuracy`.
+        details: whether errors along the model and times by operator are measured too.
 
     Raises:
         LampqError: a file does not load, or images and files do not fit together.
@@ -168,12 +170,16 @@ def check_files(
             threads=options.latency_threads,
             runs=options.latency_runs,
         )
-        operators = operator_times(
-            files.reference, files.quantized, batch, threads=options.latency_threads, runs=PROFILED_RUNS
-        )
-    with clock.stage("output errors"):
-        errors = measure_output_errors(files.reference, files.quantized, files.layers, first, threads=threads)
-    details = Details(
+        operators = None
+        if details:
+            operators = operator_times(
+                files.reference, files.quantized, batch, threads=options.latency_threads, runs=PROFILED_RUNS
+            )
+    errors = None
+    if details:
+        with clock.stage("output errors"):
+            errors = measure_output_errors(files.reference, files.quantized, files.layers, first, threads=threads)
+    found = Details(
         errors=errors,
         operators=operators,
         changes=None if changes is None else changed_answers(changes, files.images, files.preprocessing),
@@ -190,7 +196,7 @@ def check_files(
         seconds=dict(clock.seconds),
         environment=describe_environment(target),
         layers=tuple(layer_report(layer) for layer in files.layers),
-        details=details,
+        details=found,
         limits=limits,
         problems=problems_of(accuracy, fidelity, figures.broken_plain, broken_constants(load_model(files.quantized))),
         model_sha256=file_sha256(files.quantized),

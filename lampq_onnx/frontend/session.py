@@ -13,6 +13,7 @@ import torch
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.config.stages import EVERYTHING, Stages
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.equalization.fold import apply
 from lampq_onnx.frontend.equalization.link import Link
@@ -243,10 +244,11 @@ class Frontend:
         options: AnalysisOptions,
         *,
         seed: int,
+        stages: Stages = EVERYTHING,
         progress: ProgressSink = NO_PROGRESS,
         kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
-        """Measure input ranges, traces, rounding errors, alpha and costs on calibration images.
+        """Measure input ranges on calibration images, and of traces, rounding errors, alpha and costs what is needed.
 
         Raises:
             UsageError: given labels are requested, but the task has no class labels.
@@ -255,7 +257,7 @@ class Frontend:
         analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group)
 
         def make() -> Sensitivities:
-            return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
+            return analysis.run(options, stages, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
 
         found = kept.get("sensitivities", make)
         kept.drop_parts()
@@ -321,6 +323,16 @@ class Frontend:
             fixed_bits={name: layer.weight_bits for name, layer in quantized.items() if layer.fixed},
             measure=options.measure,
             inputs=options.inputs,
+        )
+
+    def reconstruction_errors(
+        self, rounded: RoundedPlan, images: SlicedImages, options: UpdateOptions
+    ) -> dict[str, float]:
+        """Relative squared errors of the outputs of the layers with the weights of a rounded plan."""
+        rounder = WeightRounder(self.exported.layers, given=rounded.weights)
+        plan = rounded.plan
+        return self.evaluator(plan, images, options, rounder=rounder).reconstruction_errors(
+            {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         )
 
     @contextmanager

@@ -49,6 +49,19 @@ class RecognizedLayer:
 
 
 @dataclass(frozen=True)
+class PlannedStage:
+    """A stage that a run will have.
+
+    Attributes:
+        name: what is done.
+        seconds: about how long it takes on this machine.
+    """
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Recognition:
     """What was recognized in a model.
 
@@ -64,6 +77,8 @@ class Recognition:
         parity: relative difference between a file's outputs in PyTorch and in onnxruntime; None for other models.
         task: meaning of its outputs.
         links: number of places where input channels can be equalized; None: they are not equalized.
+        stages: stages that measure and round, in their order; empty: not asked for.
+        peak_bytes: about how much memory they need; None: not asked for.
     """
 
     model: str
@@ -77,6 +92,8 @@ class Recognition:
     parity: float | None
     task: str
     links: int | None
+    stages: tuple[PlannedStage, ...] = ()
+    peak_bytes: float | None = None
 
 
 def float_operators(model: ir.Model) -> dict[str, int]:

@@ -102,7 +102,7 @@ def _by_cost(report: Report, sensitivities: Sensitivities) -> list[Step]:
 def _by_error(report: Report) -> list[Step]:
     known = {
         output.name: output.sqnr_db
-        for output in (report.details.errors.outputs if report.details else ())
+        for output in (report.details.errors.outputs if report.details and report.details.errors else ())
         if output.kind == "layer" and output.sqnr_db is not None
     }
     narrow = [layer for layer in report.layers if layer.name in known and layer.weight_bits < FIXED_BITS]

@@ -91,7 +91,13 @@ class QuantizedOutput:
         save_model(frontend.model, self._float)
 
     def run(
-        self, rounded: RoundedPlan, sensitivities: Sensitivities, metadata: Mapping[str, str], limits: GateLimits
+        self,
+        rounded: RoundedPlan,
+        sensitivities: Sensitivities,
+        metadata: Mapping[str, str],
+        limits: GateLimits,
+        *,
+        details: bool = True,
     ) -> Report:
         """Write model.onnx and measure everything about it; other stages complete the report.
 
@@ -100,6 +106,7 @@ class QuantizedOutput:
             sensitivities: sensitivities of the same model.
             metadata: metadata entries for the file.
             limits: gates, stored in the report.
+            details: see `check_files`.
         """
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
@@ -123,6 +130,7 @@ class QuantizedOutput:
                 clock=self._clock,
                 limits=limits,
                 simulation=simulation,
+                details=details,
             )
         source = self._frontend.loaded.source
         imported = () if source is None else source.not_done

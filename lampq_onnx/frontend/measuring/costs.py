@@ -40,6 +40,7 @@ def measured_losses(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    also: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[float]]:
     """Measure the mean KL (nats) of every setting of every layer, each applied alone.
 
@@ -50,6 +51,7 @@ def measured_losses(
         settings: layer -> changes to try; each changes ``live``. The layer is back in float afterwards.
         batch_size: images per forward pass.
         progress: called with the number of settings done.
+        also: layer -> layers of its block that its settings change too.
 
     Returns:
         Layer -> mean KL of each of its settings, in their order.
@@ -73,8 +75,9 @@ def measured_losses(
                 done += 1
                 if progress is not None:
                     progress(done)
-            live.set_weight(layer.name, None)
-            live.set_input(layer.name, None)
+            for name in (layer.name, *(also or {}).get(layer.name, ())):
+                live.set_weight(name, None)
+                live.set_input(name, None)
             losses[layer.name] = own
         if index + 1 < len(chain):
             states = chain.advance(states)
@@ -203,6 +206,62 @@ def activation_costs(
     settings = {name: [set_input(name, q) for q in by_width.values()] for name, by_width in quantizers.items()}
     losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
     return {name: _falling(dict(zip(quantizers[name], own, strict=True))) for name, own in losses.items()}
+
+
+def grouped_activation_costs(
+    live: LiveModel,
+    chain: BlockChain,
+    images: Images,
+    quantizers: Mapping[str, Mapping[int, ActivationQuantizer]],
+    matters: Mapping[str, float],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[int, float]]:
+    """Measure costs like `activation_costs`, but one by one only in blocks where that can decide something.
+
+    If all inputs of a block together cost less than each of its layers is charged for a wider input, no layer gets one.
+    Each layer is then given the cost of the block, which is more than its own.
+
+    Args:
+        live: the float model.
+        chain: its blocks.
+        images: images that the loss is measured on.
+        quantizers: layer -> bit-width -> quantizer of its input.
+        matters: layer -> nats below which its cost decides nothing.
+        batch_size: images per forward pass.
+        progress: called with the number of measurements done.
+    """
+    groups: dict[int, list[ModelLayer]] = {}
+    for name in quantizers:
+        layer = live.layers[name]
+        groups.setdefault(chain.index_of(layer), []).append(layer)
+    widths = sorted({width for own in quantizers.values() for width in own})
+
+    def set_inputs(members: Sequence[ModelLayer], width: int) -> Setting:
+        def change() -> None:
+            for layer in members:
+                live.set_input(layer.name, quantizers[layer.name].get(width))
+
+        return change
+
+    first = {members[0].name: [set_inputs(members, width) for width in widths] for members in groups.values()}
+    joint = measured_losses(
+        live, chain, images, first, batch_size=batch_size, progress=progress,
+        also={members[0].name: [layer.name for layer in members] for members in groups.values()},
+    )  # fmt: skip
+    costs: dict[str, dict[int, float]] = {}
+    alone: dict[str, Mapping[int, ActivationQuantizer]] = {}
+    for members in groups.values():
+        together = dict(zip(widths, joint[members[0].name], strict=True))
+        for layer in members:
+            own = quantizers[layer.name]
+            costs[layer.name] = _falling({width: together[width] for width in own})
+        if max(together.values()) > min(matters[layer.name] for layer in members):
+            alone |= {layer.name: quantizers[layer.name] for layer in members}
+    if alone:
+        costs |= activation_costs(live, chain, images, alone, batch_size=batch_size)
+    return costs
 
 
 def _falling(costs: Mapping[int, float]) -> dict[int, float]:

@@ -35,6 +35,7 @@ class WeightRounder:
         moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
             nearest.
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
+        given: layer -> weights that were rounded elsewhere, at their width.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class WeightRounder:
         moments: Mapping[str, torch.Tensor] | None = None,
         *,
         widths: Sequence[int] = (),
+        given: Mapping[str, QuantizedWeight] | None = None,
     ) -> None:
         self._originals = {layer.name: layer.module.weight.detach().clone() for layer in layers}
         self._moments = dict(moments or {})
         self._widths = tuple(widths)
         self._grids: dict[tuple[str, int], WeightGrid] = {}
-        self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
+        self._rounded: dict[tuple[str, int], QuantizedWeight] = {
+            (name, weight.bits): weight for name, weight in (given or {}).items()
+        }
 
     def method(self, name: str) -> str:
         """How the layer is rounded: "gptq" or "nearest"."""
