@@ -18,7 +18,7 @@ from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter.completeness import require_complete
 from lampq_onnx.converter.order import closing_steps, conversion_steps
 from lampq_onnx.converter.packing.storage import Stored
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.keys import PLAN_KEY, TARGET_KEY
 from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers
@@ -118,11 +118,18 @@ def _parameters(
 ) -> LayerParameters:
     matrix = graph_layer.matrix()
     activation = _activation(graph_layer.name, layer, symmetric=symmetric)
-    if rounded is not None and rounded.bits == layer.weight_bits:
+    try:
+        bits = layer.row_bits(len(matrix))
+    except ValueError as error:
+        raise LampqError(
+            f"layer {graph_layer.name} has {len(matrix)} output channels in the model: {error}",
+            hint="use the plan that was made for this model, or remove channel_widths of this layer from it",
+        ) from error
+    if rounded is not None and np.array_equal(rounded.row_bits(), bits):
         _require_same_layer(graph_layer.name, matrix, rounded)
         return LayerParameters(weight=rounded, activation=activation)
     try:
-        grid = fit_weight_grid(matrix, layer.weight_bits)
+        grid = fit_weight_grid(matrix, bits)
     except ValueError as error:
         raise LampqError(f"layer {graph_layer.name} cannot be quantized: {error}") from error
     return LayerParameters(weight=grid.quantize(matrix), activation=activation)
@@ -216,6 +223,11 @@ def require_runnable(plan: BitPlan, target: Target) -> None:
         UsageError: names the layer and the nearest widths that the target can run.
     """
     for name, layer in plan.layers.items():
+        if layer.channel_widths is not None and len(layer.channel_widths.counts) > 1:
+            raise UsageError(
+                f"layer {name}: files with several widths in one layer cannot be written yet",
+                hint="remove channel_widths of this layer from the plan",
+            )
         if layer.quantized:
             target.require_pair(layer.weight_bits, layer.activation_bits, f"layer {name}")
 
