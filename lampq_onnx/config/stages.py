@@ -18,6 +18,9 @@ none: nothing depends on them. estimated: to second order, from the gradients th
 inputs of a block together, and one by one only where these cost enough to matter. measured: one by one, at every width.
 """
 
+ROUNDED: frozenset[Measurement] = frozenset({"alpha", "weight_cost"})
+"""Measurements of rounded weights."""
+
 MEASUREMENTS: frozenset[Measurement] = frozenset().union(*(metric.reads for metric in METRICS.values()))
 """What the metrics read, all together."""
 
@@ -82,13 +85,11 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
     if output.figures == "all":
         needed |= METRICS["lampq"].reads
     fast = recipe.analysis.effort == "fast"
-    on_rounding: set[Measurement] = {"alpha", "weight_cost"}
     updates = recipe.update.rounds > 0 and any(plan.metric == options.metric for plan in open_weights)
     few = output.figures == "few" or (output.figures == "auto" and fast)
     return Stages(
         equalization=recipe.analysis.equalize,
-        moments=recipe.rounding.method == "gptq"
-        and (fast or updates or simulates or bool(needed & {"alpha", "weight_cost"})),
+        moments=recipe.rounding.method == "gptq" and (fast or updates or simulates or bool(needed & ROUNDED)),
         measurements=frozenset(needed),
         input_costs="measured" if simulates or not only else _input_costs(recipe, target),
         wide_price=options.wide_price,

@@ -20,9 +20,11 @@ from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, device_of, unlabelled
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.simulation.grids import fit_weight_grids
+from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
-from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
+from lampq_onnx.quantization import ActivationQuantizer
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -207,9 +209,9 @@ def _options(
         stop = float(((high - moved.shift) / moved.scale).max())
         weights = {}
         for layer in link.readers:
-            matrix = (layer.module.weight * moved.scale).float().cpu().numpy()
-            rounded = fit_weight_grid(matrix, weight_bits).quantize(matrix).dequantize()
-            weights[layer.name] = torch.from_numpy(rounded).to(layer.module.weight)
+            matrix = (layer.module.weight * moved.scale).float()
+            rounded = nearest(fit_weight_grids(matrix, (weight_bits,))[0], matrix)
+            weights[layer.name] = dequantized(rounded, layer.module.weight)
         quantizers = tuple(
             ActivationQuantizer.from_range(part * start, part * stop, activation_bits) for part in shrinks
         )

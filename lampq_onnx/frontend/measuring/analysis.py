@@ -240,8 +240,11 @@ class Analysis:
             with progress.stage("cost candidates"):
                 moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
                 rounder = WeightRounder(self.exported.layers, moments, widths=options.candidates)
+                keep = options.candidates
+                if estimator == "measured":
+                    keep = measured_widths(options.candidates, options.weight_bits)
                 for layer in self.budgeted:
-                    rounder.quantized(layer.name, max(options.candidates))
+                    rounder.settle(layer.name, keep)
         if estimator == "directional":
             with progress.stage("costs", len(held_out)) as advance:
                 return directional_costs(
@@ -288,8 +291,11 @@ class Analysis:
             }
             for layer in self.budgeted
         }
+        steps = sum(map(len, quantizers.values()))
+        if how == "grouped":
+            steps = len({self.chain.index_of(layer) for layer in self.budgeted}) * max(map(len, quantizers.values()))
         with (
-            progress.stage("input costs", sum(map(len, quantizers.values()))) as advance,
+            progress.stage("input costs", steps) as advance,
             live_model(self.loaded.module, self.exported.layers) as live,
         ):
             few = held_out.slice(0, INPUT_COST_IMAGES)

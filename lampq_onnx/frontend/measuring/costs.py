@@ -19,6 +19,7 @@ from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unla
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.levels import dequantized
 from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
@@ -168,19 +169,16 @@ def directional_costs(
     sampled label in the weights. E[g g^T] is therefore the Fisher information of the weights, and its quadratic form is
     twice the KL of a small change dW.
     """
-    changes = {
-        layer.name: torch.stack(
-            [torch.from_numpy(rounder.quantized(layer.name, bits).dequantize()) for bits in candidates]
-        ).to(layer.module.weight) - layer.module.weight.flatten(1)
-        for layer in layers
-    }  # fmt: skip
     sums = {layer.name: torch.zeros(len(candidates), dtype=torch.float64) for layer in layers}
 
     def visit(samples: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
             gradient = grads_as_tokens(layer.module, grads, samples).mT @ as_tokens(layer.module, inputs, samples)
-            inner = gradient.flatten(1) @ changes[layer.name].flatten(1).T
-            sums[layer.name] += inner.double().square().sum(0).cpu()
+            weight, flat = layer.module.weight.flatten(1), gradient.flatten(1)
+            for column, bits in enumerate(candidates):
+                change = dequantized(rounder.quantized(layer.name, bits), weight).sub_(weight)
+                inner = flat @ change.flatten()
+                sums[layer.name][column] += inner.double().square().sum().cpu()
 
     total = visit_gradients(model, layers, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
     return {

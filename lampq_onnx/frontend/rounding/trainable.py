@@ -78,6 +78,7 @@ class TrainableLayer(torch.nn.Module):
         self.register_buffer("scale", scale)
         numbers = torch.from_numpy(weight.codes.astype(np.float32)).to(device) - self._half
         offset = 0.5 if weight.grid is Grid.MID_RISE else 0.0
+        assert rounding.latent is not None
         real = rounding.latent.to(device) / (scale * self._step) - offset
         real = numbers + (real - numbers).clamp(-LEVEL_MARGIN, LEVEL_MARGIN)
         self.log_scale = torch.nn.Parameter(torch.zeros_like(scale))

@@ -130,9 +130,11 @@ def _levels(
     half = 2 ** (bits - 1)
     if grid is Grid.MID_RISE:
         torch.mul(ratio, 0.5, out=level)
-        return level.floor_().clamp_(-half, half - 1).mul_(2).add_(1)
-    torch.round(ratio, out=level)
-    return level.clamp_(-half, half - 1)
+        level.floor_().clamp_(-half, half - 1).mul_(2).add_(1)
+    else:
+        torch.round(ratio, out=level)
+        level.clamp_(-half, half - 1)
+    return level
 
 
 def _errors(
@@ -140,4 +142,5 @@ def _errors(
 ) -> torch.Tensor:
     """Squared error of each channel, float32 (rows,)."""
     level = _levels(weight, scale, bits, grid, room)
-    return torch.linalg.vector_norm(room[0].sub_(level), dim=1).square() * (scale * scale)
+    error: torch.Tensor = torch.linalg.vector_norm(room[0].sub_(level), dim=1).square() * (scale * scale)
+    return error
