@@ -119,7 +119,7 @@ def print_summary(report: Report) -> None:
             for stage, value in report.rounding.held_out_kl.items()
         )
         kept = ", ".join(f"{name} {count}" for name, count in sorted(report.rounding.techniques.items()))
-        rows.append(("rounding", f"{report.rounding.effort}: {kept}; held-out KL: {stages}"))
+        rows.append(("rounding", f"{report.rounding.effort}: {kept}" + (f"; held-out KL: {stages}" if stages else "")))
     if report.equalized:
         rows.append(("equalized inputs", f"{len(report.equalized)} of {len(report.layers)} layers"))
     if bits.activation_average is not None:

@@ -85,11 +85,12 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
     if output.figures == "all":
         needed |= METRICS["lampq"].reads
     fast = recipe.analysis.effort == "fast"
+    rounds = fast and not (only and options.only_width == FIXED_BITS)
     updates = recipe.update.rounds > 0 and any(plan.metric == options.metric for plan in open_weights)
     few = output.figures == "few" or (output.figures == "auto" and fast)
     return Stages(
         equalization=recipe.analysis.equalize,
-        moments=recipe.rounding.method == "gptq" and (fast or updates or simulates or bool(needed & ROUNDED)),
+        moments=recipe.rounding.method == "gptq" and (rounds or updates or simulates or bool(needed & ROUNDED)),
         measurements=frozenset(needed),
         input_costs="measured" if simulates or not only else _input_costs(recipe, target),
         wide_price=options.wide_price,

@@ -77,6 +77,15 @@ def test_figures_of_the_report_follow_the_effort_unless_they_are_asked_for() -> 
     assert not stages_of(recipe(output={"figures": "few"}), VNNI).layer_errors
 
 
+def test_moments_of_the_float_model_are_for_gptq_on_it() -> None:
+    assert stages_of(recipe(), VNNI).moments
+    assert stages_of(recipe(analysis={"effort": "fast"}), VNNI).moments
+    assert stages_of(recipe(analysis={"effort": "fast"}, allocation={"bits": 2.0}), VNNI).moments
+    for effort in ("fast", "balanced", "best"):
+        assert not stages_of(recipe(analysis={"effort": effort}, allocation={"bits": 8.0}), VNNI).moments
+    assert not stages_of(recipe(rounding={"method": "nearest"}), VNNI).moments
+
+
 def test_analyze_measures_what_every_metric_reads() -> None:
     assert EVERYTHING.measurements == {"trace", "alpha", "weight_error", "nuclear_norm", "weight_cost"}
     assert EVERYTHING.input_costs == "measured"
