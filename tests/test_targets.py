@@ -45,6 +45,9 @@ def test_auto_reads_the_machine():
     assert target_for("auto", "aarch64", ()).name == "onnxruntime-arm64"
     assert target_for("auto", "x86_64", ("avx2",)).name == "onnxruntime-x86-avx2"
     assert target_for("auto", "x86_64", ("avx2", "amx_int8")).name == "onnxruntime-x86-vnni"
+    assert target_for("openvino", "aarch64", ()).name == "openvino-arm64"
+    assert target_for("openvino", "x86_64", ("avx2",)).name == "openvino-x86-avx2"
+    assert target_for("openvino", "x86_64", ("avx512_vnni",)).name == "openvino-x86-vnni"
     with pytest.raises(UsageError, match="unknown target 'npu'"):
         target_for("npu", "x86_64", ())
 
@@ -110,12 +113,13 @@ def test_packings_are_those_of_the_converter():
     assert {packing for target in TARGETS.values() for packing in target.packings} <= set(PACKINGS)
 
 
-def test_probe_times_what_runs_in_onnxruntime_on_a_cpu() -> None:
-    assert {name for name, target in TARGETS.items() if target.timed} == {
-        "onnxruntime-x86-avx2",
-        "onnxruntime-x86-vnni",
-        "onnxruntime-arm64",
+def test_probe_times_what_runs_on_a_cpu() -> None:
+    cpus = ("x86-avx2", "x86-vnni", "arm64")
+    assert {name for name, target in TARGETS.items() if target.runner is not None} == {
+        f"{runner}-{cpu}" for runner in ("onnxruntime", "openvino") for cpu in cpus
     }
+    for name, target in TARGETS.items():
+        assert target.runner is None or name.startswith(target.runner)
     for target in TARGETS.values():
         # Another name decides nothing.
         other = dataclasses.replace(target, name=f"onnxruntime-{target.name}")

@@ -18,6 +18,7 @@ creation and fuses DequantizeLinear and MatMul to its int8 kernel.
 - float kernel, after inputs wider than 8 bits: Sub of the zero point if there is one, Cast to FLOAT and Mul by the
 scale, which is the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
 MatMulNBits here, which itself rounds the inputs to 8 bits (relative error 4e-3), even after an Identity or a Transpose.
+OpenVINO does the same with one Cast and a Mul, but not with two Casts (`Target.recast`).
 """
 
 from __future__ import annotations
@@ -143,8 +144,15 @@ def pack_weight(
     return Packed(value, scale, middle, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 
 
-def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
-    """Scale integers that are already in the graph to float, in the form of the kernel that reads them."""
+def scale_weight(packed: Packed, name: str, *, integer_kernel: bool, recast: bool = False) -> Stored:
+    """Scale integers that are already in the graph to float, in the form of the kernel that reads them.
+
+    Args:
+        packed: the integers.
+        name: prefix of the new nodes.
+        integer_kernel: whether an integer kernel reads them.
+        recast: see `Target`.
+    """
     zero = [] if packed.zero_point is None else [packed.zero_point]
     if integer_kernel:
         inputs = [packed.value, packed.scale, *zero]
@@ -154,6 +162,9 @@ def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
         if zero:
             assert packed.storage != "uint8"  # needs_unsigned is False for the float kernel: Sub would wrap
             nodes.append(ir.node("Sub", [level, *zero], name=f"{name}.levels"))
+            level = nodes[-1].outputs[0]
+        if recast:
+            nodes.append(ir.node("Cast", [level], {"to": ir.DataType.INT32.value}, name=f"{name}.int32"))
             level = nodes[-1].outputs[0]
         nodes.append(ir.node("Cast", [level], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], packed.scale], name=f"{name}.scaled"))
