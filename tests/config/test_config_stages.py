@@ -8,7 +8,7 @@ from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import EVERYTHING, stages_of
 from lampq_onnx.targets import TARGETS
 
-VNNI, OPENVINO = TARGETS["onnxruntime-x86-vnni"], TARGETS["openvino"]
+VNNI = TARGETS["onnxruntime-x86-vnni"]
 
 
 def recipe(**sections: dict[str, object]) -> Recipe:
