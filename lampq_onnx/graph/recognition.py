@@ -76,6 +76,8 @@ class Recognition:
         not_done: changes of a file that were not made although a place for them was found, with the reason.
         parity: relative difference between a file's outputs in PyTorch and in onnxruntime; None for other models.
         task: meaning of its outputs.
+        why: why this task, if nothing shows it; empty otherwise.
+        outputs: the outputs that are scored, and the task of each if there are several.
         links: number of places where input channels can be equalized; None: they are not equalized.
         stages: stages that measure and round, in their order; empty: not asked for.
         peak_bytes: about how much memory they need; None: not asked for.
@@ -91,6 +93,8 @@ class Recognition:
     not_done: tuple[NotDone, ...]
     parity: float | None
     task: str
+    why: str
+    outputs: Mapping[str, str]
     links: int | None
     stages: tuple[PlannedStage, ...] = ()
     peak_bytes: float | None = None

@@ -7,12 +7,12 @@ time, which stay in its cache through all widths, grids and starts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from lampq_onnx.quantization import Grid, WeightGrid
-from lampq_onnx.quantization.weights import MID_RISE_MAX_BITS, REFINEMENTS, SEARCH_RATIOS
+from lampq_onnx.quantization.weights import REFINEMENTS, SEARCH_RATIOS, usable_grids
 
 CACHED = 2**17
 """Weights that are processed together on a CPU: three buffers of half a megabyte."""
@@ -20,15 +20,18 @@ CACHED = 2**17
 TINY = torch.finfo(torch.float32).tiny
 
 
-def fit_weight_grids(weight: torch.Tensor, widths: Sequence[int]) -> list[WeightGrid]:
+def fit_weight_grids(
+    weight: torch.Tensor, widths: Sequence[int], grids: Collection[str] = tuple(Grid)
+) -> list[WeightGrid]:
     """Find the grid and the per-channel scales with the smallest squared error, for each width.
 
     Args:
         weight: (outputs, inputs), finite.
         widths: 1..8 each.
+        grids: grids to choose from.
 
     Raises:
-        ValueError: the weight is not a matrix or not finite, or a width is outside 1..8.
+        ValueError: the weight is not a matrix or not finite, or a width is outside 1..8 or has none of ``grids``.
     """
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(f"expected a non-empty matrix, got shape {tuple(weight.shape)}")
@@ -38,7 +41,8 @@ def fit_weight_grids(weight: torch.Tensor, widths: Sequence[int]) -> list[Weight
     weight = weight.detach().float()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("the weights hold NaN or infinity")
-    kinds = [(bits, grid) for bits in widths for grid in grids_of(bits)]
+    usable = {bits: usable_grids(bits, grids) for bits in widths}
+    kinds = [(bits, grid) for bits in widths for grid in usable[bits]]
     rows = len(weight) if weight.is_cuda else max(1, CACHED // weight.shape[1])
     parts = [_fit(weight[start : start + rows], kinds) for start in range(0, len(weight), rows)]
     found: dict[tuple[int, Grid], WeightGrid] = {}
@@ -46,14 +50,7 @@ def fit_weight_grids(weight: torch.Tensor, widths: Sequence[int]) -> list[Weight
         scale = torch.cat([part[index][0] for part in parts]).cpu().numpy()
         error = float(torch.cat([part[index][1] for part in parts]).sum())
         found[bits, grid] = WeightGrid(scale=scale, bits=bits, grid=grid, error=error)
-    return [min((found[bits, grid] for grid in grids_of(bits)), key=lambda fit: fit.error) for bits in widths]
-
-
-def grids_of(bits: int) -> list[Grid]:
-    """Grids that compete at a width."""
-    if bits == 1:
-        return [Grid.MID_RISE]
-    return [Grid.MID_TREAD, Grid.MID_RISE] if bits <= MID_RISE_MAX_BITS else [Grid.MID_TREAD]
+    return [min((found[bits, grid] for grid in usable[bits]), key=lambda fit: fit.error) for bits in widths]
 
 
 def starts_of(bits: int, grid: Grid, inputs: int) -> list[float]:
