@@ -31,6 +31,7 @@ from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
@@ -187,7 +188,8 @@ class Frontend:
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
         if chosen:
             with progress.stage("export"):
-                self._build(export_model(self.loaded))
+                touched = [module for s in chosen for module in s.equalization.link.modules]
+                self._build(refreshed(self.exported, self.loaded, touched))
                 self._annotate()
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
