@@ -20,13 +20,13 @@ from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_o
 from lampq_onnx.evaluation.changes import ChangeMeter
 from lampq_onnx.evaluation.gates import problems_of
 from lampq_onnx.evaluation.measure import (
-    BATCH,
     PairFigures,
     Simulation,
     measure_accuracy,
     measure_fidelity,
     measure_latency,
     not_measured,
+    pass_images,
 )
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.evaluation.records import bit_averages, layer_report
@@ -105,12 +105,15 @@ def share_accuracy(
         changes: collects the images of this process whose answer changes.
     """
     answers = files.task.outputs
-    return measure_accuracy(
+    runners = (
         open_runner(files.reference, threads=threads, answers=answers),
         open_runner(files.quantized, threads=threads, answers=answers),
         open_runner(files.quantized, threads=threads, optimize=False, answers=answers),
+    )
+    return measure_accuracy(
+        *runners,
         simulation,
-        batches_of(files.images, files.preprocessing, BATCH),
+        batches_of(files.images, files.preprocessing, pass_images(files.preprocessing.size, *runners)),
         total=len(files.images),
         meter=meter_for(files.task, files.images, files.preprocessing),
         group=group,

@@ -241,9 +241,8 @@ class Frontend:
             rounders["gptq"] = self.rounder
         losses = {}
         if len(rounders) > 1:
-            reference = logits_of(self.loaded.module, images.slice(0, SCORE_IMAGES))
             losses = {
-                name: self.evaluator(plan, images, update, rounder=rounder, reference=reference).score(bits)
+                name: self.evaluator(plan, images, update, rounder=rounder).score(bits)
                 for name, rounder in rounders.items()
             }
         best = rounders[min(losses, key=lambda name: losses[name], default="nearest")]
@@ -286,8 +285,15 @@ class Frontend:
     def _build(self, exported: Exported) -> None:
         """Use an export of the module in its current state."""
         self.exported = exported
+        self._scored: tuple[SlicedImages, torch.Tensor] | None = None
         self.rounder = WeightRounder(exported.layers, grids=self._grids)
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
+
+    def _reference(self, images: SlicedImages) -> torch.Tensor:
+        """Outputs of the float model on the images of the score, computed once for the same images."""
+        if self._scored is None or self._scored[0] is not images:
+            self._scored = (images, logits_of(self.loaded.module, images.slice(0, SCORE_IMAGES)))
+        return self._scored[1]
 
     def _annotate(self) -> None:
         """Record in the graph sketches of the layers' weights before equalization."""
@@ -316,6 +322,8 @@ class Frontend:
             reference: outputs of the float model on the images of the score, if they are known.
             coupled: sensitivities with a range for every bit-width, if inputs have the bit-width of the weights.
         """
+        if reference is None:
+            reference = self._reference(images)
         images = images.slice(0, SCORE_IMAGES)
         inputs = plan_inputs(plan)
         ranges = (
@@ -339,7 +347,7 @@ class Frontend:
             rounder or self.rounder,
             images,
             images.slice(0, ERROR_IMAGES),
-            logits_of(self.loaded.module, images) if reference is None else reference,
+            reference,
             labels_of(images),
             fixed_bits={name: layer.weight_bits for name, layer in quantized.items() if layer.fixed},
             measure=options.measure,

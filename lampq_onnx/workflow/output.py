@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,10 @@ from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.config.options import OutputOptions
 from lampq_onnx.converter import Conversion, convert_model, inspect_model
 from lampq_onnx.converter.convert import check_file
-from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
+from lampq_onnx.data import BatchedImages, ImageSource, batches_of
 from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.evaluation.checks import FilePair, check_files
-from lampq_onnx.evaluation.measure import BATCH, measure_accuracy, measure_latency
+from lampq_onnx.evaluation.measure import measure_accuracy, measure_latency, pass_images
 from lampq_onnx.evaluation.records import bit_averages, notes, with_layers
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.keys import SOURCE_KEY
@@ -160,8 +160,10 @@ class QuantizedOutput:
             open_runner(file, threads=self._threads, answers=loaded.task.outputs) for file in (self._float, path)
         )
         meter = meter_for(loaded.task, self._validation, loaded.preprocessing)
-        figures = measure_accuracy(first, second, None, None, self._batches(), total=len(self._validation), meter=meter)
-        images = next(self._batches()).images
+        count = pass_images(loaded.preprocessing.size, first, second)
+        batches = batches_of(self._validation, loaded.preprocessing, count)
+        figures = measure_accuracy(first, second, None, None, batches, total=len(self._validation), meter=meter)
+        images = next(batches_of(self._validation, loaded.preprocessing, count)).images
         latency = measure_latency(
             self._float,
             path,
@@ -180,6 +182,3 @@ class QuantizedOutput:
         return write_quantized(
             load_model(self._float), rounded.plan, rounded.weights, path, self._options, self._target, metadata
         )
-
-    def _batches(self) -> Iterator[Batch]:
-        return batches_of(self._validation, self._frontend.loaded.preprocessing, BATCH)
