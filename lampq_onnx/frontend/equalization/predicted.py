@@ -92,7 +92,7 @@ def predicted_errors(
             power[..., columns] = (values - shift).square_() @ own.inverse[:, columns]
         weights = grads_as_tokens(layer.module, grads).square()
         loss = (weights @ own.noise).add_((weights @ own.rows).mul_(power))
-        parts[layer.name].append(loss.reshape(samples, -1, loss.shape[-1]).sum(1, dtype=torch.float64).T.cpu())
+        parts[layer.name].append(loss.reshape(samples, -1, loss.shape[-1]).sum(1).double().T.cpu())
 
     layers = [layer for link in options for layer in link.readers]
     visit_gradients(model, layers, unlabelled(images, device_of(model)), measure, seed=seed, progress=progress)

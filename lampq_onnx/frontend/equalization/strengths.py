@@ -175,7 +175,7 @@ def choose_strengths(
                 for column, quantizer in enumerate(option.quantizers):
                     read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
                     change = (read @ weights[link][row][layer.name].T).add_(constant).sub_(exact).mul_(gradient)
-                    found[row, column] = change.square_().reshape(samples, -1).sum(1, dtype=torch.float64)
+                    found[row, column] = torch.linalg.vector_norm(change.reshape(samples, -1), dim=1).double().square()
             errors[link].append(found.cpu())
 
     visit_gradients(model, layers, unlabelled(held_out, device_of(model)), measure, seed=seed, progress=progress)

@@ -199,12 +199,14 @@ def choose_ranges(
             weight = layer.module.weight.flatten(1)
             gradient = grads_as_tokens(layer.module, grads)
             for width in widths[layer.name]:
+                if width > WHOLE_RANGE_BITS and len(candidates[layer.name, width]) == 1:
+                    continue  # there is nothing to choose, and the cost is too small to matter
                 for method, (low, high) in candidates[layer.name, width].items():
                     quantizer = ActivationQuantizer.from_range(low, high, width)
                     change = as_tokens(layer.module, fake_quantize(inputs, quantizer).sub_(inputs))
-                    moved = (change @ weight.T).mul_(gradient)
-                    whole = moved.reshape(samples, -1).sum(1, dtype=torch.float64).square().sum()
-                    alone = moved.square_().sum(dtype=torch.float64)
+                    moved = (change @ weight.T).mul_(gradient).reshape(samples, -1)
+                    whole = moved.sum(1).double().square().sum()
+                    alone = torch.linalg.vector_norm(moved, dim=1).double().square().sum()
                     errors[layer.name, width][method] += float(alone)
                     # Twice the KL is E[(g . d)^2], which also has the errors that add up over tokens.
                     costs[layer.name, width][method] += float(torch.maximum(alone, whole)) / 2
