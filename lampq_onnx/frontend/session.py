@@ -31,15 +31,8 @@ from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
-        if not chosen:
-            return
-        if not self.multiplied and held.renew(self.exported.model.graph, module):
-            self._build(self.exported)
-            return
-        with progress.stage("export"):
-            touched = [module for s in chosen for module in s.equalization.link.modules]
-            self._build(refreshed(self.exported, self.loaded, touched))
-            self._annotate()
+from lampq_onnx.frontend.models.held_weights import HeldWeights
+from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
@@ -195,22 +188,15 @@ class Frontend:
                 )
         self.equalized = {u.name: s.name for s in chosen for u in s.equalization.link.readers}
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
-<<<<<<< HEAD
-        if chosen:
-            with progress.stage("export"):
-                touched = [module for s in chosen for module in s.equalization.link.modules]
-                self._build(refreshed(self.exported, self.loaded, touched))
-                self._annotate()
-=======
         if not chosen:
             return
         if not self.multiplied and held.renew(self.exported.model.graph, module):
             self._build(self.exported)
             return
         with progress.stage("export"):
-            self._build(export_model(self.loaded))
+            touched = [module for s in chosen for module in s.equalization.link.modules]
+            self._build(refreshed(self.exported, self.loaded, touched))
             self._annotate()
->>>>>>> main
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
