@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits, input_elements, wide_layers
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
+from lampq_onnx.allocation.groups import ChannelGroups, RowCounts
 from lampq_onnx.allocation.ilp import solve, solve_choices
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, UNIFORM, budgeted_layers
+from lampq_onnx.allocation.mix_search import MixSolution, solve_mixes
+from lampq_onnx.allocation.mixed_widths import mixes_in_bits, own_groups, widths_of, with_mix
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, Problem, Solution, capacity_of
 from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
@@ -40,22 +43,44 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     options.require_widths()
     options.require_average_bits()
     options.require_average_input_bits()
+    options.require_granularity()
     model_layers = _layers(sensitivities)
     asked = options.activation_bits
     width, input_width = options.only_width, options.only_input_width
+    mixes: dict[str, RowCounts] = {}
     if width is not None and input_width is not None:
         solution = _only_solution(model_layers, width, input_width if isinstance(asked, str) else None)
-    elif asked == "mixed":
-        solution = _solve_pairs(sensitivities, model_layers, options)
+        return _plan(sensitivities, options, model_layers, solution, mixes), solution
+    groups = None if width is not None else own_groups(sensitivities, options)
+    if asked == "mixed":
+        solution, mixes = _solve_pairs(sensitivities, model_layers, options, groups)
     else:
         costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)
         if asked == "same" and options.metric in MEASURED_METRICS:
             costs = costs + _input_costs(model_layers, options.candidates)
         sizes = np.array([layer.parameters for layer in model_layers], dtype=np.int64)
         problem = Problem(tuple(layer.name for layer in model_layers), sizes, options.candidates, costs, options.bits)
-        solution = solve(problem, time_limit=options.time_limit)
+        if groups is None:
+            solution = solve(problem, time_limit=options.time_limit)
+        else:
+            none = np.zeros(len(model_layers))
+            kinds = [mixes_in_bits(model_layers, groups, options.candidates, costs, none, (none,))]
+            solved = solve_mixes(problem.choices, kinds, time_limit=options.time_limit)
+            solution, mixes = widths_of(solved, model_layers, [(bits, 0) for bits in options.candidates], [0])
         if asked == "same":
             solution = replace(solution, activation_bits=dict(solution.bits))
+    return _plan(sensitivities, options, model_layers, solution, mixes), solution
+
+
+def _plan(
+    sensitivities: Sensitivities,
+    options: AllocationOptions,
+    model_layers: tuple[LayerSensitivity, ...],
+    solution: Solution,
+    mixes: Mapping[str, RowCounts],
+) -> BitPlan:
+    """Return the plan with the widths of a solution."""
+    asked = options.activation_bits
     if isinstance(asked, str):
         inputs = solution.activation_bits
     else:
@@ -66,17 +91,16 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     layers = {
         layer.name: layer_plan(layer, fixed, fixed_activation_bits(layer, fixed))
         if layer.fixed
-        else layer_plan(layer, solution.bits[layer.name], inputs[layer.name])
+        else with_mix(layer, layer_plan(layer, solution.bits[layer.name], inputs[layer.name]), mixes.get(layer.name))
         for layer in sensitivities.layers
     }
-    plan = BitPlan(
+    return BitPlan(
         model=sensitivities.model.name,
         metric=options.metric,
         budget=options.bits,
         activation_budget=options.activation_budget if asked == "mixed" else None,
         layers=layers,
     )
-    return plan, solution
 
 
 def _only_solution(layers: Sequence[LayerSensitivity], width: int, input_width: int | None) -> Solution:
@@ -109,8 +133,11 @@ def _layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...]:
 
 
 def _solve_pairs(
-    sensitivities: Sensitivities, layers: tuple[LayerSensitivity, ...], options: AllocationOptions
-) -> Solution:
+    sensitivities: Sensitivities,
+    layers: tuple[LayerSensitivity, ...],
+    options: AllocationOptions,
+    groups: Sequence[ChannelGroups | None] | None,
+) -> tuple[Solution, dict[str, RowCounts]]:
     """Choose the widths of weights and inputs together; each option is a pair of the two.
 
     A metric that is not in nats is scaled to the range of the inputs' costs. With separate budgets and additive costs,
@@ -146,17 +173,18 @@ def _solve_pairs(
         costs=(weight_costs[:, :, None] + input_costs[:, None, :]).reshape(len(layers), len(pairs)),
         budgets=budgets,
     )
-    found = solve_choices(problem, time_limit=options.time_limit)
-    taken = {name: pairs[k] for name, k in zip(problem.names, found.choice.tolist(), strict=True)}
-    return Solution(
-        bits={name: pair[0] for name, pair in taken.items()},
-        objective=found.objective,
-        bound=found.bound,
-        gap=found.gap,
-        proven_optimal=found.proven_optimal,
-        seconds=found.seconds,
-        activation_bits={name: pair[1] for name, pair in taken.items()},
-    )
+    widths = options.activation_candidates
+    if groups is None:
+        found = solve_choices(problem, time_limit=options.time_limit)
+        solved = MixSolution(tuple(found.choice.tolist()), problem, found)
+    else:
+        none = np.zeros(len(layers))
+        kinds = [
+            mixes_in_bits(layers, groups, options.candidates, weight_costs, input_costs[:, k], (none, elements * bits))
+            for k, bits in enumerate(widths)
+        ]
+        solved = solve_mixes(problem, kinds, time_limit=options.time_limit)
+    return widths_of(solved, layers, pairs, widths)
 
 
 def _input_costs(layers: Sequence[LayerSensitivity], widths: Sequence[int]) -> FloatArray:

@@ -34,6 +34,7 @@ class Stages:
         moments: whether the second moments of the inputs of the float model are measured, for GPTQ on them.
         measurements: what is measured of the weights.
         input_costs: how the costs of input widths are found.
+        shares: whether output channels may get widths of their own, for which their shares of the costs are measured.
         wide_price: see `AllocationOptions.wide_price`; decides which input costs are worth telling apart.
         simulated_plans: whether plans are simulated, from which agreement is predicted.
         update: whether swaps of widths are tried.
@@ -44,6 +45,7 @@ class Stages:
     moments: bool = True
     measurements: frozenset[Measurement] = MEASUREMENTS
     input_costs: InputCosts = "measured"
+    shares: bool = True
     wide_price: float = 0.0
     simulated_plans: bool = False
     update: bool = False
@@ -52,7 +54,7 @@ class Stages:
     @property
     def text(self) -> str:
         """The stages as text, the same for equal ones."""
-        return f"{sorted(self.measurements)} {self.input_costs} {self.wide_price}"
+        return f"{sorted(self.measurements)} {self.input_costs} {self.wide_price} {self.shares}"
 
 
 EVERYTHING = Stages()
@@ -87,12 +89,17 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
     fast = recipe.analysis.effort == "fast"
     rounds = fast and not (only and options.only_width == FIXED_BITS)
     updates = recipe.update.rounds > 0 and any(plan.metric == options.metric for plan in open_weights)
+    storage = target.packing if output.packing == "auto" else output.packing
+    whole_layers = options.granularity == "auto" and (not target.folds or storage != "exact")
+    shares = bool(open_weights) and not whole_layers
     few = output.figures == "few" or (output.figures == "auto" and fast)
     return Stages(
         equalization=recipe.analysis.equalize,
-        moments=recipe.rounding.method == "gptq" and (rounds or updates or simulates or bool(needed & ROUNDED)),
+        moments=recipe.rounding.method == "gptq"
+        and (rounds or updates or simulates or bool(needed & ROUNDED) or shares),
         measurements=frozenset(needed),
         input_costs="measured" if simulates or not only else _input_costs(recipe, target),
+        shares=shares,
         wide_price=options.wide_price,
         simulated_plans=simulates,
         update=updates,

@@ -41,6 +41,7 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
@@ -240,7 +241,7 @@ class Frontend:
         The errors of layers are not a good judge: on models with massive activations GPTQ lowers them and ruins the
         model. At 8 bits everywhere GPTQ gains less than the inputs lose by far, and all weights are rounded to nearest.
         """
-        bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
         fine = all(width == FIXED_BITS for width in bits.values())
         if self._gptq and not fine:
@@ -255,7 +256,7 @@ class Frontend:
         names = [name for name, layer in plan.layers.items() if layer.quantized]
         return RoundedPlan(
             plan=plan,
-            weights={name: best.quantized(name, plan.layers[name].weight_bits) for name in names},
+            weights={name: best.quantized(name, plan.layers[name].widths) for name in names},
             methods={name: best.method(name) for name in names},
             losses=losses,
         )
@@ -342,8 +343,10 @@ class Frontend:
             else {}
         )
 
-        def input_of(name: str, width: int) -> ActivationQuantizer | None:
-            return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)
+        def input_of(name: str, width: Bits) -> ActivationQuantizer | None:
+            if name in ranges and isinstance(width, int):
+                return quantizer_of(ranges[name][width], width)
+            return inputs.get(name)
 
         quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
         return SimulationEvaluator(
@@ -368,7 +371,7 @@ class Frontend:
         plan = rounded.plan
         nothing = torch.empty(0)  # errors of layers need no outputs of the model
         return self.evaluator(plan, images, options, rounder=rounder, reference=nothing).reconstruction_errors(
-            {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+            {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         )
 
     @contextmanager

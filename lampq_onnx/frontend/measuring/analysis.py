@@ -15,6 +15,7 @@ from lampq_onnx.config.stages import InputCosts, Stages
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
+from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
@@ -152,6 +153,9 @@ class Analysis:
         input_costs = self._input_costs(
             stages.input_costs, ranges, range_costs, widths, progress, wide_price=stages.wide_price
         )
+        shares = {}
+        if stages.shares and shares_channels(options):
+            shares = self._channel_shares(options, seed, progress)
         elements = self._input_elements()
         return Sensitivities(
             model=self.loaded.identity,
@@ -167,6 +171,7 @@ class Analysis:
                     nuclear_norm=norms.get(layer.name),
                     weight_error=errors.get(layer.name, {}),
                     weight_cost=costs.get(layer.name, {}),
+                    channel_shares=shares.get(layer.name),
                     activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
                     activation_ranges=ranges[layer.name],
                     output_range=products.get(layer.name),
@@ -267,6 +272,16 @@ class Analysis:
                 expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
             )  # fmt: skip
 
+    def _channel_shares(
+        self, options: AnalysisOptions, seed: int, progress: ProgressSink
+    ) -> dict[str, tuple[float, ...]]:
+        images = self.images.slice(0, SHARE_IMAGES)
+        with progress.stage("channel shares", len(images)) as advance:
+            return channel_shares(
+                self.loaded.module, images, self.budgeted, self.rounder, options.candidates, seed=seed,
+                group=self.group, progress=advance,
+            )  # fmt: skip
+
     def _input_costs(
         self,
         how: InputCosts,
@@ -331,6 +346,17 @@ class Analysis:
         require_labels(self.loaded, kind, self.images)
         for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
             yield batch, labels if kind == "given" else None
+
+
+def shares_channels(options: AnalysisOptions) -> bool:
+    """Whether the shares of output channels are measured.
+
+    Args:
+        options: what is measured.
+    """
+    if options.granularity == "auto":
+        return options.effort != "fast" and options.activation_bits != "same"
+    return options.granularity == "group"
 
 
 def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:

@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.artifacts import ChannelWidths
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
 from lampq_onnx.frontend.simulation.grids import fit_weight_grids
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
+from lampq_onnx.frontend.simulation.row_widths import Bits, join_grids, join_weights
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight, WeightGrid
 
@@ -32,7 +34,7 @@ class WeightRounder:
         moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
             nearest.
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
-        given: layer -> weights that were rounded elsewhere, at their width.
+        given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
     """
 
@@ -52,26 +54,31 @@ class WeightRounder:
         self._widths = tuple(widths)
         self._grids: dict[tuple[str, int], WeightGrid] = {}
         self._errors: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
-        self._rounded: dict[tuple[str, int], QuantizedWeight] = {
-            (name, weight.bits): weight for name, weight in (given or {}).items()
-        }
+        self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
+        self._given = dict(given or {})
 
     def method(self, name: str) -> str:
         """How the layer is rounded: "gptq" or "nearest"."""
         return "gptq" if name in self._by_gptq else "nearest"
 
-    def grid(self, name: str, bits: int) -> WeightGrid:
-        """The fitted grid of a layer at a bit-width.
+    def grid(self, name: str, bits: Bits) -> WeightGrid:
+        """The fitted grid of a layer at a bit-width, or with widths of its rows.
 
         Raises:
             LampqError: the weights cannot be quantized; names the layer.
         """
+        if isinstance(bits, ChannelWidths):
+            return join_grids(bits, {width: self.grid(name, width) for width in bits.counts})
         if (name, bits) not in self._grids:
             self._fit(name, (bits,))
         return self._grids[name, bits]
 
-    def quantized(self, name: str, bits: int) -> QuantizedWeight:
-        """Integers and scales of a layer at a bit-width."""
+    def quantized(self, name: str, bits: Bits) -> QuantizedWeight:
+        """Integers and scales of a layer at a bit-width, or with widths of its rows."""
+        if name in self._given:
+            return self._given[name]
+        if isinstance(bits, ChannelWidths):
+            return join_weights(bits, {width: self.quantized(name, width) for width in bits.counts})
         if (name, bits) not in self._rounded:
             if name not in self._by_gptq:
                 self._rounded[name, bits] = nearest(self.grid(name, bits), self._matrix(name))
@@ -108,7 +115,7 @@ class WeightRounder:
                 self._errors[name, bits] = change.sum(1, dtype=torch.float64).cpu().numpy()
         return self._errors[name, bits]
 
-    def dequantized(self, name: str, bits: int) -> torch.Tensor:
+    def dequantized(self, name: str, bits: Bits) -> torch.Tensor:
         """The rounded weight in the module's shape, on its device."""
         original = self._originals[name]
         return dequantized(self.quantized(name, bits), original).reshape(original.shape)
@@ -139,11 +146,11 @@ class LayerSetting:
     """How one layer is simulated.
 
     Attributes:
-        weight_bits: bit-width of the weights; None leaves them in float.
+        weight_bits: bit-width of the weights, or of their rows; None leaves them in float.
         activation: quantizer of the input; None leaves it in float.
     """
 
-    weight_bits: int | None
+    weight_bits: Bits | None
     activation: ActivationQuantizer | None
 
 
