@@ -80,7 +80,7 @@ def reproduce(
         frontend, crops = opened.calibrated()
         now = inputs_of(frontend.loaded, crops)
         _require_same(path, before, now)
-        target = target_here(recipe.output.target)
+        target = target_here(recipe.output.target_name)
         kept = kept_for(now, frontend.loaded.task, recipe, None, clock)
         found = Search(frontend, crops, recipe, stages_of(recipe, target), kept, clock).run()
         made, source = Path(folder, MODEL_FILE), Path(folder, FLOAT_FILE)
