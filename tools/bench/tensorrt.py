@@ -27,9 +27,21 @@ def row_of(path: Path, *, batch: int) -> dict[str, Any]:
     try:
         engine = build_engine(path, batch=batch)
     except LampqError as error:
-        return {"file": str(path), "refused": error.message}
+        return {"file": str(path), "runtime": version(), "refused": error.message}
     kinds = Counter(layer.kind for layer in engine.layers)
-    return {"file": str(path), "refused": "", "bytes": engine.bytes, "layers": kinds, "products": engine.products}
+    return {
+        "file": str(path),
+        "runtime": version(),
+        "refused": "",
+        "bytes": engine.bytes,
+        "layers": kinds,
+        "products": engine.products,
+    }
+
+
+def version() -> str:
+    """Name and version of the builder."""
+    return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
 
 
 def print_row(row: dict[str, Any], *, each: bool) -> None:
@@ -58,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.json:
         print(json.dumps(rows))
         return
-    print(f"{PACKAGE} {importlib.metadata.version(PACKAGE)}")
+    print(version())
     for row in rows:
         print_row(row, each=asked.each)
 
