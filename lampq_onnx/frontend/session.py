@@ -30,6 +30,7 @@ from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.held_weights import HeldWeights
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
@@ -162,6 +163,7 @@ class Frontend:
         width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
         with progress.stage("equalization", len(held_out)) as advance:
             before = forward(module, sample)
+            held = HeldWeights(self.exported.model.graph, module)
             links = self.links(sample)
             found = kept.get(
                 "equalization",
@@ -184,10 +186,14 @@ class Frontend:
                 )
         self.equalized = {u.name: s.name for s in chosen for u in s.equalization.link.readers}
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
-        if chosen:
-            with progress.stage("export"):
-                self._build(export_model(self.loaded))
-                self._annotate()
+        if not chosen:
+            return
+        if not self.multiplied and held.renew(self.exported.model.graph, module):
+            self._build(self.exported)
+            return
+        with progress.stage("export"):
+            self._build(export_model(self.loaded))
+            self._annotate()
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
