@@ -39,6 +39,7 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
@@ -237,7 +238,7 @@ class Frontend:
         The errors of layers are not a good judge: on models with massive activations GPTQ lowers them and ruins the
         model.
         """
-        bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
         if self._gptq:
             rounders["gptq"] = self.rounder
@@ -249,7 +250,7 @@ class Frontend:
         names = [name for name, layer in plan.layers.items() if layer.quantized]
         return RoundedPlan(
             plan=plan,
-            weights={name: best.quantized(name, plan.layers[name].weight_bits) for name in names},
+            weights={name: best.quantized(name, plan.layers[name].widths) for name in names},
             methods={name: best.method(name) for name in names},
             losses=losses,
         )
@@ -324,8 +325,10 @@ class Frontend:
             else {}
         )
 
-        def input_of(name: str, width: int) -> ActivationQuantizer | None:
-            return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)
+        def input_of(name: str, width: Bits) -> ActivationQuantizer | None:
+            if name in ranges and isinstance(width, int):
+                return quantizer_of(ranges[name][width], width)
+            return inputs.get(name)
 
         quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
         return SimulationEvaluator(
