@@ -121,7 +121,7 @@ class Target:
     @property
     def timed(self) -> bool:
         """Whether `probe` can time its files here."""
-        return self.runner == "onnxruntime"
+        return self.runner is not None
 
     @property
     def packing(self) -> Packing:
@@ -184,6 +184,9 @@ class Target:
                 hint=f"use --packing {' or '.join(self.packings)}",
             )
 
+
+RUNNERS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO, which lampq-onnx[openvino] installs"}
+"""Runtimes that run, check and time files here (`lampq_onnx.runtime.runtimes`) -> what they are."""
 
 _FLOAT_LAYER = Kernel((FLOAT,), (FLOAT,), "float")
 

@@ -118,7 +118,7 @@ class Latency(Record):
     quantized_ms: float = Field(description="median milliseconds of the quantized file, per batch")
     speedup: float = Field(description="median over rounds of float time / quantized time")
     speedup_quartiles: tuple[float, float] = Field(description="first and third quartile of the speedup over rounds")
-    threads: int = Field(description="threads of onnxruntime")
+    threads: int = Field(description="threads of the runtime")
     batch: int = Field(description="images in a batch")
     runs: int = Field(description="number of rounds")
     float_samples_ms: tuple[float, ...] = Field(description="milliseconds of the float file in every round")
@@ -126,7 +126,7 @@ class Latency(Record):
 
 
 class Fidelity(Record):
-    """Whether onnxruntime computes what the QDQ graph and the simulation say."""
+    """Whether the runtime computes what the QDQ graph and the simulation say."""
 
     layer_max: float | None = Field(
         description="largest relative error of a layer, kernel against reference QDQ, same input; null: not finite"
@@ -208,6 +208,9 @@ class Environment(Record):
     )
     cores: int = Field(description="number of cores that the run could use")
     target: str = Field(description="target that the file was made for")
+    runtime: str = Field(
+        default="", description="what ran the files, and its arithmetic beside integers; empty in older reports"
+    )
 
 
 class Report(Artifact):
@@ -221,7 +224,7 @@ class Report(Artifact):
     size: Size = Field(description="bytes of both files")
     bits: Bits = Field(description="average widths")
     latency: Latency = Field(description="times of both files")
-    fidelity: Fidelity = Field(description="whether onnxruntime computes what the file says")
+    fidelity: Fidelity = Field(description="whether the runtime computes what the file says")
     allocation: Allocation | None = Field(
         default=None, description="how the widths were found; null: only the file is known"
     )

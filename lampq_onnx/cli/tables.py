@@ -89,6 +89,7 @@ def print_summary(report: Report) -> None:
             f"(batch {latency.batch}, {latency.threads} thread(s), {latency.runs} interleaved runs)",
         ),
         ("images", report.preprocessing),
+        *([("runtime", report.environment.runtime)] if report.environment.runtime else []),
         (
             "machine",
             f"{report.environment.cpu}; {', '.join(report.environment.cpu_flags) or 'no vector flags'}",

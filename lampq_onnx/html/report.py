@@ -148,7 +148,8 @@ def _changes_caption(changes: AnswerChanges, accuracy: Accuracy) -> str:
 def _machine(report: Report) -> str:
     found = report.environment
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    runtime = f", run by {found.runtime}" if found.runtime else ""
     return (
         f"lampq-onnx {found.lampq_onnx}, {versions}; {found.cpu} ({', '.join(found.cpu_flags) or 'no vector flags'}), "
-        f"{found.cores} cores; target {found.target}. Images: {report.preprocessing}."
+        f"{found.cores} cores; target {found.target}{runtime}. Images: {report.preprocessing}."
     )
