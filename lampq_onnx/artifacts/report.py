@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.artifacts.not_done import NotDone
@@ -146,7 +147,7 @@ class LayerReport(Record):
 
     name: str = Field(description="name of the layer")
     type: str = Field(description="qkv, proj, fc1, fc2, patch_embed, head, linear or conv")
-    weight_bits: int = Field(description="width of the weights")
+    weight_bits: int = Field(description="width of the weights; the widest one if output channels differ")
     activation_bits: int = Field(description="width of the input; 32 is float")
     storage: str = Field(description="how the integers lie in the file: exact, int2, int4, int8 or uint8")
     scheme: str = Field(description="grid of the levels: mid-tread (zero is one) or mid-rise")
@@ -162,6 +163,19 @@ class LayerReport(Record):
         default=None,
         description="|What Xhat - W X|^2 / |W X|^2 on calibration images, Xhat from the quantized model",
     )
+    channel_bits: dict[int, int] | None = Field(
+        default=None, description="width -> number of output channels; null: all have the same width"
+    )
+
+    @property
+    def mean_weight_bits(self) -> float:
+        """Average width of the weights."""
+        return mean_bits(self.weight_bits, self.channel_bits)
+
+    @property
+    def bits_text(self) -> str:
+        """The width of the weights as text: average and span if output channels differ."""
+        return bits_text(self.weight_bits, self.channel_bits)
 
 
 class Allocation(Record):

@@ -270,6 +270,6 @@ def _worst_layers(layers: Sequence[LayerReport], count: int = 3) -> str:
     if errors:
         worst = sorted(errors, key=lambda name: -errors[name])[:count]
         return "; the layers that changed most: " + ", ".join(f"{name} ({errors[name]:.2g})" for name in worst)
-    narrow = sorted(layers, key=lambda layer: (layer.weight_bits, layer.activation_bits))[:count]
-    named = ", ".join(f"{layer.name} ({layer.weight_bits}/{layer.activation_bits} bits)" for layer in narrow)
+    narrow = sorted(layers, key=lambda layer: (layer.mean_weight_bits, layer.activation_bits))[:count]
+    named = ", ".join(f"{layer.name} ({layer.bits_text}/{layer.activation_bits} bits)" for layer in narrow)
     return f"; the layers with the fewest bits: {named}" if named else ""

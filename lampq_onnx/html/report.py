@@ -103,7 +103,7 @@ def _bits_caption(report: Report) -> str:
     if len(widths) == 1:
         parts.append(f"Inputs have {widths.pop()} bits everywhere.")
     if outside:
-        named = ", ".join(f"{layer.name} {layer.weight_bits} bits" for layer in outside[:6])
+        named = ", ".join(f"{layer.name} {layer.bits_text} bits" for layer in outside[:6])
         more = len(outside) - 6
         parts.append(f"Outside the blocks: {named}{f' and {more} more' if more > 0 else ''}.")
     if report.bits.covers:

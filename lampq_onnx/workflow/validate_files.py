@@ -9,7 +9,7 @@ from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.config.options import ImageOptions, OutputOptions
 from lampq_onnx.converter import inspect_model
-from lampq_onnx.converter.convert import embedded_plan
+from lampq_onnx.converter.embedded import embedded_plan
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.checks import FilePair, check_files, require_scores, share_accuracy
 from lampq_onnx.evaluation.comparable import ModelFile, require_comparable
