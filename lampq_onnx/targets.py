@@ -18,6 +18,9 @@ PACKINGS: Mapping[Packing, str] = {
 }
 """Storage of the weights -> what it is."""
 
+GridName = Literal["mid-tread", "mid-rise"]
+"""Names of the grids of weights, see `lampq_onnx.quantization.Grid`."""
+
 FLOAT = 32
 
 Kind = Literal["integer", "float"]
@@ -79,6 +82,13 @@ class Target:
             products take so much longer that nothing is gained; on arm64 it was not measured.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64.
+        grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
+            wider than the weights are.
+        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
+        output_ranges: the result of each product is quantized too, with the width of the input, because only then does
+            the product run on integers.
+        zero_points: the zero points of the weights are written although they are zero.
+        batch: batch that files must have; None: any, which stays open in the file.
         runner: the runtime that runs, checks and times its files here, by its name in `lampq_onnx.runtime`; None: none
             does, and they are checked in onnxruntime on this CPU.
         recast: weights of a float kernel are cast to INT32 before FLOAT. OpenVINO takes int8 weights with one Cast and
@@ -97,6 +107,11 @@ class Target:
     shared_bytes: bool = True
     gemm_bias: bool = False
     part_products: bool = False
+    grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
+    moves_bytes: bool = True
+    output_ranges: bool = False
+    zero_points: bool = False
+    batch: int | None = None
     runner: str | None = None
     recast: bool = False
     verified: Verified | None = None
@@ -228,7 +243,9 @@ TARGETS = {
         ),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
-        # matched on initializers, so no unpacking is written for it.
+        # matched on initializers, so no unpacking is written for it. Measured with the provider's software HTP
+        # (tools/bench/qnn.py): a product becomes an integer one only with a QuantizeLinear behind it, bytes cannot be
+        # reshaped, INT4 without a zero point is multiplied wrongly, and all sizes must be fixed.
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
@@ -236,6 +253,12 @@ TARGETS = {
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
             folds=False,
+            grids=("mid-tread",),
+            moves_bytes=False,
+            output_ranges=True,
+            zero_points=True,
+            batch=1,
+            verified=Verified("python -m tools.bench.qnn", "onnxruntime-qnn 2.7.0, software HTP", "2026-11-30"),
             opset=21,
         ),
         # Explicit quantization: int8 with zero point 0 for weights (per channel) and inputs (per tensor), and

@@ -60,6 +60,11 @@ class LayerPlan(Record):
     activation_range: ActivationRange | None = Field(
         default=None, description="absent: convert measures it from --calibration"
     )
+    output_range: ActivationRange | None = Field(
+        default=None,
+        description="range of its product, before the bias; only for targets whose products have quantized results. "
+        "Absent: convert measures it from --calibration",
+    )
     input_elements: int | None = Field(
         default=None, gt=0, description="number of elements of the layer's input, for one image"
     )

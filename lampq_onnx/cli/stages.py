@@ -51,7 +51,7 @@ def allocate(
 
 
 @with_options(
-    *("--packing", "--target", "--calibration", "--calibration-size", "--seed", "--threads"),
+    *("--packing", "--target", "--batch", "--calibration", "--calibration-size", "--seed", "--threads"),
     *("--input-size", "--mean", "--std", "--crop"),
 )
 def convert(

@@ -107,6 +107,7 @@ class _Output(TypedDict, total=False):
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
+    batch: int | None
     threads: int | None
     latency_threads: int | None
     latency_batch: int | None

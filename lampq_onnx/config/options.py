@@ -415,6 +415,16 @@ class OutputOptions(Record):
         AfterValidator(known_target),
         Option("Where the file will run: {targets}. auto is this machine.", OUTPUT, level="basic", names="targets"),
     ] = "auto"
+    batch: Annotated[
+        int | None,
+        Field(ge=1, le=MOST_BATCH),
+        Option(
+            "Number of images that the file takes at once. Default: any; 1 for onnxruntime-qnn, which needs a fixed "
+            "number.",
+            OUTPUT,
+            example=1,
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         Field(ge=1, le=MOST_THREADS),

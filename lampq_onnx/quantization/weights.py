@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -201,12 +201,16 @@ class WeightGrid(_ByRow):
         return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid, widths=self.widths)
 
 
-def fit_weight_grid(weight: FloatArray, bits: int | npt.NDArray[np.integer[Any]]) -> WeightGrid:
+def fit_weight_grid(
+    weight: FloatArray, bits: int | npt.NDArray[np.integer[Any]], grids: Collection[str] = tuple(Grid)
+) -> WeightGrid:
     """Find the grid and the per-channel scales with the smallest squared error.
 
     Args:
         weight: (outputs, inputs), finite.
         bits: 1..8, for all rows or one for each, (outputs,). Rows of the same width get the same grid.
+        grids: grids to choose from; 1 bit has only the mid-rise grid, and more than `MID_RISE_MAX_BITS` bits only the
+            other one.
 
     Raises:
         ValueError: the weight is not a matrix or not finite, a width is outside 1..8, or there is not one for each row.
@@ -216,36 +220,43 @@ def fit_weight_grid(weight: FloatArray, bits: int | npt.NDArray[np.integer[Any]]
     if isinstance(bits, np.ndarray):
         if bits.shape != weight.shape[:1]:
             raise ValueError(f"expected one width for each of {len(weight)} rows, got shape {bits.shape}")
-        return _fit_rows(weight, bits)
+        return _fit_rows(weight, bits, grids)
     if not 1 <= bits <= 8:
         raise ValueError(f"bits must be 1..8, not {bits}")
     weight = weight.astype(np.float32, copy=False)
     largest = np.abs(weight).max(axis=1)
     if not np.isfinite(largest).all():
         raise ValueError("the weights hold NaN or infinity")
-    grids = [Grid.MID_RISE] if bits == 1 else [Grid.MID_TREAD]
-    if 1 < bits <= MID_RISE_MAX_BITS:
-        grids.append(Grid.MID_RISE)
+    usable = [grid for grid in _grids_at(bits) if grid in grids]
+    if not usable:
+        raise ValueError(f"{bits}-bit weights have the grid {_grids_at(bits)[0]}, not {' or '.join(grids)}")
     # Scaling by powers of two changes no rounding, and squares of huge or tiny weights would overflow or underflow
     # float32.
     exponent = np.frexp(largest)[1]
     weight = np.ldexp(weight, -exponent[:, None])
-    fits = [_fit(weight, exponent, bits, grid) for grid in grids]
+    fits = [_fit(weight, exponent, bits, grid) for grid in usable]
     return min(fits, key=lambda fit: fit.error)
 
 
-def _fit_rows(weight: FloatArray, bits: npt.NDArray[np.integer[Any]]) -> WeightGrid:
+def _grids_at(bits: int) -> list[Grid]:
+    """List the grids that a width has, the first of equals first."""
+    if bits == 1:
+        return [Grid.MID_RISE]
+    return [Grid.MID_TREAD, Grid.MID_RISE] if bits <= MID_RISE_MAX_BITS else [Grid.MID_TREAD]
+
+
+def _fit_rows(weight: FloatArray, bits: npt.NDArray[np.integer[Any]], grids: Collection[str]) -> WeightGrid:
     """Fit the rows of each width by themselves."""
-    fits = {int(width): fit_weight_grid(weight[bits == width], int(width)) for width in np.unique(bits)}
+    fits = {int(width): fit_weight_grid(weight[bits == width], int(width), grids) for width in np.unique(bits)}
     widest = max(fits)
     if len(fits) == 1:
         return fits[widest]
     scale = np.empty(len(weight), np.float32)
     for width, found in fits.items():
         scale[bits == width] = found.scale
-    grids = {width: found.grid for width, found in fits.items()}
+    used = {width: found.grid for width, found in fits.items()}
     error = sum(found.error for found in fits.values())
-    return WeightGrid(scale, widest, grids[widest], error, RowWidths(bits.astype(np.int8), grids))
+    return WeightGrid(scale, widest, used[widest], error, RowWidths(bits.astype(np.int8), used))
 
 
 def _fit(weight: npt.NDArray[np.float32], exponent: npt.NDArray[np.int32], bits: int, grid: Grid) -> WeightGrid:

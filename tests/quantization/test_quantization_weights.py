@@ -274,6 +274,17 @@ def test_more_bits_are_never_worse() -> None:
     assert all(after < 0.6 * before for before, after in pairwise(errors))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_only_the_given_grids_compete(bits: int) -> None:
+    weight = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    fits = {grid: fit_weight_grid(weight, bits, (grid,)) for grid in Grid}
+    assert all(fit.grid is grid for grid, fit in fits.items())
+    assert fit_weight_grid(weight, bits).error == min(fit.error for fit in fits.values())
+    assert fit_weight_grid(weight, bits, ("mid-tread",)).error == fits[Grid.MID_TREAD].error
+    with pytest.raises(ValueError, match="1-bit weights have the grid mid-rise, not mid-tread"):
+        fit_weight_grid(weight, 1, ("mid-tread",))
+
+
 def test_rows_of_several_widths_are_fitted_by_themselves() -> None:
     rng = np.random.default_rng(3)
     weight = rng.normal(size=(9, 16)).astype(np.float32)

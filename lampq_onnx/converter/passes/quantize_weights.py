@@ -71,6 +71,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
                     paired=paired,
                     folds=self.target.folds,
                     shares=shares,
+                    zero_points=self.target.zero_points,
                 )
                 first[key] = packed
                 for value in packed.initializers:
