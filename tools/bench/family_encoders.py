@@ -121,3 +121,9 @@ ENCODERS: dict[str, Encoder] = {
     "transformers-mlcd": ("MLCDVisionModel", "MLCDVisionConfig", VIT, ""),
 }  # fmt: skip
 """Name of the row -> its model."""
+
+
+def has_size(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings, or those of a part of the model, say how large images are."""
+    parts = (settings, settings.get("backbone_config", {}), settings.get("vision_config", {}))
+    return any("image_size" in part for part in parts)

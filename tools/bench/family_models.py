@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from tools.bench.family_encoders import ENCODERS
+from tools.bench.family_encoders import ENCODERS, has_size
 
 SMALL_SCALE = 0.1
 """A constant vector below this is a LayerScale or another gate at its start, where a trained one is larger."""
@@ -108,9 +108,7 @@ FAMILIES = (
     Family("siglip", "vit_base_patch16_siglip_224", _NARROW),
     Family("resnet", "resnet10t", refused="no attention layers were recognized"),
     *(
-        Family(name, model, settings, refused=refused, config=config, size=(64, 48) if "pose" in name else (64, 64))
-        if settings.get("image_size") is None
-        else Family(name, model, settings, refused=refused, config=config)
+        Family(name, model, settings, refused=refused, config=config, size=None if has_size(settings) else (64, 64))
         for name, (model, config, settings, refused) in ENCODERS.items()
     ),
 )
