@@ -120,7 +120,7 @@ class Target:
     @property
     def timed(self) -> bool:
         """Whether `probe` can time its files here."""
-        return self.runner == "onnxruntime"
+        return self.runner is not None
 
     @property
     def packing(self) -> Packing:
@@ -183,6 +183,32 @@ class Target:
                 hint=f"use --packing {' or '.join(self.packings)}",
             )
 
+    def require_channel_widths(self, packing: Packing, where: str = "") -> None:
+        """Refuse output channels of different widths where a layer can have only one width.
+
+        Args:
+            packing: storage of the weights.
+            where: what has these widths, for the message, e.g. "layer blocks.0.attn.qkv".
+
+        Raises:
+            UsageError: the target reads weights directly from the file, or the storage has one type for a whole layer.
+        """
+        start = f"{where}: " if where else ""
+        if not self.folds:
+            raise UsageError(
+                f"{start}all output channels of a layer have one width in files for {self.name}, which does not unpack "
+                "weights when it loads a file",
+                hint="use --granularity layer, or remove channel_widths from the plan",
+            )
+        if packing == "native":
+            raise UsageError(
+                f"{start}native storage has one integer type for a layer, so narrow output channels would save nothing",
+                hint="use --packing exact or --packing container, or remove channel_widths from the plan",
+            )
+
+
+RUNNERS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO, which lampq-onnx[openvino] installs"}
+"""Runtimes that run, check and time files here (`lampq_onnx.runtime.runtimes`) -> what they are."""
 
 _FLOAT_LAYER = Kernel((FLOAT,), (FLOAT,), "float")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable
 
 
-@with_options("--target", "--latency-threads", "--latency-batch")
+@with_options("--target", "--runtime", "--inference-precision", "--latency-threads", "--latency-batch")
 def probe(
     *,
     float_model: Annotated[
@@ -32,7 +32,7 @@ def probe(
     """Time the layers on this machine, for --max-latency of allocate and quantize.
 
     Each layer shape is timed in float and in each form that the target has for it. Shapes that were timed before with
-    this onnxruntime on this CPU are taken from the cache.
+    this version of the runtime on this CPU are taken from the cache.
     """
     from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.disk.existing import require_new_files
@@ -45,6 +45,8 @@ def probe(
     table = measure(
         float_model,
         target=form.target,
+        runtime=form.runtime,
+        inference_precision=form.inference_precision,
         threads=form.latency_threads,
         batch=form.latency_batch,
         rounds=turns,
@@ -61,7 +63,8 @@ def _print(table: LatencyTable, path: Path) -> None:
     from lampq_onnx.cli.tables import console
 
     out = console()
-    rows = Table(title=f"{table.model} on {table.cpu}, {table.threads} thread(s)", title_justify="left")
+    place = f"{table.runtime or 'onnxruntime'} on {table.cpu}, {table.threads} thread(s)"
+    rows = Table(title=f"{table.model} in {place}", title_justify="left")
     rows.add_column("shape")
     for column in ("layers", "W bits", "A bits", "storage", "ms", "noise", "of float"):
         rows.add_column(column, justify="right")

@@ -44,7 +44,7 @@ def print_report(report: Report) -> None:
         table.add_row(
             layer.name,
             layer.type,
-            str(layer.weight_bits),
+            layer.bits_text,
             str(layer.activation_bits),
             layer.storage,
             f"{layer.bytes / 1e3:.1f}",
@@ -89,6 +89,7 @@ def print_summary(report: Report) -> None:
             f"(batch {latency.batch}, {latency.threads} thread(s), {latency.runs} interleaved runs)",
         ),
         ("images", report.preprocessing),
+        *([("runtime", report.environment.runtime)] if report.environment.runtime else []),
         (
             "machine",
             f"{report.environment.cpu}; {', '.join(report.environment.cpu_flags) or 'no vector flags'}",
@@ -288,7 +289,7 @@ def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> 
         table.add_column(column, justify="right")
     for name, layer in plan.layers.items():
         fixed = " (fixed)" if layer.fixed else ""
-        table.add_row(name, layer.type or "", f"{layer.weight_bits}{fixed}", str(layer.activation_bits))
+        table.add_row(name, layer.type or "", f"{layer.bits_text}{fixed}", str(layer.activation_bits))
     out.print(table)
     for usage in getattr(solution, "usage", ()):
         binds = ", binds" if usage.binds else ""
@@ -352,7 +353,7 @@ def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:
         table.add_row(
             layer.name,
             layer.type,
-            str(layer.weight_bits),
+            layer.bits_text,
             str(layer.activation_bits),
             layer.storage,
             layer.scheme,
