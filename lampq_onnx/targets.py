@@ -81,7 +81,8 @@ class Target:
         gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
             products take so much longer that nothing is gained; on arm64 it was not measured.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
-            product that is split (docs/runtime/passes.md). Not measured on arm64.
+            product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
+            float; it joins the parts to one product of integers.
         grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
             wider than the weights are.
         moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
@@ -297,6 +298,8 @@ TARGETS = {
             packings=("container",),
             symmetric=True,
             folds=False,
+            part_products=True,
+            verified=Verified("python -m tools.bench.tensorrt", "builder of TensorRT-RTX 1.7.1", "2026-11-30"),
             opset=20,
         ),
         # Layers run on int8 kernels if their weights are int8 and have no zero point, and if no operator is left to

@@ -96,8 +96,20 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
             whole = source if source is not None and source.op_type == "Split" else node
             layer = node.metadata_props.get(UNIT_KEY) or whole
             first = layers.get(layer)
-            layers[layer] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
+            layers[layer] = part if first is None else _joined(first, part, scaling)
     return list(layers.values())
+
+
+def _joined(first: QuantizedLayer, part: QuantizedLayer, scaling: ir.Node) -> QuantizedLayer:
+    """Join separate products of one layer; weights that were cut before they were written add up."""
+    source = scaling.inputs[0]
+    own = source is not None and source.const_value is not None
+    return replace(
+        first,
+        outputs=(*first.outputs, *part.outputs),
+        bytes=first.bytes + (part.bytes if own else 0),
+        parameters=first.parameters + (part.parameters if own else 0),
+    )
 
 
 def broken_constants(model: ir.Model) -> list[str]:
