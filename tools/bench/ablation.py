@@ -80,7 +80,7 @@ TITLES = {  # of the rows that are printed unless others are asked for
     "omega-error": "alpha x Fisher x rounding error",
     "directional": "directional Fisher",
     "kl": "measured KL",
-    DEFAULT: "measured KL, update",
+    DEFAULT: "measured KL, update (the default)",
     GROUP + "kl": "measured KL",
     GROUP + DEFAULT: "measured KL, update",
 }
