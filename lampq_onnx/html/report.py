@@ -28,8 +28,8 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
     plots = draw.present(
         draw.bit_map(report.layers),
         draw.sensitivities(report.layers),
-        draw.output_errors(details.errors) if details else None,
-        draw.operators(details.operators) if details else None,
+        draw.output_errors(details.errors) if details and details.errors else None,
+        draw.operators(details.operators) if details and details.operators else None,
         draw.classes(details.changes) if details and details.changes else None,
     )
     return render(
@@ -44,8 +44,8 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None) -> s
             "verdict": verdict(report),
             "comparison": _comparison(report),
             "bits_caption": _bits_caption(report),
-            "errors_caption": _errors_caption(details.errors) if details else "",
-            "operators_caption": _operators_caption(details.operators, report) if details else "",
+            "errors_caption": _errors_caption(details.errors) if details and details.errors else "",
+            "operators_caption": _operators_caption(details.operators, report) if details and details.operators else "",
             "metric": report.accuracy.metric,
             "changes": details.changes if details else None,
             "changes_caption": _changes_caption(details.changes, report.accuracy)
