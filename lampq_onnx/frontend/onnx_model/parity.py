@@ -55,7 +55,9 @@ def require_parity(
     count = IMAGES if fixed is None else -(-IMAGES // fixed) * fixed
     images = np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
     names = list(model.outputs)
-    wanted = _run(path, images.astype(np.float16 if imported.half_input else np.float32), names, fixed)
+    if imported.form.pixels:
+        images = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.float32)
+    wanted = _run(path, imported.form.fed(images), names, fixed)
     with torch.no_grad():
         found = model(torch.from_numpy(images))
     ours = [value.double().numpy() for value in (found if isinstance(found, tuple) else (found,))]
@@ -89,7 +91,8 @@ def _run(path: Path, images: npt.NDArray[np.generic], names: Sequence[str], step
 
 def _whole(masks: Mapping[str, type[np.generic]], images: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[Any]]:
     """Masks of images without padding, by the name of their input."""
-    return {name: np.ones((len(images), *images.shape[2:]), kind) for name, kind in masks.items()}
+    size = images.shape[1:3] if images.shape[-1] < images.shape[1] else images.shape[2:]
+    return {name: np.ones((len(images), *size), kind) for name, kind in masks.items()}
 
 
 def _arranged(names: Sequence[str], found: Arrays, wanted: Arrays) -> Arrays:
