@@ -176,6 +176,12 @@ class Allocation(Record):
     update_kept: int = Field(description="swaps that it kept")
     update_score_before: float | None = Field(description="score before the update; null: no update")
     update_score_after: float | None = Field(description="score after it")
+    cost: float | None = Field(
+        default=None, description="measured KL costs of the plan's weights in nats, summed; null: not measured"
+    )
+    uniform_cost: float | None = Field(
+        default=None, description="the same for uniform bits of the same average; null: not measured"
+    )
 
 
 class RoundingRecord(Record):
@@ -216,6 +222,9 @@ class Report(Artifact):
     format: Literal["lampq-onnx/report"] = "lampq-onnx/report"
     version: Literal[1] = 1
     model: str = Field(description="name of the model")
+    written: str | None = Field(
+        default=None, description="date and time (UTC, ISO 8601) of the measurements; null in older reports"
+    )
     preprocessing: str = Field(description="preprocessing of the images, in one line")
     accuracy: Accuracy = Field(description="scores of both files on the validation images")
     size: Size = Field(description="bytes of both files")

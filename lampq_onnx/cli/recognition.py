@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections import Counter
 
 from rich.markup import escape
-from rich.table import Table
 
-from lampq_onnx.cli.tables import console, print_not_done
+from lampq_onnx.cli.columns import Column, console, print_table, words
+from lampq_onnx.cli.tables import print_not_done
 from lampq_onnx.graph.recognition import REASONS, Recognition
 
 
 def print_recognition(found: Recognition) -> None:
     """Print a row for each layer, then what stays in float and why."""
     out = console()
-    table = Table(title=f"{found.model}: layers that are quantized", title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    for column in ("type", "outputs x inputs", "weights", ""):
-        table.add_column(column, justify="right")
-    for layer in found.layers:
-        shape = f"{layer.shape[0]} x {layer.shape[1]}"
-        table.add_row(
-            escape(layer.name), layer.type, shape, f"{layer.parameters:,}", "outside the budget" if layer.fixed else ""
+    columns = [words("layer"), words("type"), Column("outputs x inputs", 1), Column("weights"), words("", 2)]
+    rows = [
+        (
+            layer.name, layer.type, f"{layer.shape[0]} x {layer.shape[1]}", f"{layer.parameters:,}",
+            "outside the budget" if layer.fixed else "",
         )
-    out.print(table)
+        for layer in found.layers
+    ]  # fmt: skip
+    print_table(out, columns, rows, f"{found.model}: layers that are quantized")
     kinds = Counter(layer.type for layer in found.layers)
     out.print(f"{', '.join(f'{count} {kind}' for kind, count in kinds.items())}; {found.blocks} block(s)")
     for name, reason in found.skipped.items():

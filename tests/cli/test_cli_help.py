@@ -33,6 +33,7 @@ BOX = re.compile(r"[│╭╮╰╯─]")
 
 BASIC = {
     *("--output", "--overwrite", "--dry-run", "--recipe", "--set", "--help", "--help-all"),
+    *("--verbose", "--quiet", "--json"),
     *("--checkpoint", "--pretrained", "--device", "--calibration", "--validation"),
     *("--bits", "--max-size", "--max-latency", "--latency", "--min-agreement"),
     *("--effort", "--activation-bits", "--target", "--gate-agreement"),
