@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from lampq_onnx.artifacts.sensitivities import ActivationRange
+from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.targets import Packing
 
@@ -74,7 +76,7 @@ class LayerPlan(Record):
         return self.activation_bits != FLOAT_BITS
 
 
-class BitPlan(Artifact):
+class BitPlan(Shown, Artifact):
     """Widths by layer name, with the budget they were found under."""
 
     format: Literal["lampq-onnx/plan"] = "lampq-onnx/plan"
@@ -158,3 +160,34 @@ class BitPlan(Artifact):
             for name, layer in self.layers.items()
         }
         return self.model_copy(update={"layers": layers})
+
+    def _line(self) -> str:
+        average = self.weight_average()
+        bits = self.weight_average_unweighted() if average is None else average
+        name = f"{self.model}: " if self.model else ""
+        return f"{name}{len(self.layers)} layers, {bits:.3f} weight bits on average"
+
+    def _card(self) -> Mapping[str, str]:
+        quantized = [layer for layer in self.layers.values() if layer.quantized]
+        widths = sorted({layer.weight_bits for layer in quantized})
+        average = self.weight_average()
+        card = {
+            "average bits": f"{self.weight_average_unweighted() if average is None else average:.3f}",
+            "widths": ", ".join(map(str, widths)),
+            "quantized": f"{len(quantized)} of {len(self.layers)} layers",
+        }
+        return card if self.metric is None else {**card, "metric": self.metric}
+
+    def _rows(self) -> Sequence[Mapping[str, Cell]]:
+        return [
+            {
+                "layer": name,
+                "type": layer.type,
+                "weight_bits": layer.weight_bits,
+                "activation_bits": layer.activation_bits,
+                "parameters": layer.parameters,
+                "fixed": layer.fixed,
+                "storage": layer.storage,
+            }
+            for name, layer in self.layers.items()
+        ]

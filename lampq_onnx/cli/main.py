@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from lampq_onnx.cli.commands import analyze, quantize
+from lampq_onnx.cli.compare import compare
 from lampq_onnx.cli.doctor import doctor
 from lampq_onnx.cli.explain import explain
 from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
@@ -33,6 +34,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "quantize": quantize,
         "sweep": sweep,
         "validate": validate,
+        "compare": compare,
         "report": report,
         "inspect": inspect,
         "explain": explain,

@@ -123,7 +123,7 @@ def test_commands_stand_in_the_order_of_use() -> None:
     starts = [found.start() for found in places if found]
     assert len(starts) == len(NAMES)
     assert starts == sorted(starts)
-    assert NAMES[:7] == ["quantize", "sweep", "validate", "report", "inspect", "explain", "package"]
+    assert NAMES[:7] == ["quantize", "sweep", "validate", "compare", "report", "inspect", "explain"]
     headings = [text.index(f" {panel} ─") for panel in COMMANDS]
     assert headings == sorted(headings)
     for word in ("--version", "--install-completion", "--show-completion"):
