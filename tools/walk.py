@@ -56,7 +56,7 @@ def use(folder: Path, browser: Path) -> list[Step]:
         Step("doctor", ["lampq-onnx", "doctor"]),
         Step("quickstart", checks.quickstart(REPOSITORY / "Makefile"), check=lambda: checks.results(folder / "out")),
         Step("its report", [*look, "out/report.html", "--light", "quickstart.png"], browser=True),
-        Step("from Python", ["python", "snippet.py"], before=lambda: checks.snippet(REPOSITORY / "README.md", folder)),
+        Step("from Python", ["python", "snippet.py"], before=lambda: checks.snippet(REPOSITORY / "docs" / "how-to" / "stages.md", folder)),
         Step("own model", ["python", str(TOOLS / "own_model.py"), "own"]),
         Step("its doctor", ["lampq-onnx", "doctor", *MODEL_WORDS, "--validation", "own/validation"]),
         Step(

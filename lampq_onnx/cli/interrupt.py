@@ -1,35 +1,32 @@
-"""What is said after Ctrl-C."""
+"""Whether something is kept after Ctrl-C."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PLAIN = "interrupted; no file is half written, and what was there before is as it was"
-KEPT = "interrupted; finished stages are kept, and the same command goes on from there"
 
+class _State:
+    """State of the command that runs; click's own exit after Ctrl-C carries none."""
 
-class _Said:
-    """The message of the run; click's own exit after Ctrl-C carries none."""
-
-    message = PLAIN
+    kept = False
 
 
 def expect_interrupt() -> None:
-    """Begin a command of which nothing is kept."""
-    _Said.message = PLAIN
+    """Begin a command."""
+    _State.kept = False
 
 
 @contextmanager
 def kept_after_interrupt() -> Iterator[None]:
-    """Say after Ctrl-C inside the block that finished stages are kept."""
+    """Remember that finished stages are kept if Ctrl-C ends the block."""
     try:
         yield
     except KeyboardInterrupt:
-        _Said.message = KEPT
+        _State.kept = True
         raise
 
 
-def interrupt_message() -> str:
-    """Return what to say now."""
-    return _Said.message
+def is_kept() -> bool:
+    """Whether Ctrl-C came while finished stages were kept."""
+    return _State.kept

@@ -17,7 +17,7 @@ from lampq_onnx.cli.compare import compare
 from lampq_onnx.cli.doctor import doctor
 from lampq_onnx.cli.explain import explain
 from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
-from lampq_onnx.cli.interrupt import expect_interrupt, interrupt_message
+from lampq_onnx.cli.interrupt import expect_interrupt, is_kept
 from lampq_onnx.cli.listing import list_names
 from lampq_onnx.cli.package import package
 from lampq_onnx.cli.probe import probe
@@ -83,6 +83,10 @@ for _panel, _group in COMMANDS.items():
         app.command(_name, cls=HelpfulCommand, rich_help_panel=_panel)(with_help_all(_command))
 
 
+_STOPPED = "interrupted; no file is half written, and what was there before is as it was"
+_KEPT = "interrupted; finished stages are kept, and the same command goes on from there"
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -117,15 +121,20 @@ def _run(words: list[str], *, debug: bool) -> int:
         app(words, prog_name=NAME)
     except SystemExit as done:  # Typer's way to end, wrong usage (2) and Ctrl-C (130) included
         if done.code == INTERRUPTED:
-            return _fail(interrupt_message(), "", INTERRUPTED)
+            return _interrupted()
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        return _fail(interrupt_message(), "", INTERRUPTED)
+        return _interrupted()
     except Exception as error:
         if debug:
             traceback.print_exc()
         return _explain(error)
     return 0
+
+
+def _interrupted() -> int:
+    """Print what is left after Ctrl-C; the exit code."""
+    return _fail(_KEPT, "", INTERRUPTED) if is_kept() else _fail(_STOPPED, "", INTERRUPTED)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- what signal handlers get

@@ -64,7 +64,9 @@ def open_saved(folder: Path) -> Listed:
         state = json.loads(read_text(folder / STATE, "the state of the data set"))
         files = [folder / str(entry["filename"]) for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise LampqError(f"{folder / STATE} is not what `datasets` writes: {error}") from error
+        raise LampqError(
+            f"{folder / STATE} is not what `datasets` writes: {error}", hint="write it with dataset.save_to_disk(...)"
+        ) from error
     if state.get("_indices_data_files"):
         raise LampqError(
             f"{folder} stores a choice of rows beside its tables, which is not read",
@@ -126,7 +128,7 @@ def _listed(tables: Tables, path: Path, folder: Path) -> Listed:
         )
     count = sum(lengths)
     if not count:
-        raise LampqError(f"{path} holds no images")
+        raise LampqError(f"{path} holds no images", hint="give a table with at least one row")
     label = _first(LABEL_COLUMNS, columns)
     labels = None
     if label is not None:
@@ -210,7 +212,10 @@ def _opened(open_file: Any, path: Path) -> Any:
     try:
         return open_file(path)
     except Exception as error:  # pyarrow's errors have no common base
-        raise LampqError(f"cannot read the table {path}: {str(error)[:300] or type(error).__name__}") from error
+        raise LampqError(
+            f"cannot read the table {path}: {str(error)[:300] or type(error).__name__}",
+            hint="the file is damaged, or is no table of Apache Arrow: write it again",
+        ) from error
 
 
 def _pyarrow(module: str) -> Any:

@@ -97,7 +97,10 @@ class Listed:
     def _name(self, where: str, text: str) -> str:
         index = int(text)
         if index >= len(self.names):
-            raise LampqError(f"{where}: the label {text} is not below the {len(self.names)} classes of the collection")
+            raise LampqError(
+                f"{where}: the label {text} is not below the {len(self.names)} classes of the collection",
+                hint="labels are indices from 0 into the names that it stores",
+            )
         return self.names[index]
 
     def _numbers(self, labels: Sequence[tuple[str, str]]) -> Targets:

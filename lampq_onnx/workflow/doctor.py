@@ -117,7 +117,7 @@ def versions() -> Iterator[Finding]:
             wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
     main = [n for n in names if n.split()[0] in ("onnx", "onnxruntime", "torch", "timm")]
     detail = "; ".join(wrong) if wrong else f"{len(names)} packages in their ranges: {', '.join(main)}"
-    advice = "install them: pip install --upgrade lampq-onnx" if wrong else ""
+    advice = "install these versions, or the package again in a new environment" if wrong else ""
     yield Finding("packages", "failure" if wrong else "ok", detail, advice)
 
 
