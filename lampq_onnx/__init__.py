@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lampq_onnx.allocation.options import AllocationOptions
     from lampq_onnx.api.files import allocate, convert, doctor, reproduce, validate
     from lampq_onnx.api.models import analyze, quantize, recognize, sweep
+    from lampq_onnx.artifacts.channel_widths import ChannelWidths
     from lampq_onnx.artifacts.details import (
         AnswerChanges,
         ChangedImage,
@@ -102,6 +103,7 @@ _NAMES = {
         "OutputError",
         "OutputErrors",
     ),
+    "lampq_onnx.artifacts.channel_widths": ("ChannelWidths",),
     "lampq_onnx.artifacts.finding": ("Finding",),
     "lampq_onnx.artifacts.gates": ("GateLimits", "Problem"),
     "lampq_onnx.artifacts.latency": ("LatencyTable", "LayerTime", "LayerTimes", "ProbedLayer"),
@@ -187,6 +189,7 @@ __all__ = [
     "Bits",
     "BudgetOptions",
     "ChangedImage",
+    "ChannelWidths",
     "ClassChange",
     "Conversion",
     "ConvertKeywords",

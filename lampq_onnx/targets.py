@@ -18,6 +18,9 @@ PACKINGS: Mapping[Packing, str] = {
 }
 """Storage of the weights -> what it is."""
 
+GridName = Literal["mid-tread", "mid-rise"]
+"""Names of the grids of weights, see `lampq_onnx.quantization.Grid`."""
+
 FLOAT = 32
 
 Kind = Literal["integer", "float"]
@@ -43,6 +46,21 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """What showed that files for a target are right there.
+
+    Attributes:
+        check: command or test that shows it.
+        version: runtime and version that it ran with.
+        date: day of the last run, e.g. 2026-11-30.
+    """
+
+    check: str
+    version: str
+    date: str
+
+
+@dataclass(frozen=True)
 class Target:
     """Everything about a target that decides the form of a file.
 
@@ -64,7 +82,18 @@ class Target:
             products take so much longer that nothing is gained; on arm64 it was not measured.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64.
-        timed: `probe` can time its files, because they run in onnxruntime on a CPU.
+        grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
+            wider than the weights are.
+        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
+        output_ranges: the result of each product is quantized too, with the width of the input, because only then does
+            the product run on integers.
+        zero_points: the zero points of the weights are written although they are zero.
+        batch: batch that files must have; None: any, which stays open in the file.
+        runner: the runtime that runs, checks and times its files here, by its name in `lampq_onnx.runtime`; None: none
+            does, and they are checked in onnxruntime on this CPU.
+        recast: weights of a float kernel are cast to INT32 before FLOAT. OpenVINO takes int8 weights with one Cast and
+            a Mul for compressed ones, and then rounds the inputs to 8 bits (relative error 5e-3).
+        verified: what showed that its files are right; None: they follow the runtime's documentation alone.
         opset: newest opset that is read.
     """
 
@@ -78,8 +107,20 @@ class Target:
     shared_bytes: bool = True
     gemm_bias: bool = False
     part_products: bool = False
-    timed: bool = False
+    grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
+    moves_bytes: bool = True
+    output_ranges: bool = False
+    zero_points: bool = False
+    batch: int | None = None
+    runner: str | None = None
+    recast: bool = False
+    verified: Verified | None = None
     opset: int = 25
+
+    @property
+    def timed(self) -> bool:
+        """Whether `probe` can time its files here."""
+        return self.runner == "onnxruntime"
 
     @property
     def packing(self) -> Packing:
@@ -151,6 +192,26 @@ _NARROW = tuple(range(2, 9))
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
 """Kernels of onnxruntime on CPUs (docs/runtime/targets.md): narrow widths run in 8 bits, wider inputs in float."""
 
+_ON_CPU = Verified("python -m tools.bench.targets --only onnxruntime", "onnxruntime 1.32.0", "2026-11-30")
+
+
+def _openvino(cpu: str, words: str, *, signed_8bit_exact: bool) -> Target:
+    """Make the target of OpenVINO on one kind of CPU; no machine with the last one was at hand."""
+    verified = Verified("python -m tools.bench.targets --only openvino", "OpenVINO 2026.4.1", "2026-11-30")
+    return Target(
+        f"openvino-{cpu}",
+        f"OpenVINO on {words}",
+        signed_8bit_exact=signed_8bit_exact,
+        kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
+        packings=("exact", "container"),
+        shared_bytes=False,
+        runner="openvino",
+        recast=True,
+        verified=None if cpu == "arm64" else verified,
+        opset=20,
+    )
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -160,7 +221,8 @@ TARGETS = {
             signed_8bit_exact=False,
             kernels=_ONNXRUNTIME,
             part_products=True,
-            timed=True,
+            runner="onnxruntime",
+            verified=_ON_CPU,
         ),
         Target(
             "onnxruntime-x86-vnni",
@@ -169,18 +231,21 @@ TARGETS = {
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
             part_products=True,
-            timed=True,
+            runner="onnxruntime",
+            verified=_ON_CPU,
         ),
         Target(
             "onnxruntime-arm64",
             "onnxruntime on 64-bit Arm CPUs",
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
-            timed=True,
+            runner="onnxruntime",
         ),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
-        # matched on initializers, so no unpacking is written for it.
+        # matched on initializers, so no unpacking is written for it. Measured with the provider's software HTP
+        # (tools/bench/qnn.py): a product becomes an integer one only with a QuantizeLinear behind it, bytes cannot be
+        # reshaped, INT4 without a zero point is multiplied wrongly, and all sizes must be fixed.
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
@@ -188,6 +253,12 @@ TARGETS = {
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
             folds=False,
+            grids=("mid-tread",),
+            moves_bytes=False,
+            output_ranges=True,
+            zero_points=True,
+            batch=1,
+            verified=Verified("python -m tools.bench.qnn", "onnxruntime-qnn 2.7.0, software HTP", "2026-11-30"),
             opset=21,
         ),
         # Explicit quantization: int8 with zero point 0 for weights (per channel) and inputs (per tensor), and
@@ -202,23 +273,23 @@ TARGETS = {
             folds=False,
             opset=20,
         ),
-        # Reads exact storage with a bit-identical result, but runs weights with a zero point on a float kernel
-        # (2026.4). x86 without VNNI saturates as onnxruntime.
-        Target(
-            "openvino",
-            "OpenVINO on x86-64 CPUs",
-            signed_8bit_exact=False,
-            kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
-            packings=("exact", "container"),
-            shared_bytes=False,
-            opset=20,
-        ),
+        # Layers run on int8 kernels if their weights are int8 and have no zero point, and if no operator is left to
+        # unpack them at run time: so exact storage is looked up, and does not share bytes (2026.4). Without VNNI,
+        # products of 8-bit weights saturate; weights with a zero point run on a float kernel there, which is exact.
+        # With VNNI that kernel rounds the inputs to 8 bits anew.
+        _openvino("x86-avx2", "x86-64 CPUs without VNNI", signed_8bit_exact=False),
+        _openvino("x86-vnni", "x86-64 CPUs with VNNI or AMX", signed_8bit_exact=True),
+        _openvino("arm64", "64-bit Arm CPUs", signed_8bit_exact=True),
     )
 }
 
 
+BY_CPU = {"auto": "onnxruntime on this machine", "openvino": "OpenVINO on this machine"}
+"""Names that stand for a target of the CPU at hand -> what they stand for."""
+
+
 def target_for(name: str, machine: str, cpu_flags: Collection[str]) -> Target:
-    """Return the target called ``name``; `auto` chooses by the machine.
+    """Return the target called ``name``; the names of `BY_CPU` choose by the machine.
 
     Args:
         name: name of the target.
@@ -228,13 +299,13 @@ def target_for(name: str, machine: str, cpu_flags: Collection[str]) -> Target:
     Raises:
         UsageError: the name is unknown.
     """
-    if name == "auto":
-        if machine.lower() in ("arm64", "aarch64"):
-            return TARGETS["onnxruntime-arm64"]
+    if name in BY_CPU:
         vnni = any("vnni" in flag or flag == "amx_int8" for flag in cpu_flags)
-        return TARGETS["onnxruntime-x86-vnni" if vnni else "onnxruntime-x86-avx2"]
+        arm = machine.lower() in ("arm64", "aarch64")
+        runtime = "onnxruntime" if name == "auto" else name
+        return TARGETS[f"{runtime}-{'arm64' if arm else 'x86-vnni' if vnni else 'x86-avx2'}"]
     if name not in TARGETS:
-        raise UsageError(f"unknown target {name!r}", hint=f"known targets: auto, {', '.join(TARGETS)}")
+        raise UsageError(f"unknown target {name!r}", hint=f"known targets: {', '.join((*BY_CPU, *TARGETS))}")
     return TARGETS[name]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from lampq_onnx.converter import convert_model
+from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.runtime.probe.timed_forms import FLOAT_FORM, timed_forms
 from lampq_onnx.targets import PACKINGS, TARGETS, target_for
-from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference
+from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference, run, vit
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
@@ -45,12 +45,18 @@ def test_auto_reads_the_machine():
     assert target_for("auto", "aarch64", ()).name == "onnxruntime-arm64"
     assert target_for("auto", "x86_64", ("avx2",)).name == "onnxruntime-x86-avx2"
     assert target_for("auto", "x86_64", ("avx2", "amx_int8")).name == "onnxruntime-x86-vnni"
+    assert target_for("openvino", "aarch64", ()).name == "openvino-arm64"
+    assert target_for("openvino", "x86_64", ("avx2",)).name == "openvino-x86-avx2"
+    assert target_for("openvino", "x86_64", ("avx512_vnni",)).name == "openvino-x86-vnni"
     with pytest.raises(UsageError, match="unknown target 'npu'"):
         target_for("npu", "x86_64", ())
 
 
-def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    return {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+NAMES = [
+    "patch_embed.proj",
+    *(f"blocks.{i}.{layer}" for i in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
+    "head",
+]
 
 
 def weights() -> np.ndarray:
@@ -76,16 +82,69 @@ def test_tensorrt_gets_signed_inputs_with_zero_point_0_and_plain_constants(bits)
     assert np.linalg.norm(error) < {4: 0.15, 8: 0.02}[bits] * np.linalg.norm(x @ weights())
 
 
-def test_qnn_gets_int4_without_a_cast_where_the_grid_fits_and_integer_kernels_for_16_bit_inputs():
-    rng = np.random.default_rng(0)
-    on_grid = (rng.integers(-8, 8, (24, 6)) * 0.1).astype(np.float32)
-    on_grid[0] = -0.8
-    for inputs in (8, 16):
-        plan = plan_for(["fc"], weight_bits=4, activation_bits=inputs)
-        proto = as_proto(convert_model(as_ir(one_matmul(on_grid)), plan, target=TARGETS["onnxruntime-qnn"]).model)
-        kinds = [node.op_type for node in proto.graph.node]
-        assert sorted(kinds) == ["DequantizeLinear", "DequantizeLinear", "MatMul", "QuantizeLinear"]
-        assert TensorProto.INT4 in tensor_types(proto).values()
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("inputs", [8, 16])
+def test_qnn_gets_explicit_zero_points_and_a_quantized_result_behind_each_product(bits: int, inputs: int) -> None:
+    bias = np.arange(6, dtype=np.float32)
+    plan = plan_for(["fc"], weight_bits=bits, activation_bits=inputs)
+    model = as_ir(one_matmul(weights(), bias))
+    conversion = convert_model(model, plan, target=TARGETS["onnxruntime-qnn"])
+    proto = as_proto(conversion.model)
+    assert [node.op_type for node in proto.graph.node if node.op_type != "DequantizeLinear"] == [
+        *("QuantizeLinear", "MatMul", "QuantizeLinear", "Add")
+    ]
+    assert [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 24]
+    # INT4 holds every 4-bit weight: the grid with odd levels is not among those of this target.
+    stored = next(tensor for tensor in proto.graph.initializer if tensor.name == "fc.weight.quantized")
+    zeros = next(tensor for tensor in proto.graph.initializer if tensor.name == "fc.weight.zero_point")
+    assert stored.data_type == zeros.data_type == {4: TensorProto.INT4, 8: TensorProto.INT8}[bits]
+    assert not numpy_helper.to_array(zeros).astype(int).any()
+    # The result by hand: input, weight and product on their levels, then the bias.
+    x = np.random.default_rng(1).normal(size=(1, 3, 24)).astype(np.float32)
+    numbers = conversion.parameters["fc"]
+    assert numbers.activation is not None
+    assert numbers.product is not None
+    assert numbers.product.bits == inputs
+    product = numbers.activation.fake(x) @ numbers.weight.dequantize().T
+    expected = numbers.product.fake(product) + bias
+    np.testing.assert_allclose(reference(proto, x), expected, atol=1.01 * numbers.product.scale)
+    assert np.mean(np.abs(reference(proto, x) - expected)) < 0.2 * numbers.product.scale
+    (layer,) = inspect_model(conversion.model)
+    assert (layer.input, layer.outputs) == ("x", ("y",))
+
+
+def test_qnn_moves_no_bytes_and_fixes_every_size() -> None:
+    plan = plan_for(NAMES, weight_bits=8)
+    kinds = {}
+    for name in ("onnxruntime-qnn", "onnxruntime-x86-vnni"):
+        proto = as_proto(convert_model(as_ir(vit()), plan, target=TARGETS[name], batch=2).model)
+        producers = {o: n for n in proto.graph.node for o in n.output}
+        read = [n for n in proto.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in producers]
+        kinds[name] = {producers[node.input[0]].op_type for node in read}
+        sizes = [d for value in (*proto.graph.input, *proto.graph.output) for d in value.type.tensor_type.shape.dim]
+        assert all(size.HasField("dim_value") for size in sizes)
+        assert sizes[0].dim_value == 2
+        x = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype(np.float32)
+        assert run(proto, x).shape == (2, 5)
+    assert kinds["onnxruntime-qnn"] == {"QuantizeLinear"}
+    assert "Reshape" in kinds["onnxruntime-x86-vnni"]
+
+
+def test_a_fixed_batch_changes_no_answer_and_another_one_is_refused() -> None:
+    plan, x = plan_for(NAMES, weight_bits=4), np.random.default_rng(1).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    for target in TARGETS.values():
+        if target.batch is not None:
+            continue
+        answers = [run(as_proto(convert_model(as_ir(vit()), plan, target=target, batch=b).model), x) for b in (None, 3)]
+        np.testing.assert_allclose(*answers, atol=1e-5)
+    fixed = as_ir(vit())
+    fixed.graph.inputs[0].shape = ir.Shape([2, 3, 4, 4])
+    with pytest.raises(LampqError, match="takes 2 images at once, and 3 are requested"):
+        convert_model(fixed, plan, target=TARGETS["onnxruntime-x86-vnni"], batch=3)
+
+
+def test_a_target_whose_products_have_quantized_results_takes_no_pass_that_cuts_products() -> None:
+    assert not [t.name for t in TARGETS.values() if t.output_ranges and (t.gemm_bias or t.part_products)]
 
 
 def test_what_a_target_cannot_run_is_refused_before_the_graph_is_touched():
@@ -110,12 +169,13 @@ def test_packings_are_those_of_the_converter():
     assert {packing for target in TARGETS.values() for packing in target.packings} <= set(PACKINGS)
 
 
-def test_probe_times_what_runs_in_onnxruntime_on_a_cpu() -> None:
-    assert {name for name, target in TARGETS.items() if target.timed} == {
-        "onnxruntime-x86-avx2",
-        "onnxruntime-x86-vnni",
-        "onnxruntime-arm64",
+def test_probe_times_what_runs_on_a_cpu() -> None:
+    cpus = ("x86-avx2", "x86-vnni", "arm64")
+    assert {name for name, target in TARGETS.items() if target.runner is not None} == {
+        f"{runner}-{cpu}" for runner in ("onnxruntime", "openvino") for cpu in cpus
     }
+    for name, target in TARGETS.items():
+        assert target.runner is None or name.startswith(target.runner)
     for target in TARGETS.values():
         # Another name decides nothing.
         other = dataclasses.replace(target, name=f"onnxruntime-{target.name}")

@@ -33,10 +33,10 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "allocate": ("allocation", "budgets", ".packing"),
     "convert": (
         *(".packing", ".target", ".threads", ".calibration_size", ".seed"),
-        *(".mean", ".std", ".crop"),
+        *(".input_size", ".mean", ".std", ".crop"),
     ),
     "validate": (".mean", ".std", ".crop", ".threads", ".latency_threads", ".latency_batch", ".latency_runs"),
-    "doctor": ("model", ".mean", ".std", ".crop"),
+    "doctor": ("model", ".input_size", ".mean", ".std", ".crop"),
 }
 """Function of the API -> whole sections, and single options with a dot in front."""
 
@@ -92,6 +92,8 @@ def _members(hint: Any) -> Iterator[str]:
         yield f"Literal[{', '.join(map(_quoted, inner))}]"
     elif origin is tuple and inner[0] in (int, float):
         yield from ("str", f"Sequence[{inner[0].__name__}]")  # widths and numbers are also read from text
+    elif origin is tuple and inner[0] is str:
+        yield "Sequence[str]"
     elif origin is dict:
         yield "Mapping[str, object]"
     elif hint is Path:

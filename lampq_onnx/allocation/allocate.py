@@ -162,6 +162,7 @@ def layer_plan(
         activation_range=None
         if activation_bits == FLOAT_BITS
         else layer.activation_ranges.get(activation_bits, layer.activation_range),
+        output_range=None if activation_bits == FLOAT_BITS else layer.output_range,
         input_elements=layer.activation_elements,
         sketch=layer.sketch,
         storage=storage,

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, Strict, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    model_serializer,
+    model_validator,
+)
 
+from lampq_onnx.artifacts.channel_widths import ChannelWidths
 from lampq_onnx.artifacts.sensitivities import ActivationRange
 from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
@@ -36,15 +46,25 @@ ActivationBits = Annotated[int, Strict(), AfterValidator(lambda v: _one_of(ACTIV
 
 
 class LayerPlan(Record):
-    """Widths of one layer. A plan written by hand needs only the two widths."""
+    """Widths of one layer. A plan written by hand needs only the two widths.
 
-    weight_bits: WeightBits = Field(description="width of the weights, 1 to 8; 32 leaves the layer in float")
+    Beside ``channel_widths`` the width of the weights may be left out: it is the widest of them.
+    """
+
+    weight_bits: WeightBits = Field(
+        description="width of the weights, 1 to 8; 32 leaves the layer in float; beside channel_widths: the widest"
+    )
     activation_bits: ActivationBits = Field(description="width of the input, 2 to 8 or 16; 32 leaves it in float")
     type: str | None = Field(default=None, description="qkv, proj, fc1, fc2, patch_embed, head, linear or conv")
     parameters: int | None = Field(default=None, gt=0, description="number of weights, without the bias")
     fixed: bool = Field(default=False, description="the layer is outside the budget")
     activation_range: ActivationRange | None = Field(
         default=None, description="absent: convert measures it from --calibration"
+    )
+    output_range: ActivationRange | None = Field(
+        default=None,
+        description="range of its product, before the bias; only for targets whose products have quantized results. "
+        "Absent: convert measures it from --calibration",
     )
     input_elements: int | None = Field(
         default=None, gt=0, description="number of elements of the layer's input, for one image"
@@ -55,6 +75,42 @@ class LayerPlan(Record):
     storage: Packing | None = Field(
         default=None, description="storage of its weights in the file; absent: as --packing says"
     )
+    channel_widths: ChannelWidths | None = Field(
+        default=None, description="widths of the single output channels; absent: all have the width weight_bits"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent_widths(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the key out if all channels have one width: earlier versions do not know it."""
+        data: dict[str, Any] = write(self)
+        if data.get("channel_widths", self) is None:
+            del data["channel_widths"]
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widest_of_channels(cls, data: Any) -> Any:
+        """Fill in the width of the weights from those of the channels."""
+        if not isinstance(data, Mapping) or "weight_bits" in data:
+            return data
+        widths = data.get("channel_widths")
+        counts = widths.counts if isinstance(widths, ChannelWidths) else None
+        if isinstance(widths, Mapping):
+            counts = widths.get("counts")
+        if not isinstance(counts, Mapping):
+            return data
+        used = [int(width) for width, count in counts.items() if count and str(width).isdecimal()]
+        return {**data, "weight_bits": max(used)} if used else data
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Self:
+        widths = self.channel_widths
+        if widths is not None and widths.widest != self.weight_bits:
+            raise ValueError(
+                f"weight_bits is {self.weight_bits}, and the widest of channel_widths is {widths.widest}: "
+                "make them equal, or remove one of the two keys"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_input_alone(self) -> Self:
@@ -74,6 +130,26 @@ class LayerPlan(Record):
     def input_quantized(self) -> bool:
         """Whether the layer's input is quantized; with 32 activation bits only the weights are."""
         return self.activation_bits != FLOAT_BITS
+
+    @property
+    def mean_weight_bits(self) -> float:
+        """Average width of the weights."""
+        return float(self.weight_bits) if self.channel_widths is None else self.channel_widths.mean
+
+    def row_bits(self, rows: int) -> npt.NDArray[np.int8]:
+        """Return the width of each output channel in its natural order, int8 (rows,).
+
+        Args:
+            rows: number of output channels.
+
+        Raises:
+            ValueError: the plan gives widths to another number of channels.
+        """
+        if self.channel_widths is None:
+            return np.full(rows, self.weight_bits, np.int8)
+        if len(self.channel_widths.order) != rows:
+            raise ValueError(f"the plan has widths of {len(self.channel_widths.order)} output channels, not of {rows}")
+        return self.channel_widths.row_bits()
 
 
 class BitPlan(Shown, Artifact):
@@ -104,12 +180,12 @@ class BitPlan(Shown, Artifact):
         if not counted or any(size is None for size in sizes):
             return None
         total = sum(size or 0 for size in sizes)
-        return sum((layer.parameters or 0) * layer.weight_bits for layer in counted) / total
+        return sum((layer.parameters or 0) * layer.mean_weight_bits for layer in counted) / total
 
     def weight_average_unweighted(self) -> float:
         """Plain mean of the widths over the layers in the budget."""
         counted = self._counted() or list(self.layers.values())
-        return sum(layer.weight_bits for layer in counted) / len(counted)
+        return sum(layer.mean_weight_bits for layer in counted) / len(counted)
 
     def activation_average(self) -> float | None:
         """Average input width over the quantized layers in the budget, weighted by the number of input elements.
@@ -129,13 +205,34 @@ class BitPlan(Shown, Artifact):
         return sum(layer.activation_bits for layer in counted) / len(counted)
 
     def with_weight_bits(self, bits: dict[str, int]) -> BitPlan:
-        """Return the plan with the weight widths of some layers replaced.
+        """Return the plan with the weight widths of some layers replaced; all their channels get the same width.
 
         Args:
             bits: layer name -> new width of its weights.
         """
         layers = {
-            name: layer.model_copy(update={"weight_bits": bits[name]}) if name in bits else layer
+            name: layer.model_copy(update={"weight_bits": bits[name], "channel_widths": None})
+            if name in bits
+            else layer
+            for name, layer in self.layers.items()
+        }
+        return self.model_copy(update={"layers": layers})
+
+    def with_channel_widths(self, widths: Mapping[str, ChannelWidths]) -> BitPlan:
+        """Return the plan with other widths of the output channels of some layers.
+
+        Args:
+            widths: layer name -> widths of its channels. A layer with one width for all of them gets it as a layer.
+        """
+        layers = {
+            name: layer.model_copy(
+                update={
+                    "weight_bits": widths[name].widest,
+                    "channel_widths": widths[name] if len(widths[name].counts) > 1 else None,
+                }
+            )
+            if name in widths
+            else layer
             for name, layer in self.layers.items()
         }
         return self.model_copy(update={"layers": layers})
@@ -151,6 +248,7 @@ class BitPlan(Shown, Artifact):
             name: layer.model_copy(
                 update={
                     "weight_bits": bits[name],
+                    "channel_widths": None,
                     "activation_bits": bits[name] if layer.input_quantized else FLOAT_BITS,
                     "activation_range": ranges[name].get(bits[name], layer.activation_range),
                 }

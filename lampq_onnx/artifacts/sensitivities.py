@@ -16,7 +16,7 @@ FLOAT32_MAX = 3.4028234663852886e38
 
 
 class ActivationRange(Record):
-    """Range of real values over which the input of a layer is quantized."""
+    """Range of real values over which the input of a layer, or its product, is quantized."""
 
     low: float = Field(description="lower end")
     high: float = Field(description="upper end")
@@ -54,6 +54,9 @@ class LayerSensitivity(Record):
     activation_range: ActivationRange = Field(description="range of its input at the width in activation_bits")
     activation_ranges: dict[int, ActivationRange] = Field(
         default_factory=dict, description="bits -> range chosen for that input width, if it differs by width"
+    )
+    output_range: ActivationRange | None = Field(
+        default=None, description="range of its product, before the bias; absent: the target does not need it"
     )
     activation_cost: dict[int, float] = Field(
         default_factory=dict,

@@ -14,7 +14,7 @@ from lampq_onnx.config.recipe import Recipe, Values
 from lampq_onnx.disk.option import OUTPUT
 
 
-@with_options("model", "--task", "--validation", "--mean", "--std", "--crop")
+@with_options("model", "--task", "--validation", "--input-size", "--mean", "--std", "--crop")
 def doctor(
     *,
     models: Annotated[

@@ -80,7 +80,15 @@ def _targets() -> Iterable[Row]:
             "runs in": runtime,
             "weight bits / input bits": "" if target is None else _widths(target),
             "storages": "" if target is None else ", ".join(target.packings),
+            "opset up to": "" if target is None else str(target.opset),
+            "runs here in": "" if target is None else target.runner or "nothing",
+            "verified": "" if target is None else _verified(target),
         }
+
+
+def _verified(target: Target) -> str:
+    found = target.verified
+    return "no: from documentation" if found is None else f"{found.version}, {found.date}: {found.check}"
 
 
 def _widths(target: Target) -> str:

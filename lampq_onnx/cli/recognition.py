@@ -36,6 +36,8 @@ def print_recognition(found: Recognition) -> None:
         out.print(f"PyTorch and onnxruntime differ by {found.parity:.1e} (relative)")
     if found.links is not None:
         out.print(f"{found.links} place(s) where input channels can be equalized")
-    out.print(f"task: {found.task}")
+    out.print(f"task: {found.task}{f' ({found.why})' if found.why else ''}")
+    for name, task in found.outputs.items():
+        out.print(f"output {escape(name)}: {task}")
     out.print(f"images: {found.preprocessing}", markup=False)
     out.print("nothing was written")

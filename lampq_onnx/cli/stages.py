@@ -52,8 +52,8 @@ def allocate(
 
 
 @with_options(
-    *("--packing", "--target", "--calibration", "--calibration-size", "--seed", "--threads"),
-    *("--mean", "--std", "--crop"),
+    *("--packing", "--target", "--batch", "--calibration", "--calibration-size", "--seed", "--threads"),
+    *("--input-size", "--mean", "--std", "--crop"),
 )
 def convert(
     *,

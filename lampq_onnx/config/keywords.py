@@ -30,9 +30,12 @@ class _Model(TypedDict, total=False):
             "binary-segmentation",
             "dense-regression",
             "detection",
+            "features",
+            "sequence",
         ]
         | None
     )
+    outputs: Sequence[str] | None
     device: str | None
 
 
@@ -41,6 +44,7 @@ class _Images(TypedDict, total=False):
 
     calibration_size: int | None
     seed: int | None
+    input_size: str | Sequence[int] | None
     mean: str | Sequence[float] | None
     std: str | Sequence[float] | None
     crop: float | None
@@ -103,6 +107,7 @@ class _Output(TypedDict, total=False):
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
+    batch: int | None
     threads: int | None
     latency_threads: int | None
     latency_batch: int | None
@@ -142,6 +147,7 @@ class ConvertKeywords(TypedDict, total=False):
     threads: int | None
     calibration_size: int | None
     seed: int | None
+    input_size: str | Sequence[int] | None
     mean: str | Sequence[float] | None
     std: str | Sequence[float] | None
     crop: float | None
@@ -162,6 +168,7 @@ class ValidateKeywords(TypedDict, total=False):
 class DoctorKeywords(_Model, total=False):
     """Further keyword arguments of `lampq_onnx.doctor`."""
 
+    input_size: str | Sequence[int] | None
     mean: str | Sequence[float] | None
     std: str | Sequence[float] | None
     crop: float | None

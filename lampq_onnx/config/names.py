@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from lampq_onnx.artifacts.task import TASKS
-from lampq_onnx.targets import PACKINGS, TARGETS
+from lampq_onnx.targets import BY_CPU, PACKINGS, TARGETS
 
 Names = Mapping[str, str]
 """Name -> one line that says what it is."""
@@ -30,8 +30,8 @@ def metrics() -> Names:
 
 
 def targets() -> Names:
-    """Targets, and `auto`."""
-    return {"auto": "this machine", **{name: target.runtime for name, target in TARGETS.items()}}
+    """Targets, and the names that choose one by the CPU."""
+    return {**BY_CPU, **{name: target.runtime for name, target in TARGETS.items()}}
 
 
 def tasks() -> Names:

@@ -25,6 +25,8 @@ from lampq_onnx.config.readers import (
     latency_text,
     not_empty,
     numbers_of,
+    possible_sides,
+    sides_of,
     size_text,
 )
 from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
@@ -101,6 +103,15 @@ class ModelOptions(Record):
             names="tasks",
         ),
     ] = "auto"
+    outputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "Output of the model that counts, as NAME or NAME=TASK, e.g. last_hidden_state=features. Repeat the option "
+            "for several, which are scored together. Default: the one that shows a task.",
+            MODEL,
+            example=["last_hidden_state=features"],
+        ),
+    ] = ()
     device: Annotated[
         str,
         AfterValidator(known_device),
@@ -149,6 +160,17 @@ class ImageOptions(Record):
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Option("Seed for choosing images and sampling labels.", IMAGES)] = 0
+    input_size: Annotated[
+        tuple[int, int] | None,
+        BeforeValidator(sides_of),
+        AfterValidator(possible_sides),
+        Option(
+            "Height x width of the model's input in pixels, e.g. 384x512, for models that take images of any size. "
+            "Default: the model's own.",
+            IMAGES,
+            example=[384, 512],
+        ),
+    ] = None
     mean: Annotated[
         Numbers,
         Option(
@@ -393,6 +415,16 @@ class OutputOptions(Record):
         AfterValidator(known_target),
         Option("Where the file will run: {targets}. auto is this machine.", OUTPUT, level="basic", names="targets"),
     ] = "auto"
+    batch: Annotated[
+        int | None,
+        Field(ge=1, le=MOST_BATCH),
+        Option(
+            "Number of images that the file takes at once. Default: any; 1 for onnxruntime-qnn, which needs a fixed "
+            "number.",
+            OUTPUT,
+            example=1,
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         Field(ge=1, le=MOST_THREADS),

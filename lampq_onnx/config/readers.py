@@ -14,6 +14,9 @@ from lampq_onnx.targets import target_for
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
 
+MOST_SIDE = 16384
+"""Largest side of an image in pixels; a larger one is a typing error."""
+
 MadeImages = Literal["synthetic", "noise"]
 
 
@@ -88,6 +91,31 @@ def numbers_of(value: object) -> object:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
         raise ValueError(f"must be numbers with commas between, not {value!r}") from None
+
+
+def sides_of(value: object) -> object:
+    """Height and width of images from text such as ``224`` and ``384x512``, or from one number in a list.
+
+    Raises:
+        ValueError: text that holds anything else.
+    """
+    if not isinstance(value, str):
+        return (value[0], value[0]) if isinstance(value, list | tuple) and len(value) == 1 else value
+    sides = value.lower().replace(",", "x").split("x")
+    if len(sides) > 2 or not all(side.strip().isascii() and side.strip().isdigit() for side in sides):
+        raise ValueError(f"must be height x width in pixels, e.g. 384x512 or 384, not {value!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def possible_sides(value: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width that an image may have.
+
+    Raises:
+        ValueError: a side is smaller than one pixel, or larger than any model takes.
+    """
+    if value is not None and not all(1 <= side <= MOST_SIDE for side in value):
+        raise ValueError(f"must be height and width from 1 to {MOST_SIDE} pixels, not {value[0]}x{value[1]}")
+    return value
 
 
 def not_empty(value: tuple[float, ...] | None) -> tuple[float, ...] | None:

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import ValidationError, model_validator
 
 from lampq_onnx.allocation.options import AllocationOptions
-from lampq_onnx.artifacts.task import CLASSIFICATION, TaskName
+from lampq_onnx.artifacts.task import CLASSIFICATION, SEVERAL, Kind
 from lampq_onnx.config.doors import check_all, checked
 from lampq_onnx.config.fields import Field, fields_of, text_of
 from lampq_onnx.config.options import (
@@ -120,7 +120,7 @@ class Recipe(Record):
         """
         return self.model_copy(update={"output": self.output.model_copy(update=changes)})
 
-    def with_task(self, task: TaskName) -> Self:
+    def with_task(self, task: Kind) -> Self:
         """The recipe with the task that was found, if its own is auto.
 
         What follows from labels is written down: who makes the file again may not have them.
@@ -128,7 +128,7 @@ class Recipe(Record):
         Args:
             task: what the outputs mean.
         """
-        if self.model.task != "auto" or task == CLASSIFICATION.kind:
+        if self.model.task != "auto" or task in (CLASSIFICATION.kind, SEVERAL):
             return self
         return self.model_copy(update={"model": self.model.model_copy(update={"task": task})})
 

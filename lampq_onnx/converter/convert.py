@@ -13,12 +13,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from pydantic import ValidationError
 
-from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter.completeness import require_complete
 from lampq_onnx.converter.order import closing_steps, conversion_steps
 from lampq_onnx.converter.packing.storage import Stored
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.keys import PLAN_KEY, TARGET_KEY
 from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers
@@ -92,7 +92,7 @@ def layer_parameters(
     plan: BitPlan,
     weights: Mapping[str, QuantizedWeight] | None = None,
     *,
-    symmetric: bool = False,
+    target: Target,
 ) -> dict[str, LayerParameters]:
     """Compute the quantization parameters of every planned layer.
 
@@ -101,43 +101,52 @@ def layer_parameters(
         plan: widths and ranges.
         weights: weights that were rounded before. A layer without rounded weights of its planned width is rounded to
             nearest.
-        symmetric: widen the ranges of inputs so that zero lies in the middle, see `Target`.
+        target: decides the grids, and which ranges there must be.
 
     Raises:
-        LampqError: a layer whose input is quantized has no activation range, a layer's weights are not finite, or the
-            rounded weights belong to another layer.
+        LampqError: a layer lacks a range that the target needs, a layer's weights are not finite, or the rounded
+            weights belong to another layer.
     """
     return {
-        name: _parameters(layer, plan.layers[name], (weights or {}).get(name), symmetric=symmetric)
-        for name, layer in layers.items()
+        name: _parameters(layer, plan.layers[name], (weights or {}).get(name), target) for name, layer in layers.items()
     }
 
 
 def _parameters(
-    graph_layer: GraphLayer, layer: LayerPlan, rounded: QuantizedWeight | None, *, symmetric: bool
+    graph_layer: GraphLayer, layer: LayerPlan, rounded: QuantizedWeight | None, target: Target
 ) -> LayerParameters:
-    matrix = graph_layer.matrix()
-    activation = _activation(graph_layer.name, layer, symmetric=symmetric)
-    if rounded is not None and rounded.bits == layer.weight_bits:
-        _require_same_layer(graph_layer.name, matrix, rounded)
-        return LayerParameters(weight=rounded, activation=activation)
+    matrix, product = graph_layer.matrix(), None
+    activation = _quantizer(graph_layer.name, layer, layer.activation_range, "activation_range", target)
+    if target.output_ranges:
+        product = _quantizer(graph_layer.name, layer, layer.output_range, "output_range", target)
     try:
-        grid = fit_weight_grid(matrix, layer.weight_bits)
+        bits = layer.row_bits(len(matrix))
+    except ValueError as error:
+        raise LampqError(
+            f"layer {graph_layer.name} has {len(matrix)} output channels in the model: {error}",
+            hint="use the plan that was made for this model, or remove channel_widths of this layer from it",
+        ) from error
+    if rounded is not None and np.array_equal(rounded.row_bits(), bits):
+        _require_same_layer(graph_layer.name, matrix, rounded)
+        return LayerParameters(weight=rounded, activation=activation, product=product)
+    try:
+        grid = fit_weight_grid(matrix, bits, target.grids)
     except ValueError as error:
         raise LampqError(f"layer {graph_layer.name} cannot be quantized: {error}") from error
-    return LayerParameters(weight=grid.quantize(matrix), activation=activation)
+    return LayerParameters(weight=grid.quantize(matrix), activation=activation, product=product)
 
 
-def _activation(name: str, layer: LayerPlan, *, symmetric: bool) -> ActivationQuantizer | None:
+def _quantizer(
+    name: str, layer: LayerPlan, interval: ActivationRange | None, field: str, target: Target
+) -> ActivationQuantizer | None:
     if not layer.input_quantized:
         return None
-    interval = layer.activation_range
     if interval is None:
         raise LampqError(
-            f"the plan has no activation_range for layer {name}",
+            f"the plan has no {field} for layer {name}, which {target.name} needs",
             hint="give --calibration SRC, so that convert can measure it",
         )
-    make = ActivationQuantizer.symmetric if symmetric else ActivationQuantizer.from_range
+    make = ActivationQuantizer.symmetric if target.symmetric else ActivationQuantizer.from_range
     return make(interval.low, interval.high, layer.activation_bits)
 
 
@@ -163,6 +172,7 @@ def convert_model(
     target: Target,
     weights: Mapping[str, QuantizedWeight] | None = None,
     graph_passes: Sequence[CountingPass] | None = None,
+    batch: int | None = None,
 ) -> Conversion:
     """Quantize a float graph.
 
@@ -173,6 +183,7 @@ def convert_model(
         target: decides storage and the form of 8-bit weights.
         weights: weights that were rounded before, see `layer_parameters`.
         graph_passes: passes that run on the float graph first; None: `order.graph_steps`.
+        batch: number of images that the file takes at once; None: the target's, or any.
 
     Raises:
         UsageError: the target has no kernel for widths of the plan, or does not read the storage.
@@ -186,11 +197,11 @@ def convert_model(
     # Files of old exporters list their weights as inputs, which would keep unused weights alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
     layers = planned_layers(model, plan)
-    parameters = layer_parameters(layers, plan, weights, symmetric=target.symmetric)
+    parameters = layer_parameters(layers, plan, weights, target=target)
     nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
     for name, graph_layer in layers.items():
         annotate(graph_layer, name)
-    steps, packer = conversion_steps(parameters, target, storage, storages, graph_passes)
+    steps, packer = conversion_steps(parameters, target, storage, storages, graph_passes, batch or target.batch)
     done = run_steps(model, steps)
     before = len(model.graph.initializers)
     run_steps(model, closing_steps())
@@ -216,6 +227,11 @@ def require_runnable(plan: BitPlan, target: Target) -> None:
         UsageError: names the layer and the nearest widths that the target can run.
     """
     for name, layer in plan.layers.items():
+        if layer.channel_widths is not None and len(layer.channel_widths.counts) > 1:
+            raise UsageError(
+                f"layer {name}: files with several widths in one layer cannot be written yet",
+                hint="remove channel_widths of this layer from the plan",
+            )
         if layer.quantized:
             target.require_pair(layer.weight_bits, layer.activation_bits, f"layer {name}")
 

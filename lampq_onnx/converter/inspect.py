@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.bias import bias_of, result_of
 from lampq_onnx.graph.keys import (
     ACTIVATION_BITS_KEY,
     SCHEME_KEY,
@@ -122,7 +122,7 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     storage = labels.get(STORAGE_KEY) or (stored.dtype.name.lower() if stored is not None else "unknown")
     total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
     start, activation_bits = _activation(node)
-    output = node.outputs[0]
+    output = result_of(node)
     readers = [use.node for use in output.uses()]
     if len(readers) == 1 and _ends_layer(readers[0], node):
         output = readers[0].outputs[0]

@@ -10,11 +10,13 @@ import onnx_ir.passes.common as common_passes
 from lampq_onnx.converter.opset import RaiseOpset
 from lampq_onnx.converter.passes import (
     BiasInGemm,
+    FixBatch,
     FoldShapes,
     GemmToMatMul,
     PatchEmbedToMatMul,
     ProductPerPart,
     QuantizeActivations,
+    QuantizeProducts,
     QuantizeWeights,
     RemoveMoves,
     ReplaceBias,
@@ -50,13 +52,23 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
         target: decides the form of the layers.
         packer: the pass that writes the weights; it remembers how they are stored.
     """
+    products = [
+        Step(
+            QuantizeProducts(parameters, signed=target.symmetric),
+            "before passes that cut products: their parts are not quantized one by one",
+        )
+    ]
     facts = {name: numbers.facts for name, numbers in parameters.items()}
     return [
         Step(ReplaceBias(parameters), "before layers change their form: the bias is where the float graph has it"),
         Step(PatchEmbedToMatMul(facts), "before the input is quantized: QuantizeLinear goes before its moves"),
         Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
-        Step(QuantizeActivations(parameters, signed=target.symmetric), "layers have their final inputs now"),
+        Step(
+            QuantizeActivations(parameters, signed=target.symmetric, moves_bytes=target.moves_bytes),
+            "layers have their final inputs now",
+        ),
         Step(packer, "after all passes that read the float weights"),
+        *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
         Step(BiasInGemm(facts, target), "last: the other passes recognize a layer as a MatMul with an Add"),
     ]
@@ -76,6 +88,7 @@ def conversion_steps(
     packing: Packing,
     storages: Mapping[str, Packing],
     graph: Sequence[ir.passes.PassBase] | None = None,
+    batch: int | None = None,
 ) -> tuple[list[Step], QuantizeWeights]:
     """List the passes of a conversion in order, without `closing_steps`, and return the pass that writes the weights.
 
@@ -85,6 +98,7 @@ def conversion_steps(
         packing: storage of the layers that ``storages`` does not name.
         storages: layer -> storage.
         graph: passes to use instead of `graph_steps`.
+        batch: number of images that the file takes at once; None: any.
     """
     packer = QuantizeWeights(parameters, packing, target, storages)
     own = graph_steps() if graph is None else [Step(step, "given by the caller") for step in graph]
@@ -92,4 +106,5 @@ def conversion_steps(
         RaiseOpset(parameters, packing, storages, target),
         "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
-    return [opset, *own, *quantizing_steps(parameters, target, packer)], packer
+    fixed = [] if batch is None else [Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")]
+    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer)], packer

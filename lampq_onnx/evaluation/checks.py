@@ -197,5 +197,10 @@ def check_files(
         limits=limits,
         problems=problems_of(accuracy, fidelity, figures.broken_plain, broken_constants(load_model(files.quantized))),
         model_sha256=file_sha256(files.quantized),
-        notes=(*slow, *_partial(group), *not_measured(accuracy, fidelity, latency)),
+        notes=(*_scored(files.task), *slow, *_partial(group), *not_measured(accuracy, fidelity, latency)),
     )
+
+
+def _scored(task: TaskSpec) -> list[str]:
+    """Say that features are scored because the outputs show no other task."""
+    return [f"scored by the features {', '.join(task.outputs)}: {task.reason}"] if task.reason else []

@@ -17,6 +17,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.tasks.meters import calibration_labels
 from lampq_onnx.frontend.models.digits import are_digits, digits_source
 from lampq_onnx.frontend.models.loading import load_digits, load_timm
+from lampq_onnx.frontend.models.output_choice import asked_outputs, require_known
 from lampq_onnx.frontend.models.task_model import Labels, with_task
 from lampq_onnx.frontend.models.transformers import is_transformers_name, load_transformers
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx
@@ -52,11 +53,13 @@ def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | Non
     elif is_onnx_file(options.name):
         if options.checkpoint or options.pretrained or options.model_args:
             raise UsageError(f"{options.name} holds its weights: it takes no checkpoint, weights or model arguments")
-        loaded = load_onnx(Path(options.name), images)
+        loaded = load_onnx(Path(options.name), images, outputs=asked_outputs(options.outputs))
     elif is_transformers_name(options.name):
         if options.checkpoint or options.model_args:
             raise UsageError(f"{options.name} is a model of transformers: it takes no checkpoint or model arguments")
-        loaded = load_transformers(options.name, pretrained=options.pretrained, images=images)
+        loaded = load_transformers(
+            options.name, pretrained=options.pretrained, images=images, outputs=asked_outputs(options.outputs)
+        )
     else:
         loaded = load_timm(
             options.name,
@@ -64,6 +67,7 @@ def load_model(options: ModelOptions, images: ImageOptions, labels: Labels | Non
             checkpoint_key=options.checkpoint_key,
             pretrained=options.pretrained,
             model_args=options.model_args,
+            size=images.input_size,
         )
         require_statistics(loaded, images)
     return on_device(loaded, options, images, labels)
@@ -94,7 +98,9 @@ def on_device(
     Raises:
         UsageError: the outputs do not fit the requested task, the device does not exist, or an override is not valid.
     """
-    loaded = with_task(loaded, options.task, labels or (lambda: known_labels(images)))
+    asked = asked_outputs(options.outputs)
+    require_known(asked, loaded.task.outputs, loaded.identity.name)
+    loaded = with_task(loaded, options.task, labels or (lambda: known_labels(images)), asked)
     try:
         device = torch.device(own_device(options.device))
         if device.type == "cuda" and not torch.cuda.is_available():

@@ -36,5 +36,7 @@ def recognized(frontend: Frontend, images: SlicedImages | None, *, equalize: boo
         not_done=() if source is None else source.not_done,
         parity=None if source is None else source.parity,
         task=loaded.task.kind,
+        why=loaded.task.reason,
+        outputs={part.outputs[0]: part.kind for part in loaded.task.parts},
         links=links,
     )

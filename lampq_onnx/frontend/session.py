@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -41,7 +41,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.quantization import ActivationQuantizer, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
@@ -68,6 +68,8 @@ class Frontend:
     Args:
         loaded: the model; equalization changes its weights but not its function.
         group: processes that share the images of statistics; everything else runs identically in each process.
+        grids: grids that weights may have, see `Target.grids`.
+        products: measure the ranges of the layers' products, see `Target.output_ranges`.
 
     Attributes:
         exported: float graph and layers.
@@ -77,9 +79,18 @@ class Frontend:
         multiplied: layers with an added Mul on their input, which applies the equalization.
     """
 
-    def __init__(self, loaded: LoadedModel, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        group: Group = ALONE,
+        *,
+        grids: Collection[str] = tuple(Grid),
+        products: bool = False,
+    ) -> None:
         self.loaded = loaded
         self._group = group
+        self._grids = tuple(grids)
+        self._products = products
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
         self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
@@ -182,7 +193,7 @@ class Frontend:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
         with progress.stage("input moments"):
             moments = input_moments(self.loaded.module, linear_layers(self.exported.layers), images, group=self._group)
-        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths)
+        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids)
         self._gptq = True
 
     def round(
@@ -221,7 +232,7 @@ class Frontend:
         model.
         """
         bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        rounders = {"nearest": WeightRounder(self.exported.layers)}
+        rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
         if self._gptq:
             rounders["gptq"] = self.rounder
         losses = {
@@ -252,7 +263,9 @@ class Frontend:
             UsageError: given labels are requested, but the task has no class labels.
             LampqError: given labels are requested, but the images have none, or a layer cannot be measured.
         """
-        analysis = Analysis(self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group)
+        analysis = Analysis(
+            self.loaded, self.exported, self.chain, self.rounder, images, self._gptq, self._group, self._products
+        )
 
         def make() -> Sensitivities:
             return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
@@ -265,7 +278,7 @@ class Frontend:
     def _build(self, exported: Exported) -> None:
         """Use an export of the module in its current state."""
         self.exported = exported
-        self.rounder = WeightRounder(exported.layers)
+        self.rounder = WeightRounder(exported.layers, grids=self._grids)
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
 
     def _annotate(self) -> None:

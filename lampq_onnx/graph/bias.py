@@ -45,7 +45,7 @@ def bias_of(node: ir.Node, outputs: int | None = None) -> Bias | None:
 
     1. The bias of Gemm and Conv is their third input. The bias of a MatMul is what the Add after it adds, on either
        side. The Add must be the only reader of the product, and the product must not be an output of the graph:
-       otherwise the product is used without the bias.
+       otherwise the product is used without the bias. A QuantizeLinear and a DequantizeLinear may stand between.
     2. The constant holds one number per output channel, along the last axis, or one number for all. A column or a
        matrix differs from row to row, and is not a bias.
     3. It has no more dimensions than the product, so that the result has the shape of the product.
@@ -61,10 +61,22 @@ def bias_of(node: ir.Node, outputs: int | None = None) -> Bias | None:
     if node.op_type in ("Gemm", "Conv"):
         third = node.inputs[2] if len(node.inputs) > 2 else None
         return Bias(third, node, 2) if third is not None and _is_row(third, channels) else None
-    add = only_reader(node.outputs[0], node.graph) if isinstance(node.graph, ir.Graph) else None
+    product = result_of(node)
+    add = only_reader(product, node.graph) if isinstance(node.graph, ir.Graph) else None
     if add is None or add.op_type != "Add":
         return None
-    return next((bias for bias in _rows_of(add, node.outputs[0], channels)), None)
+    return next((bias for bias in _rows_of(add, product, channels)), None)
+
+
+def result_of(node: ir.Node) -> ir.Value:
+    """Return the result of a product in float: behind QuantizeLinear and DequantizeLinear, if it has them."""
+    value = node.outputs[0]
+    for kind in ("QuantizeLinear", "DequantizeLinear"):
+        reader = only_reader(value, node.graph) if isinstance(node.graph, ir.Graph) else None
+        if reader is None or reader.op_type != kind:
+            return node.outputs[0]
+        value = reader.outputs[0]
+    return value
 
 
 def shares_addend(node: ir.Node, outputs: int | None = None) -> bool:
@@ -116,11 +128,15 @@ def _is_row(value: ir.Value, outputs: int | None) -> bool:
     return size == 1 or (bool(shape) and size == shape[-1] and outputs in (None, size))
 
 
+_KEEP_RANK = frozenset({"MatMul", "QuantizeLinear", "DequantizeLinear"})
+
+
 def _rank(product: ir.Value) -> int:
     """Return the number of dimensions of a MatMul's result; 2 if unknown, the least that a batch of rows has."""
-    producer = product.producer()
-    source = None if producer is None else producer.inputs[0]
-    for value in (product, source):
-        if value is not None and value.shape is not None:
+    value: ir.Value | None = product
+    while value is not None:
+        if value.shape is not None:
             return len(value.shape)
+        producer = value.producer()
+        value = producer.inputs[0] if producer is not None and producer.op_type in _KEEP_RANK else None
     return 2

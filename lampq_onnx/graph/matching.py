@@ -67,7 +67,8 @@ def fit_plan(model: ir.Model, plan: BitPlan) -> FittedPlan:
             f"layer(s) have no counterpart with their weights: {', '.join(missing[:5])}; layers of the model "
             f"without a counterpart in the plan: {', '.join(list(left)[:5]) or 'none'}",
         )
-    layers = {renamed[name]: layer.model_copy(update={"activation_range": None}) for name, layer in plan.layers.items()}
+    unmeasured = {"activation_range": None, "output_range": None}
+    layers = {renamed[name]: layer.model_copy(update=unmeasured) for name, layer in plan.layers.items()}
     return FittedPlan(plan.model_copy(update={"layers": layers}), renamed)
 
 

@@ -16,10 +16,12 @@ class LayerParameters:
     Attributes:
         weight: integers, scales and, if the rounding changes it, the bias.
         activation: quantizer of the input; None leaves it in float.
+        product: quantizer of the product, before the bias; None leaves it as the kernel computes it.
     """
 
     weight: QuantizedWeight
     activation: ActivationQuantizer | None
+    product: ActivationQuantizer | None = None
 
     @property
     def facts(self) -> LayerFacts:

@@ -63,6 +63,8 @@ class Recognition:
         not_done: changes of a file that were not made although a place for them was found, with the reason.
         parity: relative difference between a file's outputs in PyTorch and in onnxruntime; None for other models.
         task: meaning of its outputs.
+        why: why this task, if nothing shows it; empty otherwise.
+        outputs: the outputs that are scored, and the task of each if there are several.
         links: number of places where input channels can be equalized; None: they are not equalized.
     """
 
@@ -76,6 +78,8 @@ class Recognition:
     not_done: tuple[NotDone, ...]
     parity: float | None
     task: str
+    why: str
+    outputs: Mapping[str, str]
     links: int | None
 
 

@@ -60,6 +60,8 @@ _ACTIVATIONS = frozenset(
     ]
 )
 
+_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+
 SHAPE_OPERATORS = frozenset({"Shape", "Size"})
 """Operators that read how large a tensor is, not what it holds."""
 
@@ -154,12 +156,32 @@ def _is_activated(node: ir.Node) -> bool:
 
 
 def _before_residual(node: ir.Node, accept: Callable[[ir.Node], bool]) -> bool:
-    """Search forward, stopping where the result joins a residual stream (an Add of two computed values)."""
+    """Search forward, stopping where the result joins a residual stream (an Add of two computed values).
 
-    def step(current: ir.Node) -> Iterator[ir.Node]:
-        yield from (reader for reader in _forward(current) if not _combines(reader, "Add"))
+    An Add whose operands both come from this result, as in rotary position embedding, joins nothing.
+    """
+    seen: set[ir.Node] = {node}
+    front = list(_forward(node))
+    waiting: list[ir.Node] = []
+    while front:
+        current = front.pop()
+        if current in seen:
+            continue
+        if _combines(current, "Add") and not all(v is not None and v.producer() in seen for v in current.inputs):
+            waiting.append(current)
+            continue
+        if accept(current):
+            return True
+        seen.add(current)
+        if _is_transparent(current):
+            front.extend(_forward(current))
+        if not front:
+            front, waiting = [add for add in waiting if _is_own_sum(add, seen)], []
+    return False
 
-    return _reach(node, step, accept)
+
+def _is_own_sum(add: ir.Node, own: set[ir.Node]) -> bool:
+    return add not in own and all(value is not None and value.producer() in own for value in add.inputs)
 
 
 def _joins_residual(node: ir.Node) -> bool:
@@ -184,9 +206,9 @@ def _joins_residual(node: ir.Node) -> bool:
 def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
     """Yield producers of the activation, but not through residual Adds or normalizations, except in a gated product."""
     for producer in _backward(node):
-        if producer.op_type in ("LayerNormalization", "RMSNormalization"):
+        if producer.op_type in _NORMS:
             normalized = next(_backward(producer), None)
-            if normalized is None or not _combines(normalized, "Mul"):
+            if normalized is None or not (_combines(normalized, "Mul") or _is_activated(normalized)):
                 continue
         elif producer.op_type == "ReduceMean" or _combines(producer, "Add"):
             continue
@@ -198,8 +220,22 @@ def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
     for producer in _backward(node):
         if _is_activation(producer):
             yield from _backward_activated(producer)
-        elif producer.op_type in _STREAM or _is_attention(producer) or _combines(producer, "Mul"):
+        elif (
+            producer.op_type in _STREAM
+            or _is_attention(producer)
+            or _combines(producer, "Mul")
+            or (producer.op_type in _NORMS and _is_moved_attention(producer))
+        ):
             yield producer
+
+
+def _is_moved_attention(norm: ir.Node) -> bool:
+    """Whether a normalization reads the result of attention, as in BEiT-3, and not a residual stream."""
+    value = norm.inputs[0]
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in _STREAM:
+        value = producer.inputs[0]
+    producer = None if value is None else value.producer()
+    return producer is not None and _is_attention(producer)
 
 
 def _ends(node: ir.Node, graph: ir.Graph) -> bool:

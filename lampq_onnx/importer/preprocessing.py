@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.keys import PREPROCESSING_KEY
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.importer.processors import plain_preprocessing, preprocessing_of, read_processor_file
@@ -53,6 +53,14 @@ def file_preprocessing(
     assert shape is not None
     channels, height, width = (d if isinstance(d, int) else None for d in shape[1:])
     size = (height, width) if height and width else None
+    fixed = [(own, asked) for own, asked in zip((height, width), images.input_size or (), strict=False) if own]
+    if any(own != asked for own, asked in fixed):
+        assert images.input_size is not None
+        raise UsageError(
+            f"{path} takes images of {height or 'any'}x{width or 'any'} pixels (height x width), and --input-size is "
+            f"{images.input_size[0]}x{images.input_size[1]}",
+            hint="leave out --input-size, or export the model for that size",
+        )
     settings = read_processor_file(path.parent)
     if settings is None:
         return plain_preprocessing(str(path), channels=channels, size=size, images=images)

@@ -1,7 +1,7 @@
 """The numeric core, NumPy only: grids, ranges and rounding."""
 
 from lampq_onnx.quantization.activations import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
-from lampq_onnx.quantization.weights import Grid, QuantizedWeight, WeightGrid, fit_weight_grid
+from lampq_onnx.quantization.weights import Grid, QuantizedWeight, RowGroup, RowWidths, WeightGrid, fit_weight_grid
 
 __all__ = [
     "MIN_MAX",
@@ -9,6 +9,8 @@ __all__ = [
     "Grid",
     "Histogram",
     "QuantizedWeight",
+    "RowGroup",
+    "RowWidths",
     "WeightGrid",
     "candidate_ranges",
     "fit_weight_grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -74,15 +75,78 @@ class Grid(StrEnum):
 
 
 @dataclass(frozen=True)
-class QuantizedWeight:
+class RowWidths:
+    """Widths of the rows of one matrix, where they are not all the same.
+
+    Attributes:
+        bits: width of each row, int8 (outputs,).
+        grids: width -> the grid of all rows that have it.
+    """
+
+    bits: npt.NDArray[np.int8]
+    grids: Mapping[int, Grid]
+
+    @property
+    def widest(self) -> int:
+        """The largest width."""
+        return int(self.bits.max())
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows of one matrix with the same width and grid.
+
+    Attributes:
+        rows: their indices, ascending.
+        bits: width, 1..8.
+        grid: the integer level that a code stands for.
+    """
+
+    rows: npt.NDArray[np.intp]
+    bits: int
+    grid: Grid
+
+
+class _ByRow:
+    """What weights and grids answer about the widths of their rows."""
+
+    scale: npt.NDArray[np.float32]
+    bits: int
+    grid: Grid
+    widths: RowWidths | None
+
+    def row_bits(self) -> npt.NDArray[np.int8]:
+        """Return the width of each row, int8 (outputs,)."""
+        return np.full(len(self.scale), self.bits, np.int8) if self.widths is None else self.widths.bits
+
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        """Return the rows of each width, the narrowest first; all rows if they have one width."""
+        if self.widths is None:
+            return (RowGroup(np.arange(len(self.scale)), self.bits, self.grid),)
+        return tuple(
+            RowGroup(np.flatnonzero(self.widths.bits == bits), bits, self.widths.grids[bits])
+            for bits in sorted(self.widths.grids)
+        )
+
+    def row_rises(self) -> npt.NDArray[np.bool_]:
+        """Return whether each row has the mid-rise grid, bool (outputs,)."""
+        rises = np.zeros(len(self.scale), np.bool_)
+        for group in self.row_groups():
+            rises[group.rows] = group.grid is Grid.MID_RISE
+        return rises
+
+
+@dataclass(frozen=True)
+class QuantizedWeight(_ByRow):
     """A weight matrix as integer codes.
 
     Attributes:
-        codes: uint8 (outputs, inputs), each below 2^bits.
+        codes: uint8 (outputs, inputs), each below 2^bits of its row.
         scale: float32 (outputs,).
-        bits: width, 1..8.
-        grid: the integer level that a code stands for.
+        bits: width, 1..8; the largest one if the rows differ.
+        grid: the integer level that a code stands for; that of the widest rows if the rows differ.
         bias: float32 (outputs,) that belongs to this rounding; None: the layer keeps its own.
+        widths: widths and grids of the rows; None: all have ``bits`` and ``grid``.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -90,10 +154,16 @@ class QuantizedWeight:
     bits: int
     grid: Grid
     bias: npt.NDArray[np.float32] | None = None
+    widths: RowWidths | None = None
 
     def integers(self) -> npt.NDArray[np.int8]:
         """Return the levels as int8 (outputs, inputs)."""
-        return self.grid.level(self.codes, self.bits).astype(np.int8)
+        if self.widths is None:
+            return self.grid.level(self.codes, self.bits).astype(np.int8)
+        levels = np.empty(self.codes.shape, np.int8)
+        for group in self.row_groups():
+            levels[group.rows] = group.grid.level(self.codes[group.rows], group.bits)
+        return levels
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """Return float32 (outputs, inputs), exactly as DequantizeLinear computes it."""
@@ -101,54 +171,92 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True)
-class WeightGrid:
+class WeightGrid(_ByRow):
     """Grid and scales found for one matrix at one width.
 
     Attributes:
         scale: float32 (outputs,).
-        bits: width, 1..8.
-        grid: the chosen grid.
+        bits: width, 1..8; the largest one if the rows differ.
+        grid: the chosen grid; that of the widest rows if the rows differ.
         error: squared Frobenius norm of the rounding error.
+        widths: widths and grids of the rows; None: all have ``bits`` and ``grid``.
     """
 
     scale: npt.NDArray[np.float32]
     bits: int
     grid: Grid
     error: float
+    widths: RowWidths | None = None
 
     def quantize(self, weight: FloatArray) -> QuantizedWeight:
         """Round ``weight`` (outputs, inputs) to the nearest levels."""
-        codes = self.grid.codes_of(weight / self.scale[:, None], self.bits)
-        return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid)
+        codes = np.empty(weight.shape, np.uint8)
+        for group in self.row_groups():
+            part = weight[group.rows] / self.scale[group.rows, None]
+            codes[group.rows] = group.grid.codes_of(part, group.bits)
+        return self.with_codes(codes)
+
+    def with_codes(self, codes: npt.NDArray[np.uint8]) -> QuantizedWeight:
+        """Return the weight with these ``codes`` (outputs, inputs) on this grid."""
+        return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid, widths=self.widths)
 
 
-def fit_weight_grid(weight: FloatArray, bits: int) -> WeightGrid:
+def fit_weight_grid(
+    weight: FloatArray, bits: int | npt.NDArray[np.integer[Any]], grids: Collection[str] = tuple(Grid)
+) -> WeightGrid:
     """Find the grid and the per-channel scales with the smallest squared error.
 
     Args:
         weight: (outputs, inputs), finite.
-        bits: 1..8.
+        bits: 1..8, for all rows or one for each, (outputs,). Rows of the same width get the same grid.
+        grids: grids to choose from; 1 bit has only the mid-rise grid, and more than `MID_RISE_MAX_BITS` bits only the
+            other one.
 
     Raises:
-        ValueError: the weight is not a matrix or not finite, or the width is outside 1..8.
+        ValueError: the weight is not a matrix or not finite, a width is outside 1..8, or there is not one for each row.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise ValueError(f"expected a non-empty matrix, got shape {weight.shape}")
+    if isinstance(bits, np.ndarray):
+        if bits.shape != weight.shape[:1]:
+            raise ValueError(f"expected one width for each of {len(weight)} rows, got shape {bits.shape}")
+        return _fit_rows(weight, bits, grids)
     if not 1 <= bits <= 8:
         raise ValueError(f"bits must be 1..8, not {bits}")
     weight = weight.astype(np.float32, copy=False)
     largest = np.abs(weight).max(axis=1)
     if not np.isfinite(largest).all():
         raise ValueError("the weights hold NaN or infinity")
-    grids = [Grid.MID_RISE] if bits == 1 else [Grid.MID_TREAD]
-    if 1 < bits <= MID_RISE_MAX_BITS:
-        grids.append(Grid.MID_RISE)
+    usable = [grid for grid in _grids_at(bits) if grid in grids]
+    if not usable:
+        raise ValueError(f"{bits}-bit weights have the grid {_grids_at(bits)[0]}, not {' or '.join(grids)}")
     # Scaling by powers of two changes no rounding, and squares of huge or tiny weights would overflow or underflow
     # float32.
     exponent = np.frexp(largest)[1]
     weight = np.ldexp(weight, -exponent[:, None])
-    fits = [_fit(weight, exponent, bits, grid) for grid in grids]
+    fits = [_fit(weight, exponent, bits, grid) for grid in usable]
     return min(fits, key=lambda fit: fit.error)
+
+
+def _grids_at(bits: int) -> list[Grid]:
+    """List the grids that a width has, the first of equals first."""
+    if bits == 1:
+        return [Grid.MID_RISE]
+    return [Grid.MID_TREAD, Grid.MID_RISE] if bits <= MID_RISE_MAX_BITS else [Grid.MID_TREAD]
+
+
+def _fit_rows(weight: FloatArray, bits: npt.NDArray[np.integer[Any]], grids: Collection[str]) -> WeightGrid:
+    """Fit the rows of each width by themselves."""
+    fits = {int(width): fit_weight_grid(weight[bits == width], int(width), grids) for width in np.unique(bits)}
+    widest = max(fits)
+    if len(fits) == 1:
+        return fits[widest]
+    scale = np.empty(len(weight), np.float32)
+    for width, found in fits.items():
+        scale[bits == width] = found.scale
+    used = {width: found.grid for width, found in fits.items()}
+    error = sum(found.error for found in fits.values())
+    return WeightGrid(scale, widest, used[widest], error, RowWidths(bits.astype(np.int8), used))
 
 
 def _fit(weight: npt.NDArray[np.float32], exponent: npt.NDArray[np.int32], bits: int, grid: Grid) -> WeightGrid:

@@ -5,33 +5,44 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
 from lampq_onnx.disk.files import write_atomic
 from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization.weights import Grid, QuantizedWeight
+from lampq_onnx.quantization.weights import Grid, QuantizedWeight, RowWidths
 
 FORMAT = "lampq-onnx/weights 1"
+ROWS_FORMAT = "lampq-onnx/weights 2"
+"""Format of files in which the rows of a layer differ in width; programs that know only the first would read such rows
+as if all had the largest width."""
+
 LENGTH_BYTES = 8  # size of the header's length field in a safetensors file, and the header's alignment
 
 
 def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
     """Write codes (uint8), scales and biases (float32) of every layer as safetensors.
 
-    Widths and grids are in the header. Layers whose rounding changes no bias have none in the file.
+    Widths and grids are in the header. Layers whose rounding changes no bias have none in the file. Where the rows of a
+    layer differ in width, the widths (uint8) are a tensor, and the header has a grid for each width.
     """
-    arrays = {}
-    layers = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
         arrays[f"{name}.codes"] = np.ascontiguousarray(weight.codes)
         arrays[f"{name}.scale"] = np.ascontiguousarray(weight.scale)
         if weight.bias is not None:
             arrays[f"{name}.bias"] = np.ascontiguousarray(weight.bias)
         layers[name] = {"bits": weight.bits, "grid": weight.grid.value}
-    header = {"format": FORMAT, "layers": json.dumps(layers, sort_keys=True)}
+        if weight.widths is not None:
+            arrays[f"{name}.widths"] = np.ascontiguousarray(weight.widths.bits.astype(np.uint8))
+            layers[name]["grids"] = {str(width): grid.value for width, grid in sorted(weight.widths.grids.items())}
+    mixed = any(weight.widths is not None for weight in weights.values())
+    header = {"format": ROWS_FORMAT if mixed else FORMAT, "layers": json.dumps(layers, sort_keys=True)}
     write_atomic(path, _ordered(safetensors.numpy.save(arrays, metadata=header)))
 
 
@@ -57,8 +68,10 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
     try:
         with safetensors.safe_open(path, "np") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise LampqError(f"{path} is not a weights file of lampq-onnx: its header does not say {FORMAT!r}")
+            if header.get("format") not in (FORMAT, ROWS_FORMAT):
+                raise LampqError(
+                    f"{path} is not a weights file of lampq-onnx: its header does not say {FORMAT!r} or {ROWS_FORMAT!r}"
+                )
             present = set(file.keys())
             return {
                 name: _checked(
@@ -70,6 +83,9 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
                         bits=int(facts["bits"]),
                         grid=Grid(facts["grid"]),
                         bias=file.get_tensor(f"{name}.bias") if f"{name}.bias" in present else None,
+                        widths=_row_widths(file.get_tensor(f"{name}.widths"), facts["grids"])
+                        if "grids" in facts
+                        else None,
                     ),
                 )
                 for name, facts in json.loads(header["layers"]).items()
@@ -80,6 +96,15 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
         raise LampqError(f"the weights file {path} is damaged: {error}") from error
 
 
+def _row_widths(bits: npt.NDArray[Any], grids: Mapping[str, str]) -> RowWidths:
+    if bits.dtype != np.uint8 or bits.ndim != 1 or bits.size == 0 or bits.min() < 1 or bits.max() > 8:
+        raise ValueError("the widths of rows must be numbers from 1 to 8")
+    found = {int(width): Grid(grid) for width, grid in grids.items()}
+    if set(found) != set(bits.tolist()):
+        raise ValueError("the header has not one grid for each width of rows")
+    return RowWidths(bits.astype(np.int8), found)
+
+
 def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
     fits = (
         weight.codes.dtype == np.uint8
@@ -88,7 +113,12 @@ def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
         and weight.scale.shape == weight.codes.shape[:1]
         and 1 <= weight.bits <= 8
         and weight.codes.size > 0
-        and bool((weight.codes < 2**weight.bits).all())
+        and (
+            weight.widths is None
+            or (weight.widths.widest, weight.widths.grids[weight.bits]) == (weight.bits, weight.grid)
+        )
+        and len(weight.row_bits()) == len(weight.codes)
+        and bool((weight.codes < 2 ** weight.row_bits()[:, None].astype(np.int16)).all())
         and bool((np.isfinite(weight.scale) & (weight.scale > 0)).all())
     )
     if not fits:

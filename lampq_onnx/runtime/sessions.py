@@ -64,8 +64,7 @@ class Runner:
                     hint="the first dimension must be the number of images",
                 )
         if len({values.shape[:-1] for values in found}) > 1:
-            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in zip(self.answers, found, strict=True))
-            raise LampqError(f"{self.where}: the outputs cannot be joined along their last axis: {shapes}")
+            found = [values.reshape(len(images), -1) for values in found]
         return np.asarray(found[0]) if len(found) == 1 else np.concatenate(found, axis=-1)
 
 
@@ -128,7 +127,8 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
     Args:
         model: a file, or a serialized model.
         threads: threads of one operator.
-        answers: outputs to return, joined along their last axis; none: the first output.
+        answers: outputs to return; none: the first one. Several are joined along their last axis, or flattened first if
+            their other axes differ.
         optimize: False switches all graph optimizations off, which leaves plain QDQ arithmetic in float.
 
     Raises:

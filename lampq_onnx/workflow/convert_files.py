@@ -79,7 +79,6 @@ def convert(
                 f"{weights_path} was written with another float file than {float_path}, whose layers have other names",
                 hint="leave out --weights: the layers are then rounded to nearest",
             )
-        if any(layer.quantized and layer.activation_range is None for layer in plan.layers.values()):
-            plan = with_measured_ranges(model, float_path, plan, images, threads=options.threads, progress=progress)
+        plan = with_measured_ranges(model, float_path, plan, images, target, threads=options.threads, progress=progress)
         stage = stack.enter_context(staging(output.parent, (output.name,)))
         return write_quantized(model, plan, weights, stage / output.name, options, target)

@@ -15,6 +15,7 @@ from lampq_onnx.data.source import Targets
 from lampq_onnx.errors import LampqError
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import Clock
+from lampq_onnx.targets import Target
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.session import Frontend
@@ -133,6 +134,7 @@ def prepared(
     images: ImageOptions,
     effort: EffortName,
     clock: Clock,
+    target: Target,
     group: Group = ALONE,
 ) -> Iterator[tuple[Frontend, Crops]]:
     """Open the model's front end with its calibration images; without ``crops``, they are made from the model."""
@@ -140,7 +142,7 @@ def prepared(
     from lampq_onnx.frontend.session import Frontend
 
     with clock.stage("export"):
-        frontend = Frontend(loaded, group)
+        frontend = Frontend(loaded, group, grids=target.grids, products=target.output_ranges)
     with ExitStack() as stack:
         if crops is None:
             made = calibration_images(loaded, frontend.exported.layers, images, effort, clock)

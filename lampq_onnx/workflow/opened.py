@@ -13,6 +13,7 @@ from lampq_onnx.data import BatchedImages, ImageSource
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import Clock
+from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.inputs import (
     Crops,
     Given,
@@ -136,15 +137,16 @@ def exported(
     Raises:
         LampqError: the model cannot be exported, or a requested measurement is not possible on it.
     """
+    target = target_here(recipe.output.target)
     with ExitStack() as stack:
         if images == "named" and inputs.read is None:
             from lampq_onnx.frontend.session import Frontend
 
             with clock.stage("export"):
-                frontend = Frontend(inputs.loaded)
+                frontend = Frontend(inputs.loaded, grids=target.grids, products=target.output_ranges)
             crops: Crops | None = None
         else:
-            ready = prepared(inputs.loaded, inputs.read, recipe.images, recipe.analysis.effort, clock, group)
+            ready = prepared(inputs.loaded, inputs.read, recipe.images, recipe.analysis.effort, clock, target, group)
             frontend, crops = stack.enter_context(ready)
         frontend.require_measurable(recipe.analysis, crops)
         yield Opened(frontend, crops, inputs.validation)

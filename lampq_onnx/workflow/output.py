@@ -51,7 +51,7 @@ def write_quantized(
     """
     source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
-    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights)
+    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights, batch=options.batch)
     describe_layers(conversion.model, plan)
     conversion.model.metadata_props.update({SOURCE_KEY: source, **(metadata or {})})
     save_model(conversion.model, path)

@@ -1,4 +1,4 @@
-"""Measure missing input ranges of a plan on a float file with onnxruntime."""
+"""Measure missing ranges of a plan on a float file with onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from lampq_onnx.config.options import DEFAULT_CALIBRATION_SIZE, ImageOptions
 from lampq_onnx.converter.convert import planned_layers
 from lampq_onnx.data import choose, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.graph.bias import bias_of
+from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model, save_model
+from lampq_onnx.quantization import MIN_MAX
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import available_cores
 from lampq_onnx.runtime.sessions import Runner, batches_for, open_runner
+from lampq_onnx.targets import Target
 
 BATCH = 8
 
@@ -28,44 +32,40 @@ def with_measured_ranges(
     path: Path,
     plan: BitPlan,
     images: ImageOptions,
+    target: Target,
     *,
     threads: int | None,
     progress: ProgressSink = NO_PROGRESS,
 ) -> BitPlan:
-    """Fill in min-max ranges for quantized inputs that have none in the plan.
+    """Fill in min-max ranges for quantized inputs, and for products if the target needs them, that the plan lacks.
 
     Args:
         model: the float graph; only read.
         path: its file.
         plan: the plan.
         images: calibration images, and overrides of the preprocessing that the file records.
+        target: where the file will run.
         threads: threads of the session; None: all cores.
         progress: is told about stages.
 
     Raises:
         LampqError: no calibration images are given, or the file does not say its preprocessing.
     """
-    missing = [name for name, layer in plan.layers.items() if layer.input_quantized and layer.activation_range is None]
-    if not missing:
+    inputs, products = _missing(plan, target)
+    if not inputs and not products:
         return plan
-    if images.calibration is None:
-        raise LampqError(
-            f"the plan has no activation_range for {len(missing)} layer(s): {', '.join(missing[:3])}",
-            hint="give --calibration SRC, so that the ranges can be measured",
-        )
-    if isinstance(images.calibration, str):
-        raise UsageError(
-            f"--calibration {images.calibration} needs the model in PyTorch, but convert has only its file",
-            hint="give real images, or a plan that quantize made, which holds its ranges",
-        )
+    folder = _folder_of(images, inputs, products)
     facts = read_metadata(model, path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
-    source = open_source(images.calibration, num_classes=facts.num_classes, need_labels=False)
+    source = open_source(folder, num_classes=facts.num_classes, need_labels=False)
     chosen = choose(source, images.calibration_size or DEFAULT_CALIBRATION_SIZE, images.seed)
     graph_layers = planned_layers(model, plan)
-    inputs = {name: graph_layers[name].input.name or "" for name in missing}
-    lows = dict.fromkeys(missing, np.inf)
-    highs = dict.fromkeys(missing, -np.inf)
+    # Field of the plan and layer -> the tensor that is measured, and what is subtracted from it.
+    tensors: dict[tuple[str, str], tuple[str, npt.NDArray[np.float32] | None]] = {
+        ("activation_range", name): (graph_layers[name].input.name or "", None) for name in inputs
+    }
+    tensors |= {("output_range", name): _product(graph_layers[name]) for name in products}
+    lows, highs = dict.fromkeys(tensors, np.inf), dict.fromkeys(tensors, -np.inf)
     with (
         tempfile.TemporaryDirectory(prefix="lampq-") as room,
         progress.stage("ranges", len(chosen)) as advance,
@@ -74,25 +74,67 @@ def with_measured_ranges(
         values = {value.name: value for node in probe.graph for value in node.outputs}
         feed = probe.graph.inputs[0].name
         present = {value.name for value in probe.graph.outputs}
-        wanted = [name for name in dict.fromkeys(inputs.values()) if name != feed]
+        wanted = [name for name in dict.fromkeys(tensor for tensor, _ in tensors.values()) if name != feed]
         probe.graph.outputs.extend(values[name] for name in wanted if name not in present)
         save_model(probe, Path(room) / "probe.onnx")
         runner = open_runner(Path(room) / "probe.onnx", threads=threads or available_cores())
         for batch in iter_batches(chosen, preprocessing, BATCH):
             found = _values(runner, wanted, batch.images, path)
             found[feed or ""] = batch.images
-            for name in missing:
-                array = found[inputs[name]]
+            for key, (tensor, bias) in tensors.items():
+                _, name = key
+                array = found[tensor] if bias is None else found[tensor] - bias
                 if not np.isfinite(array).all():
-                    raise LampqError(f"layer {name} reads NaN or infinity on the calibration images")
-                lows[name] = min(lows[name], float(array.min()))
-                highs[name] = max(highs[name], float(array.max()))
+                    raise LampqError(f"layer {name} reads or computes NaN or infinity on the calibration images")
+                lows[key] = min(lows[key], float(array.min()))
+                highs[key] = max(highs[key], float(array.max()))
             advance(batch.start + len(batch.images))
     layers = dict(plan.layers)
-    for name in missing:
-        measured = ActivationRange(low=lows[name], high=highs[name], method="minmax")
-        layers[name] = layers[name].model_copy(update={"activation_range": measured})
+    for field, name in tensors:
+        key = (field, name)
+        measured = ActivationRange(low=lows[key], high=highs[key], method=MIN_MAX)
+        layers[name] = layers[name].model_copy(update={field: measured})
     return plan.model_copy(update={"layers": layers})
+
+
+def _missing(plan: BitPlan, target: Target) -> tuple[list[str], list[str]]:
+    """List the layers whose input range is missing, and those whose output range is."""
+    quantized = {name: layer for name, layer in plan.layers.items() if layer.input_quantized}
+    inputs = [name for name, layer in quantized.items() if layer.activation_range is None]
+    products = [name for name, layer in quantized.items() if target.output_ranges and layer.output_range is None]
+    return inputs, products
+
+
+def _folder_of(images: ImageOptions, inputs: list[str], products: list[str]) -> Path:
+    """Return where the calibration images are.
+
+    Raises:
+        LampqError: none are given.
+        UsageError: they would be made from a model in PyTorch.
+    """
+    if images.calibration is None:
+        field, names = ("activation_range", inputs) if inputs else ("output_range", products)
+        raise LampqError(
+            f"the plan has no {field} for {len(names)} layer(s): {', '.join(names[:3])}",
+            hint="give --calibration SRC, so that the ranges can be measured",
+        )
+    if isinstance(images.calibration, str):
+        raise UsageError(
+            f"--calibration {images.calibration} needs the model in PyTorch, but convert has only its file",
+            hint="give real images, or a plan that quantize made, which holds its ranges",
+        )
+    return images.calibration
+
+
+def _product(layer: GraphLayer) -> tuple[str, npt.NDArray[np.float32] | None]:
+    """Return the tensor that a layer's node writes, and the bias that is already in it."""
+    node = layer.node
+    bias = bias_of(node) if node.op_type in ("Gemm", "Conv") else None
+    name = node.outputs[0].name or ""
+    if bias is None:
+        return name, None
+    row = bias.vector(len(layer.matrix()))
+    return name, row.reshape(-1, 1, 1) if node.op_type == "Conv" else row
 
 
 def _values(

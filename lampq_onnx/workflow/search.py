@@ -117,7 +117,8 @@ class Search:
         self._target = target_here(recipe.output.target)
         latency = recipe.budgets.latency
         self._times = None if latency is None else LatencyTable.load(latency)
-        self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed))
+        form = f"{' '.join(self._target.grids)} {self._target.output_ranges}"
+        self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed), form)
 
     def run(self) -> Found:
         """Run all stages of the search.

@@ -10,7 +10,7 @@ from lampq_onnx.allocation.metrics import METRICS
 from lampq_onnx.artifacts.task import TASKS
 from lampq_onnx.cli import names
 from lampq_onnx.cli.main import COMMANDS
-from lampq_onnx.targets import TARGETS
+from lampq_onnx.targets import BY_CPU, TARGETS
 from tests.cli.conftest import invoke
 
 MODELS = ["deit_base_patch16_224", "deit_tiny_patch16_224", "vit_tiny_patch16_224"]
@@ -46,7 +46,7 @@ def test_a_script_for_each_shell(shell: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("quantize --target ", ["auto", *TARGETS]),
+        ("quantize --target ", [*BY_CPU, *TARGETS]),
         ("quantize --target onnxruntime-x", ["onnxruntime-x86-avx2", "onnxruntime-x86-vnni"]),
         ("quantize --metric ", list(METRICS)),
         ("quantize --baseline f", ["fisher"]),

@@ -22,7 +22,7 @@ from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.config.names import filled
 from lampq_onnx.config.recipe import FIELDS, Values
 from lampq_onnx.disk.option import PANELS
-from lampq_onnx.targets import TARGETS
+from lampq_onnx.targets import BY_CPU, TARGETS
 from tests.cli.conftest import invoke
 
 NAMES = [name for group in COMMANDS.values() for name in group]
@@ -113,7 +113,7 @@ def test_names_in_a_page_come_from_the_tables(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(METRICS, "random-walk", Metric(uniform, "a test's own"))
     text = " ".join(BOX.sub(" ", page("allocate", "--help")).split())
     assert ", ".join(METRICS) in text
-    assert ", ".join(("auto", *TARGETS)) in text
+    assert ", ".join((*BY_CPU, *TARGETS)) in text
     assert "random-walk" in page("list", "metrics")
 
 

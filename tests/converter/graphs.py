@@ -216,6 +216,7 @@ def plan_for(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         activation_range=ActivationRange(low=low, high=high),
+        output_range=ActivationRange(low=4 * low, high=4 * high),
     )
     return BitPlan(layers=dict.fromkeys(names, layer))
 

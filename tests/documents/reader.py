@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import lampq_onnx
 from tests.documents.blocks import Block, page_blocks
+from tests.documents.prepared import PreparedPython
 
 STANDS_FOR = {
     "deit_tiny_patch16_224": "test_vit",  # timm's smallest Vision Transformer: 0.4 M parameters
@@ -39,27 +42,33 @@ class Reader:
     Attributes:
         folder: where files are written.
         tools: a folder with the command `lampq-onnx`, first in PATH.
+        python: runs the commands and the blocks of Python.
     """
 
     folder: Path
     tools: Path
+    python: PreparedPython
 
     @classmethod
-    def of(cls, folder: Path, tools: Path) -> Reader:
-        """A reader with an installed command line."""
+    @contextmanager
+    def of(cls, folder: Path) -> Iterator[Reader]:
+        """A reader with an installed command line, who works in an empty folder below ``folder``."""
+        tools, empty = folder / "bin", folder / "empty"
         tools.mkdir()
-        command = tools / "lampq-onnx"
-        cases = "".join(f'  {name}) exec {sys.executable} -m lampq_onnx "$@" {QUICK[name]} ;;\n' for name in QUICK)
-        command.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}esac\nexec {sys.executable} -m lampq_onnx "$@"\n')
-        command.chmod(0o755)
-        folder.mkdir()
-        return cls(folder, tools)
+        empty.mkdir()
+        with PreparedPython(folder, _environment(tools)) as python:
+            program = f'{shlex.join([*python.command, "-m", "lampq_onnx"])} "$@"'
+            cases = "".join(f"  {name}) exec {program} {QUICK[name]} ;;\n" for name in QUICK)
+            command = tools / "lampq-onnx"
+            command.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}esac\nexec {program}\n')
+            command.chmod(0o755)
+            yield cls(empty, tools, python)
 
     def bring_model_and_images(self) -> None:
         """What the pages take for granted: a checkpoint, calibration images, validation images with labels."""
         done = subprocess.run(
-            [sys.executable, "-c", "from tests.documents.own_model import write; write()"],
-            cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False,
+            [*self.python.command, "-c", "from tests.documents.own_model import write; write()"],
+            cwd=self.folder, env=_environment(self.tools), capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
@@ -91,19 +100,25 @@ class Reader:
             return
         runs = {
             "sh": ["bash", "-e", "-u", "-o", "pipefail", "-c", text],
-            "python": [sys.executable, "-c", text.replace(*QUICK_CALL)],
+            "python": [*self.python.command, "-c", text.replace(*QUICK_CALL)],
         }
         assert block.language in runs, f"{block} is neither run nor saved, nor marked as not run"
         done = subprocess.run(
-            runs[block.language], cwd=self.folder, env=self._environment(), capture_output=True, text=True, check=False
+            runs[block.language],
+            cwd=self.folder,
+            env=_environment(self.tools),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{block}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
 
-    def _environment(self) -> dict[str, str]:
-        roots = (Path(lampq_onnx.__file__).parents[1], Path(__file__).parents[2])
-        return {
-            **os.environ,
-            "PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join(map(str, roots)),
-            "OMP_NUM_THREADS": "1",
-        }
+
+def _environment(tools: Path) -> dict[str, str]:
+    roots = (Path(lampq_onnx.__file__).parents[1], Path(__file__).parents[2])
+    return {
+        **os.environ,
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(map(str, roots)),
+        "OMP_NUM_THREADS": "1",
+    }

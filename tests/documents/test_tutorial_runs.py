@@ -10,10 +10,10 @@ from tests.documents.reader import Reader
 
 
 def test_the_blocks_run_in_order(tmp_path: Path) -> None:
-    reader = Reader.of(tmp_path / "empty", tmp_path / "bin")
-    reader.bring_model_and_images()
-    left = reader.follow("docs/tutorial.md")
-    assert [block.skipped for block in left] == ["installs the package"]
+    with Reader.of(tmp_path) as reader:
+        reader.bring_model_and_images()
+        left = reader.follow("docs/tutorial.md")
+        assert [block.skipped for block in left] == ["installs the package"]
     made = reader.folder
     assert (made / "edited.onnx").is_file()
     assert (made / "smaller.json").is_file()

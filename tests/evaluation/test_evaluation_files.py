@@ -32,7 +32,18 @@ from lampq_onnx.runtime.latency import WARM_UP
 from lampq_onnx.runtime.sessions import session_options
 from lampq_onnx.targets import TARGETS
 from lampq_onnx.workflow.ranges import BATCH, with_measured_ranges
-from tests.converter.graphs import LEVELS, as_ir, as_proto, one_matmul, plan_for, run, session, vit, with_outputs
+from tests.converter.graphs import (
+    LEVELS,
+    as_ir,
+    as_proto,
+    constants,
+    one_matmul,
+    plan_for,
+    run,
+    session,
+    vit,
+    with_outputs,
+)
 
 NAMES = [
     "patch_embed.proj",
@@ -306,6 +317,8 @@ def test_environment() -> None:
 
 # measured ranges
 
+CPU = TARGETS["onnxruntime-x86-avx2"]
+
 PREPROCESSING = Preprocessing(
     size=(4, 4),
     crop_pct=1.0,
@@ -329,9 +342,9 @@ def calibration(tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
     return tmp_path / "float.onnx", tmp_path / "images.npz", prepared.transpose(0, 3, 1, 2).astype(np.float32)
 
 
-def inputs_of(name: str, batch: np.ndarray) -> np.ndarray:
+def inputs_of(name: str, batch: np.ndarray, linear: str = "matmul") -> np.ndarray:
     """What a layer of the float model reads, image by image, without optimizations."""
-    model = vit()
+    model = vit(linear=linear)
     node = next(node for node in model.graph.node if node.name == "/" + name.replace("patch_embed.", "patch_embed/"))
     if node.input[0] == "images":
         return batch
@@ -350,7 +363,7 @@ def test_measured_ranges(calibration: tuple[Path, Path, np.ndarray]) -> None:
     layers["blocks.0.mlp.fc2"] = LayerPlan(weight_bits=4, activation_bits=16)
     plan = BitPlan(layers=layers)
     measured = with_measured_ranges(
-        load_model(path), path, plan, ImageOptions(calibration=source, calibration_size=1000), threads=1
+        load_model(path), path, plan, ImageOptions(calibration=source, calibration_size=1000), CPU, threads=1
     )
     assert list(measured.layers) == NAMES
     assert measured.layers["head"].activation_range == given
@@ -371,7 +384,7 @@ def test_the_mean_can_be_overridden(calibration: tuple[Path, Path, np.ndarray]) 
     path, source, batch = calibration
     plan = BitPlan(layers={"patch_embed.proj": LayerPlan(weight_bits=8, activation_bits=8)})
     options = ImageOptions(calibration=source, calibration_size=1000, mean=(0.0,) * 3, std=(1.0,) * 3)
-    found = with_measured_ranges(load_model(path), path, plan, options, threads=1).layers["patch_embed.proj"]
+    found = with_measured_ranges(load_model(path), path, plan, options, CPU, threads=1).layers["patch_embed.proj"]
     mean, std = np.array(PREPROCESSING.mean)[:, None, None], np.array(PREPROCESSING.std)[:, None, None]
     pixels = batch * std + mean
     assert found.activation_range is not None
@@ -382,14 +395,14 @@ def test_the_mean_can_be_overridden(calibration: tuple[Path, Path, np.ndarray]) 
 def test_nothing_to_measure_needs_no_images(calibration: tuple[Path, Path, np.ndarray]) -> None:
     path, _, _ = calibration
     plan = BitPlan(layers={"head": LayerPlan(weight_bits=4, activation_bits=32)})
-    assert with_measured_ranges(load_model(path), path, plan, ImageOptions(), threads=1) is plan
+    assert with_measured_ranges(load_model(path), path, plan, ImageOptions(), CPU, threads=1) is plan
 
 
 def test_ranges_without_images(calibration: tuple[Path, Path, np.ndarray]) -> None:
     path, _, _ = calibration
     plan = BitPlan(layers={name: LayerPlan(weight_bits=8, activation_bits=8) for name in NAMES[:2]})
     with pytest.raises(LampqError, match=r"2 layer\(s\): patch_embed\.proj, blocks\.0\.attn\.qkv"):
-        with_measured_ranges(load_model(path), path, plan, ImageOptions(), threads=1)
+        with_measured_ranges(load_model(path), path, plan, ImageOptions(), CPU, threads=1)
 
 
 def test_ranges_of_a_file_without_preprocessing(calibration: tuple[Path, Path, np.ndarray], tmp_path: Path) -> None:
@@ -398,4 +411,46 @@ def test_ranges_of_a_file_without_preprocessing(calibration: tuple[Path, Path, n
     plan = BitPlan(layers={"head": LayerPlan(weight_bits=8, activation_bits=8)})
     model = load_model(tmp_path / "foreign.onnx")
     with pytest.raises(LampqError, match="how to prepare images"):
-        with_measured_ranges(model, tmp_path / "foreign.onnx", plan, ImageOptions(calibration=source), threads=1)
+        with_measured_ranges(model, tmp_path / "foreign.onnx", plan, ImageOptions(calibration=source), CPU, threads=1)
+
+
+@pytest.mark.parametrize("linear", ["matmul", "gemm"])
+def test_products_are_measured_before_their_bias_where_the_target_needs_them(tmp_path: Path, linear: str) -> None:
+    model = as_ir(vit(linear=linear))
+    write_metadata(model, "toy", PREPROCESSING, 5)
+    path = tmp_path / "float.onnx"
+    save_model(model, path)
+    pixels = np.random.default_rng(3).integers(0, 256, (BATCH + 1, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels)
+    given = ActivationRange(low=-4.0, high=4.0)
+    names = ["patch_embed.proj", "blocks.1.mlp.fc1", "head"]
+    plan = BitPlan(
+        layers={
+            **{name: LayerPlan(weight_bits=4, activation_bits=16, activation_range=given) for name in names},
+            "blocks.0.attn.qkv": LayerPlan(
+                weight_bits=8, activation_bits=8, activation_range=given, output_range=given
+            ),
+        }
+    )
+    options = ImageOptions(calibration=tmp_path / "images.npz", calibration_size=1000)
+    found = with_measured_ranges(load_model(path), path, plan, options, TARGETS["onnxruntime-qnn"], threads=1)
+    assert with_measured_ranges(load_model(path), path, plan, ImageOptions(), CPU, threads=1) is plan
+    prepared = (pixels / 255 - np.array(PREPROCESSING.mean)) / np.array(PREPROCESSING.std)
+    batch = prepared.transpose(0, 3, 1, 2).astype(np.float32)
+    weights = constants(vit(linear=linear))
+    for name in names:
+        values = inputs_of(name, batch, linear)
+        if name == "patch_embed.proj":
+            kernel = weights[f"{name}.weight"]
+            patches = values.reshape(len(batch), 3, 2, 2, 2, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 12)
+            product = patches @ kernel.reshape(len(kernel), -1).T
+        else:
+            matrix = weights[f"{name}.weight"]
+            product = values @ (matrix if linear == "matmul" else matrix.T)
+        measured = found.layers[name].output_range
+        assert measured is not None
+        assert (measured.low, measured.high) == pytest.approx((product.min(), product.max()), rel=1e-4)
+    assert found.layers["blocks.0.attn.qkv"] == plan.layers["blocks.0.attn.qkv"]
+    convert_model(load_model(path), found, target=TARGETS["onnxruntime-qnn"])
+    with pytest.raises(LampqError, match=r"no output_range for 3 layer\(s\): patch_embed\.proj"):
+        with_measured_ranges(load_model(path), path, plan, ImageOptions(), TARGETS["onnxruntime-qnn"], threads=1)

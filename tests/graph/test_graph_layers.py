@@ -129,3 +129,50 @@ def test_an_add_of_two_computed_values_is_no_bias() -> None:
     assert layer.output is layer.node.outputs[0]
     with_bias = find_layers(as_ir(one_matmul(np.eye(4, dtype=np.float32), np.ones(4, np.float32))).graph)[0]
     assert with_bias.bias is not None
+
+
+def role_in(text: str) -> dict[str, str]:
+    """Roles of the layers of a graph in ONNX text, by the name of their weight."""
+    model = ir.from_onnx_text(text)
+    rng = np.random.default_rng(0)
+    for value in list(model.graph.inputs)[1:]:
+        value.const_value = ir.tensor(
+            rng.normal(size=[int(d) for d in value.shape]).astype(np.float32), name=value.name
+        )
+        model.graph.register_initializer(value)
+    del model.graph.inputs[1:]
+    return {layer.weight.name or "": layer.type for layer in find_layers(model.graph)}
+
+
+def test_a_rotation_of_queries_is_no_residual_and_a_norm_behind_attention_is_passed() -> None:
+    """Rotary embedding adds two values of one layer; BEiT-3 normalizes before the last layer of attention and MLP."""
+    found = role_in("""
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (float[n, 4, 8] x, float[8, 8] wq, float[8, 8] wk, float[8, 8] wv, float[8, 8] wo, float[4, 8] cos,
+           float[4, 8] sin, float[8] g, float[8, 8] w1, float[8, 8] w2, float[8, 8] last) => (float[n, 4, 8] y)
+        {
+          pre = Relu (x)
+          q = MatMul (pre, wq)
+          qn = Neg (q)
+          qa = Mul (q, cos)
+          qb = Mul (qn, sin)
+          qr = Add (qa, qb)
+          k = MatMul (pre, wk)
+          v = MatMul (pre, wv)
+          kt = Transpose <perm = [0, 2, 1]> (k)
+          s = MatMul (qr, kt)
+          p = Softmax (s)
+          o = MatMul (p, v)
+          on = LayerNormalization (o, g)
+          a = MatMul (on, wo)
+          r = Add (pre, a)
+          n1 = LayerNormalization (r, g)
+          h = MatMul (n1, w1)
+          act = Gelu (h)
+          n2 = LayerNormalization (act, g)
+          f = MatMul (n2, w2)
+          r2 = Add (r, f)
+          y = MatMul (r2, last)
+        }
+    """)
+    assert found == {"wq": "qkv", "wk": "qkv", "wv": "qkv", "wo": "proj", "w1": "fc1", "w2": "fc2", "last": "head"}

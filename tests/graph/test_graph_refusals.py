@@ -106,11 +106,11 @@ def test_products_that_are_not_cut(model: onnx.ModelProto, words: str) -> None:
 
 
 def test_a_target_without_the_kernels_is_one_reason_for_the_whole_graph() -> None:
-    conversion = converted(layer(), target="openvino")
+    conversion = converted(layer(), target="openvino-x86-vnni")
     assert reasons(conversion.refusals, "BiasInGemm").keys() == {""}
     (entry,) = (entry for entry in conversion.not_done if entry.step == "BiasInGemm")
     assert entry.where == ()
-    assert entry.sentence().endswith("not done here, because openvino has no kernel that is faster with it")
+    assert entry.sentence().endswith("not done here, because openvino-x86-vnni has no kernel that is faster with it")
     assert unapplied(conversion.model) == conversion.not_done
 
 

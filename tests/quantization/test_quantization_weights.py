@@ -272,3 +272,49 @@ def test_more_bits_are_never_worse() -> None:
     weight = samples("heavy", 128)
     errors = [fit_weight_grid(weight, bits).error for bits in BITS]
     assert all(after < 0.6 * before for before, after in pairwise(errors))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_only_the_given_grids_compete(bits: int) -> None:
+    weight = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    fits = {grid: fit_weight_grid(weight, bits, (grid,)) for grid in Grid}
+    assert all(fit.grid is grid for grid, fit in fits.items())
+    assert fit_weight_grid(weight, bits).error == min(fit.error for fit in fits.values())
+    assert fit_weight_grid(weight, bits, ("mid-tread",)).error == fits[Grid.MID_TREAD].error
+    with pytest.raises(ValueError, match="1-bit weights have the grid mid-rise, not mid-tread"):
+        fit_weight_grid(weight, 1, ("mid-tread",))
+
+
+def test_rows_of_several_widths_are_fitted_by_themselves() -> None:
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=(9, 16)).astype(np.float32)
+    bits = np.array([1, 4, 8, 2, 4, 8, 1, 6, 2], np.int8)
+    fit = fit_weight_grid(weight, bits)
+    quantized = fit.quantize(weight)
+    levels = quantized.integers()
+    assert quantized.bits == 8
+    assert quantized.grid is Grid.MID_TREAD
+    error = 0.0
+    for width in (1, 2, 4, 6, 8):
+        rows = bits == width
+        own = fit_weight_grid(weight[rows], width)
+        error += own.error
+        np.testing.assert_array_equal(levels[rows], own.quantize(weight[rows]).integers())
+        np.testing.assert_array_equal(quantized.dequantize()[rows], own.quantize(weight[rows]).dequantize())
+        np.testing.assert_array_equal(quantized.row_rises()[rows], own.grid is Grid.MID_RISE)
+    assert fit.error == pytest.approx(error)
+    np.testing.assert_array_equal(quantized.row_bits(), bits)
+    np.testing.assert_array_equal(np.sort(np.concatenate([g.rows for g in quantized.row_groups()])), np.arange(9))
+
+
+def test_one_width_for_every_row_is_one_width() -> None:
+    weight = np.random.default_rng(4).normal(size=(5, 8)).astype(np.float32)
+    fit = fit_weight_grid(weight, np.full(5, 3))
+    plain = fit_weight_grid(weight, 3)
+    assert (fit.bits, fit.grid, fit.widths, fit.error) == (3, plain.grid, None, plain.error)
+    np.testing.assert_array_equal(fit.scale, plain.scale)
+    np.testing.assert_array_equal(plain.quantize(weight).row_bits(), np.full(5, 3))
+    with pytest.raises(ValueError, match="one width for each of 5 rows"):
+        fit_weight_grid(weight, np.full(4, 3))
+    with pytest.raises(ValueError, match="bits must be"):
+        fit_weight_grid(weight, np.array([1, 2, 3, 4, 9]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,4 +46,39 @@ def test_biases_are_kept_where_there_are_any(tmp_path: Path) -> None:
 def test_damaged_biases(tmp_path: Path, bias: np.ndarray) -> None:
     save_weights({"fine": rounded(BIAS), "blocks.0.mlp.fc2": rounded(bias)}, tmp_path / "w.safetensors")
     with pytest.raises(LampqError, match=r"w\.safetensors is damaged: the bias of layer blocks\.0\.mlp\.fc2"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def mixed() -> QuantizedWeight:
+    weight = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    return fit_weight_grid(weight, np.array([7, 2, 2, 4])).quantize(weight)
+
+
+def test_rows_of_several_widths(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights({"a": mixed(), "b": rounded(None)}, path)
+    found = load_weights(path)
+    np.testing.assert_array_equal(found["a"].row_bits(), [7, 2, 2, 4])
+    np.testing.assert_array_equal(found["a"].integers(), mixed().integers())
+    assert (found["a"].bits, found["a"].grid) == (7, mixed().grid)
+    assert found["b"].widths is None
+    assert b"lampq-onnx/weights 2" in path.read_bytes()  # programs that know only one width must refuse it
+    save_weights({"b": rounded(None)}, path)
+    assert b"lampq-onnx/weights 1" in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda w: replace(w, codes=np.where(w.codes < 2, np.uint8(4), w.codes)),
+        lambda w: replace(w, widths=replace(w.widths, bits=w.widths.bits[:3])),
+        lambda w: replace(w, widths=replace(w.widths, bits=np.array([7, 2, 2, 9], np.int8))),
+        lambda w: replace(w, widths=replace(w.widths, bits=np.array([7, 2, 2, 3], np.int8))),
+        lambda w: replace(w, bits=8),
+    ],
+    ids=["codes", "short", "nine", "no grid", "widest"],
+)
+def test_damaged_widths_of_rows(tmp_path: Path, damage: Callable[[QuantizedWeight], QuantizedWeight]) -> None:
+    save_weights({"a": damage(mixed())}, tmp_path / "w.safetensors")
+    with pytest.raises(LampqError, match=r"w\.safetensors is damaged"):
         load_weights(tmp_path / "w.safetensors")

@@ -154,7 +154,7 @@ def test_shifts_without_masks_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ir").exists()
 
 
-@pytest.mark.parametrize("target", ["onnxruntime-x86-vnni", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime-x86-vnni", "openvino-x86-vnni"])
 def test_openvino_takes_every_width(target: str, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
     graph = vit(blocks=2)

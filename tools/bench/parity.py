@@ -42,7 +42,7 @@ from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.runtime.environment import describe_environment, target_here
 from lampq_onnx.runtime.fidelity import cut_layers
-from lampq_onnx.targets import PACKINGS, TARGETS, Target
+from lampq_onnx.targets import PACKINGS, Target
 from tests.converter import graphs
 
 LEVELS = {
@@ -137,7 +137,8 @@ def runtimes(names: Sequence[str]) -> dict[str, Runtime]:
         except ImportError:
             print("OpenVINO is not installed (pip install 'lampq-onnx[openvino]'): its column is left out\n")
         else:
-            found[f"OpenVINO {openvino.__version__.split('-')[0]}"] = Runtime(with_openvino, target=TARGETS["openvino"])
+            version = openvino.__version__.split("-")[0]
+            found[f"OpenVINO {version}"] = Runtime(with_openvino, target=target_here("openvino"))
     return found
 
 

@@ -18,6 +18,7 @@ creation and fuses DequantizeLinear and MatMul to its int8 kernel.
 - float kernel, after inputs wider than 8 bits: Sub of the zero point if there is one, Cast to FLOAT and Mul by the
 scale, which is the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
 MatMulNBits here, which itself rounds the inputs to 8 bits (relative error 4e-3), even after an Identity or a Transpose.
+OpenVINO does the same with one Cast and a Mul, but not with two Casts (`Target.recast`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.converter.packing.bit_layout import FieldKey, shares_bytes
@@ -109,6 +111,7 @@ def pack_weight(
     paired: Collection[FieldKey] = (),
     folds: bool = True,
     shares: bool = True,
+    zero_points: bool = False,
 ) -> Packed:
     """Write a weight's integers in this packing.
 
@@ -122,6 +125,7 @@ def pack_weight(
         folds: False: DequantizeLinear must read an initializer, see `Target`. INT4 then stands without a Cast, and
             weights that INT4 cannot hold directly are int8.
         shares: whether bytes of exact storage may share their spare bits, see `may_share`.
+        zero_points: write zero points of int4 and int8 although they are zero, see `Target`.
     """
     scale = constant(f"{name}.scale", weight.scale)
     if unsigned:
@@ -130,11 +134,12 @@ def pack_weight(
         value = constant(f"{name}.quantized", data)
         return Packed(value, scale, zero, (), (value, scale, zero), "uint8", data.nbytes)
     if not folds and packing == "native" and weight.bits == 4 and weight.grid is not Grid.MID_RISE:
-        return _direct_int4(weight, name, scale)
+        return _direct_int4(weight, name, scale, zero_points=zero_points)
     if not folds or packing == "container" or weight.bits == 8 or (packing == "native" and weight.bits > 4):
         data8 = np.ascontiguousarray(weight.integers().T)
         value = constant(f"{name}.quantized", data8)
-        return Packed(value, scale, None, (), (value, scale), "int8", data8.nbytes)
+        none = constant(f"{name}.zero_point", np.zeros(len(weight.scale), np.int8)) if zero_points else None
+        return Packed(value, scale, none, (), _present(value, scale, none), "int8", data8.nbytes)
     if packing == "native":
         return _native(weight, name, scale, tables)
     graph = Unpacking(name, tables)
@@ -143,8 +148,15 @@ def pack_weight(
     return Packed(value, scale, middle, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 
 
-def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
-    """Scale integers that are already in the graph to float, in the form of the kernel that reads them."""
+def scale_weight(packed: Packed, name: str, *, integer_kernel: bool, recast: bool = False) -> Stored:
+    """Scale integers that are already in the graph to float, in the form of the kernel that reads them.
+
+    Args:
+        packed: the integers.
+        name: prefix of the new nodes.
+        integer_kernel: whether an integer kernel reads them.
+        recast: see `Target`.
+    """
     zero = [] if packed.zero_point is None else [packed.zero_point]
     if integer_kernel:
         inputs = [packed.value, packed.scale, *zero]
@@ -155,18 +167,27 @@ def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
             assert packed.storage != "uint8"  # needs_unsigned is False for the float kernel: Sub would wrap
             nodes.append(ir.node("Sub", [level, *zero], name=f"{name}.levels"))
             level = nodes[-1].outputs[0]
+        if recast:
+            nodes.append(ir.node("Cast", [level], {"to": ir.DataType.INT32.value}, name=f"{name}.int32"))
+            level = nodes[-1].outputs[0]
         nodes.append(ir.node("Cast", [level], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], packed.scale], name=f"{name}.scaled"))
     return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
 
 
-def _direct_int4(weight: QuantizedWeight, name: str, scale: ir.Value) -> Packed:
-    data = np.ascontiguousarray(weight.integers().T).astype(ml_dtypes.int4)
-    tensor = ir.Tensor(data, dtype=ir.DataType.INT4, name=f"{name}.quantized")
-    value = ir.Value(
-        name=tensor.name, const_value=tensor, type=ir.TensorType(ir.DataType.INT4), shape=ir.Shape(data.shape)
-    )
-    return Packed(value, scale, None, (), (value, scale), "int4", -(-data.size // 2))
+def _direct_int4(weight: QuantizedWeight, name: str, scale: ir.Value, *, zero_points: bool) -> Packed:
+    value = _int4(f"{name}.quantized", weight.integers().T)
+    zero = _int4(f"{name}.zero_point", np.zeros(len(weight.scale), np.int8)) if zero_points else None
+    return Packed(value, scale, zero, (), _present(value, scale, zero), "int4", -(-weight.codes.size // 2))
+
+
+def _int4(name: str, integers: npt.NDArray[np.int8]) -> ir.Value:
+    tensor = ir.Tensor(np.ascontiguousarray(integers).astype(ml_dtypes.int4), dtype=ir.DataType.INT4, name=name)
+    return ir.Value(name=name, const_value=tensor, type=ir.TensorType(ir.DataType.INT4), shape=ir.Shape(integers.shape))
+
+
+def _present(*values: ir.Value | None) -> tuple[ir.Value, ...]:
+    return tuple(value for value in values if value is not None)
 
 
 def _native(weight: QuantizedWeight, name: str, scale: ir.Value, tables: dict[str, ir.Value]) -> Packed:

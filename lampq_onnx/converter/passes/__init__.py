@@ -1,11 +1,13 @@
 """The converter's passes, one per file; a pass is called with a model and counts what it changed."""
 
 from lampq_onnx.converter.passes.bias_in_gemm import BiasInGemm
+from lampq_onnx.converter.passes.fix_batch import FixBatch
 from lampq_onnx.converter.passes.fold_shapes import FoldShapes
 from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
 from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
 from lampq_onnx.converter.passes.product_per_part import ProductPerPart
 from lampq_onnx.converter.passes.quantize_activations import QuantizeActivations
+from lampq_onnx.converter.passes.quantize_products import QuantizeProducts
 from lampq_onnx.converter.passes.quantize_weights import QuantizeWeights
 from lampq_onnx.converter.passes.remove_moves import RemoveMoves
 from lampq_onnx.converter.passes.replace_bias import ReplaceBias
@@ -14,11 +16,13 @@ from lampq_onnx.converter.passes.split_unbind import SplitUnbind
 
 __all__ = [
     "BiasInGemm",
+    "FixBatch",
     "FoldShapes",
     "GemmToMatMul",
     "PatchEmbedToMatMul",
     "ProductPerPart",
     "QuantizeActivations",
+    "QuantizeProducts",
     "QuantizeWeights",
     "RemoveMoves",
     "ReplaceBias",

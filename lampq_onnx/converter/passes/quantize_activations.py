@@ -24,16 +24,20 @@ class QuantizeActivations(LayerPass[LayerParameters]):
        those of the narrow type, and the layer keeps its 8-bit kernel.
     3. Layers without a quantizer read the float input.
     4. Layers that read the same tensor with the same scale and zero point share one pair.
-    5. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes.
+    5. Reshapes and transposes that only feed this layer come after QuantizeLinear: they then move bytes. See
+       `Target.moves_bytes`.
 
     Args:
+        parameters: layer -> its quantization parameters.
         signed: write int8 or int16 instead of uint8 or uint16, with zero points lower by half of the levels:
             the values are the same.
+        moves_bytes: whether moves may come after QuantizeLinear.
     """
 
-    def __init__(self, parameters: Parameters, *, signed: bool = False) -> None:
+    def __init__(self, parameters: Parameters, *, signed: bool = False, moves_bytes: bool = True) -> None:
         super().__init__(parameters)
         self._signed = signed
+        self._moves_bytes = moves_bytes
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
@@ -53,7 +57,7 @@ class QuantizeActivations(LayerPass[LayerParameters]):
     def _pair(
         self, graph: ir.Graph, name: str, node: ir.Node, source: ir.Value, quantizer: ActivationQuantizer
     ) -> ir.Value:
-        moves = _moves_before(source)
+        moves = _moves_before(source) if self._moves_bytes else []
         start = moves[0].inputs[0] if moves else source
         before = moves[0] if moves else node
         nodes: list[ir.Node] = []
@@ -65,7 +69,7 @@ class QuantizeActivations(LayerPass[LayerParameters]):
             nodes.append(ir.node("Clip", [value, low, high], name=f"{prefix}.clip"))
             value = nodes[-1].outputs[0]
         scale = add_constant(graph, f"{prefix}.scale", np.float32(quantizer.scale))
-        zero = add_constant(graph, f"{prefix}.zero_point", _zero_point(quantizer, signed=self._signed))
+        zero = add_constant(graph, f"{prefix}.zero_point", zero_point_of(quantizer, signed=self._signed))
         nodes.append(ir.node("QuantizeLinear", [value, scale, zero], name=f"{prefix}.quantize"))
         graph.insert_before(before, nodes)
         value = nodes[-1].outputs[0]
@@ -85,7 +89,8 @@ def required_opset(quantizer: ActivationQuantizer | None) -> int:
     return UINT16_OPSET if quantizer is not None and quantizer.bits > INTEGER_KERNEL_BITS else 0
 
 
-def _zero_point(quantizer: ActivationQuantizer, *, signed: bool) -> np.generic:
+def zero_point_of(quantizer: ActivationQuantizer, *, signed: bool) -> np.generic:
+    """Return the zero point in the type of the integers: uint8 or uint16, or int8 or int16."""
     wide = quantizer.bits > INTEGER_KERNEL_BITS
     if not signed:
         return (np.uint16 if wide else np.uint8)(quantizer.zero_point)

@@ -71,13 +71,14 @@ class QuantizeWeights(LayerPass[LayerParameters]):
                     paired=paired,
                     folds=self.target.folds,
                     shares=shares,
+                    zero_points=self.target.zero_points,
                 )
                 first[key] = packed
                 for value in packed.initializers:
                     graph.register_initializer(value)
                 graph.insert_before(node, list(packed.nodes))
             kernel_shape = _kernel_shape(node)
-            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=integer)
+            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=integer, recast=self.target.recast)
             graph.insert_before(node, list(stored.nodes))
             node.replace_input_with(1, stored.value)
             if kernel_shape is not None:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lampq_onnx.artifacts.report import ZERO_NATS
-from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.artifacts.task import SEVERAL, TaskName, TaskSpec
 from lampq_onnx.data import Batch, BatchedImages, ImageSource, Preprocessing
 from lampq_onnx.errors import LampqError, ScoreError
+from lampq_onnx.evaluation.tasks.measured import assumed
 from lampq_onnx.evaluation.tasks.meter import Meter, truth_of
 from lampq_onnx.evaluation.tasks.meters import METERS, meter_for
 from lampq_onnx.evaluation.tasks.regression import scatter_of
@@ -83,18 +84,20 @@ def require_moving_scores(
     count = min(len(source), IMAGES)
     shape = (count, preprocessing.channels, *preprocessing.size)
     outputs = answer(np.random.default_rng(0).normal(size=shape).astype(np.float32))
-    if spec.has_unit and source.targets is not None:
+    if spec.takes_numbers and source.targets is not None:
         truth = truth_of(source.targets, (len(source), *outputs.shape[1:]))
         if spec.kind == "regression":
             scatter_of(truth, "label")
     # A model may answer all noise alike; its answers to real images differ.
     outputs = changed(outputs, ERRORS[-1])
     shape_of = outputs.shape[1:]
-    why = _constant(lambda: meter_for(_with_unit(spec, outputs), source, preprocessing), spec, outputs)
+    why = _constant(lambda: meter_for(assumed(spec, outputs), source, preprocessing), spec, outputs)
     if not why:
         return
-    hint = "validate on more images"
-    if spec.kind not in METERS or not _fits(spec.kind, changed(np.resize(outputs, (IMAGES, *shape_of)), ERRORS[-1])):
+    many = changed(np.resize(outputs, (IMAGES, *shape_of)), ERRORS[-1])
+    if spec.kind == SEVERAL or (spec.kind in METERS and _fits(spec.kind, many)):
+        hint = "validate on more images"
+    else:
         others = [kind for kind in METERS if kind != spec.kind and _fits(kind, outputs)]
         hint = f"quantize the model with another task: --task {' or --task '.join(others)}"
     raise LampqError(f"{named} cannot be judged by the task {spec.kind}: {why}", hint=hint)
@@ -135,13 +138,6 @@ def _fits(kind: TaskName, outputs: Outputs) -> bool:
     """Whether the scores of a task can be computed from such outputs, and change with them."""
     spec = TaskSpec(kind=kind)
     try:
-        return not _constant(lambda: METERS[kind](_with_unit(spec, outputs)), spec, outputs)
+        return not _constant(lambda: METERS[kind](assumed(spec, outputs)), spec, outputs)
     except LampqError:  # outputs of other tasks are refused with a message
         return False
-
-
-def _with_unit(spec: TaskSpec, outputs: Outputs) -> TaskSpec:
-    """Set the spread of the task's outputs to 1 if it is not measured yet."""
-    if not spec.has_unit or spec.spread:
-        return spec
-    return spec.model_copy(update={"spread": (1.0,) * (1 if outputs.ndim == 3 else outputs.shape[1])})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.artifacts.task import SEVERAL, Kind, TaskName, TaskSpec
 from lampq_onnx.data import Batch, BatchedImages, ImageSource, Preprocessing, open_source
 from lampq_onnx.data.listed import Listed
 from lampq_onnx.data.sources import LabelKind
@@ -19,10 +19,14 @@ from lampq_onnx.evaluation.tasks.classification import ClassificationMeter
 from lampq_onnx.evaluation.tasks.dense_regression import DenseRegressionMeter
 from lampq_onnx.evaluation.tasks.detection import DetectionMeter
 from lampq_onnx.evaluation.tasks.embedding import EmbeddingMeter
+from lampq_onnx.evaluation.tasks.features import FeaturesMeter
+from lampq_onnx.evaluation.tasks.measured import needs_measuring
 from lampq_onnx.evaluation.tasks.meter import Meter
 from lampq_onnx.evaluation.tasks.multi_label import MultiLabelMeter
 from lampq_onnx.evaluation.tasks.regression import RegressionMeter
 from lampq_onnx.evaluation.tasks.segmentation import SegmentationMeter
+from lampq_onnx.evaluation.tasks.sequence import SequenceMeter
+from lampq_onnx.evaluation.tasks.several import SeveralMeter
 
 _BOXES = "give a COCO annotation file (.json), or a folder with annotations.json and its images"
 
@@ -41,6 +45,8 @@ def open_validation(path: Path | Listed, spec: TaskSpec, num_classes: int | None
     Raises:
         LampqError: see `open_source`; or boxes are missing for detection, or the labels belong to another task.
     """
+    # Labels belong to the first of several outputs.
+    spec = next(iter(spec.parts), spec)
     classify = spec.kind == "classification"
     if isinstance(path, Listed):
         source = (
@@ -69,7 +75,7 @@ def open_validation(path: Path | Listed, spec: TaskSpec, num_classes: int | None
 
 def calibration_labels(spec: TaskSpec) -> LabelKind:
     """Return how labels of calibration images are read: class indices give every class its share of the images."""
-    return "none" if spec.has_unit or spec.kind == "binary" else "classes"
+    return "none" if needs_measuring(spec) or spec.kind == "binary" else "classes"
 
 
 def meter_for(spec: TaskSpec, source: ImageSource | BatchedImages, preprocessing: Preprocessing) -> Meter:
@@ -78,6 +84,8 @@ def meter_for(spec: TaskSpec, source: ImageSource | BatchedImages, preprocessing
     Raises:
         LampqError: the images have no boxes for detection.
     """
+    if spec.kind == SEVERAL:
+        return SeveralMeter(spec, [meter_for(part, source, preprocessing) for part in spec.parts])
     if spec.kind != "detection":
         return METERS[spec.kind](spec)
     if not isinstance(source, ImageSource) or source.objects is None:
@@ -94,14 +102,17 @@ METERS: dict[TaskName, Callable[[TaskSpec], Meter]] = {
     "segmentation": lambda _: SegmentationMeter(),
     "binary-segmentation": lambda _: BinarySegmentationMeter(),
     "dense-regression": DenseRegressionMeter,
+    "features": FeaturesMeter,
+    "sequence": SequenceMeter,
 }
 """Meters of the tasks that need only outputs and labels."""
 
-_LABELS: dict[TaskName, LabelKind] = {
+_LABELS: dict[Kind, LabelKind] = {
     "classification": "classes",
     "binary": "numbers",
     "regression": "numbers",
     "dense-regression": "numbers",
+    "sequence": "numbers",
     "detection": "classes",
 }
 """How the labels of validation images are read; tasks that are not listed use none."""

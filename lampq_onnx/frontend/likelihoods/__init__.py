@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.artifacts.task import Kind, TaskSpec
 from lampq_onnx.frontend.likelihoods.base import Likelihood
 from lampq_onnx.frontend.likelihoods.binary import BinaryLikelihood
 from lampq_onnx.frontend.likelihoods.binary_segmentation import BinarySegmentationLikelihood
@@ -15,15 +15,18 @@ from lampq_onnx.frontend.likelihoods.classification import ClassificationLikelih
 from lampq_onnx.frontend.likelihoods.dense_regression import DenseRegressionLikelihood
 from lampq_onnx.frontend.likelihoods.detection import DetectionLikelihood
 from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
+from lampq_onnx.frontend.likelihoods.features import FeaturesLikelihood
 from lampq_onnx.frontend.likelihoods.multi_label import MultiLabelLikelihood
 from lampq_onnx.frontend.likelihoods.regression import RegressionLikelihood
 from lampq_onnx.frontend.likelihoods.segmentation import SegmentationLikelihood
+from lampq_onnx.frontend.likelihoods.sequence import SequenceLikelihood
+from lampq_onnx.frontend.likelihoods.several import SeveralLikelihood
 
 __all__ = ["CLASSES", "Likelihood", "likelihood_for", "likelihood_of"]
 
 CLASSES: Likelihood = ClassificationLikelihood()
 
-_LIKELIHOODS: dict[TaskName, Callable[[TaskSpec], Likelihood]] = {
+_LIKELIHOODS: dict[Kind, Callable[[TaskSpec], Likelihood]] = {
     "classification": lambda _: CLASSES,
     "binary": lambda _: BinaryLikelihood(),
     "multi-label": lambda _: MultiLabelLikelihood(),
@@ -33,6 +36,9 @@ _LIKELIHOODS: dict[TaskName, Callable[[TaskSpec], Likelihood]] = {
     "binary-segmentation": lambda _: BinarySegmentationLikelihood(),
     "dense-regression": lambda spec: DenseRegressionLikelihood(spec.spread),
     "detection": lambda spec: DetectionLikelihood(background=spec.background),
+    "features": lambda spec: FeaturesLikelihood(spec.spread),
+    "sequence": lambda _: SequenceLikelihood(),
+    "several": lambda spec: SeveralLikelihood([(likelihood_for(part), part.shape) for part in spec.parts]),
 }
 
 

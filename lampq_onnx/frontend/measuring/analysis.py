@@ -13,7 +13,7 @@ from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.measuring.alpha import AlphaResult, type_factors
-from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms
+from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
@@ -70,6 +70,7 @@ class Analysis:
         images: calibration images.
         gptq: whether weights are rounded by GPTQ; costs then use weights rounded on one half of the images.
         group: processes that share the images of ranges, traces, norms and moments.
+        products: measure the ranges of the layers' products as well.
     """
 
     loaded: LoadedModel
@@ -79,6 +80,7 @@ class Analysis:
     images: SlicedImages
     gptq: bool
     group: Group = ALONE
+    products: bool = False
 
     @property
     def budgeted(self) -> tuple[ModelLayer, ...]:
@@ -115,6 +117,7 @@ class Analysis:
             ranges = choose_ranges(
                 module, layers, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
             )
+        products = product_ranges(module, layers, fit, group=self.group) if self.products else {}
         with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
             batches = self._labelled(options.labels)
             traces = fisher_traces(module, layers, batches, seed=seed, group=self.group, progress=advance)
@@ -149,6 +152,7 @@ class Analysis:
                     weight_cost=costs.get(layer.name, {}),
                     activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
                     activation_ranges=ranges[layer.name],
+                    output_range=products.get(layer.name),
                     activation_cost=input_costs.get(layer.name, {}),
                     activation_elements=elements[layer.name],
                 )
@@ -218,11 +222,13 @@ class Analysis:
         if count == 1:
             fit = held_out = self.images
         held_out = held_out.slice(0, most)
-        rounder = WeightRounder(self.exported.layers)
+        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids)
         if self.gptq:
             with progress.stage("cost candidates"):
                 moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
-                rounder = WeightRounder(self.exported.layers, moments, widths=options.candidates)
+                rounder = WeightRounder(
+                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids
+                )
                 for layer in self.budgeted:
                     rounder.quantized(layer.name, max(options.candidates))
         if estimator == "directional":

@@ -14,7 +14,7 @@ from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
-from lampq_onnx.frontend.simulation.simulate import fake_quantize
+from lampq_onnx.frontend.simulation.simulate import fake_quantize, product_of
 from lampq_onnx.quantization import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
 from lampq_onnx.running.processes import ALONE, Group, summed
 
@@ -102,18 +102,51 @@ def input_histograms(
     return {u.name: Histogram(lows[u.name], highs[u.name], total[u.name]) for u in layers}
 
 
+@torch.no_grad()
+def product_ranges(
+    model: torch.nn.Module, layers: Sequence[ModelLayer], images: Images, *, group: Group = ALONE
+) -> dict[str, ActivationRange]:
+    """Smallest and largest value of each layer's product, before its bias is added.
+
+    Raises:
+        LampqError: a product is NaN or infinite.
+    """
+    lows = dict.fromkeys((layer.name for layer in layers), np.inf)
+    highs = dict.fromkeys((layer.name for layer in layers), -np.inf)
+
+    def hook(name: str) -> Any:
+        def widen(module: torch.nn.Module, _: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            low, high = (float(v) for v in torch.aminmax(product_of(module, output)))
+            lows[name], highs[name] = np.fmin(lows[name], low), np.fmax(highs[name], high)
+            if not (np.isfinite(low) and np.isfinite(high)):
+                highs[name] = np.nan
+
+        return widen
+
+    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
+    try:
+        for batch, _ in tensors(images, device_of(model), group=group):
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    _share_extremes(lows, highs, group)
+    return {name: ActivationRange(low=lows[name], high=highs[name], method=MIN_MAX) for name in lows}
+
+
 def _share_extremes(lows: dict[str, float], highs: dict[str, float], group: Group) -> None:
     """Combine the extremes of all processes, in place.
 
     Raises:
-        LampqError: in every process, if a layer in any process reads NaN or infinity.
+        LampqError: in every process, if a layer in any process reads or computes NaN or infinity.
     """
     names = list(lows)
     low, high = np.array([lows[n] for n in names]), np.array([highs[n] for n in names])
     # A process without a batch has infinite extremes, which are neutral here; NaN marks a bad input.
     broken = group.max((np.isnan(low) | np.isnan(high)).astype(np.float64))
     if broken.any():
-        raise LampqError(f"layer {names[int(broken.argmax())]} reads NaN or infinity on the calibration images")
+        name = names[int(broken.argmax())]
+        raise LampqError(f"layer {name} reads or computes NaN or infinity on the calibration images")
     lows.update(zip(names, (-group.max(-low)).tolist(), strict=True))
     highs.update(zip(names, group.max(high).tolist(), strict=True))
 

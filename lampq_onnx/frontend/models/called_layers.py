@@ -32,6 +32,7 @@ def called(
         example: float32 (n, c, h, w), at least two images.
     """
     calls: dict[str, list[int]] = {layer.name: [] for layer in layers}
+    sizes: dict[str, list[int]] = {layer.name: [] for layer in layers}
     named: set[str] = set()
     more: set[str] = set()
 
@@ -41,6 +42,7 @@ def called(
                 named.add(layer.name)
                 return
             calls[layer.name].append(inputs[0].shape[0])
+            sizes[layer.name].append(inputs[0].numel())
             plain = product(layer.module, inputs[0])
             if output.shape != plain.shape or not (output - plain).norm() <= SAME * plain.norm().clamp_min(1e-6):
                 more.add(layer.name)
@@ -62,6 +64,8 @@ def called(
             skipped[layer.name] = "its module is called with its input by keyword, which hooks do not see"
         elif len(rows) != 2:
             skipped[layer.name] = f"its module is called {len(rows) // 2} times in a forward pass, not once"
+        elif rows[1] != len(example) * rows[0] and sizes[layer.name][1] == len(example) * sizes[layer.name][0]:
+            skipped[layer.name] = "the images are not along the first axis of its input"
         elif rows[1] != len(example) * rows[0]:
             skipped[layer.name] = "its input does not depend on the images (it is the same for every batch size)"
         elif layer.name in more:

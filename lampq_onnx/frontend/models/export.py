@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import FourDimensionalAttention
 from lampq_onnx.frontend.models.called_layers import called, differentiable
-from lampq_onnx.frontend.models.task_model import outputs_apart
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.shared.onnx_source import OnnxSource
+from lampq_onnx.frontend.shared.outputs import outputs_apart
 from lampq_onnx.graph.keys import PREFIX
 from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers, scope_path
 from lampq_onnx.graph.metadata import write_metadata
@@ -30,6 +31,9 @@ OPSET = 20
 
 FIXED_TYPES = ("patch_embed", "head", "linear")
 """Types of layers outside the budget: not in the blocks, or in them but neither qkv, proj, fc1 nor fc2."""
+
+LEAST_SHARE = 0.5
+"""Share of the weights that layers in the budget must hold in a model without attention."""
 
 
 def export_model(loaded: LoadedModel) -> Exported:
@@ -73,9 +77,9 @@ def export_model(loaded: LoadedModel) -> Exported:
     layers, skipped = _layers(model, loaded.module)
     images = noise(preprocessing, loaded.module)
     layers = called(layers, skipped, loaded.module, images)
-    _require_layers(layers, loaded)
+    _require_layers(layers, skipped, loaded)
     layers = differentiable(layers, skipped, loaded.module, loaded.identity.name, images)
-    _require_layers(layers, loaded)
+    _require_layers(layers, skipped, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
     write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes, loaded.task)
@@ -90,19 +94,34 @@ def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
         module = source.module_of(layer)
         assert isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
         layers.append(ModelLayer(layer.name, layer.type, module, fixed=layer.type in FIXED_TYPES))
-    _require_layers(layers, loaded)
+    _require_layers(layers, source.skipped, loaded)
     _strip(model)
     model.producer_name = "lampq-onnx"
     write_metadata(model, loaded.identity.name, loaded.preprocessing, loaded.identity.num_classes, loaded.task)
     return Exported(model, tuple(layers), dict(source.skipped))
 
 
-def _require_layers(layers: Sequence[ModelLayer], loaded: LoadedModel) -> None:
-    if all(layer.type != "qkv" for layer in layers):
-        raise LampqError(
-            f"no attention layers were recognized in {loaded.identity.name}",
-            hint="only Vision Transformers with standard attention are supported",
-        )
+def _require_layers(layers: Sequence[ModelLayer], skipped: Mapping[str, str], loaded: LoadedModel) -> None:
+    """Require attention, or layers in the budget that hold most of the weights.
+
+    Raises:
+        LampqError: quantization would gain little; the message says what holds the other weights.
+    """
+    inner = [layer for layer in layers if not layer.fixed]
+    if any(layer.type == "qkv" for layer in inner):
+        return
+    everything = sum(value.numel() for value in loaded.module.parameters())
+    share = sum(layer.parameters for layer in inner) / max(everything, 1)
+    if share >= LEAST_SHARE:
+        return
+    reasons = Counter(skipped.values()).most_common(2)
+    others = "; ".join(f"{count} layer(s) stay in float: {reason}" for reason, count in reasons)
+    raise LampqError(
+        f"no attention layers were recognized in {loaded.identity.name}, and only {100 * share:.0f} % of its weights "
+        f"are in other layers that can be quantized{f' ({others})' if others else ''}",
+        hint="supported are Vision Transformers, and other models whose weights are mostly in linear layers and "
+        "pointwise convolutions",
+    )
 
 
 def _layers(model: ir.Model, module: torch.nn.Module) -> tuple[tuple[ModelLayer, ...], dict[str, str]]:

@@ -43,6 +43,7 @@ def load_timm(
     checkpoint_key: str | None = None,
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Create a timm model and load its weights.
 
@@ -53,6 +54,7 @@ def load_timm(
         checkpoint_key: part of the checkpoint to use, e.g. ``teacher``; None uses the only part that fits.
         pretrained: let timm download the weights.
         model_args: passed on to timm, e.g. img_size or num_classes.
+        size: height and width of its images, for models that take any; None: those in timm's configuration.
 
     Raises:
         UsageError: no weights were named, or both kinds.
@@ -78,7 +80,7 @@ def load_timm(
     require_finite(module, checkpoint or Path(name))
     name = name if source is None else Path(source.partition(":")[2]).name
     identity = ModelIdentity(name=name, weights_sha256=weights_hash(module), num_classes=_classes(module))
-    preprocessing = _preprocessing(module, arguments)
+    preprocessing = timm_preprocessing(module, arguments, size=size, name=name)
     prepare(module, name, preprocessing)
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
@@ -109,7 +111,7 @@ def load_module(
                 f"the preprocessing of the images of {name} is not known",
                 hint="pass it: preprocessing=lampq_onnx.Preprocessing(size=(224, 224), ...)",
             )
-        preprocessing = _preprocessing(module, model_args or built_arguments(module))
+        preprocessing = timm_preprocessing(module, model_args or built_arguments(module))
     require_weights(module, name)
     try:
         module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -125,10 +127,44 @@ def load_module(
     return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
 
 
+def require_sides(built: Mapping[str, Any], size: tuple[int, int], name: str) -> None:
+    """Check that a timm model was not built for images of another size.
+
+    Raises:
+        UsageError: it was.
+    """
+    own = built.get("img_size", size)
+    if own != size:
+        raise UsageError(
+            f"{name} is built for images of {own[0]}x{own[1]}, and --input-size is {size[0]}x{size[1]}",
+            hint=f"build it for that size: --model-arg img_size={size[0]},{size[1]}",
+        )
+
+
 def _classes(module: torch.nn.Module) -> int:
     """Number of classes; 0 for a model without a head, which returns embeddings."""
     count = getattr(module, "num_classes", 0)
     return count if isinstance(count, int) else 0
+
+
+def timm_preprocessing(
+    module: torch.nn.Module,
+    model_args: Mapping[str, Any],
+    *,
+    size: tuple[int, int] | None = None,
+    name: str = "the model",
+) -> Preprocessing:
+    """The preprocessing in timm's configuration, with another size if the model takes it.
+
+    Raises:
+        UsageError: the model was built for another size.
+        LampqError: the preprocessing is not supported.
+    """
+    found = _preprocessing(module, model_args)
+    if size is None:
+        return found
+    require_sides(built_arguments(module), size, name)
+    return found.model_copy(update={"size": size})
 
 
 def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Preprocessing:

@@ -9,6 +9,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.models.attention import separate
 
 SAME = 1e-4
 """Largest relative change (L2) of the outputs by a rewrite that float rounding explains."""
@@ -25,6 +26,7 @@ def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[s
       it from the bias of q, zeros and the bias of v in every pass, and read the weight without calling the module.
     - A batch norm that is the only reader of a Linear or Conv2d is folded into it. Exporters do the same with
       convolutions, and the weights in the file would then belong to no module.
+    - `torch.nn.MultiheadAttention` gets a Linear for queries, keys, values and the output.
     - In-place activations return a new tensor: hooks keep the outputs of layers, and leaves of a backward pass cannot
       be overwritten.
 
@@ -44,7 +46,13 @@ def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[s
             part.inplace = False  # type: ignore[assignment]
     pairs = _normalized_layers(module, example)
     attentions = [part for part in module.modules() if _has_split_bias(part)]
-    if not pairs and not attentions:
+    joint = [
+        (parent, key, own)
+        for parent in list(module.modules())
+        for key, child in parent.named_children()
+        if (own := separate(child)) is not None
+    ]
+    if not pairs and not attentions and not joint:
         return {}
     before = module(example).double()
     for attention in attentions:
@@ -52,14 +60,20 @@ def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[s
     for layer, norm in pairs:
         _fold(layer, norm)
     _replace_norms(module, {norm for _, norm in pairs})
+    for parent, key, own in joint:
+        setattr(parent, key, own.eval())
     change = float((module(example).double() - before).norm() / before.norm().clamp_min(1e-30))
     if not change <= SAME:
         raise LampqError(
-            f"{name} computes something else after its biases and batch norms were joined with their layers: the "
-            f"outputs change by {change:.1e} (bound {SAME:.0e})",
+            f"{name} computes something else after its biases and batch norms were joined with their layers, and its "
+            f"attention was taken apart: the outputs change by {change:.1e} (bound {SAME:.0e})",
             hint="export it yourself, and give the .onnx file",
         )
-    counts = {"joined qkv biases": len(attentions), "folded batch norms": len(pairs)}
+    counts = {
+        "joined qkv biases": len(attentions),
+        "folded batch norms": len(pairs),
+        "attention in separate layers": len(joint),
+    }
     return {what: count for what, count in counts.items() if count}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,16 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.models.construction import built_arguments
+from lampq_onnx.frontend.models.loading import timm_preprocessing
+from lampq_onnx.frontend.models.output_choice import AskedOutput
 from lampq_onnx.frontend.models.preparing import prepare
 from lampq_onnx.frontend.models.processor_check import installed_processor, require_same_pixels
 from lampq_onnx.frontend.models.task_model import NamedOutputs
 from lampq_onnx.frontend.models.timm_sources import is_timm_folder
 from lampq_onnx.frontend.models.transformers_heads import load_weights_of, model_class, task_of
-from lampq_onnx.frontend.models.trial import require_one_input
+from lampq_onnx.frontend.models.transformers_towers import image_part
+from lampq_onnx.frontend.models.trial import require_fixed_patches, require_one_input
 from lampq_onnx.frontend.shared.loaded import LoadedModel, require_finite, weights_hash
 from lampq_onnx.importer.processors import (
     class_name,
@@ -29,6 +33,9 @@ from lampq_onnx.importer.processors import (
 from lampq_onnx.importer.processors.keys import UnsupportedKey
 
 CONFIG = "config.json"
+TIMM = "timm_wrapper"
+"""Type of a transformers model that holds a timm model."""
+
 PREFIX = "transformers:"
 """Prefix of a name on the hub, as in transformers:hustvl/yolos-tiny."""
 
@@ -38,16 +45,20 @@ def is_transformers_name(name: str) -> bool:
     return name.startswith(PREFIX) or ((Path(name) / CONFIG).is_file() and not is_timm_folder(name))
 
 
-def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | None = None) -> LoadedModel:
+def load_transformers(
+    name: str, *, pretrained: bool, images: ImageOptions | None = None, outputs: Sequence[AskedOutput] = ()
+) -> LoadedModel:
     """Load a model with its weights in float32, and its preprocessing.
 
     Args:
         name: folder, or `PREFIX` and a name on the hub.
         pretrained: let transformers download; otherwise only files of this machine are read.
         images: overrides of the preprocessing, which also fill in what the model does not specify.
+        outputs: the outputs to keep; without any, those that show a task.
 
     Raises:
-        UsageError: the model is on the hub and downloading was not allowed, or its normalization is unknown.
+        UsageError: the model has no such output; it is on the hub and downloading was not allowed, or its normalization
+            is unknown.
         LampqError: transformers is missing, the model cannot be loaded, or its kind or preprocessing is not supported.
     """
     try:
@@ -64,7 +75,7 @@ def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | Non
         )
     try:
         with _silent(transformers.utils.logging):
-            return _loaded(transformers, name, place, images or ImageOptions(), local=local)
+            return _loaded(transformers, name, place, images or ImageOptions(), outputs, local=local)
     except LampqError:
         raise
     except Exception as error:  # configurations, downloads and checkpoints fail in many ways
@@ -72,14 +83,17 @@ def load_transformers(name: str, *, pretrained: bool, images: ImageOptions | Non
         raise LampqError(f"transformers cannot load {name}: {reason}") from error
 
 
-def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, local: bool) -> LoadedModel:
+def _loaded(
+    transformers: Any, name: str, place: str, images: ImageOptions, outputs: Sequence[AskedOutput], *, local: bool
+) -> LoadedModel:
     config = transformers.AutoConfig.from_pretrained(place, local_files_only=local)
     module = load_weights_of(model_class(transformers, name, config), name, place, local=local)
-    module.eval().requires_grad_(False)
+    module = image_part(module, config).eval().requires_grad_(False)
     require_finite(module, Path(place))
+    require_fixed_patches(module, name)
     require_one_input(module, name)
-    preprocessing = _image_settings(name, place, config, images, local=local)
-    task = task_of(module, name, config, preprocessing, made_for=_size(config))
+    preprocessing = _image_settings(name, place, config, module, images, local=local)
+    task = task_of(module, name, config, preprocessing, made_for=_size(config), asked=outputs)
     wrapped = NamedOutputs(module, task.outputs).eval()
     digest = weights_hash(wrapped)
     prepare(wrapped, name, preprocessing)
@@ -89,7 +103,7 @@ def _loaded(transformers: Any, name: str, place: str, images: ImageOptions, *, l
         identity=ModelIdentity(
             name=Path(place).name,
             weights_sha256=digest,
-            num_classes=0 if task.kind == "embedding" else int(config.num_labels),
+            num_classes=0 if task.kind in ("embedding", "features") else int(config.num_labels),
         ),
         task=task,
     )
@@ -109,13 +123,18 @@ def _silent(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _image_settings(name: str, place: str, config: Any, images: ImageOptions, *, local: bool) -> Preprocessing:
+def _image_settings(
+    name: str, place: str, config: Any, module: Any, images: ImageOptions, *, local: bool
+) -> Preprocessing:
     """The preprocessing of the model's image processor, compared with that processor, or that of the options.
 
     Raises:
         UsageError: there is no processor, and --mean or --std is missing.
         LampqError: a key of the processor is not supported, or the processor prepares images differently.
     """
+    if config.model_type == TIMM:
+        arguments = getattr(config, "model_args", None) or built_arguments(module.timm_model)
+        return timm_preprocessing(module.timm_model, arguments, size=images.input_size, name=name)
     size, channels = _size(config), int(getattr(_vision(config), "num_channels", 3))
     settings = read_processor_file(Path(place)) if local else None
     if local and settings is None:
@@ -147,7 +166,12 @@ def _vision(config: Any) -> Any:
 
 
 def _size(config: Any) -> tuple[int, int] | None:
-    size = getattr(_vision(config), "image_size", None)
-    if isinstance(size, int):
-        return size, size
-    return None if size is None else (int(size[0]), int(size[1]))
+    """Height and width that a configuration names, or that of its backbone."""
+    own = _vision(config)
+    for part in (own, getattr(own, "backbone_config", None)):
+        size = getattr(part, "image_size", None)
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, list | tuple) and len(size) == 2:
+            return int(size[0]), int(size[1])
+    return None

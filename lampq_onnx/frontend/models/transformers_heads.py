@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,16 @@ import torch
 from lampq_onnx.artifacts.task import BOXES, CLASSIFICATION, LOGITS, TaskSpec
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.models.task_model import detection_task
+from lampq_onnx.frontend.models.output_choice import AskedOutput, require_known, shown_task
+from lampq_onnx.frontend.models.task_model import detection_task, named_tensors
 from lampq_onnx.frontend.models.trial import INPUT_HINT, noise
 from lampq_onnx.importer.class_names import names_of
 
 SOFTMAX_DETECTORS = ("yolos", "detr", "table-transformer")
 """Model types whose scores end with "no object"; others use sigmoids (RT-DETR, Deformable DETR)."""
 
-EMBEDDINGS = ("image_embeds", "pooler_output")
-"""Outputs (n, k) of encoders with one vector per image, the likeliest first."""
+TRIAL_IMAGES = 2
+"""Images that show which outputs belong to images: as many rows."""
 
 COMPUTED = ("position_ids", "num_batches_tracked", "relative_position_index", "inv_freq")
 """Endings of tensor names that follow from the configuration or that nothing reads; files may lack them."""
@@ -74,20 +75,27 @@ def task_of(
     preprocessing: Preprocessing,
     *,
     made_for: tuple[int, int] | None = None,
+    asked: Sequence[AskedOutput] = (),
 ) -> TaskSpec:
     """Determine the task from the outputs for images.
 
-    Heads with a teacher return the mean of two heads under the name logits. Encoders with one vector per image return
-    it under one of `EMBEDDINGS`.
+    Heads with a teacher return the mean of two heads under the name logits. For other outputs see `shown_task`.
 
     Args:
         made_for: height and width that the configuration names.
+        asked: the outputs to keep; without any, those that show a task.
 
     Raises:
-        LampqError: the model does not take the images, or has no outputs of a known task.
+        UsageError: the model has no output that was asked for.
+        LampqError: the model does not take the images, or has no outputs that are numbers of each image.
     """
     outputs = _outputs(module, name, preprocessing, made_for)
-    shapes = {key: tuple(value.shape) for key, value in outputs.items()}
+    count = TRIAL_IMAGES
+    shapes = {key: tuple(value.shape) for key, value in outputs.items() if _is_answer(value, count)}
+    if asked:
+        chosen = require_known(asked, list(shapes), f"{name}, a {type(module).__name__},")
+        if chosen not in ((LOGITS,), (LOGITS, BOXES)):
+            return TaskSpec(outputs=chosen)
     names = tuple(str(config.id2label[key]) for key in sorted(config.id2label or {}))
     logits = shapes.get(LOGITS, ())
     if BOXES in shapes and len(logits) == 3:
@@ -101,22 +109,26 @@ def task_of(
             return TaskSpec(kind="regression")
         classes = names_of(config.id2label or {})
         return TaskSpec(classes=classes) if len(classes) == logits[1] else CLASSIFICATION
-    vector = next((key for key in EMBEDDINGS if len(shapes.get(key, ())) == 2), None)
-    if vector is not None:
-        return TaskSpec(kind="embedding", outputs=(vector,))
-    said = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "nothing"
+    shown = shown_task(shapes)
+    if shown is not None:
+        return shown
+    said = ", ".join(f"{key} {tuple(value.shape)}" for key, value in outputs.items()) or "nothing"
     raise LampqError(
-        f"{name} is a {type(module).__name__}, whose outputs are of no known task: {said}",
-        hint=f"known are {LOGITS} (n, classes) or (n, classes, h, w), {LOGITS} with {BOXES}, and "
-        f"{' or '.join(EMBEDDINGS)} (n, k); export the part of the model that has one, and give the .onnx file",
+        f"{name} is a {type(module).__name__}, none of whose outputs is a row of float numbers for each image: {said}",
+        hint="export the part of the model that has such an output, and give the .onnx file",
     )
+
+
+def _is_answer(value: torch.Tensor, count: int) -> bool:
+    """Whether an output holds float numbers for each of ``count`` images."""
+    return value.is_floating_point() and value.ndim > 1 and len(value) == count
 
 
 @torch.no_grad()
 def _outputs(
     module: torch.nn.Module, name: str, preprocessing: Preprocessing, made_for: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
-    images = noise(preprocessing, module)
+    images = noise(preprocessing, module, TRIAL_IMAGES)
     try:
         answer = module(images)
     except Exception as error:  # a model can raise anything
@@ -139,4 +151,4 @@ def _outputs(
             f"{name} returns a {type(answer).__name__}, not outputs with names",
             hint="save its config with return_dict=True",
         )
-    return {str(key): value for key, value in answer.items() if isinstance(value, torch.Tensor)}
+    return named_tensors(answer)

@@ -11,6 +11,9 @@ import torch
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
 
+OPEN_SIZES = ("spatial_shapes", "grid_thw", "image_grid_thw", "pixel_position_ids")
+"""Arguments that say how many patches each image has, in models that take images of any aspect ratio."""
+
 SAME = 1e-3
 """Largest relative difference (L2) between answers to one image that float rounding explains."""
 
@@ -56,6 +59,21 @@ def require_answer(module: torch.nn.Module, name: str, preprocessing: Preprocess
             hint="give its batch norms running statistics; each image must be computed on its own",
         )
     return answer
+
+
+def require_fixed_patches(module: torch.nn.Module, name: str) -> None:
+    """Refuse a module that takes the patches of images of any aspect ratio, with their number for each image.
+
+    Raises:
+        LampqError: names the argument that says so.
+    """
+    open_sizes = [key for key in inspect.signature(module.forward).parameters if key in OPEN_SIZES]
+    if open_sizes:
+        raise LampqError(
+            f"{name} takes patches of images of any size: {open_sizes[0]} says how many each image has, so that its "
+            "layers see another number of tokens for each image",
+            hint="use a model for one size of images (of SigLIP 2, one without naflex in its name)",
+        )
 
 
 def require_one_input(module: torch.nn.Module, name: str) -> None:

@@ -14,6 +14,7 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.artifacts.task import BOXES, LOGITS, TaskSpec
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.models.output_choice import AskedOutput, require_known, shown_task
 from lampq_onnx.frontend.models.own_weights import require_weights
 from lampq_onnx.frontend.models.processor_check import compare_if_installed
 from lampq_onnx.frontend.onnx_model.freeze import freeze
@@ -28,22 +29,23 @@ from lampq_onnx.importer.class_names import read_class_names
 from lampq_onnx.importer.preprocessing import file_preprocessing
 
 
-def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None = None) -> LoadedModel:
+def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[AskedOutput] = ()) -> LoadedModel:
     """Build a module from a file, find its layers, and compare it with onnxruntime.
 
     Args:
         path: a float file of opset 13 to 23 with one image input.
         images: overrides of the preprocessing, which also fill in what the file does not specify.
-        outputs: names of the outputs to keep, in this order. None keeps the only one, those of a detector (logits and
-            pred_boxes), or the one named logits.
+        outputs: the outputs to keep, in this order. Without any, it keeps the only one, those of a detector (logits and
+            pred_boxes), the one named logits, or those that `shown_task` chooses.
 
     Raises:
+        UsageError: the file has no such output.
         LampqError: the file cannot be used (see `import_model` and `build`), or the module computes something else than
             onnxruntime.
     """
     imported = import_model(path)
     model = imported.model
-    _choose_outputs(model, path, outputs)
+    shown = _choose_outputs(model, path, outputs)
     preprocessing = file_preprocessing(model, path, images, compare=compare_if_installed)
     shape = (preprocessing.channels, *preprocessing.size)
     image = model.graph.inputs[0]
@@ -60,43 +62,49 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[str] | None
         name=path.stem, weights_sha256=weights_hash(built.model), num_classes=_width(built.model, shape)
     )
     built.model.joined = True
-    task = _task(model, path)
+    task = read_task(model, path) or shown
     if task.kind == "classification" and not task.classes:
         task = task.model_copy(update={"classes": read_class_names(path.parent, identity.num_classes)})
     source = replace(source, changes=changes, not_done=imported.not_done, parity=parity)
     return LoadedModel(built.model, preprocessing, identity, source, task)
 
 
-def _task(model: ir.Model, path: Path) -> TaskSpec:
-    """The task stated in the file, or the one that the names of its outputs show."""
-    said = read_task(model, path)
-    names = tuple(value.name or "" for value in model.graph.outputs)
-    if said is not None:
-        return said
-    if names == (LOGITS, BOXES):
-        return TaskSpec(kind="detection", outputs=names)
-    return TaskSpec(outputs=names[:1])
-
-
-def _choose_outputs(model: ir.Model, path: Path, wanted: Sequence[str] | None) -> None:
-    """Remove all outputs except the wanted ones.
+def _choose_outputs(model: ir.Model, path: Path, asked: Sequence[AskedOutput]) -> TaskSpec:
+    """Remove all outputs except the wanted ones; return the task that their names and shapes show.
 
     Raises:
-        LampqError: a wanted output is missing, or none of several outputs is named logits.
+        UsageError: the file has no output that was asked for.
+        LampqError: no output holds numbers for each image.
     """
     by_name = {value.name or "": value for value in model.graph.outputs}
-    if wanted is None:
-        wanted = list(by_name) if len(by_name) == 1 else [LOGITS]
-        if {LOGITS, BOXES} <= set(by_name):
-            wanted = [LOGITS, BOXES]
-    missing = [name for name in wanted if name not in by_name]
-    if missing:
-        raise LampqError(
-            f"{path} has {len(by_name)} output(s) ({', '.join(by_name)}), none of them named {missing[0]}",
-            hint="export it with its class scores as the only output, or name them logits",
-        )
-    model.graph.outputs[:] = [by_name[name] for name in wanted]
+    if asked:
+        task = TaskSpec(outputs=require_known(asked, list(by_name), str(path)))
+    elif len(by_name) == 1 or (LOGITS in by_name and BOXES not in by_name):
+        task = TaskSpec(outputs=(next(iter(by_name)) if len(by_name) == 1 else LOGITS,))
+    elif {LOGITS, BOXES} <= set(by_name):
+        task = TaskSpec(outputs=(LOGITS, BOXES))
+    else:
+        found = shown_task({name: _dimensions(value) for name, value in by_name.items() if _is_float(value)})
+        if found is None:
+            raise LampqError(
+                f"{path} has {len(by_name)} outputs ({', '.join(by_name)}), and none of them holds float numbers",
+                hint="export it with its class scores, embeddings or features as outputs",
+            )
+        task = found
+    if task.outputs == (LOGITS, BOXES):
+        task = TaskSpec(kind="detection", outputs=task.outputs)
+    model.graph.outputs[:] = [by_name[name] for name in task.outputs]
     common_passes.RemoveUnusedNodesPass()(model)
+    return task
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point() and len(_dimensions(value)) > 1
+
+
+def _dimensions(value: ir.Value) -> tuple[int, ...]:
+    """The sizes of an output, with 0 for those that the graph leaves open."""
+    return () if value.shape is None else tuple(d if isinstance(d, int) else 0 for d in value.shape)
 
 
 def _require_finite(model: OnnxModel, path: Path) -> None:

@@ -15,16 +15,17 @@ from lampq_onnx.frontend.onnx_model.build import layers_of, steps_of
 from lampq_onnx.frontend.onnx_model.dependence import BATCHES, Dependence, Folded, dependence_of, fold
 from lampq_onnx.frontend.onnx_model.graph import BatchAxis, Graph, Step
 from lampq_onnx.frontend.onnx_model.operators import WITHOUT_GRADIENT
+from lampq_onnx.frontend.shared.outputs import Joining, join
 from lampq_onnx.graph.layers import GraphLayer
 
 
-class OnnxModel(Graph):
+class OnnxModel(Graph, Joining):
     """Takes float32 (n, c, h, w) and returns the graph's output, or a tuple of outputs in the file's order.
 
     Attributes:
         transformer_blocks: names of the submodules that are transformer blocks, in order; the last argument of each is
             the result of the part before it.
-        joined: whether several outputs are concatenated along their last axis and returned as one.
+        joined: whether several outputs are returned as one, see `join`.
         structure: text that differs between graphs with different computations.
     """
 
@@ -35,7 +36,7 @@ class OnnxModel(Graph):
     def forward(self, *arguments: torch.Tensor) -> Any:
         """Compute the outputs; see `Graph.forward`."""
         found = super().forward(*arguments)
-        return torch.cat(found, -1) if self.joined and isinstance(found, tuple) else found
+        return join(found) if self.joined and isinstance(found, tuple) else found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ lampq_onnx.quantization, so that simulation and file differ only in the order of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from lampq_onnx.frontend.simulation.gptq import gptq_quantize
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.quantization import (
     ActivationQuantizer,
+    Grid,
     QuantizedWeight,
     WeightGrid,
     fit_weight_grid,
@@ -35,6 +36,7 @@ class WeightRounder:
         moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
             nearest.
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
+        grids: grids that weights may have, see `Target.grids`.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class WeightRounder:
         moments: Mapping[str, torch.Tensor] | None = None,
         *,
         widths: Sequence[int] = (),
+        grids: Collection[str] = tuple(Grid),
     ) -> None:
+        self.grids = tuple(grids)
         self._originals = {layer.name: layer.module.weight.detach().clone() for layer in layers}
         self._moments = dict(moments or {})
         self._widths = tuple(widths)
@@ -63,7 +67,7 @@ class WeightRounder:
         key = (name, bits)
         if key not in self._grids:
             try:
-                self._grids[key] = fit_weight_grid(self._matrix(name), bits)
+                self._grids[key] = fit_weight_grid(self._matrix(name), bits, self.grids)
             except ValueError as error:
                 raise LampqError(f"layer {name} cannot be quantized: {error}") from error
         return self._grids[key]
@@ -149,7 +153,8 @@ def simulated_parameters(layers: Sequence[ModelLayer], parameters: Mapping[str, 
     weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
     biases = {name: numbers.weight.bias for name, numbers in parameters.items()}
     activations = {name: n.activation for name, n in parameters.items() if n.activation is not None}
-    with _swapped(layers, weights, biases, activations):
+    products = {name: n.product for name, n in parameters.items() if n.product is not None}
+    with _swapped(layers, weights, biases, activations, products):
         yield
 
 
@@ -159,8 +164,9 @@ def _swapped(
     weights: Mapping[str, torch.Tensor],
     biases: Mapping[str, npt.NDArray[np.float32] | None],
     activations: Mapping[str, ActivationQuantizer],
+    products: Mapping[str, ActivationQuantizer] | None = None,
 ) -> Iterator[None]:
-    """Use other weights (reshaped to the modules'), biases and input quantizers inside the block."""
+    """Use other weights (reshaped to the modules'), biases and quantizers inside the block."""
     with ExitStack() as restore:
         for layer in layers:
             if layer.name in weights:
@@ -176,7 +182,30 @@ def _swapped(
             if layer.name in activations:
                 handle = layer.module.register_forward_pre_hook(_input_hook(activations[layer.name]))
                 restore.callback(handle.remove)
+            if products and layer.name in products:
+                handle = layer.module.register_forward_hook(_product_hook(products[layer.name]))
+                restore.callback(handle.remove)
         yield
+
+
+def product_of(module: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
+    """What a Linear or Conv2d computes before its bias is added."""
+    return output - bias_as_channels(module)
+
+
+def bias_as_channels(module: torch.nn.Module) -> torch.Tensor | float:
+    """The bias in a shape that can be added to the module's output; 0 if it has none."""
+    bias = module.bias
+    if not isinstance(bias, torch.Tensor):
+        return 0.0
+    return bias.reshape(-1, 1, 1) if isinstance(module, torch.nn.Conv2d) else bias
+
+
+def _product_hook(quantizer: ActivationQuantizer) -> Any:
+    def hook(module: torch.nn.Module, _: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return fake_quantize(product_of(module, output), quantizer) + bias_as_channels(module)
+
+    return hook
 
 
 def _input_hook(quantizer: ActivationQuantizer) -> Any:

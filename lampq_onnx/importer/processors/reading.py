@@ -65,7 +65,29 @@ def preprocessing_of(
         if not replace_settings(images):
             raise
         return plain_preprocessing(source, channels=channels, size=configured, images=images)
-    return found.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+    found = found.override(mean=images.mean, std=images.std, crop_pct=images.crop)
+    return _resized(found, source, images)
+
+
+def _resized(found: Preprocessing, source: str, images: ImageOptions) -> Preprocessing:
+    """The preprocessing with the size of --input-size.
+
+    Raises:
+        UsageError: a crop of another size is made, which does not follow from the new one.
+    """
+    size = images.input_size
+    if size is None or size == found.size:
+        return found
+    if found.crop_mode == "center" and images.crop is None:
+        raise UsageError(
+            f"--input-size is {_sides(size)}, and {source} crops images to {_sides(found.size)}",
+            hint="write the new size and crop_size into that file, or give --crop as well",
+        )
+    return found.model_copy(update={"size": size, "resize": None})
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
 
 
 def replace_settings(images: ImageOptions) -> bool:
@@ -88,10 +110,11 @@ def plain_preprocessing(
             hint="give --mean and --std (ImageNet's are 0.485,0.456,0.406 and 0.229,0.224,0.225), or put its "
             "preprocessor_config.json beside it",
         )
+    size = images.input_size or size
     if size is None:
         raise UsageError(
             f"{source} takes images of any size, and nothing says which one it was trained on",
-            hint="export it with a fixed height and width, or put its preprocessor_config.json beside it",
+            hint="give --input-size HEIGHTxWIDTH, or put its preprocessor_config.json beside it",
         )
     return _checked(
         source,

@@ -47,16 +47,16 @@ def timed_forms(target: Target) -> tuple[TimedForm, ...]:
     That storages take the same time is measured, for narrow weights with 8-bit inputs.
 
     Raises:
-        UsageError: the target is not onnxruntime on a CPU, and nothing else can be timed here.
+        UsageError: no runtime that is known here runs the target's files.
     """
     if not target.timed:
         raise UsageError(
-            f"{target.name} cannot be timed here: probe runs files in onnxruntime on this CPU",
-            hint="probe for --target auto, and set no --max-latency for this target",
+            f"{target.name} cannot be timed here: probe runs files in onnxruntime or OpenVINO on this CPU",
+            hint="probe for --target auto or openvino, and set no --max-latency for this target",
         )
     eight, every = (FIXED_BITS,), target.packings
     narrow = [TimedForm(_LOW, eight, (storage,), (4, FIXED_BITS, storage)) for storage in every]
-    return (
+    forms = (
         FLOAT_FORM,
         *narrow,
         TimedForm(eight, eight, every, (FIXED_BITS, FIXED_BITS, "container")),
@@ -65,3 +65,4 @@ def timed_forms(target: Target) -> tuple[TimedForm, ...]:
         TimedForm((*_LOW, FIXED_BITS), (WIDE_ACTIVATION_BITS,), every, (4, WIDE_ACTIVATION_BITS, target.packing)),
         TimedForm((*_LOW, FIXED_BITS), (FLOAT_BITS,), every, (4, FLOAT_BITS, target.packing)),
     )
+    return tuple(form for form in forms if form.measured is None or target.kernel(*form.measured[:2]) is not None)

@@ -143,7 +143,7 @@ def test_levels_in_every_evaluator(bits: int, shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(integers - zero, codes.T.astype(int) - 2 ** (bits - 1))
 
     x = np.random.default_rng(0).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
-    looked_up = converted(weight, "openvino")
+    looked_up = converted(weight, "openvino-x86-vnni")
     for level in LEVELS:
         np.testing.assert_array_equal(run(model, x, level), run(looked_up, x, level))
     np.testing.assert_array_equal(reference(model, x), reference(looked_up, x))
@@ -273,7 +273,7 @@ def test_graphs_of_older_opsets_are_looked_up() -> None:
 
 
 @pytest.mark.parametrize("activation_bits", [8, 32])
-@pytest.mark.parametrize("target", [*ONNXRUNTIME, "openvino"])
+@pytest.mark.parametrize("target", [*ONNXRUNTIME, "openvino-x86-vnni"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_openvino_reads_every_exact_file(bits: int, target: str, activation_bits: int) -> None:
     openvino = pytest.importorskip("openvino")

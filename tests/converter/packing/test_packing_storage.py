@@ -284,9 +284,9 @@ def test_pairs_of_bytes_unpack_to_the_same_levels(
 ) -> None:
     weight = random_weight(shape, bits, grid)
     x = np.random.default_rng(2).uniform(-3, 2.5, (2, 3, shape[1])).astype(np.float32)
-    plain, _ = converted(weight, "exact", "openvino")
+    plain, _ = converted(weight, "exact", "openvino-x86-vnni")
     monkeypatch.setattr("lampq_onnx.quantization.pairs.PAIR_SHARE", 0)
-    paired, stored = converted(weight, "exact", "openvino")
+    paired, stored = converted(weight, "exact", "openvino-x86-vnni")
     words = [t for t in paired.graph.initializer if t.data_type == TensorProto.UINT16]
     whole = [width for width in FIELD_WIDTHS if bits & width and weight.codes.size % (16 // width) == 0]
     assert len(words) == len(whole)

@@ -237,7 +237,7 @@ def convolution(bits: int, packing: str, target: str) -> tuple[onnx.ModelProto, 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_openvino_reads_a_convolution_with_float_inputs(bits: int, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    quantized, images, wanted = convolution(bits, "exact", "openvino")
+    quantized, images, wanted = convolution(bits, "exact", "openvino-x86-vnni")
     onnx.save(quantized, tmp_path / "model.onnx")
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", options)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lampq_onnx.artifacts.task import TaskName, TaskSpec
+from lampq_onnx.artifacts.task import Kind, TaskSpec
 from lampq_onnx.data import Batch
 from lampq_onnx.evaluation.tasks.boxes import detection_kl
 from lampq_onnx.evaluation.tasks.meters import METERS
+from lampq_onnx.evaluation.tasks.several import SeveralMeter
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
 
 DETECTION = TaskSpec(kind="detection", outputs=("logits", "pred_boxes"))
@@ -23,20 +24,32 @@ SPECS = {
     "depth": TaskSpec(kind="dense-regression", spread=(0.5,)),
     "embedding": TaskSpec(kind="embedding"),
     "segmentation": TaskSpec(kind="segmentation"),
+    "features": TaskSpec(kind="features", spread=(0.5, 2.0, 1.0)),
+    "feature maps": TaskSpec(kind="features", spread=(0.5, 2.0)),
+    "sequence": TaskSpec(kind="sequence", blank=0),
+    "several": TaskSpec(
+        kind="several",
+        outputs=("logits", "tokens"),
+        parts=(TaskSpec(shape=(4,)), TaskSpec(kind="features", spread=(0.5, 2.0), shape=(3, 2))),
+    ),
     "detection": DETECTION,
     "sigmoid detection": DETECTION.model_copy(update={"background": False}),
 }
-SHAPES: dict[TaskName, tuple[int, ...]] = {
+SHAPES: dict[Kind, tuple[int, ...]] = {
     "classification": (5,), "binary": (1,), "regression": (3,), "binary-segmentation": (1, 2, 3),
     "dense-regression": (2, 3, 2), "multi-label": (4,), "embedding": (6,), "segmentation": (3, 2, 2),
-    "detection": (3, 7),
+    "detection": (3, 7), "features": (4, 3), "sequence": (4, 3), "several": (10,),
 }  # fmt: skip
 DRAWS = 4000
 
 
+def _name(spec: TaskSpec) -> str:
+    return next((name for name, own in SPECS.items() if own == spec), "")
+
+
 def outputs_of(spec: TaskSpec, count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = (3, 2) if spec == SPECS["depth"] else SHAPES[spec.kind]
+    shape = {"depth": (3, 2), "feature maps": (2, 3, 4)}.get(_name(spec), SHAPES[spec.kind])
     found = torch.randn(count, *shape, generator=generator)
     if spec.kind == "detection":
         found[..., -4:] = 0.3 + 0.1 * torch.rand(count, 3, 4, generator=generator)
@@ -83,12 +96,14 @@ def test_the_distances_of_detection_are_those_of_the_meter() -> None:
         np.testing.assert_allclose(found, detection_kl(reference.numpy(), other.numpy(), spec), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in SPECS if SPECS[n].kind in METERS and n != "classification"])
+@pytest.mark.parametrize("name", [n for n in SPECS if SPECS[n].kind in METERS and n != "classification"] + ["several"])
 def test_the_distances_are_those_of_the_meter(name: str) -> None:
     spec = SPECS[name]
     reference, other = outputs_of(spec, 5), outputs_of(spec, 5, seed=1)
-    meter = METERS[spec.kind](spec)
-    meter.add(reference.numpy(), other.numpy(), Batch(np.zeros((5, 0), np.float32), None, 0))
+    meter = (
+        SeveralMeter(spec, [METERS[part.kind](part) for part in spec.parts]) if spec.parts else METERS[spec.kind](spec)
+    )
+    meter.add(reference.numpy(), other.numpy(), Batch(np.zeros((5, 0), np.float32), np.zeros(5, np.int64), 0))
     distance = likelihood_for(spec).distance(other, reference).mean()
     assert float(distance) == pytest.approx(meter.result().kl, rel=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.models.attention import FourDimensionalAttention
+from lampq_onnx.frontend.models.attention import FourDimensionalAttention, separate
 from lampq_onnx.frontend.models.rewrites import rewrite
 from tests.frontend.tiny_models import pixels, tiny_vit
 from tools.bench.family_models import randomize
@@ -41,6 +42,45 @@ class Convolutions(torch.nn.Module):
 def made(module: torch.nn.Module) -> torch.nn.Module:
     randomize(module.eval().requires_grad_(False), 0)
     return module
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("size", [None, 12])
+def test_separate_layers_of_attention_compute_the_same(batch_first: bool, size: int | None) -> None:
+    torch.manual_seed(0)
+    joint = torch.nn.MultiheadAttention(8, 2, batch_first=batch_first, kdim=size, vdim=size).eval()
+    torch.nn.init.normal_(joint.in_proj_bias)
+    apart = separate(joint)
+    assert apart is not None
+    query, key = torch.randn(3, 4, 8), torch.randn(3, 5, size or 8)
+    if not batch_first:
+        query, key = query.transpose(0, 1), key.transpose(0, 1)
+    hidden = torch.rand(4, 5) > 0.7
+    hidden[:, 0] = False
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    cases: tuple[dict[str, Any], ...] = (
+        {}, {"attn_mask": hidden}, {"attn_mask": torch.randn(6, 4, 5)}, {"key_padding_mask": padding},
+        {"need_weights": False}, {"average_attn_weights": False},
+    )  # fmt: skip
+    for case in cases:
+        wanted, found = joint(query, key, key, **case), apart(query, key, key, **case)
+        torch.testing.assert_close(found[0], wanted[0])
+        assert (found[1] is None) == (wanted[1] is None)
+        if wanted[1] is not None:
+            torch.testing.assert_close(found[1], wanted[1])
+
+
+def test_torch_s_own_encoder_layer_calls_the_separate_layers() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
+    rows = torch.randn(2, 4, 8)
+    wanted = layer(rows)
+    assert rewrite(layer, "layer", rows) == {"attention in separate layers": 1}
+    calls: list[torch.Tensor] = []
+    layer.self_attn.q_proj.register_forward_hook(lambda _, __, output: calls.append(output))  # type: ignore[union-attr]
+    torch.testing.assert_close(layer(rows), wanted)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])

@@ -10,13 +10,16 @@ from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.evaluation.tasks.several import parts_of
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.likelihoods.embedding import EmbeddingLikelihood
 from lampq_onnx.frontend.models.called_layers import differentiable
 from lampq_onnx.frontend.models.export import export_model
-from lampq_onnx.frontend.models.task_model import NamedOutputs, detection_task, outputs_apart, with_task
+from lampq_onnx.frontend.models.output_choice import Shapes, asked_outputs, require_known, shown_task
+from lampq_onnx.frontend.models.task_model import NamedOutputs, detection_task, with_task
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.outputs import outputs_apart
 from lampq_onnx.frontend.simulation.chain import _same_without
 
 SMALL = Preprocessing(
@@ -54,10 +57,75 @@ def test_a_task_can_be_asked_for_where_the_shape_leaves_a_choice() -> None:
     assert "classification, multi-label, embedding" in (error.value.hint or "")
 
 
-def test_maps_are_segmentation_and_other_shapes_are_refused() -> None:
+def test_maps_are_segmentation_and_other_shapes_are_features() -> None:
     assert with_task(loaded(torch.nn.Conv2d(3, 4, 1)), "auto").task.kind == "segmentation"
-    with pytest.raises(LampqError, match="which no task has"):
-        with_task(loaded(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Flatten(2))), "auto")
+    tokens = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Flatten(2))
+    found = with_task(loaded(tokens), "auto").task
+    assert (found.kind, found.fallback) == ("features", True)
+    assert "nothing shows another task" in found.reason
+    asked = with_task(loaded(tokens), "sequence").task
+    assert (asked.kind, asked.reason) == ("sequence", "")
+
+
+class Outputs(torch.nn.Module):
+    """Answers with class scores, tokens, and a tuple of two maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 6, 2, 2)
+
+    def forward(self, images: torch.Tensor) -> dict[str, object]:
+        maps = self.first(images)
+        return {"logits": maps.mean((2, 3)), "tokens": maps.flatten(2).mT, "maps": (maps, 2 * maps)}
+
+
+def test_several_outputs_are_taken_apart_and_scored_each_by_its_own_task() -> None:
+    names = ("logits", "tokens", "maps.1")
+    module = NamedOutputs(Outputs(), names)
+    asked = asked_outputs(["logits", "tokens=features", "maps.1"])
+    found = with_task(loaded(module, task=TaskSpec(outputs=names)), "auto", outputs=asked)
+    assert found.task.kind == "several"
+    assert [part.kind for part in found.task.parts] == ["classification", "features", "segmentation"]
+    assert [part.shape for part in found.task.parts] == [(6,), (16, 6), (6, 4, 4)]
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    joined = found.module(images)
+    assert joined.shape == (5, 6 + 96 + 96)
+    own = Outputs()
+    own.load_state_dict(module.model.state_dict())
+    wanted = own(images)
+    parts = parts_of(joined, [part.shape for part in found.task.parts])
+    for part, value in zip(parts, (wanted["logits"], wanted["tokens"], wanted["maps"][1]), strict=True):  # type: ignore[index]
+        torch.testing.assert_close(part, value)
+    with outputs_apart(module):
+        assert [tuple(value.shape) for value in module(images)] == [(5, 6), (5, 16, 6), (5, 6, 4, 4)]
+    assert TaskSpec.model_validate_json(found.task.model_dump_json()) == found.task
+
+
+def test_outputs_that_do_not_exist_or_are_misspelt_are_refused() -> None:
+    with pytest.raises(UsageError, match="takes NAME or NAME=TASK, not 'tokens=feature'") as error:
+        asked_outputs(["tokens=feature"])
+    assert "features" in (error.value.hint or "")
+    with pytest.raises(UsageError, match="names one output twice"):
+        asked_outputs(["tokens", "tokens=features"])
+    with pytest.raises(UsageError, match="the model has no output token; it has: logits, tokens"):
+        require_known(asked_outputs(["token"]), ["logits", "tokens"], "the model")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind", "outputs"),
+    [
+        ({"last_hidden_state": (2, 5, 8), "pooler_output": (2, 8)}, "embedding", ("pooler_output",)),
+        ({"last_hidden_state": (2, 5, 8)}, "features", ("last_hidden_state",)),
+        ({"predicted_depth": (2, 8, 8), "last_hidden_state": (2, 5, 8)}, "dense-regression", ("predicted_depth",)),
+        ({"class_queries_logits": (2, 5, 3), "masks_queries_logits": (2, 5, 4, 4), "last_hidden_state": (2, 5, 8)},
+         "features", ("class_queries_logits", "masks_queries_logits")),
+        ({"feature_maps.0": (2, 5, 3, 3), "feature_maps.1": (2, 5, 3, 3)}, "features", ("feature_maps.0",)),
+    ],
+)  # fmt: skip
+def test_names_and_shapes_show_the_task(shapes: Shapes, kind: str, outputs: tuple[str, ...]) -> None:
+    found = shown_task(shapes)
+    assert found is not None
+    assert (found.kind, found.outputs) == (kind, outputs)
 
 
 @dataclass

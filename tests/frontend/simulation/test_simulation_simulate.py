@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from torch.nn import functional
 
 from lampq_onnx.allocation import AllocationOptions, allocate
 from lampq_onnx.artifacts import BitPlan, LayerPlan
@@ -14,14 +15,27 @@ from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOp
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.measuring.alpha import FLOOR, spread, type_factors
-from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_histograms, nuclear_norms, visit_inputs
+from lampq_onnx.frontend.measuring.calibration import (
+    choose_ranges,
+    input_histograms,
+    nuclear_norms,
+    product_ranges,
+    visit_inputs,
+)
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import logits_of
 from lampq_onnx.frontend.simulation.losses import loss_of
-from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, fake_quantize, simulated
+from lampq_onnx.frontend.simulation.simulate import (
+    LayerSetting,
+    WeightRounder,
+    fake_quantize,
+    simulated,
+    simulated_parameters,
+)
+from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.targets import TARGETS
 from tests.frontend.tiny_models import images, layers_of, loaded, tiny_vit
@@ -258,3 +272,32 @@ def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
     found = rounded()
     assert set(found.methods.values()) == {"nearest"}
     assert np.array_equal(found.weights[layer].codes, nearest[layer].codes)
+
+
+@torch.no_grad()
+def product_by(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The product of a Linear or of a patch embedding."""
+    return functional.linear(x, weight) if x.ndim == 3 else functional.conv2d(x, weight, stride=weight.shape[2:])
+
+
+def test_products_are_measured_and_simulated_before_their_bias() -> None:
+    module = tiny_vit()
+    layers = [layer for layer in layers_of(module) if layer.name in ("patch_embed.proj", "blocks.0.mlp.fc1")]
+    data = images(9)
+    ranges = product_ranges(module, layers, data)
+    for layer in layers:
+        inputs: list[torch.Tensor] = []
+        visit_inputs(module, [layer], data, lambda _, values, seen=inputs: seen.append(values.clone()))
+        weight, x = layer.module.weight, torch.cat(inputs)
+        product = product_by(x, weight)
+        found = ranges[layer.name]
+        assert (found.low, found.high) == pytest.approx((float(product.min()), float(product.max())), rel=1e-4)
+        quantizer = ActivationQuantizer.from_range(found.low, found.high, 4)
+        rounded = WeightRounder([layer]).quantized(layer.name, 8)
+        with simulated_parameters([layer], {layer.name: LayerParameters(rounded, None, quantizer)}):
+            now = layer.module(x)
+        product = product_by(x, torch.from_numpy(rounded.dequantize()).reshape(weight.shape))
+        bias = layer.module.bias.detach()
+        expected = quantizer.fake(product.numpy()) + (bias if x.ndim == 3 else bias[:, None, None]).numpy()
+        # A product on a rounding boundary may fall to either side.
+        assert np.mean(np.abs(now.detach().numpy() - expected) > 1e-4) < 0.001

@@ -117,7 +117,7 @@ def test_the_noise_is_the_standard_error_of_the_median():
 
 
 def test_only_what_runs_here_is_timed(model):
-    for name in ("tensorrt", "openvino", "onnxruntime-qnn"):
+    for name in ("tensorrt", "onnxruntime-qnn"):
         with pytest.raises(UsageError, match=f"{name} cannot be timed here"):
             probe(model, TARGETS[name], QUICK)
     assert [form.name for form in timed_forms(VNNI)][:2] == ["float", "W4A8-exact"]

@@ -1,0 +1,126 @@
+"""Widths of the output channels of one layer, where they are not all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Strict, WithJsonSchema, model_validator
+
+from lampq_onnx.disk.records import Record
+
+MOST_WIDTHS = 4
+"""Most widths in one layer. More of them gain nothing that can be measured, and make a plan hard to read."""
+
+CHANNEL_BITS = tuple(range(1, 9))
+
+SHORTEST_RUN = 3
+"""Fewest consecutive channels that the text of an order writes as a run, first-last."""
+
+
+def _widths(counts: dict[int, int]) -> dict[int, int]:
+    wrong = [width for width in counts if width not in CHANNEL_BITS]
+    if wrong:
+        raise ValueError(f"widths of channels must be {CHANNEL_BITS[0]} to {CHANNEL_BITS[-1]} bits, not {wrong[0]}")
+    used = {width: counts[width] for width in sorted(counts) if counts[width]}
+    if not 1 <= len(used) <= MOST_WIDTHS:
+        raise ValueError(f"a layer has 1 to {MOST_WIDTHS} widths, and {len(used)} have channels here")
+    return used
+
+
+def _read_order(value: Any) -> Any:
+    """Read the text of an order; other values are checked by the type of the field."""
+    if not isinstance(value, str):
+        return value
+    channels: list[int] = []
+    for word in value.split():
+        first, dash, last = word.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(word) > 20:
+            raise ValueError(f"{word[:20]!r} is neither a channel nor a run of channels such as 8-15")
+        start, stop = int(first), int(last or first)
+        if not start <= stop < start + 2**20:
+            raise ValueError(f"{word!r} is not a run of channels in ascending order")
+        channels.extend(range(start, stop + 1))
+    return channels
+
+
+def write_order(order: Sequence[int]) -> str:
+    """Write an order as text: channels and runs of channels, separated by blanks.
+
+    >>> write_order((7, 0, 1, 2, 3, 5, 4))
+    '7 0-3 5 4'
+    """
+    words: list[str] = []
+    at = 0
+    while at < len(order):
+        end = at + 1
+        while end < len(order) and order[end] == order[end - 1] + 1:
+            end += 1
+        if end - at < SHORTEST_RUN:
+            end = at + 1
+        words.append(str(order[at]) if end == at + 1 else f"{order[at]}-{order[end - 1]}")
+        at = end
+    return " ".join(words)
+
+
+Counts = Annotated[dict[int, Annotated[int, Strict(), Field(ge=0)]], AfterValidator(_widths)]
+Order = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    BeforeValidator(_read_order),
+    PlainSerializer(write_order, return_type=str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?( [0-9]+(-[0-9]+)?)*$"},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            ]
+        }
+    ),
+]
+
+
+class ChannelWidths(Record):
+    """Widths of a layer's output channels: how many have each width, and in which order they get them."""
+
+    counts: Counts = Field(description="width in bits, 1 to 8 -> number of output channels; at most 4 widths")
+    order: Order = Field(
+        description="all output channels, the cheapest first: the first ones get the narrowest width, the next ones "
+        "the next wider one, and so on. Numbers and runs (8-15) separated by blanks, or a list"
+    )
+
+    @model_validator(mode="after")
+    def _every_channel_once(self) -> Self:
+        channels = sum(self.counts.values())
+        if channels != len(self.order):
+            raise ValueError(f"the counts are {channels} channels together, and the order has {len(self.order)}")
+        if sorted(self.order) != list(range(channels)):
+            raise ValueError(f"the order must hold each of the channels 0 to {channels - 1} once")
+        return self
+
+    @classmethod
+    def from_rows(cls, bits: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Self:
+        """Return the widths ``bits`` of the channels in their natural order; equal widths keep that order."""
+        rows = np.asarray(bits, np.int8)
+        widths, counts = np.unique(rows, return_counts=True)
+        return cls(
+            counts={int(width): int(count) for width, count in zip(widths, counts, strict=True)},
+            order=tuple(int(row) for row in np.argsort(rows, kind="stable")),
+        )
+
+    @property
+    def widest(self) -> int:
+        """The largest width."""
+        return max(self.counts)
+
+    @property
+    def mean(self) -> float:
+        """The average width. All channels have equally many weights, so it is that of the weights too."""
+        return sum(width * count for width, count in self.counts.items()) / len(self.order)
+
+    def row_bits(self) -> npt.NDArray[np.int8]:
+        """Return the width of each output channel in its natural order, int8 (channels,)."""
+        found = np.empty(len(self.order), np.int8)
+        found[list(self.order)] = np.repeat(list(self.counts), list(self.counts.values()))
+        return found

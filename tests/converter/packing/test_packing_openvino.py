@@ -1,0 +1,44 @@
+"""Files for OpenVINO there: which kernel multiplies, and whether it computes what the file says."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+import pytest
+
+from lampq_onnx.converter import convert_model
+from lampq_onnx.quantization import Grid, QuantizedWeight
+from lampq_onnx.runtime import cpu_flags
+from lampq_onnx.targets import Packing, target_for
+from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference
+
+openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+
+HERE = target_for("openvino", platform.machine(), cpu_flags())
+
+
+@pytest.mark.parametrize("activation_bits", [8, 32])
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("packing", HERE.packings)
+def test_products_are_exact_and_of_integers(packing: Packing, bits: int, activation_bits: int) -> None:
+    """OpenVINO rounds the inputs of weights in other forms to 8 bits anew; only bfloat16 is switched off here."""
+    core = openvino.Core()
+    for grid in [Grid.MID_TREAD] * (bits > 1) + [Grid.MID_RISE] * (bits <= 4):
+        codes = np.random.default_rng(bits).integers(0, 2**bits, (48, 70)).astype(np.uint8)
+        codes[:2] = [[2**bits - 1], [0]]
+        weight = QuantizedWeight(codes, np.full(48, 0.1, np.float32), bits, grid)
+        model = as_ir(one_matmul(weight.dequantize().T))
+        plan = plan_for(["fc"], weight_bits=bits, activation_bits=activation_bits, low=-3.0, high=2.5)
+        file = as_proto(convert_model(model, plan, packing=packing, target=HERE, weights={"fc": weight}).model)
+        network = core.read_model(file.SerializeToString())
+        compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        x = np.random.default_rng(1).uniform(-3, 2.5, (7, 3, 70)).astype(np.float32)
+        x[0] = 2.5  # the largest products: without VNNI, those of 8-bit weights do not fit in 16 bits
+        found, wanted = compiled(x)[0], reference(file, x)
+        assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
+        facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+        kinds = ("FullyConnected", "MatMul")
+        (kernel,) = [f["primitiveType"].astype(str) for f in facts if f["layerType"].astype(str) in kinds]
+        fits = bits < 8 or HERE.signed_8bit_exact
+        assert kernel.endswith("_I8") == (activation_bits == 8 and fits)
