@@ -65,7 +65,7 @@ ROOMS = {
         "frontend.onnx_model.operators"
     ),
     "frontend.simulation": (
-        "errors quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"
+        "errors artifacts quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"
     ),
     "frontend.rounding": (
         "errors running quantization artifacts config frontend.shared frontend.likelihoods frontend.simulation"

@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "sweep": tuple(name for name in SECTIONS if name != "budgets"),
     "analyze": (
         *("model", "images", "analysis"),
-        *(".rounding", ".candidates", ".activation_bits", ".activation_candidates", ".threads"),
+        *(".rounding", ".candidates", ".granularity", ".activation_bits", ".activation_candidates", ".threads"),
     ),
     "allocate": ("allocation", "budgets", ".packing"),
     "convert": (

@@ -11,7 +11,7 @@ from lampq_onnx.allocation.metrics import METRICS, Metric, budgeted_layers
 from lampq_onnx.allocation.options import DEFAULTS, ActivationWidth, AllocationOptions
 from lampq_onnx.allocation.problem import Problem, Solution, capacity_of
 from lampq_onnx.allocation.ratios import RATIO, degradation, gain
-from lampq_onnx.allocation.update import BudgetRule, Evaluator, SwapRecord, UpdateResult, iterative_update
+from lampq_onnx.allocation.update import BudgetRule, Evaluator, SwapRecord, UpdateResult, iterative_update, update_mixes
 from lampq_onnx.allocation.widths import parse_activation_candidates, parse_candidates
 from lampq_onnx.allocation.within import FormSolution
 
@@ -48,5 +48,6 @@ __all__ = [
     "parse_size",
     "solve",
     "solve_choices",
+    "update_mixes",
     "wide_layers",
 ]

@@ -9,8 +9,11 @@ import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits, input_elements, wide_layers
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
+from lampq_onnx.allocation.groups import ChannelGroups, RowCounts
 from lampq_onnx.allocation.ilp import solve, solve_choices
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_layers
+from lampq_onnx.allocation.mix_search import MixSolution, solve_mixes
+from lampq_onnx.allocation.mixed_widths import mixes_in_bits, own_groups, widths_of, with_mix
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, Problem, Solution, capacity_of
 from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
@@ -40,17 +43,26 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     options.require_widths()
     options.require_average_bits()
     options.require_average_input_bits()
+    options.require_granularity()
     model_layers = _layers(sensitivities)
     asked = options.activation_bits
+    groups = own_groups(sensitivities, options)
+    mixes: dict[str, RowCounts] = {}
     if asked == "mixed":
-        solution = _solve_pairs(sensitivities, model_layers, options)
+        solution, mixes = _solve_pairs(sensitivities, model_layers, options, groups)
     else:
         costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)
         if asked == "same" and options.metric in MEASURED_METRICS:
             costs = costs + _input_costs(model_layers, options.candidates)
         sizes = np.array([layer.parameters for layer in model_layers], dtype=np.int64)
         problem = Problem(tuple(layer.name for layer in model_layers), sizes, options.candidates, costs, options.bits)
-        solution = solve(problem, time_limit=options.time_limit)
+        if groups is None:
+            solution = solve(problem, time_limit=options.time_limit)
+        else:
+            none = np.zeros(len(model_layers))
+            kinds = [mixes_in_bits(model_layers, groups, options.candidates, costs, none, (none,))]
+            solved = solve_mixes(problem.choices, kinds, time_limit=options.time_limit)
+            solution, mixes = widths_of(solved, model_layers, [(bits, 0) for bits in options.candidates], [0])
         if asked == "same":
             solution = replace(solution, activation_bits=dict(solution.bits))
     if isinstance(asked, str):
@@ -63,7 +75,7 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     layers = {
         layer.name: layer_plan(layer, fixed, fixed_activation_bits(layer, fixed))
         if layer.fixed
-        else layer_plan(layer, solution.bits[layer.name], inputs[layer.name])
+        else with_mix(layer, layer_plan(layer, solution.bits[layer.name], inputs[layer.name]), mixes.get(layer.name))
         for layer in sensitivities.layers
     }
     plan = BitPlan(
@@ -92,8 +104,11 @@ def _layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...]:
 
 
 def _solve_pairs(
-    sensitivities: Sensitivities, layers: tuple[LayerSensitivity, ...], options: AllocationOptions
-) -> Solution:
+    sensitivities: Sensitivities,
+    layers: tuple[LayerSensitivity, ...],
+    options: AllocationOptions,
+    groups: Sequence[ChannelGroups | None] | None,
+) -> tuple[Solution, dict[str, RowCounts]]:
     """Choose the widths of weights and inputs together; each option is a pair of the two.
 
     A metric that is not in nats is scaled to the range of the inputs' costs. With separate budgets and additive costs,
@@ -127,17 +142,18 @@ def _solve_pairs(
         costs=(weight_costs[:, :, None] + input_costs[:, None, :]).reshape(len(layers), len(pairs)),
         budgets=budgets,
     )
-    found = solve_choices(problem, time_limit=options.time_limit)
-    taken = {name: pairs[k] for name, k in zip(problem.names, found.choice.tolist(), strict=True)}
-    return Solution(
-        bits={name: pair[0] for name, pair in taken.items()},
-        objective=found.objective,
-        bound=found.bound,
-        gap=found.gap,
-        proven_optimal=found.proven_optimal,
-        seconds=found.seconds,
-        activation_bits={name: pair[1] for name, pair in taken.items()},
-    )
+    widths = options.activation_candidates
+    if groups is None:
+        found = solve_choices(problem, time_limit=options.time_limit)
+        solved = MixSolution(tuple(found.choice.tolist()), problem, found)
+    else:
+        none = np.zeros(len(layers))
+        kinds = [
+            mixes_in_bits(layers, groups, options.candidates, weight_costs, input_costs[:, k], (none, elements * bits))
+            for k, bits in enumerate(widths)
+        ]
+        solved = solve_mixes(problem, kinds, time_limit=options.time_limit)
+    return widths_of(solved, layers, pairs, widths)
 
 
 def _input_costs(layers: Sequence[LayerSensitivity], widths: Sequence[int]) -> FloatArray:

@@ -9,6 +9,7 @@ from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_layers
+from lampq_onnx.allocation.mixed_widths import own_groups, with_mix
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.allocation.within import FormSolution, fixed_forms, solve_forms, summed_cost
@@ -51,8 +52,9 @@ def allocate_within(
     options = options.for_measured(sensitivities)
     forms, fixed = _offered(sensitivities, options, target, packing)
     solution = solve_forms(
-        sensitivities, forms, limits, fixed, target, options=options, table=table, float_bytes=float_bytes
-    )
+        sensitivities, forms, limits, fixed, target, options=options, table=table, float_bytes=float_bytes,
+        groups=own_groups(sensitivities, options),
+    )  # fmt: skip
     chosen = {**fixed, **solution.forms}
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     plan = BitPlan(
@@ -147,4 +149,4 @@ def _agreement(sensitivities: Sensitivities, solution: FormSolution, options: Al
 
 def _layer(layer: LayerSensitivity, form: LayerForm, packing: Packing | None) -> LayerPlan:
     storage = None if layer.fixed or packing is not None else form.storage
-    return layer_plan(layer, form.weight_bits, form.activation_bits, storage)
+    return with_mix(layer, layer_plan(layer, form.weight_bits, form.activation_bits, storage), form.rows)

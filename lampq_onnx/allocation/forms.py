@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lampq_onnx.allocation.groups import RowCounts
 from lampq_onnx.artifacts import LayerSensitivity
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
@@ -28,6 +29,9 @@ UNPACK_BYTES: Mapping[Packing, Mapping[int, int]] = {
 """Bytes of the nodes that unpack a layer's weights to int8. Native storage takes 200, and counts as much as exact: a
 newer opset is not worth the small difference."""
 
+CLASS_BITS = 3
+"""Bits of the number that says the width of an output channel, if those of a layer differ."""
+
 ZERO_POINT_BYTES = 140
 """Bytes of names of zero points, if 8-bit weights are unsigned; each output channel takes one more byte."""
 
@@ -43,15 +47,26 @@ PAIR_USERS = {4: 1, 2: 2, 1: 2}
 
 @dataclass(frozen=True)
 class LayerForm:
-    """Widths and storage of one layer; without a storage it stays in float."""
+    """Widths and storage of one layer; without a storage it stays in float.
+
+    Attributes:
+        weight_bits: width of the weights; the widest if output channels differ.
+        activation_bits: width of the input.
+        storage: storage of the weights.
+        rows: output channels of each width; None: all have ``weight_bits``.
+    """
 
     weight_bits: int
     activation_bits: int
     storage: Packing | None
+    rows: RowCounts | None = None
 
     def __str__(self) -> str:
         if self.storage is None:
             return "float"
+        if self.rows is not None:
+            widths = "/".join(str(bits) for bits, _ in self.rows)
+            return f"{widths} weight and {self.activation_bits} activation bits in {self.storage} storage"
         return f"{self.weight_bits} weight and {self.activation_bits} activation bits in {self.storage} storage"
 
 
@@ -84,14 +99,44 @@ def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     """Return the bytes of a layer in the file: weights, scales and its share of the graph."""
     if form.storage is None:
         return FLOAT_BYTES * layer.parameters
-    outputs, inputs = layer.shape[0], layer.shape[1]
+    if form.rows is not None:
+        return mix_bytes(layer, form.rows, target)
+    outputs = layer.shape[0]
     # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
-    nodes = LAYER_BYTES + UNPACK_BYTES[form.storage].get(form.weight_bits, 0) + GEMM_BYTES * target.gemm_bias
-    if target.part_products and layer.type == "qkv" and outputs == 3 * inputs:
-        nodes += PART_BYTES
+    nodes = node_bytes(layer, target) + UNPACK_BYTES[form.storage].get(form.weight_bits, 0)
     if form.weight_bits == 8 and not target.signed_8bit_exact:
         nodes += ZERO_POINT_BYTES + outputs
     return stored_bytes(layer.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * outputs + nodes
+
+
+def mix_bytes(layer: LayerSensitivity, rows: RowCounts, target: Target) -> int:
+    """Return the bytes of a layer whose output channels differ in width, in exact storage.
+
+    Args:
+        layer: its shape counts.
+        rows: output channels of each width.
+        target: where the file is meant to run.
+    """
+    outputs, inputs = layer.shape
+    stored = sum(stored_bytes(count * inputs, bits, "exact") for bits, count in rows)
+    return stored + -(-outputs * CLASS_BITS // 8) + FLOAT_BYTES * outputs + node_bytes(layer, target)
+
+
+def node_bytes(layer: LayerSensitivity, target: Target) -> int:
+    """Return the bytes of a quantized layer's nodes, without those that unpack its weights."""
+    outputs, inputs = layer.shape
+    parts = target.part_products and layer.type == "qkv" and outputs == 3 * inputs
+    return LAYER_BYTES + GEMM_BYTES * target.gemm_bias + PART_BYTES * parts
+
+
+def row_bytes(inputs: int, bits: int) -> float:
+    """Return the bytes of one output channel at a width, at least, in a layer whose channels differ in width.
+
+    Args:
+        inputs: weights of the channel.
+        bits: their width.
+    """
+    return inputs * bits / 8 + CLASS_BITS / 8 + FLOAT_BYTES
 
 
 def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
@@ -114,6 +159,13 @@ def pair_table_bytes(parameters: int) -> int:
     )
 
 
+def weight_bits(layer: LayerSensitivity, form: LayerForm) -> int:
+    """Return the bits of all weights of a layer; float counts 32 each."""
+    if form.rows is None:
+        return layer.parameters * form.weight_bits
+    return layer.shape[1] * sum(bits * count for bits, count in form.rows)
+
+
 def multiply_adds(layer: LayerSensitivity) -> int:
     """Return weights times tokens, for one image.
 
@@ -130,4 +182,7 @@ def multiply_adds(layer: LayerSensitivity) -> int:
 
 def bit_operations(layer: LayerSensitivity, form: LayerForm) -> int:
     """Return multiply-adds times weight bits times input bits; float counts 32 bits."""
-    return multiply_adds(layer) * form.weight_bits * form.activation_bits
+    if form.rows is None:
+        return multiply_adds(layer) * form.weight_bits * form.activation_bits
+    per_row = multiply_adds(layer) // layer.shape[0]
+    return per_row * sum(bits * count for bits, count in form.rows) * form.activation_bits

@@ -19,6 +19,9 @@ from lampq_onnx.errors import LampqError, UsageError
 ActivationWidth = int | Literal["mixed", "same"]
 """One width for all inputs; "mixed": each its own under a budget of its own; "same": that of the layer's weights."""
 
+Granularity = Literal["auto", "layer", "group"]
+"""What gets one width: a layer, a group of its output channels, or whichever the run was measured for."""
+
 MAX_GAMMA = 1024
 """gamma^-8 times a Fisher trace stays a normal number."""
 
@@ -92,6 +95,10 @@ class AllocationOptions(Record):
         metric: a key of ``METRICS``; "lampq" is the paper's.
         gamma: factor by which one bit more reduces the cost. The power of uniform quantization noise falls by 4 per
             bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i / c_i).
+        granularity: "layer" gives all weights of a layer one width, as in the paper. "group" gives each group of a
+            layer's output channels its own, from the channels' shares in the cost of the layer. "auto" is "group" where
+            the shares were measured, the target unpacks weights when it loads a file, and inputs do not get the widths
+            of the weights.
         fixed_bits: weight width of the layers outside the budget; 32: they stay in float.
         time_limit: seconds for the integer program.
         activation_bits: width of the inputs of the layers in the budget; if it is not given, `for_measured` takes the
@@ -127,6 +134,13 @@ class AllocationOptions(Record):
         Field(gt=1, le=MAX_GAMMA),
         Option("Factor by which each extra bit reduces the error, in metrics that do not measure it.", RESEARCH),
     ] = 4.0
+    granularity: Annotated[
+        Granularity,
+        Option(
+            "What gets a bit-width of its own: layer, or group (a few output channels of a layer). auto: group, unless "
+            "the effort is fast or the target cannot unpack weights when it loads the file.",
+        ),
+    ] = "layer"
     fixed_bits: Annotated[FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head).")] = (
         FIXED_BITS
     )
@@ -218,6 +232,18 @@ class AllocationOptions(Record):
             raise UsageError(
                 f"with activation_bits same the candidates are widths of inputs too, which cannot have {smallest} bit",
                 hint=f"Leave {smallest} out of the candidates.",
+            )
+
+    def require_granularity(self) -> None:
+        """Refuse groups of channels where inputs get the width of the layer's weights.
+
+        Raises:
+            UsageError: both were asked for.
+        """
+        if self.granularity == "group" and self.activation_bits == "same":
+            raise UsageError(
+                "with activation_bits same the input of a layer has the width of its weights, so it must be one width",
+                hint="Use granularity layer, or give the inputs a width of their own, e.g. --activation-bits 8.",
             )
 
     def require_average_bits(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
@@ -17,7 +17,10 @@ from lampq_onnx.allocation.forms import (
     LayerForm,
     bit_operations,
     form_bytes,
+    node_bytes,
     pair_table_bytes,
+    row_bytes,
+    weight_bits,
 )
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import budgeted_layers
@@ -48,6 +51,8 @@ class Resource:
     Attributes:
         name: name for messages, with the unit.
         amount: what a layer takes in a form, a whole number.
+        by_row: what one output channel takes at least in a form, if the channels of the layer differ in width.
+        by_mix: what such a layer takes at least beside its channels.
         rest: what the file takes beside the layers in the budget.
         limit: the maximum, on the same scale.
         scale: messages divide by it.
@@ -59,6 +64,8 @@ class Resource:
 
     name: str
     amount: Callable[[LayerSensitivity, LayerForm], int]
+    by_row: Callable[[LayerSensitivity, LayerForm], float]
+    by_mix: Callable[[LayerSensitivity, LayerForm], float]
     rest: int
     limit: int
     scale: int
@@ -172,7 +179,9 @@ def resources_of(
         found.append(
             Resource(
                 WEIGHT_BUDGET,
-                lambda layer, form: layer.parameters * form.weight_bits,
+                weight_bits,
+                lambda layer, form: float(layer.shape[1] * form.weight_bits),
+                _nothing,
                 0,
                 capacity_of(limits.bits, total),
                 total,
@@ -191,8 +200,32 @@ def resources_of(
         found.append(_latency(sensitivities, table, limits.max_ms, outside, fixed))
     if limits.max_bops is not None:
         rest = sum(bit_operations(layer, fixed[layer.name]) for layer in outside)
-        found.append(Resource("G bit operations", bit_operations, rest, int(limits.max_bops), _GIGA, "number", "G"))
+        limit = int(limits.max_bops)
+        found.append(
+            Resource("G bit operations", bit_operations, _row_operations, _nothing, rest, limit, _GIGA, "number", "G")
+        )
     return found
+
+
+def bytes_of_layers(target: Target) -> Resource:
+    """The bytes of layers as what is minimized: it has no limit."""
+    amount = partial(form_bytes, target=target)
+
+    def by_row(layer: LayerSensitivity, form: LayerForm) -> float:
+        return row_bytes(layer.shape[1], form.weight_bits)
+
+    def by_mix(layer: LayerSensitivity, _: LayerForm) -> float:
+        return float(node_bytes(layer, target))
+
+    return Resource("MB of file", amount, by_row, by_mix, 0, _MOST, _MEGABYTE, "file", "MB")
+
+
+def _nothing(_: LayerSensitivity, __: LayerForm) -> float:
+    return 0.0
+
+
+def _row_operations(layer: LayerSensitivity, form: LayerForm) -> float:
+    return bit_operations(layer, form) / layer.shape[0]
 
 
 def _size(
@@ -214,8 +247,7 @@ def _size(
     rest += sum(form_bytes(layer, fixed[layer.name], target) for layer in outside)
     rest += pair_table_bytes(sum(layer.parameters for layer in budgeted_layers(sensitivities)))
     floor = whole - FLOAT_BYTES * sum(layer.parameters for layer in sensitivities.layers)
-    amount = partial(form_bytes, target=target)
-    return Resource("MB of file", amount, rest, limit, _MEGABYTE, "file", "MB", max(0, floor), _SIZE_MARGIN)
+    return replace(bytes_of_layers(target), rest=rest, limit=limit, floor=max(0, floor), margin=_SIZE_MARGIN)
 
 
 def _latency(
@@ -235,4 +267,10 @@ def _latency(
     beside = round(_NANOSECONDS * (table.fixed_ms + others))
     rest = beside + sum(amount(model_layer, fixed[model_layer.name]) for model_layer in outside)
     limit_ns = int(_NANOSECONDS * limit)
-    return Resource("ms of latency", amount, rest, limit_ns, int(_NANOSECONDS), "latency", "ms", max(0, beside))
+
+    def by_mix(model_layer: LayerSensitivity, form: LayerForm) -> float:
+        return float(amount(model_layer, form))
+
+    return Resource(
+        "ms of latency", amount, _nothing, by_mix, rest, limit_ns, int(_NANOSECONDS), "latency", "ms", max(0, beside)
+    )

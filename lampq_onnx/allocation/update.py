@@ -9,7 +9,7 @@ without).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
 from lampq_onnx.allocation.ratios import degradation, gain
+from lampq_onnx.allocation.rungs import TINY, Rung
+from lampq_onnx.artifacts import ChannelWidths
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.measures.evidence import clearly_lower
 
@@ -27,11 +29,11 @@ BudgetRule = Literal["strict", "count"]
 class Evaluator(Protocol):
     """What the update asks of the quantized model."""
 
-    def reconstruction_errors(self, bits: dict[str, int]) -> dict[str, float]:
+    def reconstruction_errors(self, bits: Mapping[str, int | ChannelWidths]) -> dict[str, float]:
         """Return layer -> L_i = ||What Xhat - W X||_F^2 / ||W X||_F^2 at the given widths."""
         ...
 
-    def losses(self, bits: dict[str, int]) -> Sequence[float] | npt.NDArray[np.float64]:
+    def losses(self, bits: Mapping[str, int | ChannelWidths]) -> Sequence[float] | npt.NDArray[np.float64]:
         """Return the loss of the quantized model on each image of the sample set, in their order; lower is better."""
         ...
 
@@ -103,40 +105,128 @@ def iterative_update(
         UsageError: an option is out of range.
     """
     check_candidates(tuple(candidates))
-    if rounds < 0 or patience < 1:
-        raise UsageError(f"rounds must be at least 0 and patience at least 1, not {rounds} and {patience}")
     if budget_rule not in ("strict", "count"):
         raise UsageError(f"unknown budget rule {budget_rule!r}; known: strict, count")
     _check_start(bits, sizes, capacity if budget_rule == "strict" else None)
-    current = dict(bits)
-    losses = np.asarray(evaluator.losses(dict(current)), dtype=np.float64)
+
+    def swaps(current: dict[str, int], first: bool) -> Iterator[tuple[_Move, _Move]]:
+        used = sum(sizes[name] * width for name, width in current.items())
+        raises, lowers = _moves(current, sizes, tuple(candidates), errors.at(current))
+        return iter(_ranked(raises, lowers, capacity - used if budget_rule == "strict" else None, first=first))
+
+    errors = _Errors(evaluator, dict)
+    return _search(dict(bits), swaps, lambda widths: evaluator.losses(dict(widths)), rounds, patience, progress)
+
+
+def update_mixes(
+    start: Mapping[str, int],
+    ladders: Mapping[str, Sequence[Rung]],
+    capacity: int,
+    evaluator: Evaluator,
+    *,
+    rounds: int = 8,
+    patience: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> UpdateResult:
+    """Swap bits between layers whose output channels differ in width, like `iterative_update` with the rule ``strict``.
+
+    A layer goes up or down one rung of its ladder, about half a bit. How that changes its error is predicted from the
+    costs of the rungs.
+
+    Args:
+        start: layer -> index of the rung that it starts from.
+        ladders: layer -> its rungs, from the fewest bits to the most.
+        capacity: bits that all weights together may take.
+        evaluator: measures errors and scores.
+        rounds: maximum number of scored swaps.
+        patience: stop after this many rejected swaps in a row.
+        progress: called with the number of swaps scored so far.
+
+    Returns:
+        The result, whose ``bits`` are indices of rungs.
+
+    Raises:
+        LampqError: the evaluator returns an unusable number.
+        UsageError: an option is out of range.
+    """
+
+    def widths(current: Mapping[str, int]) -> dict[str, int | ChannelWidths]:
+        return {name: ladders[name][rung].widths for name, rung in current.items()}
+
+    def swaps(current: dict[str, int], first: bool) -> Iterator[tuple[_Move, _Move]]:
+        raises: list[_Move] = []
+        lowers: list[_Move] = []
+        measured = errors.at(current)
+        for name, rung in current.items():
+            own = ladders[name]
+            for other, found in ((rung + 1, raises), (rung - 1, lowers)):
+                if 0 <= other < len(own):
+                    change = abs(1 - own[other].cost / max(own[rung].cost, TINY))
+                    more = own[other].bits - own[rung].bits
+                    found.append(_Move(name, other, measured[name] * change, 0, more))
+        used = sum(ladders[name][rung].bits for name, rung in current.items())
+        return iter(_ranked(raises, lowers, capacity - used, first=first))
+
+    errors = _Errors(evaluator, widths)
+    return _search(dict(start), swaps, lambda current: evaluator.losses(widths(current)), rounds, patience, progress)
+
+
+class _Errors:
+    """Errors of the layers at the latest widths."""
+
+    def __init__(
+        self, evaluator: Evaluator, widths: Callable[[dict[str, int]], Mapping[str, int | ChannelWidths]]
+    ) -> None:
+        self._evaluator, self._widths = evaluator, widths
+        self._latest: tuple[dict[str, int], dict[str, float]] | None = None
+
+    def at(self, current: dict[str, int]) -> dict[str, float]:
+        """Return layer -> error; measured again only if the widths changed."""
+        if self._latest is None or self._latest[0] != current:
+            self._latest = dict(current), _errors(self._evaluator, self._widths(current))
+        return self._latest[1]
+
+
+def _search(
+    current: dict[str, int],
+    swaps_of: Callable[[dict[str, int], bool], Iterator[tuple[_Move, _Move]]],
+    losses_of: Callable[[dict[str, int]], Sequence[float] | npt.NDArray[np.float64]],
+    rounds: int,
+    patience: int,
+    progress: Callable[[int], None] | None,
+) -> UpdateResult:
+    """Try swaps in their order and keep those that clearly lower the loss.
+
+    Args:
+        current: layer -> its width, or its rung.
+        swaps_of: (widths, whether the last swap was kept) -> allowed swaps, best first.
+        losses_of: widths -> loss of each image.
+        rounds, patience, progress: see `iterative_update`.
+    """
+    if rounds < 0 or patience < 1:
+        raise UsageError(f"rounds must be at least 0 and patience at least 1, not {rounds} and {patience}")
+    losses = np.asarray(losses_of(current), dtype=np.float64)
     score = before = float(losses.mean())
     if not math.isfinite(before):
         raise LampqError(f"the score of the quantized model is {before}; no swap can be judged against it")
     history: list[SwapRecord] = []
     seen = {tuple(current.values())}
-    errors: dict[str, float] | None = None
     undone = 0
     while len(history) < rounds and undone < patience:
-        if errors is None:
-            errors = _errors(evaluator, current)
-        used = sum(sizes[name] * width for name, width in current.items())
-        raises, lowers = _moves(current, sizes, tuple(candidates), errors)
-        free = capacity - used if budget_rule == "strict" else None
-        swaps = ((up, down, _apply(current, up, down)) for up, down in _ranked(raises, lowers, free, first=not undone))
+        swaps = ((up, down, _apply(current, up, down)) for up, down in swaps_of(current, not undone))
         swap = next((s for s in swaps if tuple(s[2].values()) not in seen), None)
         if swap is None:
             break
         up, down, trial = swap
         seen.add(tuple(trial.values()))
-        trial_losses = np.asarray(evaluator.losses(dict(trial)), dtype=np.float64)
+        trial_losses = np.asarray(losses_of(trial), dtype=np.float64)
         trial_score = float(trial_losses.mean())
         kept = clearly_lower(trial_losses, losses)
         history.append(SwapRecord(up.layer, down.layer, trial_score, kept))
         if progress is not None:
             progress(len(history))
         if kept:
-            current, losses, score, errors, undone = trial, trial_losses, trial_score, None, 0
+            current, losses, score, undone = trial, trial_losses, trial_score, 0
         else:
             undone += 1
     return UpdateResult(current, tuple(history), before, score)
@@ -180,7 +270,7 @@ def _apply(bits: dict[str, int], up: _Move, down: _Move) -> dict[str, int]:
     return {**bits, up.layer: up.to, down.layer: down.to}
 
 
-def _errors(evaluator: Evaluator, bits: dict[str, int]) -> dict[str, float]:
+def _errors(evaluator: Evaluator, bits: Mapping[str, int | ChannelWidths]) -> dict[str, float]:
     errors = evaluator.reconstruction_errors(dict(bits))
     for layer in bits:
         if layer not in errors:

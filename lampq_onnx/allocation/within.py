@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, multiply_adds
+from lampq_onnx.allocation.groups import ChannelGroups, groups_of
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_layers
+from lampq_onnx.allocation.mix_kinds import CostLimit, kinds_of_forms
+from lampq_onnx.allocation.mix_search import Mix, solve_mixes
 from lampq_onnx.allocation.options import AllocationOptions
-from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
+from lampq_onnx.allocation.resources import bytes_of_layers, refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
@@ -59,6 +62,7 @@ def solve_forms(
     options: AllocationOptions,
     table: LatencyTable | None,
     float_bytes: int | None,
+    groups: Sequence[ChannelGroups | None] | None = None,
 ) -> FormSolution:
     """Find the forms of least cost within all limits; with ``min_agreement``, those of least bytes.
 
@@ -75,6 +79,7 @@ def solve_forms(
             worth of multiply-adds on the float kernel must save, without ``max_ms``.
         table: of the float file; needed for ``max_ms``.
         float_bytes: size of the float file; needed for ``max_bytes`` where there is no table.
+        groups: output channels of the layers in the budget, if these may differ in width.
 
     Raises:
         UsageError: something that a limit needs is not given.
@@ -89,9 +94,10 @@ def solve_forms(
     if limits.max_ms is None:
         costs = costs + _float_prices(layers, forms, options.wide_price)
     budgets = [resource.budget(layers, forms) for resource in resources]
-    objective = costs
+    objective, limit = costs, None
     if limits.min_agreement is not None:
         ceiling = _ceiling(sensitivities, limits.min_agreement, options.metric)
+        limit = CostLimit(ceiling, _COST_LEVELS / ceiling)
         _require_agreement(sensitivities, limits.min_agreement, ceiling, float(costs.min(axis=1).sum()))
         budgets.append(_cost_budget(costs, ceiling))
         objective = np.array([[float(form_bytes(layer, form, target)) for form in forms] for layer in layers])
@@ -107,11 +113,22 @@ def solve_forms(
         costs=objective[:, kept],
         budgets=tuple(Budget(b.name, b.weights[:, kept], b.capacity, b.total, b.offset) for b in budgets),
     )
-    found = solve_choices(problem, time_limit=options.time_limit)
-    if all(forms[kept[k]] == FLOAT_FORM for k in found.choice.tolist()):
+    if groups is None:
+        found = solve_choices(problem, time_limit=options.time_limit)
+        chosen = [forms[kept[k]] for k in found.choice.tolist()]
+    else:
+        smallest = None if limit is None else bytes_of_layers(target)
+        weights = _weight_and_input_costs(sensitivities, layers, forms, options)[0]
+        kinds = kinds_of_forms(layers, groups, forms, costs, weights, resources, smallest, limit)
+        solved = solve_mixes(problem, [kind.mixes for kind in kinds], time_limit=options.time_limit)
+        problem, found = solved.problem, solved.found
+        chosen = [
+            kinds[own.kind].form(own.counts) if isinstance(own, Mix) else forms[kept[own]] for own in solved.taken
+        ]
+    if all(form == FLOAT_FORM for form in chosen):
         refuse_no_effect(resources, layers, _best_agreement(sensitivities, limits, costs))
     return FormSolution(
-        forms={layer.name: forms[kept[k]] for layer, k in zip(layers, found.choice.tolist(), strict=True)},
+        forms={layer.name: form for layer, form in zip(layers, chosen, strict=True)},
         objective=found.objective,
         bound=found.bound,
         gap=found.gap,
@@ -132,23 +149,43 @@ def form_costs(
     Raises:
         LampqError: a width was not measured.
     """
-    widths = tuple(sorted({form.weight_bits for form in forms if form.storage is not None}))
-    if not widths:
-        return np.zeros((len(layers), len(forms)))
-    inputs = tuple(sorted({form.activation_bits for form in forms if form.activation_bits != FLOAT_BITS}))
-    weight_costs = METRICS[options.metric](sensitivities, widths, options.gamma)
-    input_costs = activation_costs(layers, inputs)
-    if options.metric not in MEASURED_METRICS:
-        spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
-        if min(spreads) > 0:
-            weight_costs = weight_costs * (spreads[1] / spreads[0])
+    widths, inputs = _widths(forms), _inputs(forms)
     costs = np.zeros((len(layers), len(forms)))
+    if not widths:
+        return costs
+    weight_costs, input_costs = _weight_and_input_costs(sensitivities, layers, forms, options)
     for k, form in enumerate(forms):
         if form.storage is not None:
             costs[:, k] += weight_costs[:, widths.index(form.weight_bits)]
         if form.activation_bits != FLOAT_BITS:
             costs[:, k] += input_costs[:, inputs.index(form.activation_bits)]
     return costs
+
+
+def _widths(forms: Sequence[LayerForm]) -> tuple[int, ...]:
+    """Weight widths of the forms, ascending."""
+    return tuple(sorted({form.weight_bits for form in forms if form.storage is not None}))
+
+
+def _inputs(forms: Sequence[LayerForm]) -> tuple[int, ...]:
+    """Input widths of the forms without float, ascending."""
+    return tuple(sorted({form.activation_bits for form in forms if form.activation_bits != FLOAT_BITS}))
+
+
+def _weight_and_input_costs(
+    sensitivities: Sensitivities,
+    layers: Sequence[LayerSensitivity],
+    forms: Sequence[LayerForm],
+    options: AllocationOptions,
+) -> tuple[FloatArray, FloatArray]:
+    """Costs of weights (n, widths) and inputs (n, input widths) in one unit."""
+    weight_costs = METRICS[options.metric](sensitivities, _widths(forms), options.gamma)
+    input_costs = activation_costs(layers, _inputs(forms))
+    if options.metric not in MEASURED_METRICS:
+        spreads = [float(np.ptp(costs, axis=1).max()) for costs in (weight_costs, input_costs)]
+        if min(spreads) > 0:
+            weight_costs = weight_costs * (spreads[1] / spreads[0])
+    return weight_costs, input_costs
 
 
 def _float_prices(layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm], price: float) -> FloatArray:
@@ -166,10 +203,21 @@ def _float_prices(layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm]
 
 def summed_cost(sensitivities: Sensitivities, forms: Mapping[str, LayerForm], options: AllocationOptions) -> float:
     """Return the cost of all layers in the budget in the given forms."""
-    kinds = tuple(dict.fromkeys(forms[layer.name] for layer in budgeted_layers(sensitivities)))
     layers = budgeted_layers(sensitivities)
+    own = [forms[layer.name] for layer in layers]
+    # A mix costs what its parts cost, each as a form of the whole layer, by the shares of their channels.
+    whole = [
+        [form] if form.rows is None else [replace(form, weight_bits=bits, rows=None) for bits, _ in form.rows]
+        for form in own
+    ]
+    kinds = tuple(dict.fromkeys(form for forms in whole for form in forms))
     costs = form_costs(sensitivities, layers, kinds, options)
-    return float(sum(costs[i, kinds.index(forms[layer.name])] for i, layer in enumerate(layers)))
+    total = 0.0
+    for i, (layer, form, parts) in enumerate(zip(layers, own, whole, strict=True)):
+        groups = None if form.rows is None else groups_of(layer)
+        shares = [1.0] if groups is None else groups.shares_of([count for _, count in form.rows or ()]).tolist()
+        total += sum(share * float(costs[i, kinds.index(part)]) for share, part in zip(shares, parts, strict=True))
+    return total
 
 
 def _ceiling(sensitivities: Sensitivities, agreement: float, metric: str) -> float:

@@ -132,6 +132,11 @@ class LayerPlan(Record):
         return self.activation_bits != FLOAT_BITS
 
     @property
+    def widths(self) -> int | ChannelWidths:
+        """The width of the weights, or those of the output channels if they differ."""
+        return self.weight_bits if self.channel_widths is None else self.channel_widths
+
+    @property
     def mean_weight_bits(self) -> float:
         """Average width of the weights."""
         return float(self.weight_bits) if self.channel_widths is None else self.channel_widths.mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,10 @@ class LayerSensitivity(Record):
         description="bits -> mean KL to the float model (nats) that the rounded weights of this width cost; "
         "absent: not measured",
     )
+    channel_shares: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None,
+        description="share of each output channel in weight_cost, about the same at all widths; absent: not measured",
+    )
     activation_range: ActivationRange = Field(description="range of its input at the width in activation_bits")
     activation_ranges: dict[int, ActivationRange] = Field(
         default_factory=dict, description="bits -> range chosen for that input width, if it differs by width"
@@ -74,6 +78,8 @@ class LayerSensitivity(Record):
         outputs, inputs = self.shape
         if min(self.shape) < 1 or outputs * inputs != self.parameters:
             raise ValueError(f"shape {outputs} x {inputs} does not have {self.parameters} parameters")
+        if self.channel_shares is not None and len(self.channel_shares) != outputs:
+            raise ValueError(f"{len(self.channel_shares)} channel_shares do not fit {outputs} output channels")
         return self
 
 

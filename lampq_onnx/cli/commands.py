@@ -110,7 +110,7 @@ def quantize(
 
 
 @with_options(
-    "model", "images", "--effort", "analysis", "rounding", "--activation-bits", "--bits", "--threads",
+    "model", "images", "--effort", "analysis", "rounding", "--activation-bits", "--granularity", "--bits", "--threads",
     without=("--validation", "--training-threads"),
 )  # fmt: skip
 def analyze(

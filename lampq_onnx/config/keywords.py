@@ -56,6 +56,7 @@ class _Allocation(TypedDict, total=False):
     candidates: str | Sequence[int] | None
     metric: str | None
     gamma: float | None
+    granularity: Literal["auto", "layer", "group"] | None
     fixed_bits: int | None
     time_limit: float | None
     activation_bits: int | Literal["mixed", "same"] | None
@@ -128,6 +129,7 @@ class AnalyzeKeywords(_Model, _Images, _Analysis, total=False):
 
     rounding: Literal["gptq", "nearest"] | None
     candidates: str | Sequence[int] | None
+    granularity: Literal["auto", "layer", "group"] | None
     activation_bits: int | Literal["mixed", "same"] | None
     activation_candidates: str | Sequence[int] | None
     threads: int | None

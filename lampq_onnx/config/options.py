@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from lampq_onnx.allocation.options import DEFAULTS, Activation, InputWidths, MetricName, WeightWidths
+from lampq_onnx.allocation.options import DEFAULTS, Activation, Granularity, InputWidths, MetricName, WeightWidths
 from lampq_onnx.artifacts.task import TaskName
 from lampq_onnx.config.plain_values import plain_arguments
 from lampq_onnx.config.readers import (
@@ -275,6 +275,7 @@ class AnalysisOptions(Record):
         weight_bits: average width that is expected; decides how far inputs are equalized.
         equalize: whether they are.
         effort: how much is measured.
+        granularity: "layer" leaves out the shares of output channels.
     """
 
     activation_bits: Annotated[Activation, SameAs("allocation", "activation_bits")] = DEFAULTS.activation_bits
@@ -322,6 +323,7 @@ class AnalysisOptions(Record):
         ),
     ] = "kl"
     candidates: Annotated[WeightWidths, SameAs("allocation", "candidates")] = DEFAULTS.candidates
+    granularity: Annotated[Granularity, SameAs("allocation", "granularity")] = DEFAULTS.granularity
     simulate: Annotated[
         bool,
         Option(

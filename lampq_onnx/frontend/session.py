@@ -30,6 +30,7 @@ from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.held_weights import HeldWeights
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
@@ -38,6 +39,7 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
@@ -162,6 +164,7 @@ class Frontend:
         width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
         with progress.stage("equalization", len(held_out)) as advance:
             before = forward(module, sample)
+            held = HeldWeights(self.exported.model.graph, module)
             links = self.links(sample)
             found = kept.get(
                 "equalization",
@@ -184,10 +187,14 @@ class Frontend:
                 )
         self.equalized = {u.name: s.name for s in chosen for u in s.equalization.link.readers}
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
-        if chosen:
-            with progress.stage("export"):
-                self._build(export_model(self.loaded))
-                self._annotate()
+        if not chosen:
+            return
+        if not self.multiplied and held.renew(self.exported.model.graph, module):
+            self._build(self.exported)
+            return
+        with progress.stage("export"):
+            self._build(export_model(self.loaded))
+            self._annotate()
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
@@ -231,7 +238,7 @@ class Frontend:
         The errors of layers are not a good judge: on models with massive activations GPTQ lowers them and ruins the
         model.
         """
-        bits = {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+        bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
         if self._gptq:
             rounders["gptq"] = self.rounder
@@ -243,7 +250,7 @@ class Frontend:
         names = [name for name, layer in plan.layers.items() if layer.quantized]
         return RoundedPlan(
             plan=plan,
-            weights={name: best.quantized(name, plan.layers[name].weight_bits) for name in names},
+            weights={name: best.quantized(name, plan.layers[name].widths) for name in names},
             methods={name: best.method(name) for name in names},
             losses=losses,
         )
@@ -318,8 +325,10 @@ class Frontend:
             else {}
         )
 
-        def input_of(name: str, width: int) -> ActivationQuantizer | None:
-            return quantizer_of(ranges[name][width], width) if name in ranges else inputs.get(name)
+        def input_of(name: str, width: Bits) -> ActivationQuantizer | None:
+            if name in ranges and isinstance(width, int):
+                return quantizer_of(ranges[name][width], width)
+            return inputs.get(name)
 
         quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
         return SimulationEvaluator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 from lampq_onnx.allocation import (
@@ -21,7 +22,7 @@ from lampq_onnx.allocation.budgets import promised_bytes
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
 from lampq_onnx.allocation.within import summed_cost
-from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
+from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
 from lampq_onnx.config.options import BudgetOptions, OutputOptions, PackingName
@@ -36,7 +37,7 @@ SIMULATED_BITS = (2.0, 2.5, 3.0, 4.0, 6.0)
 class Simulator(Protocol):
     """What planning asks of the quantized model."""
 
-    def agreement(self, bits: dict[str, int]) -> tuple[float, int]:
+    def agreement(self, bits: Mapping[str, int | ChannelWidths]) -> tuple[float, int]:
         """Return the fraction of images with the float model's top answer, and the number of images."""
         ...
 
@@ -74,6 +75,7 @@ def make_plan(
         UsageError: see `allocate` and `allocate_within`.
         LampqError: see `allocate` and `allocate_within`.
     """
+    options = with_granularity(options, target, packing)
     if limits.only_bits:
         target.require_widths(options.for_measured(sensitivities).width_pairs)
         if target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is None:
@@ -90,6 +92,31 @@ def make_plan(
         table=table,
         float_bytes=float_bytes,
     )
+
+
+def with_granularity(options: AllocationOptions, target: Target, packing: PackingName) -> AllocationOptions:
+    """Return the options with the granularity that the target and the storage allow, if it was left open.
+
+    Args:
+        options: options of the allocation.
+        target: where the file is to run.
+        packing: storage of the weights.
+
+    Raises:
+        UsageError: groups of channels were asked for, and the target or the storage has one width for a layer.
+    """
+    storage = target.packing if packing == "auto" else packing
+    if options.granularity == "group":
+        options.require_granularity()
+        if not target.folds:
+            raise UsageError(
+                f"files for {target.name} have one width for all output channels of a layer: this target does not "
+                "unpack weights when it loads a file",
+                hint="use --granularity layer",
+            )
+    if options.granularity == "auto" and (not target.folds or storage != "exact"):
+        return options.with_values(granularity="layer")
+    return options
 
 
 def _with_promises(
@@ -113,7 +140,12 @@ def _with_promises(
 def plan_forms(plan: BitPlan, storage: Packing) -> dict[str, LayerForm]:
     """Return the forms of a plan's layers; ``storage`` is used for layers that name none."""
     return {
-        name: LayerForm(layer.weight_bits, layer.activation_bits, layer.storage or storage)
+        name: LayerForm(
+            layer.weight_bits,
+            layer.activation_bits,
+            layer.storage or storage,
+            None if layer.channel_widths is None else tuple(layer.channel_widths.counts.items()),
+        )
         if layer.quantized
         else FLOAT_FORM
         for name, layer in plan.layers.items()
@@ -185,10 +217,11 @@ def simulate_plans(
     points = []
     for bits in (bits for bits in SIMULATED_BITS if min(options.candidates) <= bits <= max(options.candidates)):
         asked = AllocationOptions(
-            bits=bits, candidates=options.candidates, metric="kl", gamma=options.gamma, time_limit=options.time_limit
-        )
+            bits=bits, candidates=options.candidates, metric="kl", gamma=options.gamma, time_limit=options.time_limit,
+            granularity=options.granularity,
+        )  # fmt: skip
         plan, _ = allocate(sensitivities, asked)
-        bits_of = {name: layer.weight_bits for name, layer in plan.layers.items() if not layer.fixed}
+        bits_of = {name: layer.widths for name, layer in plan.layers.items() if not layer.fixed}
         agreement, images = simulator.agreement(bits_of)
         cost = summed_cost(sensitivities, plan_forms(plan, "exact"), asked)
         points.append(AgreementPoint(cost=cost, agreement=agreement, bits=bits, images=images))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lampq_onnx.allocation import (
+    METRICS,
     AllocationOptions,
     FormSolution,
     Limits,
     Solution,
     UpdateResult,
     allocate,
+    budgeted_layers,
     capacity_of,
     iterative_update,
+    update_mixes,
 )
-from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
+from lampq_onnx.allocation.groups import groups_of
+from lampq_onnx.allocation.rungs import ladder_of
+from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, LayerPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
@@ -30,7 +36,7 @@ from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.synthetic import structure_hash
 from lampq_onnx.running.progress import Clock
 from lampq_onnx.runtime.environment import describe_environment, target_here
-from lampq_onnx.workflow.planning import limits_of, make_plan, simulate_plans
+from lampq_onnx.workflow.planning import limits_of, make_plan, simulate_plans, with_granularity
 from lampq_onnx.workflow.provenance import Inputs, code_sha256, versions
 
 
@@ -128,7 +134,8 @@ class Search:
         """
         recipe, sensitivities = self._recipe, self.measure()
         if recipe.analysis.simulate or self._limits.min_agreement is not None:
-            sensitivities = simulated(self._frontend, self._crops, sensitivities, recipe.allocation, self._clock)
+            options = with_granularity(recipe.allocation, self._target, recipe.output.packing)
+            sensitivities = simulated(self._frontend, self._crops, sensitivities, options, self._clock)
         return self.decide(sensitivities)
 
     def measure(self) -> Sensitivities:
@@ -170,7 +177,7 @@ class Search:
         evaluator = self._frontend.evaluator(plan, self._crops, self._recipe.update)
         with self._clock.stage("reconstruction errors"):
             return evaluator.reconstruction_errors(
-                {name: layer.weight_bits for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+                {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
             )
 
     def _allocate(
@@ -210,6 +217,8 @@ class Search:
             counted = {name: layer for name, layer in counted.items() if layer.weight_bits in candidates}
         if len(counted) < 2 or not _bits_stand_for(self._limits, plan):
             return plan, None
+        if any(layer.channel_widths is not None for layer in counted.values()):
+            return self._update_mixes(plan, sensitivities, counted, candidates)
         sizes = {name: layer.parameters or 0 for name, layer in counted.items()}
         capacity = capacity_of(recipe.allocation.bits, sum(sizes.values()))
         if not self._limits.only_bits:
@@ -234,6 +243,40 @@ class Search:
             return plan.with_weight_bits(result.bits), result
         ranges = {model_layer.name: model_layer.activation_ranges for model_layer in coupled.layers}
         return plan.with_coupled_bits(result.bits, ranges), result
+
+    def _update_mixes(
+        self,
+        plan: BitPlan,
+        sensitivities: Sensitivities,
+        counted: Mapping[str, LayerPlan],
+        candidates: tuple[int, ...],
+    ) -> tuple[BitPlan, UpdateResult]:
+        """Run the update on a plan whose layers have output channels of different widths."""
+        recipe, options = self._recipe, self._recipe.update
+        layers = budgeted_layers(sensitivities)
+        costs = METRICS[recipe.allocation.metric](sensitivities, candidates, recipe.allocation.gamma)
+        ladders, start = {}, {}
+        for layer, own in zip(layers, costs, strict=True):
+            if layer.name in counted:
+                widths = counted[layer.name].widths
+                ladders[layer.name], start[layer.name] = ladder_of(layer, groups_of(layer), own, candidates, widths)
+        capacity = sum(ladders[name][rung].bits for name, rung in start.items())
+        if self._limits.only_bits:
+            total = sum(layer.parameters or 0 for layer in counted.values())
+            capacity = max(capacity, capacity_of(recipe.allocation.bits, total))
+
+        def make() -> UpdateResult:
+            with self._clock.stage("iterative update", options.rounds) as advance:
+                return update_mixes(
+                    start, ladders, capacity, self._frontend.evaluator(plan, self._crops, options),
+                    rounds=options.rounds, patience=options.patience, progress=advance,
+                )  # fmt: skip
+
+        result = self._kept.after(plan, recipe.allocation, options).get("iterative update", make)
+        widths_of = {name: ladders[name][rung].widths for name, rung in result.bits.items()}
+        plan = plan.with_weight_bits({name: own for name, own in widths_of.items() if isinstance(own, int)})
+        mixes = {name: own for name, own in widths_of.items() if isinstance(own, ChannelWidths)}
+        return plan.with_channel_widths(mixes), result
 
 
 def simulated(

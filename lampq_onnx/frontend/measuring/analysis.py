@@ -14,6 +14,7 @@ from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.measuring.alpha import AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
+from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
@@ -134,6 +135,7 @@ class Analysis:
         costs = kept.get(
             "costs", lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress), part=True
         )
+        shares = self._channel_shares(options, seed, progress) if shares_channels(options) else {}
         input_costs = self._input_costs(ranges, widths, progress)
         elements = self._input_elements()
         return Sensitivities(
@@ -150,6 +152,7 @@ class Analysis:
                     nuclear_norm=norms[layer.name],
                     weight_error=errors[layer.name],
                     weight_cost=costs.get(layer.name, {}),
+                    channel_shares=shares.get(layer.name),
                     activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
                     activation_ranges=ranges[layer.name],
                     output_range=products.get(layer.name),
@@ -247,6 +250,16 @@ class Analysis:
                 expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
             )  # fmt: skip
 
+    def _channel_shares(
+        self, options: AnalysisOptions, seed: int, progress: ProgressSink
+    ) -> dict[str, tuple[float, ...]]:
+        images = self.images.slice(0, SHARE_IMAGES)
+        with progress.stage("channel shares", len(images)) as advance:
+            return channel_shares(
+                self.loaded.module, images, self.budgeted, self.rounder, options.candidates, seed=seed,
+                group=self.group, progress=advance,
+            )  # fmt: skip
+
     def _input_costs(
         self,
         ranges: Mapping[str, Mapping[int, ActivationRange]],
@@ -282,6 +295,17 @@ class Analysis:
         require_labels(self.loaded, kind, self.images)
         for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
             yield batch, labels if kind == "given" else None
+
+
+def shares_channels(options: AnalysisOptions) -> bool:
+    """Whether the shares of output channels are measured.
+
+    Args:
+        options: what is measured.
+    """
+    if options.granularity == "auto":
+        return options.effort != "fast" and options.activation_bits != "same"
+    return options.granularity == "group"
 
 
 def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:

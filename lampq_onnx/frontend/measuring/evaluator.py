@@ -15,10 +15,11 @@ from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.shared.batching import BATCH, Images, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.losses import Measure, image_losses
+from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
 
-InputOf = Callable[[str, int], ActivationQuantizer | None]
+InputOf = Callable[[str, Bits], ActivationQuantizer | None]
 
 
 class SimulationEvaluator:
@@ -27,7 +28,7 @@ class SimulationEvaluator:
     Args:
         model: the float model.
         layers: its layers.
-        inputs_of: (layer, weight bit-width) -> quantizer of its input, or None.
+        inputs_of: (layer, width of its weights) -> quantizer of its input, or None.
         rounder: rounded weights.
         images: images for the score.
         error_images: images for the reconstruction errors.
@@ -50,7 +51,7 @@ class SimulationEvaluator:
         reference: torch.Tensor,
         labels: torch.Tensor | None,
         *,
-        fixed_bits: Mapping[str, int],
+        fixed_bits: Mapping[str, Bits],
         measure: Measure = "kl",
         inputs: Literal["quantized", "float"] = "quantized",
     ) -> None:
@@ -66,16 +67,16 @@ class SimulationEvaluator:
         self._measure = measure
         self._inputs = inputs
 
-    def settings(self, bits: Mapping[str, int]) -> dict[str, LayerSetting]:
-        """Settings that simulate a whole assignment: layer -> weight bit-width and input quantizer."""
-        widths = {**self._fixed_bits, **bits}
+    def settings(self, bits: Mapping[str, Bits]) -> dict[str, LayerSetting]:
+        """Settings that simulate a whole assignment: layer -> width of its weights and quantizer of its input."""
+        widths: dict[str, Bits] = {**self._fixed_bits, **bits}
         return {name: LayerSetting(width, self._inputs_of(name, width)) for name, width in widths.items()}
 
-    def score(self, bits: Mapping[str, int]) -> float:
+    def score(self, bits: Mapping[str, Bits]) -> float:
         """Mean loss of the quantized model on the images; lower is better."""
         return float(np.mean(self.losses(bits)))
 
-    def losses(self, bits: Mapping[str, int]) -> npt.NDArray[np.float64]:
+    def losses(self, bits: Mapping[str, Bits]) -> npt.NDArray[np.float64]:
         """Loss of the quantized model on each image, float64 (n,)."""
         losses = image_losses(
             self._logits(bits), self._reference, self._labels, self._measure, likelihood_of(self._model)
@@ -83,7 +84,7 @@ class SimulationEvaluator:
         found: npt.NDArray[np.float64] = losses.numpy()
         return found
 
-    def agreement(self, bits: Mapping[str, int]) -> tuple[float, int]:
+    def agreement(self, bits: Mapping[str, Bits]) -> tuple[float, int]:
         """Fraction of images with the same top-1 answer as the float model, and the number of images.
 
         Raises:
@@ -97,12 +98,12 @@ class SimulationEvaluator:
         same = (logits.argmax(-1) == self._reference.argmax(-1)).double().mean()
         return float(same), len(logits)
 
-    def _logits(self, bits: Mapping[str, int]) -> torch.Tensor:
+    def _logits(self, bits: Mapping[str, Bits]) -> torch.Tensor:
         with simulated(self._layers, self.settings(bits), self._rounder):
             return logits_of(self._model, self._images)
 
     @torch.no_grad()
-    def reconstruction_errors(self, bits: Mapping[str, int]) -> dict[str, float]:
+    def reconstruction_errors(self, bits: Mapping[str, Bits]) -> dict[str, float]:
         """L_i = |What Xhat - W X|^2 / |W X|^2 for every layer.
 
         The float outputs of one batch stay in memory while the quantized layers process the same batch.

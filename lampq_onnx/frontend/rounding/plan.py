@@ -83,7 +83,7 @@ def round_plan(
     """
     assert effort.ladder is not None
     quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
-    grids = {name: rounder.grid(name, layer.weight_bits) for name, layer in quantized.items()}
+    grids = {name: rounder.grid(name, layer.widths) for name, layer in quantized.items()}
     inputs = plan_inputs(plan)
     losses: dict[str, float] = {}
     kept: dict[str, bool] = {}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from lampq_onnx.frontend.rounding.fake_quantize import fake_quantize
 from lampq_onnx.frontend.rounding.ladder import Rounding
-from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 RoundingKind = Literal["straight-through", "adaround"]
 
@@ -42,7 +43,8 @@ class Trained:
 class TrainableLayer(torch.nn.Module):
     """Computes one layer of the quantized model, and trains it towards integers that stay on the grid.
 
-    Levels are numbers n of steps: n * scale (mid-tread) or (2 n + 1) * scale (mid-rise), -2^(b-1) <= n < 2^(b-1).
+    Levels are numbers n of steps: n * scale (mid-tread) or (2 n + 1) * scale (mid-rise), -2^(b-1) <= n < 2^(b-1). Rows
+    may differ in their width b.
 
     Args:
         module: the float layer; only its kind of product is used.
@@ -70,15 +72,17 @@ class TrainableLayer(torch.nn.Module):
         weight = rounding.weight
         device = module.weight.device
         self._module = [module]  # in a list, so that its parameters do not become parameters of this module
-        self._bits, self._grid, self._kind, self._drop = weight.bits, weight.grid, kind, drop
+        self._kind, self._drop = kind, drop
+        self._start = weight
         self._generator = generator
-        self._half = 2.0 ** (weight.bits - 1)
-        self._step = 2.0 if weight.grid is Grid.MID_RISE else 1.0
+        self._half = _per_row(2.0 ** (weight.row_bits().astype(np.float32) - 1), device)
+        rises = weight.row_rises().astype(np.float32)
+        self._rise = _per_row(rises, device)
+        self._step = _per_row(1 + rises, device)
         scale = torch.from_numpy(weight.scale).to(device)[:, None]
         self.register_buffer("scale", scale)
         numbers = torch.from_numpy(weight.codes.astype(np.float32)).to(device) - self._half
-        offset = 0.5 if weight.grid is Grid.MID_RISE else 0.0
-        real = rounding.latent.to(device) / (scale * self._step) - offset
+        real = rounding.latent.to(device) / (scale * self._step) - 0.5 * self._rise
         real = numbers + (real - numbers).clamp(-LEVEL_MARGIN, LEVEL_MARGIN)
         self.log_scale = torch.nn.Parameter(torch.zeros_like(scale))
         if kind == "adaround":
@@ -104,13 +108,16 @@ class TrainableLayer(torch.nn.Module):
         if self._kind == "adaround":
             share = self.shares()
             share = (share >= 0.5).to(share) if hard or not self.training else share
-            return (self._buffer("floor") + share).clamp(-self._half, self._half - 1)
-        return _round(self.real.clamp(-self._half, self._half - 1))
+            return self._clamp(self._buffer("floor") + share)
+        return _round(self._clamp(self.real))
+
+    def _clamp(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Level numbers limited to those that the widths have."""
+        return numbers.clamp(-self._half, self._half - 1)  # type: ignore[arg-type]  # both are numbers or both tensors
 
     def matrix(self) -> torch.Tensor:
         """The dequantized weights, float32 (outputs, inputs)."""
-        offset = 1.0 if self._grid is Grid.MID_RISE else 0.0
-        return (self.numbers() * self._step + offset) * (self._buffer("scale") * self.log_scale.exp())
+        return (self.numbers() * self._step + self._rise) * (self._buffer("scale") * self.log_scale.exp())
 
     def quantize_input(self, values: torch.Tensor) -> torch.Tensor:
         """Quantize-dequantize the input, with gradients for scale and zero point."""
@@ -139,16 +146,15 @@ class TrainableLayer(torch.nn.Module):
         """Integers, scales and bias as they go into the file."""
         numbers = self.numbers(hard=True)
         scale = (self._buffer("scale") * self.log_scale.exp()).float()
-        weight = QuantizedWeight(
+        weight = replace(
+            self._start,
             codes=(numbers + self._half).round().to(torch.uint8).cpu().numpy(),
             scale=scale[:, 0].cpu().numpy(),
-            bits=self._bits,
-            grid=self._grid,
             bias=None if self.bias is None else self.bias.detach().float().cpu().numpy(),
         )
-        offset = 0.5 if self._grid is Grid.MID_RISE else 0.0
-        real = numbers if self._kind == "adaround" else self.real.clamp(-self._half, self._half - 1)
-        return Trained(weight, self._trained_quantizer(), ((real + offset) * self._step * scale).detach().clone())
+        real = numbers if self._kind == "adaround" else self._clamp(self.real)
+        latent = (real + 0.5 * self._rise) * self._step * scale
+        return Trained(weight, self._trained_quantizer(), latent.detach().clone())
 
     def _trained_quantizer(self) -> ActivationQuantizer | None:
         if self._quantizer is None:
@@ -164,6 +170,12 @@ class TrainableLayer(torch.nn.Module):
         value = self._buffers[name]
         assert value is not None
         return value
+
+
+def _per_row(values: npt.NDArray[np.float32], device: torch.device) -> float | torch.Tensor:
+    """One number if all rows have the same, else float32 (outputs, 1)."""
+    first = float(values[0])
+    return first if bool((values == first).all()) else torch.from_numpy(values).to(device)[:, None]
 
 
 def _round(values: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
-from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
+from lampq_onnx.quantization import QuantizedWeight, WeightGrid
 
 DAMPING = 0.01
 """Fraction of the mean diagonal that is added to H, GPTQ's own value."""
@@ -52,7 +51,8 @@ def gptq_quantize(
 
     Args:
         weight: float32 (outputs, inputs).
-        grids: levels and scales, which do not change; all grids are processed together.
+        grids: levels and scales, which do not change; all grids are processed together, and the rows of one may differ
+            in width.
         hessian: (inputs, inputs), positive semidefinite, in any scale, on the weight's device.
         damping: added to the diagonal of the hessian, as a fraction of its mean diagonal.
 
@@ -77,8 +77,8 @@ def gptq_quantize(
         factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True).float()
     device = weight.device
     scale = torch.stack([torch.from_numpy(grid.scale) for grid in grids]).to(device)
-    rise = torch.tensor([[grid.grid is Grid.MID_RISE] for grid in grids], device=device)
-    half = torch.tensor([[2.0 ** (grid.bits - 1)] for grid in grids], device=device)
+    rise = torch.stack([torch.from_numpy(grid.row_rises()) for grid in grids]).to(device)
+    half = torch.stack([2.0 ** (torch.from_numpy(grid.row_bits()).float() - 1) for grid in grids]).to(device)
     work = weight[:, order].float().repeat(len(grids), 1, 1)
     numbers = torch.empty_like(work)
     latent = torch.empty_like(work)
@@ -102,8 +102,7 @@ def gptq_quantize(
     back = torch.argsort(order)
     codes = (numbers + half[:, :, None])[:, :, back].to(torch.uint8).cpu().numpy()
     latent = latent[:, :, back]
-    return [GptqResult(_as_weight(codes[k], grid), latent[k].reshape(outputs, inputs)) for k, grid in enumerate(grids)]
-
-
-def _as_weight(codes: npt.NDArray[np.uint8], grid: WeightGrid) -> QuantizedWeight:
-    return QuantizedWeight(codes=np.ascontiguousarray(codes), scale=grid.scale, bits=grid.bits, grid=grid.grid)
+    return [
+        GptqResult(grid.with_codes(np.ascontiguousarray(codes[k])), latent[k].reshape(outputs, inputs))
+        for k, grid in enumerate(grids)
+    ]

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.artifacts import ChannelWidths
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
+from lampq_onnx.frontend.simulation.row_widths import Bits, join_grids, join_weights
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.quantization import (
     ActivationQuantizer,
@@ -58,12 +60,14 @@ class WeightRounder:
         """How the layer is rounded: "gptq" or "nearest"."""
         return "gptq" if name in self._moments else "nearest"
 
-    def grid(self, name: str, bits: int) -> WeightGrid:
-        """The fitted grid of a layer at a bit-width.
+    def grid(self, name: str, bits: Bits) -> WeightGrid:
+        """The fitted grid of a layer at a bit-width, or with widths of its rows.
 
         Raises:
             LampqError: the weights cannot be quantized; names the layer.
         """
+        if isinstance(bits, ChannelWidths):
+            return join_grids(bits, {width: self.grid(name, width) for width in bits.counts})
         key = (name, bits)
         if key not in self._grids:
             try:
@@ -72,8 +76,10 @@ class WeightRounder:
                 raise LampqError(f"layer {name} cannot be quantized: {error}") from error
         return self._grids[key]
 
-    def quantized(self, name: str, bits: int) -> QuantizedWeight:
-        """Integers and scales of a layer at a bit-width."""
+    def quantized(self, name: str, bits: Bits) -> QuantizedWeight:
+        """Integers and scales of a layer at a bit-width, or with widths of its rows."""
+        if isinstance(bits, ChannelWidths):
+            return join_weights(bits, {width: self.quantized(name, width) for width in bits.counts})
         if (name, bits) not in self._rounded:
             widths = [b for b in dict.fromkeys((*self._widths, bits)) if (name, b) not in self._rounded]
             moments = self._moments.get(name)
@@ -87,12 +93,20 @@ class WeightRounder:
 
     def error(self, name: str, bits: int) -> float:
         """Expected squared output error of the rounding, tr(dW H dW^T); |dW|^2 if no moments are known."""
+        return float(self._row_errors(name, bits).sum(dtype=torch.float64))
+
+    def _row_errors(self, name: str, bits: int) -> torch.Tensor:
         original = self._originals[name].float().flatten(1)
         change = torch.from_numpy(self.quantized(name, bits).dequantize()).to(original) - original
         moments = self._moments.get(name)
-        return float((change if moments is None else change @ moments).mul(change).sum(dtype=torch.float64))
+        return (change if moments is None else change @ moments).mul(change)
 
-    def dequantized(self, name: str, bits: int) -> torch.Tensor:
+    def row_errors(self, name: str, bits: int) -> npt.NDArray[np.float64]:
+        """The same for each output by itself, float64 (outputs,); `error` is their sum."""
+        errors: npt.NDArray[np.float64] = self._row_errors(name, bits).sum(1, dtype=torch.float64).cpu().numpy()
+        return errors
+
+    def dequantized(self, name: str, bits: Bits) -> torch.Tensor:
         """The rounded weight in the module's shape, on its device."""
         original = self._originals[name]
         rounded = torch.from_numpy(self.quantized(name, bits).dequantize())
@@ -108,11 +122,11 @@ class LayerSetting:
     """How one layer is simulated.
 
     Attributes:
-        weight_bits: bit-width of the weights; None leaves them in float.
+        weight_bits: bit-width of the weights, or of their rows; None leaves them in float.
         activation: quantizer of the input; None leaves it in float.
     """
 
-    weight_bits: int | None
+    weight_bits: Bits | None
     activation: ActivationQuantizer | None
 
 

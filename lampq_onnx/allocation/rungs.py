@@ -1,0 +1,88 @@
+"""Ladders of mixes for the iterative update: the mixes that a layer goes through when bits get cheaper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lampq_onnx.allocation.choices import FloatArray
+from lampq_onnx.allocation.groups import ChannelGroups, RowCounts
+from lampq_onnx.allocation.mixed_widths import mixes_in_bits
+from lampq_onnx.allocation.mixes import linear_costs
+from lampq_onnx.artifacts import ChannelWidths, LayerSensitivity
+
+STEP = 0.5
+"""Average bits between two rungs: about the gain of one swap that a hundred images can tell from chance."""
+
+TINY = 1e-300
+_PRICES = 2.0 ** np.linspace(-40, 20, 241)
+"""Prices of a bit, in units of the layer's cost for each of its weights, at which mixes are looked for."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of a layer's ladder.
+
+    Attributes:
+        widths: one width for the layer, or those of its output channels.
+        bits: bits of all its weights.
+        cost: expected cost.
+    """
+
+    widths: int | ChannelWidths
+    bits: int
+    cost: float
+
+
+def ladder_of(
+    layer: LayerSensitivity,
+    groups: ChannelGroups | None,
+    costs: FloatArray,
+    candidates: tuple[int, ...],
+    start: int | ChannelWidths,
+) -> tuple[list[Rung], int]:
+    """Return the rungs of a layer and the index of the one that it starts from.
+
+    Args:
+        layer: the layer.
+        groups: its output channels; None: the rungs are whole widths.
+        costs: (b,) costs of the whole layer at the candidates.
+        candidates: widths in bits, ascending.
+        start: the widths that it has.
+    """
+    inputs = layer.shape[1]
+    whole = {
+        bits: Rung(bits, layer.parameters * bits, float(cost)) for bits, cost in zip(candidates, costs, strict=True)
+    }
+    found = dict[int, Rung]()
+    if groups is None:
+        found = {rung.bits: rung for rung in whole.values()}
+    else:
+        kind = mixes_in_bits([layer], [groups], candidates, costs[None], np.zeros(1), (np.zeros(1),))
+        unit = float(costs.max()) / layer.parameters
+        for price in _PRICES.tolist():
+            for mix in kind.price(np.array([1.0, price * unit]))[1].values():
+                rung = _rung(mix, groups, inputs, costs, candidates)
+                found[rung.bits] = rung
+        found |= {rung.bits: rung for rung in (whole[candidates[0]], whole[candidates[-1]])}
+    if isinstance(start, int):
+        first = whole[start]
+    else:
+        assert groups is not None
+        first = _rung(tuple(start.counts.items()), groups, inputs, costs, candidates)
+    step = 0.99 * STEP * layer.parameters
+    rungs = [first]
+    for bits in sorted(found):
+        if bits > rungs[-1].bits + step:
+            rungs.append(found[bits])
+    below: list[Rung] = []
+    for bits in sorted(found, reverse=True):
+        if bits < (below[-1] if below else first).bits - step:
+            below.append(found[bits])
+    return [*reversed(below), *rungs], len(below)
+
+
+def _rung(mix: RowCounts, groups: ChannelGroups, inputs: int, costs: FloatArray, candidates: tuple[int, ...]) -> Rung:
+    cost = linear_costs(groups, mix, costs.tolist(), candidates)
+    return Rung(groups.widths(mix), inputs * sum(bits * count for bits, count in mix), cost)
