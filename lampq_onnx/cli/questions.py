@@ -30,8 +30,8 @@ def asked_values(model: str | None, values: Values) -> tuple[str, Values]:
         values: options that were given.
     """
     if not can_ask():
-        return model or DIGITS, values
-    name = model or typer.prompt(MODEL, default=DIGITS)
+        return DIGITS if model is None else model, values
+    name = typer.prompt(MODEL, default=DIGITS) if model is None else model
     if name == DIGITS:
         return name, values
     own, images = values.get("model", {}), values.get("images", {})
