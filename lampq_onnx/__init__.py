@@ -83,7 +83,8 @@ if TYPE_CHECKING:
     from lampq_onnx.quantization.activations import ActivationQuantizer
     from lampq_onnx.quantization.weights import Grid, QuantizedWeight
     from lampq_onnx.running.progress import ProgressSink
-    from lampq_onnx.runtime.explain import Explanation, LayerKernel
+    from lampq_onnx.runtime.explain import Explanation
+    from lampq_onnx.runtime.layer_kernels import LayerKernel
     from lampq_onnx.serving.formats import Packaged, package
     from lampq_onnx.workflow.inspecting import explain, inspect, probe
     from lampq_onnx.workflow.reporting import report
@@ -163,7 +164,8 @@ _NAMES = {
     "lampq_onnx.quantization.activations": ("ActivationQuantizer",),
     "lampq_onnx.quantization.weights": ("Grid", "QuantizedWeight"),
     "lampq_onnx.running.progress": ("ProgressSink",),
-    "lampq_onnx.runtime.explain": ("Explanation", "LayerKernel"),
+    "lampq_onnx.runtime.explain": ("Explanation",),
+    "lampq_onnx.runtime.layer_kernels": ("LayerKernel",),
     "lampq_onnx.serving.formats": ("Packaged", "package"),
     "lampq_onnx.workflow.inspecting": ("explain", "inspect", "probe"),
     "lampq_onnx.workflow.reporting": ("report",),

@@ -81,7 +81,8 @@ class Target:
         gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
             products take so much longer that nothing is gained; on arm64 it was not measured.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
-            product that is split (docs/runtime/passes.md). Not measured on arm64.
+            product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
+            float; it joins the parts to one product of integers.
         grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
             wider than the weights are.
         moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
@@ -120,7 +121,7 @@ class Target:
     @property
     def timed(self) -> bool:
         """Whether `probe` can time its files here."""
-        return self.runner == "onnxruntime"
+        return self.runner is not None
 
     @property
     def packing(self) -> Packing:
@@ -183,6 +184,32 @@ class Target:
                 hint=f"use --packing {' or '.join(self.packings)}",
             )
 
+    def require_channel_widths(self, packing: Packing, where: str = "") -> None:
+        """Refuse output channels of different widths where a layer can have only one width.
+
+        Args:
+            packing: storage of the weights.
+            where: what has these widths, for the message, e.g. "layer blocks.0.attn.qkv".
+
+        Raises:
+            UsageError: the target reads weights directly from the file, or the storage has one type for a whole layer.
+        """
+        start = f"{where}: " if where else ""
+        if not self.folds:
+            raise UsageError(
+                f"{start}all output channels of a layer have one width in files for {self.name}, which does not unpack "
+                "weights when it loads a file",
+                hint="use --granularity layer, or remove channel_widths from the plan",
+            )
+        if packing == "native":
+            raise UsageError(
+                f"{start}native storage has one integer type for a layer, so narrow output channels would save nothing",
+                hint="use --packing exact or --packing container, or remove channel_widths from the plan",
+            )
+
+
+RUNNERS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO, which lampq-onnx[openvino] installs"}
+"""Runtimes that run, check and time files here (`lampq_onnx.runtime.runtimes`) -> what they are."""
 
 _FLOAT_LAYER = Kernel((FLOAT,), (FLOAT,), "float")
 
@@ -271,6 +298,8 @@ TARGETS = {
             packings=("container",),
             symmetric=True,
             folds=False,
+            part_products=True,
+            verified=Verified("python -m tools.bench.tensorrt", "builder of TensorRT-RTX 1.7.1", "2026-11-30"),
             opset=20,
         ),
         # Layers run on int8 kernels if their weights are int8 and have no zero point, and if no operator is left to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -81,6 +81,36 @@ Order = Annotated[
 ]
 
 
+def mean_bits(bits: int, counts: Mapping[int, int] | None) -> float:
+    """Return the average width of a layer's weights.
+
+    Args:
+        bits: width of the layer, if all output channels have the same.
+        counts: width -> number of output channels; None: all have ``bits``.
+    """
+    if not counts:
+        return float(bits)
+    return sum(width * count for width, count in counts.items()) / sum(counts.values())
+
+
+def bits_text(bits: int, counts: Mapping[int, int] | None) -> str:
+    """Format the width of a layer's weights: the average and the span, if output channels differ.
+
+    >>> bits_text(4, None), bits_text(5, {2: 64, 3: 32, 5: 32})
+    ('4', '3.00 (2-5)')
+    """
+    if not counts or len(counts) == 1:
+        return str(bits)
+    return f"{mean_bits(bits, counts):.2f} ({min(counts)}-{max(counts)})"
+
+
+def counts_text(counts: Mapping[int, int]) -> str:
+    """Format how many output channels have each width, e.g. "64 channels of 2 bits, 32 of 3"."""
+    parts = [f"{count} of {width}" for width, count in counts.items()]
+    first, _, rest = parts[0].partition(" of ")
+    return ", ".join([f"{first} channels of {rest} bits", *parts[1:]])
+
+
 class ChannelWidths(Record):
     """Widths of a layer's output channels: how many have each width, and in which order they get them."""
 
@@ -117,7 +147,7 @@ class ChannelWidths(Record):
     @property
     def mean(self) -> float:
         """The average width. All channels have equally many weights, so it is that of the weights too."""
-        return sum(width * count for width, count in self.counts.items()) / len(self.order)
+        return mean_bits(self.widest, self.counts)
 
     def row_bits(self) -> npt.NDArray[np.int8]:
         """Return the width of each output channel in its natural order, int8 (channels,)."""

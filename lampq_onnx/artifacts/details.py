@@ -26,7 +26,7 @@ class OutputErrors(Record):
 
 
 class OperatorTime(Record):
-    """Time of the kernels of one operator type, after onnxruntime's optimizations."""
+    """Time of the kernels of one operator type, after the runtime's optimizations."""
 
     operator: str = Field(description="type of the operator")
     float_ms: float = Field(description="milliseconds per run, all nodes of this type; 0: the file has none")
@@ -36,7 +36,7 @@ class OperatorTime(Record):
 
 
 class OperatorTimes(Record):
-    """onnxruntime's profile of both files: medians over alternating runs."""
+    """The runtime's profile of both files: medians over alternating runs."""
 
     threads: int = Field(description="threads of onnxruntime")
     batch: int = Field(description="images in a batch")

@@ -85,7 +85,10 @@ class LatencyTable(Artifact):
     target: str = Field(description="target whose forms were timed")
     cpu: str = Field(description="name of the processor")
     onnxruntime: str = Field(description="version of onnxruntime")
-    threads: int = Field(description="threads of onnxruntime")
+    runtime: str = Field(
+        default="", description="what was timed, and its arithmetic beside integers; empty in older tables: onnxruntime"
+    )
+    threads: int = Field(description="threads of the runtime")
     batch: int = Field(description="images in a batch")
     float_bytes: int = Field(gt=0, description="size of the float file")
     float_ms: float = Field(gt=0, description="whole file with every layer in float, median")

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from lampq_onnx.artifacts.channel_widths import ChannelWidths
+from lampq_onnx.artifacts.channel_widths import ChannelWidths, bits_text
 from lampq_onnx.artifacts.sensitivities import ActivationRange
 from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
@@ -140,6 +140,11 @@ class LayerPlan(Record):
     def mean_weight_bits(self) -> float:
         """Average width of the weights."""
         return float(self.weight_bits) if self.channel_widths is None else self.channel_widths.mean
+
+    @property
+    def bits_text(self) -> str:
+        """The width of the weights as text: average and span if output channels differ."""
+        return bits_text(self.weight_bits, None if self.channel_widths is None else self.channel_widths.counts)
 
     def row_bits(self, rows: int) -> npt.NDArray[np.int8]:
         """Return the width of each output channel in its natural order, int8 (rows,).

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.artifacts.not_done import NotDone
@@ -120,7 +121,7 @@ class Latency(Record):
     quantized_ms: float = Field(description="median milliseconds of the quantized file, per batch")
     speedup: float = Field(description="median over rounds of float time / quantized time")
     speedup_quartiles: tuple[float, float] = Field(description="first and third quartile of the speedup over rounds")
-    threads: int = Field(description="threads of onnxruntime")
+    threads: int = Field(description="threads of the runtime")
     batch: int = Field(description="images in a batch")
     runs: int = Field(description="number of rounds")
     float_samples_ms: tuple[float, ...] = Field(description="milliseconds of the float file in every round")
@@ -128,7 +129,7 @@ class Latency(Record):
 
 
 class Fidelity(Record):
-    """Whether onnxruntime computes what the QDQ graph and the simulation say."""
+    """Whether the runtime computes what the QDQ graph and the simulation say."""
 
     layer_max: float | None = Field(
         description="largest relative error of a layer, kernel against reference QDQ, same input; null: not finite"
@@ -148,7 +149,7 @@ class LayerReport(Record):
 
     name: str = Field(description="name of the layer")
     type: str = Field(description="qkv, proj, fc1, fc2, patch_embed, head, linear or conv")
-    weight_bits: int = Field(description="width of the weights")
+    weight_bits: int = Field(description="width of the weights; the widest one if output channels differ")
     activation_bits: int = Field(description="width of the input; 32 is float")
     storage: str = Field(description="how the integers lie in the file: exact, int2, int4, int8 or uint8")
     scheme: str = Field(description="grid of the levels: mid-tread (zero is one) or mid-rise")
@@ -164,6 +165,19 @@ class LayerReport(Record):
         default=None,
         description="|What Xhat - W X|^2 / |W X|^2 on calibration images, Xhat from the quantized model",
     )
+    channel_bits: dict[int, int] | None = Field(
+        default=None, description="width -> number of output channels; null: all have the same width"
+    )
+
+    @property
+    def mean_weight_bits(self) -> float:
+        """Average width of the weights."""
+        return mean_bits(self.weight_bits, self.channel_bits)
+
+    @property
+    def bits_text(self) -> str:
+        """The width of the weights as text: average and span if output channels differ."""
+        return bits_text(self.weight_bits, self.channel_bits)
 
 
 class Allocation(Record):
@@ -216,6 +230,9 @@ class Environment(Record):
     )
     cores: int = Field(description="number of cores that the run could use")
     target: str = Field(description="target that the file was made for")
+    runtime: str = Field(
+        default="", description="what ran the files, and its arithmetic beside integers; empty in older reports"
+    )
 
 
 class Report(Shown, Artifact):
@@ -232,7 +249,7 @@ class Report(Shown, Artifact):
     size: Size = Field(description="bytes of both files")
     bits: Bits = Field(description="average widths")
     latency: Latency = Field(description="times of both files")
-    fidelity: Fidelity = Field(description="whether onnxruntime computes what the file says")
+    fidelity: Fidelity = Field(description="whether the runtime computes what the file says")
     allocation: Allocation | None = Field(
         default=None, description="how the widths were found; null: only the file is known"
     )

@@ -43,7 +43,7 @@ def print_explanation(found: Explanation, path: Path) -> None:
     integer = sum(layer.integer for layer in found.layers)
     out.print(
         f"{integer} of {len(found.layers)} linear layers are on integer kernels; batch {found.batch}, {found.threads} "
-        f"thread(s), medians of {found.runs} profiled runs on {describe_environment('').cpu}",
+        f"thread(s), medians of {found.runs} profiled runs of {found.runtime} on {describe_environment('').cpu}",
         markup=False,
     )
     print_not_done(found.not_done)

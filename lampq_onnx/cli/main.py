@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lampq_onnx.cli.bench import bench
 from lampq_onnx.cli.commands import analyze, quantize
 from lampq_onnx.cli.compare import compare
 from lampq_onnx.cli.doctor import doctor
@@ -38,6 +39,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "report": report,
         "inspect": inspect,
         "explain": explain,
+        "bench": bench,
         "package": package,
     },
     "Single stages": {

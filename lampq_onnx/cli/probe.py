@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable
 
 
-@with_options("--target", "--latency-threads", "--latency-batch")
+@with_options("--target", "--runtime", "--inference-precision", "--latency-threads", "--latency-batch")
 def probe(
     *,
     float_model: Annotated[
@@ -32,7 +32,7 @@ def probe(
     """Time the layers on this machine, for --max-latency of allocate and quantize.
 
     Each layer shape is timed in float and in each form that the target has for it. Shapes that were timed before with
-    this onnxruntime on this CPU are taken from the cache.
+    this version of the runtime on this CPU are taken from the cache.
     """
     from lampq_onnx.cli.voice import Voice
     from lampq_onnx.disk.existing import require_new_files
@@ -46,6 +46,8 @@ def probe(
         table = measure(
             float_model,
             target=form.target,
+            runtime=form.runtime,
+            inference_precision=form.inference_precision,
             threads=form.latency_threads,
             batch=form.latency_batch,
             rounds=turns,
@@ -60,6 +62,7 @@ def _print(table: LatencyTable, path: Path) -> None:
     from lampq_onnx.cli.columns import Column, console, print_table, words
 
     out = console()
+    place = f"{table.runtime or 'onnxruntime'} on {table.cpu}, {table.threads} thread(s)"
     columns = [
         words("shape"), Column("layers", 1), Column("W bits"), Column("A bits"), Column("storage", 3), Column("ms"),
         Column("noise", 2), Column("of float"),
@@ -74,7 +77,7 @@ def _print(table: LatencyTable, path: Path) -> None:
         )
         for time in table.times
     ]  # fmt: skip
-    print_table(out, columns, rows, f"{table.model} on {table.cpu}, {table.threads} thread(s)")
+    print_table(out, columns, rows, f"{table.model} in {place}")
     # Layers of microseconds are shorter in a graph than alone, where a call of the session comes on top.
     rest = f"; {table.fixed_ms:.2f} ms beside the layers" if table.fixed_ms > 0 else ""
     out.print(

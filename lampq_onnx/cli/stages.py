@@ -97,7 +97,7 @@ def convert(
 
 
 @with_options(
-    "--validation", "--mean", "--std", "--crop",
+    "--validation", "--mean", "--std", "--crop", "--runtime", "--inference-precision",
     "--threads", "--latency-threads", "--latency-batch", "--latency-runs",
 )  # fmt: skip
 def validate(

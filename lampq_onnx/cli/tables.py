@@ -33,7 +33,7 @@ def print_report_layers(report: Report) -> None:
     ]  # fmt: skip
     rows = [
         (
-            layer.name, layer.type, str(layer.weight_bits), str(layer.activation_bits), layer.storage,
+            layer.name, layer.type, layer.bits_text, str(layer.activation_bits), layer.storage,
             f"{layer.bytes / 1e3:.1f}", _number(layer.trace), _number(layer.omega), _number(layer.reconstruction_error),
         )
         for layer in report.layers
@@ -69,6 +69,7 @@ def print_summary(report: Report) -> None:
             f"(batch {latency.batch}, {latency.threads} thread(s), {latency.runs} interleaved runs)",
         ),
         ("images", report.preprocessing),
+        *([("runtime", report.environment.runtime)] if report.environment.runtime else []),
         (
             "machine",
             f"{report.environment.cpu}; {', '.join(report.environment.cpu_flags) or 'no vector flags'}",
@@ -207,7 +208,7 @@ def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> 
     """Print the width of each layer, and how much of each budget the plan uses."""
     out = console()
     rows = [
-        (name, layer.type or "", f"{layer.weight_bits}{' (fixed)' if layer.fixed else ''}", str(layer.activation_bits))
+        (name, layer.type or "", f"{layer.bits_text}{' (fixed)' if layer.fixed else ''}", str(layer.activation_bits))
         for name, layer in plan.layers.items()
     ]
     columns = [words("layer"), words("type", 1), Column("W bits"), Column("A bits")]
@@ -271,7 +272,7 @@ def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:
     ]  # fmt: skip
     rows = [
         (
-            layer.name, layer.type, str(layer.weight_bits), str(layer.activation_bits), layer.storage, layer.scheme,
+            layer.name, layer.type, layer.bits_text, str(layer.activation_bits), layer.storage, layer.scheme,
             f"{layer.parameters:,}", f"{layer.bytes:,}", f"{8 * layer.bytes / max(layer.parameters, 1):.2f}",
         )
         for layer in layers

@@ -108,6 +108,8 @@ class _Output(TypedDict, total=False):
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
+    runtime: str | None
+    inference_precision: Literal["auto", "f32", "bf16", "f16"] | None
     batch: int | None
     threads: int | None
     latency_threads: int | None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from lampq_onnx.artifacts.task import TASKS
-from lampq_onnx.targets import BY_CPU, PACKINGS, TARGETS
+from lampq_onnx.targets import BY_CPU, PACKINGS, RUNNERS, TARGETS
 
 Names = Mapping[str, str]
 """Name -> one line that says what it is."""
@@ -34,6 +34,11 @@ def targets() -> Names:
     return {**BY_CPU, **{name: target.runtime for name, target in TARGETS.items()}}
 
 
+def runtimes() -> Names:
+    """Runtimes that run files here, and `auto`."""
+    return {"auto": "the runtime of the target; onnxruntime if none runs its files here", **RUNNERS}
+
+
 def tasks() -> Names:
     """Tasks, and `auto`."""
     return {"auto": "found from the outputs of the model and the labels"} | dict(TASKS)
@@ -52,6 +57,7 @@ def efforts() -> Names:
 TABLES: Mapping[str, Callable[[], Names]] = {
     "metrics": metrics,
     "targets": targets,
+    "runtimes": runtimes,
     "tasks": tasks,
     "efforts": efforts,
     "packings": packings,

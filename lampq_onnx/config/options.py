@@ -21,6 +21,7 @@ from lampq_onnx.config.readers import (
     calibration_text,
     known_device,
     known_model_name,
+    known_runtime,
     known_target,
     latency_text,
     not_empty,
@@ -31,6 +32,7 @@ from lampq_onnx.config.readers import (
 )
 from lampq_onnx.disk.option import BUDGETS, IMAGES, METHOD, MODEL, OUTPUT, RESEARCH, Option, SameAs
 from lampq_onnx.disk.records import Record
+from lampq_onnx.targets import BY_CPU
 
 MOST_IMAGES, MOST_TURNS, MOST_THREADS, MOST_BATCH = 10**9, 10**6, 1024, 65536
 """Upper bounds of options: larger numbers are typing errors."""
@@ -417,6 +419,27 @@ class OutputOptions(Record):
         AfterValidator(known_target),
         Option("Where the file will run: {targets}. auto is this machine.", OUTPUT, level="basic", names="targets"),
     ] = "auto"
+    runtime: Annotated[
+        str,
+        AfterValidator(known_runtime),
+        Option(
+            "What checks and times the file here: {runtimes}. auto: the runtime of the target. If --target is auto, it "
+            "follows this option.",
+            OUTPUT,
+            level="basic",
+            names="runtimes",
+            shapes_file=False,
+        ),
+    ] = "auto"
+    inference_precision: Annotated[
+        Literal["auto", "f32", "bf16", "f16"],
+        Option(
+            "Arithmetic of the runtime beside its integer kernels. auto: its own default, which is bf16 in OpenVINO on "
+            "CPUs that have it; onnxruntime has f32 alone.",
+            OUTPUT,
+            shapes_file=False,
+        ),
+    ] = "auto"
     batch: Annotated[
         int | None,
         Field(ge=1, le=MOST_BATCH),
@@ -470,3 +493,8 @@ class OutputOptions(Record):
             shapes_file=False,
         ),
     ] = ()
+
+    @property
+    def target_name(self) -> str:
+        """Name of the target; `auto` follows the runtime, where one is given."""
+        return self.runtime if self.target == "auto" and self.runtime in BY_CPU else self.target

@@ -10,7 +10,7 @@ from lampq_onnx.allocation.limits import parse_bops, parse_latency, parse_size
 from lampq_onnx.disk.checkpoint_files import names_checkpoint
 from lampq_onnx.disk.wording import joined, shown
 from lampq_onnx.errors import UsageError
-from lampq_onnx.targets import target_for
+from lampq_onnx.targets import RUNNERS, target_for
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
 
@@ -136,6 +136,17 @@ def known_target(value: str) -> str:
         UsageError: there is none of this name.
     """
     target_for(value, "", ())
+    return value
+
+
+def known_runtime(value: str) -> str:
+    """The name of a runtime that runs files here, or auto.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if value not in ("auto", *RUNNERS):
+        raise ValueError(f"must be auto or one of {', '.join(RUNNERS)}, not {value!r}")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -36,3 +36,14 @@ def require_complete(model: ir.Model, plan: BitPlan, names: Iterable[str]) -> No
                 f"layer {name} has {widths[0]} weight and {widths[1]} activation bits in the converted graph, and "
                 f"{wanted.weight_bits} and {wanted.activation_bits} in the plan"
             )
+        counts = None if wanted.channel_widths is None else wanted.channel_widths.counts
+        if counts is not None and (found.channel_bits or {found.weight_bits: sum(counts.values())}) != counts:
+            raise LampqError(
+                f"layer {name} has output channels of {_counted(found.channel_bits)} in the converted graph, and of "
+                f"{_counted(counts)} in the plan"
+            )
+
+
+def _counted(counts: Mapping[int, int] | None) -> str:
+    """Format widths and numbers of channels."""
+    return ", ".join(f"{width} bits ({count})" for width, count in (counts or {}).items()) or "one width"

@@ -11,16 +11,16 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
-from pydantic import ValidationError
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.converter.completeness import require_complete
+from lampq_onnx.converter.embedded import embed_plan
 from lampq_onnx.converter.order import closing_steps, conversion_steps
 from lampq_onnx.converter.packing.storage import Stored
-from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
-from lampq_onnx.graph.keys import PLAN_KEY, TARGET_KEY
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers
 from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.graph.refusals import Refusal, grouped
@@ -186,7 +186,8 @@ def convert_model(
         batch: number of images that the file takes at once; None: the target's, or any.
 
     Raises:
-        UsageError: the target has no kernel for widths of the plan, or does not read the storage.
+        UsageError: the target has no kernel for widths of the plan, does not read the storage, or cannot have channels
+            of different widths in it.
         LampqError: the plan does not fit the graph.
     """
     require_runnable(plan, target)
@@ -194,6 +195,9 @@ def convert_model(
     storages = {name: layer.storage for name, layer in plan.layers.items() if layer.storage is not None}
     for form in {storage, *storages.values()}:
         target.require_packing(form)
+    for name, layer in plan.layers.items():
+        if layer.channel_widths is not None and len(layer.channel_widths.counts) > 1:
+            target.require_channel_widths(layer.storage or storage, f"layer {name}")
     # Files of old exporters list their weights as inputs, which would keep unused weights alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
     layers = planned_layers(model, plan)
@@ -209,7 +213,7 @@ def convert_model(
     passes = {step.name: step.count for step in done}
     passes["RemovedInitializers"] = before - len(model.graph.initializers)
     model.metadata_props[TARGET_KEY] = target.name
-    model.metadata_props[PLAN_KEY] = plan.model_dump_json(exclude_none=True)
+    embed_plan(model, plan)
     return Conversion(
         model=model,
         passes=passes,
@@ -227,28 +231,8 @@ def require_runnable(plan: BitPlan, target: Target) -> None:
         UsageError: names the layer and the nearest widths that the target can run.
     """
     for name, layer in plan.layers.items():
-        if layer.channel_widths is not None and len(layer.channel_widths.counts) > 1:
-            raise UsageError(
-                f"layer {name}: files with several widths in one layer cannot be written yet",
-                hint="remove channel_widths of this layer from the plan",
-            )
         if layer.quantized:
             target.require_pair(layer.weight_bits, layer.activation_bits, f"layer {name}")
-
-
-def embedded_plan(model: ir.Model, path: Path) -> BitPlan | None:
-    """Read the plan inside a converted file; None for files of other tools.
-
-    Raises:
-        LampqError: the plan in the file is damaged.
-    """
-    text = model.metadata_props.get(PLAN_KEY)
-    if text is None:
-        return None
-    try:
-        return BitPlan.model_validate_json(text)
-    except ValidationError as error:
-        raise LampqError(f"the plan inside {path} (metadata {PLAN_KEY}) is damaged") from error
 
 
 def check_file(path: Path) -> None:

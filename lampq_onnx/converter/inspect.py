@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
 from lampq_onnx.artifacts.plan import FLOAT_BITS
+from lampq_onnx.converter.packing.pool_rows import channel_rows
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.bias import bias_of, result_of
 from lampq_onnx.graph.keys import (
     ACTIVATION_BITS_KEY,
+    CHANNEL_BITS_KEY,
     SCHEME_KEY,
     SHARED_NAMES,
     STORAGE_KEY,
@@ -42,7 +46,8 @@ class QuantizedLayer:
     Attributes:
         name: layer name.
         type: layer type, e.g. qkv.
-        weight_bits: planned width; in files of other tools, the width of the stored type.
+        weight_bits: planned width, the widest one if output channels differ; in files of other tools, the width of the
+            stored type.
         activation_bits: planned width of the input, or that of its type; 32 if the input is not quantized.
         storage: exact, int2, int4, int8, uint8 ...
         scheme: how the integers are scaled.
@@ -51,6 +56,7 @@ class QuantizedLayer:
         input: name of the float tensor that the layer reads (before quantization).
         outputs: names of the float tensors that it writes, bias included; several if queries, keys and values are
             separate products.
+        channel_bits: width -> number of output channels; None: all have one width.
     """
 
     name: str
@@ -63,6 +69,17 @@ class QuantizedLayer:
     parameters: int
     input: str
     outputs: tuple[str, ...]
+    channel_bits: Mapping[int, int] | None = None
+
+    @property
+    def mean_weight_bits(self) -> float:
+        """Average width of the weights."""
+        return mean_bits(self.weight_bits, self.channel_bits)
+
+    @property
+    def bits_text(self) -> str:
+        """The width of the weights as text: average and span if output channels differ."""
+        return bits_text(self.weight_bits, self.channel_bits)
 
 
 def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
@@ -79,8 +96,20 @@ def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
             whole = source if source is not None and source.op_type == "Split" else node
             layer = node.metadata_props.get(UNIT_KEY) or whole
             first = layers.get(layer)
-            layers[layer] = part if first is None else replace(first, outputs=(*first.outputs, *part.outputs))
+            layers[layer] = part if first is None else _joined(first, part, scaling)
     return list(layers.values())
+
+
+def _joined(first: QuantizedLayer, part: QuantizedLayer, scaling: ir.Node) -> QuantizedLayer:
+    """Join separate products of one layer; weights that were cut before they were written add up."""
+    source = scaling.inputs[0]
+    own = source is not None and source.const_value is not None
+    return replace(
+        first,
+        outputs=(*first.outputs, *part.outputs),
+        bytes=first.bytes + (part.bytes if own else 0),
+        parameters=first.parameters + (part.parameters if own else 0),
+    )
 
 
 def broken_constants(model: ir.Model) -> list[str]:
@@ -121,6 +150,12 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
     bits = _width(node, labels, WEIGHT_BITS_KEY, type_bits)
     storage = labels.get(STORAGE_KEY) or (stored.dtype.name.lower() if stored is not None else "unknown")
     total = sum(v.const_value.nbytes for v in data if v.const_value is not None)
+    channels = _channel_bits(node, labels)
+    rows = channel_rows(scaling)
+    count = _count(scaling, data, bits)
+    if channels is not None and rows is not None:
+        count = sum(channels.values()) * rows.inputs
+        total = -(-sum(width * number for width, number in channels.items()) * rows.inputs // 8)
     start, activation_bits = _activation(node)
     output = result_of(node)
     readers = [use.node for use in output.uses()]
@@ -134,9 +169,10 @@ def _layer(node: ir.Node, scaling: ir.Node) -> QuantizedLayer:
         storage=storage,
         scheme=labels.get(SCHEME_KEY, "per-channel" if scale is not None and _is_vector(scale) else "per-tensor"),
         bytes=total,
-        parameters=_count(scaling, data, bits),
+        parameters=count,
         input=start.name or "",
         outputs=(output.name or "",),
+        channel_bits=channels,
     )
 
 
@@ -155,6 +191,18 @@ def _width(node: ir.Node, labels: Mapping[str, str], key: str, default: int) -> 
     if not text.isdecimal() or not 1 <= int(text[:3]) <= FLOAT_BITS:
         raise LampqError(f"the metadata {key} of node {node.name} is {text[:40]!r}, not a width in bits")
     return int(text)
+
+
+def _channel_bits(node: ir.Node, labels: Mapping[str, str]) -> dict[int, int] | None:
+    """Read how many output channels have each width; None: all have the same."""
+    text = labels.get(CHANNEL_BITS_KEY)
+    if text is None:
+        return None
+    pairs = [re.fullmatch(r"([1-8]):([1-9][0-9]{0,8})", word) for word in text.split()]
+    found = {int(pair[1]): int(pair[2]) for pair in pairs if pair is not None}
+    if not found or len(found) != len(pairs):
+        raise LampqError(f"the metadata {CHANNEL_BITS_KEY} of node {node.name} is {text[:40]!r}, not widths in bits")
+    return found
 
 
 def _is_fixed(value: ir.Value | None) -> bool:

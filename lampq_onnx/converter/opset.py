@@ -42,7 +42,7 @@ class RaiseOpset(CountingPass):
         self._packing = packing
         self._target = target
         self._weights = max(
-            (opset_of_weight(p.weight.bits, storages.get(name, packing)) for name, p in parameters.items()), default=0
+            (opset_of_weight(p.weight, storages.get(name, packing)) for name, p in parameters.items()), default=0
         )
         self._inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +37,16 @@ from lampq_onnx.measures.error_meter import Outputs
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import Clock, ProgressSink
 from lampq_onnx.runtime import describe_environment, open_runner
-from lampq_onnx.runtime.explain import slowness
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, engine_for
+from lampq_onnx.runtime.explain import explain_file, slowness
 from lampq_onnx.runtime.operators import operator_times
+from lampq_onnx.runtime.runtimes import described, in_float32, runtime_of
 
 PROFILED_RUNS = 10
 """Runs of each file in a profile: the profile shows where the time goes, the latency how much it is."""
+
+NAMED_LAYERS = 8
+"""Number of layers without an integer kernel that a note names."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def share_accuracy(
     *,
     simulation: Simulation | None = None,
     changes: ChangeMeter | None = None,
+    engine: Engine = ONNXRUNTIME,
 ) -> PairFigures:
     """Compute this process's part of the accuracy, and return the figures of all processes; see `measure_accuracy`.
 
@@ -103,20 +109,43 @@ def share_accuracy(
         progress: is told how many images are done.
         simulation: the quantized model in PyTorch, if there is one.
         changes: collects the images of this process whose answer changes.
+        engine: what runs the files; the float file always computes in float32.
     """
     answers = files.task.outputs
+    float32 = replace(engine, precision="f32")
     return measure_accuracy(
-        open_runner(files.reference, threads=threads, answers=answers),
-        open_runner(files.quantized, threads=threads, answers=answers),
+        open_runner(files.reference, threads=threads, answers=answers, engine=float32),
+        open_runner(files.quantized, threads=threads, answers=answers, engine=engine),
         open_runner(files.quantized, threads=threads, optimize=False, answers=answers),
         simulation,
         batches_of(files.images, files.preprocessing, BATCH),
         total=len(files.images),
+        exact=None
+        if in_float32(engine)
+        else open_runner(files.quantized, threads=threads, answers=answers, engine=float32),
         meter=meter_for(files.task, files.images, files.preprocessing),
         group=group,
         changes=changes,
         progress=progress,
     )
+
+
+def _kernels(files: FilePair, images: npt.NDArray[np.float32], engine: Engine) -> list[str]:
+    """Say what a runtime other than onnxruntime reports of the layers, and how they were compared."""
+    if engine.runtime == ONNXRUNTIME.runtime:
+        return []
+    names = {layer.name for layer in files.layers}
+    layers = [
+        layer
+        for layer in explain_file(files.quantized, images, threads=1, runs=1, engine=engine).layers
+        if layer.name in names
+    ]
+    others = [f"{layer.name} ({layer.kernel}: {layer.reason})" for layer in layers if not layer.integer]
+    found = f"{described(engine)} runs {len(layers) - len(others)} of {len(layers)} quantized layers on integer kernels"
+    notes = [f"{found}{'; not: ' + ', '.join(others[:NAMED_LAYERS]) if others else ''}"]
+    if not in_float32(engine):
+        notes.append("layers, and the error that kernels add, were compared in float32, accuracy and latency as run")
+    return notes
 
 
 def _partial(group: Group) -> list[str]:
@@ -153,12 +182,13 @@ def check_files(
     Raises:
         LampqError: a file does not load, or images and files do not fit together.
     """
+    engine = engine_for(options.runtime, options.inference_precision, target)
     changes = ChangeMeter() if files.task.kind == "classification" else None
-    figures = share_accuracy(files, threads, group, clock, simulation=simulation, changes=changes)
+    figures = share_accuracy(files, threads, group, clock, simulation=simulation, changes=changes, engine=engine)
     accuracy = figures.accuracy
     first = next(batches_of(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):
-        fidelity = measure_fidelity(files.quantized, files.layers, first, figures, threads=threads)
+        fidelity = measure_fidelity(files.quantized, files.layers, first, figures, threads=threads, engine=engine)
     batch = np.resize(first, (options.latency_batch, *first.shape[1:]))
     with clock.stage("latency"):
         latency = measure_latency(
@@ -167,9 +197,15 @@ def check_files(
             batch,
             threads=options.latency_threads,
             runs=options.latency_runs,
+            engine=engine,
         )
         operators = operator_times(
-            files.reference, files.quantized, batch, threads=options.latency_threads, runs=PROFILED_RUNS
+            files.reference,
+            files.quantized,
+            batch,
+            threads=options.latency_threads,
+            runs=PROFILED_RUNS,
+            engine=engine,
         )
     with clock.stage("output errors"):
         errors = measure_output_errors(files.reference, files.quantized, files.layers, first, threads=threads)
@@ -180,7 +216,7 @@ def check_files(
         if changes is None
         else changed_answers(changes, files.images, files.preprocessing, files.task.classes),
     )
-    slow = slowness(files.reference, files.quantized, batch, latency) if latency.speedup < 1 else []
+    slow = slowness(files.reference, files.quantized, batch, latency, engine=engine) if latency.speedup < 1 else []
     return Report(
         model=files.model,
         written=now(),
@@ -191,13 +227,25 @@ def check_files(
         latency=latency,
         fidelity=fidelity,
         seconds=dict(clock.seconds),
-        environment=describe_environment(target),
+        environment=describe_environment(target).model_copy(update={"runtime": described(engine)}),
         layers=tuple(layer_report(layer) for layer in files.layers),
         details=details,
         limits=limits,
-        problems=problems_of(accuracy, fidelity, figures.broken_plain, broken_constants(load_model(files.quantized))),
+        problems=problems_of(
+            accuracy,
+            fidelity,
+            figures.broken_plain,
+            broken_constants(load_model(files.quantized)),
+            runtime_of(engine.runtime).words,
+        ),
         model_sha256=file_sha256(files.quantized),
-        notes=(*_scored(files.task), *slow, *_partial(group), *not_measured(accuracy, fidelity, latency)),
+        notes=(
+            *_scored(files.task),
+            *slow,
+            *_kernels(files, batch, engine),
+            *_partial(group),
+            *not_measured(accuracy, fidelity, latency),
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.converter.convert import embedded_plan
+from lampq_onnx.converter.embedded import embedded_plan
 from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.keys import CLASSES_KEY, MODEL_KEY, PREPROCESSING_KEY, SOURCE_KEY

@@ -190,7 +190,11 @@ def require_gates(report: Report, limits: GateLimits | None = None) -> None:
 
 
 def problems_of(
-    accuracy: Accuracy, fidelity: Fidelity, broken_plain: int = 0, broken_constants: Sequence[str] = ()
+    accuracy: Accuracy,
+    fidelity: Fidelity,
+    broken_plain: int = 0,
+    broken_constants: Sequence[str] = (),
+    runtime: str = "onnxruntime",
 ) -> tuple[Problem, ...]:
     """List what is wrong with a file on the machine that measured it.
 
@@ -199,6 +203,7 @@ def problems_of(
         fidelity: the measured fidelity.
         broken_plain: number of images for which the file without optimizations gives NaN or infinity.
         broken_constants: constants of the file that hold NaN or infinity; QuantizeLinear may hide their effect.
+        runtime: what ran the file, in words.
     """
     found: list[tuple[ProblemCode, str, str | None]] = []
     if accuracy.broken:
@@ -225,7 +230,7 @@ def problems_of(
         found.append(
             (
                 "layer-differs",
-                f"onnxruntime computes layer {fidelity.layer_worst} with {NOT_FINITE}",
+                f"{runtime} computes layer {fidelity.layer_worst} with {NOT_FINITE}",
                 fidelity.layer_worst,
             )
         )
@@ -233,7 +238,7 @@ def problems_of(
         found.append(
             (
                 "layer-differs",
-                f"onnxruntime computes layer {fidelity.layer_worst} with a relative error of {fidelity.layer_max:.1e} "
+                f"{runtime} computes layer {fidelity.layer_worst} with a relative error of {fidelity.layer_max:.1e} "
                 f"(bound {LAYER_BOUND:.0e}): 8-bit weights saturate in its kernel on CPUs without VNNI",
                 fidelity.layer_worst,
             )
@@ -242,7 +247,7 @@ def problems_of(
         found.append(
             (
                 "kernels-add-error",
-                f"onnxruntime's kernels add {_number(fidelity.excess_error, '.0%')} to the error of the model "
+                f"{runtime}'s kernels add {_number(fidelity.excess_error, '.0%')} to the error of the model "
                 f"(bound {EXCESS_BOUND:.0%})",
                 None,
             )
@@ -265,6 +270,6 @@ def _worst_layers(layers: Sequence[LayerReport], count: int = 3) -> str:
     if errors:
         worst = sorted(errors, key=lambda name: -errors[name])[:count]
         return "; the layers that changed most: " + ", ".join(f"{name} ({errors[name]:.2g})" for name in worst)
-    narrow = sorted(layers, key=lambda layer: (layer.weight_bits, layer.activation_bits))[:count]
-    named = ", ".join(f"{layer.name} ({layer.weight_bits}/{layer.activation_bits} bits)" for layer in narrow)
+    narrow = sorted(layers, key=lambda layer: (layer.mean_weight_bits, layer.activation_bits))[:count]
+    named = ", ".join(f"{layer.name} ({layer.bits_text}/{layer.activation_bits} bits)" for layer in narrow)
     return f"; the layers with the fewest bits: {named}" if named else ""

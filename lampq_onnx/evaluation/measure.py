@@ -21,6 +21,7 @@ from lampq_onnx.measures.error_meter import ErrorMeter
 from lampq_onnx.running.processes import ALONE, Group, own_items
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
 
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -63,6 +64,7 @@ def measure_accuracy(
     batches: Iterable[Batch],
     *,
     total: int,
+    exact: Runner | None = None,
     meter: Meter | None = None,
     group: Group = ALONE,
     changes: ChangeMeter | None = None,
@@ -80,6 +82,7 @@ def measure_accuracy(
         simulation: the quantized model in PyTorch, or None.
         batches: images, with labels if the task has them; every process gets all of them.
         total: number of images.
+        exact: the quantized file in float32 beside integers; None: ``quantized`` is that.
         meter: meter of the task; None: top-1 and top-5.
         group: the processes that share the images; the figures are those of all processes.
         changes: also collects the labelled images that are answered differently.
@@ -104,7 +107,7 @@ def measure_accuracy(
                 changes.add(wanted, got, batch.labels, batch.start)
             if plain is not None and batch.start < FIDELITY_IMAGES:
                 compared += len(batch.images)
-                fast.add(wanted, got)
+                fast.add(wanted, got if exact is None else _finite(exact(batch.images))[0])
                 unoptimized, lost = _finite(plain(batch.images))
                 broken_plain += lost
                 slow.add(wanted, unoptimized)
@@ -159,9 +162,10 @@ def measure_fidelity(
     figures: PairFigures,
     *,
     threads: int,
+    engine: Engine = ONNXRUNTIME,
 ) -> Fidelity:
     """Measure the layer errors of a file, and join them with the figures of the whole model."""
-    errors = layer_errors(model_path, layers, images[:LAYER_IMAGES], threads=threads)
+    errors = layer_errors(model_path, layers, images[:LAYER_IMAGES], threads=threads, engine=engine)
     worst = max(errors, key=lambda name: errors[name], default=None)
     largest = errors[worst] if worst is not None else 0.0
     return Fidelity(
@@ -174,10 +178,16 @@ def measure_fidelity(
 
 
 def measure_latency(
-    reference: Path, quantized: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int
+    reference: Path,
+    quantized: Path,
+    images: npt.NDArray[np.float32],
+    *,
+    threads: int,
+    runs: int,
+    engine: Engine = ONNXRUNTIME,
 ) -> Latency:
     """Time both files alternately, in separate sessions with the given number of threads."""
-    first, second = (open_runner(path, threads=threads) for path in (reference, quantized))
+    first, second = (open_runner(path, threads=threads, engine=engine) for path in (reference, quantized))
     return compare_latency(first, second, images, threads=threads, runs=runs)
 
 

@@ -21,8 +21,8 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
     """Compute the averages of a plan, or of the file's layers if there is no plan (files of other tools)."""
     if plan is None:
         total = max(sum(layer.parameters for layer in layers), 1)
-        average = sum(layer.parameters * layer.weight_bits for layer in layers) / total
-        plain = sum(layer.weight_bits for layer in layers) / max(len(layers), 1)
+        average = sum(layer.parameters * layer.mean_weight_bits for layer in layers) / total
+        plain = sum(layer.mean_weight_bits for layer in layers) / max(len(layers), 1)
         kinds = tuple(dict.fromkeys(layer.type for layer in layers))
         return Bits(
             weight_average=average,
@@ -38,7 +38,7 @@ def bit_averages(plan: BitPlan | None, layers: Sequence[QuantizedLayer]) -> Bits
     return Bits(
         weight_average=plan.weight_average_unweighted() if weighted is None else weighted,
         weight_average_unweighted=plan.weight_average_unweighted(),
-        weight_average_all=sum((layer.parameters or 0) * layer.weight_bits for layer in chosen) / max(total, 1),
+        weight_average_all=sum((layer.parameters or 0) * layer.mean_weight_bits for layer in chosen) / max(total, 1),
         budget=plan.budget,
         activation_average=plan.activation_average(),
         activation_average_unweighted=plan.activation_average_unweighted(),
@@ -82,6 +82,7 @@ def layer_report(layer: QuantizedLayer) -> LayerReport:
         scheme=layer.scheme,
         parameters=layer.parameters,
         bytes=layer.bytes,
+        channel_bits=None if layer.channel_bits is None else dict(layer.channel_bits),
     )
 
 

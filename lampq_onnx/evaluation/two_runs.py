@@ -162,7 +162,7 @@ def _widths(first: Report, second: Report, names: list[str]) -> tuple[WidthChang
     found = []
     for name in names:
         pair = one.get(name), two.get(name)
-        texts = ["" if x is None else f"{x.weight_bits}/{x.activation_bits}" for x in pair]
+        texts = ["" if x is None else f"{x.bits_text}/{x.activation_bits}" for x in pair]
         if texts[0] != texts[1]:
             sizes = [0 if x is None else x.bytes for x in pair]
             found.append(WidthChange(name, texts[0], texts[1], sizes[1] - sizes[0]))

@@ -32,11 +32,14 @@ STORAGE_KEY = "lampq_onnx.storage"
 WEIGHT_BITS_KEY = "lampq_onnx.weight_bits"
 ACTIVATION_BITS_KEY = "lampq_onnx.activation_bits"
 SCHEME_KEY = "lampq_onnx.scheme"
+CHANNEL_BITS_KEY = "lampq_onnx.channel_bits"
+CHANNEL_ROWS_KEY = "lampq_onnx.channel_rows"
+CHANNEL_CLASSES_KEY = "lampq_onnx.channel_classes"
 MODULE_KEY = "lampq_onnx.module"
 
-Place = Literal["model", "product", "weight", "memory"]
-"""Where a key is stored: metadata_props of the model, of a layer's MatMul, Gemm or Conv, or of the node that scales its
-weight; memory: only while a file is being processed."""
+Place = Literal["model", "product", "weight", "pool", "memory"]
+"""Where a key is stored: metadata_props of the model, of a layer's MatMul, Gemm or Conv, of the node that scales its
+weight, or of the Gather that orders the rows of a pool; memory: only while a file is being processed."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,31 @@ KEYS = (
     Key(
         SCHEME_KEY,
         ("weight",),
-        "grid of the levels: mid-tread (zero is one) or mid-rise",
+        "grid of the levels: mid-tread (zero is one), mid-rise, or mixed: by the width of the channel",
         "0.1",
         "`inspect`, `validate`",
+    ),
+    Key(
+        CHANNEL_BITS_KEY,
+        ("weight",),
+        "number of output channels of each width, e.g. `3:128 5:64`; absent: all have the planned width, which else is "
+        "the widest of these",
+        "0.1",
+        "`inspect`, `validate`",
+    ),
+    Key(
+        CHANNEL_ROWS_KEY,
+        ("weight",),
+        "pool that holds the rows of the weight, index of the first one, and numbers in a row; absent: not in a pool",
+        "0.1",
+        "`inspect`; `validate`, for the widths of single channels",
+    ),
+    Key(
+        CHANNEL_CLASSES_KEY,
+        ("pool",),
+        "width of each class of rows, in the order of their numbers, separated by blanks",
+        "0.1",
+        "`validate`, for the widths of single channels",
     ),
     Key(MODULE_KEY, ("memory",), "which PyTorch module stands for the node", "0.1", "the front end for ONNX files"),
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from lampq_onnx.artifacts import Report, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
@@ -11,6 +15,9 @@ from lampq_onnx.artifacts.report import LayerReport
 RAISED = 5
 LOWERED = 3
 """Number of layers that are named."""
+
+LEAST_COST = 1e-12
+"""Cost in nats that stands for none."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +72,13 @@ def _by_cost(report: Report, sensitivities: Sensitivities) -> list[Step]:
     raised, lowered = [], []
     for layer in report.layers:
         model_layer = layers.get(layer.name)
-        if model_layer is None or layer.weight_bits not in model_layer.weight_cost:
-            continue
-        cost, now = model_layer.weight_cost, layer.weight_bits
-        above, below = [b for b in cost if b > now], [b for b in cost if b < now]
-        if above:
-            bits = min(above)
-            raised.append((cost[now] - cost[bits], bits, layer))
-        if below:
-            bits = max(below)
-            saved = layer.parameters * (now - bits) / 8
-            lowered.append(((cost[bits] - cost[now]) / saved, cost[bits] - cost[now], bits, layer))
+        cost = {} if model_layer is None else model_layer.weight_cost
+        now, above, below = layer.mean_weight_bits, _above(layer, cost), _below(layer, cost)
+        if above is not None:
+            raised.append((_cost_at(cost, now) - _cost_at(cost, above), above, layer))
+        if below is not None:
+            loss, saved = _cost_at(cost, below) - _cost_at(cost, now), layer.parameters * (now - below) / 8
+            lowered.append((loss / saved, loss, below, layer))
     raised.sort(key=lambda item: -item[0])
     lowered.sort(key=lambda item: item[0])
     named = {layer.name for _, _, layer in raised[:RAISED]}
@@ -83,7 +86,7 @@ def _by_cost(report: Report, sensitivities: Sensitivities) -> list[Step]:
         Step(
             layer.name,
             _now(layer),
-            f"{bits} bits",
+            f"{_text(bits)} bits",
             f"KL -{gain:.2g}, {_kilobytes(layer, bits)} kB",
         )
         for gain, bits, layer in raised[:RAISED]
@@ -92,11 +95,41 @@ def _by_cost(report: Report, sensitivities: Sensitivities) -> list[Step]:
     cheap = [item for item in lowered if item[3].name not in named][:LOWERED]
     steps += [
         Step(
-            layer.name, _now(layer), f"{bits} bits (cheapest to save)", f"KL +{loss:.2g}, {_kilobytes(layer, bits)} kB"
+            layer.name,
+            _now(layer),
+            f"{_text(bits)} bits (cheapest to save)",
+            f"KL +{loss:.2g}, {_kilobytes(layer, bits)} kB",
         )
         for _, loss, bits, layer in cheap
     ]
     return steps
+
+
+def _above(layer: LayerReport, cost: Mapping[int, float]) -> float | None:
+    """Return the next larger width that was measured; one bit more for every channel if they differ."""
+    now = layer.mean_weight_bits
+    if layer.channel_bits is not None:
+        fits = cost and min(cost) <= now and now + 1 <= max(cost) and max(layer.channel_bits) < FIXED_BITS
+        return now + 1 if fits else None
+    return min((bits for bits in cost if bits > now), default=None) if now in cost else None
+
+
+def _below(layer: LayerReport, cost: Mapping[int, float]) -> float | None:
+    """Return the next smaller width that was measured; one bit less for every channel if they differ."""
+    now = layer.mean_weight_bits
+    if layer.channel_bits is not None:
+        fits = cost and min(cost) <= now - 1 and now <= max(cost) and min(layer.channel_bits) > 1
+        return now - 1 if fits else None
+    return max((bits for bits in cost if bits < now), default=None) if now in cost else None
+
+
+def _cost_at(cost: Mapping[int, float], bits: float) -> float:
+    """Return the cost of a layer at a width; between two measured widths it is interpolated by its logarithm."""
+    if bits in cost:
+        return cost[int(bits)]
+    known = sorted(cost)
+    logs = [math.log(max(cost[width], LEAST_COST)) for width in known]
+    return math.exp(float(np.interp(bits, known, logs)))
 
 
 def _by_error(report: Report) -> list[Step]:
@@ -111,8 +144,8 @@ def _by_error(report: Report) -> list[Step]:
         Step(
             layer.name,
             _now(layer),
-            f"{layer.weight_bits + 1} bits",
-            f"its output is at {known[layer.name]:.1f} dB; {_kilobytes(layer, layer.weight_bits + 1)} kB",
+            f"{_text(layer.mean_weight_bits + 1)} bits",
+            f"its output is at {known[layer.name]:.1f} dB; {_kilobytes(layer, layer.mean_weight_bits + 1)} kB",
         )
         for layer in worst
     ]
@@ -128,8 +161,12 @@ def _wide(layer: LayerReport) -> Step:
 
 
 def _now(layer: LayerReport) -> str:
-    return f"{layer.weight_bits} bits"
+    return f"{layer.bits_text} bits"
 
 
-def _kilobytes(layer: LayerReport, bits: int) -> str:
-    return f"{layer.parameters * (bits - layer.weight_bits) / 8e3:+.1f}"
+def _text(bits: float) -> str:
+    return str(int(bits)) if bits == int(bits) else f"{bits:.2f}"
+
+
+def _kilobytes(layer: LayerReport, bits: float) -> str:
+    return f"{layer.parameters * (bits - layer.mean_weight_bits) / 8e3:+.1f}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lampq_onnx.artifacts.channel_widths import counts_text
 from lampq_onnx.artifacts.details import AnswerChanges, OperatorTimes, OutputErrors
 from lampq_onnx.artifacts.report import LayerReport
 from lampq_onnx.html.page import Figure, figure, text
@@ -35,8 +36,8 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
     plot = make_subplots(rows=len(titles), cols=1, subplot_titles=titles, vertical_spacing=0.16)
     for position, _ in enumerate(titles, 1):
 
-        def width(layer: LayerReport, which: int = position) -> int:
-            return layer.weight_bits if which == 1 else layer.activation_bits
+        def width(layer: LayerReport, which: int = position) -> float:
+            return layer.mean_weight_bits if which == 1 else layer.activation_bits
 
         cells = [[by_place.get(Place(column, row)) for column in columns] for row in rows]
         plot.add_trace(
@@ -44,7 +45,7 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
                 x=[text(column) for column in columns],
                 y=[text(row) for row in rows],
                 z=[[None if cell is None else _rank(width(cell)) for cell in line] for line in cells],
-                text=[["" if cell is None else str(width(cell)) for cell in line] for line in cells],
+                text=[["" if cell is None else _number(width(cell)) for cell in line] for line in cells],
                 customdata=[["" if cell is None else _figures(cell) for cell in line] for line in cells],
                 texttemplate="%{text}",
                 hovertemplate="%{customdata}<extra></extra>",
@@ -67,8 +68,16 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
     return figure("bits", plot, "Bit-width of every layer, blocks by layers of a block", height=height)
 
 
-def _rank(bits: int) -> int:
-    return list(WIDTHS).index(bits)
+def _rank(bits: float) -> float:
+    """Return the place of a width among the colours; an average takes the colour of the nearest width."""
+    known = list(WIDTHS)
+    below = max(width for width in known if width <= bits)
+    return known.index(below) + (0 if bits == below else bits - below)
+
+
+def _number(bits: float) -> str:
+    """Format a width, or the average of several."""
+    return str(int(bits)) if bits == int(bits) else f"{bits:.1f}"
 
 
 def _scale() -> list[tuple[float, str]]:
@@ -84,9 +93,11 @@ def _scale() -> list[tuple[float, str]]:
 def _figures(layer: LayerReport) -> str:
     lines = [
         f"<b>{text(layer.name)}</b>",
-        f"weights {layer.weight_bits} bits, inputs {layer.activation_bits} bits",
+        f"weights {layer.bits_text} bits, inputs {layer.activation_bits} bits",
         f"{layer.parameters:,} weights in {layer.bytes / 1e3:,.1f} kB ({text(layer.storage)})",
     ]
+    if layer.channel_bits is not None:
+        lines.insert(2, counts_text(layer.channel_bits))
     if layer.omega is not None and layer.trace is not None:
         lines.append(f"trace {layer.trace:.3g}, scaled {layer.omega:.3g}")
     if layer.reconstruction_error is not None:

@@ -97,7 +97,7 @@ def _bits_caption(report: Report) -> str:
     if len(widths) == 1:
         parts.append(f"Inputs have {widths.pop()} bits everywhere.")
     if outside:
-        named = ", ".join(f"{layer.name} {layer.weight_bits} bits" for layer in outside[:6])
+        named = ", ".join(f"{layer.name} {layer.bits_text} bits" for layer in outside[:6])
         more = len(outside) - 6
         parts.append(f"Outside the blocks: {named}{f' and {more} more' if more > 0 else ''}.")
     if report.bits.covers:
@@ -142,7 +142,8 @@ def _changes_caption(changes: AnswerChanges, accuracy: Accuracy) -> str:
 def _machine(report: Report) -> str:
     found = report.environment
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    runtime = f", run by {found.runtime}" if found.runtime else ""
     return (
         f"lampq-onnx {found.lampq_onnx}, {versions}; {found.cpu} ({', '.join(found.cpu_flags) or 'no vector flags'}), "
-        f"{found.cores} cores; target {found.target}. Images: {report.preprocessing}."
+        f"{found.cores} cores; target {found.target}{runtime}. Images: {report.preprocessing}."
     )

@@ -98,7 +98,7 @@ def layer_rows(layers: Sequence[LayerReport]) -> list[Line]:
             (
                 layer.name,
                 layer.type,
-                str(layer.weight_bits),
+                layer.bits_text,
                 str(layer.activation_bits),
                 layer.storage,
                 f"{layer.bytes:,}",

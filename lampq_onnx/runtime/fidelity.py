@@ -1,4 +1,4 @@
-"""Check that onnxruntime's kernels compute what the QDQ arithmetic of each layer says.
+"""Check that a runtime's kernels compute what the QDQ arithmetic of each layer says.
 
 Whole models cannot show this: values on a rounding boundary flip, and flips grow through the layers without either
 implementation being worse. So every quantized layer is cut out and run both ways on the same input.
@@ -7,18 +7,21 @@ implementation being worse. So every quantized layer is cut out and run both way
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import batches_for, session_options
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
+from lampq_onnx.runtime.runtimes import runtime_of
+from lampq_onnx.runtime.sessions import batches_for, open_session, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime option that says where the external data of a model in memory lie."""
@@ -28,34 +31,42 @@ LAYERS_AT_ONCE = 8
 
 
 def layer_errors(
-    path: Path, layers: Sequence[QuantizedLayer], images: npt.NDArray[np.float32], *, threads: int
+    path: Path,
+    layers: Sequence[QuantizedLayer],
+    images: npt.NDArray[np.float32],
+    *,
+    threads: int,
+    engine: Engine = ONNXRUNTIME,
 ) -> dict[str, float]:
-    """Return the relative L2 error of each layer: optimized kernel against unoptimized QDQ, both on the same input.
+    """Return the relative L2 error of each layer: the runtime's kernel against unoptimized QDQ, on the same input.
 
-    An error that is not finite is returned as infinity.
+    The result of a layer is compared in float32, also if the engine rounds it further. Other runtimes than onnxruntime
+    get inputs that are levels already, see `on_levels`. An error that is not finite is returned as infinity.
 
     Args:
         path: the quantized file. External data are in memory for only one layer at a time.
         layers: layers of the file, as `inspect_model` lists them.
         images: (n, c, h, w); inputs of the layers come from the unoptimized model on these images.
         threads: threads of the sessions.
+        engine: whose kernels are compared; onnxruntime without optimizations computes what they are compared with.
 
     Raises:
         LampqError: a layer cannot be cut out or loaded.
     """
+    exact = replace(engine, precision="f32")
     errors: dict[str, float] = {}
-    for layer, (piece, values) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
+    for layer, (piece, captured) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
+        values = captured if engine.runtime == ONNXRUNTIME.runtime else on_levels(piece, layer.input, captured)
         data = piece.SerializeToString()
         results = []
-        for optimize in (True, False):
+        for optimize, used in ((True, exact), (False, ONNXRUNTIME)):
             try:
-                session = ort.InferenceSession(
-                    data, session_options(threads, optimize=optimize), providers=["CPUExecutionProvider"]
-                )
-                parts = session.run(None, {layer.input: values})
+                session = open_session(data, threads=threads, optimize=optimize, engine=used)
+                parts = session.run(list(layer.outputs), {layer.input: values})
                 results.append(np.concatenate([np.asarray(part, np.float64).ravel() for part in parts]))
-            except Exception as error:  # onnxruntime's exceptions have no common public base
-                raise LampqError(f"onnxruntime cannot run layer {layer.name} alone: {error}") from error
+            except Exception as error:  # exceptions of runtimes have no common public base
+                words = runtime_of(used.runtime).words
+                raise LampqError(f"{words} cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
         scale = max(float(np.linalg.norm(reference)), float(np.finfo(np.float32).tiny))
         found = float(np.linalg.norm(kernel - reference)) / scale
@@ -78,6 +89,34 @@ def cut_layers(
         captured = _capture(path, [layer.input for layer in group], images, threads)
         for layer, values in zip(group, captured, strict=True):
             yield _cut_out(model, path.parent, layer, values, producers, constants), values
+
+
+def on_levels(piece: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Replace the input of a layer by the levels that its QuantizeLinear rounds it to.
+
+    Values halfway between two levels are common in pictures of few grays, and either level is as near. Runtimes choose
+    by the order in which they multiply and add, so they would differ without one of them being wrong.
+
+    Args:
+        piece: the layer, see `cut_layers`.
+        name: its float input.
+        values: the input.
+
+    Returns:
+        The input on levels; as it is if the layer does not quantize it.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in piece.graph.initializer}
+    found = values
+    for node in piece.graph.node:
+        if node.op_type == "Clip" and node.input[0] == name:
+            found, name = np.clip(found, constants[node.input[1]], constants[node.input[2]]), node.output[0]
+        elif node.op_type == "QuantizeLinear" and node.input[0] == name:
+            scale, zero = constants[node.input[1]], constants[node.input[2]]
+            limits = np.iinfo(zero.dtype)
+            codes = np.clip(np.rint(found / scale) + zero.astype(np.float32), limits.min, limits.max)
+            levels: npt.NDArray[np.float32] = ((codes - zero.astype(np.float32)) * scale).astype(np.float32)
+            return levels
+    return values
 
 
 def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLayer]]:

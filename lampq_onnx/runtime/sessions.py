@@ -1,4 +1,4 @@
-"""onnxruntime sessions with one image input."""
+"""Sessions with one image input, in any runtime."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
+from lampq_onnx.runtime.runtimes import runtime_of
 
 SILENT = 3
 """onnxruntime's log level for errors only; every failure is raised too."""
@@ -22,12 +24,13 @@ class Runner:
     """A session with the names of its image input and its outputs.
 
     Attributes:
-        session: the onnxruntime session.
+        session: the session, see `protocol.Session`.
         input: name of the image input.
         outputs: names of all outputs.
         fixed_batch: batch size that the file prescribes; None: any.
         answers: names of the outputs that are returned, in order.
         where: the file, for messages.
+        runtime: the runtime, for messages.
     """
 
     session: Any
@@ -36,12 +39,13 @@ class Runner:
     fixed_batch: int | None
     answers: tuple[str, ...]
     where: str = "the model"
+    runtime: str = "onnxruntime"
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Run a batch (n, c, h, w) and return the outputs, joined; files with a fixed batch are fed in pieces of it.
 
         Raises:
-            LampqError: onnxruntime fails on the images, or the file does not give floating-point numbers for each
+            LampqError: the runtime fails on the images, or the file does not give floating-point numbers for each
                 image.
         """
         found = [self._run(piece) for piece in batches_for(self.session, images, self.where)]
@@ -50,9 +54,9 @@ class Runner:
     def _run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         try:
             found = self.session.run(list(self.answers), {self.input: images})
-        except Exception as error:  # onnxruntime's exceptions have no common public base
+        except Exception as error:  # exceptions of runtimes have no common public base
             raise LampqError(
-                f"onnxruntime cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
+                f"{self.runtime} cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
             ) from error
         for name, values in zip(self.answers, found, strict=True):
             if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
@@ -83,7 +87,7 @@ def batches_for(session: Any, images: npt.NDArray[np.float32], where: str) -> li
     """Divide images (n, ...) into batches that a session takes: all at once, or as many as its file prescribes.
 
     Args:
-        session: the onnxruntime session.
+        session: the session, see `protocol.Session`.
         images: the images.
         where: the file, for the message.
 
@@ -102,26 +106,29 @@ def _named(model: Path | bytes) -> str:
     return str(model) if isinstance(model, Path) else "the model"
 
 
-def open_session(model: Path | bytes, *, threads: int, optimize: bool = True) -> Any:
-    """Open onnxruntime's own session for a model of any inputs and outputs.
+def open_session(model: Path | bytes, *, threads: int, optimize: bool = True, engine: Engine = ONNXRUNTIME) -> Any:
+    """Open a session for a model of any inputs and outputs.
 
     Args:
         model: a file, or a serialized model.
         threads: threads of one operator.
         optimize: see `open_runner`.
+        engine: what runs the model.
 
     Raises:
-        LampqError: onnxruntime refuses the model.
+        LampqError: the runtime is missing, or refuses the model.
     """
-    source = str(model) if isinstance(model, Path) else model
-    options = session_options(threads, optimize=optimize)
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise LampqError(f"onnxruntime cannot load {_named(model)}: {str(error).strip()[:500]}") from error
+    return runtime_of(engine.runtime).open(model, threads=threads, precision=engine.precision, optimize=optimize)
 
 
-def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, answers: Sequence[str] = ()) -> Runner:
+def open_runner(
+    model: Path | bytes,
+    *,
+    threads: int,
+    optimize: bool = True,
+    answers: Sequence[str] = (),
+    engine: Engine = ONNXRUNTIME,
+) -> Runner:
     """Open a session for a model.
 
     Args:
@@ -130,12 +137,13 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         answers: outputs to return; none: the first one. Several are joined along their last axis, or flattened first if
             their other axes differ.
         optimize: False switches all graph optimizations off, which leaves plain QDQ arithmetic in float.
+        engine: what runs the model.
 
     Raises:
-        LampqError: onnxruntime refuses the model, or its input is not one image batch.
+        LampqError: the runtime refuses the model, or its input is not one image batch.
     """
     where = _named(model)
-    session = open_session(model, threads=threads, optimize=optimize)
+    session = open_session(model, threads=threads, optimize=optimize, engine=engine)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
@@ -161,6 +169,7 @@ def open_runner(model: Path | bytes, *, threads: int, optimize: bool = True, ans
         fixed_batch=batch if isinstance(batch, int) else None,
         answers=outputs[:1] if missing or not answers else tuple(answers),
         where=where,
+        runtime=runtime_of(engine.runtime).words,
     )
 
 

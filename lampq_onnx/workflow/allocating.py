@@ -41,7 +41,7 @@ def allocate(
     options = options_of(AllocationOptions, values)
     if table is None and budgets.latency is not None:
         table = LatencyTable.load(budgets.latency)
-    name = form.target if table is None or form.target != "auto" else table.target
+    name = form.target_name if table is None or form.target_name != "auto" else table.target
     target = target_here(name)
     if table is not None:
         require_table_of(table, target)

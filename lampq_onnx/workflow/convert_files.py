@@ -56,7 +56,7 @@ def convert(
         LampqError: the plan quantizes nothing, the plan or the weights do not fit the file, or ranges are missing and
             there are no images.
     """
-    target = target_here(options.target)
+    target = target_here(options.target_name)
     require_runnable(plan, target)
     require_new_files((output,), overwrite=overwrite)
     if not any(layer.quantized for layer in plan.layers.values()):

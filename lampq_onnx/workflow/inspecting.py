@@ -6,14 +6,18 @@ from pathlib import Path
 
 from lampq_onnx.artifacts import LatencyTable
 from lampq_onnx.config.doors import whole_number
-from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS
+from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS, OutputOptions
+from lampq_onnx.config.recipe import options_of
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.runtime.engine import Precision, engine_for
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.runtime.explain import PROFILE_RUNS, Explanation, explain_file
 from lampq_onnx.runtime.probe import ProbeOptions
 from lampq_onnx.runtime.probe import probe as measure
+from lampq_onnx.runtime.runtimes import require_runtime
 from lampq_onnx.runtime.sessions import example_images
 
 FEWEST_ROUNDS, ROUNDS = 5, 40
@@ -35,33 +39,48 @@ def inspect(model: str | Path) -> list[QuantizedLayer]:
     return inspect_model(load_model(Path(model)))
 
 
-def explain(model: str | Path, *, threads: int = 1, batch: int = 1, runs: int = PROFILE_RUNS) -> Explanation:
-    """Profile a file on random images, and find its layers in the graph that onnxruntime makes of it.
+def explain(
+    model: str | Path,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    runs: int = PROFILE_RUNS,
+    runtime: str = "auto",
+    inference_precision: Precision = "auto",
+) -> Explanation:
+    """Profile a file on random images, and find its layers in the graph that a runtime makes of it.
 
     Args:
         model: an ONNX file with one image input, quantized or float.
         threads: of the session.
         batch: images at once.
         runs: profiled runs; times are medians.
+        runtime: what runs the file: onnxruntime, openvino, or auto: the runtime of the target it was made for.
+        inference_precision: arithmetic beside integer kernels; auto: the runtime's own default.
 
     Returns:
         the kernel of every layer, its time in microseconds, and why it is not an integer kernel.
 
     Raises:
-        UsageError: a number out of range.
+        UsageError: a number out of range, or an unknown runtime.
         LampqError: the file cannot be read or run.
     """
     images = whole_number("batch", batch, least=1, most=MOST_BATCH)
     cores = whole_number("threads", threads, least=1, most=MOST_THREADS)
     turns = whole_number("runs", runs, least=1, most=MOST_TURNS)
     path = Path(model)
-    return explain_file(path, example_images(path, images), threads=cores, runs=turns)
+    target = load_model(path).metadata_props.get(TARGET_KEY, "")
+    engine = engine_for(_known(runtime), inference_precision, target)
+    require_runtime(engine)
+    return explain_file(path, example_images(path, images), threads=cores, runs=turns, engine=engine)
 
 
 def probe(
     float_model: str | Path,
     *,
     target: str = "auto",
+    runtime: str = "auto",
+    inference_precision: Precision = "auto",
     threads: int = 1,
     batch: int = 1,
     rounds: int = ROUNDS,
@@ -72,7 +91,9 @@ def probe(
 
     Args:
         float_model: the float file, e.g. float.onnx.
-        target: onnxruntime on this kind of CPU; auto: this machine.
+        target: a runtime on this kind of CPU; auto: onnxruntime, or ``runtime``, on this machine.
+        runtime: what is timed; auto: the runtime of the target.
+        inference_precision: arithmetic beside integer kernels; auto: the runtime's own default.
         threads: of the sessions.
         batch: images at once.
         rounds: turns of every form.
@@ -86,10 +107,18 @@ def probe(
         UsageError: a number out of range, or the target cannot be timed here.
         LampqError: the file cannot be read, or has no layer.
     """
+    place = target_here(OutputOptions(target=target, runtime=_known(runtime)).target_name)
     options = ProbeOptions(
         threads=whole_number("threads", threads, least=1, most=MOST_THREADS),
         batch=whole_number("batch", batch, least=1, most=MOST_BATCH),
         rounds=whole_number("rounds", rounds, least=FEWEST_ROUNDS, most=MOST_TURNS),
         reuse=reuse,
+        engine=engine_for(_known(runtime), inference_precision, place.name),
     )
-    return measure(Path(float_model), target_here(target), options, progress=progress)
+    return measure(Path(float_model), place, options, progress=progress)
+
+
+def _known(runtime: str) -> str:
+    """The name of a runtime; UsageError for others."""
+    options_of(OutputOptions, {"output": {"runtime": runtime}})
+    return runtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from lampq_onnx.graph.source import constants_sha256
 from lampq_onnx.quantization import QuantizedWeight
 from lampq_onnx.running.progress import Clock
 from lampq_onnx.runtime import open_runner
+from lampq_onnx.runtime.engine import engine_for
 from lampq_onnx.targets import Target
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class QuantizedOutput:
         self._validation = validation
         self._options = options
         self._target = target
+        self._engine = engine_for(options.runtime, options.inference_precision, target.name)
         self._threads = threads
         self._stage = stage
         self._clock = clock
@@ -151,7 +154,8 @@ class QuantizedOutput:
         self._convert(rounded, path)
         loaded = self._frontend.loaded
         first, second = (
-            open_runner(file, threads=self._threads, answers=loaded.task.outputs) for file in (self._float, path)
+            open_runner(file, threads=self._threads, answers=loaded.task.outputs, engine=engine)
+            for file, engine in ((self._float, replace(self._engine, precision="f32")), (path, self._engine))
         )
         meter = meter_for(loaded.task, self._validation, loaded.preprocessing)
         figures = measure_accuracy(first, second, None, None, self._batches(), total=len(self._validation), meter=meter)
@@ -162,6 +166,7 @@ class QuantizedOutput:
             np.resize(images, (self._options.latency_batch, *images.shape[1:])),
             threads=self._options.latency_threads,
             runs=self._options.latency_runs,
+            engine=self._engine,
         )
         return Baseline(
             weight_average=bit_averages(rounded.plan, ()).weight_average,

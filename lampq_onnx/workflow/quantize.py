@@ -32,7 +32,9 @@ from lampq_onnx.html import write_report
 from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.running.processes import started_by_torchrun
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.runtime.engine import engine_for
 from lampq_onnx.runtime.environment import available_cores, target_here
+from lampq_onnx.runtime.runtimes import require_runtime
 from lampq_onnx.serving.derived import find_derived
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.earlier import Earlier, earlier_result
@@ -88,8 +90,9 @@ def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[R
     """
     if started_by_torchrun():
         raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
-    target = target_here(recipe.output.target)
+    target = target_here(recipe.output.target_name)
     check_options(recipe, target)
+    require_runtime(engine_for(recipe.output.runtime, recipe.output.inference_precision, target.name))
     recipe = recipe.with_output(target=target.name, threads=recipe.output.threads or available_cores())
     earlier = None
     if folder is not None:

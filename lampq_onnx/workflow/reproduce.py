@@ -83,7 +83,7 @@ def reproduce(
         made, source = Path(folder, MODEL_FILE), Path(folder, FLOAT_FILE)
         with clock.stage("conversion"):
             save_model(frontend.model, source)
-            target = target_here(recipe.output.target)
+            target = target_here(recipe.output.target_name)
             write_quantized(
                 load_model(source), found.plan, found.rounded.weights, made, recipe.output, target,
                 provenance(stored, now),

@@ -120,7 +120,7 @@ class Search:
         self._recipe = recipe
         self._clock = clock
         self._limits = limits_of(recipe.allocation, recipe.budgets, bits_count=recipe.bits_count)
-        self._target = target_here(recipe.output.target)
+        self._target = target_here(recipe.output.target_name)
         latency = recipe.budgets.latency
         self._times = None if latency is None else LatencyTable.load(latency)
         form = f"{' '.join(self._target.grids)} {self._target.output_ranges}"

@@ -9,7 +9,7 @@ from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.config.options import ImageOptions, OutputOptions
 from lampq_onnx.converter import inspect_model
-from lampq_onnx.converter.convert import embedded_plan
+from lampq_onnx.converter.embedded import embedded_plan
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.checks import FilePair, check_files, require_scores, share_accuracy
 from lampq_onnx.evaluation.comparable import ModelFile, require_comparable
@@ -20,7 +20,9 @@ from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.running.processes import ALONE, Group, started_by_torchrun
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.runtime.engine import engine_for
 from lampq_onnx.runtime.environment import own_cores
+from lampq_onnx.runtime.runtimes import require_runtime
 
 NO_LIMITS = GateLimits()
 
@@ -71,15 +73,18 @@ def validate(
         task=facts.task,
     )
     threads = options.threads or own_cores()
+    target = model.metadata_props.get(TARGET_KEY, "unknown")
+    engine = engine_for(options.runtime, options.inference_precision, target)
+    require_runtime(engine)
     require_scores(files, threads)
     with _group() as group:
         if group.rank:
-            share_accuracy(files, threads, group, NO_PROGRESS)
+            share_accuracy(files, threads, group, NO_PROGRESS, engine=engine)
             return None
         return check_files(
             files,
             options,
-            target=model.metadata_props.get(TARGET_KEY, "unknown"),
+            target=target,
             threads=threads,
             clock=Clock(progress),
             limits=limits,

@@ -16,13 +16,14 @@ from lampq_onnx.config.options import EffortName, PackingName
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
 from lampq_onnx.frontend.rounding.effort import EFFORTS as SETTINGS
 from lampq_onnx.serving.table import FORMATS
-from lampq_onnx.targets import BY_CPU, PACKINGS, TARGETS
+from lampq_onnx.targets import BY_CPU, PACKINGS, RUNNERS, TARGETS
 from lampq_onnx.targets import Packing as TargetPacking
 from tests.cli.conftest import invoke
 
 WANTED = {
     "metrics": tuple(METRICS),
     "targets": (*BY_CPU, *TARGETS),
+    "runtimes": ("auto", *RUNNERS),
     "formats": tuple(FORMATS),
     "tasks": ("auto", *get_args(TaskName)),
     "efforts": get_args(EffortName),

@@ -9,7 +9,8 @@ from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.converter import convert_model, inspect_model
-from lampq_onnx.converter.convert import check_file, embedded_plan
+from lampq_onnx.converter.convert import check_file
+from lampq_onnx.converter.embedded import embedded_plan
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.keys import PLAN_KEY
 from lampq_onnx.graph.layers import find_layers

@@ -26,7 +26,14 @@ from lampq_onnx.evaluation.gates import LAYER_BOUND
 from lampq_onnx.evaluation.measure import PairFigures, measure_fidelity
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import load_model, save_model
-from lampq_onnx.runtime import Runner, compare_latency, describe_environment, fidelity, layer_errors, open_runner
+from lampq_onnx.runtime import (
+    Runner,
+    compare_latency,
+    describe_environment,
+    layer_errors,
+    open_runner,
+    with_onnxruntime,
+)
 from lampq_onnx.runtime.environment import KERNEL_FLAGS, available_cores, cpu_flags
 from lampq_onnx.runtime.latency import WARM_UP
 from lampq_onnx.runtime.sessions import session_options
@@ -147,7 +154,7 @@ def wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
             piece = saturated(model, 90).SerializeToString()
         return ort.InferenceSession(piece, options, **keys)
 
-    monkeypatch.setattr(fidelity, "ort", SimpleNamespace(InferenceSession=open_session))
+    monkeypatch.setattr(with_onnxruntime, "ort", SimpleNamespace(InferenceSession=open_session))
 
 
 @pytest.mark.usefixtures("wrong_kernel")

@@ -18,7 +18,8 @@ from lampq_onnx.evaluation.output_errors import BATCH, ERROR_IMAGES, measure_out
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime.inner_tensors import compare_tensors
-from lampq_onnx.runtime.operators import WARM_UP, _by_operator, operator_times
+from lampq_onnx.runtime.operators import operator_times
+from lampq_onnx.runtime.with_onnxruntime import WARM_UP, by_operator
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import Builder, as_ir, as_proto, kernels, plan_for, vit, with_outputs
 from tests.converter.passes.test_passes_graph import attention_block
@@ -167,12 +168,12 @@ def test_times_are_medians_after_the_warm_up(tmp_path: Path) -> None:
     ]
     path = tmp_path / "profile.json"
     path.write_text(json.dumps([{"cat": "Session", "dur": 5}, *events]))
-    found = _by_operator(path, len(durations))
+    found = by_operator(path, len(durations))
     assert found["MatMul"] == (3.0, 1)
     assert found["Add"] == (0.5, 1)
     assert found["Gelu"] == (0.0, 0)
     with pytest.raises(LampqError, match="not the same for each"):
-        _by_operator(path, len(durations) - 1)
+        by_operator(path, len(durations) - 1)
 
 
 def test_a_block_whose_last_layer_is_in_parts_ends_where_one_of_them_joins_the_stream() -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lampq_onnx
 from lampq_onnx.converter import inspect_model
-from lampq_onnx.converter.convert import embedded_plan
+from lampq_onnx.converter.embedded import embedded_plan
 from lampq_onnx.graph import keys as metadata_keys
 from lampq_onnx.graph.keys import KEYS, PREFIX
 from lampq_onnx.graph.layers import find_layers

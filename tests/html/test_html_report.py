@@ -100,6 +100,17 @@ def test_the_bit_map_shows_every_layers_width() -> None:
     assert bit_map([layer("head", 8)]) is None
 
 
+def test_the_bit_map_shows_the_mix_within_a_layer() -> None:
+    mixed = layer("blocks.0.a", 5).model_copy(update={"channel_bits": {2: 10, 3: 20, 5: 10}})
+    (cells,) = bit_map([mixed, layer("blocks.1.a", 4)]).plot.data
+    assert list(cells.text[0]) == ["3.2", "4"]
+    colours = [colour for _, colour in cells.colorscale]
+    assert colours[2 * round(cells.z[0][0])] == WIDTHS[3]  # that of the nearest width
+    assert "weights 3.25 (2-5) bits" in cells.customdata[0][0]
+    assert "10 channels of 2 bits, 20 of 3, 10 of 5" in cells.customdata[0][0]
+    assert "channels" not in cells.customdata[0][1]
+
+
 def test_every_light_colour_has_a_dark_one() -> None:
     page = report_page(report())
     figures = re.search(r'id="figures">(.*?)</script>', page).group(1)

@@ -20,7 +20,8 @@ from lampq_onnx.converter.convert import planned_layers
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.quantization import Grid, WeightGrid
-from lampq_onnx.runtime.explain import Explanation, LayerKernel, explain_file, slower_layers, slowness
+from lampq_onnx.runtime.explain import Explanation, explain_file, slower_layers, slowness
+from lampq_onnx.runtime.layer_kernels import LayerKernel
 from lampq_onnx.runtime.sessions import example_images
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import SIDE, as_ir, kernels, plan_for, vit

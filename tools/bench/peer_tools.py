@@ -45,11 +45,13 @@ def ort_dynamic(source: Path, output: Path, _: np.ndarray) -> None:
     quantize_dynamic(str(source), str(output), per_channel=True, weight_type=QuantType.QInt8)
 
 
-def ort_nbits(bits: int) -> Callable[[Path, Path, np.ndarray], None]:
+def ort_nbits(bits: int, *, block: int = 32, level: int | None = None) -> Callable[[Path, Path, np.ndarray], None]:
     def run(source: Path, output: Path, _: np.ndarray) -> None:
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-        tool = MatMulNBitsQuantizer(onnx.load(source), bits=bits, block_size=32, is_symmetric=True)
+        tool = MatMulNBitsQuantizer(
+            onnx.load(source), bits=bits, block_size=block, is_symmetric=True, accuracy_level=level
+        )
         tool.process()
         tool.model.save_model_to_file(str(output))
 
@@ -108,6 +110,8 @@ TOOLS: dict[str, Callable[[Path, Path, np.ndarray], None]] = {
     "ort-dynamic": ort_dynamic,
     "ort-nbits4": ort_nbits(4),
     "ort-nbits8": ort_nbits(8),
+    "ort-nbits4-level4": ort_nbits(4, block=128, level=4),
+    "ort-nbits8-level4": ort_nbits(8, block=128, level=4),
     "nncf": nncf_int8,
     "aimet-w8": aimet("int8"),
     "aimet-w4": aimet("int4"),

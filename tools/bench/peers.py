@@ -6,6 +6,9 @@ The float file is one that lampq-onnx wrote. Without --ours, this script makes f
 nearest with min-max input ranges. Every tool runs in a process of its own, which gives its time and peak memory.
 Tools that need another environment get one that this script makes in --environments. If that fails, the tool is
 skipped with the reason. Agreement and SQNR compare each file with the float file on the validation images.
+
+Every file runs in onnxruntime. The float file, NNCF's and ours for OpenVINO also run in OpenVINO, with its own
+defaults. All sessions take turns.
 """
 
 from __future__ import annotations
@@ -19,24 +22,26 @@ import tempfile
 import time
 import venv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import iter_batches, open_source
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.measures.accuracy import AccuracyMeter
 from lampq_onnx.runtime import describe_environment, open_runner
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, engine_for
 from lampq_onnx.runtime.environment import target_here
-from lampq_onnx.runtime.sessions import session_options
+from lampq_onnx.runtime.runtimes import described
+from lampq_onnx.runtime.sessions import open_session
 from lampq_onnx.workflow.ranges import with_measured_ranges
 from tools.bench.native_int4 import write_native_int4
 
@@ -44,6 +49,9 @@ TOOL_SECONDS = 900
 """Longest time of one tool."""
 
 INSTALL_SECONDS = 900
+
+OPENVINO = Engine("openvino")
+"""With its own defaults, also for the arithmetic beside integers."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ PEERS = (
     Peer("onnxruntime quantize_static QDQ W8A8", "ort-static"),
     Peer("onnxruntime MatMulNBits 8", "ort-nbits8"),
     Peer("onnxruntime MatMulNBits 4", "ort-nbits4"),
+    Peer("onnxruntime MatMulNBits 8, accuracy_level 4, block 128", "ort-nbits8-level4"),
+    Peer("onnxruntime MatMulNBits 4, accuracy_level 4, block 128", "ort-nbits4-level4"),
     Peer("NNCF W8A8", "nncf", ("nncf==3.4.0", "onnx==1.21.0", "onnxruntime==1.32.0")),
     Peer("AIMET W8A8", "aimet-w8", ("aimet-onnx==2.42.0",)),
     Peer("AIMET W4A8", "aimet-w4", ("aimet-onnx==2.42.0",)),
@@ -82,12 +92,17 @@ PEERS = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file to measure; seconds and megabytes are those of the tool that made it."""
+    """A file to measure, and the runtime; seconds and megabytes are those of the tool that made it."""
 
     label: str
     path: Path
     seconds: float | None = None
     megabytes: float | None = None
+    engine: Engine = ONNXRUNTIME
+
+    def in_openvino(self) -> Candidate:
+        """The same file in OpenVINO."""
+        return replace(self, label=f"{self.label}, in OpenVINO", engine=OPENVINO)
 
 
 def main() -> None:
@@ -108,6 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lampq-peers-") as scratch:
         folder = Path(scratch)
         candidates = [Candidate("float", options.float_file)]
+        candidates.append(candidates[0].in_openvino())
         candidates += own_files(options.ours)
         candidates += _own(options.float_file, folder, options.calibration, options.images, made=not options.ours)
         skipped = {}
@@ -120,6 +136,8 @@ def main() -> None:
                 skipped[peer.label] = found
             else:
                 candidates.append(found)
+                if peer.tool == "nncf":
+                    candidates.append(found.in_openvino())
         _table(candidates, skipped, options.validation, options.samples, shapes, options.runs)
 
 
@@ -134,7 +152,13 @@ def own_files(paths: Sequence[Path]) -> list[Candidate]:
         raise SystemExit("peers: a file of --ours is given twice")
     if len(set(labels)) < len(labels):
         labels = [f"lampq-onnx, {path}" for path in paths]
-    return [Candidate(label, path) for label, path in zip(labels, paths, strict=True)]
+    found = [Candidate(label, path) for label, path in zip(labels, paths, strict=True)]
+    return [c.in_openvino() if engine_of(c.path) == OPENVINO else c for c in found]
+
+
+def engine_of(path: Path) -> Engine:
+    """The runtime of the target that a file of ours was made for."""
+    return engine_for("auto", "auto", load_model(path).metadata_props.get(TARGET_KEY, ""))
 
 
 def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bool) -> list[Candidate]:
@@ -144,9 +168,9 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
     names = [layer.name for layer in find_layers(model.graph)]
     plan = BitPlan(layers=dict.fromkeys(names, LayerPlan(weight_bits=8, activation_bits=8)))
     start = time.perf_counter()
-    plan = with_measured_ranges(model, source, plan, options, threads=1)
-    ranges = time.perf_counter() - start
     target = target_here("auto")
+    plan = with_measured_ranges(model, source, plan, options, target, threads=1)
+    ranges = time.perf_counter() - start
     found = []
     for bits in (8, 4):
         narrow = BitPlan(layers={n: x.model_copy(update={"weight_bits": bits}) for n, x in plan.layers.items()})
@@ -156,6 +180,9 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
             save_model(convert_model(load_model(source), narrow, target=target).model, path)
             seconds = ranges + time.perf_counter() - start
             found.append(Candidate(f"lampq-onnx convert W{bits}A8, nearest", path, seconds))
+            path = folder / f"W{bits}A8.openvino.onnx"
+            save_model(convert_model(load_model(source), narrow, target=target_here("openvino")).model, path)
+            found.append(Candidate(f"lampq-onnx convert W{bits}A8, nearest", path, seconds).in_openvino())
     write_native_int4(source, narrow, target, folder / "native.onnx")
     return [*found, Candidate("W4A8 as native INT4 QDQ", folder / "native.onnx")]
 
@@ -234,7 +261,7 @@ def _table(
     kept = []
     for candidate in candidates:
         try:
-            open_runner(candidate.path, threads=1)
+            open_runner(candidate.path, threads=1, engine=candidate.engine)
             kept.append(candidate)
         except Exception as error:  # whatever keeps a file from loading is what the table has to say of it
             skipped[candidate.label] = f"its file does not load: {_last_line(str(error))}"
@@ -243,7 +270,8 @@ def _table(
     environment = describe_environment("auto")
     print(
         f"{kept[0].path.stem}, {environment.cpu} ({', '.join(environment.cpu_flags)}), onnxruntime "
-        f"{environment.versions['onnxruntime']}, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}\n"
+        f"{environment.versions['onnxruntime']}, "
+        f"{_openvino(kept)}{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}\n"
     )
     columns = ["file", "MB", *(f"batch {b}, {t} thread(s)" for b, t in shapes)]
     columns += ["agreement", "SQNR, dB", "tool, s", "tool, peak MB"]
@@ -261,12 +289,14 @@ def _table(
         print(f"\nnot measured: {label}: {reason}")
 
 
+def _openvino(candidates: Sequence[Candidate]) -> str:
+    """Version and arithmetic of OpenVINO, if a file runs there."""
+    return f"{described(OPENVINO)}, " if any(c.engine == OPENVINO for c in candidates) else ""
+
+
 def _speeds(candidates: Sequence[Candidate], batch: int, threads: int, runs: int) -> tuple[np.ndarray, np.ndarray]:
     """Median milliseconds, and median ratio to the first file within rounds."""
-    sessions = [
-        ort.InferenceSession(str(c.path), session_options(threads), providers=["CPUExecutionProvider"])
-        for c in candidates
-    ]
+    sessions = [open_session(c.path, threads=threads, engine=c.engine) for c in candidates]
     shape = sessions[0].get_inputs()[0].shape
     x = np.random.default_rng(0).normal(size=(batch, *shape[1:])).astype(np.float32)
     times = np.empty((runs, len(sessions)))
@@ -283,7 +313,7 @@ def _closeness(candidates: Sequence[Candidate], validation: Path, samples: int) 
     """Agreement and SQNR to the first file."""
     facts = read_metadata(load_model(candidates[0].path), candidates[0].path)
     source = open_source(validation, num_classes=facts.num_classes, need_labels=True)
-    runners = [open_runner(c.path, threads=1) for c in candidates]
+    runners = [open_runner(c.path, threads=1, engine=c.engine) for c in candidates]
     meters = [AccuracyMeter() for _ in candidates]
     seen = 0
     for batch in iter_batches(source, facts.preprocessing, 16):

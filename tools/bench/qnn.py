@@ -39,6 +39,7 @@ class Row:
 
     Attributes:
         file: the file.
+        runtime: versions of the provider.
         refused: why it does not load; empty: it does.
         partitions: parts of the graph that the NPU runs.
         placed: provider -> operator -> number of nodes.
@@ -46,10 +47,12 @@ class Row:
         images: number of images.
         error: relative L2 error of the outputs against the file's own QDQ arithmetic on the CPU.
         same: share of images whose largest output is that of the QDQ arithmetic.
+        same_as_float: share of images whose largest output is that of the float file, if it is given.
         layers: layer -> relative L2 error against its own arithmetic on the same input; empty: not measured.
     """
 
     file: str
+    runtime: str = ""
     refused: str = ""
     partitions: int = 0
     placed: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class Row:
     images: int = 0
     error: float = float("nan")
     same: float = float("nan")
+    same_as_float: float = float("nan")
     layers: dict[str, float] = field(default_factory=dict)
 
 
@@ -65,27 +69,32 @@ def images_for(path: Path, source: Path | None, count: int) -> Array:
     if source is None:
         shape = open_runner(path, threads=1, optimize=False).session.get_inputs()[0].shape[1:]
         return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
+    if source.suffix == ".npy":
+        prepared: Array = np.load(source)[:count]
+        return prepared
     facts = read_metadata(load_model(path), path)
     opened = open_source(source, num_classes=facts.num_classes, need_labels=False)
     batches = iter_batches(choose(opened, count, 0), facts.preprocessing, count)
     return np.concatenate([batch.images for batch in batches])
 
 
-def row_of(path: Path, images: Array, *, layers: bool) -> Row:
+def row_of(path: Path, images: Array, *, layers: bool, reference: Path | None = None) -> Row:
     """Run a file in the provider and in its own QDQ arithmetic on the CPU."""
     try:
         found = run_on_qnn(path, images)
     except LampqError as error:
-        return Row(str(path), refused=error.message)
+        return Row(str(path), versions(), refused=error.message)
     plain = open_runner(path, threads=1, optimize=False)(images)
     return Row(
         file=str(path),
+        runtime=versions(),
         partitions=found.partitions,
         placed={provider: dict(own) for provider, own in found.placed.items()},
         dequantized=found.dequantized,
         images=len(images),
         error=_relative(found.outputs, plain),
         same=float(np.mean(found.outputs.argmax(-1) == plain.argmax(-1))),
+        same_as_float=float("nan") if reference is None else _same(found.outputs, reference, images),
         layers=layer_errors(path, images[:1]) if layers else {},
     )
 
@@ -108,6 +117,17 @@ def plain_outputs(data: bytes, name: str, values: Array) -> Array:
     return np.asarray(open_session(data, threads=1, optimize=False).run(None, {name: values})[0])
 
 
+def versions() -> str:
+    """Names and versions of onnxruntime and its provider."""
+    found = [f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "onnxruntime-qnn")]
+    return f"{', '.join(found)}, software HTP"
+
+
+def _same(found: Array, reference: Path, images: Array) -> float:
+    wanted = open_runner(reference, threads=1)(images)
+    return float(np.mean(found.argmax(-1) == wanted.argmax(-1)))
+
+
 def _relative(found: Array, wanted: Array) -> float:
     return float(np.linalg.norm(found - wanted) / max(float(np.linalg.norm(wanted)), 1e-30))
 
@@ -122,6 +142,8 @@ def print_row(row: Row) -> None:
         print(f"  {provider}: {', '.join(f'{count} {operator}' for operator, count in own.items())}")
     print(f"  partitions of the NPU: {row.partitions}; weights dequantized on the CPU: {len(row.dequantized)}")
     print(f"  against its own QDQ arithmetic (n = {row.images}): error {row.error:.1e}, same answer {row.same:.1%}")
+    if row.same_as_float == row.same_as_float:
+        print(f"  answers of the float file: {row.same_as_float:.1%}")
     if row.layers:
         worst = max(row.layers, key=lambda name: row.layers[name])
         print(f"  worst of {len(row.layers)} layers alone: {worst}, {row.layers[worst]:.1e}")
@@ -131,17 +153,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--images", type=Path, help="folder or .npz of images; default: Gaussian noise")
+    parser.add_argument(
+        "--images", type=Path, help="folder or .npz of images, or .npy of prepared ones; default: noise"
+    )
+    parser.add_argument("--float", type=Path, help="the float file, whose answers are compared")
     parser.add_argument("--count", type=int, default=8, help="number of images (default 8)")
     parser.add_argument("--layers", action="store_true", help="also run each layer alone")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     asked = parser.parse_args(arguments)
-    rows = [row_of(path, images_for(path, asked.images, asked.count), layers=asked.layers) for path in asked.files]
+    rows = [
+        row_of(path, images_for(path, asked.images, asked.count), layers=asked.layers, reference=asked.float)
+        for path in asked.files
+    ]
     if asked.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "onnxruntime-qnn")]
-    print(f"{', '.join(versions)}, software HTP on {platform.machine()}")
+    print(f"{versions()} on {platform.machine()}")
     for row in rows:
         print_row(row)
 

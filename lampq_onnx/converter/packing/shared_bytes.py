@@ -24,8 +24,15 @@ FIRST_OPSET = 18
 """First opset with BitwiseAnd."""
 
 
-def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> tuple[ir.Value, ir.Value | None]:
+def read_shared_bytes(
+    weight: QuantizedWeight, graph: Unpacking, *, levels: bool = False
+) -> tuple[ir.Value, ir.Value | None]:
     """Add the nodes that read a weight of 5 to 7 bits, and its packed bytes.
+
+    Args:
+        weight: codes to pack.
+        graph: receives the nodes and constants.
+        levels: subtract the zero point here, so that there is none.
 
     Returns:
         Integers (inputs, outputs) int8, and their zero point (outputs,). Up to 6 bits these are codes: the zero point
@@ -37,14 +44,21 @@ def read_shared_bytes(weight: QuantizedWeight, graph: Unpacking) -> tuple[ir.Val
     packed = share_bytes(np.ascontiguousarray(weight.codes.T).reshape(-1), bits)
     middle = 2 ** (bits - 1)
     if bits == PRODUCT_BITS:
-        codes = _seven(graph, packed)
-        half = graph.shared("lampq.middle.b7", np.array([middle], np.int8))
+        codes = _levels(graph, _seven(graph, packed), bits)
         shape = graph.own("shape", np.array([inputs, outputs], np.int64))
-        return graph.then("Reshape", [graph.then("Sub", [codes, half], "levels"), shape], "matrix"), None
+        return graph.then("Reshape", [codes, shape], "matrix"), None
     rows = packed.reshape(bytes_in_group(bits), -1, outputs)
     codes = _joined(graph, _five(graph, rows) if bits == 5 else _six(graph, rows))
+    if levels:
+        return _levels(graph, _int8(graph, codes), bits), None
     zero = np.full(outputs, middle, np.int8)
     return _int8(graph, codes), graph.shared(f"lampq.middle.b{bits}.{outputs}", zero)
+
+
+def _levels(graph: Unpacking, codes: ir.Value, bits: int) -> ir.Value:
+    """Subtract the middle level from int8 codes."""
+    half = graph.shared(f"lampq.middle.b{bits}", np.array([2 ** (bits - 1)], np.int8))
+    return graph.then("Sub", [codes, half], "levels")
 
 
 def _five(graph: Unpacking, rows: Bytes) -> list[ir.Value]:

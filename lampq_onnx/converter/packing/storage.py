@@ -32,6 +32,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.converter.packing.bit_layout import FieldKey, shares_bytes
+from lampq_onnx.converter.packing.pools import PooledRows
 from lampq_onnx.converter.packing.shared_bytes import FIRST_OPSET as SHARED_OPSET
 from lampq_onnx.converter.packing.shared_bytes import read_shared_bytes
 from lampq_onnx.converter.packing.unpacking import Unpacking, constant, look_up_fields
@@ -82,8 +83,11 @@ class Stored:
     bytes: int
 
 
-def required_opset(bits: int, packing: Packing) -> int:
-    """Return the lowest opset that a weight of ``bits`` bits needs in this packing."""
+def required_opset(weight: QuantizedWeight, packing: Packing) -> int:
+    """Return the lowest opset that a weight needs in this packing."""
+    bits = weight.bits
+    if weight.widths is not None and packing == "exact":
+        return MIN_OPSET["exact"]
     if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
         return MIN_OPSET["container"]
     if packing == "exact":
@@ -94,6 +98,36 @@ def required_opset(bits: int, packing: Packing) -> int:
 def may_share(target: Target, opset: int) -> bool:
     """Whether bytes may share their spare bits in files for ``target`` with this opset."""
     return target.shared_bytes and opset >= SHARED_OPSET
+
+
+def pooled(weight: QuantizedWeight, packing: Packing) -> bool:
+    """Whether the rows of the weight are stored in a pool, see `pools`."""
+    return weight.widths is not None and packing == "exact"
+
+
+def pack_rows(
+    weight: QuantizedWeight, name: str, rows: PooledRows, tables: dict[str, ir.Value], *, unsigned: bool
+) -> Packed:
+    """Take the integers of a weight out of its pool.
+
+    Args:
+        weight: the weight.
+        name: prefix of new tensor names.
+        rows: where its rows are.
+        tables: see `pack_weight`.
+        unsigned: see `needs_unsigned`.
+    """
+    scale = constant(f"{name}.scale", weight.scale)
+    size = -(-int(weight.row_bits().astype(np.int64).sum()) * weight.codes.shape[1] // 8)
+    if not unsigned:
+        return Packed(rows.value, scale, None, (), (scale,), "exact", size)
+    # No step leaves the range of its type: see `shared_bytes`.
+    graph = Unpacking(name, tables)
+    wide = graph.then("Cast", [rows.value], None, to=ir.DataType.INT32.value)
+    shifted = graph.then("Add", [wide, graph.shared("lampq.half.b8", np.array([128], np.int32))], None)
+    value = graph.then("Cast", [shifted], None, to=ir.DataType.UINT8.value)
+    zero = constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
+    return Packed(value, scale, zero, tuple(graph.nodes), (scale, zero, *graph.new), "exact", size)
 
 
 def needs_unsigned(weight: QuantizedWeight, target: Target, *, integer_kernel: bool) -> bool:

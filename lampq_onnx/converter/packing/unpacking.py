@@ -48,11 +48,33 @@ class Unpacking:
         self.nodes.append(node)
         return node.outputs[0]
 
-    def split(self, value: ir.Value, sizes: ir.Value, count: int) -> Sequence[ir.Value]:
-        """Add a Split of the first axis into ``count`` outputs of the given ``sizes``."""
-        node = ir.node("Split", [value, sizes], {"axis": 0}, num_outputs=count)
+    def split(self, value: ir.Value, sizes: ir.Value, count: int, *, axis: int = 0) -> Sequence[ir.Value]:
+        """Add a Split of an axis into ``count`` outputs of the given ``sizes``."""
+        node = ir.node("Split", [value, sizes], {"axis": axis}, num_outputs=count)
         self.nodes.append(node)
         return node.outputs
+
+    def transpose(self, value: ir.Value) -> ir.Value:
+        """Add a Transpose of a matrix."""
+        node = ir.node("Transpose", [value], {"perm": [1, 0]})
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def sort(self, values: ir.Value, count: ir.Value) -> ir.Value:
+        """Add a TopK that sorts all ``count`` values, the smallest first; return the indices they had."""
+        node = ir.node("TopK", [values, count], {"axis": 0, "largest": 0, "sorted": 1}, num_outputs=2)
+        self.nodes.append(node)
+        return node.outputs[1]
+
+    def part(self, step: str) -> Unpacking:
+        """Return a collection for a part of the work, with a longer prefix; `join` takes it over."""
+        return Unpacking(f"{self.name}.{step}", self._tables)
+
+    def join(self, part: Unpacking) -> None:
+        """Take over the nodes and constants of a part."""
+        self.nodes += part.nodes
+        self.new += part.new
+        self.bytes += part.bytes
 
     def own(self, step: str, array: npt.NDArray[np.generic]) -> ir.Value:
         """Add a constant that only this weight uses."""

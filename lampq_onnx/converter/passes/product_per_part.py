@@ -33,8 +33,9 @@ class ProductPerPart(LayerPass[LayerFacts]):
     1. MatMul -> Add -> Reshape [.., parts, ..] -> Transpose -> Split -> Squeeze, as exporters write queries, keys and
        values (with `SplitUnbind`), becomes MatMul -> Add -> Reshape -> Transpose for each part; likewise without the
        Transpose. MatMul -> Add -> Split along the last axis becomes MatMul -> Add for each part.
-    2. The packed weights stay one tensor; a Split after their unpacking is folded when the file is loaded. Scales and
-       biases are cut here. Every output channel keeps its numbers, so the results are identical to the bit.
+    2. The packed weights stay one tensor; a Split after their unpacking is folded when the file is loaded. For targets
+       that fold nothing, the weights are cut here, as scales and biases always are. Every output channel keeps its
+       numbers, so the results are identical to the bit.
     3. All products carry the layer's name. The first one, and the node that scales its weight, carry the other
        annotations. A part that nothing reads has none.
     4. Left unchanged: parts that are not consecutive output channels, many or narrow parts, and results that something
@@ -116,13 +117,11 @@ class ProductPerPart(LayerPass[LayerFacts]):
             sizes: output channels of each part.
             read: indices of the parts that are read.
         """
-        cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
-        split = ir.node("Split", [scaling[-1].inputs[0], cuts], {"axis": 1}, num_outputs=len(sizes), name="")
-        graph.insert_before(node, split)
+        weights = self._weights(graph, node, scaling[-1].inputs[0], sizes)
         labels = scaling[0].metadata_props
         products: list[ir.Node] = []
         for index in read:
-            weight = split.outputs[index]
+            weight = weights[index]
             for old in reversed(scaling):
                 constants = [self._cut(graph, value, sizes, index) for value in old.inputs[1:] if value is not None]
                 new = ir.node(old.op_type, [weight, *constants], dict(old.attributes), name="")
@@ -139,6 +138,20 @@ class ProductPerPart(LayerPass[LayerFacts]):
             graph.insert_before(node, product)
             products.append(product)
         return products
+
+    def _weights(
+        self, graph: ir.Graph, node: ir.Node, whole: ir.Value | None, sizes: Sequence[int]
+    ) -> Sequence[ir.Value]:
+        """Cut the packed weights: by a Split before ``node``, or, if the target folds nothing, as constants."""
+        assert whole is not None
+        if self._target.folds:
+            cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+            split = ir.node("Split", [whole, cuts], {"axis": 1}, num_outputs=len(sizes), name="")
+            graph.insert_before(node, split)
+            return split.outputs
+        parts = np.split(constant_array(whole), np.cumsum(sizes)[:-1], axis=1)
+        names = [unused(f"{whole.name}.{index}", self._values) for index in range(len(sizes))]
+        return [add_constant(graph, name, np.ascontiguousarray(part)) for name, part in zip(names, parts, strict=True)]
 
     def _cut(self, graph: ir.Graph, value: ir.Value, sizes: Sequence[int], index: int) -> ir.Value:
         """Cut one part out of a constant with one number per output channel, or one for all; equal parts are shared."""

@@ -10,10 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
-
-from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.sessions import session_options
 
 WARM_UP = 2
 
@@ -37,18 +33,6 @@ class Timing:
         """
         low, middle, high = (float(value) for value in np.percentile(samples, [25, 50, 75]))
         return cls(middle, 1.253 * (high - low) / 1.349 / math.sqrt(len(samples)) / middle)
-
-
-def open_session(model: bytes, threads: int) -> Any:
-    """Open a session of one layer.
-
-    Raises:
-        LampqError: onnxruntime refuses the model.
-    """
-    try:
-        return ort.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise LampqError(f"onnxruntime cannot load a layer to be timed: {str(error).strip()[:500]}") from error
 
 
 def time_in_turns(sessions: Sequence[Any], x: npt.NDArray[np.float32], rounds: int) -> list[Timing]:

@@ -23,12 +23,14 @@ from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.graph.quantized_operators import require_float_file
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
+from lampq_onnx.runtime.engine import Engine, engine_for
 from lampq_onnx.runtime.environment import cpu_flags, cpu_name
 from lampq_onnx.runtime.latency import compare_latency
 from lampq_onnx.runtime.probe.layers import LayerShape, layer_bytes, layer_plan, plain_weight
-from lampq_onnx.runtime.probe.measure import Timing, open_session, time_in_turns
+from lampq_onnx.runtime.probe.measure import Timing, time_in_turns
 from lampq_onnx.runtime.probe.timed_forms import TimedForm, timed_forms
-from lampq_onnx.runtime.sessions import open_runner
+from lampq_onnx.runtime.runtimes import described, runtime_of
+from lampq_onnx.runtime.sessions import open_runner, open_session
 from lampq_onnx.targets import Target
 
 SAME = 3.0
@@ -48,12 +50,14 @@ class ProbeOptions:
         batch: images per run.
         rounds: turns of every form.
         reuse: whether times in the user's cache are used.
+        engine: what runs the files; None: the runtime of the target.
     """
 
     threads: int = 1
     batch: int = 1
     rounds: int = 40
     reuse: bool = True
+    engine: Engine | None = None
 
 
 def probe(
@@ -68,7 +72,7 @@ def probe(
 
     Args:
         path: float.onnx.
-        target: onnxruntime on this kind of CPU.
+        target: a runtime on this kind of CPU.
         options: how times are measured.
         cache: times by shape, onnxruntime version, CPU and options; default: the user's cache.
         progress: is told how many shapes are done.
@@ -78,6 +82,8 @@ def probe(
         LampqError: the file cannot be read, or has no layer.
     """
     forms = timed_forms(target)
+    engine = options.engine or engine_for("auto", "auto", target.name)
+    words = described(engine)  # refuses a runtime that is missing
     model = load_model(path)
     require_float_file(model, path)
     if not find_layers(model.graph):
@@ -91,10 +97,10 @@ def probe(
     times: list[LayerTime] = []
     with progress.stage("layers", len(distinct)) as advance:
         for done, shape in enumerate(distinct, 1):
-            times += _records(shape, forms, _times(shape, forms, opset, target, options, kept))
+            times += _records(shape, forms, _times(shape, forms, opset, target, engine, options, kept))
             advance(done)
     with progress.stage("whole files"):
-        float_ms, fastest_ms, noise = _whole(path, target, options)
+        float_ms, fastest_ms, noise = _whole(path, target, engine, options)
     slow = [_time(times, shape.name, FLOAT_FORM_BITS) for shape in shapes.values()]
     fast = [_time(times, shape.name, WHOLE_FORM) for shape in shapes.values()]
     return LatencyTable(
@@ -102,6 +108,7 @@ def probe(
         target=target.name,
         cpu=cpu_name(),
         onnxruntime=ort.__version__,
+        runtime=words,
         threads=options.threads,
         batch=options.batch,
         float_bytes=file_bytes(path),
@@ -146,28 +153,30 @@ def _times(
     forms: tuple[TimedForm, ...],
     opset: int,
     target: Target,
+    engine: Engine,
     options: ProbeOptions,
     cache: ArrayCache,
 ) -> list[Timing]:
-    key = _key(shape, forms, target, options)
+    key = _key(shape, forms, target, engine, options)
     found = cache.get(key) if options.reuse else None
     if found is not None:
         return [Timing(*(float(v) for v in found[form.name])) for form in forms]
     x = np.random.default_rng(1).normal(size=(options.batch, *shape.input)).astype(np.float32)
-    sessions = [open_session(layer_bytes(shape, opset, target, form.measured), options.threads) for form in forms]
+    models = [layer_bytes(shape, opset, target, form.measured) for form in forms]
+    sessions = [open_session(model, threads=options.threads, engine=engine) for model in models]
     timings = time_in_turns(sessions, x, options.rounds)
     cache.put(key, {form.name: np.array([t.milliseconds, t.noise]) for form, t in zip(forms, timings, strict=True)})
     return timings
 
 
-def _key(shape: LayerShape, forms: tuple[TimedForm, ...], target: Target, options: ProbeOptions) -> str:
+def _key(shape: LayerShape, forms: tuple[TimedForm, ...], target: Target, engine: Engine, options: ProbeOptions) -> str:
     parts = {
-        "kind": "layer times 2",
+        "kind": "layer times 3",
         "shape": shape.name,
         "forms": [form.name for form in forms],
         "target": target.name,
         "cpu": [cpu_name(), *cpu_flags()],
-        "onnxruntime": ort.__version__,
+        "runtime": [engine.runtime, runtime_of(engine.runtime).version(), engine.precision],
         "options": [options.threads, options.batch, options.rounds],
         "version": metadata.version("lampq-onnx"),
     }
@@ -207,7 +216,7 @@ def _converted(model: ir.Model, target: Target, form: tuple[int, int]) -> ir.Mod
     return convert_model(model, plan, target=target, weights=weights).model
 
 
-def _whole(path: Path, target: Target, options: ProbeOptions) -> tuple[float, float, float]:
+def _whole(path: Path, target: Target, engine: Engine, options: ProbeOptions) -> tuple[float, float, float]:
     """Return the median times in ms of the files with no and with all layers quantized, and the noise of their ratio.
 
     Both files are converted, because the converter's graph passes also speed up the other nodes.
@@ -216,7 +225,7 @@ def _whole(path: Path, target: Target, options: ProbeOptions) -> tuple[float, fl
         files = [Path(folder, "float.onnx"), Path(folder, "quantized.onnx")]
         for file, form in zip(files, (FLOAT_FORM_BITS, WHOLE_FORM), strict=True):
             save_model(_converted(load_model(path), target, form), file)
-        reference, other = (open_runner(file, threads=options.threads) for file in files)
+        reference, other = (open_runner(file, threads=options.threads, engine=engine) for file in files)
     sizes = reference.session.get_inputs()[0].shape[1:]
     if not all(isinstance(size, int) for size in sizes):
         raise LampqError(f"{path} takes images of any size {sizes}, but a latency can be measured for one size only")

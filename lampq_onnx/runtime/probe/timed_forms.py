@@ -43,7 +43,7 @@ FLOAT_FORM = TimedForm((FLOAT_BITS,), (FLOAT_BITS,), (), None)
 def timed_forms(target: Target) -> tuple[TimedForm, ...]:
     """List the forms to measure: float first, then the form that most layers take.
 
-    onnxruntime folds the unpacking of weights when the session is created, so one width below 8 bits stands for all.
+    Runtimes fold the unpacking of weights when the session is created, so one width below 8 bits stands for all.
     That storages take the same time is measured, for narrow weights with 8-bit inputs.
 
     Raises:

@@ -38,7 +38,9 @@ from lampq_onnx.html import write_report
 from lampq_onnx.html.sweep import write_sweep
 from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
+from lampq_onnx.runtime.engine import engine_for
 from lampq_onnx.runtime.environment import available_cores, describe_environment, target_here
+from lampq_onnx.runtime.runtimes import require_runtime
 from lampq_onnx.serving.derived import file_sha256
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.feasibility import require_space_for
@@ -99,8 +101,9 @@ def sweep(
     for metric in metrics:
         for budget in bits:
             recipe.allocation.with_values(bits=budget, metric=metric).require_average_bits()
-    target = target_here(recipe.output.target)
+    target = target_here(recipe.output.target_name)
     check_options(recipe, target)
+    require_runtime(engine_for(recipe.output.runtime, recipe.output.inference_precision, target.name))
     require_images(recipe, given)
     require_writable(folder)
     threads = recipe.output.threads or available_cores()

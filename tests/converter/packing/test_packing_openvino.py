@@ -7,6 +7,7 @@ import platform
 import numpy as np
 import pytest
 
+from lampq_onnx.artifacts import ChannelWidths
 from lampq_onnx.converter import convert_model
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.runtime import cpu_flags
@@ -16,6 +17,30 @@ from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, refere
 openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
 
 HERE = target_for("openvino", platform.machine(), cpu_flags())
+
+
+@pytest.mark.parametrize("widths", [(2, 3, 5), (1, 6, 7), (4, 8)])
+def test_channels_of_several_widths_run_on_integers_too(widths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(len(widths))
+    rows = rng.choice([bits for bits in widths if bits < 8 or HERE.signed_8bit_exact], 48)
+    if len(set(rows)) < 2:
+        pytest.skip("8-bit weights have another form on this CPU")
+    mix = ChannelWidths.from_rows(rows)
+    plan = plan_for(["fc"], weight_bits=mix.widest, low=-3.0, high=2.5)
+    plan = plan.with_channel_widths({"fc": mix})
+    matrix = rng.normal(size=(70, 48)).astype(np.float32)
+    file = as_proto(convert_model(as_ir(one_matmul(matrix)), plan, packing="exact", target=HERE).model)
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(file.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    x = rng.uniform(-3, 2.5, (7, 3, 70)).astype(np.float32)
+    found, wanted = compiled(x)[0], reference(file, x)
+    assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [fact["layerType"].astype(str) for fact in facts]
+    assert "TopK" not in kinds
+    (kernel,) = [f["primitiveType"].astype(str) for f in facts if f["layerType"].astype(str) == "FullyConnected"]
+    assert kernel.endswith("_I8")
 
 
 @pytest.mark.parametrize("activation_bits", [8, 32])

@@ -1,0 +1,56 @@
+"""The table of runtimes and targets: what its rows say, on a tiny model."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lampq_onnx.runtime.runtimes import runtime_of
+from lampq_onnx.targets import RUNNERS, TARGETS
+from tests.trust.case import make_good
+from tools.bench.targets import __main__ as table
+from tools.bench.targets import engines
+from tools.bench.targets.case import Case, given, not_run
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp("targets")
+    good = make_good(folder)
+    return given(good.float, good.images, good.images, folder, 8)
+
+
+def test_every_runtime_that_runs_here_has_a_file() -> None:
+    assert set(RUNNERS) <= set(table.runtimes())
+    for module in table.runtimes().values():
+        assert callable(import_module(module).rows)
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_rows_are_exact_and_on_integer_kernels(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+    monkeypatch.setattr(engines, "TIMED_RUNS", 1)
+    monkeypatch.setattr(engines, "FORMS", ((4, 8), (4, 32)))
+    rows = list(import_module(table.runtimes()[name]).rows(case))
+    words = f"{runtime_of(name).words} {runtime_of(name).version()}"
+    assert all(row.runtime.startswith(words) for row in rows)
+    assert {row.target for row in rows} == {t.name for t in TARGETS.values() if t.runner == name}
+    ran = [row for row in rows if row.form]
+    assert {row.form for row in ran} == {"W4/A8", "W4/Afloat"}
+    for row in ran:
+        assert row.loads == "yes"
+        assert float(row.worst) < 1e-5
+        assert row.integer == ("6 of 6" if row.form == "W4/A8" else "0 of 6")
+        assert table.line(row).count("|") == len(table.COLUMNS) + 1
+    assert all(row.loads.startswith("not run: this CPU") for row in rows if not row.form)
+
+
+def test_images_are_ready_for_the_model(case: Case) -> None:
+    assert case.images.shape == (8, 3, 4, 4)
+    assert case.images.dtype == np.float32
+    assert Path(case.float_file).is_file()
+    assert table.line(not_run("TVM", "all", "not installed")).startswith("| TVM | all |  | not run: not installed |")
