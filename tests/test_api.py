@@ -62,7 +62,8 @@ def test_a_module_and_a_loader_are_quantized_and_left_alone(tmp_path: Path) -> N
     recorder = Recorder()
     report = lampq_onnx.quantize(
         module, tmp_path / "out", preprocessing=PREPROCESSING, calibration=loader, validation=loader, bits=4,
-        rounding="nearest", rounds=2, threads=1, latency_runs=1, calibration_size=16, resume=False, progress=recorder,
+        rounding="nearest", rounds=2, threads=1, latency_runs=1, calibration_size=16, resume=False, figures="all",
+        progress=recorder,
     )  # fmt: skip
     for name in ("equalization", "ranges", "traces", "costs", "input costs", "validation"):
         assert recorder.done[name] == sorted(recorder.done[name]), name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from lampq_onnx.allocation.activations import activation_costs, fixed_activation
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray
 from lampq_onnx.allocation.groups import ChannelGroups, RowCounts
 from lampq_onnx.allocation.ilp import solve, solve_choices
-from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, budgeted_layers
+from lampq_onnx.allocation.metrics import MEASURED_METRICS, METRICS, UNIFORM, budgeted_layers
 from lampq_onnx.allocation.mix_search import MixSolution, solve_mixes
 from lampq_onnx.allocation.mixed_widths import mixes_in_bits, own_groups, widths_of, with_mix
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
@@ -46,8 +46,12 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
     options.require_granularity()
     model_layers = _layers(sensitivities)
     asked = options.activation_bits
-    groups = own_groups(sensitivities, options)
+    width, input_width = options.only_width, options.only_input_width
     mixes: dict[str, RowCounts] = {}
+    if width is not None and input_width is not None:
+        solution = _only_solution(model_layers, width, input_width if isinstance(asked, str) else None)
+        return _plan(sensitivities, options, model_layers, solution, mixes), solution
+    groups = None if width is not None else own_groups(sensitivities, options)
     if asked == "mixed":
         solution, mixes = _solve_pairs(sensitivities, model_layers, options, groups)
     else:
@@ -65,6 +69,18 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
             solution, mixes = widths_of(solved, model_layers, [(bits, 0) for bits in options.candidates], [0])
         if asked == "same":
             solution = replace(solution, activation_bits=dict(solution.bits))
+    return _plan(sensitivities, options, model_layers, solution, mixes), solution
+
+
+def _plan(
+    sensitivities: Sensitivities,
+    options: AllocationOptions,
+    model_layers: tuple[LayerSensitivity, ...],
+    solution: Solution,
+    mixes: Mapping[str, RowCounts],
+) -> BitPlan:
+    """Return the plan with the widths of a solution."""
+    asked = options.activation_bits
     if isinstance(asked, str):
         inputs = solution.activation_bits
     else:
@@ -78,14 +94,27 @@ def allocate(sensitivities: Sensitivities, options: AllocationOptions = DEFAULTS
         else with_mix(layer, layer_plan(layer, solution.bits[layer.name], inputs[layer.name]), mixes.get(layer.name))
         for layer in sensitivities.layers
     }
-    plan = BitPlan(
+    return BitPlan(
         model=sensitivities.model.name,
         metric=options.metric,
         budget=options.bits,
         activation_budget=options.activation_budget if asked == "mixed" else None,
         layers=layers,
     )
-    return plan, solution
+
+
+def _only_solution(layers: Sequence[LayerSensitivity], width: int, input_width: int | None) -> Solution:
+    """Return the only plan that the budgets allow; its cost was not asked for."""
+    return Solution(
+        bits={layer.name: width for layer in layers},
+        objective=0.0,
+        bound=0.0,
+        gap=0.0,
+        proven_optimal=True,
+        seconds=0.0,
+        activation_bits={} if input_width is None else {layer.name: input_width for layer in layers},
+        only=True,
+    )
 
 
 def _layers(sensitivities: Sensitivities) -> tuple[LayerSensitivity, ...]:
@@ -115,6 +144,8 @@ def _solve_pairs(
     no factor between the two changes which widths are best, but the smaller cost could drown in the rounding of the
     larger.
     """
+    if options.only_width is not None:
+        options = options.with_values(candidates=(options.only_width,), metric=UNIFORM, bits=options.only_width)
     pairs = [(w, a) for w in options.candidates for a in options.activation_candidates]
     averages = (options.bits, options.activation_budget)
     weight_costs = METRICS[options.metric](sensitivities, options.candidates, options.gamma)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from lampq_onnx.allocation.choices import FloatArray
 from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.errors import LampqError
+
+Measurement = Literal["trace", "alpha", "weight_error", "nuclear_norm", "weight_cost"]
+"""What the front end can measure of the weights of a layer."""
 
 Costs = Callable[[Sensitivities, tuple[int, ...], float], FloatArray]
 """(sensitivities, candidate widths in bits, gamma) -> (n, k) costs of the n layers in the budget."""
@@ -22,11 +26,13 @@ class Metric:
     Attributes:
         costs: computes them; float64 of shape (n, k), one row for each layer in the budget, one column for each width.
         summary: what it is, in one line for `lampq-onnx list metrics`.
+        reads: measurements that it needs; nothing else is measured for it.
         measured: the costs are nats of mean KL, like the costs of the inputs.
     """
 
     costs: Costs
     summary: str
+    reads: frozenset[Measurement]
     measured: bool = False
 
     def __call__(self, sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
@@ -54,19 +60,12 @@ def lampq(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: floa
 
     Source: LampQ (AAAI 2026, arXiv 2511.10004). The unit is that of the loss that alpha was measured in.
     """
-    layers = budgeted_layers(sensitivities)
-    for layer in layers:
-        if layer.type not in sensitivities.alpha:
-            raise LampqError(
-                f"the sensitivities have no alpha for type {layer.type} of layer {layer.name}",
-                hint="Measure the sensitivities again, or use the metric 'fisher', which needs no alpha.",
-            )
-    return _decaying([sensitivities.omega(layer) for layer in layers], candidates, gamma)
+    return _decaying([sensitivities.omega(layer) for layer in budgeted_layers(sensitivities)], candidates, gamma)
 
 
 def fisher(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
     """Compute tr(F_i) gamma^-B: `lampq` without the factor per type (the ablation in the LampQ paper)."""
-    return _decaying([layer.trace for layer in budgeted_layers(sensitivities)], candidates, gamma)
+    return _decaying([sensitivities.trace(layer) for layer in budgeted_layers(sensitivities)], candidates, gamma)
 
 
 def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gamma: float) -> FloatArray:
@@ -75,7 +74,7 @@ def nuclear_norm(sensitivities: Sensitivities, candidates: tuple[int, ...], _gam
     Source: VT-PTQ, Liu et al., "Post-Training Quantization for Vision Transformer", NeurIPS 2021.
     """
     layers = budgeted_layers(sensitivities)
-    return np.array([[layer.nuclear_norm * _weight_error(layer, bits) for bits in candidates] for layer in layers])
+    return np.array([[_nuclear_norm(layer) * _weight_error(layer, bits) for bits in candidates] for layer in layers])
 
 
 def uniform(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma: float) -> FloatArray:
@@ -112,13 +111,33 @@ def omega_error(sensitivities: Sensitivities, candidates: tuple[int, ...], gamma
     return np.array([[omega * _weight_error(u, bits) / u.parameters for bits in candidates] for u, omega in rows])
 
 
+UNIFORM = "uniform"
+"""The metric whose best plan is the budget's width everywhere."""
+
+_OMEGA: frozenset[Measurement] = frozenset({"trace", "alpha"})
+
 METRICS: dict[str, Metric] = {
-    "lampq": Metric(lampq, "type-aware Fisher information, the metric of the LampQ paper"),
-    "fisher": Metric(fisher, "trace of the Fisher information, without LampQ's factor for each type of layer"),
-    "nuclear-norm": Metric(nuclear_norm, "nuclear norm of the layer's output times its rounding error (VT-PTQ)"),
-    "uniform": Metric(uniform, "every weight counts alike: the same width everywhere, for comparison"),
-    "kl": Metric(kl, "KL divergence from the float model, measured with this layer alone rounded", measured=True),
-    "omega-error": Metric(omega_error, "LampQ's factor of the layer times its measured rounding error"),
+    "lampq": Metric(lampq, "type-aware Fisher information, the metric of the LampQ paper", _OMEGA),
+    "fisher": Metric(
+        fisher,
+        "trace of the Fisher information, without LampQ's factor for each type of layer",
+        frozenset({"trace"}),
+    ),
+    "nuclear-norm": Metric(
+        nuclear_norm,
+        "nuclear norm of the layer's output times its rounding error (VT-PTQ)",
+        frozenset({"nuclear_norm", "weight_error"}),
+    ),
+    UNIFORM: Metric(uniform, "every weight counts alike: the same width everywhere, for comparison", frozenset()),
+    "kl": Metric(
+        kl,
+        "KL divergence from the float model, measured with this layer alone rounded",
+        frozenset({"weight_cost"}),
+        measured=True,
+    ),
+    "omega-error": Metric(
+        omega_error, "LampQ's factor of the layer times its measured rounding error", _OMEGA | {"weight_error"}
+    ),
 }
 """Metrics by the name that a plan and the command line give them."""
 
@@ -148,6 +167,15 @@ def _weight_cost(layer: LayerSensitivity, bits: int) -> float:
         "'lampq', which needs no measured costs."
     )
     return at_width(layer, layer.weight_cost, bits, "weight cost", hint)
+
+
+def _nuclear_norm(layer: LayerSensitivity) -> float:
+    if layer.nuclear_norm is None:
+        raise LampqError(
+            f"the sensitivities have no nuclear norm of layer {layer.name}",
+            hint="analyze measures what every metric needs; quantize only what its own metric and baselines need",
+        )
+    return layer.nuclear_norm
 
 
 def _weight_error(layer: LayerSensitivity, bits: int) -> float:

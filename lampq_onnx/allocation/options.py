@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from lampq_onnx.allocation.metrics import METRICS
+from lampq_onnx.allocation.metrics import METRICS, UNIFORM
 from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
 from lampq_onnx.allocation.widths import INPUT_WIDTHS, parse_activation_candidates, parse_candidates
 from lampq_onnx.artifacts import Sensitivities
@@ -262,6 +262,35 @@ class AllocationOptions(Record):
         """
         if self.activation_bits == "mixed":
             _require_average(self.activation_budget, "activation bits", self.activation_candidates)
+
+    @property
+    def only_width(self) -> int | None:
+        """The width that every layer in the budget gets whatever is measured; None: the measurements decide.
+
+        There is one candidate, or the budget is that of the smallest or the largest, or the metric counts all weights
+        alike and the budget is a candidate.
+        """
+        least, largest = self.candidates[0], self.candidates[-1]
+        if self.bits >= largest:
+            return largest
+        if self.bits == least or (self.metric == UNIFORM and self.bits in self.candidates):
+            return int(self.bits)
+        return None
+
+    @property
+    def only_input_width(self) -> int | None:
+        """The width that every input gets whatever is measured; None: the measurements decide.
+
+        Where all inputs have 8 bits, the measurements may still show some that need 16, see `wide_price`.
+        """
+        if isinstance(self.activation_bits, int):
+            return self.activation_bits
+        if self.activation_bits == "same":
+            return self.only_width
+        least, largest = self.activation_candidates[0], self.activation_candidates[-1]
+        if self.activation_budget >= largest:
+            return largest
+        return least if self.activation_budget == least else None
 
     @property
     def width_pairs(self) -> list[tuple[int, int]]:

@@ -125,6 +125,7 @@ class Solution:
         proven_optimal: the search ended by itself, or the gap is zero up to rounding.
         seconds: wall time of the search.
         activation_bits: layer name -> width of the input, if the program chose it too; else empty.
+        only: no other widths keep the budget, or none are cheaper whatever is measured, so that no cost was computed.
     """
 
     bits: dict[str, int]
@@ -134,6 +135,7 @@ class Solution:
     proven_optimal: bool
     seconds: float
     activation_bits: dict[str, int] = field(default_factory=dict)
+    only: bool = False
 
 
 def capacity_of(budget: float, total: int) -> int:

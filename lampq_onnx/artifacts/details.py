@@ -85,6 +85,6 @@ class AnswerChanges(Record):
 class Details(Record):
     """Details that explain the figures of a report."""
 
-    errors: OutputErrors = Field(description="errors along the model")
-    operators: OperatorTimes = Field(description="times by operator")
+    errors: OutputErrors | None = Field(default=None, description="errors along the model; null: not measured")
+    operators: OperatorTimes | None = Field(default=None, description="times by operator; null: not measured")
     changes: AnswerChanges | None = Field(description="null for tasks without one label per image")

@@ -43,9 +43,18 @@ class LayerSensitivity(Record):
         default=False,
         description="the input stays in float if the target has a kernel for that: a pointwise convolution",
     )
-    trace: float = Field(ge=0, description="tr(F_i): mean over images of the squared gradient norm")
-    nuclear_norm: float = Field(ge=0, description="mean nuclear norm of the layer's output matrix (tokens x features)")
-    weight_error: dict[int, float] = Field(description="bits -> squared Frobenius error of the rounded weights")
+    trace: float | None = Field(
+        default=None, ge=0, description="tr(F_i): mean over images of the squared gradient norm; null: not measured"
+    )
+    nuclear_norm: float | None = Field(
+        default=None,
+        ge=0,
+        description="mean nuclear norm of the layer's output matrix (tokens x features); null: not measured",
+    )
+    weight_error: dict[int, float] = Field(
+        default_factory=dict,
+        description="bits -> squared Frobenius error of the rounded weights; absent: not measured",
+    )
     weight_cost: dict[int, float] = Field(
         default_factory=dict,
         description="bits -> mean KL to the float model (nats) that the rounded weights of this width cost; "
@@ -107,7 +116,10 @@ class Sensitivities(Shown, Artifact):
     version: Literal[1] = 1
     model: ModelIdentity = Field(description="the model that was measured")
     layers: tuple[LayerSensitivity, ...] = Field(description="all layers, in the order of the graph")
-    alpha: dict[str, float] = Field(description="type -> factor that turns a trace into an expected loss")
+    alpha: dict[str, float] = Field(
+        default_factory=dict,
+        description="type -> factor that turns a trace into an expected loss; empty: not measured",
+    )
     alpha_loss: dict[str, float] = Field(
         default_factory=dict, description="layer -> loss measured with only that layer at alpha_bits"
     )
@@ -150,8 +162,37 @@ class Sensitivities(Shown, Artifact):
 
         Args:
             layer: one of the layers.
+
+        Raises:
+            LampqError: its trace or the factor of its type was not measured.
         """
-        return self.alpha[layer.type] * layer.trace
+        if layer.type not in self.alpha:
+            raise LampqError(
+                f"the sensitivities have no alpha for type {layer.type} of layer {layer.name}",
+                hint="Measure the sensitivities again, or use the metric 'fisher', which needs no alpha.",
+            )
+        return self.alpha[layer.type] * self.trace(layer)
+
+    def trace(self, layer: LayerSensitivity) -> float:
+        """Return tr(F_i).
+
+        Args:
+            layer: one of the layers.
+
+        Raises:
+            LampqError: it was not measured.
+        """
+        if layer.trace is None:
+            raise LampqError(
+                f"the sensitivities have no Fisher trace of layer {layer.name}",
+                hint="analyze measures what every metric needs; quantize only what its own metric and baselines need",
+            )
+        return layer.trace
+
+    @property
+    def omegas(self) -> bool:
+        """Whether traces and factors were measured."""
+        return bool(self.alpha) and all(layer.trace is not None for layer in self.layers)
 
     def cost_at(self, agreement: float) -> float:
         """Return the largest summed cost in nats at which the simulated plans keep ``agreement``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rich.console import Console
 from rich.markup import escape
 
 from lampq_onnx.cli.columns import Column, console, print_table, words
@@ -40,4 +41,20 @@ def print_recognition(found: Recognition) -> None:
     for name, task in found.outputs.items():
         out.print(f"output {escape(name)}: {task}")
     out.print(f"images: {found.preprocessing}", markup=False)
+    _print_stages(out, found)
     out.print("nothing was written")
+
+
+def _print_stages(out: Console, found: Recognition) -> None:
+    """Print what the run would do, and about how long it would take."""
+    if not found.stages:
+        return
+    table = Table(title="stages of the run, before its file is checked", title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("about, s", justify="right")
+    for stage in found.stages:
+        table.add_row(stage.name, f"{stage.seconds:.1f}")
+    table.add_row("all", f"{sum(stage.seconds for stage in found.stages):.0f}")
+    out.print(table)
+    if found.peak_bytes is not None:
+        out.print(f"memory: about {found.peak_bytes / 1e9:.1f} GB")

@@ -100,7 +100,7 @@ def print_summary(report: Report) -> None:
             for stage, value in report.rounding.held_out_kl.items()
         )
         kept = ", ".join(f"{name} {count}" for name, count in sorted(report.rounding.techniques.items()))
-        rows.append(("rounding", f"{report.rounding.effort}: {kept}; held-out KL: {stages}"))
+        rows.append(("rounding", f"{report.rounding.effort}: {kept}" + (f"; held-out KL: {stages}" if stages else "")))
     if report.equalized:
         rows.append(("equalized inputs", f"{len(report.equalized)} of {len(report.layers)} layers"))
     if bits.activation_average is not None:
@@ -179,8 +179,8 @@ def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
     rows = [
         (
             layer.name, layer.type, f"{layer.parameters:,}", _number(layer.trace),
-            "fixed" if layer.fixed else _number(sensitivities.alpha[layer.type]),
-            "" if layer.fixed else _number(sensitivities.omega(layer)),
+            "fixed" if layer.fixed else _number(sensitivities.alpha.get(layer.type)),
+            "" if layer.fixed or not sensitivities.omegas else _number(sensitivities.omega(layer)),
             f"{layer.activation_range.low:.3g} .. {layer.activation_range.high:.3g}", layer.activation_range.method,
         )
         for layer in sensitivities.layers

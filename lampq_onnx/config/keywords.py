@@ -116,6 +116,7 @@ class _Output(TypedDict, total=False):
     latency_batch: int | None
     latency_runs: int | None
     gate_agreement: float | None
+    figures: Literal["auto", "all", "few"] | None
 
 
 class QuantizeKeywords(_Model, _Images, _Allocation, _Budgets, _Analysis, _Rounding, _Update, _Output, total=False):

@@ -483,6 +483,16 @@ class OutputOptions(Record):
             shapes_file=False,
         ),
     ] = 0.5
+    figures: Annotated[
+        Literal["auto", "all", "few"],
+        Option(
+            "What the report shows beside accuracy, size and latency. all: Fisher traces, errors of layers, and where "
+            "the time goes; few: nothing that takes a pass of its own; auto: few with --effort fast, else all but the "
+            "traces, which it shows if the metric needs them.",
+            OUTPUT,
+            shapes_file=False,
+        ),
+    ] = "auto"
     baselines: Annotated[
         tuple[MetricName, ...],
         Option(

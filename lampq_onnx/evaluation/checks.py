@@ -20,13 +20,13 @@ from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_o
 from lampq_onnx.evaluation.changes import ChangeMeter
 from lampq_onnx.evaluation.gates import problems_of
 from lampq_onnx.evaluation.measure import (
-    BATCH,
     PairFigures,
     Simulation,
     measure_accuracy,
     measure_fidelity,
     measure_latency,
     not_measured,
+    pass_images,
 )
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.evaluation.records import bit_averages, layer_report, now
@@ -113,12 +113,15 @@ def share_accuracy(
     """
     answers = files.task.outputs
     float32 = replace(engine, precision="f32")
-    return measure_accuracy(
+    runners = (
         open_runner(files.reference, threads=threads, answers=answers, engine=float32),
         open_runner(files.quantized, threads=threads, answers=answers, engine=engine),
         open_runner(files.quantized, threads=threads, optimize=False, answers=answers),
+    )
+    return measure_accuracy(
+        *runners,
         simulation,
-        batches_of(files.images, files.preprocessing, BATCH),
+        batches_of(files.images, files.preprocessing, pass_images(files.preprocessing.size, *runners)),
         total=len(files.images),
         exact=None
         if in_float32(engine)
@@ -164,6 +167,7 @@ def check_files(
     limits: GateLimits,
     simulation: Simulation | None = None,
     group: Group = ALONE,
+    details: bool = True,
 ) -> Report:
     """Measure accuracy, fidelity and latency of a quantized file.
 
@@ -178,6 +182,7 @@ def check_files(
         limits: gates, stored in the report.
         simulation: the quantized model in PyTorch, if there is one.
         group: the processes that share the images; the other processes call `share_accuracy`.
+        details: whether errors along the model and times by operator are measured too.
 
     Raises:
         LampqError: a file does not load, or images and files do not fit together.
@@ -199,17 +204,21 @@ def check_files(
             runs=options.latency_runs,
             engine=engine,
         )
-        operators = operator_times(
-            files.reference,
-            files.quantized,
-            batch,
-            threads=options.latency_threads,
-            runs=PROFILED_RUNS,
-            engine=engine,
-        )
-    with clock.stage("output errors"):
-        errors = measure_output_errors(files.reference, files.quantized, files.layers, first, threads=threads)
-    details = Details(
+        operators = None
+        if details:
+            operators = operator_times(
+                files.reference,
+                files.quantized,
+                batch,
+                threads=options.latency_threads,
+                runs=PROFILED_RUNS,
+                engine=engine,
+            )
+    errors = None
+    if details:
+        with clock.stage("output errors"):
+            errors = measure_output_errors(files.reference, files.quantized, files.layers, first, threads=threads)
+    found = Details(
         errors=errors,
         operators=operators,
         changes=None
@@ -229,7 +238,7 @@ def check_files(
         seconds=dict(clock.seconds),
         environment=describe_environment(target).model_copy(update={"runtime": described(engine)}),
         layers=tuple(layer_report(layer) for layer in files.layers),
-        details=details,
+        details=found,
         limits=limits,
         problems=problems_of(
             accuracy,

@@ -26,6 +26,10 @@ from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 BATCH = 32
+"""Largest number of images in a pass."""
+
+PASS_PIXELS = 8 * 224 * 224
+"""Pixels of one pass: the activations of more images take memory and save no time."""
 
 FIDELITY_IMAGES = 256
 """Images on which the unoptimized file and the simulation run too; they are several times slower."""
@@ -54,6 +58,18 @@ class PairFigures:
     simulation_excess: float | None
     compared: int
     broken_plain: int = 0
+
+
+def pass_images(size: tuple[int, int], *runners: Runner | None) -> int:
+    """Images of a pass through all runners.
+
+    Args:
+        size: height and width of an image.
+        runners: if one of them prescribes the size of a batch, the pass has `BATCH` images.
+    """
+    if any(runner is not None and runner.fixed_batch is not None for runner in runners):
+        return BATCH
+    return max(1, min(BATCH, PASS_PIXELS // (size[0] * size[1])))
 
 
 def measure_accuracy(

@@ -97,8 +97,8 @@ def with_layers(
         if (model_layer := model_layers.get(layer.name)) is not None:
             known |= {
                 "trace": model_layer.trace,
-                "alpha": sensitivities.alpha[model_layer.type],
-                "omega": sensitivities.omega(model_layer),
+                "alpha": sensitivities.alpha.get(model_layer.type),
+                "omega": sensitivities.omega(model_layer) if sensitivities.omegas else None,
             }
         found.append(layer.model_copy(update=known))
     return tuple(found)

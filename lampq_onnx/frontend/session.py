@@ -13,6 +13,7 @@ import torch
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.config.stages import EVERYTHING, Stages
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.equalization.fold import apply
 from lampq_onnx.frontend.equalization.link import Link
@@ -31,6 +32,7 @@ from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.held_weights import HeldWeights
+from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
@@ -193,7 +195,8 @@ class Frontend:
             self._build(self.exported)
             return
         with progress.stage("export"):
-            self._build(export_model(self.loaded))
+            touched = [module for s in chosen for module in s.equalization.link.modules]
+            self._build(refreshed(self.exported, self.loaded, touched))
             self._annotate()
 
     def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
@@ -236,17 +239,20 @@ class Frontend:
         """Use GPTQ or nearest rounding for all layers, whichever keeps the outputs closer to float.
 
         The errors of layers are not a good judge: on models with massive activations GPTQ lowers them and ruins the
-        model.
+        model. At 8 bits everywhere GPTQ gains less than the inputs lose by far, and all weights are rounded to nearest.
         """
         bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
-        if self._gptq:
+        fine = all(width == FIXED_BITS for width in bits.values())
+        if self._gptq and not fine:
             rounders["gptq"] = self.rounder
-        losses = {
-            name: self.evaluator(plan, images, update, rounder=rounder).score(bits)
-            for name, rounder in rounders.items()
-        }
-        best = rounders[min(losses, key=lambda name: losses[name])]
+        losses = {}
+        if len(rounders) > 1:
+            losses = {
+                name: self.evaluator(plan, images, update, rounder=rounder).score(bits)
+                for name, rounder in rounders.items()
+            }
+        best = rounders[min(losses, key=lambda name: losses[name], default="nearest")]
         names = [name for name, layer in plan.layers.items() if layer.quantized]
         return RoundedPlan(
             plan=plan,
@@ -261,10 +267,11 @@ class Frontend:
         options: AnalysisOptions,
         *,
         seed: int,
+        stages: Stages = EVERYTHING,
         progress: ProgressSink = NO_PROGRESS,
         kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
-        """Measure input ranges, traces, rounding errors, alpha and costs on calibration images.
+        """Measure input ranges on calibration images, and of traces, rounding errors, alpha and costs what is needed.
 
         Raises:
             UsageError: given labels are requested, but the task has no class labels.
@@ -275,7 +282,7 @@ class Frontend:
         )
 
         def make() -> Sensitivities:
-            return analysis.run(options, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
+            return analysis.run(options, stages, seed=seed, equalized=self.equalized, progress=progress, kept=kept)
 
         found = kept.get("sensitivities", make)
         kept.drop_parts()
@@ -285,8 +292,15 @@ class Frontend:
     def _build(self, exported: Exported) -> None:
         """Use an export of the module in its current state."""
         self.exported = exported
+        self._scored: tuple[SlicedImages, torch.Tensor] | None = None
         self.rounder = WeightRounder(exported.layers, grids=self._grids)
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
+
+    def _reference(self, images: SlicedImages) -> torch.Tensor:
+        """Outputs of the float model on the images of the score, computed once for the same images."""
+        if self._scored is None or self._scored[0] is not images:
+            self._scored = (images, logits_of(self.loaded.module, images.slice(0, SCORE_IMAGES)))
+        return self._scored[1]
 
     def _annotate(self) -> None:
         """Record in the graph sketches of the layers' weights before equalization."""
@@ -303,6 +317,7 @@ class Frontend:
         *,
         rounder: WeightRounder | None = None,
         coupled: Sensitivities | None = None,
+        reference: torch.Tensor | None = None,
     ) -> SimulationEvaluator:
         """The evaluator for the iterative update, for assignments that differ from ``plan`` in the layers' bit-widths.
 
@@ -311,8 +326,11 @@ class Frontend:
             images: images for the score; at most `SCORE_IMAGES` are used.
             options: what the score measures.
             rounder: rounded weights; None uses the front end's own.
+            reference: outputs of the float model on the images of the score, if they are known.
             coupled: sensitivities with a range for every bit-width, if inputs have the bit-width of the weights.
         """
+        if reference is None:
+            reference = self._reference(images)
         images = images.slice(0, SCORE_IMAGES)
         inputs = plan_inputs(plan)
         ranges = (
@@ -338,11 +356,22 @@ class Frontend:
             rounder or self.rounder,
             images,
             images.slice(0, ERROR_IMAGES),
-            logits_of(self.loaded.module, images),
+            reference,
             labels_of(images),
             fixed_bits={name: layer.weight_bits for name, layer in quantized.items() if layer.fixed},
             measure=options.measure,
             inputs=options.inputs,
+        )
+
+    def reconstruction_errors(
+        self, rounded: RoundedPlan, images: SlicedImages, options: UpdateOptions
+    ) -> dict[str, float]:
+        """Relative squared errors of the outputs of the layers with the weights of a rounded plan."""
+        rounder = WeightRounder(self.exported.layers, given=rounded.weights)
+        plan = rounded.plan
+        nothing = torch.empty(0)  # errors of layers need no outputs of the model
+        return self.evaluator(plan, images, options, rounder=rounder, reference=nothing).reconstruction_errors(
+            {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
         )
 
     @contextmanager

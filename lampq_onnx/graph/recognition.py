@@ -49,6 +49,19 @@ class RecognizedLayer:
 
 
 @dataclass(frozen=True)
+class PlannedStage:
+    """A stage that a run will have.
+
+    Attributes:
+        name: what is done.
+        seconds: about how long it takes on this machine.
+    """
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Recognition:
     """What was recognized in a model.
 
@@ -66,6 +79,8 @@ class Recognition:
         why: why this task, if nothing shows it; empty otherwise.
         outputs: the outputs that are scored, and the task of each if there are several.
         links: number of places where input channels can be equalized; None: they are not equalized.
+        stages: stages that measure and round, in their order; empty: not asked for.
+        peak_bytes: about how much memory they need; None: not asked for.
     """
 
     model: str
@@ -81,6 +96,8 @@ class Recognition:
     why: str
     outputs: Mapping[str, str]
     links: int | None
+    stages: tuple[PlannedStage, ...] = ()
+    peak_bytes: float | None = None
 
 
 def float_operators(model: ir.Model) -> dict[str, int]:

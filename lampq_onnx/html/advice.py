@@ -135,7 +135,7 @@ def _cost_at(cost: Mapping[int, float], bits: float) -> float:
 def _by_error(report: Report) -> list[Step]:
     known = {
         output.name: output.sqnr_db
-        for output in (report.details.errors.outputs if report.details else ())
+        for output in (report.details.errors.outputs if report.details and report.details.errors else ())
         if output.kind == "layer" and output.sqnr_db is not None
     }
     narrow = [layer for layer in report.layers if layer.name in known and layer.weight_bits < FIXED_BITS]

@@ -44,8 +44,8 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None, file
     plots = draw.present(
         draw.bit_map(report.layers),
         draw.sensitivities(report.layers),
-        draw.output_errors(details.errors) if details else None,
-        draw.operators(details.operators) if details else None,
+        draw.output_errors(details.errors) if details and details.errors else None,
+        draw.operators(details.operators) if details and details.operators else None,
         draw.classes(changes) if changes else None,
     )
     return render(
@@ -62,8 +62,8 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None, file
             "bits_caption": _bits_caption(report),
             "graph": graph_picture(report.layers),
             "graph_caption": graph_caption(report.layers),
-            "errors_caption": _errors_caption(details.errors) if details else "",
-            "operators_caption": _operators_caption(details.operators, report) if details else "",
+            "errors_caption": _errors_caption(details.errors) if details and details.errors else "",
+            "operators_caption": _operators_caption(details.operators, report) if details and details.operators else "",
             "changes": changes,
             "changes_caption": _changes_caption(changes, report.accuracy) if changes else "",
             "advice": advice,

@@ -227,15 +227,29 @@ def fit_weight_grid(
     largest = np.abs(weight).max(axis=1)
     if not np.isfinite(largest).all():
         raise ValueError("the weights hold NaN or infinity")
-    usable = [grid for grid in _grids_at(bits) if grid in grids]
-    if not usable:
-        raise ValueError(f"{bits}-bit weights have the grid {_grids_at(bits)[0]}, not {' or '.join(grids)}")
+    usable = usable_grids(bits, grids)
     # Scaling by powers of two changes no rounding, and squares of huge or tiny weights would overflow or underflow
     # float32.
     exponent = np.frexp(largest)[1]
     weight = np.ldexp(weight, -exponent[:, None])
     fits = [_fit(weight, exponent, bits, grid) for grid in usable]
     return min(fits, key=lambda fit: fit.error)
+
+
+def usable_grids(bits: int, grids: Collection[str] = tuple(Grid)) -> list[Grid]:
+    """List the grids that a width has and ``grids`` allows, the first of equals first.
+
+    Args:
+        bits: width, 1..8.
+        grids: grids to choose from.
+
+    Raises:
+        ValueError: there is none.
+    """
+    usable = [grid for grid in _grids_at(bits) if grid in grids]
+    if not usable:
+        raise ValueError(f"{bits}-bit weights have the grid {_grids_at(bits)[0]}, not {' or '.join(grids)}")
+    return usable
 
 
 def _grids_at(bits: int) -> list[Grid]:

@@ -26,7 +26,7 @@ from lampq_onnx.runtime.sessions import batches_for, open_session, session_optio
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime option that says where the external data of a model in memory lie."""
 
-LAYERS_AT_ONCE = 8
+LAYERS_AT_ONCE = 16
 """Number of layers whose inputs are held in memory together."""
 
 

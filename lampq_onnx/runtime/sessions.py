@@ -73,11 +73,16 @@ class Runner:
 
 
 def session_options(threads: int, *, optimize: bool = True) -> Any:
-    """Make the session options used everywhere: the given number of threads, all optimizations or none."""
+    """Make the session options used everywhere: the given number of threads, all optimizations or none.
+
+    A file that is not optimized unpacks its weights in every run and keeps every tensor of its QDQ arithmetic apart, so
+    it runs without onnxruntime's pool, which would keep the largest of all of them.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = SILENT
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = optimize
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options

@@ -72,9 +72,6 @@ def unmeasured(frontend: Frontend) -> Sensitivities:
             shape=layer.matrix().shape,
             fixed=layer.fixed,
             float_input=layer.float_input,
-            trace=0.0,
-            nuclear_norm=0.0,
-            weight_error={},
             activation_range=ActivationRange(low=0.0, high=0.0),
             activation_elements=elements[layer.name],
         )
@@ -83,7 +80,6 @@ def unmeasured(frontend: Frontend) -> Sensitivities:
     return Sensitivities(
         model=frontend.loaded.identity,
         layers=layers,
-        alpha={},
         alpha_bits=1,
         alpha_measure="kl",
         activation_bits=8,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.config.options import OutputOptions
 from lampq_onnx.converter import Conversion, convert_model, inspect_model
 from lampq_onnx.converter.convert import check_file
-from lampq_onnx.data import Batch, BatchedImages, ImageSource, batches_of
+from lampq_onnx.data import BatchedImages, ImageSource, batches_of
 from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.evaluation.checks import FilePair, check_files
-from lampq_onnx.evaluation.measure import BATCH, measure_accuracy, measure_latency
+from lampq_onnx.evaluation.measure import measure_accuracy, measure_latency, pass_images
 from lampq_onnx.evaluation.records import bit_averages, notes, with_layers
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.descriptions import describe_layers
@@ -96,7 +96,13 @@ class QuantizedOutput:
         save_model(frontend.model, self._float)
 
     def run(
-        self, rounded: RoundedPlan, sensitivities: Sensitivities, metadata: Mapping[str, str], limits: GateLimits
+        self,
+        rounded: RoundedPlan,
+        sensitivities: Sensitivities,
+        metadata: Mapping[str, str],
+        limits: GateLimits,
+        *,
+        details: bool = True,
     ) -> Report:
         """Write model.onnx and measure everything about it; other stages complete the report.
 
@@ -105,6 +111,7 @@ class QuantizedOutput:
             sensitivities: sensitivities of the same model.
             metadata: metadata entries for the file.
             limits: gates, stored in the report.
+            details: see `check_files`.
         """
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
@@ -128,6 +135,7 @@ class QuantizedOutput:
                 clock=self._clock,
                 limits=limits,
                 simulation=simulation,
+                details=details,
             )
         source = self._frontend.loaded.source
         imported = () if source is None else source.not_done
@@ -158,8 +166,10 @@ class QuantizedOutput:
             for file, engine in ((self._float, replace(self._engine, precision="f32")), (path, self._engine))
         )
         meter = meter_for(loaded.task, self._validation, loaded.preprocessing)
-        figures = measure_accuracy(first, second, None, None, self._batches(), total=len(self._validation), meter=meter)
-        images = next(self._batches()).images
+        count = pass_images(loaded.preprocessing.size, first, second)
+        batches = batches_of(self._validation, loaded.preprocessing, count)
+        figures = measure_accuracy(first, second, None, None, batches, total=len(self._validation), meter=meter)
+        images = next(batches_of(self._validation, loaded.preprocessing, count)).images
         latency = measure_latency(
             self._float,
             path,
@@ -179,6 +189,3 @@ class QuantizedOutput:
         return write_quantized(
             load_model(self._float), rounded.plan, rounded.weights, path, self._options, self._target, metadata
         )
-
-    def _batches(self) -> Iterator[Batch]:
-        return batches_of(self._validation, self._frontend.loaded.preprocessing, BATCH)

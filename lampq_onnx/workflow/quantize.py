@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lampq_onnx.allocation import costs_against_uniform
 from lampq_onnx.artifacts import Report
 from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.stages import stages_of
 from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.disk.files import (
     OUTPUT_FILES,
@@ -25,7 +27,9 @@ from lampq_onnx.disk.files import (
 )
 from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.records import allocation_record, rounding_record
+from lampq_onnx.frontend.load import measure_load
 from lampq_onnx.frontend.recognized import recognized
+from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.recognition import Recognition
 from lampq_onnx.html import write_report
@@ -38,6 +42,7 @@ from lampq_onnx.runtime.runtimes import require_runtime
 from lampq_onnx.serving.derived import find_derived
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.earlier import Earlier, earlier_result
+from lampq_onnx.workflow.estimates import peak_bytes, planned_stages
 from lampq_onnx.workflow.feasibility import require_possible, require_space_for
 from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import exported, opened_inputs, opened_run
@@ -78,7 +83,15 @@ def recognize(
         if folder is not None:
             require_space_for(opened.frontend.loaded, folder, baselines=len(recipe.output.baselines))
         require_possible(opened.frontend, recipe, target)
-        return recognized(opened.frontend, opened.crops, equalize=recipe.analysis.equalize)
+        found = recognized(opened.frontend, opened.crops, equalize=recipe.analysis.equalize)
+        load = measure_load(opened.frontend)
+        asked = recipe.images.calibration_size or EFFORTS[recipe.analysis.effort].images
+        count = asked if opened.crops is None else len(opened.crops)
+        return replace(
+            found,
+            stages=planned_stages(recipe, stages_of(recipe, target), load, count),
+            peak_bytes=peak_bytes(load),
+        )
 
 
 def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[Recipe, Target, Earlier | None]:
@@ -185,11 +198,15 @@ def _run(
             require_possible(frontend, recipe, target)
             recipe = recipe.with_task(frontend.loaded.task.kind)
             kept = kept_for(inputs, frontend.loaded.task, recipe, cache, clock, force=force)
-            search = Search(frontend, crops, recipe, kept, clock)
+            stages = stages_of(recipe, target)
+            search = Search(frontend, crops, recipe, stages, kept, clock)
             found = search.run()
             job = QuantizedOutput(frontend, validation, output, target, recipe.output.threads or 1, stage, clock)
-            report = job.run(found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe))
-            errors = search.reconstruction_errors(found.plan)
+            report = job.run(
+                found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe),
+                details=stages.layer_errors,
+            )  # fmt: skip
+            errors = search.reconstruction_errors(found) if stages.layer_errors else {}
             baselines = {metric: job.baseline(search.baseline(found, metric), metric) for metric in output.baselines}
             report = report.model_copy(
                 update={

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.stages import stages_of
 from lampq_onnx.disk.existing import require_new_files
 from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE, RECIPE_FILE, staging
 from lampq_onnx.errors import LampqError
@@ -79,11 +80,12 @@ def reproduce(
         frontend, crops = opened.calibrated()
         now = inputs_of(frontend.loaded, crops)
         _require_same(path, before, now)
-        found = Search(frontend, crops, recipe, kept_for(now, frontend.loaded.task, recipe, None, clock), clock).run()
+        target = target_here(recipe.output.target_name)
+        kept = kept_for(now, frontend.loaded.task, recipe, None, clock)
+        found = Search(frontend, crops, recipe, stages_of(recipe, target), kept, clock).run()
         made, source = Path(folder, MODEL_FILE), Path(folder, FLOAT_FILE)
         with clock.stage("conversion"):
             save_model(frontend.model, source)
-            target = target_here(recipe.output.target_name)
             write_quantized(
                 load_model(source), found.plan, found.rounded.weights, made, recipe.output, target,
                 provenance(stored, now),

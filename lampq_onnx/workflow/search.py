@@ -26,6 +26,7 @@ from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.stages import EVERYTHING, Stages
 from lampq_onnx.data import BatchedImages, CroppedImages
 from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
@@ -88,18 +89,29 @@ def measure(
     *,
     seed: int,
     clock: Clock,
+    stages: Stages = EVERYTHING,
     kept: Kept = NOT_KEPT,
 ) -> Sensitivities:
     """Equalize the model, and measure its sensitivities with the rounding that will be used.
 
+    Args:
+        frontend: the loaded model; it is equalized.
+        crops: calibration images.
+        analysis: how sensitivities are measured.
+        rounding: how weights will be rounded.
+        seed: of sampled labels and gradients.
+        clock: keeps the seconds of each stage.
+        stages: what is measured.
+        kept: results of earlier runs.
+
     Raises:
         LampqError: a layer cannot be measured.
     """
-    if analysis.equalize:
+    if stages.equalization and analysis.equalize:
         frontend.equalize(crops, analysis, seed=seed, progress=clock, kept=kept)
-    if rounding.method == "gptq":
+    if stages.moments and rounding.method == "gptq":
         frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
-    sensitivities = frontend.analyze(crops, analysis, seed=seed, progress=clock, kept=kept)
+    sensitivities = frontend.analyze(crops, analysis, seed=seed, stages=stages, progress=clock, kept=kept)
     return sensitivities.model_copy(update={"seconds": sensitivities.seconds or dict(clock.seconds)})
 
 
@@ -110,21 +122,25 @@ class Search:
         frontend: the loaded model; it is equalized.
         crops: calibration images.
         recipe: its output section must hold the number of threads that are used.
+        stages: what is measured.
         kept: results of earlier runs.
         clock: keeps the seconds of each stage.
     """
 
-    def __init__(self, frontend: Frontend, crops: SlicedImages, recipe: Recipe, kept: Kept, clock: Clock) -> None:
+    def __init__(
+        self, frontend: Frontend, crops: SlicedImages, recipe: Recipe, stages: Stages, kept: Kept, clock: Clock
+    ) -> None:
         self._frontend = frontend
         self._crops = crops
         self._recipe = recipe
+        self._stages = stages
         self._clock = clock
         self._limits = limits_of(recipe.allocation, recipe.budgets, bits_count=recipe.bits_count)
         self._target = target_here(recipe.output.target_name)
         latency = recipe.budgets.latency
         self._times = None if latency is None else LatencyTable.load(latency)
         form = f"{' '.join(self._target.grids)} {self._target.output_ranges}"
-        self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed), form)
+        self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed), form, stages.text)
 
     def run(self) -> Found:
         """Run all stages of the search.
@@ -133,7 +149,7 @@ class Search:
             LampqError: a layer cannot be measured, or the budget cannot be met.
         """
         recipe, sensitivities = self._recipe, self.measure()
-        if recipe.analysis.simulate or self._limits.min_agreement is not None:
+        if self._stages.simulated_plans:
             options = with_granularity(recipe.allocation, self._target, recipe.output.packing)
             sensitivities = simulated(self._frontend, self._crops, sensitivities, options, self._clock)
         return self.decide(sensitivities)
@@ -152,6 +168,7 @@ class Search:
             recipe.rounding,
             seed=recipe.images.seed,
             clock=self._clock,
+            stages=self._stages,
             kept=self._kept,
         )
 
@@ -163,7 +180,7 @@ class Search:
         """
         with self._clock.stage("allocation"):
             plan, solution = self._allocate(sensitivities, self._recipe.allocation)
-        plan, update = self._update(plan, sensitivities)
+        plan, update = self._update(plan, solution, sensitivities)
         rounded = self._round(plan)
         return Found(sensitivities, rounded.plan, solution, update, rounded)
 
@@ -172,13 +189,10 @@ class Search:
         options = self._recipe.allocation.with_values(metric=metric)
         return self._round(self._allocate(found.sensitivities, options)[0])
 
-    def reconstruction_errors(self, plan: BitPlan) -> dict[str, float]:
+    def reconstruction_errors(self, found: Found) -> dict[str, float]:
         """Measure the error of every budgeted layer's output on quantized inputs, see `LayerReport`."""
-        evaluator = self._frontend.evaluator(plan, self._crops, self._recipe.update)
         with self._clock.stage("reconstruction errors"):
-            return evaluator.reconstruction_errors(
-                {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-            )
+            return self._frontend.reconstruction_errors(found.rounded, self._crops, self._recipe.update)
 
     def _allocate(
         self, sensitivities: Sensitivities, options: AllocationOptions
@@ -204,9 +218,11 @@ class Search:
             kept=self._kept,
         )
 
-    def _update(self, plan: BitPlan, sensitivities: Sensitivities) -> tuple[BitPlan, UpdateResult | None]:
+    def _update(
+        self, plan: BitPlan, solution: Solution | FormSolution, sensitivities: Sensitivities
+    ) -> tuple[BitPlan, UpdateResult | None]:
         recipe, options = self._recipe, self._recipe.update
-        if options.rounds == 0:
+        if not self._stages.update or options.rounds == 0 or getattr(solution, "only", False):
             return plan, None
         coupled = sensitivities if recipe.allocation.activation_bits == "same" else None
         counted = {name: layer for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}

@@ -54,12 +54,41 @@ def test_kl_is_blended_at_the_candidate_nearest_to_4_bits(make_sensitivities):
 def test_missing_measurements_are_named(make_sensitivities):
     sensitivities = make_sensitivities()
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight error at 1 bits \(measured: 2, 3"):
-        allocate(sensitivities, AllocationOptions(bits=4, candidates=(1, 2, 4), metric="nuclear-norm"))
+        allocate(sensitivities, AllocationOptions(bits=3, candidates=(1, 2, 4), metric="nuclear-norm"))
     with pytest.raises(LampqError, match=r"blocks\.0\.qkv has no weight cost at 1 bits \(measured: 2, 3"):
-        allocate(sensitivities, AllocationOptions(bits=4, candidates=(1, 2, 4), metric="kl"))
+        allocate(sensitivities, AllocationOptions(bits=3, candidates=(1, 2, 4), metric="kl"))
     without = sensitivities.model_copy(update={"alpha": {"qkv": 1.0, "fc1": 1.0, "fc2": 1.0}})
     with pytest.raises(LampqError, match=r"alpha for type proj of layer blocks\.0\.proj"):
         allocate(without, AllocationOptions(metric="lampq"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"bits": 8}, {"bits": 2}, {"bits": 4, "candidates": (4,)}, {"bits": 3, "metric": "uniform"},
+     {"bits": 8, "activation_bits": "same"}],
+)  # fmt: skip
+def test_the_only_plan_needs_no_measurement(make_sensitivities, options):
+    sensitivities = make_sensitivities()
+    bare = sensitivities.model_copy(
+        update={
+            "alpha": {},
+            "layers": tuple(
+                layer.model_copy(update={"trace": None, "nuclear_norm": None, "weight_error": {}, "weight_cost": {}})
+                for layer in sensitivities.layers
+            ),
+        }
+    )
+    plan, solution = allocate(bare, AllocationOptions.of(**options))
+    measured, _ = allocate(sensitivities, AllocationOptions.of(**options))
+    assert plan == measured
+    assert solution.only
+    assert set(solution.bits.values()) == {options["bits"]}
+    with pytest.raises(LampqError, match=r"has no weight cost|no Fisher trace"):
+        allocate(bare, AllocationOptions(bits=3))
+    with pytest.raises(LampqError, match="no Fisher trace of layer"):
+        allocate(bare, AllocationOptions(bits=3, metric="fisher"))
+    with pytest.raises(LampqError, match="no nuclear norm of layer"):
+        allocate(bare, AllocationOptions(bits=3, metric="nuclear-norm"))
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))

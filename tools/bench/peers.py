@@ -100,9 +100,10 @@ class Candidate:
     megabytes: float | None = None
     engine: Engine = ONNXRUNTIME
 
-    def in_openvino(self) -> Candidate:
-        """The same file in OpenVINO."""
-        return replace(self, label=f"{self.label}, in OpenVINO", engine=OPENVINO)
+    def in_openvino(self, *, float32: bool = False) -> Candidate:
+        """The same file in OpenVINO, with its own arithmetic beside integers or in float32."""
+        engine = replace(OPENVINO, precision="f32") if float32 else OPENVINO
+        return replace(self, label=f"{self.label}, in OpenVINO{', float32' if float32 else ''}", engine=engine)
 
 
 def main() -> None:
@@ -182,7 +183,8 @@ def _own(source: Path, folder: Path, calibration: Path, images: int, *, made: bo
             found.append(Candidate(f"lampq-onnx convert W{bits}A8, nearest", path, seconds))
             path = folder / f"W{bits}A8.openvino.onnx"
             save_model(convert_model(load_model(source), narrow, target=target_here("openvino")).model, path)
-            found.append(Candidate(f"lampq-onnx convert W{bits}A8, nearest", path, seconds).in_openvino())
+            there = Candidate(f"lampq-onnx convert W{bits}A8, nearest", path, seconds)
+            found += [there.in_openvino(), there.in_openvino(float32=True)]
     write_native_int4(source, narrow, target, folder / "native.onnx")
     return [*found, Candidate("W4A8 as native INT4 QDQ", folder / "native.onnx")]
 
@@ -291,7 +293,7 @@ def _table(
 
 def _openvino(candidates: Sequence[Candidate]) -> str:
     """Version and arithmetic of OpenVINO, if a file runs there."""
-    return f"{described(OPENVINO)}, " if any(c.engine == OPENVINO for c in candidates) else ""
+    return f"{described(OPENVINO)}, " if any(c.engine.runtime == OPENVINO.runtime for c in candidates) else ""
 
 
 def _speeds(candidates: Sequence[Candidate], batch: int, threads: int, runs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -51,8 +51,7 @@ def apply(equalization: Equalization) -> None:
 def applied(equalization: Equalization) -> Iterator[None]:
     """Apply an equalization temporarily; restore the model on exit."""
     link = equalization.link
-    touched: list[torch.nn.Module] = [layer.module for layer in link.readers]
-    touched += [m for m in (link.norm, link.source.module if link.source else None) if m is not None]
+    touched = link.modules
     before = [(module, dict(module._parameters)) for module in touched]
     hooks = [(module, dict(module._forward_pre_hooks)) for module in touched]
     try:

@@ -38,6 +38,12 @@ class Link:
         return self.readers[0].name
 
     @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The modules that an equalization changes."""
+        own = [layer.module for layer in self.readers]
+        return (*own, *(m for m in (self.norm, self.source.module if self.source else None) if m is not None))
+
+    @property
     def channels(self) -> int:
         """Number of input channels of each reader."""
         return int(self.readers[0].module.weight.shape[1])

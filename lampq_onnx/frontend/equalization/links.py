@@ -168,7 +168,7 @@ class _Trial:
 
     def __init__(self, model: torch.nn.Module, images: torch.Tensor) -> None:
         self._model = model
-        self._images = images
+        self._images = images[:1]  # a wrong guess changes the answer to any image
         self._wanted = self._logits()
 
     def _logits(self) -> torch.Tensor:

@@ -8,21 +8,24 @@ absorb the difference. Which strength pays off depends on the layer and on both 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from lampq_onnx.frontend.equalization.fold import Equalization
 from lampq_onnx.frontend.equalization.link import Link
-from lampq_onnx.frontend.measuring.calibration import visit_inputs
+from lampq_onnx.frontend.equalization.predicted import Moved, predicted_errors
+from lampq_onnx.frontend.measuring.calibration import WHOLE_RANGE_BITS, visit_inputs
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
-from lampq_onnx.frontend.shared.batching import Images, device_of, unlabelled
+from lampq_onnx.frontend.shared.batching import Images, SlicedImages, device_of, unlabelled
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.simulation.grids import fit_weight_grids
+from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
-from lampq_onnx.quantization import ActivationQuantizer, fit_weight_grid
+from lampq_onnx.quantization import ActivationQuantizer
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -43,6 +46,15 @@ Nearest rounding stands in for the file's own rounding here, so a smaller gain p
 
 RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
 """Least input bits -> parts of the min-max interval that are tried; narrow inputs are clipped."""
+
+CLOSED_BITS = 7
+"""Least weight bits for which the closed form decides: below, single rows matter, and clipping does."""
+
+SCREENED = 2
+"""Options that are compared with no equalization, out of seven, after the closed form has sorted them."""
+
+SCREEN_IMAGES = 8
+"""Images for sorting."""
 
 CONSTANT = 1e-6
 """Channels with a range below this share of the widest one stay as they are: they are nearly constant."""
@@ -93,14 +105,18 @@ class _Option:
     scale: torch.Tensor
     shift: torch.Tensor
     quantizers: tuple[ActivationQuantizer, ...]
-    weights: Mapping[str, torch.Tensor]
+
+    def moved(self, activation_bits: int) -> Moved:
+        """The option as the closed form takes it."""
+        step = self.quantizers[0].scale if activation_bits <= WHOLE_RANGE_BITS else 0.0
+        return Moved(self.scale, self.shift, step)
 
 
 def choose_strengths(
     model: torch.nn.Module,
     links: Sequence[Link],
     fit: Images,
-    held_out: Images,
+    held_out: SlicedImages,
     *,
     weight_bits: int,
     activation_bits: int,
@@ -112,6 +128,9 @@ def choose_strengths(
     The expected loss of an option is sum g^2 d^2 over the change d of the layer's output, with g the loss gradient of a
     sampled label: the diagonal of the Fisher information. The full quadratic form E[(g . d)^2] also captures errors
     that add up over tokens, but on tens of images its variance led to worse choices.
+
+    If inputs have at least 8 bits, the loss is predicted in closed form first (see `predicted`). From `CLOSED_BITS`
+    weight bits on, the prediction decides. Below, it picks the options that are compared by rounding them.
 
     Args:
         model: the float model.
@@ -125,7 +144,18 @@ def choose_strengths(
     """
     layers = [layer for link in links for layer in link.readers]
     lows, highs = channel_ranges(model, layers, fit)
-    options = {link: _options(link, lows[link.name], highs[link.name], weight_bits, activation_bits) for link in links}
+    options = {link: _options(link, lows[link.name], highs[link.name], activation_bits) for link in links}
+    if activation_bits >= WHOLE_RANGE_BITS:
+        closed = weight_bits >= CLOSED_BITS
+        moved = {link: [option.moved(activation_bits) for option in own] for link, own in options.items()}
+        predicted = predicted_errors(
+            model, moved, held_out if closed else held_out.slice(0, SCREEN_IMAGES), weight_bits=weight_bits, seed=seed,
+            progress=progress if closed else None,
+        )  # fmt: skip
+        if closed:
+            return [_best(link, options[link], predicted[link][:, None]) for link in links]
+        options = {link: _screened(options[link], predicted[link]) for link in links}
+    weights = {link: [_rounded(link, option, weight_bits) for option in options[link]] for link in links}
     by_layer = {layer.name: link for link in links for layer in link.readers}
     # One number per image: a choice must win by more than the variation between images.
     errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
@@ -144,8 +174,8 @@ def choose_strengths(
                 constant = weight @ option.shift
                 for column, quantizer in enumerate(option.quantizers):
                     read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
-                    change = (read @ option.weights[layer.name].T).add_(constant).sub_(exact).mul_(gradient)
-                    found[row, column] = change.square_().reshape(samples, -1).sum(1, dtype=torch.float64)
+                    change = (read @ weights[link][row][layer.name].T).add_(constant).sub_(exact).mul_(gradient)
+                    found[row, column] = torch.linalg.vector_norm(change.reshape(samples, -1), dim=1).double().square()
             errors[link].append(found.cpu())
 
     visit_gradients(model, layers, unlabelled(held_out, device_of(model)), measure, seed=seed, progress=progress)
@@ -195,9 +225,7 @@ def _centered(link: Link, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.
     return shift, radius, radius > CONSTANT * radius.max()
 
 
-def _options(
-    link: Link, low: torch.Tensor, high: torch.Tensor, weight_bits: int, activation_bits: int
-) -> list[_Option]:
+def _options(link: Link, low: torch.Tensor, high: torch.Tensor, activation_bits: int) -> list[_Option]:
     found = []
     shrinks = next((parts for least, parts in RANGE_SHRINKS.items() if activation_bits >= least), RANGE_SHRINKS[4])
     variants = [(f"power {a:g}", a, equalizing(link, low, high, a)) for a in STRENGTHS]
@@ -205,15 +233,26 @@ def _options(
     for name, strength, moved in variants:
         start = float(((low - moved.shift) / moved.scale).min())
         stop = float(((high - moved.shift) / moved.scale).max())
-        weights = {}
-        for layer in link.readers:
-            matrix = (layer.module.weight * moved.scale).float().cpu().numpy()
-            rounded = fit_weight_grid(matrix, weight_bits).quantize(matrix).dequantize()
-            weights[layer.name] = torch.from_numpy(rounded).to(layer.module.weight)
         quantizers = tuple(
             ActivationQuantizer.from_range(part * start, part * stop, activation_bits) for part in shrinks
         )
-        found.append(_Option(name, strength, moved.scale, moved.shift, quantizers, weights))
+        found.append(_Option(name, strength, moved.scale, moved.shift, quantizers))
+    return found
+
+
+def _screened(options: Sequence[_Option], predicted: torch.Tensor) -> list[_Option]:
+    """No equalization, and the options with the least predicted loss."""
+    order = torch.argsort(predicted.sum(1), stable=True).tolist()
+    kept = {0, *[index for index in order if index][:SCREENED]}
+    return [option for index, option in enumerate(options) if index in kept]
+
+
+def _rounded(link: Link, option: _Option, bits: int) -> dict[str, torch.Tensor]:
+    """Weights of the readers after an option, rounded to nearest."""
+    found = {}
+    for layer in link.readers:
+        matrix = (layer.module.weight * option.scale).float()
+        found[layer.name] = dequantized(nearest(fit_weight_grids(matrix, (bits,))[0], matrix), layer.module.weight)
     return found
 
 

@@ -37,6 +37,10 @@ class AlphaResult:
     floored: tuple[str, ...]
 
 
+NO_ALPHA = AlphaResult({}, {}, ())
+"""Nothing was measured."""
+
+
 def spread(count: int, samples: int) -> list[int]:
     """Positions of ``samples`` items spread evenly over ``count``, away from both ends if there is room."""
     samples = min(samples, count)

@@ -11,14 +11,16 @@ import torch
 from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
+from lampq_onnx.config.stages import InputCosts, Stages
 from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.frontend.measuring.alpha import AlphaResult, type_factors
+from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
 from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
     directional_costs,
+    grouped_activation_costs,
     measured_widths,
     weight_costs,
 )
@@ -91,16 +93,18 @@ class Analysis:
     def run(
         self,
         options: AnalysisOptions,
+        stages: Stages,
         *,
         seed: int,
         equalized: Mapping[str, str],
         progress: ProgressSink = NO_PROGRESS,
         kept: Kept = NOT_KEPT,
     ) -> Sensitivities:
-        """Measure everything.
+        """Measure the ranges, and what ``stages`` asks for.
 
         Args:
-            options: what to measure.
+            options: how to measure.
+            stages: what to measure.
             seed: seed of sampled labels and gradients.
             equalized: layer -> how its input channels were equalized; recorded in the result.
             progress: told of each stage.
@@ -109,34 +113,49 @@ class Analysis:
         Raises:
             LampqError: a layer cannot be measured.
         """
-        module, layers, images = self.loaded.module, self.exported.layers, self.images
+        module, layers, images, asked = self.loaded.module, self.exported.layers, self.images, stages.measurements
         effort = EFFORTS[options.effort]
         count = len(images)
         fit, held_out = split(images.slice(0, RANGE_IMAGES))
         widths = self._input_widths(options)
         with progress.stage("ranges", len(held_out)) as advance:
-            ranges = choose_ranges(
+            ranges, range_costs = choose_ranges(
                 module, layers, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
             )
         products = product_ranges(module, layers, fit, group=self.group) if self.products else {}
-        with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
-            batches = self._labelled(options.labels)
-            traces = fisher_traces(module, layers, batches, seed=seed, group=self.group, progress=advance)
-        with progress.stage("weight errors", len(layers)) as advance:
-            errors = {}
-            for done, layer in enumerate(layers, 1):
-                errors[layer.name] = {b: self.rounder.grid(layer.name, b).error for b in options.candidates}
-                advance(done)
-        with progress.stage("nuclear norms"):
-            norms = nuclear_norms(module, layers, images.slice(0, NUCLEAR_IMAGES), group=self.group)
+        traces: dict[str, float] = {}
+        if "trace" in asked:
+            with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:
+                batches = self._labelled(options.labels)
+                traces = fisher_traces(module, layers, batches, seed=seed, group=self.group, progress=advance)
+        errors: dict[str, dict[int, float]] = {}
+        if "weight_error" in asked:
+            with progress.stage("weight errors", len(layers)) as advance:
+                for done, layer in enumerate(layers, 1):
+                    errors[layer.name] = {b: self.rounder.grid(layer.name, b).error for b in options.candidates}
+                    advance(done)
+        norms: dict[str, float] = {}
+        if "nuclear_norm" in asked:
+            with progress.stage("nuclear norms"):
+                norms = nuclear_norms(module, layers, images.slice(0, NUCLEAR_IMAGES), group=self.group)
         alpha_bits = options.alpha_bits or min(options.candidates)
         main = options.activation_bits if isinstance(options.activation_bits, int) else FIXED_BITS
-        alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
-        costs = kept.get(
-            "costs", lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress), part=True
+        alpha = NO_ALPHA
+        if "alpha" in asked:
+            alpha = self._alpha(options, alpha_bits, ranges, traces, progress)
+        costs: dict[str, dict[int, float]] = {}
+        if "weight_cost" in asked:
+            costs = kept.get(
+                "costs",
+                lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress),
+                part=True,
+            )
+        input_costs = self._input_costs(
+            stages.input_costs, ranges, range_costs, widths, progress, wide_price=stages.wide_price
         )
-        shares = self._channel_shares(options, seed, progress) if shares_channels(options) else {}
-        input_costs = self._input_costs(ranges, widths, progress)
+        shares = {}
+        if stages.shares and shares_channels(options):
+            shares = self._channel_shares(options, seed, progress)
         elements = self._input_elements()
         return Sensitivities(
             model=self.loaded.identity,
@@ -148,9 +167,9 @@ class Analysis:
                     shape=layer.matrix().shape,
                     fixed=layer.fixed,
                     float_input=layer.float_input,
-                    trace=traces[layer.name],
-                    nuclear_norm=norms[layer.name],
-                    weight_error=errors[layer.name],
+                    trace=traces.get(layer.name),
+                    nuclear_norm=norms.get(layer.name),
+                    weight_error=errors.get(layer.name, {}),
                     weight_cost=costs.get(layer.name, {}),
                     channel_shares=shares.get(layer.name),
                     activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
@@ -171,7 +190,7 @@ class Analysis:
             calibration_images=count,
             calibration_made=images.made,
             seed=seed,
-            cost_estimator=effort.costs,
+            cost_estimator=effort.costs if costs else "none",
             equalized=dict(equalized),
             skipped=self.exported.skipped,
             float_bytes=model_bytes(self.exported.model),
@@ -232,8 +251,11 @@ class Analysis:
                 rounder = WeightRounder(
                     self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids
                 )
+                keep = options.candidates
+                if estimator == "measured":
+                    keep = measured_widths(options.candidates, options.weight_bits)
                 for layer in self.budgeted:
-                    rounder.quantized(layer.name, max(options.candidates))
+                    rounder.settle(layer.name, keep)
         if estimator == "directional":
             with progress.stage("costs", len(held_out)) as advance:
                 return directional_costs(
@@ -262,10 +284,25 @@ class Analysis:
 
     def _input_costs(
         self,
+        how: InputCosts,
         ranges: Mapping[str, Mapping[int, ActivationRange]],
+        range_costs: Mapping[str, Mapping[int, float]],
         widths: Mapping[str, Sequence[int]],
         progress: ProgressSink,
+        *,
+        wide_price: float,
     ) -> dict[str, dict[int, float]]:
+        """Measure or estimate the costs of input widths, in nats; empty if nothing depends on them."""
+        if how == "none":
+            return {}
+        if how == "estimated":
+            return {
+                layer.name: {
+                    **{b: max(cost, FLOOR) for b, cost in range_costs[layer.name].items() if b <= FIXED_BITS},
+                    WIDE_ACTIVATION_BITS: FLOOR,
+                }
+                for layer in self.budgeted
+            }
         _, held_out = split(self.images.slice(0, RANGE_IMAGES))
         quantizers = {
             layer.name: {
@@ -275,15 +312,29 @@ class Analysis:
             }
             for layer in self.budgeted
         }
+        steps = sum(map(len, quantizers.values()))
+        if how == "grouped":
+            steps = len({self.chain.index_of(layer) for layer in self.budgeted}) * max(map(len, quantizers.values()))
         with (
-            progress.stage("input costs", sum(map(len, quantizers.values()))) as advance,
+            progress.stage("input costs", steps) as advance,
             live_model(self.loaded.module, self.exported.layers) as live,
         ):
-            costs = activation_costs(
-                live, self.chain, held_out.slice(0, INPUT_COST_IMAGES), quantizers, batch_size=BATCH, progress=advance
-            )
+            few = held_out.slice(0, INPUT_COST_IMAGES)
+            if how == "measured":
+                costs = activation_costs(live, self.chain, few, quantizers, batch_size=BATCH, progress=advance)
+            else:
+                prices = self._wide_prices(wide_price)
+                costs = grouped_activation_costs(
+                    live, self.chain, few, quantizers, prices, batch_size=BATCH, progress=advance
+                )
         # 16 bits are 256 times finer than 8 bits; their cost is too small to measure.
         return {name: {**own, WIDE_ACTIVATION_BITS: FLOOR} for name, own in costs.items()}
+
+    def _wide_prices(self, price: float) -> dict[str, float]:
+        """Layer -> nats that a 16-bit input must save, see `AllocationOptions.wide_price`."""
+        elements = self._input_elements()
+        work = {u.name: u.parameters * elements[u.name] / u.matrix().shape[1] for u in self.budgeted}
+        return {name: price * value / sum(work.values()) for name, value in work.items()}
 
     def _input_elements(self) -> dict[str, int]:
         """Layer -> number of elements in its input for one image."""

@@ -161,7 +161,7 @@ def choose_ranges(
     seed: int,
     group: Group = ALONE,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, dict[int, ActivationRange]]:
+) -> tuple[dict[str, dict[int, ActivationRange]], dict[str, dict[int, float]]]:
     """Choose the candidate range with the smallest output error on held-out images, for each layer and bit-width.
 
     The error of an output element is weighted by its squared loss gradient (the diagonal of the Fisher information of
@@ -180,7 +180,7 @@ def choose_ranges(
         progress: called with the number of ``held_out`` images done.
 
     Returns:
-        Layer -> bit-width -> range.
+        Layer -> bit-width -> range; and layer -> bit-width -> KL in nats that the range costs, to second order.
     """
     histograms = input_histograms(model, layers, fit, group=group)
     candidates = {
@@ -192,30 +192,46 @@ def choose_ranges(
                 for method in found.keys() - {MIN_MAX}:
                     del found[method]
     errors = {key: dict.fromkeys(found, 0.0) for key, found in candidates.items()}
+    costs = {key: dict.fromkeys(found, 0.0) for key, found in candidates.items()}
 
-    def measure(_: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
+    def measure(samples: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
             weight = layer.module.weight.flatten(1)
             gradient = grads_as_tokens(layer.module, grads)
             for width in widths[layer.name]:
+                if width > WHOLE_RANGE_BITS and len(candidates[layer.name, width]) == 1:
+                    continue  # there is nothing to choose, and the cost is too small to matter
                 for method, (low, high) in candidates[layer.name, width].items():
                     quantizer = ActivationQuantizer.from_range(low, high, width)
                     change = as_tokens(layer.module, fake_quantize(inputs, quantizer).sub_(inputs))
-                    errors[layer.name, width][method] += float(
-                        (change @ weight.T).mul_(gradient).square_().sum(dtype=torch.float64)
-                    )
+                    moved = (change @ weight.T).mul_(gradient).reshape(samples, -1)
+                    whole = moved.sum(1).double().square().sum()
+                    alone = torch.linalg.vector_norm(moved, dim=1).double().square().sum()
+                    errors[layer.name, width][method] += float(alone)
+                    # Twice the KL is E[(g . d)^2], which also has the errors that add up over tokens.
+                    costs[layer.name, width][method] += float(torch.maximum(alone, whole)) / 2
 
     batches = unlabelled(held_out, device_of(model), group=group)
-    visit_gradients(model, layers, batches, measure, seed=seed, group=group, progress=progress)
-    flat = {f"{name} {width} {method}": e for (name, width), own in errors.items() for method, e in own.items()}
-    flat = summed(flat, group)
-    errors = {(name, width): {m: flat[f"{name} {width} {m}"] for m in own} for (name, width), own in errors.items()}
+    own_images = visit_gradients(model, layers, batches, measure, seed=seed, group=group, progress=progress)
+    errors, costs = _shared(errors, group), _shared(costs, group)
+    total = max(summed({"images": own_images}, group)["images"], 1)
+    nats: dict[str, dict[int, float]] = {layer.name: {} for layer in layers}
     ranges: dict[str, dict[int, ActivationRange]] = {layer.name: {} for layer in layers}
     for (name, width), own in errors.items():
         method = min(own, key=lambda m: own[m])  # the first of equals: min-max
         low, high = candidates[name, width][method]
         ranges[name][width] = ActivationRange(low=low, high=high, method=method)
-    return ranges
+        nats[name][width] = costs[name, width][method] / total
+    return ranges, nats
+
+
+def _shared(
+    sums: Mapping[tuple[str, int], Mapping[str, float]], group: Group
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Sums over all processes."""
+    flat = {f"{name} {width} {method}": e for (name, width), own in sums.items() for method, e in own.items()}
+    flat = summed(flat, group)
+    return {(name, width): {m: flat[f"{name} {width} {m}"] for m in own} for (name, width), own in sums.items()}
 
 
 @torch.no_grad()

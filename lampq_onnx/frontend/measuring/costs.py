@@ -19,6 +19,7 @@ from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unla
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.levels import dequantized
 from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
@@ -40,6 +41,7 @@ def measured_losses(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    also: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[float]]:
     """Measure the mean KL (nats) of every setting of every layer, each applied alone.
 
@@ -50,6 +52,7 @@ def measured_losses(
         settings: layer -> changes to try; each changes ``live``. The layer is back in float afterwards.
         batch_size: images per forward pass.
         progress: called with the number of settings done.
+        also: layer -> layers of its block that its settings change too.
 
     Returns:
         Layer -> mean KL of each of its settings, in their order.
@@ -73,8 +76,9 @@ def measured_losses(
                 done += 1
                 if progress is not None:
                     progress(done)
-            live.set_weight(layer.name, None)
-            live.set_input(layer.name, None)
+            for name in (layer.name, *(also or {}).get(layer.name, ())):
+                live.set_weight(name, None)
+                live.set_input(name, None)
             losses[layer.name] = own
         if index + 1 < len(chain):
             states = chain.advance(states)
@@ -165,19 +169,16 @@ def directional_costs(
     sampled label in the weights. E[g g^T] is therefore the Fisher information of the weights, and its quadratic form is
     twice the KL of a small change dW.
     """
-    changes = {
-        layer.name: torch.stack(
-            [torch.from_numpy(rounder.quantized(layer.name, bits).dequantize()) for bits in candidates]
-        ).to(layer.module.weight) - layer.module.weight.flatten(1)
-        for layer in layers
-    }  # fmt: skip
     sums = {layer.name: torch.zeros(len(candidates), dtype=torch.float64) for layer in layers}
 
     def visit(samples: int, layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
         with torch.no_grad():
             gradient = grads_as_tokens(layer.module, grads, samples).mT @ as_tokens(layer.module, inputs, samples)
-            inner = gradient.flatten(1) @ changes[layer.name].flatten(1).T
-            sums[layer.name] += inner.double().square().sum(0).cpu()
+            weight, flat = layer.module.weight.flatten(1), gradient.flatten(1)
+            for column, bits in enumerate(candidates):
+                change = dequantized(rounder.quantized(layer.name, bits), weight).sub_(weight)
+                inner = flat @ change.flatten()
+                sums[layer.name][column] += inner.double().square().sum().cpu()
 
     total = visit_gradients(model, layers, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
     return {
@@ -203,6 +204,62 @@ def activation_costs(
     settings = {name: [set_input(name, q) for q in by_width.values()] for name, by_width in quantizers.items()}
     losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
     return {name: _falling(dict(zip(quantizers[name], own, strict=True))) for name, own in losses.items()}
+
+
+def grouped_activation_costs(
+    live: LiveModel,
+    chain: BlockChain,
+    images: Images,
+    quantizers: Mapping[str, Mapping[int, ActivationQuantizer]],
+    matters: Mapping[str, float],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[int, float]]:
+    """Measure costs like `activation_costs`, but one by one only in blocks where that can decide something.
+
+    If all inputs of a block together cost less than each of its layers is charged for a wider input, no layer gets one.
+    Each layer is then given the cost of the block, which is more than its own.
+
+    Args:
+        live: the float model.
+        chain: its blocks.
+        images: images that the loss is measured on.
+        quantizers: layer -> bit-width -> quantizer of its input.
+        matters: layer -> nats below which its cost decides nothing.
+        batch_size: images per forward pass.
+        progress: called with the number of measurements done.
+    """
+    groups: dict[int, list[ModelLayer]] = {}
+    for name in quantizers:
+        layer = live.layers[name]
+        groups.setdefault(chain.index_of(layer), []).append(layer)
+    widths = sorted({width for own in quantizers.values() for width in own})
+
+    def set_inputs(members: Sequence[ModelLayer], width: int) -> Setting:
+        def change() -> None:
+            for layer in members:
+                live.set_input(layer.name, quantizers[layer.name].get(width))
+
+        return change
+
+    first = {members[0].name: [set_inputs(members, width) for width in widths] for members in groups.values()}
+    joint = measured_losses(
+        live, chain, images, first, batch_size=batch_size, progress=progress,
+        also={members[0].name: [layer.name for layer in members] for members in groups.values()},
+    )  # fmt: skip
+    costs: dict[str, dict[int, float]] = {}
+    alone: dict[str, Mapping[int, ActivationQuantizer]] = {}
+    for members in groups.values():
+        together = dict(zip(widths, joint[members[0].name], strict=True))
+        for layer in members:
+            own = quantizers[layer.name]
+            costs[layer.name] = _falling({width: together[width] for width in own})
+        if max(together.values()) > min(matters[layer.name] for layer in members):
+            alone |= {layer.name: quantizers[layer.name] for layer in members}
+    if alone:
+        costs |= activation_costs(live, chain, images, alone, batch_size=batch_size)
+    return costs
 
 
 def _falling(costs: Mapping[int, float]) -> dict[int, float]:

@@ -24,6 +24,9 @@ from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.running.processes import ALONE, Group, summed
 
+TAPE_BYTES = 160 * 10**6
+"""Bytes of the layers' inputs and outputs that one backward pass may hold on a CPU."""
+
 SCRATCH_ELEMENTS = 2**22
 """Largest number of elements of per-sample products held at once (16 MB)."""
 
@@ -102,24 +105,52 @@ class _Sampler:
     drawn after it.
     """
 
-    def __init__(self, likelihood: Likelihood, seed: int, group: Group, batch_size: int) -> None:
+    def __init__(self, likelihood: Likelihood, seed: int, group: Group, batch_size: int, piece: int) -> None:
         self._likelihood = likelihood
         self._generator = torch.Generator().manual_seed(seed)
         self._foreign = group.rank
         self._between = group.size - 1
-        self._batch_size = batch_size
+        self._sizes = [min(piece, batch_size - start) for start in range(0, batch_size, piece)]
+
+    def skip(self, outputs: torch.Tensor) -> None:
+        """Draw for the batches of other processes before the next batch of this process."""
+        for size in self._sizes * self._foreign:
+            self._likelihood.sample(torch.zeros(size, *outputs.shape[1:]), self._generator)
+        self._foreign = self._between
 
     def draw(self, outputs: torch.Tensor) -> Any:
-        """Draw targets for the next batch of this process."""
-        blank = torch.zeros(self._batch_size, *outputs.shape[1:])
-        for _ in range(self._foreign):
-            self._likelihood.sample(blank, self._generator)
-        self._foreign = self._between
+        """Draw targets for the next images of this process."""
         return self._likelihood.sample(outputs, self._generator)
 
 
 GradientVisitor = Callable[[int, ModelLayer, torch.Tensor, torch.Tensor], None]
 """Called with (number of images in the batch, layer, its input, gradient of its output)."""
+
+
+@torch.no_grad()
+def piece_of(model: torch.nn.Module, layers: Sequence[ModelLayer], images: torch.Tensor) -> int:
+    """Images for which a backward pass holds about `TAPE_BYTES` of activations; all of ``images`` on a GPU.
+
+    Args:
+        model: the model.
+        layers: layers whose inputs and outputs stand for everything that is held.
+        images: one batch.
+    """
+    if images.is_cuda or len(images) == 1:
+        return len(images)
+    elements = 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal elements
+        elements += inputs[0].numel() + output.numel()
+
+    handles = [layer.module.register_forward_hook(count) for layer in layers]
+    try:
+        model(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(1, min(len(images), TAPE_BYTES // (4 * max(elements, 1))))
 
 
 def visit_gradients(
@@ -133,15 +164,15 @@ def visit_gradients(
     batch_size: int = BATCH,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Run one forward and one backward pass of -log p(y|x) per batch.
+    """Run one forward and one backward pass of -log p(y|x) per batch, or per piece of a batch if memory asks for it.
 
     Args:
         model: in evaluation mode with frozen parameters.
         layers: layers to visit.
         batches: images float32 (n, c, h, w) and labels int64 (n,), or None to sample labels from the model; each
             process passes its share, see `tensors`.
-        visit: called for every layer as soon as its gradient is known.
-        seed: seed of the sampled labels.
+        visit: called for every layer as soon as its gradient is known, once for each piece of a batch.
+        seed: seed of the sampled labels; the same ones are drawn whatever the pieces are.
         group: the processes.
         batch_size: images in every batch except the last; only matters with several processes.
         progress: called with the number of images done.
@@ -150,13 +181,21 @@ def visit_gradients(
         The number of images of this process.
     """
     likelihood = likelihood_of(model)
-    sampler = _Sampler(likelihood, seed, group, batch_size)
-    total = 0
+    sampler: _Sampler | None = None
+    piece = total = 0
     for images, labels in batches:
-        with GradientTap(layers, partial(visit, len(images))), torch.enable_grad():
-            logits = model(images)
-            targets = sampler.draw(logits) if labels is None else labels
-            likelihood.nll(logits, targets).backward()  # type: ignore[no-untyped-call]
+        if sampler is None:
+            piece = piece_of(model, layers, images)
+            sampler = _Sampler(likelihood, seed, group, batch_size, piece)
+        for start in range(0, len(images), piece):
+            part = images[start : start + piece]
+            with GradientTap(layers, partial(visit, len(part))), torch.enable_grad():
+                logits = model(part)
+                if labels is None and start == 0:
+                    sampler.skip(logits)
+                targets = sampler.draw(logits) if labels is None else labels[start : start + piece]
+                likelihood.nll(logits, targets).backward()  # type: ignore[no-untyped-call]
+            del logits
         total += len(images)
         if progress is not None:
             progress(total)

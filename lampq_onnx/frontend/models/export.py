@@ -80,10 +80,11 @@ def export_model(loaded: LoadedModel) -> Exported:
     _require_layers(layers, skipped, loaded)
     layers = differentiable(layers, skipped, loaded.module, loaded.identity.name, images)
     _require_layers(layers, skipped, loaded)
+    norms = _norms(model, loaded.module)
     _strip(model)
     model.producer_name = "lampq-onnx"
     write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes, loaded.task)
-    return Exported(model, layers, skipped)
+    return Exported(model, layers, skipped, norms)
 
 
 def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
@@ -155,6 +156,29 @@ def _module_name(layer: GraphLayer, modules: dict[str, torch.nn.Module]) -> str 
             if weight.shape == matrix.shape and np.array_equal(weight, matrix):
                 return scope
     return None
+
+
+def _norms(model: ir.Model, module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Node -> LayerNorm that it computes, confirmed by its weight and bias; names that two nodes have are left out."""
+    modules = dict(module.named_modules())
+    found: dict[str, torch.nn.Module] = {}
+    names = Counter(node.name for node in model.graph)
+    for node in model.graph:
+        if node.op_type != "LayerNormalization" or not node.name or names[node.name] > 1:
+            continue
+        for scope in reversed(scope_path(node)):
+            norm = modules.get(scope)
+            if isinstance(norm, torch.nn.LayerNorm) and _holds(node, 1, norm.weight) and _holds(node, 2, norm.bias):
+                found[node.name] = norm
+                break
+    return found
+
+
+def _holds(node: ir.Node, position: int, parameter: torch.Tensor | None) -> bool:
+    value = node.inputs[position] if position < len(node.inputs) else None
+    if value is None or value.const_value is None or parameter is None:
+        return False
+    return np.array_equal(np.asarray(value.const_value.numpy()), parameter.detach().float().cpu().numpy())
 
 
 def _root(error: BaseException) -> str:

@@ -42,7 +42,7 @@ class Effort:
 
 EFFORTS: dict[EffortName, Effort] = {
     "fast": Effort(DEFAULT_CALIBRATION_SIZE, "directional", 128, None, None, None),
-    "balanced": Effort(DEFAULT_CALIBRATION_SIZE, "measured", 64, LadderSettings(), None, None),
+    "balanced": Effort(DEFAULT_CALIBRATION_SIZE, "measured", 64, LadderSettings(latent=False), None, None),
     "best": Effort(
         BEST_IMAGES,
         "measured",

@@ -24,6 +24,7 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
+from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
@@ -42,13 +43,14 @@ class Rounding:
     Attributes:
         weight: codes, scales, and the bias if it was corrected.
         method: the technique that was chosen.
-        latent: float32 (outputs, inputs), real weights whose nearest rounding is ``weight``.
+        latent: float32 (outputs, inputs), real weights whose nearest rounding is ``weight``; None if nothing is trained
+            afterwards.
         losses: technique -> KL on held-out images.
     """
 
     weight: QuantizedWeight
     method: str
-    latent: torch.Tensor
+    latent: torch.Tensor | None
     losses: Mapping[str, float]
 
 
@@ -59,11 +61,13 @@ class LadderSettings:
     Attributes:
         dampings: dampings of GPTQ that are tried.
         bias_correction: whether the bias may be corrected.
+        latent: whether the real weights behind the rounding are kept, for training.
         batch_size: images per forward pass.
     """
 
     dampings: Sequence[float] = (DAMPING,)
     bias_correction: bool = True
+    latent: bool = True
     batch_size: int = 16
 
 
@@ -147,8 +151,8 @@ def _round_nearest(
     if layer.name not in grids:
         return
     weight = live.weight(layer.name)
-    rounded = grids[layer.name].quantize(weight.float().cpu().numpy())
-    found[layer.name] = Rounding(rounded, "nearest", weight.float().clone(), {})
+    rounded = nearest(grids[layer.name], weight)
+    found[layer.name] = Rounding(rounded, "nearest", weight.float(), {})
     live.set_weight(layer.name, rounded)
     live.set_input(layer.name, inputs.get(layer.name))
 
@@ -163,11 +167,11 @@ def _best(
 ) -> Rounding:
     """The first technique that no later one clearly improves on."""
     weight = live.weight(layer.name).float()
-    options: list[tuple[str, QuantizedWeight, torch.Tensor]] = []
+    options: list[tuple[str, QuantizedWeight, torch.Tensor | None]] = []
     for damping in settings.dampings if isinstance(layer.module, torch.nn.Linear) else ():
-        result = gptq_quantize(weight, [grid], moments.hessian, damping=damping)[0]
+        result = gptq_quantize(weight, [grid], moments.hessian, damping=damping, latent=settings.latent)[0]
         options.append((f"gptq-{damping:g}", result.weight, result.latent))
-    options.append(("nearest", grid.quantize(weight.cpu().numpy()), weight))
+    options.append(("nearest", nearest(grid, weight), weight if settings.latent else None))
     seen: dict[str, torch.Tensor] = {}
     for name, rounded, _ in options:
         live.set_weight(layer.name, rounded)
@@ -187,6 +191,6 @@ def _best(
 
 def _corrected_bias(rounded: QuantizedWeight, moments: LayerMoments, like: torch.Tensor) -> npt.NDArray[np.float32]:
     """The bias with which the quantized layer has the same mean output as the float layer."""
-    dequantized = torch.from_numpy(rounded.dequantize()).to(like)
-    bias: npt.NDArray[np.float32] = (moments.output_mean - dequantized @ moments.input_mean).float().cpu().numpy()
+    levels = dequantized(rounded, like)
+    bias: npt.NDArray[np.float32] = (moments.output_mean - levels @ moments.input_mean).float().cpu().numpy()
     return bias

@@ -82,6 +82,7 @@ class TrainableLayer(torch.nn.Module):
         scale = torch.from_numpy(weight.scale).to(device)[:, None]
         self.register_buffer("scale", scale)
         numbers = torch.from_numpy(weight.codes.astype(np.float32)).to(device) - self._half
+        assert rounding.latent is not None
         real = rounding.latent.to(device) / (scale * self._step) - 0.5 * self._rise
         real = numbers + (real - numbers).clamp(-LEVEL_MARGIN, LEVEL_MARGIN)
         self.log_scale = torch.nn.Parameter(torch.zeros_like(scale))

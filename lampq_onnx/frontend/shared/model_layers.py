@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -53,8 +54,10 @@ class Exported:
         model: the float graph.
         layers: its layers, in graph order.
         skipped: what stays in float -> reason.
+        norms: node of the graph -> LayerNorm that it computes, if known.
     """
 
     model: ir.Model
     layers: tuple[ModelLayer, ...]
     skipped: dict[str, str]
+    norms: Mapping[str, torch.nn.Module] = field(default_factory=dict)

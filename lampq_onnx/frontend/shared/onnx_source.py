@@ -54,19 +54,24 @@ class OnnxSource:
             module = self.modules.get(node.metadata_props.pop(MODULE_KEY, ""))
             if module is None:
                 continue
-            if isinstance(module, torch.nn.LayerNorm):
-                _replace(graph, node, 1, _array(module.weight), "scale")
-                if module.bias is not None:
-                    _replace(graph, node, 2, _array(module.bias), "bias")
-            else:
-                _write_layer(graph, node, module)
-            for factor in input_factors(module):
-                value = add_constant(graph, f"{node.name}.input.factor", _array(factor))
-                product = ir.node("Mul", [node.inputs[0], value], name=f"{node.name}.input.multiply")
-                graph.insert_before(node, product)
-                node.replace_input_with(0, product.outputs[0])
+            write_module(graph, node, module)
         common_passes.RemoveUnusedNodesPass()(model)
         return model
+
+
+def write_module(graph: ir.Graph, node: ir.Node, module: torch.nn.Module) -> None:
+    """Write the current weights of a layer or LayerNorm to its node, and a Mul for every hook that scales its input."""
+    if isinstance(module, torch.nn.LayerNorm):
+        _replace(graph, node, 1, _array(module.weight), "scale")
+        if module.bias is not None:
+            _replace(graph, node, 2, _array(module.bias), "bias")
+    else:
+        _write_layer(graph, node, module)
+    for factor in input_factors(module):
+        value = add_constant(graph, f"{node.name}.input.factor", _array(factor))
+        product = ir.node("Mul", [node.inputs[0], value], name=f"{node.name}.input.multiply")
+        graph.insert_before(node, product)
+        node.replace_input_with(0, product.outputs[0])
 
 
 def input_factors(module: torch.nn.Module) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.parameters import frozen
+from lampq_onnx.frontend.simulation.levels import dequantized
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
@@ -51,7 +52,7 @@ class LiveModel:
             module.weight, module.bias = original, self._biases[name]
             return
         # New Parameters are needed: modules may share the old ones.
-        module.weight = frozen(torch.from_numpy(weight.dequantize()).reshape(original.shape).to(original))
+        module.weight = frozen(dequantized(weight, original).reshape(original.shape))
         if weight.bias is None:
             module.bias = self._biases[name]
         else:

@@ -19,25 +19,22 @@ from lampq_onnx.artifacts import ChannelWidths
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
+from lampq_onnx.frontend.simulation.grids import fit_weight_grids
+from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.row_widths import Bits, join_grids, join_weights
 from lampq_onnx.graph.parameters import LayerParameters
-from lampq_onnx.quantization import (
-    ActivationQuantizer,
-    Grid,
-    QuantizedWeight,
-    WeightGrid,
-    fit_weight_grid,
-)
+from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight, WeightGrid
 
 
 class WeightRounder:
     """Rounded weights of every layer and bit-width, each computed once.
 
     Args:
-        layers: the layers.
+        layers: the layers; their weights as they are now are rounded, whatever replaces them later.
         moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
             nearest.
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
+        given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
     """
 
@@ -47,18 +44,22 @@ class WeightRounder:
         moments: Mapping[str, torch.Tensor] | None = None,
         *,
         widths: Sequence[int] = (),
+        given: Mapping[str, QuantizedWeight] | None = None,
         grids: Collection[str] = tuple(Grid),
     ) -> None:
         self.grids = tuple(grids)
-        self._originals = {layer.name: layer.module.weight.detach().clone() for layer in layers}
+        self._originals = {layer.name: layer.module.weight.detach() for layer in layers}
         self._moments = dict(moments or {})
+        self._by_gptq = frozenset(self._moments)
         self._widths = tuple(widths)
         self._grids: dict[tuple[str, int], WeightGrid] = {}
+        self._errors: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
         self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
+        self._given = dict(given or {})
 
     def method(self, name: str) -> str:
         """How the layer is rounded: "gptq" or "nearest"."""
-        return "gptq" if name in self._moments else "nearest"
+        return "gptq" if name in self._by_gptq else "nearest"
 
     def grid(self, name: str, bits: Bits) -> WeightGrid:
         """The fitted grid of a layer at a bit-width, or with widths of its rows.
@@ -68,53 +69,76 @@ class WeightRounder:
         """
         if isinstance(bits, ChannelWidths):
             return join_grids(bits, {width: self.grid(name, width) for width in bits.counts})
-        key = (name, bits)
-        if key not in self._grids:
-            try:
-                self._grids[key] = fit_weight_grid(self._matrix(name), bits, self.grids)
-            except ValueError as error:
-                raise LampqError(f"layer {name} cannot be quantized: {error}") from error
-        return self._grids[key]
+        if (name, bits) not in self._grids:
+            self._fit(name, (bits,))
+        return self._grids[name, bits]
 
     def quantized(self, name: str, bits: Bits) -> QuantizedWeight:
         """Integers and scales of a layer at a bit-width, or with widths of its rows."""
+        if name in self._given:
+            return self._given[name]
         if isinstance(bits, ChannelWidths):
             return join_weights(bits, {width: self.quantized(name, width) for width in bits.counts})
         if (name, bits) not in self._rounded:
-            widths = [b for b in dict.fromkeys((*self._widths, bits)) if (name, b) not in self._rounded]
-            moments = self._moments.get(name)
-            if moments is None:
-                self._rounded[name, bits] = self.grid(name, bits).quantize(self._matrix(name))
+            if name not in self._by_gptq:
+                self._rounded[name, bits] = nearest(self.grid(name, bits), self._matrix(name))
             else:
-                weight = self._originals[name].float().flatten(1)
-                results = gptq_quantize(weight, [self.grid(name, b) for b in widths], moments)
-                self._rounded |= {(name, b): r.weight for b, r in zip(widths, results, strict=True)}
+                widths = [b for b in dict.fromkeys((*self._widths, bits)) if (name, b) not in self._rounded]
+                self._round(name, widths)
         return self._rounded[name, bits]
+
+    def settle(self, name: str, keep: Sequence[int]) -> None:
+        """Round a layer to all widths now, keep the weights of some, and forget its moments.
+
+        The errors of all widths stay known.
+        """
+        if name in self._moments:
+            self._round(name, list(self._widths))
+            del self._moments[name]
+        else:
+            for bits in self._widths:
+                self.row_errors(name, bits)
+        for bits in self._widths:
+            if bits not in keep:
+                self._rounded.pop((name, bits), None)
 
     def error(self, name: str, bits: int) -> float:
         """Expected squared output error of the rounding, tr(dW H dW^T); |dW|^2 if no moments are known."""
-        return float(self._row_errors(name, bits).sum(dtype=torch.float64))
-
-    def _row_errors(self, name: str, bits: int) -> torch.Tensor:
-        original = self._originals[name].float().flatten(1)
-        change = torch.from_numpy(self.quantized(name, bits).dequantize()).to(original) - original
-        moments = self._moments.get(name)
-        return (change if moments is None else change @ moments).mul(change)
+        return float(self.row_errors(name, bits).sum())
 
     def row_errors(self, name: str, bits: int) -> npt.NDArray[np.float64]:
-        """The same for each output by itself, float64 (outputs,); `error` is their sum."""
-        errors: npt.NDArray[np.float64] = self._row_errors(name, bits).sum(1, dtype=torch.float64).cpu().numpy()
-        return errors
+        """The same for each output by itself, float64 (outputs,)."""
+        if (name, bits) not in self._errors:
+            weight, original = self.quantized(name, bits), self._matrix(name)
+            if (name, bits) not in self._errors:
+                change = (dequantized(weight, original) - original).square_()
+                self._errors[name, bits] = change.sum(1, dtype=torch.float64).cpu().numpy()
+        return self._errors[name, bits]
 
     def dequantized(self, name: str, bits: Bits) -> torch.Tensor:
         """The rounded weight in the module's shape, on its device."""
         original = self._originals[name]
-        rounded = torch.from_numpy(self.quantized(name, bits).dequantize())
-        return rounded.reshape(original.shape).to(original)
+        return dequantized(self.quantized(name, bits), original).reshape(original.shape)
 
-    def _matrix(self, name: str) -> npt.NDArray[np.float32]:
-        matrix: npt.NDArray[np.float32] = self._originals[name].float().cpu().flatten(1).numpy()
-        return matrix
+    def _round(self, name: str, widths: Sequence[int]) -> None:
+        """Round a layer by GPTQ to several widths in one pass."""
+        self._fit(name, [bits for bits in widths if (name, bits) not in self._grids])
+        results = gptq_quantize(
+            self._matrix(name), [self.grid(name, b) for b in widths], self._moments[name], latent=False
+        )
+        for bits, result in zip(widths, results, strict=True):
+            self._rounded[name, bits], self._errors[name, bits] = result.weight, result.errors
+
+    def _fit(self, name: str, widths: Sequence[int]) -> None:
+        try:
+            found = fit_weight_grids(self._matrix(name), widths, self.grids)
+        except ValueError as error:
+            raise LampqError(f"layer {name} cannot be quantized: {error}") from error
+        self._grids |= {(name, bits): grid for bits, grid in zip(widths, found, strict=True)}
+
+    def _matrix(self, name: str) -> torch.Tensor:
+        """The float weight, float32 (outputs, inputs) on its device."""
+        return self._originals[name].float().flatten(1)
 
 
 @dataclass(frozen=True)
@@ -164,7 +188,11 @@ def simulated(
 @contextmanager
 def simulated_parameters(layers: Sequence[ModelLayer], parameters: Mapping[str, LayerParameters]) -> Iterator[None]:
     """Like `simulated`, with exactly the numbers that the converter writes."""
-    weights = {name: torch.from_numpy(numbers.weight.dequantize()) for name, numbers in parameters.items()}
+    weights = {
+        layer.name: dequantized(parameters[layer.name].weight, layer.module.weight)
+        for layer in layers
+        if layer.name in parameters
+    }
     biases = {name: numbers.weight.bias for name, numbers in parameters.items()}
     activations = {name: n.activation for name, n in parameters.items() if n.activation is not None}
     products = {name: n.product for name, n in parameters.items() if n.product is not None}

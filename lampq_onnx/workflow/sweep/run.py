@@ -13,6 +13,7 @@ from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
 from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.stages import Stages, stages_of
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource
 from lampq_onnx.disk.cache import ArrayCache
@@ -118,7 +119,8 @@ def sweep(
     ):
         frontend, crops, validation = opened.measured()
         require_space_for(frontend.loaded, folder, baselines=len(bits) * len(metrics))
-        run = SweepRun(recipe, frontend, crops, validation, target, folder, clock, cache)
+        stages = stages_of(recipe, target, metrics=metrics, bits=bits)
+        run = SweepRun(recipe, stages, frontend, crops, validation, target, folder, clock, cache)
         earlier.require_inputs(run.inputs)
         points = tuple(run.point(metric, budget) for metric in metrics for budget in bits)
         chosen = None if pick is None else pick.choose(points)
@@ -153,6 +155,7 @@ class SweepRun:
     def __init__(
         self,
         recipe: Recipe,
+        stages: Stages,
         frontend: Frontend,
         crops: CroppedImages | BatchedImages,
         validation: ImageSource | BatchedImages,
@@ -162,6 +165,7 @@ class SweepRun:
         cache: ArrayCache | None,
     ) -> None:
         self._recipe = recipe
+        self._stages = stages
         self._frontend = frontend
         self._crops = crops
         self._validation = validation
@@ -258,7 +262,7 @@ class SweepRun:
                 "update": self._recipe.update.model_copy(update={"rounds": rounds}),
             }
         )
-        found = Search(self._frontend, self._crops, recipe, self._kept, self._clock).decide(sensitivities)
+        found = Search(self._frontend, self._crops, recipe, self._stages, self._kept, self._clock).decide(sensitivities)
         twin = self._plans.get(_layers_of(found.plan))
         with self._clock.stage(f"{metric} {bits:g} bits"):
             measured = job.measure(found.rounded, stage / MODEL_FILE) if twin is None else self._taken_from(twin, stage)
@@ -285,7 +289,9 @@ class SweepRun:
         """Equalize and analyze the model, and write float.onnx."""
         if self._job is None or self._sensitivities is None:
             recipe = self._recipe
-            self._sensitivities = Search(self._frontend, self._crops, recipe, self._kept, self._clock).measure()
+            self._sensitivities = Search(
+                self._frontend, self._crops, recipe, self._stages, self._kept, self._clock
+            ).measure()
             root = self._points.root
             self._sensitivities.save(root / SENSITIVITY_FILE)
             self._job = QuantizedOutput(

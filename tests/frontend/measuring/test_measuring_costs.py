@@ -14,6 +14,7 @@ from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
     activation_costs,
     directional_costs,
+    grouped_activation_costs,
     measured_losses,
     measured_widths,
     weight_costs,
@@ -215,3 +216,24 @@ def test_only_widths_near_the_budget_are_measured(
     candidates: tuple[int, ...], expected: float, measured: tuple[int, ...]
 ) -> None:
     assert measured_widths(candidates, expected) == measured
+
+
+def test_inputs_are_told_apart_only_where_a_block_costs_enough(setup: Setup) -> None:
+    layers = [layer for layer in layers_of(setup.model) if layer.name.startswith("blocks.")]
+    quantizers = {layer.name: {4: ActivationQuantizer.from_range(-3, 3, 4)} for layer in layers}
+    alone = activation_costs(setup.live, setup.chain, DATA, quantizers, batch_size=4)
+    names = [[layer.name for layer in layers if layer.name.startswith(f"blocks.{i}.")] for i in (0, 1)]
+    together = []
+    for members in names:
+        for name in members:
+            setup.live.set_input(name, quantizers[name][4])
+        together.append(max(mean_kl(setup.model, PLAIN, PIXELS), FLOOR))
+        for name in members:
+            setup.live.set_input(name, None)
+    # In the first block nothing matters; in the second, one layer does.
+    matters = dict.fromkeys(names[0], 2 * together[0]) | dict.fromkeys(names[1], 2 * together[1])
+    matters[names[1][0]] = together[1] / 2
+    found = grouped_activation_costs(setup.live, setup.chain, DATA, quantizers, matters, batch_size=4)
+    for name in names[0]:
+        assert found[name][4] == pytest.approx(together[0], rel=1e-4)
+    assert {name: found[name] for name in names[1]} == {name: alone[name] for name in names[1]}

@@ -155,7 +155,7 @@ def scrambled(weight: torch.Tensor, found: list, *_: object, **__: object) -> li
     grid = found[0]
     rounded = grid.quantize(weight.numpy())
     codes = random.integers(0, 2**grid.bits, rounded.codes.shape).astype(np.uint8)
-    return [GptqResult(replace(rounded, codes=codes), weight)]
+    return [GptqResult(replace(rounded, codes=codes), weight, np.zeros(len(weight)))]
 
 
 def test_a_bad_technique_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +167,12 @@ def test_a_bad_technique_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bad_damping_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mostly(weight: torch.Tensor, found: list, hessian: torch.Tensor, *, damping: float) -> list[GptqResult]:
+    def mostly(
+        weight: torch.Tensor, found: list, hessian: torch.Tensor, *, damping: float, latent: bool
+    ) -> list[GptqResult]:
         if damping == 0.1:
             return scrambled(weight, found)
-        return gptq_quantize(weight, found, hessian, damping=damping)
+        return gptq_quantize(weight, found, hessian, damping=damping, latent=latent)
 
     monkeypatch.setattr(ladder, "gptq_quantize", mostly)
     for dampings in ((0.01, 0.1), (0.1, 0.01)):

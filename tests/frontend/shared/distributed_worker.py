@@ -36,7 +36,7 @@ def statistics(group: Group) -> dict[str, object]:
     widths = {layer.name: WIDTHS for layer in layers}
     # The second process has but the last, smaller batch of these.
     held_out = ArrayImages(pixels[:24], None)
-    ranges = choose_ranges(module, layers, images, held_out, widths=widths, seed=1, group=group)
+    ranges, _ = choose_ranges(module, layers, images, held_out, widths=widths, seed=1, group=group)
     few = fisher_traces(module, layers, tensors(held_out, device, group=group), seed=5, group=group)
     linear = [layer for layer in layers if isinstance(layer.module, torch.nn.Linear)]
     moments = input_moments(module, linear, images, group=group)

@@ -12,6 +12,7 @@ import torch
 from lampq_onnx.artifacts import ActivationRange
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.stages import stages_of
 from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.disk.codec import decode, encode
 from lampq_onnx.frontend.rounding.effort import EFFORTS
@@ -21,6 +22,7 @@ from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.kept import _TENSORS, Kept
 from lampq_onnx.quantization import Grid, QuantizedWeight
 from lampq_onnx.running.progress import NO_PROGRESS, Clock
+from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.search import Found, Search
 from tests.frontend.tiny_models import images, loaded, tiny_vit, untouched
 
@@ -63,10 +65,11 @@ def test_a_run_stopped_after_any_step_ends_as_one_that_was_not(tmp_path: Path, m
         {"allocation": {"bits": 3, "candidates": "2-4"}, "update": {"rounds": 1}, "output": {"threads": 1}},
     )
     frontend, crops = Frontend(loaded(tiny_vit())), images(24)
+    stages = stages_of(recipe, target_here("auto"))
 
     def run(cache: ArrayCache | None) -> tuple[Found, Clock]:
         clock = Clock(NO_PROGRESS)
-        return Search(frontend, crops, recipe, Kept(cache, "key", progress=clock), clock).run(), clock
+        return Search(frontend, crops, recipe, stages, Kept(cache, "key", progress=clock), clock).run(), clock
 
     whole = results(run(None)[0])
     cache = tmp_path / "cache"

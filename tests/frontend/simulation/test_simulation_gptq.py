@@ -92,4 +92,25 @@ def test_the_latent_weights_round_to_the_result() -> None:
     weight, hessian = problem(5, 200, 300)
     grid = fit_weight_grid(weight, 3)
     found: GptqResult = quantize_all(torch.from_numpy(weight), [grid], torch.from_numpy(hessian))[0]
+    assert found.latent is not None
     assert (grid.quantize(found.latent.numpy()).codes != found.weight.codes).mean() < 0.001  # ties
+
+
+def test_errors_are_those_of_the_outputs() -> None:
+    weight, hessian = problem(6, 40, 300)
+    rows = np.array([2, 8, 3, 4, 5, 2] * len(weight))[: len(weight)]
+    grids = [fit_weight_grid(weight, 2), fit_weight_grid(weight, rows), fit_weight_grid(weight, 8)]
+    for found in quantize_all(torch.from_numpy(weight), grids, torch.from_numpy(hessian), latent=False):
+        change = (found.weight.dequantize() - weight).astype(np.float64)
+        np.testing.assert_allclose(found.errors, ((change @ hessian) * change).sum(1), rtol=1e-4)
+        assert found.latent is None
+
+
+def test_rows_of_different_widths_are_rounded_as_rows_of_one() -> None:
+    weight, hessian = problem(6, 40, 300)
+    rows = np.array([2, 8, 3, 4, 5, 2] * len(weight))[: len(weight)]
+    mixed = gptq_quantize(weight, fit_weight_grid(weight, rows), hessian)
+    for index, bits in enumerate(rows.tolist()):
+        alone = gptq_quantize(weight[index : index + 1], fit_weight_grid(weight[index : index + 1], bits), hessian)
+        if alone.grid is mixed.row_groups()[[g.bits for g in mixed.row_groups()].index(bits)].grid:
+            assert (mixed.codes[index] != alone.codes[0]).mean() < 0.01

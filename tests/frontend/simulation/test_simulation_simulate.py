@@ -109,7 +109,7 @@ def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
         model.head.weight[:, 0] = torch.tensor([6.0, -6.0, 3.0, -3.0])
         model.norm.weight[0] = 30.0
     head = [layer for layer in layers_of(model) if layer.type == "head"]
-    ranges = choose_ranges(model, head, images(24), images(8, seed=3), widths={"head": (8, 16)}, seed=0)
+    ranges, _ = choose_ranges(model, head, images(24), images(8, seed=3), widths={"head": (8, 16)}, seed=0)
     assert {bits: found.method for bits, found in ranges["head"].items()} == {8: "minmax", 16: "minmax"}
 
 

@@ -1,0 +1,53 @@
+"""Rounded weights as real numbers, and real numbers as rounded weights, on the model's device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
+
+
+def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
+    """The levels as real weights (outputs, inputs), exactly as `QuantizedWeight.dequantize`, on the device of ``like``.
+
+    Args:
+        weight: codes and scales.
+        like: gives the device and the type.
+    """
+    level = torch.from_numpy(weight.codes).to(like.device).float()
+    if weight.widths is None:
+        if weight.grid is Grid.MID_RISE:
+            level.mul_(2).sub_(2**weight.bits - 1)
+        else:
+            level.sub_(2 ** (weight.bits - 1))
+    else:
+        rises = weight.row_rises()
+        half = 2.0 ** (weight.row_bits().astype(np.float32) - 1)
+        level.mul_(_column(1.0 + rises, like)).sub_(_column(np.where(rises, 2 * half - 1, half), like))
+    return level.mul_(_column(weight.scale, like)).to(like.dtype)
+
+
+def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
+    """Round a weight (outputs, inputs) to the nearest levels, as `WeightGrid.quantize`.
+
+    Args:
+        grid: levels and scales.
+        weight: on any device.
+    """
+    ratio = weight.float() / _column(grid.scale, weight)
+    codes = torch.empty(ratio.shape, dtype=torch.uint8, device=ratio.device)
+    for group in grid.row_groups():
+        part = ratio if grid.widths is None else ratio[torch.from_numpy(group.rows).to(ratio.device)]
+        number = part.mul_(0.5).floor_() if group.grid is Grid.MID_RISE else part.round_()
+        half = 2 ** (group.bits - 1)
+        found = number.clamp_(-half, half - 1).add_(half).to(torch.uint8)
+        if grid.widths is None:
+            codes = found
+        else:
+            codes[torch.from_numpy(group.rows).to(codes.device)] = found
+    return grid.with_codes(codes.cpu().numpy())
+
+
+def _column(values: np.ndarray[tuple[int], np.dtype[np.generic]], like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32)).to(like.device)[:, None]

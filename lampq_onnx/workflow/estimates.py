@@ -1,0 +1,93 @@
+"""What a run will take: its stages in order, with a rough time and the memory it needs at most."""
+
+from __future__ import annotations
+
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.stages import Stages
+from lampq_onnx.frontend.load import Load
+from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
+from lampq_onnx.graph.recognition import PlannedStage
+
+IMAGE_BATCH = 32
+"""Largest number of images in one pass."""
+
+LIBRARIES = 800e6
+"""Bytes of PyTorch, onnxruntime and this package."""
+
+MODELS = 3
+"""Copies of the float weights that exist together: the model, its graph, and what a stage makes of it."""
+
+BACKWARD = 2.0
+"""Time of a pass with gradients of the activations, over that of a pass forward."""
+
+SOLVING = 3.0
+"""Seconds of the integer program, most of them to import the solver."""
+
+
+def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tuple[PlannedStage, ...]:
+    """List the stages of a run in their order.
+
+    Args:
+        recipe: all options.
+        stages: what runs, see `stages_of`.
+        load: what the model costs.
+        count: number of calibration images.
+    """
+    effort, widths = EFFORTS[recipe.analysis.effort], len(recipe.allocation.candidates)
+    held, asked, image = max(1, min(count // 4, 64)), stages.measurements, load.image
+    found: list[tuple[str, float]] = []
+    if stages.equalization:
+        few = min(count, 128)
+        found.append(("equalization", few * image + min(held, few // 4) * image * (BACKWARD + 8)))
+    if stages.moments:
+        found.append(("input moments", 1.5 * count * image))
+    found.append(("ranges", (2 * count + held * (BACKWARD + 6)) * image))
+    if "trace" in asked:
+        found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
+    if "weight_error" in asked:
+        found.append(("weight errors", load.seconds(60.0 * widths * load.weights)))
+    if "nuclear_norm" in asked:
+        found.append(("nuclear norms", 8 * 10 * image))
+    if "alpha" in asked:
+        found.append(("alpha", 4 * recipe.analysis.alpha_samples * min(count, 32) * image))
+    if "weight_cost" in asked:
+        found.append(("weight costs", _weight_costs(effort, load, widths, count)))
+    if stages.input_costs in ("measured", "grouped"):
+        passes = load.layers if stages.input_costs == "measured" else load.blocks
+        found.append(("input costs", passes / 2 * min(held, 32) * image))
+    if stages.simulated_plans:
+        found.append(("simulated plans", 5 * min(count, 128) * image))
+    found.append(("allocation", SOLVING))
+    if stages.update:
+        found.append(("iterative update", (recipe.update.rounds + 1) * min(count, 128) * image))
+    found.append(("rounding", _rounding(recipe, effort, load, count, held)))
+    if stages.layer_errors:
+        found.append(("reconstruction errors", 2 * min(count, 64) * image))
+    found.append(("conversion", load.seconds(60.0 * load.weights)))
+    return tuple(PlannedStage(name, seconds) for name, seconds in found)
+
+
+def peak_bytes(load: Load) -> float:
+    """Return about how much memory a run needs on the machine that measures."""
+    return LIBRARIES + MODELS * load.parameters + IMAGE_BATCH * load.activations / load.blocks
+
+
+def _weight_costs(effort: Effort, load: Load, widths: int, count: int) -> float:
+    half = max(1, count // 2)
+    rounding = 1.5 * half * load.image + load.seconds(load.solve * widths)
+    images = min(half, effort.cost_images)
+    if effort.costs == "directional":
+        return rounding + images * (BACKWARD + widths / 4) * load.image
+    return rounding + images * load.layers * min(widths, 3) / 2 * load.image
+
+
+def _rounding(recipe: Recipe, effort: Effort, load: Load, count: int, held: int) -> float:
+    if recipe.rounding.method == "nearest" or effort.ladder is None:
+        return 2 * min(count, 128) * load.image + load.seconds(load.solve)
+    tried = len(effort.ladder.dampings) + 1 + effort.ladder.bias_correction
+    seconds = (3 * min(count - held, 128) + held * load.layers * tried / 2) * load.image + load.seconds(load.solve)
+    for training in (effort.reconstruct, effort.tune):
+        if training is not None:
+            # A step of one block, for every block, is a step of the whole model.
+            seconds += training.steps * training.batch_size * (1 + 2 * BACKWARD) * load.image
+    return seconds
