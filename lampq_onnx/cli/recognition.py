@@ -49,12 +49,8 @@ def _print_stages(out: Console, found: Recognition) -> None:
     """Print what the run would do, and about how long it would take."""
     if not found.stages:
         return
-    table = Table(title="stages of the run, before its file is checked", title_justify="left")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("about, s", justify="right")
-    for stage in found.stages:
-        table.add_row(stage.name, f"{stage.seconds:.1f}")
-    table.add_row("all", f"{sum(stage.seconds for stage in found.stages):.0f}")
-    out.print(table)
+    rows = [(stage.name, f"{stage.seconds:.1f}") for stage in found.stages]
+    rows.append(("all", f"{sum(stage.seconds for stage in found.stages):.0f}"))
+    print_table(out, [words("stage"), Column("about, s")], rows, "stages of the run, before its file is checked")
     if found.peak_bytes is not None:
         out.print(f"memory: about {found.peak_bytes / 1e9:.1f} GB")
