@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
-from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of, pools_beside
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_layers
 from lampq_onnx.allocation.mixed_widths import own_groups, with_mix
@@ -123,9 +123,13 @@ def _offered(
 
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, LayerForm], float_bytes: int, target: Target) -> int:
     """Return the size of the file: the float file, with the layers' weights in their forms."""
-    return float_bytes + sum(
-        form_bytes(layer, forms[layer.name], target) - form_bytes(layer, FLOAT_FORM, target)
-        for layer in sensitivities.layers
+    return (
+        float_bytes
+        + sum(
+            form_bytes(layer, forms[layer.name], target) - form_bytes(layer, FLOAT_FORM, target)
+            for layer in sensitivities.layers
+        )
+        + pools_beside(sensitivities.layers, forms)
     )
 
 

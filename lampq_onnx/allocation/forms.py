@@ -10,6 +10,7 @@ from lampq_onnx.artifacts import LayerSensitivity
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization.pairs import pair_table_size, pairs_pay
+from lampq_onnx.quantization.pools import pool_bytes
 from lampq_onnx.targets import Packing, Target
 
 FLOAT_BYTES = 4
@@ -120,6 +121,18 @@ def mix_bytes(layer: LayerSensitivity, rows: RowCounts, target: Target) -> int:
     outputs, inputs = layer.shape
     stored = sum(stored_bytes(count * inputs, bits, "exact") for bits, count in rows)
     return stored + -(-outputs * CLASS_BITS // 8) + FLOAT_BYTES * outputs + node_bytes(layer, target)
+
+
+def pools_beside(layers: Sequence[LayerSensitivity], forms: Mapping[str, LayerForm]) -> int:
+    """Return the bytes of the nodes that unpack all layers whose output channels differ in width.
+
+    Args:
+        layers: the layers.
+        forms: layer -> its form.
+    """
+    mixed = {layer.name: layer.shape for layer in layers if forms[layer.name].rows is not None}
+    widths = {bits for name in mixed for bits, _ in forms[name].rows or ()}
+    return pool_bytes(mixed, widths)
 
 
 def node_bytes(layer: LayerSensitivity, target: Target) -> int:

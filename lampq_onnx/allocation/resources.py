@@ -161,6 +161,7 @@ def resources_of(
     target: Target,
     table: LatencyTable | None,
     float_bytes: int | None,
+    pools: int = 0,
 ) -> list[Resource]:
     """List the limits that are set, one resource each; agreement is not among them.
 
@@ -168,6 +169,7 @@ def resources_of(
         sensitivities: shapes of the layers; measurements are not used.
         fixed: forms of the layers outside the budget.
         table, float_bytes: see `allocate_within`.
+        pools: most bytes of the nodes for layers whose output channels differ in width.
 
     Raises:
         UsageError: something that a limit needs is not given.
@@ -190,7 +192,7 @@ def resources_of(
             )
         )
     if limits.max_bytes is not None:
-        found.append(_size(sensitivities, limits.max_bytes, outside, fixed, target, table, float_bytes))
+        found.append(_size(sensitivities, limits.max_bytes, outside, fixed, target, table, float_bytes, pools))
     if limits.max_ms is not None:
         if table is None:
             raise UsageError(
@@ -236,6 +238,7 @@ def _size(
     target: Target,
     table: LatencyTable | None,
     float_bytes: int | None,
+    pools: int,
 ) -> Resource:
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     if whole is None:
@@ -246,6 +249,7 @@ def _size(
     rest = whole - sum(form_bytes(layer, FLOAT_FORM, target) for layer in sensitivities.layers)
     rest += sum(form_bytes(layer, fixed[layer.name], target) for layer in outside)
     rest += pair_table_bytes(sum(layer.parameters for layer in budgeted_layers(sensitivities)))
+    rest += pools
     floor = whole - FLOAT_BYTES * sum(layer.parameters for layer in sensitivities.layers)
     return replace(bytes_of_layers(target), rest=rest, limit=limit, floor=max(0, floor), margin=_SIZE_MARGIN)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from lampq_onnx.allocation.choices import FloatArray
-from lampq_onnx.allocation.groups import ChannelGroups, RowCounts
+from lampq_onnx.allocation.groups import ChannelGroups, RowCounts, groups_of
+from lampq_onnx.allocation.metrics import METRICS, budgeted_layers
 from lampq_onnx.allocation.mixed_widths import mixes_in_bits
 from lampq_onnx.allocation.mixes import linear_costs
-from lampq_onnx.artifacts import ChannelWidths, LayerSensitivity
+from lampq_onnx.allocation.options import AllocationOptions
+from lampq_onnx.artifacts import BitPlan, ChannelWidths, LayerSensitivity, Sensitivities
 
 STEP = 0.5
 """Average bits between two rungs: about the gain of one swap that a hundred images can tell from chance."""
@@ -81,6 +84,31 @@ def ladder_of(
         if bits < (below[-1] if below else first).bits - step:
             below.append(found[bits])
     return [*reversed(below), *rungs], len(below)
+
+
+def ladders_of(
+    sensitivities: Sensitivities,
+    plan: BitPlan,
+    names: Collection[str],
+    candidates: tuple[int, ...],
+    options: AllocationOptions,
+) -> tuple[dict[str, list[Rung]], dict[str, int]]:
+    """Return the ladders of some layers of a plan, and the rungs that they start from.
+
+    Args:
+        sensitivities: costs of the layers, and shares of their output channels.
+        plan: the widths that they have.
+        names: layers in the budget that may change.
+        candidates: widths in bits, ascending.
+        options: the metric of the costs.
+    """
+    costs = METRICS[options.metric](sensitivities, candidates, options.gamma)
+    ladders, start = {}, {}
+    for layer, own in zip(budgeted_layers(sensitivities), costs, strict=True):
+        if layer.name in names:
+            widths = plan.layers[layer.name].widths
+            ladders[layer.name], start[layer.name] = ladder_of(layer, groups_of(layer), own, candidates, widths)
+    return ladders, start
 
 
 def _rung(mix: RowCounts, groups: ChannelGroups, inputs: int, costs: FloatArray, candidates: tuple[int, ...]) -> Rung:

@@ -23,6 +23,7 @@ from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.quantization.pools import pool_bytes
 from lampq_onnx.targets import Packing, Target
 
 _COST_LEVELS = 10**9
@@ -89,7 +90,11 @@ def solve_forms(
     layers = budgeted_layers(sensitivities)
     if table is not None:
         table.require_layers(sensitivities.layers)
-    resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes)
+    pools = 0
+    if groups is not None:
+        shapes = {layer.name: layer.shape for layer, own in zip(layers, groups, strict=True) if own is not None}
+        pools = pool_bytes(shapes, _widths(forms))
+    resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes, pools)
     costs = form_costs(sensitivities, layers, forms, options)
     if limits.max_ms is None:
         costs = costs + _float_prices(layers, forms, options.wide_price)

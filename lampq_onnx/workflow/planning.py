@@ -108,12 +108,7 @@ def with_granularity(options: AllocationOptions, target: Target, packing: Packin
     storage = target.packing if packing == "auto" else packing
     if options.granularity == "group":
         options.require_granularity()
-        if not target.folds:
-            raise UsageError(
-                f"files for {target.name} have one width for all output channels of a layer: this target does not "
-                "unpack weights when it loads a file",
-                hint="use --granularity layer",
-            )
+        target.require_channel_widths(storage)
     if options.granularity == "auto" and (not target.folds or storage != "exact"):
         return options.with_values(granularity="layer")
     return options

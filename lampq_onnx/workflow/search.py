@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lampq_onnx.allocation import (
-    METRICS,
     AllocationOptions,
     FormSolution,
     Limits,
     Solution,
     UpdateResult,
     allocate,
-    budgeted_layers,
     capacity_of,
     iterative_update,
     update_mixes,
 )
-from lampq_onnx.allocation.groups import groups_of
-from lampq_onnx.allocation.rungs import ladder_of
+from lampq_onnx.allocation.rungs import ladders_of
 from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, LayerPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.task import TaskSpec
@@ -269,13 +266,7 @@ class Search:
     ) -> tuple[BitPlan, UpdateResult]:
         """Run the update on a plan whose layers have output channels of different widths."""
         recipe, options = self._recipe, self._recipe.update
-        layers = budgeted_layers(sensitivities)
-        costs = METRICS[recipe.allocation.metric](sensitivities, candidates, recipe.allocation.gamma)
-        ladders, start = {}, {}
-        for layer, own in zip(layers, costs, strict=True):
-            if layer.name in counted:
-                widths = counted[layer.name].widths
-                ladders[layer.name], start[layer.name] = ladder_of(layer, groups_of(layer), own, candidates, widths)
+        ladders, start = ladders_of(sensitivities, plan, counted, candidates, recipe.allocation)
         capacity = sum(ladders[name][rung].bits for name, rung in start.items())
         if self._limits.only_bits:
             total = sum(layer.parameters or 0 for layer in counted.values())

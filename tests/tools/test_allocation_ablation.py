@@ -126,15 +126,17 @@ def test_finished_runs_of_the_same_settings_are_kept(tmp_path: Path) -> None:
 def test_the_command_prints_a_row_for_each_method(tiny: list[str]) -> None:
     app = ablation.typer.Typer()
     app.command()(ablation.main)
-    chosen = ["--methods=uniform,vt-ptq,kl+update", "--bits=3,4", "--rounds=1", "--seeds=0"]
+    chosen = ["--methods=uniform,vt-ptq,kl+update,group:kl+update", "--bits=3,4", "--rounds=1", "--seeds=0"]
     done = CliRunner().invoke(app, [*tiny, *chosen, "--validation-size=16", "--no-equalize"], catch_exceptions=False)
     assert done.exit_code == 0
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     heads, *rows = map(cells, lines)
-    assert [row[0] for row in rows] == [ablation.TITLES[name] for name in ("uniform", "vt-ptq", "kl+update")]
+    names = ("uniform", "vt-ptq", "kl+update", "group:kl+update")
+    assert [row[0] for row in rows] == [ablation.TITLES[name] for name in names]
+    assert [row[1] for row in rows] == ["layer", "layer", "layer", "group"]
     for row in rows:
-        assert len(row) == len(heads) == 2 * (len(ablation.COLUMNS) + 2) + 2
-        assert all(math.isfinite(float(part)) for cell in row[1:] for part in cell.split(" ± "))
+        assert len(row) == len(heads) == 2 * (len(ablation.COLUMNS) + 2) + 3
+        assert all(math.isfinite(float(part)) for cell in row[2:] for part in cell.split(" ± "))
         assert float(row[heads.index("KL, 4 bits")]) < float(row[heads.index("KL, 3 bits")])
         assert float(row[heads.index("average bits, 3 bits")]) <= 3
     assert "n = 16" in done.stdout

@@ -12,7 +12,8 @@ A seed chooses the calibration images and everything else that is random, but no
 analyzed once for all rows and widths (twice if rows need measured and directional costs), and equalized for the lowest
 width.
 
-A row is an allocation, or an allocation with +update, followed by the iterative update. I1 means one width for each
+A row is an allocation, or an allocation with +update, followed by the iterative update. With group: in front, groups
+of output channels get widths instead of layers. I1 means one width for each
 layer, I2 the type-aware Fisher metric, I3 the update. The result of each run is printed to stderr when it ends. An
 interrupted program prints the table so far, and continues if it is started again with the same --results FILE.
 Processes with different seeds may share that file.
@@ -34,7 +35,9 @@ import typer
 from pydantic import BaseModel
 
 from lampq_onnx import allocation
-from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.allocation.options import Granularity
+from lampq_onnx.allocation.rungs import ladders_of
+from lampq_onnx.artifacts import BitPlan, ChannelWidths, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import run_tool, with_options
 from lampq_onnx.config.options import (
@@ -64,6 +67,7 @@ from lampq_onnx.runtime.environment import available_cores, describe_environment
 CANDIDATES = allocation.DEFAULTS.candidates
 SIGNIFICANT = 2.0  # standard errors that a mean difference has to exceed
 UPDATE = "+update"
+GROUP = "group:"
 UNIFORM, MODULES, DEFAULT = "uniform", "vt-ptq", "kl+update"
 
 TITLES = {  # of the rows that are printed unless others are asked for
@@ -78,10 +82,18 @@ TITLES = {  # of the rows that are printed unless others are asked for
     "directional": "directional Fisher",
     "kl": "measured KL",
     DEFAULT: "measured KL, update (the default)",
+    GROUP + "kl": "measured KL",
+    GROUP + DEFAULT: "measured KL, update",
 }
 METRIC_OF = {MODULES: "nuclear-norm", "directional": "kl"}  # others have the row's name
 COSTS: dict[str, EffortName] = {"kl": "balanced", "directional": "fast"}  # rows that read costs: who measures them
-KNOWN = tuple(row for name in TITLES if "+" not in name for row in (name, name + UPDATE) if row != MODULES + UPDATE)
+KNOWN = tuple(
+    row
+    for name in TITLES
+    if "+" not in name
+    for row in (name, name + UPDATE, GROUP + name, GROUP + name + UPDATE)
+    if row not in (MODULES + UPDATE, GROUP + MODULES, GROUP + MODULES + UPDATE) and not row.startswith(GROUP * 2)
+)
 
 COLUMNS: tuple[tuple[str, int, Callable[[Accuracy], float]], ...] = (
     ("drop", 2, lambda a: a.drop_points),
@@ -159,13 +171,16 @@ def module_wise(sensitivities: Sensitivities, bits: float) -> dict[str, int]:
 
 def analyzed(frontend: Frontend, crops: SlicedImages, settings: Settings, seed: int) -> dict[str, Sensitivities]:
     """Equalize, and analyze for each of the wanted rows of COSTS."""
-    asked = AnalysisOptions(activation_bits=settings.activation_bits, weight_bits=min(settings.widths))
+    granularity: Granularity = "group" if any(row.startswith(GROUP) for row in settings.rows) else "layer"
+    asked = AnalysisOptions(
+        activation_bits=settings.activation_bits, weight_bits=min(settings.widths), granularity=granularity
+    )
     if settings.equalize:
         frontend.equalize(crops, asked, seed=seed)
     if settings.rounding.method == "gptq":
         frontend.use_gptq(crops, widths=CANDIDATES)
     efforts = COSTS if settings.rounding.effort == "fast" else {**COSTS, "kl": settings.rounding.effort}
-    wanted = {row.removesuffix(UPDATE) for row in settings.rows} & set(COSTS) or {"directional"}
+    wanted = {name_of(row) for row in settings.rows} & set(COSTS) or {"directional"}
     return {
         name: frontend.analyze(crops, asked.model_copy(update={"effort": effort}), seed=seed)
         for name, effort in efforts.items()
@@ -177,13 +192,19 @@ def plan_for(
     row: str, bits: float, known: dict[str, Sensitivities], frontend: Frontend, crops: SlicedImages, settings: Settings
 ) -> BitPlan:
     """The width of every layer in this row."""
-    name, inputs = row.removesuffix(UPDATE), settings.activation_bits
+    name, inputs = name_of(row), settings.activation_bits
+    granularity: Granularity = "group" if row.startswith(GROUP) else "layer"
     metric, sensitivities = METRIC_OF.get(name, name), known.get(name) or next(iter(known.values()))
     plan, _ = allocation.allocate(
-        sensitivities, allocation.AllocationOptions(bits=bits, metric=metric, gamma=4.0, activation_bits=inputs)
+        sensitivities,
+        options := allocation.AllocationOptions(
+            bits=bits, metric=metric, gamma=4.0, activation_bits=inputs, granularity=granularity
+        ),
     )
     if row == MODULES:
         widths = module_wise(sensitivities, bits)
+    elif row.endswith(UPDATE) and granularity == "group":
+        return updated_mixes(plan, sensitivities, options, frontend, crops, settings.update)
     elif row.endswith(UPDATE):
         sizes = {layer.name: layer.parameters for layer in allocation.budgeted_layers(sensitivities)}
         update, coupled = settings.update, sensitivities if inputs == "same" else None
@@ -198,6 +219,31 @@ def plan_for(
     if inputs == "same":
         return plan.with_coupled_bits(widths, {layer.name: layer.activation_ranges for layer in sensitivities.layers})
     return plan.with_weight_bits(widths)
+
+
+def name_of(row: str) -> str:
+    """The allocation of a row."""
+    return row.removeprefix(GROUP).removesuffix(UPDATE)
+
+
+def updated_mixes(
+    plan: BitPlan,
+    sensitivities: Sensitivities,
+    options: allocation.AllocationOptions,
+    frontend: Frontend,
+    crops: SlicedImages,
+    update: UpdateOptions,
+) -> BitPlan:
+    """The plan after the update of layers whose output channels differ in width."""
+    sizes = {layer.name: layer.parameters for layer in allocation.budgeted_layers(sensitivities)}
+    ladders, start = ladders_of(sensitivities, plan, sizes, CANDIDATES, options)
+    found = allocation.update_mixes(
+        start, ladders, allocation.capacity_of(options.bits, sum(sizes.values())),
+        frontend.evaluator(plan, crops, update), rounds=update.rounds, patience=update.patience,
+    ).bits  # fmt: skip
+    widths = {name: ladders[name][rung].widths for name, rung in found.items()}
+    plan = plan.with_weight_bits({name: own for name, own in widths.items() if isinstance(own, int)})
+    return plan.with_channel_widths({name: own for name, own in widths.items() if isinstance(own, ChannelWidths)})
 
 
 def evaluate(frontend: Frontend, rounded: RoundedPlan, validation: CroppedImages, reference: torch.Tensor) -> Accuracy:
@@ -266,7 +312,7 @@ def table(results: Results, settings: Settings) -> list[str]:
     """Markdown: rows, what the default saves, and notes; differences of KL to uniform bits are paired over seeds."""
     names = (*(name for name, *_ in COLUMNS), "KL below uniform", "average bits")
     heads = [f"{name}, {bits:g} bits" for bits in settings.widths for name in names]
-    lines = [f"| allocation | {' | '.join(heads)} | seconds |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| allocation | granularity | {' | '.join(heads)} | seconds |", "|---" * (len(heads) + 3) + "|"]
     for row in settings.rows:
         cells, seconds = [], []
         for bits in settings.widths:
@@ -274,13 +320,27 @@ def table(results: Results, settings: Settings) -> list[str]:
             cells += [spread([read(o.accuracy) for o in own], digits) for _, digits, read in COLUMNS]
             cells += [spread(saved(results, row, bits), 4), spread([o.bits or np.nan for o in own], 2)]
             seconds += [o.seconds for o in own]
-        lines.append(f"| {TITLES.get(row, row)} | {' | '.join(cells)} | {spread(seconds, 1)} |")
+        granularity = "group" if row.startswith(GROUP) else "layer"
+        lines.append(f"| {TITLES.get(row, row)} | {granularity} | {' | '.join(cells)} | {spread(seconds, 1)} |")
     if DEFAULT in settings.rows and UNIFORM in settings.rows:
         lines += ["", *(verdict(saved(results, DEFAULT, bits), bits) for bits in settings.widths)]
+    pairs = [row for row in settings.rows if row.startswith(GROUP) and row.removeprefix(GROUP) in settings.rows]
+    lines += ["", *(of_layers(results, row, bits) for row in pairs for bits in settings.widths)] if pairs else []
     accuracies = [outcome.accuracy for found in results.values() for outcome in found.values()]
     error = max(accuracy.standard_error_points for accuracy in accuracies)
     lines += ["", f"n = {accuracies[0].samples}, which leaves a drop a standard error of up to {error:.2f} points."]
     return [*lines, "± is the standard error over seeds; seconds are those of allocation, update and rounding."]
+
+
+def of_layers(results: Results, row: str, bits: float) -> str:
+    """The KL of groups as a part of that of whole layers, over the seeds that have both."""
+    whole = results[row.removeprefix(GROUP), bits]
+    ratios = [o.accuracy.kl / whole[seed].accuracy.kl for seed, o in results[row, bits].items() if seed in whole]
+    better = sum(ratio < 1 for ratio in ratios)
+    return (
+        f"{bits:g} bits, {TITLES.get(row, row)}: KL of groups by that of layers {spread(ratios, 3)}, "
+        f"lower in {better} of {len(ratios)} seeds"
+    )
 
 
 def verdict(differences: Sequence[float], bits: float) -> str:

@@ -1,0 +1,123 @@
+"""Run a file in a runtime of another project: python reader.py RUNTIME MODEL IMAGES.npy ANSWERS.npy
+
+Needs only that runtime and NumPy, in the interpreter that runs this file. The last line that it prints is the version.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+
+def run_mnn(model: str, images: np.ndarray) -> np.ndarray:
+    """MNN, after its converter."""
+    import MNN
+    from MNN import expr
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.mnn")
+        program = "import sys; from MNN.tools.mnnconvert import main; sys.exit(main())"
+        words = ["-f", "ONNX", "--modelFile", model, "--MNNModel", path, "--bizCode", "lampq"]
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+        if not Path(path).is_file():
+            raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
+        module = MNN.nn.load_module_from_file(path, [], [])
+        found = []
+        for image in images:
+            value = expr.const(image[None].ravel().tolist(), [1, *image.shape], expr.NCHW)
+            answer = module.forward(value)
+            found.append(np.array(answer.read(), np.float32).ravel())
+        return np.stack(found)
+
+
+def run_opencv(model: str, images: np.ndarray) -> np.ndarray:
+    """OpenCV's dnn module."""
+    import cv2
+
+    net = cv2.dnn.readNetFromONNX(model)
+    found = []
+    for image in images:
+        net.setInput(image[None])
+        found.append(np.array(net.forward()).ravel())
+    return np.stack(found)
+
+
+def run_iree(model: str, images: np.ndarray) -> np.ndarray:
+    """IREE on the CPU."""
+    from iree import compiler, runtime
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "model.mlir"
+        words = [sys.executable, "-m", "iree.compiler.tools.import_onnx", model, "-o", str(text)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        built = compiler.compile_file(str(text), target_backends=["llvm-cpu"], input_type="onnx")
+    config = runtime.Config("local-task")
+    module = runtime.load_vm_module(runtime.VmModule.copy_buffer(config.vm_instance, built), config)
+    name = next(n for n in module.vm_module.function_names if not n.startswith("__") and "async" not in n)
+    return np.stack([np.asarray(module[name](image[None]).to_host()).ravel() for image in images])
+
+
+def run_tvm(model: str, images: np.ndarray) -> np.ndarray:
+    """Apache TVM on the CPU, through Relax."""
+    import onnx
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    read = onnx.load(model)
+    name = read.graph.input[0].name
+    module = from_onnx(read, shape_dict={name: [1, *images.shape[1:]]}, keep_params_in_input=False)
+    module = relax.transform.DecomposeOpsForInference()(module)
+    built = tvm.compile(relax.get_pipeline("zero")(module), target="llvm")
+    machine = relax.VirtualMachine(built, tvm.cpu())
+    tensor = tvm.runtime.tensor if hasattr(tvm.runtime, "tensor") else tvm.nd.array
+    return np.stack([machine["main"](tensor(image[None])).numpy().ravel() for image in images])
+
+
+def run_tract(model: str, images: np.ndarray) -> np.ndarray:
+    """Sonos' tract."""
+    import tract
+
+    plan = tract.onnx().load(model) if hasattr(tract.onnx(), "load") else tract.onnx().model_for_path(model)
+    plan.set_input_fact(0, "1," + ",".join(map(str, images.shape[1:])) + ",f32")
+    analysed = plan.into_model() if hasattr(plan, "into_model") else plan.into_optimized()
+    runnable = analysed.into_runnable()
+    return np.stack([runnable.run([image[None]])[0].to_numpy().ravel() for image in images])
+
+
+def run_onnxruntime(model: str, images: np.ndarray) -> np.ndarray:
+    """onnxruntime, to check this file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.stack([session.run(None, {name: image[None]})[0].ravel() for image in images])
+
+
+PACKAGES = {
+    "mnn": ("MNN", run_mnn),
+    "opencv": ("opencv-python-headless", run_opencv),
+    "iree": ("iree-base-compiler", run_iree),
+    "tvm": ("apache-tvm", run_tvm),
+    "tract": ("tract", run_tract),
+    "onnxruntime": ("onnxruntime", run_onnxruntime),
+}
+"""Runtime -> its package, and what runs a file in it."""
+
+
+def main() -> None:
+    name, model, images, answers = sys.argv[1:]
+    package, run = PACKAGES[name]
+    np.save(answers, run(model, np.load(images)))
+    print(f"{package} {metadata.version(package)}")
+
+
+if __name__ == "__main__":
+    main()

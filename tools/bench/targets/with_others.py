@@ -1,0 +1,78 @@
+"""Runtimes of other projects, each in an environment of its own: right, refused or wrong.
+
+`LAMPQ_MNN_PYTHON`, `LAMPQ_OPENCV_PYTHON`, `LAMPQ_IREE_PYTHON`, `LAMPQ_TVM_PYTHON` and `LAMPQ_TRACT_PYTHON` name the
+interpreters of those environments. No target is made for these runtimes: the files are those of other targets.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lampq_onnx.runtime import open_runner
+from lampq_onnx.targets import TARGETS, Packing
+from tools.bench.targets.case import Case, Row, not_run
+
+READER = Path(__file__).with_name("reader.py")
+IMAGES, SECONDS = 8, 300
+RUNTIMES = ("mnn", "opencv", "iree", "tvm", "tract")
+
+FILES: tuple[tuple[str, int, Packing], ...] = (
+    ("onnxruntime-arm64", 8, "exact"),
+    ("onnxruntime-arm64", 5, "exact"),
+    ("onnxruntime-arm64", 4, "native"),
+    ("tensorrt", 8, "container"),
+)
+"""Target, bits of the weights, storage."""
+
+WRONG = 0.05
+"""Relative error of the outputs above which a runtime is wrong. Values on a rounding boundary fall to either side,
+which moves the outputs of two exact runtimes apart by some percent of the error of quantization."""
+
+
+def rows(case: Case) -> Iterator[Row]:
+    """A row for each runtime and file."""
+    for name in RUNTIMES:
+        variable = f"LAMPQ_{name.upper()}_PYTHON"
+        python = os.environ.get(variable)
+        if python is None:
+            yield not_run(name, "of other runtimes", f"{variable} names no interpreter")
+            continue
+        for target, bits, packing in FILES:
+            path = case.file(TARGETS[target], bits, 8, packing)
+            yield row_of(case, name, python, path, Row(name, f"{target}, {packing}", f"W{bits}/A8"))
+
+
+def row_of(case: Case, name: str, python: str, path: Path, row: Row) -> Row:
+    """What a runtime answers, against the plain QDQ arithmetic of the file."""
+    images, answers = case.images[:IMAGES], case.folder / "answers.npy"
+    np.save(case.folder / "images.npy", images)
+    answers.unlink(missing_ok=True)
+    command = [python, str(READER), name, str(path), str(case.folder / "images.npy"), str(answers)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=_plain())
+    except subprocess.TimeoutExpired:
+        return _with(row, row.runtime, f"refused: no answer within {SECONDS} s")
+    if done.returncode or not answers.is_file():
+        said = [text for text in done.stderr.strip().splitlines() if text.strip()]
+        why = said[-1] if said else f"exit code {done.returncode}"
+        return _with(row, row.runtime, f"refused: {why[:150].replace('|', '/')}")
+    found = np.load(answers)
+    wanted = open_runner(path, threads=1, optimize=False)(images).reshape(len(images), -1)
+    error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted)) if found.shape == wanted.shape else np.inf
+    words = f"right: error {error:.0e}" if error < WRONG else f"wrong: error {error:.0e}"
+    same = float(np.mean(found.argmax(-1) == wanted.argmax(-1))) if found.shape == wanted.shape else 0.0
+    return _with(row, done.stdout.splitlines()[-1], f"yes, {words}", f"{100 * same:.0f} % (n = {len(images)})")
+
+
+def _with(row: Row, runtime: str, loads: str, agreement: str = "") -> Row:
+    return Row(runtime, row.target, row.form, loads=loads, agreement=agreement)
+
+
+def _plain() -> dict[str, str]:
+    """The environment without this project's path: the interpreter has its own packages."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
