@@ -125,7 +125,10 @@ def module_path(name: str) -> str:
 
 def _name(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> str:
     for value, ending in ((weight, ".weight"), (bias, ".bias")):
-        if value is not None and value.name and value.name.endswith(ending) and value.name != ending:
+        # Exporters merge equal constants: one that several nodes read has the name of only one of them.
+        if value is None or len(value.uses()) > 1:
+            continue
+        if value.name and value.name.endswith(ending) and value.name != ending:
             return value.name.removesuffix(ending)
     scopes = scope_path(node)
     if len(scopes) > 1:

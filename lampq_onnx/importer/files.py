@@ -28,8 +28,9 @@ def write_normal_form(path: Path, images: ImageOptions, output: Path) -> Path:
     Raises:
         LampqError: see `import_model` and `file_preprocessing`.
     """
-    model = import_model(path).model
-    preprocessing = file_preprocessing(model, path, images)
+    imported = import_model(path)
+    model = imported.model
+    preprocessing = file_preprocessing(model, path, images, pixels=imported.form.pixels)
     image, scores = model.graph.inputs[0], model.graph.outputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", preprocessing.channels, *preprocessing.size])
     classes = scores.shape[-1] if scores.shape is not None and len(scores.shape) else None

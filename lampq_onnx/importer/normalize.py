@@ -20,10 +20,11 @@ from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
+from lampq_onnx.importer.image_input import InputForm, to_images
 from lampq_onnx.importer.merge_qkv import MergeQKV
+from lampq_onnx.importer.old_opsets import from_old_opset
 from lampq_onnx.importer.plain_layers import PlainLayers
 from lampq_onnx.importer.refusals import (
-    image_input,
     require_no_control_flow,
     require_opset,
 )
@@ -44,7 +45,7 @@ class Imported:
         changes: change -> number of times, for changes that were made.
         not_done: changes that were not made although a place for them was found, with the reason and the places.
         half: whether the file computes anything in half precision.
-        half_input: whether it takes its images in float16.
+        form: the images that the file takes; those of the graph are float, with channels first.
         fixed_batch: number of images that the file takes at once; None if any number.
     """
 
@@ -52,7 +53,7 @@ class Imported:
     changes: dict[str, int]
     not_done: tuple[NotDone, ...]
     half: bool
-    half_input: bool
+    form: InputForm
     fixed_batch: int | None
 
 
@@ -65,10 +66,11 @@ def import_model(path: Path) -> Imported:
     model = load_model(path)
     require_float_file(model, path)
     require_opset(model, path)
+    model, converted = from_old_opset(model, path)
     if model.functions:
         common_passes.InlinePass()(model)
     common_passes.RemoveInitializersFromInputsPass()(model)
-    half_input = image_input(model, path).dtype == ir.DataType.FLOAT16
+    form = to_images(model, path)
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     before = len(model.graph)
     halves = ToFloat32()
@@ -86,12 +88,16 @@ def import_model(path: Path) -> Imported:
     common_passes.RemoveUnusedNodesPass()(model)
     common_passes.TopologicalSortPass()(model)
     require_no_control_flow(model, path)
-    changes = {"constants folded": before - len(model.graph), "tensors widened to float32": halves.count}
+    changes = {
+        "constants folded": before - len(model.graph),
+        "tensors widened to float32": halves.count,
+        **form.changes,
+    }
     common_passes.ShapeInferencePass()(model)
     batch = DynamicBatch()
     batch(model)
     changes["nodes freed from the batch size"] = batch.count
-    changes["opset raised"] = _raise_opset(model, path)
+    changes["opset raised"] = max(_raise_opset(model, path), converted)
     # onnx's converter adds new constants.
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common_passes.ShapeInferencePass()(model)
@@ -109,7 +115,7 @@ def import_model(path: Path) -> Imported:
     common_passes.NameFixPass()(model)
     done = {what: count for what, count in changes.items() if count}
     refusals = [refusal for step in (batch, *ran) for refusal in step.refusals]
-    return Imported(model, done, grouped(refusals), halves.count > 0, half_input, batch.fixed)
+    return Imported(model, done, grouped(refusals), halves.count > 0, form, batch.fixed)
 
 
 def _raise_opset(model: ir.Model, path: Path) -> int:

@@ -31,7 +31,7 @@ Called with the settings file, the settings and our reading; raises UnsupportedK
 
 
 def file_preprocessing(
-    model: ir.Model, path: Path, images: ImageOptions, *, compare: Compare | None = None
+    model: ir.Model, path: Path, images: ImageOptions, *, pixels: bool = False, compare: Compare | None = None
 ) -> Preprocessing:
     """Find the preprocessing in the file, in the processor's settings beside it, or in the options, in this order.
 
@@ -41,6 +41,7 @@ def file_preprocessing(
         model: content of the file.
         path: path of the file.
         images: the options.
+        pixels: whether the graph takes pixels from 0 to 255 and normalizes them itself.
         compare: checks our reading of the settings beside the file.
 
     Raises:
@@ -49,6 +50,8 @@ def file_preprocessing(
     """
     if PREPROCESSING_KEY in model.metadata_props:
         return read_metadata(model, path).preprocessing
+    if pixels:
+        images = images.model_copy(update=_raw(images, image_input(model, path)))
     shape = image_input(model, path).shape
     assert shape is not None
     channels, height, width = (d if isinstance(d, int) else None for d in shape[1:])
@@ -63,7 +66,7 @@ def file_preprocessing(
         )
     settings = read_processor_file(path.parent)
     if settings is None:
-        return plain_preprocessing(str(path), channels=channels, size=size, images=images)
+        return _unscaled(plain_preprocessing(str(path), channels=channels, size=size, images=images), pixels=pixels)
     said, source = settings
     found = preprocessing_of(
         said,
@@ -79,4 +82,25 @@ def file_preprocessing(
             f"{found.size[0]}x{found.size[1]}",
             hint="use the settings that belong to this file, or export it for that size",
         )
-    return found
+    return _unscaled(found, pixels=pixels)
+
+
+def _raw(images: ImageOptions, value: ir.Value) -> dict[str, object]:
+    """Mean 0 and standard deviation 1 for every channel.
+
+    Raises:
+        UsageError: --mean or --std is given.
+    """
+    if images.mean is not None or images.std is not None:
+        raise UsageError(
+            f"the input {value.name} takes uint8 pixels, which the graph normalizes itself",
+            hint="leave out --mean and --std",
+        )
+    count = value.shape[1] if value.shape is not None else 3
+    channels = count if isinstance(count, int) else 3
+    return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+
+
+def _unscaled(found: Preprocessing, *, pixels: bool) -> Preprocessing:
+    """The preprocessing whose result are pixels from 0 to 255, if the graph takes those."""
+    return found.model_copy(update={"rescale_factor": 1.0, "rescale_offset": 0.0}) if pixels else found

@@ -9,7 +9,8 @@ import onnx_ir as ir
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import place
 
-LEAST_OPSET = 13
+LEAST_OPSET = 7
+"""The oldest opset of a file; graphs of opsets below 13 are converted."""
 
 MOST_OPSET = 23
 """The newest opset whose operators are supported."""
@@ -18,11 +19,12 @@ _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _FEWEST_PIXELS = 4
 """If the last dimension is at most this large, it counts channels and is not a width."""
 
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.UINT8)
+"""Types of images."""
 
 
 def require_opset(model: ir.Model, path: Path) -> None:
-    """Check that the opset is 13 to 23.
+    """Check that the opset is 7 to 23.
 
     Raises:
         LampqError: it is not.
@@ -51,7 +53,7 @@ def require_no_control_flow(model: ir.Model, path: Path) -> None:
 
 
 def image_input(model: ir.Model, path: Path) -> ir.Value:
-    """The only input of the model: float images (n, channels, height, width).
+    """The only input of the model: float images or uint8 pixels, with channels first or last.
 
     Raises:
         LampqError: the model has other inputs.
@@ -64,19 +66,22 @@ def image_input(model: ir.Model, path: Path) -> ir.Value:
             hint="export it with the other inputs fixed to constants",
         )
     value = inputs[0]
-    if value.shape is None or len(value.shape) != 4 or value.dtype not in _FLOATS:
+    if value.shape is None or len(value.shape) != 4 or value.dtype not in _TYPES:
         kind = "unknown type" if value.dtype is None else value.dtype.name
         raise LampqError(
-            f"{path} takes {described} of {kind}, not a batch of images (n, channels, height, width) in float",
+            f"{path} takes {described} of {kind}, not a batch of images (n, channels, height, width) in float or uint8",
             hint="only image models are supported",
         )
-    channels, last = value.shape[1], value.shape[3]
-    if isinstance(channels, int) and isinstance(last, int) and last <= _FEWEST_PIXELS < channels:
-        raise LampqError(
-            f"{path} takes {described}: images seem to have their {last} channels last",
-            hint="export it with channels first: (n, channels, height, width)",
-        )
     return value
+
+
+def channels_last(value: ir.Value) -> bool:
+    """Whether images are (n, height, width, channels): only their last axis is too short for a side of an image."""
+    shape = value.shape
+    if shape is None or len(shape) != 4:
+        return False
+    second, last = shape[1], shape[3]
+    return isinstance(last, int) and last <= _FEWEST_PIXELS and not (isinstance(second, int) and second <= last)
 
 
 def _shape(value: ir.Value) -> list[int | str]:

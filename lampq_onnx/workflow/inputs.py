@@ -49,6 +49,7 @@ def loaded_model(
 ) -> Iterator[LoadedModel]:
     """Load the model onto its device; a context, so that it is freed in order with the other inputs of a run."""
     from lampq_onnx.frontend.models.loading import load_module
+    from lampq_onnx.frontend.models.output_choice import asked_outputs
     from lampq_onnx.frontend.opening import load_model, on_device, require_statistics
 
     labels = None
@@ -57,7 +58,8 @@ def loaded_model(
         labels = lambda: given_labels(batches)  # noqa: E731 -- read only if they decide the task
     with clock.stage("load"):
         if given is not None and given.module is not None:
-            loaded = load_module(given.module, model.name, given.preprocessing)
+            asked = asked_outputs(model.outputs)
+            loaded = load_module(given.module, model.name, given.preprocessing, outputs=asked)
             if given.preprocessing is None:
                 require_statistics(loaded, images)
             loaded = on_device(loaded, model, images, labels)

@@ -28,7 +28,8 @@ def test_a_row_of_a_small_vit() -> None:
     assert row.widths[4].size < row.widths[8].size < 0.5
     cells = families.line(row).split(" | ")
     assert len(cells) == len(families.COLUMNS)
-    assert cells[2] == "1 patch_embed, 1 qkv, 1 proj, 1 fc1, 1 fc2, 1 head"
+    assert cells[2] == "classification"
+    assert cells[3] == "1 patch_embed, 1 qkv, 1 proj, 1 fc1, 1 fc2, 1 head"
 
 
 def test_random_weights_are_those_of_the_seed_and_outputs_depend_on_the_image() -> None:

@@ -28,19 +28,18 @@ Found = tuple[list[tuple[object, ...]], dict[str, str]] | str
 
 def recipe_of(family: Family, room: Path) -> Recipe:
     """A recipe for the family with random weights and a few random images."""
-    import safetensors.torch
-
-    weights = room / f"{family.name}.safetensors"
-    state = family.build(0).state_dict()
-    safetensors.torch.save_file({name: value.contiguous().clone() for name, value in state.items()}, weights)
     images = room / "images.npz"
     if not images.is_file():
         pixels = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
         np.savez(images, images=pixels, labels=np.arange(4))
-    model = {"name": family.model, "checkpoint": str(weights), "model_args": dict(family.arguments)}
-    places = {"calibration": str(images), "validation": str(images), "calibration_size": 2}
-    return Recipe.build(
-        {}, {"model": model, "images": places, "analysis": {"effort": "fast"}, "output": {"threads": 1}}
+    own = family.recipe(room, family.build(0))
+    places = {"calibration": images, "validation": images, "calibration_size": 2}
+    return own.model_copy(
+        update={
+            "images": own.images.model_copy(update=places),
+            "analysis": own.analysis.model_copy(update={"effort": "fast"}),
+            "output": own.output.model_copy(update={"threads": 1}),
+        }
     )
 
 

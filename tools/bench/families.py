@@ -4,7 +4,7 @@
     python tools/bench/families.py --only swin pvt_v2    # some
     python tools/bench/families.py --json families.json  # also writes the figures to a file
 
-The models are timm's, made smaller by their constructors, with random weights of a fixed seed, rounded to nearest. The
+Models of timm and transformers are made smaller. Their weights are random, of a fixed seed, and rounded to nearest. The
 table shows what is recognized, and that the file computes what was simulated. It does not show accuracy. Every row runs
 in a process of its own. If it fails, the row gives the reason, and the exit code is 1. Families that the tool is known
 to refuse are not failures.
@@ -29,7 +29,7 @@ from tools.bench.family_models import FAMILIES, Family
 from tools.bench.family_rows import CALIBRATION_IMAGES, WIDTHS, Row, Width, measure_family, unexpected
 
 COLUMNS = (
-    "family", "model", "layers", "share", "parity", "W8A8", "W4A8", "W8A8 speed", "stays in float", "s",
+    "family", "model", "task", "layers", "share", "parity", "W8A8", "W4A8", "W8A8 speed", "stays in float", "s",
 )  # fmt: skip
 
 LIMIT_SECONDS = 600
@@ -54,7 +54,7 @@ def in_process(family: Family, options: argparse.Namespace) -> Row:
         except subprocess.TimeoutExpired:
             reason = f"it took more than {LIMIT_SECONDS} s"
     return Row(
-        family=family.name, model=family.model, arguments=dict(family.arguments), status="failed", reason=reason,
+        family=family.name, model=family.model, arguments={}, status="failed", reason=reason,
         seconds=time.perf_counter() - start,
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ def line(row: Row) -> str:
     model = f"{row.model} ({arguments})" if arguments else row.model
     if row.status == "done":
         cells = (
+            row.task,
             ", ".join(f"{count} {kind}" for kind, count in row.layers.items()),
             f"{100 * row.share:.0f} %",
             f"{row.parity:.0e}",
@@ -73,7 +74,7 @@ def line(row: Row) -> str:
             "; ".join(f"{len(names)}: {reason}" for reason, names in row.skipped.items()),
         )
     else:
-        cells = (f"**{row.status}**: {'; '.join(row.reason.splitlines())}", "", "", "", "", "", "")
+        cells = (f"**{row.status}**: {'; '.join(row.reason.splitlines())}", "", "", "", "", "", "", "")
     return f"| {' | '.join((row.family, model, *cells, f'{row.seconds:.0f}'))} |"
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
+
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.frontend.opening import load_model
+from lampq_onnx.frontend.shared.loaded import LoadedModel
+from tools.bench.family_encoders import ENCODERS, has_size
 
 SMALL_SCALE = 0.1
 """A constant vector below this is a LayerScale or another gate at its start, where a trained one is larger."""
@@ -21,22 +29,55 @@ class Family:
 
     Attributes:
         name: of the row.
-        model: as timm knows it.
-        arguments: for timm's constructor; they make the model smaller.
+        model: as timm knows it, or the name of a class of transformers.
+        arguments: for timm's constructor, or settings of a configuration of transformers; they make the model smaller.
         refused: part of the reason for which the tool refuses this family; empty where it must not.
+        config: name of the configuration's class, for a model of transformers.
+        size: height and width of its images, if neither the model nor its configuration says it.
     """
 
     name: str
     model: str
-    arguments: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     refused: str = ""
+    config: str = ""
+    size: tuple[int, int] | None = None
 
     def build(self, seed: int) -> torch.nn.Module:
         """The model with random weights, in evaluation mode."""
         torch.manual_seed(seed)
-        module = timm.create_model(self.model, **dict(self.arguments)).eval().requires_grad_(False)
+        module: torch.nn.Module
+        if self.config:
+            import transformers
+
+            module = getattr(transformers, self.model)(getattr(transformers, self.config)(**self.arguments))
+        else:
+            module = timm.create_model(self.model, **dict(self.arguments))
+        module.eval().requires_grad_(False)
         randomize(module, seed)
         return module
+
+    def load(self, folder: Path, seed: int) -> LoadedModel:
+        """Load the model as the tool does, from weights or a folder that are written to ``folder``.
+
+        Raises:
+            LampqError: the tool refuses the model.
+        """
+        module = self.build(seed)
+        recipe = self.recipe(folder, module)
+        return load_model(recipe.model, recipe.images)
+
+    def recipe(self, folder: Path, module: torch.nn.Module) -> Recipe:
+        """Write the model, and return a recipe that names it."""
+        if not self.config:
+            weights = folder / "weights.safetensors"
+            save_file({key: value.contiguous().clone() for key, value in module.state_dict().items()}, weights)
+            model = {"name": self.model, "checkpoint": str(weights), "model_args": dict(self.arguments)}
+            return Recipe.build({}, {"model": model})
+        place = folder / "model"
+        module.save_pretrained(place)
+        images = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": self.size}
+        return Recipe.build({}, {"model": {"name": str(place)}, "images": images})
 
 
 _NARROW: dict[str, int | tuple[int, ...]] = {"depth": 2, "embed_dim": 192, "num_heads": 3}
@@ -66,6 +107,10 @@ FAMILIES = (
     Family("clip", "vit_base_patch16_clip_224", {**_NARROW, "num_classes": 64}),
     Family("siglip", "vit_base_patch16_siglip_224", _NARROW),
     Family("resnet", "resnet10t", refused="no attention layers were recognized"),
+    *(
+        Family(name, model, settings, refused=refused, config=config, size=None if has_size(settings) else (64, 64))
+        for name, (model, config, settings, refused) in ENCODERS.items()
+    ),
 )
 
 

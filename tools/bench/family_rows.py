@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.gates import GateLimits
@@ -22,8 +23,6 @@ from lampq_onnx.disk.records import Record
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.gates import EXCESS_BOUND, EXCESS_IMAGES
 from lampq_onnx.frontend.checkup import EXPORT_BOUND
-from lampq_onnx.frontend.models.loading import load_timm
-from lampq_onnx.frontend.opening import on_device
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.kept import NOT_KEPT
 from lampq_onnx.frontend.shared.loaded import LoadedModel
@@ -45,6 +44,10 @@ FLOAT_INPUT = "only the input, of a pointwise convolution"
 
 LEAST_SPREAD = 0.02
 """Outputs that vary less from image to image than this share of their size show nothing."""
+
+
+_FOLDER = re.compile(r"\S*lampq-[^\s/]*/model")
+"""The temporary folder of a model of transformers, which stands for its name."""
 
 
 class Width(Record):
@@ -72,6 +75,7 @@ class Row(Record):
 
     Attributes:
         reason: why it is not done; the tool's own words where it refuses.
+        task: what its outputs are judged as.
         layers: type -> layers that are quantized.
         share: weights in those layers, of all parameters.
         skipped: reason -> layers that stay in float for it.
@@ -83,9 +87,10 @@ class Row(Record):
 
     family: str
     model: str
-    arguments: dict[str, int | tuple[int, ...]]
+    arguments: dict[str, Any]
     status: Literal["done", "refused", "failed"]
     reason: str = ""
+    task: str = ""
     layers: dict[str, int] = Field(default_factory=dict)
     share: float = 0.0
     skipped: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -103,12 +108,13 @@ def measure_family(family: Family, *, seed: int, threads: int, runs: int) -> Row
         runs: timed rounds.
     """
     start = time.perf_counter()
-    facts = {"family": family.name, "model": family.model, "arguments": dict(family.arguments)}
+    arguments = {} if family.config else dict(family.arguments)
+    facts = {"family": family.name, "model": family.model, "arguments": arguments}
     try:
         with tempfile.TemporaryDirectory(prefix="lampq-") as room, torch_threads(threads):
             row = Row(**facts, **_measured(family, Path(room), seed, threads, runs))
     except LampqError as error:
-        row = Row(**facts, status="refused", reason=str(error))
+        row = Row(**facts, status="refused", reason=_FOLDER.sub(family.name, str(error)))
     return row.model_copy(update={"seconds": time.perf_counter() - start})
 
 
@@ -125,9 +131,6 @@ def unexpected(row: Row, family: Family) -> str:
 
 
 def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) -> dict[str, object]:
-    checkpoint = room / "weights.safetensors"
-    original = family.build(seed)
-    save_file({name: value.contiguous() for name, value in original.state_dict().items()}, checkpoint)
     recipe = Recipe.build(
         {
             "model": {"name": family.model},
@@ -145,21 +148,25 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
         }
     )
     clock = Clock(NO_PROGRESS)
-    loaded = load_timm(family.model, checkpoint=checkpoint, model_args=family.arguments)
-    loaded = on_device(loaded, recipe.model, recipe.images)
+    loaded = family.load(room, seed)
+    # What transformers returns for other inputs than images is not an answer of the loaded module.
+    original = copy.deepcopy(loaded.module) if family.config else family.build(seed)
     pre = loaded.preprocessing
     shape = (pre.channels, *pre.size)
     checked = noise_images(EXCESS_IMAGES, shape, seed + 1)
     wanted = torch.cat([original(batch) for batch in checked.split(BATCH)]).numpy().astype(np.float64)
     labels = np.zeros(len(checked), np.int64)
     calibration = BatchedImages(noise_images(CALIBRATION_IMAGES, shape, seed).split(BATCH), pre)
-    validation = BatchedImages(zip(checked.split(BATCH), np.split(labels, len(labels) // BATCH), strict=True), pre)
+    pairs = zip(checked.split(BATCH), np.split(labels, len(labels) // BATCH), strict=True)
+    # Only classification has a label for each image.
+    validation = BatchedImages(pairs if loaded.task.kind == "classification" else checked.split(BATCH), pre)
     frontend = Frontend(loaded)
     found = _recognized(frontend, loaded)
     target = target_here("auto")
     widths: dict[int, Width] = {}
     problems: list[str] = []
     with calibration as crops, validation as images:
+        frontend.measure_spread(crops)
         sensitivities = measure(frontend, crops, recipe.analysis, recipe.rounding, seed=seed, clock=clock)
         output = QuantizedOutput(frontend, images, recipe.output, target, threads, room, clock)
         run = open_runner(room / FLOAT_FILE, threads=threads, answers=loaded.task.outputs)
@@ -190,6 +197,7 @@ def _recognized(frontend: Frontend, loaded: LoadedModel) -> dict[str, object]:
             reasons.setdefault(FLOAT_INPUT, []).append(layer.name)
     everything = sum(p.numel() for p in loaded.module.parameters())
     return {
+        "task": loaded.task.kind,
         "layers": dict(Counter(layer.type for layer in layers)),
         "share": sum(layer.parameters for layer in layers) / everything,
         "skipped": {reason: tuple(names) for reason, names in reasons.items()},

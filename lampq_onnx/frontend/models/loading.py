@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from timm.data.config import resolve_model_data_config
 
 from lampq_onnx.artifacts import ModelIdentity
+from lampq_onnx.artifacts.task import CLASSIFICATION, TaskSpec
 from lampq_onnx.config.options import DIGITS
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.disk.wording import explain
@@ -19,9 +20,12 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.checkpoints.fitting import load_weights
 from lampq_onnx.frontend.models.construction import built_arguments, create, image_sides
 from lampq_onnx.frontend.models.digits import CHECKPOINT_NAME, digits_folder, load_config
+from lampq_onnx.frontend.models.output_choice import AskedOutput, require_known
 from lampq_onnx.frontend.models.own_weights import require_weights
 from lampq_onnx.frontend.models.preparing import prepare
+from lampq_onnx.frontend.models.task_model import NamedOutputs, named_tensors
 from lampq_onnx.frontend.models.timm_sources import require_source, timm_source
+from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.shared.loaded import LoadedModel, require_finite, weights_hash
 
 
@@ -86,7 +90,11 @@ def load_timm(
 
 
 def load_module(
-    module: object, name: str, preprocessing: Preprocessing | None, model_args: Mapping[str, Any] | None = None
+    module: object,
+    name: str,
+    preprocessing: Preprocessing | None,
+    model_args: Mapping[str, Any] | None = None,
+    outputs: Sequence[AskedOutput] = (),
 ) -> LoadedModel:
     """Load a PyTorch module from Python code; later stages change a copy of it.
 
@@ -95,9 +103,10 @@ def load_module(
         name: its name, for messages and artifacts.
         preprocessing: how images become inputs; None uses timm's configuration of the module.
         model_args: arguments that it was built with; None uses those that the module stores.
+        outputs: of a module that returns several tensors, those to keep; see `named_tensors` for their names.
 
     Raises:
-        UsageError: it is no module.
+        UsageError: it is no module, or it has no such output.
         LampqError: the preprocessing is unknown, or the module has no weights or weights that are not finite; see also
             `prepare`.
     """
@@ -122,9 +131,15 @@ def load_module(
         ) from error
     require_finite(module, Path(name))
     digest = weights_hash(module)
+    task = CLASSIFICATION
+    if outputs:
+        with torch.no_grad():
+            answered = named_tensors(module(noise(preprocessing, module)))
+        task = TaskSpec(outputs=require_known(outputs, list(answered), name))
+        module = NamedOutputs(module, task.outputs).eval()
     answer = prepare(module, name, preprocessing)
     identity = ModelIdentity(name=name, weights_sha256=digest, num_classes=answer.shape[1])
-    return LoadedModel(module=module, preprocessing=preprocessing, identity=identity)
+    return LoadedModel(module=module, preprocessing=preprocessing, identity=identity, task=task)
 
 
 def require_sides(built: Mapping[str, Any], size: tuple[int, int], name: str) -> None:

@@ -90,7 +90,11 @@ def run(step: Step, values: Mapping[str, Any], modules: Mapping[str, torch.nn.Mo
         raise LampqError(f"{error.message} (node {step.node})", hint=error.hint) from error
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise LampqError(f"node {step.node} ({step.operator}) cannot be computed in PyTorch: {reason[:300]}") from error
+        raise LampqError(
+            f"node {step.node} ({step.operator}) cannot be computed in PyTorch: {reason[:300]}",
+            hint="check that onnxruntime runs the file on images of this size, and that its input has the shape that "
+            "the file states",
+        ) from error
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 

@@ -33,7 +33,7 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[AskedOutput
     """Build a module from a file, find its layers, and compare it with onnxruntime.
 
     Args:
-        path: a float file of opset 13 to 23 with one image input.
+        path: a float file of opset 7 to 23 with one image input.
         images: overrides of the preprocessing, which also fill in what the file does not specify.
         outputs: the outputs to keep, in this order. Without any, it keeps the only one, those of a detector (logits and
             pred_boxes), the one named logits, or those that `shown_task` chooses.
@@ -46,7 +46,8 @@ def load_onnx(path: Path, images: ImageOptions, *, outputs: Sequence[AskedOutput
     imported = import_model(path)
     model = imported.model
     shown = _choose_outputs(model, path, outputs)
-    preprocessing = file_preprocessing(model, path, images, compare=compare_if_installed)
+    pixels = imported.form.pixels
+    preprocessing = file_preprocessing(model, path, images, pixels=pixels, compare=compare_if_installed)
     shape = (preprocessing.channels, *preprocessing.size)
     image = model.graph.inputs[0]
     image.shape = ir.Shape([image.shape[0] if image.shape else "batch", *shape])

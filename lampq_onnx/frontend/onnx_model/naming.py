@@ -63,7 +63,7 @@ def _named(layers: Sequence[GraphLayer], depth: Mapping[ir.Node, int]) -> list[G
 def _tells(layer: GraphLayer) -> bool:
     """Whether a name says where in the model its layer is, and is not just a number."""
     bias = layer.bias.name if layer.bias is not None else None
-    parameter = any((name or "").endswith((".weight", ".bias")) for name in (layer.weight.name, bias))
+    parameter = any(own == f"{layer.name}.{what}" for own, what in ((layer.weight.name, "weight"), (bias, "bias")))
     if layer.name.startswith("/"):
         return bool(module_path(layer.name))
     return parameter or "/" in layer.name or "." in layer.name.replace("onnx::", "")

@@ -43,7 +43,9 @@ def require_parity(
     count = IMAGES if fixed is None else -(-IMAGES // fixed) * fixed
     images = np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
     names = list(model.outputs)
-    wanted = _run(path, images.astype(np.float16 if imported.half_input else np.float32), names, fixed)
+    if imported.form.pixels:
+        images = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.float32)
+    wanted = _run(path, imported.form.fed(images), names, fixed)
     with torch.no_grad():
         found = model(torch.from_numpy(images))
     ours = [value.double().numpy() for value in (found if isinstance(found, tuple) else (found,))]

@@ -14,6 +14,7 @@ import torch
 from lampq_onnx.config.options import ImageOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.models.output_choice import asked_outputs
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.graph.edits import add_constant
 from tests.frontend.onnx_model import exports
@@ -163,7 +164,7 @@ def two_outputs(model: ir.Model) -> None:
 
 
 def old(model: ir.Model) -> None:
-    """A single operator that opset 11 has as well."""
+    """A single operator that opset 5 has as well."""
     graph = model.graph
     pool = ir.node("GlobalAveragePool", [graph.inputs[0]])
     pool.outputs[0].name, pool.outputs[0].type = "pooled", ir.TensorType(ir.DataType.FLOAT)
@@ -171,7 +172,7 @@ def old(model: ir.Model) -> None:
     graph.remove(list(graph), safe=True)
     graph.initializers.clear()
     graph.append(pool)
-    model.opset_imports[""] = 11
+    model.opset_imports[""] = 5
 
 
 REFUSED: list[tuple[Callable[[ir.Model], None], str]] = [
@@ -180,11 +181,10 @@ REFUSED: list[tuple[Callable[[ir.Model], None], str]] = [
     (looping, "branches or loops at run time: node again is a Loop"),
     (second_input, r"takes 2 inputs .*mask \[1, 16\]"),
     (tokens, "of INT64, not a batch of images"),
-    (channels_last, "images seem to have their 3 channels last"),
+    (channels_last, "cannot be computed in PyTorch: Given groups=1, weight of size"),
     (rounded, r"node to_whole \(Round\) has no useful derivative"),
     (foreign, r"com\.example\.Mystery \(node riddle\) has no PyTorch counterpart"),
-    (two_outputs, r"2 output\(s\) \(first, second\), none of them named logits"),
-    (old, "has opset 11, and 13 to 23 are supported"),
+    (old, "has opset 5, and 7 to 23 are supported"),
 ]
 
 
@@ -198,6 +198,22 @@ def test_what_cannot_be_done_is_refused(
     with pytest.raises(LampqError, match=words) as raised:
         load_onnx(tmp_path / "odd.onnx", HALVES)
     assert raised.value.hint
+
+
+def test_of_several_outputs_the_first_is_taken_and_others_can_be_chosen(torchscript_file: Path, tmp_path: Path) -> None:
+    model = ir.load(torchscript_file)
+    two_outputs(model)
+    ir.save(model, tmp_path / "two.onnx")
+    loaded = load_onnx(tmp_path / "two.onnx", HALVES)
+    assert (loaded.task.kind, loaded.task.outputs, loaded.task.fallback) == ("features", ("first",), True)
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    first = loaded.module(images)
+    chosen = load_onnx(tmp_path / "two.onnx", HALVES, outputs=asked_outputs(["second"]))
+    torch.testing.assert_close(chosen.module(images), -first)
+    both = load_onnx(tmp_path / "two.onnx", HALVES, outputs=asked_outputs(["second", "first=features"]))
+    torch.testing.assert_close(both.module(images), torch.cat([-first, first], 1))
+    with pytest.raises(UsageError, match="has no output third; it has: first, second"):
+        load_onnx(tmp_path / "two.onnx", HALVES, outputs=asked_outputs(["third"]))
 
 
 def test_preprocessing_comes_from_the_sidecar_or_the_options(torchscript_file: Path, tmp_path: Path) -> None:
