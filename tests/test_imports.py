@@ -52,7 +52,7 @@ ROOMS = {
     "html": "errors disk artifacts converter evaluation",
     "serving": "errors targets disk data artifacts graph evaluation",
     # the front end; only these import torch
-    "frontend.shared": "errors running disk quantization data artifacts graph",
+    "frontend.shared": "errors running disk quantization data artifacts measures graph",
     "frontend.likelihoods": "errors artifacts evaluation.tasks frontend.shared",
     "frontend.models.checkpoints": "errors disk",
     "frontend.models": (
@@ -61,8 +61,8 @@ ROOMS = {
     ),
     "frontend.onnx_model.operators": "errors",
     "frontend.onnx_model": (
-        "errors data artifacts config graph importer importer.processors runtime frontend.shared frontend.models "
-        "frontend.onnx_model.operators"
+        "errors data artifacts measures config graph importer importer.processors runtime frontend.shared "
+        "frontend.models frontend.onnx_model.operators"
     ),
     "frontend.simulation": (
         "errors artifacts quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"

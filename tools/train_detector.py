@@ -1,6 +1,8 @@
-"""Train the small YOLOS of models/scenes: a plain Vision Transformer that detects the shapes of tools/scenes.py.
+"""Train a small detector for the shapes of tools/scenes.py: YOLOS, DETR or RT-DETR.
 
     python -m tools.train_detector --device cuda --output models/scenes
+    python -m tools.train_detector rt-detr --device cuda --output models/scenes-rt-detr
+    python -m tools.train_detector detr --device cuda --output models/scenes-detr
 
 This needs torch, transformers and NumPy, and about five minutes of an H200. The result is a folder that transformers'
 `from_pretrained` reads: config.json, float16 weights in model.safetensors, preprocessor_config.json, and training.json
@@ -20,26 +22,32 @@ import torch
 from torch import nn
 
 from tools.detector.data import TRAIN_SEED, VALIDATION_SEED, Targets, augmented, batches, draw, normalized, to_tensors
+from tools.detector.detr import detr
 from tools.detector.judge import Judge
 from tools.detector.loss import loss_of
-from tools.detector.model import Detector, configuration
+from tools.detector.rt_detr import rt_detr
+from tools.detector.yolos import yolos
 
 RATE, DECAY, WARMUP = 1e-3, 0.05, 400
 AVERAGE_DECAY = 0.999
+ARCHITECTURES = {"yolos": (yolos, 144, 8), "detr": (detr, 128, 3), "rt-detr": (rt_detr, 96, 3)}
+"""Name -> what builds it, its width, and its depth (RT-DETR: that of its decoder)."""
+
 STARTED_STEP, TIMED_STEP = 100, 300
 """Between them a step's time is taken: the first ones are slower."""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the detector of generated scenes.")
+    parser.add_argument("architecture", nargs="?", choices=ARCHITECTURES, default="yolos")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scenes", type=int, default=30000)
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--minutes", type=float, default=7.0, help="reduce the number of steps to fit into this time")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--hidden", type=int, default=144)
-    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--hidden", type=int, help="width of the layers")
+    parser.add_argument("--depth", type=int, help="number of blocks")
     parser.add_argument("--validation", type=int, default=500)
     parser.add_argument("--every", type=int, default=1000, help="number of steps between evaluations")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -62,20 +70,27 @@ def rate_at(step: int, steps: int) -> float:
 def follow(average: nn.Module, model: nn.Module, step: int) -> None:
     """Move the running average of the weights; it starts quickly."""
     decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
-    pairs = list(zip(average.parameters(), model.parameters(), strict=True))
-    torch._foreach_lerp_([a for a, _ in pairs], [b.detach() for _, b in pairs], 1 - decay)
+    own, other = ([*part.parameters(), *part.buffers()] for part in (average, model))
+    pairs = [(a, b.detach()) for a, b in zip(own, other, strict=True) if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
 
 
 def main() -> None:
     options = arguments()
     started = time.perf_counter()
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
     device = torch.device(options.device)
-    images, targets = to_tensors(draw(TRAIN_SEED, options.scenes, options.workers), device)
-    judge = Judge(draw(VALIDATION_SEED, options.validation, options.workers), device, options.output)
+    # Both are drawn before anything is on the device: processes that draw are copies of this one.
+    scenes = draw(TRAIN_SEED, options.scenes, options.workers)
+    validation = draw(VALIDATION_SEED, options.validation, options.workers)
+    images, targets = to_tensors(scenes, device)
+    build, hidden, depth = ARCHITECTURES[options.architecture]
+    model = build(options.hidden or hidden, options.depth or depth).to(device).train()
+    judge = Judge(validation, device, options.output, background=model.background)
     print(f"drew {options.scenes} + {options.validation} scenes in {time.perf_counter() - started:.0f} s", flush=True)
-    model = Detector(configuration(hidden=options.hidden, depth=options.depth)).to(device).train()
-    average = copy.deepcopy(model.yolos).eval()
+    average = copy.deepcopy(model.network).eval()
     print(f"{sum(p.numel() for p in average.parameters())} parameters", flush=True)
     optimizer = optimizer_of(model)
     random = torch.Generator(device).manual_seed(0)
@@ -86,13 +101,14 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps)
         batch, truth = augmented(images[chosen], Targets(targets.boxes[chosen], targets.classes[chosen]), random)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        # Boxes that are refined from layer to layer need more digits than bfloat16 has.
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and model.background):
             loss = loss_of(model, normalized(batch), truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        follow(average, model.yolos, step)
+        follow(average, model.network, step)
         # Nothing leaves the device between two reports.
         total, counted = total + loss.detach(), counted + 1
         if step == STARTED_STEP:

@@ -16,8 +16,9 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.changes import ChangeMeter
 from lampq_onnx.evaluation.gates import EXCESS_IMAGES
 from lampq_onnx.evaluation.tasks.classification import ClassificationMeter
+from lampq_onnx.evaluation.tasks.detection import DetectionMeter
 from lampq_onnx.evaluation.tasks.meter import Meter
-from lampq_onnx.measures.error_meter import ErrorMeter
+from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 from lampq_onnx.running.processes import ALONE, Group, own_items
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
@@ -111,6 +112,7 @@ def measure_accuracy(
     whole = meter or ClassificationMeter()
     if group.size > 1 and not isinstance(whole, ClassificationMeter):
         raise UsageError("several processes share the validation of classification only", hint="run it in one process")
+    arranged = whole.in_order if isinstance(whole, DetectionMeter) else _as_they_are
     fast, slow, simulated = ErrorMeter(), ErrorMeter(), ErrorMeter()
     compared = broken = broken_plain = 0
     with progress.stage("validation", total) as advance:
@@ -123,12 +125,12 @@ def measure_accuracy(
                 changes.add(wanted, got, batch.labels, batch.start)
             if plain is not None and batch.start < FIDELITY_IMAGES:
                 compared += len(batch.images)
-                fast.add(wanted, got if exact is None else _finite(exact(batch.images))[0])
+                fast.add(wanted, arranged(wanted, got if exact is None else _finite(exact(batch.images))[0]))
                 unoptimized, lost = _finite(plain(batch.images))
                 broken_plain += lost
-                slow.add(wanted, unoptimized)
+                slow.add(wanted, arranged(wanted, unoptimized))
                 if simulation is not None:
-                    simulated.add(wanted, _finite(simulation(batch.images))[0])
+                    simulated.add(wanted, arranged(wanted, _finite(simulation(batch.images))[0]))
             advance(batch.start + len(batch.images))
     if group.size > 1:
         assert isinstance(whole, ClassificationMeter)
@@ -143,6 +145,10 @@ def measure_accuracy(
         compared=compared,
         broken_plain=broken_plain,
     )
+
+
+def _as_they_are(_: Outputs, quantized: Outputs) -> Outputs:
+    return quantized
 
 
 def _finite(outputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], int]:

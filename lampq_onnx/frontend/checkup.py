@@ -18,6 +18,7 @@ from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
 from lampq_onnx.data.decoding import planes
 from lampq_onnx.disk.files import FLOAT_FILE
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.shared.changes import relative_change
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.runtime import Runner, open_runner
@@ -72,7 +73,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         random = np.random.default_rng(0)
         shape = (4, loaded.preprocessing.channels, *loaded.preprocessing.size)
         noise = random.normal(size=shape).astype(np.float32)
-        yield _export_finding(_logits(loaded, noise), run(noise))
+        yield _export_finding(loaded, _logits(loaded, noise), run(noise))
         if validation is None:
             yield Finding("accuracy", "warning", "not measured", "give labelled images with --validation to measure it")
             return
@@ -171,8 +172,8 @@ def _logits(loaded: LoadedModel, images: npt.NDArray[np.float32]) -> npt.NDArray
     return result
 
 
-def _export_finding(wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Finding:
-    error = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-12)
+def _export_finding(loaded: LoadedModel, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Finding:
+    error = relative_change(loaded.module, torch.from_numpy(found), torch.from_numpy(wanted))
     exact = error <= EXPORT_BOUND
     return Finding(
         "export",

@@ -37,6 +37,7 @@ from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.shared.changes import relative_change
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
@@ -180,7 +181,7 @@ class Frontend:
             chosen = [strength for strength in of_links(found, links) if strength.strength > 0]
             for strength in chosen:
                 apply(strength.equalization)
-            change = float((forward(module, sample) - before).norm() / before.norm())
+            change = relative_change(module, forward(module, sample), before)
             if not change <= EQUALIZATION_BOUND:
                 raise LampqError(
                     f"equalization changes the logits of {self.loaded.identity.name} by {change:.1e} "

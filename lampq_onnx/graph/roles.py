@@ -70,6 +70,9 @@ _NORMALIZING = frozenset({"Add", "Sub", "Mul", "Div"})
 
 _STREAM = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Dropout"})
 
+_WEIGHTING = _STREAM | {"Mul", "Concat"}
+"""Operators between sampled values and their sum, in deformable attention."""
+
 
 def role_of(node: ir.Node, graph: ir.Graph) -> str:
     """Find the role of a layer from what it reads and what reads it."""
@@ -129,7 +132,8 @@ def _backward(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _is_attention(node: ir.Node) -> bool:
-    if node.op_type in ("Attention", "MultiHeadAttention"):
+    """Whether a node mixes tokens; deformable attention does so by sampling the values at computed places."""
+    if node.op_type in ("Attention", "MultiHeadAttention", "GridSample"):
         return True
     return node.op_type in ("MatMul", "Einsum") and not is_linear(node)
 
@@ -220,6 +224,8 @@ def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:
     for producer in _backward(node):
         if _is_activation(producer):
             yield from _backward_activated(producer)
+        elif producer.op_type == "ReduceSum":
+            yield from _sampled(producer)
         elif (
             producer.op_type in _STREAM
             or _is_attention(producer)
@@ -236,6 +242,17 @@ def _is_moved_attention(norm: ir.Node) -> bool:
         value = producer.inputs[0]
     producer = None if value is None else value.producer()
     return producer is not None and _is_attention(producer)
+
+
+def _sampled(total: ir.Node) -> Iterator[ir.Node]:
+    """Yield the samplings whose weighted sum a node is, as in deformable attention."""
+    front = list(_backward(total))
+    while front:
+        node = front.pop()
+        if node.op_type == "GridSample":
+            yield node
+        elif node.op_type in _WEIGHTING:
+            front.extend(_backward(node))
 
 
 def _ends(node: ir.Node, graph: ir.Graph) -> bool:

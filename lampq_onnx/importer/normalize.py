@@ -21,6 +21,7 @@ from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
 from lampq_onnx.importer.image_input import InputForm, to_images
+from lampq_onnx.importer.mask_input import remove_mask_input
 from lampq_onnx.importer.merge_qkv import MergeQKV
 from lampq_onnx.importer.old_opsets import from_old_opset
 from lampq_onnx.importer.plain_layers import PlainLayers
@@ -70,6 +71,7 @@ def import_model(path: Path) -> Imported:
     if model.functions:
         common_passes.InlinePass()(model)
     common_passes.RemoveInitializersFromInputsPass()(model)
+    masks = remove_mask_input(model)
     form = to_images(model, path)
     common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     before = len(model.graph)
@@ -89,6 +91,7 @@ def import_model(path: Path) -> Imported:
     common_passes.TopologicalSortPass()(model)
     require_no_control_flow(model, path)
     changes = {
+        "masks of padding computed inside": masks,
         "constants folded": before - len(model.graph),
         "tensors widened to float32": halves.count,
         **form.changes,

@@ -73,7 +73,7 @@ def test_symmetries_move_boxes_with_their_pixels() -> None:
 def test_queries_take_the_nearest_objects_first() -> None:
     boxes = torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1]]])
     targets = data.Targets(boxes[:, [2, 0]], torch.tensor([[1, 0]]))
-    assert loss.assign(torch.zeros(1, 3, 7), boxes, targets).tolist() == [[2, 0]]
+    assert loss.assign(torch.full((1, 3, 7), 1 / 7), boxes, targets).tolist() == [[2, 0]]
 
 
 def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> None:

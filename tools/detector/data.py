@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -35,7 +36,8 @@ def draw(seed: int, count: int, workers: int) -> list[Scene]:
     work = [(seed, index) for index in range(count)]
     if workers < 2:
         return [scene(*item) for item in work]
-    with get_context("spawn").Pool(workers) as pool:
+    # A fresh process would import all that training needs before it draws its first scene.
+    with get_context("fork" if sys.platform == "linux" else "spawn").Pool(workers) as pool:
         return pool.starmap(scene, work, chunksize=64)
 
 

@@ -6,17 +6,17 @@ the benchmark uses.
 
 from __future__ import annotations
 
-import copy
 import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import YolosForObjectDetection
 
+from tools.detector.batch_norms import as_stored
 from tools.detector.data import MEAN, STD, VALIDATION_SEED, normalized, to_tensors
 from tools.detector.loss import corners
 from tools.scenes import CLASSES, SIZE, Scene
@@ -25,21 +25,23 @@ from tools.scenes import CLASSES, SIZE, Scene
 class Judge:
     """Evaluates the averaged weights as they are stored, and keeps the best ones in the folder."""
 
-    def __init__(self, scenes: list[Scene], device: torch.device, folder: Path) -> None:
+    def __init__(self, scenes: list[Scene], device: torch.device, folder: Path, *, background: bool) -> None:
         self._scenes = scenes
         self._images, _ = to_tensors(scenes, device)
         self._folder = folder
+        self._background = background
         self._best = -1.0
         self.bytes = 0
 
-    def __call__(self, model: YolosForObjectDetection, step: int, steps: int) -> str:
+    def __call__(self, model: Any, step: int, steps: int) -> str:
         """Evaluate, save if it is the best so far; returns the figures as text."""
-        found = detections(rounded(model), self._images)
+        stored = as_stored(model)
+        found = detections(stored, self._images, background=self._background)
         at50, at75 = (average_precision(found, self._scenes, threshold) for threshold in (0.5, 0.75))
         if at50 + at75 > self._best:
             self._best = at50 + at75
             device = self._images.device
-            self.bytes = save(model, self._folder, {
+            self.bytes = save(stored, self._folder, {
                 "command": "python -m tools.train_detector " + shlex.join(sys.argv[1:]),
                 "torch": torch.__version__,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -55,13 +57,14 @@ class Judge:
 
 @torch.inference_mode()
 def detections(
-    model: YolosForObjectDetection, images: torch.Tensor
+    model: Any, images: torch.Tensor, *, background: bool = True
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Scores (n, q), classes (n, q) and boxes (n, q, 4), left, top, right, bottom as shares of the image."""
     scores, classes, boxes = [], [], []
     for part in images.split(100):
         answer = model(normalized(part))
-        score, kind = answer.logits.float().softmax(-1)[..., :-1].max(-1)
+        logits = answer.logits.float()
+        score, kind = (logits.softmax(-1)[..., :-1] if background else logits.sigmoid()).max(-1)
         scores.append(score)
         classes.append(kind)
         boxes.append(torch.cat(corners(answer.pred_boxes.float()), -1))
@@ -101,10 +104,9 @@ def iou(box: np.ndarray, other: np.ndarray) -> float:
     return float(shared / ((box[2:] - box[:2]).prod() + other[2:].prod() - shared))
 
 
-def save(model: YolosForObjectDetection, folder: Path, record: dict[str, object]) -> int:
+def save(model: Any, folder: Path, record: dict[str, object]) -> int:
     """Write the folder with float16 weights; returns the bytes of the weights."""
-    half = copy.deepcopy(model).half()
-    half.save_pretrained(folder)
+    model.half().save_pretrained(folder)
     preprocessor = {
         "image_processor_type": "YolosImageProcessor",
         "do_resize": True,
@@ -120,8 +122,3 @@ def save(model: YolosForObjectDetection, folder: Path, record: dict[str, object]
     for name, content in (("preprocessor_config.json", preprocessor), ("training.json", record)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     return (folder / "model.safetensors").stat().st_size
-
-
-def rounded(model: YolosForObjectDetection) -> YolosForObjectDetection:
-    """The model with its weights as float16 stores them."""
-    return copy.deepcopy(model).half().float().eval()

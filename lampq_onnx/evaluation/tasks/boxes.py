@@ -12,6 +12,7 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.evaluation.tasks.multi_label import bernoulli_kl
 from lampq_onnx.measures.accuracy import kl_divergence, log_softmax
 from lampq_onnx.measures.error_meter import Outputs
+from lampq_onnx.measures.pairing import cheapest_pairs
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,7 +56,11 @@ def split_outputs(outputs: Outputs) -> tuple[Floats, Floats]:
 
 def probabilities(scores: Floats, spec: TaskSpec) -> Floats:
     """Return the probabilities of the classes, "no object" left out, (..., classes)."""
-    if spec.background:
+    return _probabilities(scores, background=spec.background)
+
+
+def _probabilities(scores: Floats, *, background: bool) -> Floats:
+    if background:
         rows = scores.reshape(-1, scores.shape[-1])
         result: Floats = np.exp(log_softmax(rows)).reshape(scores.shape)[..., :-1]
         return result
@@ -88,8 +93,34 @@ def detections(outputs: Outputs, size: tuple[int, int], preprocessing: Preproces
     return Detections(values[order], kind.astype(np.int64), np.concatenate([low, high - low], 1))
 
 
+def paired(reference: Outputs, quantized: Outputs, *, background: bool) -> npt.NDArray[np.int64]:
+    """Say which query of the quantized model answers for each query of the reference, (n, queries).
+
+    Detectors such as RT-DETR choose and sort their queries by scores, so that a query's number means nothing. Queries
+    are paired so that the sum of their KLs is smallest. A detector with queries of its own keeps their order.
+    """
+    (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
+    if background:
+        own, rest = (log_softmax(part.reshape(-1, part.shape[-1])).reshape(part.shape) for part in (scores, other))
+        chances = np.exp(own)
+        costs = (chances * own).sum(-1)[:, :, None] - chances @ rest.transpose(0, 2, 1)
+    else:
+        yes, no = -np.logaddexp(0, -other), -np.logaddexp(0, other)
+        chances = np.exp(-np.logaddexp(0, -scores))
+        entropy = (chances * -np.logaddexp(0, -scores) - (1 - chances) * np.logaddexp(0, scores)).sum(-1)
+        costs = entropy[:, :, None] - chances @ yes.transpose(0, 2, 1) - (1 - chances) @ no.transpose(0, 2, 1)
+    weight = _objectness(scores, background=background)[..., None] / 2
+    for axis in range(4):
+        change = (moved[:, None, :, axis] - boxes[:, :, None, axis]) / _unit(boxes)[..., axis, None]
+        costs += weight * change**2
+    return cheapest_pairs(costs)
+
+
 def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floats:
-    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Gaussians."""
+    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Gaussians.
+
+    Queries of the quantized outputs are in the reference's order, see `paired`.
+    """
     (scores, boxes), (other, moved) = split_outputs(reference), split_outputs(quantized)
     if spec.background:
         rows = scores.shape[-1]
@@ -97,10 +128,15 @@ def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floa
     else:
         kl = bernoulli_kl(scores, other).sum(-1)
     chance = objectness(scores, spec)
-    unit = BOX_DEVIATION * np.maximum(boxes[..., 2:], SMALLEST)
-    change = (moved - boxes) / np.concatenate([unit, unit], -1)
+    change = (moved - boxes) / _unit(boxes)
     result: Floats = (kl + chance * (change**2).sum(-1) / 2).sum(1)
     return result
+
+
+def _unit(boxes: Floats) -> Floats:
+    """Standard deviations of boxes (..., 4)."""
+    unit = BOX_DEVIATION * np.maximum(boxes[..., 2:], SMALLEST)
+    return np.concatenate([unit, unit], -1)
 
 
 def objectness(scores: Floats, spec: TaskSpec) -> Floats:
@@ -108,8 +144,12 @@ def objectness(scores: Floats, spec: TaskSpec) -> Floats:
 
     That is any class but "no object", or the probability of the most likely class.
     """
-    chances = probabilities(scores, spec)
-    result: Floats = chances.sum(-1) if spec.background else chances.max(-1)
+    return _objectness(scores, background=spec.background)
+
+
+def _objectness(scores: Floats, *, background: bool) -> Floats:
+    chances = _probabilities(scores, background=background)
+    result: Floats = chances.sum(-1) if background else chances.max(-1)
     return result
 
 

@@ -17,7 +17,7 @@ from lampq_onnx.data import Batch, Preprocessing
 from lampq_onnx.data.objects import ImageObjects, Objects
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.tasks.average_precision import coco, evaluate, folds, ground_truth, precision
-from lampq_onnx.evaluation.tasks.boxes import CERTAIN, Detections, Floats, agreement, detection_kl, detections
+from lampq_onnx.evaluation.tasks.boxes import CERTAIN, Detections, Floats, agreement, detection_kl, detections, paired
 from lampq_onnx.evaluation.tasks.meter import require_outputs
 from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
 
@@ -51,15 +51,24 @@ class DetectionMeter:
         require_outputs(reference, quantized, 3, "scores and boxes of queries (n, queries, classes + 4)")
         if self._ids is None:
             self._ids = category_ids(self._spec, reference.shape[2] - 4, self._objects.categories)
-        self._errors.add(reference, quantized)
-        self._kl.append(detection_kl(reference, quantized, self._spec))
-        self._agreed += agreement(reference, quantized, self._spec)
+        ordered = self.in_order(reference, quantized)
+        self._errors.add(reference, ordered)
+        self._kl.append(detection_kl(reference, ordered, self._spec))
+        for own, *others in zip(reference, quantized, ordered, strict=True):
+            counts = [agreement(own[None], other[None], self._spec) for other in others]
+            # A query that moved far may be paired with another one: the order as it was then agrees better.
+            self._agreed += max(counts, key=lambda pair: pair[0] / max(pair[1], 1))
         truth = self._objects.images[batch.start : batch.start + len(batch.images)]
         for outputs, kept in ((reference, self._float), (quantized, self._quantized)):
             kept.extend(
                 detections(own, image.size, self._preprocessing, self._spec)
                 for own, image in zip(outputs, truth, strict=True)
             )
+
+    def in_order(self, reference: Outputs, quantized: Outputs) -> Outputs:
+        """Bring the queries of the quantized outputs into the reference's order; they may have been sorted."""
+        pairs = paired(reference, quantized, background=self._spec.background)
+        return np.take_along_axis(quantized, pairs[..., None], 1)
 
     def result(self) -> Accuracy:
         """Return the figures, see `Meter`."""

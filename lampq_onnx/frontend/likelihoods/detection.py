@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from lampq_onnx.evaluation.tasks.boxes import BOX_DEVIATION, SMALLEST
+from lampq_onnx.evaluation.tasks.boxes import BOX_DEVIATION, SMALLEST, paired
 from lampq_onnx.frontend.likelihoods.base import normal
 from lampq_onnx.frontend.likelihoods.classification import image_kl, sampled_labels
 from lampq_onnx.frontend.likelihoods.multi_label import bernoulli_kl
@@ -36,7 +36,8 @@ class DetectionLikelihood:
     p(y|x) is a class for each query and, if that class is an object, a box around the query's own box: a Gaussian whose
     standard deviation is `BOX_DEVIATION` of the box's width and height. Every query labels itself, so no matching is
     needed, and the expectation is over the model's own distribution, as the Fisher information requires. The KL has a
-    closed form.
+    closed form. For it, the queries of two models are paired so that it is smallest, because detectors that choose
+    their queries by scores sort them anew after every change.
 
     Args:
         background: True for a softmax whose last class is "no object"; False for sigmoids, where a query is an object
@@ -72,6 +73,7 @@ class DetectionLikelihood:
 
     def distance(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """KL of each image; see `Likelihood.distance`."""
+        outputs = self._paired(outputs, reference)
         (scores, boxes), (wanted, true) = (
             (values[..., :-4].double(), values[..., -4:].double()) for values in (outputs, reference)
         )
@@ -80,13 +82,19 @@ class DetectionLikelihood:
 
     def training_loss(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Mean KL; see `Likelihood.training_loss`."""
-        (scores, boxes), (wanted, true) = _split(outputs), _split(reference)
+        (scores, boxes), (wanted, true) = _split(self._paired(outputs, reference)), _split(reference)
         if self._background:
             p, q = wanted.log_softmax(-1), scores.log_softmax(-1)
             answers = (p.exp() * (p - q)).sum(-1)
         else:
             answers = bernoulli_kl(scores, wanted).sum(-1)
         return (answers + self._box_distance(boxes, wanted, true)).sum(-1).mean()
+
+    def _paired(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """The queries in the reference's order; the pairs themselves have no gradient."""
+        own, wanted = (values.detach().float().cpu().numpy() for values in (outputs, reference))
+        pairs = torch.from_numpy(paired(wanted, own, background=self._background)).to(outputs.device)
+        return outputs.gather(1, pairs[..., None].expand_as(outputs))
 
     def _box_distance(self, boxes: torch.Tensor, wanted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         chance = 1 - wanted.softmax(-1)[..., -1] if self._background else wanted.sigmoid().amax(-1)

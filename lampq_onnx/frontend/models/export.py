@@ -15,6 +15,8 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import FourDimensionalAttention
 from lampq_onnx.frontend.models.called_layers import called, differentiable
+from lampq_onnx.frontend.models.checks import TRANSLATIONS
+from lampq_onnx.frontend.models.lengths import symbolic_lengths
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
@@ -48,7 +50,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     device = next(loaded.module.parameters()).device
     example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)
     try:
-        with _quiet(), outputs_apart(loaded.module), FourDimensionalAttention():
+        with _quiet(), outputs_apart(loaded.module), symbolic_lengths(loaded.module), FourDimensionalAttention():
             program = torch.onnx.export(
                 loaded.module,
                 (example,),
@@ -57,6 +59,7 @@ def export_model(loaded: LoadedModel) -> Exported:
                 input_names=["input"],
                 output_names=list(loaded.task.outputs),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
     except Exception as error:  # torch.export's exceptions share no base class

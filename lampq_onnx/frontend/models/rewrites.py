@@ -10,6 +10,7 @@ from timm.layers.norm_act import BatchNormAct2d
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import separate
+from lampq_onnx.frontend.shared.changes import relative_change
 
 SAME = 1e-4
 """Largest relative change (L2) of the outputs by a rewrite that float rounding explains."""
@@ -62,7 +63,7 @@ def rewrite(module: torch.nn.Module, name: str, example: torch.Tensor) -> dict[s
     _replace_norms(module, {norm for _, norm in pairs})
     for parent, key, own in joint:
         setattr(parent, key, own.eval())
-    change = float((module(example).double() - before).norm() / before.norm().clamp_min(1e-30))
+    change = relative_change(module, module(example), before)
     if not change <= SAME:
         raise LampqError(
             f"{name} computes something else after its biases and batch norms were joined with their layers, and its "

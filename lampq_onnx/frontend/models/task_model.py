@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lampq_onnx.artifacts.task import CLASSIFICATION, SEVERAL, TaskName, TaskSpec
+from lampq_onnx.artifacts.task import BOXES, CLASSIFICATION, SEVERAL, TaskName, TaskSpec
 from lampq_onnx.data.source import Targets
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.tasks.guard import ERRORS, notices
@@ -40,6 +40,11 @@ class NamedOutputs(Joining):
         super().__init__()
         self.model = model
         self._outputs = outputs
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether the rows of the outputs are queries of a detector."""
+        return BOXES in self._outputs
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Return the outputs (n, ...) joined, or as a tuple inside `outputs_apart`."""

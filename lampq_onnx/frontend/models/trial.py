@@ -10,12 +10,16 @@ import torch
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
+from lampq_onnx.frontend.shared.changes import relative_change
 
 OPEN_SIZES = ("spatial_shapes", "grid_thw", "image_grid_thw", "pixel_position_ids")
 """Arguments that say how many patches each image has, in models that take images of any aspect ratio."""
 
 SAME = 1e-3
 """Largest relative difference (L2) between answers to one image that float rounding explains."""
+
+SMALL = 1e-6
+"""Norm of answers from which on a difference counts."""
 
 INPUT_HINT = (
     "its forward must take one batch of normalized images (n, channels, height, width); wrap it in a module whose "
@@ -48,8 +52,8 @@ def require_answer(module: torch.nn.Module, name: str, preprocessing: Preprocess
             f"{name} answers NaN or infinity for normalized random images",
             hint="check its weights, and that its forward takes normalized images",
         )
-    if _differ(answer[:1], alone):
-        if _differ(answer, _run(module, name, images)):
+    if _differ(module, answer[:1], alone):
+        if _differ(module, answer, _run(module, name, images)):
             raise LampqError(
                 f"{name} answers differently to the same images in two passes",
                 hint="remove randomness from its forward, such as dropout that ignores evaluation mode",
@@ -140,5 +144,5 @@ def _describe(answer: Any) -> str:
     return "nothing" if answer is None else f"a {type(answer).__name__}"
 
 
-def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool((one - other).norm() > SAME * other.norm().clamp_min(1e-6))
+def _differ(module: torch.nn.Module, one: torch.Tensor, other: torch.Tensor) -> bool:
+    return relative_change(module, one, other) > SAME and bool((one - other).norm() > SAME * SMALL)

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from lampq_onnx.artifacts.task import BOXES
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.blocks import Span, find_blocks
 from lampq_onnx.frontend.onnx_model.build import layers_of, steps_of
@@ -32,6 +33,11 @@ class OnnxModel(Graph, Joining):
     joined: bool = False
     transformer_blocks: tuple[str, ...] = ()
     structure: str = ""
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether the rows of the outputs are queries of a detector."""
+        return BOXES in self.outputs
 
     def forward(self, *arguments: torch.Tensor) -> Any:
         """Compute the outputs; see `Graph.forward`."""

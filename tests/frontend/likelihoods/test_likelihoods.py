@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 
 from lampq_onnx.artifacts.task import Kind, TaskSpec
 from lampq_onnx.data import Batch
-from lampq_onnx.evaluation.tasks.boxes import detection_kl
+from lampq_onnx.evaluation.tasks.boxes import detection_kl, paired
 from lampq_onnx.evaluation.tasks.meters import METERS
 from lampq_onnx.evaluation.tasks.several import SeveralMeter
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
@@ -93,7 +95,24 @@ def test_the_distances_of_detection_are_those_of_the_meter() -> None:
     for spec in (DETECTION, SPECS["sigmoid detection"]):
         reference, other = outputs_of(spec, 4), outputs_of(spec, 4, seed=1)
         found = likelihood_for(spec).distance(other, reference).numpy()
+        pairs = paired(reference.numpy(), other.numpy(), background=spec.background)
+        other = other.gather(1, torch.from_numpy(pairs)[..., None].expand_as(other))
         np.testing.assert_allclose(found, detection_kl(reference.numpy(), other.numpy(), spec), rtol=1e-6)
+
+
+def test_queries_in_another_order_are_the_same_answer() -> None:
+    for spec in (DETECTION, SPECS["sigmoid detection"]):
+        reference, other = outputs_of(spec, 4), outputs_of(spec, 4)
+        other[..., 0] += 0.05
+        likelihood = likelihood_for(spec)
+        found, shuffled = (likelihood.distance(values, reference) for values in (other, other[:, [2, 0, 1]]))
+        assert torch.equal(found, shuffled)
+        pairs = paired(reference.numpy(), other[:, [2, 0, 1]].numpy(), background=spec.background)
+        assert pairs.tolist() == [[1, 2, 0]] * 4
+        # The pairs minimize what the meter counts.
+        orders = torch.tensor(list(permutations(range(3))))
+        every = [detection_kl(reference.numpy(), other[:, order].numpy(), spec) for order in orders]
+        np.testing.assert_allclose(found.numpy(), np.min(every, 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in SPECS if SPECS[n].kind in METERS and n != "classification"] + ["several"])

@@ -245,6 +245,32 @@ def _resize(
     return functional.interpolate(x, size=target, mode=kind, align_corners=align)
 
 
+_SAMPLING = {
+    "linear": "bilinear",
+    "bilinear": "bilinear",
+    "nearest": "nearest",
+    "cubic": "bicubic",
+    "bicubic": "bicubic",
+}
+"""Mode of GridSample, by its names in opset 16 and in opset 20 -> torch's name."""
+
+
+def _grid_sample(
+    x: torch.Tensor,
+    grid: torch.Tensor,
+    *,
+    align_corners: int = 0,
+    mode: str = "linear",
+    padding_mode: str = "zeros",
+) -> torch.Tensor:
+    if x.ndim != 4:
+        raise LampqError(f"GridSample of a tensor with {x.ndim} dimensions is not supported, only of images")
+    sampled: torch.Tensor = functional.grid_sample(
+        x, grid, mode=_SAMPLING[mode], padding_mode=padding_mode, align_corners=bool(align_corners)
+    )
+    return sampled
+
+
 LAYERS: Mapping[str, Any] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
@@ -252,6 +278,7 @@ LAYERS: Mapping[str, Any] = {
     "Einsum": _einsum,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
+    "GridSample": _grid_sample,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,

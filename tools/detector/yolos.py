@@ -2,7 +2,7 @@
 
 Queries alone learn slowly from scratch. Three things, which the finished model does not contain, speed this up: queries
 start at the points of a grid, the last blocks before the end are supervised as well, and every patch has to name the
-object in which it is.
+object in which it is. The other detectors here (`detr`, `rt_detr`) learn with the same help.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ import torch
 from torch import nn
 from transformers import YolosConfig, YolosForObjectDetection
 
+from tools.detector.learner import PATCH, Answer, Learner
 from tools.scenes import CLASSES, SIZE
 
-PATCH = 8
 QUERY_GRID = 5
 SUPERVISED_BLOCKS = (4, 6)
 """Blocks whose outputs are supervised besides the last one's."""
 
 
-class Detector(nn.Module):
+class YolosLearner(Learner):
     """YOLOS, and what only the training needs."""
 
+    background = True
+
     def __init__(self, config: YolosConfig) -> None:
-        super().__init__()
-        self.yolos = YolosForObjectDetection(config)
-        self.patch_head = nn.Linear(config.hidden_size, len(CLASSES) + 1 + 4)
+        super().__init__(config.hidden_size)
+        self.network = YolosForObjectDetection(config)
         self.queries = config.num_detection_tokens
         self._seen: dict[int, torch.Tensor] = {}
         for index in SUPERVISED_BLOCKS:
             if index < config.num_hidden_layers:
-                self.yolos.vit.encoder.layer[index - 1].register_forward_hook(self._keep(index))
-        place_tokens(self.yolos)
+                self.network.vit.encoder.layer[index - 1].register_forward_hook(self._keep(index))
+        place_tokens(self.network)
 
     def _keep(self, index: int) -> Callable[[nn.Module, object, torch.Tensor], None]:
         def hook(_: nn.Module, __: object, output: torch.Tensor) -> None:
@@ -42,21 +43,22 @@ class Detector(nn.Module):
 
         return hook
 
-    def forward(self, images: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-        """Scores and boxes of the queries, last block first, and the patches' own answers (n, patches, classes + 5)."""
+    def forward(self, images: torch.Tensor) -> tuple[list[Answer], torch.Tensor]:
+        """See `Learner`."""
         self._seen.clear()
-        last = self.yolos.vit(images).last_hidden_state
-        earlier = [self.yolos.vit.layernorm(value) for value in self._seen.values()]
+        last = self.network.vit(images).last_hidden_state
+        earlier = [self.network.vit.layernorm(value) for value in self._seen.values()]
         answers = []
         for tokens in (last, *earlier):
             queries = tokens[:, -self.queries :]
-            boxes = self.yolos.bbox_predictor(queries).float().sigmoid()
-            answers.append((self.yolos.class_labels_classifier(queries).float(), boxes))
+            boxes = self.network.bbox_predictor(queries).float().sigmoid()
+            answers.append((self.network.class_labels_classifier(queries).float(), boxes))
         return answers, self.patch_head(last[:, 1 : -self.queries]).float()
 
 
-def configuration(*, hidden: int, depth: int) -> YolosConfig:
-    return YolosConfig(
+def yolos(hidden: int, depth: int) -> YolosLearner:
+    """A YOLOS for the scenes with 25 queries."""
+    config = YolosConfig(
         hidden_size=hidden,
         num_hidden_layers=depth,
         num_attention_heads=3,
@@ -69,6 +71,7 @@ def configuration(*, hidden: int, depth: int) -> YolosConfig:
         id2label=dict(enumerate(CLASSES)),
         label2id={name: i for i, name in enumerate(CLASSES)},
     )
+    return YolosLearner(config)
 
 
 @torch.no_grad()
