@@ -27,6 +27,7 @@ from tools.walking.places import working_folder  # noqa: E402
 from tools.walking.steps import Failure, Step, Walk  # noqa: E402
 
 TOOLS = REPOSITORY / "tools"
+PYTHON_PAGE = REPOSITORY / "docs/how-to/stages.md"
 BLOCK_LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 MODEL_WORDS = [TIMM_MODEL, "--checkpoint", f"own/{CHECKPOINT}"]
 MODEL_WORDS += [word for key, value in TIMM_ARGS.items() for word in ("--model-arg", f"{key}={value}")]
@@ -56,7 +57,7 @@ def use(folder: Path, browser: Path) -> list[Step]:
         Step("doctor", ["lampq-onnx", "doctor"]),
         Step("quickstart", checks.quickstart(REPOSITORY / "Makefile"), check=lambda: checks.results(folder / "out")),
         Step("its report", [*look, "out/report.html", "--light", "quickstart.png"], browser=True),
-        Step("from Python", ["python", "snippet.py"], before=lambda: checks.snippet(REPOSITORY / "README.md", folder)),
+        Step("from Python", ["python", "snippet.py"], before=lambda: checks.snippet(PYTHON_PAGE, folder)),
         Step("own model", ["python", str(TOOLS / "own_model.py"), "own"]),
         Step("its doctor", ["lampq-onnx", "doctor", *MODEL_WORDS, "--validation", "own/validation"]),
         Step(

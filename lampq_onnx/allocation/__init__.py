@@ -1,6 +1,7 @@
 """Bit allocation: from sensitivities to widths. Needs neither torch nor onnx nor onnxruntime."""
 
 from lampq_onnx.allocation.activations import wide_layers
+from lampq_onnx.allocation.against_uniform import costs_against_uniform
 from lampq_onnx.allocation.allocate import allocate
 from lampq_onnx.allocation.budgets import allocate_within
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, ChoiceSolution
@@ -36,6 +37,7 @@ __all__ = [
     "allocate_within",
     "budgeted_layers",
     "capacity_of",
+    "costs_against_uniform",
     "degradation",
     "gain",
     "iterative_update",

@@ -13,7 +13,11 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.workflow.inputs import Given
 
 Images: TypeAlias = str | Path | Iterable[object]
-"""A folder or .npz file, or batches: of a DataLoader, or arrays (n, c, h, w), each alone or with labels (n,).
+"""A path (folder, .npz, .parquet, .tar or .csv), a data set, or batches.
+
+Data sets are those of Hugging Face (columns image and label) and of torchvision without transforms: their images go
+through the model's preprocessing. Batches are those of a DataLoader, or arrays (n, c, h, w), each alone or with labels
+(n,).
 
 Batches are float32 and normalized as the model takes them. They are gone through once.
 """

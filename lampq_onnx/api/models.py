@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from lampq_onnx.api.arguments import Images, Module, call_of
+from lampq_onnx.api.showing import shown
 from lampq_onnx.artifacts import Report, Sensitivities
 from lampq_onnx.artifacts.sweep import Sweep
 from lampq_onnx.config.keywords import AnalyzeKeywords, QuantizeKeywords, SweepKeywords
@@ -51,7 +52,7 @@ def quantize(
             returned as it is.
         overwrite: replace the result of another request in ``output``; packages made from it are removed, and other
             files get the ending .stale.
-        progress: told of stages.
+        progress: told of stages; in a notebook, they are shown in one line if nothing is passed.
         options: any other option of the command line, by its name there with underscores.
 
     Returns:
@@ -62,21 +63,24 @@ def quantize(
         LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
     from lampq_onnx.disk.cache import ArrayCache
+    from lampq_onnx.workflow.expected import quantize_forecast, run_name
     from lampq_onnx.workflow.quantize import quantize as run
 
     base, values, given = call_of(
         "quantize", dict(options), model=model, preprocessing=preprocessing, calibration=calibration,
         validation=validation, recipe=recipe, bits=bits, latency=latency, baseline=baseline,
     )  # fmt: skip
-    return run(
-        Recipe.build(base, values),
-        Path(output),
-        progress=progress,
-        cache=ArrayCache.of_user() if resume else None,
-        force=not resume,
-        overwrite=overwrite,
-        given=given,
-    )
+    asked = Recipe.build(base, values)
+    with shown(progress, lambda: quantize_forecast(asked), run_name("quantize", asked)) as sink:
+        return run(
+            asked,
+            Path(output),
+            progress=sink,
+            cache=ArrayCache.of_user() if resume else None,
+            force=not resume,
+            overwrite=overwrite,
+            given=given,
+        )
 
 
 def recognize(
@@ -170,6 +174,7 @@ def sweep(
         LampqError: the model or its images cannot be used, or no point can be picked; finished points stay.
     """
     from lampq_onnx.disk.cache import ArrayCache
+    from lampq_onnx.workflow.expected import run_name, sweep_forecast
     from lampq_onnx.workflow.sweep.request import sweep_request
     from lampq_onnx.workflow.sweep.run import sweep as run
 
@@ -178,17 +183,19 @@ def sweep(
         validation=validation, recipe=recipe,
     )  # fmt: skip
     asked = sweep_request(base, values, bits=bits, metrics=metrics, pick=pick)
-    return run(
-        asked.recipe,
-        asked.bits,
-        asked.metrics,
-        Path(output),
-        pick=asked.pick,
-        overwrite=overwrite,
-        progress=progress,
-        cache=ArrayCache.of_user() if resume else None,
-        given=given,
-    )
+    name = run_name("sweep", asked.recipe)
+    with shown(progress, lambda: sweep_forecast(asked.recipe, asked.bits, asked.metrics), name) as sink:
+        return run(
+            asked.recipe,
+            asked.bits,
+            asked.metrics,
+            Path(output),
+            pick=asked.pick,
+            overwrite=overwrite,
+            progress=sink,
+            cache=ArrayCache.of_user() if resume else None,
+            given=given,
+        )
 
 
 def analyze(

@@ -75,6 +75,11 @@ class AnswerChanges(Record):
     images: tuple[ChangedImage, ...] = Field(
         description="a selection: lost ones first, most certain first, then other and won"
     )
+    names: dict[int, str] = Field(default_factory=dict, description="class index -> its name, if it is known")
+
+    def name(self, label: int) -> str:
+        """Name of a class; its index if the name is not known."""
+        return self.names.get(label, str(label))
 
 
 class Details(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import (
 
 from lampq_onnx.artifacts.channel_widths import ChannelWidths, bits_text
 from lampq_onnx.artifacts.sensitivities import ActivationRange
+from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.targets import Packing
 
@@ -161,7 +162,7 @@ class LayerPlan(Record):
         return self.channel_widths.row_bits()
 
 
-class BitPlan(Artifact):
+class BitPlan(Shown, Artifact):
     """Widths by layer name, with the budget they were found under."""
 
     format: Literal["lampq-onnx/plan"] = "lampq-onnx/plan"
@@ -267,3 +268,34 @@ class BitPlan(Artifact):
             for name, layer in self.layers.items()
         }
         return self.model_copy(update={"layers": layers})
+
+    def _line(self) -> str:
+        average = self.weight_average()
+        bits = self.weight_average_unweighted() if average is None else average
+        name = f"{self.model}: " if self.model else ""
+        return f"{name}{len(self.layers)} layers, {bits:.3f} weight bits on average"
+
+    def _card(self) -> Mapping[str, str]:
+        quantized = [layer for layer in self.layers.values() if layer.quantized]
+        widths = sorted({layer.weight_bits for layer in quantized})
+        average = self.weight_average()
+        card = {
+            "average bits": f"{self.weight_average_unweighted() if average is None else average:.3f}",
+            "widths": ", ".join(map(str, widths)),
+            "quantized": f"{len(quantized)} of {len(self.layers)} layers",
+        }
+        return card if self.metric is None else {**card, "metric": self.metric}
+
+    def _rows(self) -> Sequence[Mapping[str, Cell]]:
+        return [
+            {
+                "layer": name,
+                "type": layer.type,
+                "weight_bits": layer.weight_bits,
+                "activation_bits": layer.activation_bits,
+                "parameters": layer.parameters,
+                "fixed": layer.fixed,
+                "storage": layer.storage,
+            }
+            for name, layer in self.layers.items()
+        ]

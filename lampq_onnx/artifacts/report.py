@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.artifacts.not_done import NotDone
+from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import ScoreError
 
@@ -190,6 +192,12 @@ class Allocation(Record):
     update_kept: int = Field(description="swaps that it kept")
     update_score_before: float | None = Field(description="score before the update; null: no update")
     update_score_after: float | None = Field(description="score after it")
+    cost: float | None = Field(
+        default=None, description="measured KL costs of the plan's weights in nats, summed; null: not measured"
+    )
+    uniform_cost: float | None = Field(
+        default=None, description="the same for uniform bits of the same average; null: not measured"
+    )
 
 
 class RoundingRecord(Record):
@@ -227,12 +235,15 @@ class Environment(Record):
     )
 
 
-class Report(Artifact):
+class Report(Shown, Artifact):
     """All results of a run; report.json is written last, and its keys are stable."""
 
     format: Literal["lampq-onnx/report"] = "lampq-onnx/report"
     version: Literal[1] = 1
     model: str = Field(description="name of the model")
+    written: str | None = Field(
+        default=None, description="date and time (UTC, ISO 8601) of the measurements; null in older reports"
+    )
     preprocessing: str = Field(description="preprocessing of the images, in one line")
     accuracy: Accuracy = Field(description="scores of both files on the validation images")
     size: Size = Field(description="bytes of both files")
@@ -266,3 +277,40 @@ class Report(Artifact):
         default=None, description="SHA-256 of the quantized file and its external data; null in older reports"
     )
     notes: tuple[str, ...] = Field(default=(), description="what was not measured, or needs attention")
+
+    def _line(self) -> str:
+        accuracy, size = self.accuracy, self.size
+        return (
+            f"{self.model}: {accuracy.metric} {100 * accuracy.float_.top1:.2f} % -> "
+            f"{100 * accuracy.quantized.top1:.2f} %, {size.float_bytes / 1e6:.3f} -> "
+            f"{size.quantized_bytes / 1e6:.3f} MB, {self.latency.speedup:.2f}x of float's speed, "
+            f"{len(self.layers)} layers"
+        )
+
+    def _card(self) -> Mapping[str, str]:
+        accuracy, size = self.accuracy, self.size
+        return {
+            accuracy.metric: f"{100 * accuracy.quantized.top1:.2f} %",
+            "drop, points": f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}",
+            "size": f"{size.quantized_bytes / 1e6:.3f} MB ({size.float_bytes / size.quantized_bytes:.1f}x smaller)",
+            "speed": f"{self.latency.speedup:.2f}x",
+            "agreement": accuracy.agreement_text,
+            "KL": accuracy.kl_text,
+            "average bits": f"{self.bits.weight_average:.2f}",
+        }
+
+    def _rows(self) -> Sequence[Mapping[str, Cell]]:
+        return [
+            {
+                "layer": layer.name,
+                "type": layer.type,
+                "weight_bits": layer.weight_bits,
+                "activation_bits": layer.activation_bits,
+                "storage": layer.storage,
+                "bytes": layer.bytes,
+                "trace": layer.trace,
+                "omega": layer.omega,
+                "error": layer.reconstruction_error,
+            }
+            for layer in self.layers
+        ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
 
@@ -107,7 +109,7 @@ class AgreementPoint(Record):
     images: int = Field(gt=0, description="number of images that it was measured on")
 
 
-class Sensitivities(Artifact):
+class Sensitivities(Shown, Artifact):
     """Sensitivities of all layers of one model (paper sections 2 and 4; docs/method.md)."""
 
     format: Literal["lampq-onnx/sensitivities"] = "lampq-onnx/sensitivities"
@@ -235,3 +237,29 @@ class Sensitivities(Artifact):
         for point in sorted(self.agreement, key=lambda p: p.cost):
             curve.append((point.cost, min(point.agreement, curve[-1][1])))
         return curve
+
+    def _line(self) -> str:
+        return f"{self.model.name}: {len(self.layers)} layers measured on {self.calibration_images} images"
+
+    def _card(self) -> Mapping[str, str]:
+        return {
+            "layers": str(len(self.layers)),
+            "weights": f"{sum(layer.parameters for layer in self.layers):,}",
+            "images": str(self.calibration_images),
+            "costs": self.cost_estimator,
+        }
+
+    def _rows(self) -> Sequence[Mapping[str, Cell]]:
+        widths = sorted({bits for layer in self.layers for bits in layer.weight_cost})
+        return [
+            {
+                "layer": layer.name,
+                "type": layer.type,
+                "parameters": layer.parameters,
+                "trace": layer.trace,
+                "low": layer.activation_range.low,
+                "high": layer.activation_range.high,
+                **{f"cost_{bits}_bits": layer.weight_cost.get(bits) for bits in widths},
+            }
+            for layer in self.layers
+        ]

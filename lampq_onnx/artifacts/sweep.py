@@ -22,6 +22,9 @@ class SweepPoint(Artifact):
     rounding: dict[str, str] = Field(description="layer -> technique that was kept")
     held_out_kl: dict[str, float] = Field(default_factory=dict, description="see RoundingRecord")
     kept: dict[str, bool] = Field(default_factory=dict, description="see RoundingRecord")
+    same_as: str | None = Field(
+        default=None, description="an earlier point with the same plan, whose file and figures this one has; null: none"
+    )
 
     @property
     def name(self) -> str:
@@ -50,6 +53,7 @@ class Sweep(Artifact):
     format: Literal["lampq-onnx/sweep"] = "lampq-onnx/sweep"
     version: Literal[1] = 1
     model: str = Field(description="name of the model")
+    written: str | None = Field(default=None, description="date and time (UTC, ISO 8601); null in older files")
     float_bytes: int = Field(description="bytes of the float file")
     points: tuple[SweepPoint, ...] = Field(description="all budgets under all metrics")
     front: tuple[str, ...] = Field(description="Pareto-optimal points in size and KL, smallest first")

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from lampq_onnx.cli.interrupt import kept_after_interrupt
 from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
+from lampq_onnx.cli.voice import AsJson, Quiet, Verbose, Voice
 from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
 from lampq_onnx.disk.option import OUTPUT
 
@@ -51,6 +53,9 @@ def quantize(
             "are marked (.stale).",
         ),
     ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     values: Values,
 ) -> None:
     """Quantize a model and check the file: accuracy, size and latency.
@@ -62,12 +67,18 @@ def quantize(
     Example: lampq-onnx quantize deit_tiny_patch16_224 --checkpoint deit.safetensors --calibration images --validation
     labelled --bits 4 --output out
     """
-    from lampq_onnx.cli.progress import terminal_progress
-    from lampq_onnx.cli.recognition import print_recognition
-    from lampq_onnx.cli.tables import print_report
-    from lampq_onnx.disk.cache import ArrayCache
+    from lampq_onnx.cli.example import embedded_example, example_wanted
     from lampq_onnx.errors import UsageError
     from lampq_onnx.evaluation.gates import require_gates
+
+    voice = Voice(verbose, quiet, as_json)
+    if output is None and not dry_run and example_wanted(model, values):
+        model, output, values = embedded_example(values)
+    from lampq_onnx.cli.recognition import print_recognition
+    from lampq_onnx.cli.result import print_result, result_values
+    from lampq_onnx.cli.tables import print_report_layers, print_summary
+    from lampq_onnx.disk.cache import ArrayCache
+    from lampq_onnx.workflow.expected import quantize_forecast, run_name
     from lampq_onnx.workflow.quantize import quantize as run
     from lampq_onnx.workflow.quantize import recognize
     from lampq_onnx.workflow.requests import missing_images
@@ -81,18 +92,20 @@ def quantize(
     if output is None:
         raise UsageError("quantize needs a folder for its files", hint="give it with --output FOLDER")
     said: list[str] = []
-    report = run(
-        recipe,
-        output,
-        progress=terminal_progress(),
-        cache=ArrayCache.of_user(),
-        force=force,
-        overwrite=overwrite,
-        say=said.append,
-    )
-    print_report(report)
-    for line in said:
-        typer.echo(line)
+    with kept_after_interrupt(), voice.progress(quantize_forecast(recipe), run_name("quantize", recipe)) as progress:
+        report = run(
+            recipe,
+            output,
+            progress=progress,
+            cache=ArrayCache.of_user(),
+            force=force,
+            overwrite=overwrite,
+            say=said.append,
+        )
+    if verbose:
+        print_report_layers(report)
+        print_summary(report)
+    voice.print(lambda: result_values(report, output, said), lambda: print_result(report, output, said))
     require_gates(report)
 
 
@@ -116,24 +129,27 @@ def analyze(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     values: Values,
 ) -> None:
     """Measure how sensitive each layer is, and write sensitivity.json."""
-    from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sensitivities
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.running.processes import writes_files
     from lampq_onnx.workflow.analyze import analyze as run
+    from lampq_onnx.workflow.expected import analyze_forecast, run_name
+
+    voice = Voice(verbose, quiet, as_json)
 
     require_new_files((output, float_output), overwrite=overwrite)
     recipe = Recipe.build(override(values, "model", name=model))
-    sensitivities = run(
-        recipe,
-        float_output=float_output,
-        overwrite=overwrite,
-        progress=terminal_progress(),
-    )
+    with voice.progress(analyze_forecast(recipe), run_name("analyze", recipe)) as progress:
+        sensitivities = run(recipe, float_output=float_output, overwrite=overwrite, progress=progress)
     if not writes_files():
         return
     sensitivities.save(output)
-    print_sensitivities(sensitivities, output)
+    voice.print(
+        lambda: sensitivities.model_dump(mode="json", by_alias=True), lambda: print_sensitivities(sensitivities, output)
+    )

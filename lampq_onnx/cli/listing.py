@@ -115,14 +115,7 @@ def _models() -> Iterable[Row]:
 
 
 def _print(rows: list[Row]) -> None:
-    from rich.table import Table
+    from lampq_onnx.cli.columns import console, print_table, words
 
-    from lampq_onnx.cli.tables import console
-
-    table = Table()
-    for column in rows[0] if rows else ():
-        table.add_column(column, no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*row.values())
     if rows:
-        console().print(table, markup=False)
+        print_table(console(), [words(column) for column in rows[0]], [tuple(row.values()) for row in rows])

@@ -14,9 +14,11 @@ from rich.console import Console
 
 from lampq_onnx.cli.bench import bench
 from lampq_onnx.cli.commands import analyze, quantize
+from lampq_onnx.cli.compare import compare
 from lampq_onnx.cli.doctor import doctor
 from lampq_onnx.cli.explain import explain
 from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
+from lampq_onnx.cli.interrupt import expect_interrupt, is_kept
 from lampq_onnx.cli.listing import list_names
 from lampq_onnx.cli.package import package
 from lampq_onnx.cli.probe import probe
@@ -33,6 +35,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
         "quantize": quantize,
         "sweep": sweep,
         "validate": validate,
+        "compare": compare,
         "report": report,
         "inspect": inspect,
         "explain": explain,
@@ -59,11 +62,11 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
 FIRST_STEPS = f"""{NAME} compresses a trained Vision Transformer to 1-8 bits per layer, as a standard ONNX file.
 
 Start with:
-  {NAME} doctor                           check that everything is installed
-  {NAME} quantize digits --output out     quantize the embedded model, and check the file
-  {NAME} explain out/model.onnx           see the kernel and the time of each layer
-  {NAME} sweep MODEL --output sweep       compare several budgets on your model
-  {NAME} package out --format triton      write the result for a server
+  {NAME} quantize                        quantize the embedded example, which needs nothing
+  {NAME} init                            answer four questions about your own model: a recipe
+  {NAME} doctor MODEL                    check that the model can be used, before hours are spent
+  {NAME} sweep MODEL --output sweep      compare several budgets on your model
+  {NAME} package out --format triton     write the result for a server
 
 All commands:             {NAME} --help
 Options of a command:     {NAME} quantize --help
@@ -83,6 +86,7 @@ for _panel, _group in COMMANDS.items():
 
 
 _STOPPED = "interrupted; no file is half written, and what was there before is as it was"
+_KEPT = "interrupted; finished stages are kept, and the same command goes on from there"
 
 
 @app.callback(invoke_without_command=True)
@@ -106,6 +110,7 @@ def root(
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    expect_interrupt()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if arguments is None:
@@ -118,15 +123,20 @@ def _run(words: list[str], *, debug: bool) -> int:
         app(words, prog_name=NAME)
     except SystemExit as done:  # Typer's way to end, wrong usage (2) and Ctrl-C (130) included
         if done.code == INTERRUPTED:
-            return _fail(_STOPPED, "", INTERRUPTED)
+            return _interrupted()
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        return _fail(_STOPPED, "", INTERRUPTED)
+        return _interrupted()
     except Exception as error:
         if debug:
             traceback.print_exc()
         return _explain(error)
     return 0
+
+
+def _interrupted() -> int:
+    """Print what is left after Ctrl-C; the exit code."""
+    return _fail(_KEPT, "", INTERRUPTED) if is_kept() else _fail(_STOPPED, "", INTERRUPTED)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- what signal handlers get

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -32,11 +34,21 @@ def package(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Write a quantized model for a server or device: onnxruntime's own format, a Triton repository or OpenVINO IR."""
     from lampq_onnx.serving.formats import package as write
 
     packaged = write(source, form, output, overwrite=overwrite)
+    if as_json:
+        values = asdict(packaged) | {"folder": str(packaged.folder), "source": str(packaged.source)}
+        typer.echo(json.dumps(values | {"bytes": packaged.bytes}, indent=2))
+        return
     for name, size in packaged.files.items():
-        typer.echo(f"{size:>12}  {name}")
+        typer.echo(f"{size:>12,}  {name}")
+    before, after = packaged.source_bytes / 1e6, packaged.bytes / 1e6
     typer.echo(f"wrote {len(packaged.files)} file(s) to {packaged.folder}")
+    typer.echo(f"size: {packaged.source.name} {before:.3f} MB, package {after:.3f} MB ({after / before:.2f}x)")
+    typer.echo(f"runs in: {packaged.runs}")
+    if packaged.target:
+        typer.echo(f"made for: {packaged.target}; check it there with `lampq-onnx validate`")

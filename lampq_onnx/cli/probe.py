@@ -34,7 +34,7 @@ def probe(
     Each layer shape is timed in float and in each form that the target has for it. Shapes that were timed before with
     this version of the runtime on this CPU are taken from the cache.
     """
-    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.cli.voice import Voice
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.workflow.inspecting import FEWEST_ROUNDS
     from lampq_onnx.workflow.inspecting import probe as measure
@@ -42,47 +42,42 @@ def probe(
     turns = number_of("--rounds", rounds, int, ge=FEWEST_ROUNDS, le=MOST_TURNS)
     require_new_files((output,), overwrite=overwrite)
     form = options_of(OutputOptions, values)
-    table = measure(
-        float_model,
-        target=form.target,
-        runtime=form.runtime,
-        inference_precision=form.inference_precision,
-        threads=form.latency_threads,
-        batch=form.latency_batch,
-        rounds=turns,
-        reuse=not again,
-        progress=terminal_progress(),
-    )
+    with Voice().progress() as progress:
+        table = measure(
+            float_model,
+            target=form.target,
+            runtime=form.runtime,
+            inference_precision=form.inference_precision,
+            threads=form.latency_threads,
+            batch=form.latency_batch,
+            rounds=turns,
+            reuse=not again,
+            progress=progress,
+        )
     table.save(output)
     _print(table, output)
 
 
 def _print(table: LatencyTable, path: Path) -> None:
-    from rich.table import Table
-
-    from lampq_onnx.cli.tables import console
+    from lampq_onnx.cli.columns import Column, console, print_table, words
 
     out = console()
     place = f"{table.runtime or 'onnxruntime'} on {table.cpu}, {table.threads} thread(s)"
-    rows = Table(title=f"{table.model} in {place}", title_justify="left")
-    rows.add_column("shape")
-    for column in ("layers", "W bits", "A bits", "storage", "ms", "noise", "of float"):
-        rows.add_column(column, justify="right")
+    columns = [
+        words("shape"), Column("layers", 1), Column("W bits"), Column("A bits"), Column("storage", 3), Column("ms"),
+        Column("noise", 2), Column("of float"),
+    ]  # fmt: skip
     count = {shape: sum(layer.shape == shape for layer in table.layers) for shape in {t.shape for t in table.times}}
     base = {time.shape: time.milliseconds for time in table.times if not time.storages}
-    for time in table.times:
-        first = not time.storages
-        rows.add_row(
-            time.shape if first else "",
-            str(count[time.shape]) if first else "",
-            _span(time.weight_bits),
-            _span(time.activation_bits),
-            ",".join(time.storages),
-            f"{time.milliseconds:.4f}",
-            f"{100 * time.noise:.1f} %",
-            f"{time.milliseconds / base[time.shape]:.2f}",
+    rows = [
+        (
+            time.shape if not time.storages else "", str(count[time.shape]) if not time.storages else "",
+            _span(time.weight_bits), _span(time.activation_bits), ",".join(time.storages), f"{time.milliseconds:.4f}",
+            f"{100 * time.noise:.1f} %", f"{time.milliseconds / base[time.shape]:.2f}",
         )
-    out.print(rows)
+        for time in table.times
+    ]  # fmt: skip
+    print_table(out, columns, rows, f"{table.model} in {place}")
     # Layers of microseconds are shorter in a graph than alone, where a call of the session comes on top.
     rest = f"; {table.fixed_ms:.2f} ms beside the layers" if table.fixed_ms > 0 else ""
     out.print(

@@ -10,29 +10,47 @@ import typer
 
 from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, Values, template
+from lampq_onnx.config.recipe import FIELDS, SECTIONS, Recipe, Values, template
 from lampq_onnx.disk.option import OUTPUT
 
 
+@with_options("--checkpoint", "--pretrained", "--calibration", "--validation", "--bits")
 def init(
+    *,
     output: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.toml"),
     model: Annotated[
-        str, typer.Option(help="The model that the recipe names.", metavar="NAME", autocompletion=complete_model)
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="The model: a timm name, an .onnx file, a folder of transformers, or digits.",
+            metavar="NAME",
+            autocompletion=complete_model,
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", "--force", help="Replace a file that exists already.")
     ] = False,
+    values: Values,
 ) -> None:
-    """Write a recipe: a TOML file with every option, its default and what it does."""
+    """Write a recipe: a TOML file with every option, its default and what it does.
+
+    On a terminal, it asks for the model, its weights and the images that are not given as options.
+    """
+    from lampq_onnx.cli.questions import asked_values
     from lampq_onnx.config.doors import checked
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.disk.files import write_atomic
+    from lampq_onnx.workflow.requests import missing_images
 
     require_new_files((output,), overwrite=overwrite)
+    name, given = asked_values(model, values)
     (field,) = (field for field in FIELDS if field.flag == "model")
-    checked(SECTIONS["model"], field, model, "--model")
-    write_atomic(output, template(model).encode())
-    typer.echo(f"wrote {output}; run it with: lampq-onnx quantize --recipe {output} --output out")
+    checked(SECTIONS["model"], field, name, "--model")
+    write_atomic(output, template(name, given).encode())
+    typer.echo(f"wrote {output}")
+    for what, hint in missing_images(Recipe.build({"model": {"name": name}}, given)).items():
+        typer.echo(f"before it runs, it needs {what}: {hint}, or fill them in under [images]")
+    typer.echo(f"run it with: lampq-onnx quantize --recipe {output} --output out")
 
 
 @with_options("--checkpoint", "--checkpoint-key", "--calibration", "--device")
@@ -63,12 +81,11 @@ def reproduce(
     Weights and images are read from where the options say, else from where the recipe.toml beside the file says; they
     have to be the same. Exits with 1 if the new file differs.
     """
-    from lampq_onnx.cli.progress import terminal_progress
+    from lampq_onnx.cli.voice import Voice
     from lampq_onnx.workflow.reproduce import reproduce as again
 
-    found = again(
-        model, override(values, "model", name=source), output, overwrite=overwrite, progress=terminal_progress()
-    )
+    with Voice().progress() as progress:
+        found = again(model, override(values, "model", name=source), output, overwrite=overwrite, progress=progress)
     if found.changes:
         typer.echo(
             f"{model} was made again: the same graph and weights. Changed since then: {'; '.join(found.changes)}"

@@ -6,25 +6,24 @@ from collections import Counter
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from lampq_onnx.cli.tables import console, print_not_done
+from lampq_onnx.cli.columns import Column, console, print_table, words
+from lampq_onnx.cli.tables import print_not_done
 from lampq_onnx.graph.recognition import REASONS, Recognition
 
 
 def print_recognition(found: Recognition) -> None:
     """Print a row for each layer, then what stays in float and why."""
     out = console()
-    table = Table(title=f"{found.model}: layers that are quantized", title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    for column in ("type", "outputs x inputs", "weights", ""):
-        table.add_column(column, justify="right")
-    for layer in found.layers:
-        shape = f"{layer.shape[0]} x {layer.shape[1]}"
-        table.add_row(
-            escape(layer.name), layer.type, shape, f"{layer.parameters:,}", "outside the budget" if layer.fixed else ""
+    columns = [words("layer"), words("type"), Column("outputs x inputs", 1), Column("weights"), words("", 2)]
+    rows = [
+        (
+            layer.name, layer.type, f"{layer.shape[0]} x {layer.shape[1]}", f"{layer.parameters:,}",
+            "outside the budget" if layer.fixed else "",
         )
-    out.print(table)
+        for layer in found.layers
+    ]  # fmt: skip
+    print_table(out, columns, rows, f"{found.model}: layers that are quantized")
     kinds = Counter(layer.type for layer in found.layers)
     out.print(f"{', '.join(f'{count} {kind}' for kind, count in kinds.items())}; {found.blocks} block(s)")
     for name, reason in found.skipped.items():
@@ -50,12 +49,8 @@ def _print_stages(out: Console, found: Recognition) -> None:
     """Print what the run would do, and about how long it would take."""
     if not found.stages:
         return
-    table = Table(title="stages of the run, before its file is checked", title_justify="left")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("about, s", justify="right")
-    for stage in found.stages:
-        table.add_row(stage.name, f"{stage.seconds:.1f}")
-    table.add_row("all", f"{sum(stage.seconds for stage in found.stages):.0f}")
-    out.print(table)
+    rows = [(stage.name, f"{stage.seconds:.1f}") for stage in found.stages]
+    rows.append(("all", f"{sum(stage.seconds for stage in found.stages):.0f}"))
+    print_table(out, [words("stage"), Column("about, s")], rows, "stages of the run, before its file is checked")
     if found.peak_bytes is not None:
         out.print(f"memory: about {found.peak_bytes / 1e9:.1f} GB")

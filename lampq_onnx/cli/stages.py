@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
+from lampq_onnx.cli.voice import AsJson, Quiet, Verbose, Voice
 from lampq_onnx.config.options import ImageOptions, OutputOptions
 from lampq_onnx.config.recipe import Values, options_of
 from lampq_onnx.errors import UsageError
@@ -76,22 +77,22 @@ def convert(
     Layers whose input range is not in the plan (activation_range) are measured on --calibration.
     """
     from lampq_onnx.artifacts import BitPlan
-    from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_conversion
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.workflow.convert_files import convert as run
 
     require_new_files((output,), overwrite=overwrite)
-    conversion = run(
-        float_model,
-        BitPlan.load(plan),
-        output,
-        options_of(OutputOptions, values),
-        options_of(ImageOptions, values),
-        weights,
-        overwrite=overwrite,
-        progress=terminal_progress(),
-    )
+    with Voice().progress() as progress:
+        conversion = run(
+            float_model,
+            BitPlan.load(plan),
+            output,
+            options_of(OutputOptions, values),
+            options_of(ImageOptions, values),
+            weights,
+            overwrite=overwrite,
+            progress=progress,
+        )
     print_conversion(conversion, weights, float_model, output)
 
 
@@ -143,37 +144,46 @@ def validate(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     values: Values,
 ) -> None:
     """Compare a quantized file with its float file: accuracy, size and latency.
 
     Exits with 1 if a gate fails; the report, JUnit and Markdown files are written all the same, and say FAIL.
     """
-    from lampq_onnx.cli.progress import terminal_progress
-    from lampq_onnx.cli.tables import print_summary
+    from lampq_onnx.cli.result import print_result, result_values
+    from lampq_onnx.cli.tables import print_report_layers, print_summary
     from lampq_onnx.evaluation.gates import gate_limits, require_gates
+    from lampq_onnx.workflow.expected import validate_forecast
     from lampq_onnx.workflow.reporting import CheckFiles
     from lampq_onnx.workflow.reporting import validate as check
 
+    voice = Voice(verbose, quiet, as_json)
     limits = gate_limits(
         None if max_drop is None else number_of("--max-drop", max_drop, float),
         None
         if gate_agreement is None
         else number_of("--gate-agreement (--min-agreement)", gate_agreement, float, ge=0, le=1),
     )
-    report = check(
-        model,
-        reference,
-        options_of(ImageOptions, values),
-        options_of(OutputOptions, values),
-        limits,
-        files=CheckFiles(output, junit, summary),
-        overwrite=overwrite,
-        progress=terminal_progress(),
-    )
+    with voice.progress(validate_forecast(model), f"validate {model}") as progress:
+        report = check(
+            model,
+            reference,
+            options_of(ImageOptions, values),
+            options_of(OutputOptions, values),
+            limits,
+            files=CheckFiles(output, junit, summary),
+            overwrite=overwrite,
+            progress=progress,
+        )
     if report is None:
         return  # another process prints
-    print_summary(report)
+    if verbose:
+        print_report_layers(report)
+        print_summary(report)
+    voice.print(lambda: result_values(report), lambda: print_result(report))
     require_gates(report)
 
 

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.commands import Model
+from lampq_onnx.cli.interrupt import kept_after_interrupt
 from lampq_onnx.cli.names import several_of
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
+from lampq_onnx.cli.voice import AsJson, Quiet, Verbose, Voice
 from lampq_onnx.config.names import TABLES
 from lampq_onnx.config.recipe import SECTIONS, Values
 from lampq_onnx.disk.option import BUDGETS, METHOD, OUTPUT
@@ -51,6 +53,9 @@ def sweep(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     values: Values,
 ) -> None:
     """Quantize to several budgets, and compare size and accuracy.
@@ -60,26 +65,29 @@ def sweep(
     file fails a gate (--gate-agreement).
     """
     from lampq_onnx.artifacts import Report
-    from lampq_onnx.cli.progress import terminal_progress
     from lampq_onnx.cli.tables import print_sweep
     from lampq_onnx.disk.cache import ArrayCache
     from lampq_onnx.disk.files import REPORT_FILE
     from lampq_onnx.evaluation.gates import require_gates
+    from lampq_onnx.workflow.expected import run_name, sweep_forecast
     from lampq_onnx.workflow.sweep.request import sweep_request
     from lampq_onnx.workflow.sweep.run import sweep as run
 
     asked = sweep_request(override(values, "model", name=model), bits=bits, metrics=metrics, pick=pick)
-    found = run(
-        asked.recipe,
-        asked.bits,
-        asked.metrics,
-        output,
-        pick=asked.pick,
-        overwrite=overwrite,
-        say=typer.echo,
-        progress=terminal_progress(),
-        cache=ArrayCache.of_user(),
-    )
-    print_sweep(found, output)
+    voice, recipe = Voice(verbose, quiet, as_json), asked.recipe
+    forecast = sweep_forecast(recipe, asked.bits, asked.metrics)
+    with kept_after_interrupt(), voice.progress(forecast, run_name("sweep", recipe)) as progress:
+        found = run(
+            recipe,
+            asked.bits,
+            asked.metrics,
+            output,
+            pick=asked.pick,
+            overwrite=overwrite,
+            say=voice.say,
+            progress=progress,
+            cache=ArrayCache.of_user(),
+        )
+    voice.print(lambda: found.model_dump(mode="json", by_alias=True), lambda: print_sweep(found, output))
     if found.picked is not None:
         require_gates(Report.load(output / REPORT_FILE))

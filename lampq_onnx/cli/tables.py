@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.evaluation.gates import NOT_COMPARED, failed_gates, gates_of, verdict_line
+from lampq_onnx.cli.columns import Column, Row, console, print_table, words
+from lampq_onnx.cli.result import print_gates
+from lampq_onnx.evaluation.gates import NOT_COMPARED
+from lampq_onnx.workflow.sweep.files import PICKED_FILES
 
 if TYPE_CHECKING:
     from lampq_onnx.allocation import FormSolution, Solution
@@ -22,49 +24,27 @@ if TYPE_CHECKING:
     from lampq_onnx.converter import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
 
-PLAIN_WIDTH = 110
-"""Characters of a line where standard output is not a terminal."""
 
-
-def console() -> Console:
-    """A console on standard output, wide enough for the tables in pipes and logs."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
-
-
-def print_report(report: Report) -> None:
-    """Print the result of `quantize`: layers, summary and baselines."""
-    out = console()
-    table = Table(title=f"{report.model}: layers", title_justify="left")
-    for column in ("layer", "type"):
-        table.add_column(column, no_wrap=True)
-    for column in ("W bits", "A bits", "storage", "kB", "trace", "omega", "error"):
-        table.add_column(column, justify="right")
-    for layer in report.layers:
-        table.add_row(
-            layer.name,
-            layer.type,
-            layer.bits_text,
-            str(layer.activation_bits),
-            layer.storage,
-            f"{layer.bytes / 1e3:.1f}",
-            _number(layer.trace),
-            _number(layer.omega),
-            _number(layer.reconstruction_error),
+def print_report_layers(report: Report) -> None:
+    """Print a row for each layer of a report."""
+    columns = [
+        words("layer"), words("type", 3), Column("W bits"), Column("A bits"), Column("storage", 4), Column("kB", 2),
+        Column("trace", 6), Column("omega", 5), Column("error", 1),
+    ]  # fmt: skip
+    rows = [
+        (
+            layer.name, layer.type, layer.bits_text, str(layer.activation_bits), layer.storage,
+            f"{layer.bytes / 1e3:.1f}", _number(layer.trace), _number(layer.omega), _number(layer.reconstruction_error),
         )
-    out.print(table)
-    print_summary(report)
-    if report.baselines:
-        _print_comparison(out, report)
+        for layer in report.layers
+    ]  # fmt: skip
+    print_table(console(), columns, rows, f"{report.model}: layers")
 
 
 def print_summary(report: Report) -> None:
-    """Print accuracy, size, latency, bits, fidelity, notes and gates."""
+    """Print accuracy, size, latency, bits, fidelity, notes and gates, each with all that is known about it."""
     out = console()
     accuracy, size, latency, fidelity = report.accuracy, report.size, report.latency, report.fidelity
-    table = Table(title=f"{report.model}: summary", title_justify="left", show_header=False)
-    table.add_column("what", no_wrap=True)
-    table.add_column("value")
     rows = [
         (
             accuracy.metric,
@@ -141,20 +121,10 @@ def print_summary(report: Report) -> None:
             f"{_or_not_finite(fidelity.excess_error, '+.1%')}{simulation} (n = {fidelity.samples})",
         )
     )
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    print_table(out, [words("what"), words("value")], rows, f"{report.model}: summary")
     for note in report.notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
-    _print_gates(out, report)
-
-
-def _print_gates(out: Console, report: Report) -> None:
-    """Print problems, then PASS or FAIL."""
-    gates = gates_of(report)
-    for problem in report.problems:
-        out.print(f"[red]problem:[/] {escape(problem.message)}")
-    out.print(f"[bold {'red' if failed_gates(gates) else 'green'}]{escape(verdict_line(gates))}[/]")
+    print_gates(out, report)
 
 
 def _or_not_finite(value: float | None, form: str) -> str:
@@ -173,124 +143,76 @@ def _further_scores(accuracy: Accuracy) -> list[tuple[str, str]]:
 def print_sweep(sweep: Sweep, folder: Path) -> None:
     """Print a row for each point of a sweep; points that are Pareto-optimal in size and KL are marked."""
     out = console()
-    table = Table(title=f"{sweep.model}: sweep", title_justify="left")
-    table.add_column("metric", no_wrap=True)
-    for column in (
-        "budget",
-        "avg bits",
-        "MB",
-        sweep.points[0].accuracy.metric,
-        "drop",
-        "agreement",
-        "KL",
-        "speed",
-        "Pareto-optimal",
-    ):
-        table.add_column(column, justify="right")
-    for point in sweep.points:
-        accuracy = point.accuracy
-        table.add_row(
-            point.metric,
-            f"{point.bits:g}",
-            f"{point.measured.weight_average:.3f}",
-            f"{point.megabytes:.3f}",
-            _percent(accuracy.quantized.top1),
-            f"{accuracy.drop_points:.2f}",
-            accuracy.agreement_text,
-            accuracy.kl_text,
-            "" if point.speedup is None else f"{point.speedup:.2f}x",
-            "yes" if point.name in sweep.front else "",
-            style="bold" if point.name == sweep.picked else None,
+    columns = [
+        words("metric"), Column("budget"), Column("bits", 5), Column("MB"), Column(sweep.points[0].accuracy.metric, 1),
+        Column("drop"), Column("agreement", 3), Column("KL", 2), Column("speed", 4), Column("best", 0),
+    ]  # fmt: skip
+    rows = [
+        Row(
+            (
+                point.metric, f"{point.bits:g}", f"{point.measured.weight_average:.3f}", f"{point.megabytes:.3f}",
+                _percent(point.accuracy.quantized.top1), f"{point.accuracy.drop_points:.2f}",
+                point.accuracy.agreement_text, point.accuracy.kl_text,
+                "" if point.speedup is None else f"{point.speedup:.2f}x", "*" if point.name in sweep.front else "",
+            ),
+            bold=point.name == sweep.picked,
         )
-    out.print(table)
+        for point in sweep.points
+    ]  # fmt: skip
+    print_table(out, columns, rows, f"{sweep.model}: sweep")
+    out.print("* Pareto-optimal in size and KL")
     if sweep.picked is not None:
-        out.print(f"picked {sweep.picked} ({sweep.request})", markup=False)
-    out.print(f"wrote sweep.json, sweep.csv and sweep.html to {folder}", markup=False)
-
-
-def _print_comparison(out: Console, report: Report) -> None:
-    table = Table(title="float, baselines and this plan, same base quantizer and graph", title_justify="left")
-    table.add_column("allocation")
-    for column in ("avg bits", "MB", report.accuracy.metric, "drop", "agreement", "SQNR", "KL"):
-        table.add_column(column, justify="right")
-    table.add_row(
-        "float",
-        "32",
-        f"{report.size.float_bytes / 1e6:.2f}",
-        _percent(report.accuracy.float_.top1),
-        "",
-        "",
-        "",
-        "",
-    )
-    chosen = report.allocation.metric if report.allocation else "plan"
-    rows = [(n, b.weight_average, b.quantized_bytes, b.accuracy) for n, b in report.baselines.items()]
-    rows.append((f"{chosen} (this plan)", report.bits.weight_average, report.size.quantized_bytes, report.accuracy))
-    for name, average, size, accuracy in rows:
-        table.add_row(
-            name,
-            f"{average:.3f}",
-            f"{size / 1e6:.2f}",
-            _percent(accuracy.quantized.top1),
-            f"{accuracy.drop_points:.2f}",
-            accuracy.agreement_text,
-            _sqnr(accuracy),
-            accuracy.kl_text,
-        )
-    out.print(table)
+        out.print(f"picked {sweep.picked} ({sweep.request}): {', '.join(PICKED_FILES)} in {folder}", markup=False)
+    same = sum(point.same_as is not None for point in sweep.points)
+    once = f"; {same} have the plan of another one and were measured once" if same else ""
+    out.print(f"{len(sweep.points)} points{once}", markup=False)
+    out.print(f"wrote sweep.json, sweep.csv and sweep.html to {folder}; next: open {folder}/sweep.html", markup=False)
 
 
 def print_sensitivities(sensitivities: Sensitivities, path: Path) -> None:
     """Print the sensitivity of each layer, and where the file was written."""
     out = console()
-    table = Table(title=f"{sensitivities.model.name}: sensitivities", title_justify="left")
-    for column in ("layer", "type"):
-        table.add_column(column, no_wrap=True)
-    for column in ("weights", "trace", "alpha", "omega", "input range", "method"):
-        table.add_column(column, justify="right")
-    for layer in sensitivities.layers:
-        interval = layer.activation_range
-        table.add_row(
-            layer.name,
-            layer.type,
-            f"{layer.parameters:,}",
-            _number(layer.trace),
+    columns = [
+        words("layer"), words("type", 3), Column("weights", 2), Column("trace"), Column("alpha", 4), Column("omega", 1),
+        Column("input range", 5), words("method", 6),
+    ]  # fmt: skip
+    rows = [
+        (
+            layer.name, layer.type, f"{layer.parameters:,}", _number(layer.trace),
             "fixed" if layer.fixed else _number(sensitivities.alpha.get(layer.type)),
             "" if layer.fixed or not sensitivities.omegas else _number(sensitivities.omega(layer)),
-            f"{interval.low:.3g} .. {interval.high:.3g}",
-            interval.method,
+            f"{layer.activation_range.low:.3g} .. {layer.activation_range.high:.3g}", layer.activation_range.method,
         )
-    out.print(table)
+        for layer in sensitivities.layers
+    ]  # fmt: skip
+    print_table(out, columns, rows, f"{sensitivities.model.name}: sensitivities")
     for name, reason in sensitivities.skipped.items():
         out.print(f"[yellow]note:[/] {escape(name)} stays in float: {escape(reason)}")
     out.print(f"wrote {path}", markup=False)
 
 
 def print_findings(groups: Mapping[str, Sequence[Finding]]) -> None:
-    """Print the findings of `doctor`, a table for each group."""
+    """Print the findings of `doctor`, group by group."""
     out = console()
-    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
+    marks = {"ok": "green", "warning": "yellow", "failure": "red"}
     for name, findings in groups.items():
-        table = Table(title=escape(name), title_justify="left", show_lines=True)
-        for column in ("", "what", "found"):
-            table.add_column(column)
+        out.print(f"[bold]{escape(name)}[/]")
         for finding in findings:
-            advice = f"\n[bold]{escape(finding.advice)}[/]" if finding.advice else ""
-            table.add_row(marks[finding.status], escape(finding.name), escape(finding.detail) + advice)
-        out.print(table)
+            mark = f"[{marks[finding.status]}]{finding.status}[/]"
+            out.print(f"  {mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}")
+            if finding.advice:
+                out.print(f"      [bold]{escape(finding.advice)}[/]")
 
 
 def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> None:
     """Print the width of each layer, and how much of each budget the plan uses."""
     out = console()
-    table = Table(title=f"{plan.model or 'plan'}: weight bits", title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    for column in ("type", "W bits", "A bits"):
-        table.add_column(column, justify="right")
-    for name, layer in plan.layers.items():
-        fixed = " (fixed)" if layer.fixed else ""
-        table.add_row(name, layer.type or "", f"{layer.bits_text}{fixed}", str(layer.activation_bits))
-    out.print(table)
+    rows = [
+        (name, layer.type or "", f"{layer.bits_text}{' (fixed)' if layer.fixed else ''}", str(layer.activation_bits))
+        for name, layer in plan.layers.items()
+    ]
+    columns = [words("layer"), words("type", 1), Column("W bits"), Column("A bits")]
+    print_table(out, columns, rows, f"{plan.model or 'plan'}: weight bits")
     for usage in getattr(solution, "usage", ()):
         binds = ", binds" if usage.binds else ""
         out.print(f"{usage.used:.6g} of {usage.limit:.6g} {usage.name}{binds}", markup=False)
@@ -344,24 +266,18 @@ def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:
     if not layers:
         out.print(f"{path} holds no quantized layers", markup=False)
         return
-    table = Table(title=escape(str(path)), title_justify="left")
-    for column in ("layer", "type"):
-        table.add_column(column, no_wrap=True)
-    for column in ("W bits", "A bits", "storage", "scheme", "weights", "bytes", "bits/weight"):
-        table.add_column(column, justify="right")
-    for layer in layers:
-        table.add_row(
-            layer.name,
-            layer.type,
-            layer.bits_text,
-            str(layer.activation_bits),
-            layer.storage,
-            layer.scheme,
-            f"{layer.parameters:,}",
-            f"{layer.bytes:,}",
-            f"{8 * layer.bytes / max(layer.parameters, 1):.2f}",
+    columns = [
+        words("layer"), words("type", 2), Column("W bits"), Column("A bits"), Column("storage", 3),
+        Column("scheme", 5), Column("weights", 4), Column("bytes", 1), Column("bits/weight", 6),
+    ]  # fmt: skip
+    rows = [
+        (
+            layer.name, layer.type, layer.bits_text, str(layer.activation_bits), layer.storage, layer.scheme,
+            f"{layer.parameters:,}", f"{layer.bytes:,}", f"{8 * layer.bytes / max(layer.parameters, 1):.2f}",
         )
-    out.print(table)
+        for layer in layers
+    ]  # fmt: skip
+    print_table(out, columns, rows, str(path))
     total = sum(layer.bytes for layer in layers)
     out.print(f"{len(layers)} quantized layers, {total / 1e6:.2f} MB of weights")
 

@@ -94,7 +94,9 @@ class Recipe(Record):
         values = merge(*layers)
         if "name" not in values.get("model", {}):
             raise UsageError(
-                "no model is named", hint="name it on the command line, or as `name` under [model] in the recipe"
+                "no model is named",
+                hint="name it on the command line, or as `name` under [model] in the recipe; the embedded example is "
+                "`digits`",
             )
         return cls.model_validate({name: section(name, values) for name in SECTIONS})
 
@@ -178,9 +180,14 @@ SECTIONS: dict[str, type[Record]] = {
 FIELDS: tuple[Field, ...] = tuple(fields_of(SECTIONS))
 
 
-def template(model: str) -> str:
-    """A recipe with every option, its default and what it does; options without a default are commented out."""
-    recipe = Recipe.build({"model": {"name": model}})
+def template(model: str, given: Values | None = None) -> str:
+    """A recipe with every option, its default and what it does; options without a default are commented out.
+
+    Args:
+        model: the model that it names.
+        given: values that are not the defaults.
+    """
+    recipe = Recipe.build({"model": {"name": model}}, given or {})
     values = recipe.values()
     lines = ["# Options of `lampq-onnx quantize --recipe FILE --output FOLDER`; the command line overrides them."]
     for name in SECTIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def decode(path: Path) -> Image.Image:
         LampqError: the file is missing, empty, truncated, not an image or larger than Pillow's pixel limit, or its
             pixels have no defined 8-bit form.
     """
+    return _read(path, str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> Image.Image:
+    """Read the first frame of an image that is in memory, see `decode`.
+
+    Args:
+        data: what a file would hold.
+        name: for messages.
+
+    Raises:
+        LampqError: see `decode`.
+    """
+    return _read(io.BytesIO(data), name)
+
+
+def _read(path: Path | io.BytesIO, name: str) -> Image.Image:
     try:
         # Between its limit and twice that, Pillow only warns; here the limit is an error.
         with warnings.catch_warnings():
@@ -46,16 +64,16 @@ def decode(path: Path) -> Image.Image:
                 image.load()
                 return eight_bit(image).copy()
     except LampqError as error:
-        raise LampqError(f"cannot use the image {path}: {error.message}", hint=error.hint) from error
+        raise LampqError(f"cannot use the image {name}: {error.message}", hint=error.hint) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS
         raise LampqError(
-            f"the image {path} has more than the {limit} pixels that are safe to decode",
+            f"the image {name} has more than the {limit} pixels that are safe to decode",
             hint="scale it down or remove it",
         ) from error
     except Exception as error:  # decoders raise almost anything on damaged bytes
         raise LampqError(
-            f"cannot read the image {path}: {_reason(path, error)}", hint="replace or remove the file"
+            f"cannot read the image {name}: {_reason(path, error)}", hint="replace or remove the file"
         ) from error
 
 
@@ -121,9 +139,9 @@ def planes(image: Pixels, channels: int) -> list[Image.Image]:
     return [Image.fromarray(np.ascontiguousarray(image[..., index])) for index in range(channels)]
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path | io.BytesIO, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        empty = path.stat().st_size == 0
+        empty = (len(path.getbuffer()) if isinstance(path, io.BytesIO) else path.stat().st_size) == 0
         return "the file is empty" if empty else f"it is not an image of a known kind ({', '.join(_FORMATS)})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -19,7 +19,12 @@ _HEADER = ("path", "label")
 
 
 def open_table(
-    folder: Path, *, num_classes: int | None, need_labels: bool, class_names: Sequence[str] = ()
+    folder: Path,
+    *,
+    num_classes: int | None,
+    need_labels: bool,
+    class_names: Sequence[str] = (),
+    table: str = TABLE,
 ) -> ImageSource:
     """Open the images that ``folder/labels.csv`` lists, in its order; other columns are ignored.
 
@@ -31,50 +36,52 @@ def open_table(
         num_classes: the model's number of classes, against which labels are checked; None checks only the sign.
         need_labels: whether labels are read.
         class_names: the model's own class names, in its order; empty if unknown.
+        table: name of the table in the folder.
 
     Raises:
         LampqError: the table is unreadable or lacks the header or rows; a line (named in the message) has a label that
             is no class, or a path that is absent, missing on disk or outside the folder; or classes.txt cannot be used.
     """
     if not need_labels:
-        return open_listed(folder)
+        return open_listed(folder, table=table)
     found: list[tuple[str, str]] = []
-    source = open_listed(folder, lambda label, where: found.append((where, label)))
+    source = open_listed(folder, lambda label, where: found.append((where, label)), table=table)
     return replace(source, labels=class_indices(found, folder, num_classes, class_names))
 
 
-def open_listed(folder: Path, take: Callable[[str, str], None] | None = None) -> ImageSource:
+def open_listed(folder: Path, take: Callable[[str, str], None] | None = None, *, table: str = TABLE) -> ImageSource:
     """Open the images of ``folder/labels.csv`` without labels.
 
     Args:
         folder: the folder that holds the table.
         take: called for each line with the text of the label and the place in the file, for messages; None: labels are
             not read.
+        table: name of the table in the folder.
 
     Raises:
         LampqError: see `open_table`, except for labels.
     """
-    table = folder / TABLE
-    require_file(table, "the table", limit=TEXT_LIMIT)
+    path = folder / table
+    require_file(path, "the table", limit=TEXT_LIMIT)
     root = os.path.realpath(folder)
     files: list[str] = []
-    for row in _rows(table, _HEADER[:1] if take is None else _HEADER):
+    for row in _rows(path, _HEADER[:1] if take is None else _HEADER):
         _require_inside(folder, root, row.path, row.where)
         files.append(row.path)
         if take is not None:
             take(row.label, row.where)
     if not files:
-        raise LampqError(f"{table} lists no images", hint="add one path,label line per image")
+        raise LampqError(f"{path} lists no images", hint="add one path,label line per image")
     return ImageSource.whole(
-        FileReader(folder, tuple(files)), len(files), None, f"{len(files)} images listed in {table}"
+        FileReader(folder, tuple(files)), len(files), None, f"{len(files)} images listed in {path}"
     )
 
 
-def lists_labels(folder: Path) -> bool:
+def lists_labels(folder: Path, table: str = TABLE) -> bool:
     """Whether the first line of ``folder/labels.csv`` names a column ``label``; reading errors come later."""
     with (
         contextlib.suppress(OSError, UnicodeDecodeError, csv.Error),
-        (folder / TABLE).open(encoding="utf-8-sig", newline="") as stream,
+        (folder / table).open(encoding="utf-8-sig", newline="") as stream,
     ):
         return "label" in [name.strip() for name in next(csv.reader(stream), [])]
     return False

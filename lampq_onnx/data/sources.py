@@ -11,6 +11,7 @@ from typing import Literal
 from lampq_onnx.data.coco import ANNOTATIONS, open_coco
 from lampq_onnx.data.folders import open_folder
 from lampq_onnx.data.label_table import TABLE, open_table
+from lampq_onnx.data.listed_files import listed_of
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource
 from lampq_onnx.data.targets import open_with_numbers
@@ -18,8 +19,8 @@ from lampq_onnx.disk.files import shortened
 from lampq_onnx.errors import LampqError
 
 _FORMS = (
-    "give a folder with labels.csv, a folder of class folders, a folder of images, an .npz file, or a COCO annotation "
-    "file (.json)"
+    "give a folder with labels.csv, a folder of class folders, a folder of images, a .csv table, an .npz, .parquet or "
+    ".tar file, a folder of those, or a COCO annotation file (.json)"
 )
 
 
@@ -38,8 +39,10 @@ def open_source(
     """Open images for reading one at a time.
 
     Args:
-        path: a folder with labels.csv, a folder of class folders, a flat folder of images (no labels), an .npz file, or
-            images with boxes (no labels): a COCO annotation file, or a folder with annotations.json.
+        path: a folder with labels.csv, or any .csv of that form; a folder of class folders; a flat folder of images (no
+            labels); an .npz file; a .parquet file, .tar shard (webdataset), or a folder of either; a folder that
+            `datasets` wrote with save_to_disk; or images with boxes (no labels): a COCO annotation file, or a folder
+            with annotations.json.
         num_classes: the model's number of classes, against which labels are checked; None checks only the sign.
         need_labels: whether labels are used: a collection without them is then an error. Otherwise the labels of a
             table or an .npz file are not read, so mistakes in them do not matter.
@@ -56,8 +59,18 @@ def open_source(
         if need_labels:
             raise LampqError(f"{path} holds boxes, but class labels are needed here", hint="run with --task detection")
         return open_coco(path)
+    listed = listed_of(path)
+    if listed is not None:
+        if labels == "numbers":
+            return listed.with_numbers()
+        wanted = need_labels and labels == "classes"
+        return listed.with_classes(num_classes, need_labels=wanted, class_names=class_names)
     if labels == "numbers":
         return open_with_numbers(path)
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
+        return open_table(
+            path.parent, num_classes=num_classes, need_labels=need_labels, class_names=class_names, table=path.name
+        )
     if os.path.isdir(path):
         if os.path.lexists(path / TABLE):
             return open_table(path, num_classes=num_classes, need_labels=need_labels, class_names=class_names)
@@ -65,7 +78,7 @@ def open_source(
         return replace(found, labels=None) if labels == "none" else found
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return open_npz(path, num_classes=num_classes, need_labels=need_labels)
-    raise LampqError(f"{path} is neither a folder nor an .npz or .json file", hint=_FORMS)
+    raise LampqError(f"{path} is neither a folder nor a file of images that can be read", hint=_FORMS)
 
 
 def require_exists(path: Path) -> None:

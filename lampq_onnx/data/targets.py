@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lampq_onnx.data.folders import open_folder
 from lampq_onnx.data.label_table import TABLE, lists_labels, open_listed
+from lampq_onnx.data.listed_files import listed_of
 from lampq_onnx.data.npz import open_npz
 from lampq_onnx.data.source import ImageSource, Targets
 from lampq_onnx.errors import LampqError
@@ -37,6 +38,8 @@ def open_with_numbers(path: Path) -> ImageSource:
     """
     if os.path.isdir(path):
         return _open_table(path) if os.path.lexists(path / TABLE) else _open_folder(path)
+    if path.suffix.lower() == ".csv":
+        return _open_table(path.parent, path.name)
     source = open_npz(path, num_classes=None, need_labels=False)
     return replace(source, targets=_npz_numbers(path, len(source)))
 
@@ -49,17 +52,15 @@ def label_numbers(path: Path) -> Targets | None:
     Raises:
         LampqError: a table or folder cannot be read.
     """
+    if os.path.isdir(path) and os.path.lexists(path / TABLE):
+        return _numbers_of_table(path, TABLE) if lists_labels(path) else None
+    listed = listed_of(path) if os.path.exists(path) else None
+    if listed is not None:
+        return listed.numbers()
     if os.path.isdir(path):
-        if not os.path.lexists(path / TABLE):
-            return _open_folder(path).targets
-        if not lists_labels(path):
-            return None
-        texts: list[str] = []
-        open_listed(path, lambda label, _: texts.append(label))
-        rows = [_numbers(text) for text in texts]
-        if any(row is None or len(row) != len(rows[0] or ()) for row in rows):
-            return None
-        return _table(rows)
+        return _open_folder(path).targets
+    if path.suffix.lower() == ".csv" and lists_labels(path.parent, path.name):
+        return _numbers_of_table(path.parent, path.name)
     if path.suffix.lower() != ".npz" or not os.path.isfile(path):
         return None
     try:
@@ -70,7 +71,14 @@ def label_numbers(path: Path) -> Targets | None:
     return labels.astype(np.float64) if labels is not None and numbers else None
 
 
-def _open_table(folder: Path) -> ImageSource:
+def _numbers_of_table(folder: Path, table: str) -> Targets | None:
+    texts: list[str] = []
+    open_listed(folder, lambda label, _: texts.append(label), table=table)
+    rows = [_numbers(text) for text in texts]
+    return None if any(row is None or len(row) != len(rows[0] or ()) for row in rows) else _table(rows)
+
+
+def _open_table(folder: Path, table: str = TABLE) -> ImageSource:
     rows: list[list[float] | None] = []
 
     def take(label: str, where: str) -> None:
@@ -83,7 +91,7 @@ def _open_table(folder: Path) -> ImageSource:
             )
         rows.append(row)
 
-    source = open_listed(folder, take)
+    source = open_listed(folder, take, table=table)
     return replace(source, targets=_table(rows))
 
 

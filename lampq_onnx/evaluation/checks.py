@@ -29,7 +29,7 @@ from lampq_onnx.evaluation.measure import (
     pass_images,
 )
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES, changed_answers, measure_output_errors
-from lampq_onnx.evaluation.records import bit_averages, layer_report
+from lampq_onnx.evaluation.records import bit_averages, layer_report, now
 from lampq_onnx.evaluation.tasks.guard import require_moving_scores
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.model_file import file_bytes, file_sha256, load_model
@@ -221,11 +221,14 @@ def check_files(
     found = Details(
         errors=errors,
         operators=operators,
-        changes=None if changes is None else changed_answers(changes, files.images, files.preprocessing),
+        changes=None
+        if changes is None
+        else changed_answers(changes, files.images, files.preprocessing, files.task.classes),
     )
     slow = slowness(files.reference, files.quantized, batch, latency, engine=engine) if latency.speedup < 1 else []
     return Report(
         model=files.model,
+        written=now(),
         preprocessing=files.preprocessing.describe(),
         accuracy=accuracy,
         size=Size(float_bytes=file_bytes(files.reference), quantized_bytes=file_bytes(files.quantized)),

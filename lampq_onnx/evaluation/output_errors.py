@@ -95,11 +95,18 @@ def _original(name: str) -> str:
 
 
 def changed_answers(
-    meter: ChangeMeter, source: ImageSource | BatchedImages, preprocessing: Preprocessing
+    meter: ChangeMeter,
+    source: ImageSource | BatchedImages,
+    preprocessing: Preprocessing,
+    classes: Sequence[str] = (),
 ) -> AnswerChanges:
-    """Return what the meter counted, with names and thumbnails of the listed images.
+    """Return what the meter counted, with names and thumbnails of the listed images, and the names of their classes.
 
     Raises:
         LampqError: an image cannot be read again.
     """
-    return meter.result(source.name, lambda index: thumbnail(source, preprocessing, index))
+    found = meter.result(source.name, lambda index: thumbnail(source, preprocessing, index))
+    named = {image.label for image in found.images} | {change.label for change in found.classes}
+    named |= {answer for image in found.images for answer in (image.float_answer, image.quantized_answer)}
+    names = {label: classes[label] for label in sorted(named) if 0 <= label < len(classes)}
+    return found.model_copy(update={"names": names})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lampq_onnx.allocation import FormSolution, Solution, UpdateResult
@@ -103,9 +104,28 @@ def with_layers(
     return tuple(found)
 
 
-def allocation_record(plan: BitPlan, solution: Solution | FormSolution, result: UpdateResult | None) -> Allocation:
-    """Record how the plan was found; ``result`` is None if the update did not run."""
+def now() -> str:
+    """Return date and time as UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def allocation_record(
+    plan: BitPlan,
+    solution: Solution | FormSolution,
+    result: UpdateResult | None,
+    costs: tuple[float, float] | None = None,
+) -> Allocation:
+    """Record how the plan was found.
+
+    Args:
+        plan: the plan.
+        solution: solution of the integer program.
+        result: result of the iterative update; None: it did not run.
+        costs: see `costs_against_uniform`.
+    """
     return Allocation(
+        cost=costs[0] if costs else None,
+        uniform_cost=costs[1] if costs else None,
         metric=plan.metric or "given",
         objective=solution.objective,
         bound=solution.bound,

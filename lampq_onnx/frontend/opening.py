@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from lampq_onnx.config.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
-from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.data.source import Targets
 from lampq_onnx.data.sources import require_exists
 from lampq_onnx.data.targets import label_numbers
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.tasks.meters import calibration_labels
-from lampq_onnx.frontend.models.digits import split_images
+from lampq_onnx.frontend.models.digits import are_digits, digits_source
 from lampq_onnx.frontend.models.loading import load_digits, load_timm
 from lampq_onnx.frontend.models.output_choice import asked_outputs, require_known
 from lampq_onnx.frontend.models.task_model import Labels, with_task
@@ -121,7 +119,7 @@ def known_labels(images: ImageOptions) -> Targets | None:
         LampqError: the images cannot be opened.
     """
     for path in (images.validation, images.calibration):
-        if not isinstance(path, Path):
+        if not isinstance(path, Path) or are_digits(path):
             continue
         require_exists(path)
         found = label_numbers(path)
@@ -162,7 +160,9 @@ def calibration_images(
         if images.calibration_size is not None:
             options = options.model_copy(update={"size": images.calibration_size})
         return calibration_source(given, loaded, layers, options, progress)
-    if given is not None:
+    if are_digits(given) or (given is None and loaded.identity.name == DIGITS):
+        source = digits_source("calibration")
+    elif given is not None:
         classify = loaded.task.kind == "classification"
         source = open_source(
             given,
@@ -171,8 +171,6 @@ def calibration_images(
             class_names=loaded.task.classes,
             labels=calibration_labels(loaded.task),
         )
-    elif loaded.identity.name == DIGITS:
-        source = digits_source("calibration")
     else:
         raise LampqError(
             "no calibration images",
@@ -180,10 +178,3 @@ def calibration_images(
             "--calibration synthetic makes them from the model",
         )
     return choose(source, size, images.seed), loaded.preprocessing
-
-
-def digits_source(part: Literal["calibration", "test"]) -> ImageSource:
-    """Images of one part of the embedded split."""
-    pixels, labels = split_images(part)
-    reader = ArrayReader(f"digits/{part}", pixels[..., 0])
-    return ImageSource.whole(reader, len(pixels), labels, f"{len(pixels)} digits {part} images")

@@ -61,6 +61,7 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
             col=1,
         )
     plot.update_xaxes(type="category", showgrid=False)
+    plot.update_xaxes(title={"text": "block", "font": {"color": MUTED}}, row=len(titles), col=1)
     plot.update_yaxes(type="category", autorange="reversed", showgrid=False)
     plot.update_annotations(font={"size": 12, "color": MUTED}, x=0, xanchor="left")
     height = 90 + len(titles) * (ROW * len(rows) + 40)
@@ -136,7 +137,7 @@ def sensitivities(layers: Sequence[LayerReport]) -> Figure | None:
                 col=position,
             )
     plot.update_yaxes(type="log", dtick=1)
-    plot.update_xaxes(type="category", showgrid=False)
+    plot.update_xaxes(type="category", showgrid=False, title={"text": "block", "font": {"color": MUTED}})
     plot.update_annotations(font={"size": 12, "color": MUTED})
     made = figure("sensitivities", plot, "Sensitivity of every layer before and after scaling by type", height=340)
     return _legend_below(made)
@@ -147,7 +148,7 @@ def _positive(value: float | None) -> float | None:
 
 
 def _legend_below(made: Figure) -> Figure:
-    made.plot.update_layout(legend={"y": -0.14, "yanchor": "top"})
+    made.plot.update_layout(legend={"y": -0.24, "yanchor": "top"})
     return made
 
 
@@ -194,6 +195,7 @@ def output_errors(errors: OutputErrors) -> Figure | None:
     plot.update_xaxes(
         type="category", categoryorder="array", categoryarray=[text(column) for column in columns], showgrid=False
     )
+    plot.update_xaxes(title={"text": "block", "font": {"color": MUTED}})
     plot.update_yaxes(title={"text": "SQNR, dB", "font": {"color": MUTED}})
     return _legend_below(figure("errors", plot, "Signal to quantization noise at every block's output", height=340))
 
@@ -247,7 +249,7 @@ def classes(changes: AnswerChanges) -> Figure | None:
         changed = sorted(sorted(changed, key=lambda pair: -abs(pair[1]))[:MOST_CLASSES], key=lambda pair: pair[1])
     plot = go.Figure(
         go.Bar(
-            x=[str(found.label) for found, _ in changed],
+            x=[text(_class_name(changes, found.label)) for found, _ in changed],
             y=[difference for _, difference in changed],
             width=min(0.7, 0.07 * len(changed)),
             marker={"color": [WORSE if difference < 0 else BETTER for _, difference in changed]},
@@ -259,8 +261,18 @@ def classes(changes: AnswerChanges) -> Figure | None:
         )
     )
     plot.update_xaxes(type="category", title={"text": "class", "font": {"color": MUTED}}, showgrid=False)
-    plot.update_yaxes(title={"text": "right answers, change", "font": {"color": MUTED}}, tickformat="d", nticks=6)
+    plot.update_yaxes(
+        title={"text": "right answers, change", "font": {"color": MUTED}},
+        tickformat="d",
+        dtick=max(1, round(max(abs(d) for _, d in changed) / 3)),
+    )
     return figure("classes", plot, "Change of right answers by class", height=250)
+
+
+def _class_name(changes: AnswerChanges, label: int) -> str:
+    """Name of a class, short enough for an axis; the index keeps equal names apart."""
+    name = changes.names.get(label)
+    return str(label) if name is None else f"{label} {name.partition(',')[0][:18]}"
 
 
 def present(*figures: Figure | None) -> list[Figure]:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lampq_onnx.html.theme import DARK, GRID, INK, MUTED
+from lampq_onnx.html.words import WORDS
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def render(template: str, figures: list[Figure], values: Mapping[str, Any]) -> s
         .render(
             values,
             figures={item.key: item for item in figures},
+            glossary=WORDS,
             data=_script_json(data),
             dark=_script_json(DARK),
             plotly=Markup(get_plotlyjs()),

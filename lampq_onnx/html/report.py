@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from lampq_onnx.artifacts import Report, Sensitivities
@@ -12,87 +13,80 @@ from lampq_onnx.disk.files import write_atomic
 from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
 from lampq_onnx.html import figures as draw
 from lampq_onnx.html.advice import advise
+from lampq_onnx.html.facts import LINKED, facts
+from lampq_onnx.html.graph import graph_caption, graph_picture
 from lampq_onnx.html.page import render
 from lampq_onnx.html.places import place_of
+from lampq_onnx.html.report_tables import (
+    ADVICE,
+    GATES,
+    LAYERS,
+    SECONDS,
+    comparison_heads,
+    comparison_rows,
+    gate_rows,
+    layer_rows,
+)
 from lampq_onnx.html.verdict import verdict
+from lampq_onnx.html.words import Line
 
 
-def report_page(report: Report, sensitivities: Sensitivities | None = None) -> str:
+def report_page(report: Report, sensitivities: Sensitivities | None = None, files: Sequence[str] = ()) -> str:
     """Return the whole page as text; parts without figures in the report are left out.
 
     Args:
         report: the report.
         sensitivities: sensitivities of the same model, from which gains of single layers are shown.
+        files: names of files beside the page, to which it links.
     """
-    details, gates = report.details, gates_of(report)
+    details, gates, advice = report.details, gates_of(report), advise(report, sensitivities)
+    changes = details.changes if details else None
     plots = draw.present(
         draw.bit_map(report.layers),
         draw.sensitivities(report.layers),
         draw.output_errors(details.errors) if details and details.errors else None,
         draw.operators(details.operators) if details and details.operators else None,
-        draw.classes(details.changes) if details and details.changes else None,
+        draw.classes(changes) if changes else None,
     )
     return render(
         "report.html",
         plots,
         {
             "title": f"{'FAIL' if failed_gates(gates) else 'PASS'} {report.model}: quantization report",
-            "gates": gates,
             "failed": failed_gates(gates),
             "gate_line": verdict_line(gates),
             "report": report,
+            "facts": facts(report.written, report.environment, files),
+            "links": [name for name in LINKED if name in files],
             "verdict": verdict(report),
-            "comparison": _comparison(report),
             "bits_caption": _bits_caption(report),
+            "graph": graph_picture(report.layers),
+            "graph_caption": graph_caption(report.layers),
             "errors_caption": _errors_caption(details.errors) if details and details.errors else "",
             "operators_caption": _operators_caption(details.operators, report) if details and details.operators else "",
-            "metric": report.accuracy.metric,
-            "changes": details.changes if details else None,
-            "changes_caption": _changes_caption(details.changes, report.accuracy)
-            if details and details.changes
-            else "",
-            "advice": advise(report, sensitivities),
+            "changes": changes,
+            "changes_caption": _changes_caption(changes, report.accuracy) if changes else "",
+            "advice": advice,
             "machine": _machine(report),
+            "gate_columns": GATES,
+            "gates": gate_rows(gates),
+            "comparison_columns": comparison_heads(report.accuracy.metric),
+            "comparison": comparison_rows(report),
+            "advice_columns": ADVICE,
+            "advice_rows": [Line((row.layer, row.now, row.change, row.effect)) for row in advice.rows],
+            "layer_columns": LAYERS,
+            "layers": layer_rows(report.layers),
+            "seconds_columns": SECONDS,
+            "seconds": [Line((name.replace("_", " "), f"{value:.1f}")) for name, value in report.seconds.items()],
         },
     )
 
 
-def write_report(report: Report, path: Path, sensitivities: Sensitivities | None = None) -> None:
-    """Write the HTML page, atomically."""
-    write_atomic(path, report_page(report, sensitivities).encode())
-
-
-def _comparison(report: Report) -> list[dict[str, object]]:
-    if not report.baselines:
-        return []
-    metric = report.allocation.metric if report.allocation else "plan"
-    rows = [
-        _row(
-            f"{metric} (this file)",
-            report.bits.weight_average,
-            report.size.quantized_bytes,
-            report.accuracy,
-            report.latency.speedup,
-        )
-        | {"own": True}
-    ]
-    for name, other in report.baselines.items():
-        speed = other.latency.speedup if other.latency else None
-        rows.append(_row(name, other.weight_average, other.quantized_bytes, other.accuracy, speed) | {"own": False})
-    return rows
-
-
-def _row(name: str, bits: float, size: int, accuracy: Accuracy, speed: float | None) -> dict[str, object]:
-    return {
-        "name": name,
-        "bits": f"{bits:.3f}",
-        "size": f"{size / 1e6:.2f}",
-        "top1": f"{100 * accuracy.quantized.top1:.2f} %",
-        "drop": f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}",
-        "agreement": accuracy.agreement_text,
-        "kl": accuracy.kl_text,
-        "speed": "" if speed is None else f"{speed:.2f}x",
-    }
+def write_report(
+    report: Report, path: Path, sensitivities: Sensitivities | None = None, files: Sequence[str] = ()
+) -> None:
+    """Write the HTML page, atomically; see `report_page`."""
+    write_atomic(path, report_page(report, sensitivities, files).encode())
 
 
 def _bits_caption(report: Report) -> str:

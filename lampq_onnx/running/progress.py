@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +23,14 @@ class ProgressSink(Protocol):
             name: what is done, for people.
             total: number of steps.
         """
+
+
+@runtime_checkable
+class SizedSink(Protocol):
+    """A sink that wants to know the size of the model."""
+
+    def model_size(self, parameters: int) -> None:
+        """Take the number of parameters of the model, which is loaded now."""
 
 
 class _NoProgress:
@@ -61,3 +69,8 @@ class Clock:
         finally:
             key = name.replace(" ", "_")
             self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - start, 3)
+
+    def model_size(self, parameters: int) -> None:
+        """Pass the number of the model's parameters on, if the sink wants it."""
+        if isinstance(self._sink, SizedSink):
+            self._sink.model_size(parameters)

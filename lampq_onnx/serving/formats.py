@@ -11,7 +11,7 @@ from lampq_onnx.disk.existing import require_new_folder
 from lampq_onnx.disk.files import MODEL_FILE, require_space, require_writable
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.comparable import ModelFile, require_quantized
-from lampq_onnx.graph.keys import MODEL_KEY
+from lampq_onnx.graph.keys import MODEL_KEY, TARGET_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model
 from lampq_onnx.serving.derived import is_package, remove_package, require_unchanged, write_package_record
 from lampq_onnx.serving.measured import require_measured
@@ -26,10 +26,23 @@ class Packaged:
     Attributes:
         folder: folder of the package.
         files: paths relative to it -> size in bytes.
+        source: the quantized file.
+        source_bytes: its size, with external data.
+        target: what the quantized file was made for; empty if it does not say.
+        runs: where the package may run.
     """
 
     folder: Path
     files: dict[str, int]
+    source: Path
+    source_bytes: int
+    target: str
+    runs: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of the package."""
+        return sum(self.files.values())
 
 
 def package(source: str | Path, form: str, output: str | Path | None = None, *, overwrite: bool = False) -> Packaged:
@@ -40,9 +53,6 @@ def package(source: str | Path, form: str, output: str | Path | None = None, *, 
         form: ort, triton or openvino-ir.
         output: the folder to make; None: beside the file, named after the format.
         overwrite: replace an existing package; other files in that folder are never removed.
-
-    Returns:
-        the folder and its files.
 
     Returns:
         the folder and its files.
@@ -72,7 +82,14 @@ def package(source: str | Path, form: str, output: str | Path | None = None, *, 
         if is_package(target):
             remove_package(target)
     files = {str(f.relative_to(target)): f.stat().st_size for f in sorted(target.rglob("*")) if f.is_file()}
-    return Packaged(folder=target, files=files)
+    return Packaged(
+        folder=target,
+        files=files,
+        source=path,
+        source_bytes=file_bytes(path),
+        target=model.metadata_props.get(TARGET_KEY, ""),
+        runs=FORMATS[form].runs,
+    )
 
 
 def _name(model: ir.Model, path: Path) -> str:

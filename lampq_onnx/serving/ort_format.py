@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.serving.source import Source, copy_model, write_preprocessing
+
+WARNINGS, ERRORS = 2, 3
+"""Severities of onnxruntime's log; the first is its default."""
 
 
 def to_ort(source: Source, folder: Path) -> None:
@@ -29,7 +34,7 @@ def to_ort(source: Source, folder: Path) -> None:
         copy_model(source.path, copy)
         said = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(said), _quiet():
                 convert_onnx_models_to_ort(
                     copy,
                     output_dir=folder,
@@ -40,3 +45,13 @@ def to_ort(source: Source, folder: Path) -> None:
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise LampqError(f"{source.path} cannot be written in onnxruntime's format: {str(error)[:500]}") from error
     write_preprocessing(source, folder)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep onnxruntime's warnings from the terminal; failures are raised."""
+    onnxruntime.set_default_logger_severity(ERRORS)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(WARNINGS)

@@ -18,10 +18,12 @@ class Format:
     Attributes:
         write: writes the files of a quantized model into an empty folder.
         summary: what it is, in one line for `lampq-onnx list formats`.
+        runs: where the result may run, and with what.
     """
 
     write: Callable[[Source, Path], None]
     summary: str
+    runs: str
 
 
 def _ort(source: Source, folder: Path) -> None:
@@ -43,8 +45,20 @@ def _openvino(source: Source, folder: Path) -> None:
 
 
 FORMATS: Mapping[str, Format] = {
-    "ort": Format(_ort, "onnxruntime's own format, for phones and small devices"),
-    "triton": Format(_triton, "a model repository for Triton Inference Server"),
-    "openvino-ir": Format(_openvino, "OpenVINO IR: model.xml with model.bin"),
+    "ort": Format(
+        _ort,
+        "onnxruntime's own format, for phones and small devices",
+        "onnxruntime of this version or newer, on processors like this one: the graph is optimized for it",
+    ),
+    "triton": Format(
+        _triton,
+        "a model repository for Triton Inference Server",
+        "Triton Inference Server with its onnxruntime backend, on CPUs; start it with --model-repository FOLDER",
+    ),
+    "openvino-ir": Format(
+        _openvino,
+        "OpenVINO IR: model.xml with model.bin",
+        "OpenVINO of this version or newer, on CPUs",
+    ),
 }
 """Name -> format."""

@@ -72,11 +72,14 @@ def require_fit(groups: Mapping[str, Sequence[Finding]]) -> None:
 def _examine_model(recipe: Recipe) -> Iterator[Finding]:
     from lampq_onnx.evaluation.tasks.meters import open_validation
     from lampq_onnx.frontend.checkup import examine_model
-    from lampq_onnx.frontend.opening import digits_source, load_model
+    from lampq_onnx.frontend.models.digits import are_digits, digits_source
+    from lampq_onnx.frontend.opening import load_model
 
     loaded = load_model(recipe.model, recipe.images)
     source = None
-    if recipe.images.validation is not None:
+    if are_digits(recipe.images.validation):
+        source = digits_source("test")
+    elif recipe.images.validation is not None:
         source = open_validation(recipe.images.validation, loaded.task, loaded.identity.num_classes)
     elif recipe.model.name == DIGITS:
         source = digits_source("test")
@@ -114,7 +117,7 @@ def versions() -> Iterator[Finding]:
             wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
     main = [n for n in names if n.split()[0] in ("onnx", "onnxruntime", "torch", "timm")]
     detail = "; ".join(wrong) if wrong else f"{len(names)} packages in their ranges: {', '.join(main)}"
-    advice = "install them: pip install --upgrade lampq-onnx" if wrong else ""
+    advice = "install these versions, or the package again in a new environment" if wrong else ""
     yield Finding("packages", "failure" if wrong else "ok", detail, advice)
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lampq_onnx.config.options import DIGITS, AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
-from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing
+from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing, choose
 from lampq_onnx.data.batched import peeked_labels
+from lampq_onnx.data.python_datasets import is_dataset, open_dataset
+from lampq_onnx.data.source import Targets
 from lampq_onnx.errors import LampqError
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import Clock
@@ -31,8 +33,8 @@ class Given:
     Attributes:
         module: a torch.nn.Module that gives logits (n, classes) for images (n, c, h, w).
         preprocessing: preprocessing of its images; None: taken from timm's configuration of the module.
-        calibration: iterable of batches, see `BatchedImages`.
-        validation: iterable of batches with labels, see `BatchedImages`.
+        calibration: iterable of batches, see `BatchedImages`; or a data set of raw images, see `is_dataset`.
+        validation: the same with labels.
     """
 
     module: Callable[..., object] | None = None
@@ -53,7 +55,7 @@ def loaded_model(
     labels = None
     if given is not None and given.validation is not None:
         batches = given.validation
-        labels = lambda: peeked_labels(batches)  # noqa: E731 -- read only if they decide the task
+        labels = lambda: given_labels(batches)  # noqa: E731 -- read only if they decide the task
     with clock.stage("load"):
         if given is not None and given.module is not None:
             asked = asked_outputs(model.outputs)
@@ -63,7 +65,13 @@ def loaded_model(
             loaded = on_device(loaded, model, images, labels)
         else:
             loaded = load_model(model, images, labels)
+    clock.model_size(sum(parameter.numel() for parameter in loaded.module.parameters()))
     yield loaded
+
+
+def given_labels(images: Iterable[object]) -> Targets | None:
+    """Labels of images given by Python code, as real numbers; None if they have none, or others."""
+    return open_dataset(images).numbers() if is_dataset(images) else peeked_labels(images)
 
 
 def uses_labels(analysis: AnalysisOptions, update: UpdateOptions | None = None) -> bool:
@@ -97,7 +105,17 @@ def calibration_crops(
     from lampq_onnx.frontend.opening import calibration_images
     from lampq_onnx.frontend.rounding.effort import EFFORTS
 
-    if given is not None and given.calibration is not None:
+    if given is not None and is_dataset(given.calibration):
+        classify = loaded.task.kind == "classification"
+        source = open_dataset(given.calibration).with_classes(
+            loaded.identity.num_classes if classify else None,
+            need_labels=labelled and classify,
+            class_names=loaded.task.classes,
+        )
+        count = images.calibration_size or EFFORTS[effort].images
+        with _cropped(choose(source, count, images.seed), loaded.preprocessing, clock) as crops:
+            yield crops
+    elif given is not None and given.calibration is not None:
         most = images.calibration_size or EFFORTS[effort].images
         with ExitStack() as stack:
             with clock.stage("calibration images"):
@@ -157,6 +175,14 @@ def validation_images(
         _require_scores(loaded, source)
         yield source
         return
+    if is_dataset(given.validation):
+        from lampq_onnx.evaluation.tasks.meters import open_validation
+
+        listed = open_dataset(given.validation)
+        source = open_validation(listed, loaded.task, loaded.identity.num_classes)
+        _require_scores(loaded, source)
+        yield source
+        return
     with BatchedImages(given.validation, loaded.preprocessing, name="validation images") as opened:
         if opened.labels is None and loaded.task.kind == "classification":
             raise LampqError("the validation images have no labels", hint="give pairs of images and labels")
@@ -175,11 +201,11 @@ def _require_scores(loaded: LoadedModel, source: ImageSource | BatchedImages) ->
 
 def _validation_source(images: ImageOptions, loaded: LoadedModel) -> ImageSource:
     from lampq_onnx.evaluation.tasks.meters import open_validation
-    from lampq_onnx.frontend.opening import digits_source
+    from lampq_onnx.frontend.models.digits import are_digits, digits_source
 
     identity = loaded.identity
+    if are_digits(images.validation) or (images.validation is None and identity.name == DIGITS):
+        return digits_source("test")
     if images.validation is not None:
         return open_validation(images.validation, loaded.task, identity.num_classes)
-    if identity.name == DIGITS:
-        return digits_source("test")
     raise LampqError("no validation images", hint="give labelled images with --validation")

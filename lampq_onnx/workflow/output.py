@@ -22,6 +22,7 @@ from lampq_onnx.evaluation.checks import FilePair, check_files
 from lampq_onnx.evaluation.measure import measure_accuracy, measure_latency, pass_images
 from lampq_onnx.evaluation.records import bit_averages, notes, with_layers
 from lampq_onnx.evaluation.tasks.meters import meter_for
+from lampq_onnx.graph.descriptions import describe_layers
 from lampq_onnx.graph.keys import SOURCE_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.graph.source import constants_sha256
@@ -53,6 +54,7 @@ def write_quantized(
     source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
     conversion = convert_model(model, plan, packing=packing, target=target, weights=weights, batch=options.batch)
+    describe_layers(conversion.model, plan)
     conversion.model.metadata_props.update({SOURCE_KEY: source, **(metadata or {})})
     save_model(conversion.model, path)
     check_file(path)

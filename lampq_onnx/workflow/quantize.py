@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from lampq_onnx.allocation import costs_against_uniform
 from lampq_onnx.artifacts import Report
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import stages_of
@@ -217,7 +218,12 @@ def _run(
                         recipe.rounding.effort, found.rounded.methods, found.rounded.losses, found.rounded.kept
                     ),
                     "equalized": frontend.equalized,
-                    "allocation": allocation_record(found.plan, found.solution, found.update),
+                    "allocation": allocation_record(
+                        found.plan,
+                        found.solution,
+                        found.update,
+                        costs_against_uniform(found.sensitivities, found.plan, recipe.allocation),
+                    ),
                     "baselines": baselines,
                     "seconds": clock.seconds,
                 }
@@ -226,7 +232,7 @@ def _run(
             found.plan.save(stage / PLAN_FILE)
             save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
             report.save(stage / REPORT_FILE)
-            write_report(report, stage / PAGE_FILE, found.sensitivities)
+            write_report(report, stage / PAGE_FILE, found.sensitivities, OUTPUT_FILES)
             write_atomic(stage / RECIPE_FILE, recipe.to_toml().encode())
     say(f"wrote {', '.join(OUTPUT_FILES)} to {folder}")
     return report

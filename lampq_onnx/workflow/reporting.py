@@ -83,7 +83,7 @@ def validate(
         return None
     if files.report is not None and files.page is not None:
         found.save(files.report)
-        write_report(found, files.page)
+        write_report(found, files.page, files=[files.report.name])
     for path, text in ((files.junit, junit), (files.summary, markdown)):
         if path is not None:
             write_atomic(path, text(found, model.name).encode())
@@ -114,5 +114,6 @@ def report(source: str | Path, output: str | Path | None = None, *, overwrite: b
     beside = path.parent / SENSITIVITY_FILE
     sensitivities = Sensitivities.load(beside) if beside.is_file() else None
     target = page or path.with_suffix(".html")
-    write_report(found, target, sensitivities)
+    same = target.parent.resolve() == path.parent.resolve()
+    write_report(found, target, sensitivities, sorted(entry.name for entry in path.parent.iterdir()) if same else ())
     return target

@@ -14,6 +14,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.checks import FilePair, check_files, require_scores, share_accuracy
 from lampq_onnx.evaluation.comparable import ModelFile, require_comparable
 from lampq_onnx.evaluation.tasks.meters import open_validation
+from lampq_onnx.frontend.models.digits import are_digits, digits_source
 from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model
@@ -57,7 +58,10 @@ def validate(
     require_comparable(ModelFile(model, model_path), ModelFile(reference, reference_path))
     facts = read_metadata(reference, reference_path)
     preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
-    source = open_validation(images.validation, facts.task, facts.num_classes)
+    if are_digits(images.validation):
+        source = digits_source("test")
+    else:
+        source = open_validation(images.validation, facts.task, facts.num_classes)
     files = FilePair(
         model=facts.name,
         reference=reference_path,

@@ -33,6 +33,7 @@ BOX = re.compile(r"[│╭╮╰╯─]")
 
 BASIC = {
     *("--output", "--overwrite", "--dry-run", "--recipe", "--set", "--help", "--help-all"),
+    *("--verbose", "--quiet", "--json"),
     *("--checkpoint", "--pretrained", "--device", "--calibration", "--validation"),
     *("--bits", "--max-size", "--max-latency", "--latency", "--min-agreement"),
     *("--effort", "--activation-bits", "--target", "--gate-agreement"),
@@ -122,7 +123,7 @@ def test_commands_stand_in_the_order_of_use() -> None:
     starts = [found.start() for found in places if found]
     assert len(starts) == len(NAMES)
     assert starts == sorted(starts)
-    assert NAMES[:8] == ["quantize", "sweep", "validate", "report", "inspect", "explain", "bench", "package"]
+    assert NAMES[:7] == ["quantize", "sweep", "validate", "compare", "report", "inspect", "explain"]
     headings = [text.index(f" {panel} ─") for panel in COMMANDS]
     assert headings == sorted(headings)
     for word in ("--version", "--install-completion", "--show-completion"):

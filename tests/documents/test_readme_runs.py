@@ -1,4 +1,4 @@
-"""README's blocks, run from top to bottom in an empty folder."""
+"""The blocks of README and of the page about the stages, run from top to bottom in an empty folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ def test_the_blocks_run_in_order(tmp_path: Path) -> None:
     with Reader.of(tmp_path) as reader:
         reader.bring_model_and_images()
         left = reader.follow("README.md")
-        assert [block.skipped for block in left] == ["installs the package"]
+        assert [block.skipped for block in left] == 2 * ["installs the package"]
+        (reader.folder / "out").rename(reader.folder / "example")
+        for page in ("docs/how-to/own-model.md", "docs/how-to/stages.md"):
+            assert reader.follow(page) == []
     made = reader.folder
     assert {path.name for path in (made / "out").iterdir()} == {*OUTPUT_FILES, "triton"}
     layers = json.loads((made / "plan.json").read_text())["layers"]

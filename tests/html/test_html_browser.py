@@ -57,6 +57,7 @@ def test_everything_is_drawn(page: Any) -> None:
 
 
 def test_the_pointer_shows_a_layers_figures(page: Any) -> None:
+    page.locator("#bits").scroll_into_view_if_needed()
     box = page.locator("#bits .heatmaplayer").bounding_box()
     from playwright.sync_api import expect
 

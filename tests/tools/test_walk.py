@@ -79,7 +79,7 @@ def test_gates_are_read_from_junit(tmp_path: Path) -> None:
 
 def test_commands_are_those_of_the_pages(tmp_path: Path) -> None:
     assert checks.quickstart(walk.REPOSITORY / "Makefile")[:3] == ["lampq-onnx", "quantize", "digits"]
-    checks.snippet(walk.REPOSITORY / "README.md", tmp_path)
+    checks.snippet(walk.REPOSITORY / "docs" / "how-to" / "stages.md", tmp_path)
     assert "lampq_onnx.quantize(" in (tmp_path / "snippet.py").read_text()
     (tmp_path / "empty").write_text("")
     for take in (checks.quickstart, lambda path: checks.snippet(path, tmp_path)):

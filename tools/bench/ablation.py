@@ -51,8 +51,9 @@ from lampq_onnx.config.options import (
 from lampq_onnx.config.recipe import Recipe, Values
 from lampq_onnx.data import CroppedImages, choose, open_source
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.frontend.models.digits import digits_source
 from lampq_onnx.frontend.models.loading import DIGITS
-from lampq_onnx.frontend.opening import calibration_images, digits_source, load_model
+from lampq_onnx.frontend.opening import calibration_images, load_model
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import SlicedImages, logits_of

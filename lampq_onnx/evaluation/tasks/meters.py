@@ -10,6 +10,7 @@ import numpy as np
 
 from lampq_onnx.artifacts.task import SEVERAL, Kind, TaskName, TaskSpec
 from lampq_onnx.data import Batch, BatchedImages, ImageSource, Preprocessing, open_source
+from lampq_onnx.data.listed import Listed
 from lampq_onnx.data.sources import LabelKind
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.tasks.binary import BinaryMeter, decisions
@@ -30,11 +31,16 @@ from lampq_onnx.evaluation.tasks.several import SeveralMeter
 _BOXES = "give a COCO annotation file (.json), or a folder with annotations.json and its images"
 
 
-def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> ImageSource:
+def open_validation(path: Path | Listed, spec: TaskSpec, num_classes: int | None) -> ImageSource:
     """Open images with what the task is scored against.
 
     That is a label for classification, and boxes for detection. For binary and regression it is the labels, if there
     are any. Other tasks need nothing.
+
+    Args:
+        path: a file or folder, or a data set of Python that is open.
+        spec: the task.
+        num_classes: number of classes of the model; None: not known.
 
     Raises:
         LampqError: see `open_source`; or boxes are missing for detection, or the labels belong to another task.
@@ -42,13 +48,20 @@ def open_validation(path: Path, spec: TaskSpec, num_classes: int | None) -> Imag
     # Labels belong to the first of several outputs.
     spec = next(iter(spec.parts), spec)
     classify = spec.kind == "classification"
-    source = open_source(
-        path,
-        num_classes=num_classes if classify else None,
-        need_labels=classify,
-        class_names=spec.classes,
-        labels=_LABELS.get(spec.kind, "none"),
-    )
+    if isinstance(path, Listed):
+        source = (
+            path.with_numbers()
+            if _LABELS.get(spec.kind) == "numbers"
+            else path.with_classes(num_classes if classify else None, need_labels=classify, class_names=spec.classes)
+        )
+    else:
+        source = open_source(
+            path,
+            num_classes=num_classes if classify else None,
+            need_labels=classify,
+            class_names=spec.classes,
+            labels=_LABELS.get(spec.kind, "none"),
+        )
     if spec.kind == "binary":
         labels = decisions(Batch(np.zeros((0,), np.float32), source.labels, 0, source.targets))
         return replace(source, labels=labels, targets=None)

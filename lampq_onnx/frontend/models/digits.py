@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from lampq_onnx.config.options import DIGITS
+from lampq_onnx.data.npz import ArrayReader
+from lampq_onnx.data.source import ImageSource
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
 
@@ -205,3 +208,15 @@ def _indices_hash(indices: npt.NDArray[np.int64]) -> str:
 
 def _images_hash(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:
     return hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+
+
+def digits_source(part: Literal["calibration", "test"]) -> ImageSource:
+    """Images of one part of the embedded split."""
+    pixels, labels = split_images(part)
+    reader = ArrayReader(f"digits/{part}", pixels[..., 0])
+    return ImageSource.whole(reader, len(pixels), labels, f"{len(pixels)} digits {part} images")
+
+
+def are_digits(place: object) -> bool:
+    """Whether a place of images means those of the embedded model: `digits`, where no file or folder has that name."""
+    return isinstance(place, Path) and place == Path(DIGITS) and not place.exists()

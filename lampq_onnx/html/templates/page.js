@@ -22,6 +22,13 @@
   const screen = () => draw(night.matches ? dark : {});
   screen();
   night.addEventListener("change", screen);
+  // What is folded on the screen is open on paper, and folded again afterwards.
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const item of opened) item.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const item of opened) item.open = false; });
   // Width of A4 without margins, in CSS pixels: plots get this width before printing.
   window.addEventListener("beforeprint", () => draw({}, 700));
   window.addEventListener("afterprint", screen);

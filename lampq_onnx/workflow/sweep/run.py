@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
+from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import Stages, stages_of
@@ -30,7 +31,7 @@ from lampq_onnx.disk.files import (
 )
 from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.checks import FilePair, check_files
-from lampq_onnx.evaluation.records import notes, rounding_record, with_layers
+from lampq_onnx.evaluation.records import notes, now, rounding_record, with_layers
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.model_file import file_bytes, load_model
@@ -52,13 +53,12 @@ from lampq_onnx.workflow.requests import check_options, recipe_limits, require_i
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
 from lampq_onnx.workflow.sweep.choice import Pick, pareto_front
 from lampq_onnx.workflow.sweep.earlier import SWEEP_FILE, SWEEP_FILES, SWEEP_PAGE, SWEEP_TABLE, EarlierSweep, shape_text
-from lampq_onnx.workflow.sweep.points import PointFolder, write_points_csv
+from lampq_onnx.workflow.sweep.files import PICKED_FILES
+from lampq_onnx.workflow.sweep.points import POINT_FILE, PointFolder, write_points_csv
 
 _log = logging.getLogger(__name__)
 
 POINTS = "points"
-PICKED_FILES = (FLOAT_FILE, SENSITIVITY_FILE, PLAN_FILE, WEIGHTS_FILE, MODEL_FILE, REPORT_FILE, PAGE_FILE)
-"""Files that a pick adds to the folder."""
 
 
 def sweep(
@@ -127,6 +127,7 @@ def sweep(
         stays = chosen is None and run.lies_in(folder, earlier.picked)
         found = Sweep(
             model=frontend.loaded.identity.name,
+            written=now(),
             float_bytes=file_bytes(run.float_file),
             points=points,
             front=tuple(point.name for point in pareto_front(points)),
@@ -141,7 +142,8 @@ def sweep(
                 run.write(chosen, stage)
             found.save(stage / SWEEP_FILE)
             write_points_csv(found.points, found.front, stage / SWEEP_TABLE)
-            write_sweep(found, stage / SWEEP_PAGE)
+            there = (*SWEEP_FILES, *(PICKED_FILES if found.picked else ()))
+            write_sweep(found, stage / SWEEP_PAGE, there)
         for line in earlier.retire(new_pick=chosen is not None, stays=stays):
             say(line)
     return found
@@ -176,6 +178,7 @@ class SweepRun:
         self._points = PointFolder(folder / POINTS / _digest(recipe, self.inputs.model_dump_json(), validation))
         self._job: QuantizedOutput | None = None
         self._sensitivities: Sensitivities | None = None
+        self._plans: dict[str, str] = {}
 
     @property
     def float_file(self) -> Path:
@@ -186,7 +189,10 @@ class SweepRun:
         """Return a finished point, or make a new one."""
         name = f"{metric}-{bits:g}"
         found = self._points.get(name)
-        return self._points.put(name, lambda stage: self._make(metric, bits, stage)) if found is None else found
+        if found is None:
+            found = self._points.put(name, lambda stage: self._make(metric, bits, stage))
+        self._plans.setdefault(_layers_of(BitPlan.load(self._points.root / name / PLAN_FILE)), name)
+        return found
 
     def lies_in(self, folder: Path, name: str | None) -> bool:
         """Whether the model.onnx in ``folder`` belongs to one of these points."""
@@ -207,7 +213,7 @@ class SweepRun:
         sensitivities = Sensitivities.load(stage / SENSITIVITY_FILE)
         report = self._report(point, sensitivities, stage)
         report.save(stage / REPORT_FILE)
-        write_report(report, stage / PAGE_FILE, sensitivities)
+        write_report(report, stage / PAGE_FILE, sensitivities, (*PICKED_FILES, *SWEEP_FILES))
 
     def _report(self, point: SweepPoint, sensitivities: Sensitivities, stage: Path) -> Report:
         plan = BitPlan.load(stage / PLAN_FILE)
@@ -257,8 +263,9 @@ class SweepRun:
             }
         )
         found = Search(self._frontend, self._crops, recipe, self._stages, self._kept, self._clock).decide(sensitivities)
+        twin = self._plans.get(_layers_of(found.plan))
         with self._clock.stage(f"{metric} {bits:g} bits"):
-            measured = job.measure(found.rounded, stage / MODEL_FILE)
+            measured = job.measure(found.rounded, stage / MODEL_FILE) if twin is None else self._taken_from(twin, stage)
         found.plan.save(stage / PLAN_FILE)
         save_weights(found.rounded.weights, stage / WEIGHTS_FILE)
         return SweepPoint(
@@ -269,7 +276,14 @@ class SweepRun:
             rounding=dict(found.rounded.methods),
             held_out_kl=dict(found.rounded.losses),
             kept=dict(found.rounded.kept),
+            same_as=twin,
         )
+
+    def _taken_from(self, name: str, stage: Path) -> Baseline:
+        """Copy the file of a point with the same plan; return its figures."""
+        for path in (self._points.root / name).glob(f"{MODEL_FILE}*"):
+            shutil.copy2(path, stage / path.name)
+        return SweepPoint.load(self._points.root / name / POINT_FILE).measured
 
     def _ready(self) -> tuple[QuantizedOutput, Sensitivities]:
         """Equalize and analyze the model, and write float.onnx."""
@@ -284,6 +298,11 @@ class SweepRun:
                 self._frontend, self._validation, recipe.output, self._target, self._threads, root, self._clock
             )
         return self._job, self._sensitivities
+
+
+def _layers_of(plan: BitPlan) -> str:
+    """What of a plan decides the file, as text: the layers without the metric and the budget that chose them."""
+    return json.dumps({name: layer.model_dump(mode="json") for name, layer in plan.layers.items()})
 
 
 def _digest(recipe: Recipe, inputs: str, validation: ImageSource | BatchedImages) -> str:

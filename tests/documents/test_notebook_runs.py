@@ -1,0 +1,37 @@
+"""The notebook of the documentation, cell by cell, as a reader runs it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documents.blocks import REPOSITORY
+
+PATH = REPOSITORY / "docs" / "first-steps.ipynb"
+QUICK = ('effort="fast"', 'effort="fast", rounding="nearest", rounds=0, latency_runs=2, threads=1')
+
+
+def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in json.loads(PATH.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []  # nothing of one machine is kept
+            shown.append(run("".join(cell["source"]).replace(*QUICK), names))
+    assert shown[0]._repr_html_().count("<tr>") > 30
+    assert len(shown[-1]) == 2  # two rows of a table of pandas
+    assert (tmp_path / "first" / "report.html").is_file()
+
+
+def run(source: str, names: dict[str, Any]) -> Any:
+    """What the last expression of a cell gives."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
