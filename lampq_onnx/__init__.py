@@ -121,7 +121,6 @@ _NAMES = {
         "LayerReport",
         "Report",
         "RoundingRecord",
-    "RowWidths",
         "Size",
         "TopK",
     ),
