@@ -138,11 +138,11 @@ def _normalized_layers(
     return [(layer, norm) for layer, norm in found if calls[layer] == calls[norm] == readers[layer] == 1]
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that read watched tensors; one that only returns a view of its input reads nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counts: Counter[int] = Counter()
         self._watched: set[int] = set()
 
