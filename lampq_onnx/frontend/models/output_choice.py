@@ -46,7 +46,7 @@ def asked_outputs(words: Sequence[str]) -> tuple[AskedOutput, ...]:
     for word in words:
         name, sign, task = word.partition("=")
         known: tuple[TaskName, ...] = get_args(TaskName)
-        if not name or (sign and task not in known):
+        if not name.strip() or (sign and task not in known):
             raise UsageError(
                 f"--outputs takes NAME or NAME=TASK, not {word!r}", hint=f"tasks are {joined(sorted(known))}"
             )
@@ -70,8 +70,9 @@ def require_known(asked: Sequence[AskedOutput], names: Sequence[str], where: str
     """
     for output in asked:
         if output.name not in names:
+            there = ", ".join(names) or "only one, without a name"
             raise UsageError(
-                f"{where} has no output {output.name}; it has: {', '.join(names) or 'only one, without a name'}",
+                f"--outputs: {where} has no output {output.name!r}; it has: {there}",
                 hint="name one of these with --outputs",
             )
     return tuple(output.name for output in asked)
