@@ -46,7 +46,7 @@ def asked_outputs(words: Sequence[str]) -> tuple[AskedOutput, ...]:
     for word in words:
         name, sign, task = word.partition("=")
         known: tuple[TaskName, ...] = get_args(TaskName)
-        if not name or (sign and task not in known):
+        if not name.strip() or (sign and task not in known):
             raise UsageError(
                 f"--outputs takes NAME or NAME=TASK, not {word!r}", hint=f"tasks are {joined(sorted(known))}"
             )
