@@ -64,7 +64,7 @@ FIRST_STEPS = f"""{NAME} compresses a trained Vision Transformer to 1-8 bits per
 Start with:
   {NAME} quantize                        quantize the embedded example, which needs nothing
   {NAME} init                            answer four questions about your own model: a recipe
-  {NAME} doctor MODEL                    check that the model can be used, before hours pass
+  {NAME} doctor MODEL                    check your model before hours are spent
   {NAME} sweep MODEL --output sweep      compare several budgets on your model
   {NAME} package out --format triton     write the result for a server
 

@@ -33,10 +33,10 @@ BOX = re.compile(r"[│╭╮╰╯─]")
 
 BASIC = {
     *("--output", "--overwrite", "--dry-run", "--recipe", "--set", "--help", "--help-all"),
-    *("--verbose", "--quiet", "--json"),
+    *("--verbose", "--quiet", "--json", "--runtime"),
     *("--checkpoint", "--pretrained", "--device", "--calibration", "--validation"),
     *("--bits", "--max-size", "--max-latency", "--latency", "--min-agreement"),
-    *("--effort", "--activation-bits", "--target", "--runtime", "--gate-agreement"),
+    *("--effort", "--activation-bits", "--target", "--gate-agreement"),
 }
 """What people give to `quantize`."""
 
@@ -110,7 +110,7 @@ def test_a_page_says_its_list_in_brackets() -> None:
 
 
 def test_names_in_a_page_come_from_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METRICS, "random-walk", Metric(uniform, "a test's own", frozenset()))
+    monkeypatch.setitem(METRICS, "random-walk", Metric(uniform, "a test's own", reads=frozenset()))
     text = " ".join(BOX.sub(" ", page("allocate", "--help")).split())
     assert ", ".join(METRICS) in text
     assert ", ".join((*BY_CPU, *TARGETS)) in text
