@@ -78,10 +78,10 @@ if TYPE_CHECKING:
     from lampq_onnx.errors import GateError, LampqError, ScoreError, UsageError
     from lampq_onnx.evaluation.gates import GateResult, gates_of, require_gates
     from lampq_onnx.graph.parameters import LayerFacts, LayerParameters
-    from lampq_onnx.graph.recognition import Recognition, RecognizedLayer
+    from lampq_onnx.graph.recognition import PlannedStage, Recognition, RecognizedLayer
     from lampq_onnx.graph.refusals import Refusal
     from lampq_onnx.quantization.activations import ActivationQuantizer
-    from lampq_onnx.quantization.weights import Grid, QuantizedWeight
+    from lampq_onnx.quantization.weights import Grid, QuantizedWeight, RowWidths
     from lampq_onnx.running.progress import ProgressSink
     from lampq_onnx.runtime.explain import Explanation
     from lampq_onnx.runtime.layer_kernels import LayerKernel
@@ -159,10 +159,10 @@ _NAMES = {
     "lampq_onnx.errors": ("GateError", "LampqError", "ScoreError", "UsageError"),
     "lampq_onnx.evaluation.gates": ("GateResult", "gates_of", "require_gates"),
     "lampq_onnx.graph.parameters": ("LayerFacts", "LayerParameters"),
-    "lampq_onnx.graph.recognition": ("Recognition", "RecognizedLayer"),
+    "lampq_onnx.graph.recognition": ("PlannedStage", "Recognition", "RecognizedLayer"),
     "lampq_onnx.graph.refusals": ("Refusal",),
     "lampq_onnx.quantization.activations": ("ActivationQuantizer",),
-    "lampq_onnx.quantization.weights": ("Grid", "QuantizedWeight"),
+    "lampq_onnx.quantization.weights": ("Grid", "QuantizedWeight", "RowWidths"),
     "lampq_onnx.running.progress": ("ProgressSink",),
     "lampq_onnx.runtime.explain": ("Explanation",),
     "lampq_onnx.runtime.layer_kernels": ("LayerKernel",),
@@ -227,6 +227,7 @@ __all__ = [
     "OutputOptions",
     "Packaged",
     "Placement",
+    "PlannedStage",
     "Preprocessing",
     "ProbedLayer",
     "Problem",
@@ -243,6 +244,7 @@ __all__ = [
     "Resize",
     "RoundingOptions",
     "RoundingRecord",
+    "RowWidths",
     "ScoreError",
     "Sensitivities",
     "Size",

@@ -130,8 +130,12 @@ class ChannelWidths(Record):
         return self
 
     @classmethod
-    def from_rows(cls, bits: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Self:
-        """Return the widths ``bits`` of the channels in their natural order; equal widths keep that order."""
+    def from_rows(cls, bits: Sequence[int] | npt.NDArray[np.int8]) -> Self:
+        """Return widths whose order lists channels of equal width as they come.
+
+        Args:
+            bits: width of each channel in the natural order, (channels,).
+        """
         rows = np.asarray(bits, np.int8)
         widths, counts = np.unique(rows, return_counts=True)
         return cls(

@@ -78,7 +78,11 @@ class AnswerChanges(Record):
     names: dict[int, str] = Field(default_factory=dict, description="class index -> its name, if it is known")
 
     def name(self, label: int) -> str:
-        """Name of a class; its index if the name is not known."""
+        """Name of a class; its index if the name is not known.
+
+        Args:
+            label: index of the class.
+        """
         return self.names.get(label, str(label))
 
 

@@ -70,8 +70,9 @@ def require_known(asked: Sequence[AskedOutput], names: Sequence[str], where: str
     """
     for output in asked:
         if output.name not in names:
+            there = ", ".join(names) or "only one, without a name"
             raise UsageError(
-                f"{where} has no output {output.name}; it has: {', '.join(names) or 'only one, without a name'}",
+                f"--outputs: {where} has no output {output.name!r}; it has: {there}",
                 hint="name one of these with --outputs",
             )
     return tuple(output.name for output in asked)

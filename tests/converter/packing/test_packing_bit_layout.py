@@ -312,11 +312,11 @@ def test_constants_are_shared_between_layers(bits: int) -> None:
 def test_one_weight_before_both_kernels_is_unpacked_once(bits: int) -> None:
     b = Builder(5)
     weight = b.random("fc.weight", 8, 8)
-    b.rename(b.op("MatMul", b.op("Relu", b.op("MatMul", "x", weight)), weight), "y")
+    b.rename(b.op("MatMul", b.op("Relu", b.op("MatMul", "x", weight, name="one")), weight, name="two"), "y")
     interval = ActivationRange(low=-3.0, high=3.0)
     layers = {
         name: LayerPlan(weight_bits=bits, activation_bits=inputs, activation_range=interval)
-        for name, inputs in (("fc", 8), ("fc.2", 32))
+        for name, inputs in (("one", 8), ("two", 32))
     }
     plan = BitPlan(layers=layers)
     model = b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]})

@@ -186,10 +186,10 @@ def test_one_weight_behind_two_kinds_of_inputs(bits: int, copies: int) -> None:
     """Stored once, except where the integer kernel of the target needs uint8."""
     b = Builder(5)
     weight = b.random("fc.weight", 8, 8)
-    b.rename(b.op("MatMul", b.op("Relu", b.op("MatMul", "x", weight)), weight), "y")
-    plan = plan_for(["fc", "fc.2"], weight_bits=bits)
-    wide = plan.layers["fc"].model_copy(update={"activation_bits": 32})
-    plan = plan.model_copy(update={"layers": {"fc": plan.layers["fc"], "fc.2": wide}})
+    b.rename(b.op("MatMul", b.op("Relu", b.op("MatMul", "x", weight, name="one")), weight, name="two"), "y")
+    plan = plan_for(["one", "two"], weight_bits=bits)
+    wide = plan.layers["one"].model_copy(update={"activation_bits": 32})
+    plan = plan.model_copy(update={"layers": {"one": plan.layers["one"], "two": wide}})
     model, conversion = convert(b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]}), plan)
     data = [a for n, a in constants(model).items() if ".weight.bits" in n or ".weight.quantized" in n]
     assert sum(array.nbytes for array in data) == copies * 64 * bits // 8

@@ -65,7 +65,7 @@ def test_outputs_can_be_chosen_and_scored_together(tmp_path: Path) -> None:
         loaded.module(images), torch.cat([wanted.pooler_output, wanted.last_hidden_state.flatten(1)], 1)
     )
     assert [value.name for value in export_model(loaded).model.graph.outputs] == ["pooler_output", "last_hidden_state"]
-    with pytest.raises(UsageError, match="has no output pooled; it has: last_hidden_state, pooler_output"):
+    with pytest.raises(UsageError, match="has no output 'pooled'; it has: last_hidden_state, pooler_output"):
         opened(name, outputs=("pooled",))
 
 

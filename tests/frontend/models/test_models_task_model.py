@@ -107,7 +107,7 @@ def test_outputs_that_do_not_exist_or_are_misspelt_are_refused() -> None:
     assert "features" in (error.value.hint or "")
     with pytest.raises(UsageError, match="names one output twice"):
         asked_outputs(["tokens", "tokens=features"])
-    with pytest.raises(UsageError, match="the model has no output token; it has: logits, tokens"):
+    with pytest.raises(UsageError, match="the model has no output 'token'; it has: logits, tokens"):
         require_known(asked_outputs(["token"]), ["logits", "tokens"], "the model")
 
 

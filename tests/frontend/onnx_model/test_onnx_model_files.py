@@ -212,7 +212,7 @@ def test_of_several_outputs_the_first_is_taken_and_others_can_be_chosen(torchscr
     torch.testing.assert_close(chosen.module(images), -first)
     both = load_onnx(tmp_path / "two.onnx", HALVES, outputs=asked_outputs(["second", "first=features"]))
     torch.testing.assert_close(both.module(images), torch.cat([-first, first], 1))
-    with pytest.raises(UsageError, match="has no output third; it has: first, second"):
+    with pytest.raises(UsageError, match="has no output 'third'; it has: first, second"):
         load_onnx(tmp_path / "two.onnx", HALVES, outputs=asked_outputs(["third"]))
 
 
