@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of, pools_beside
+from lampq_onnx.allocation.granular import solve_granular
+from lampq_onnx.allocation.groups import ChannelGroups
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_layers
 from lampq_onnx.allocation.mixed_widths import own_groups, with_mix
@@ -51,10 +54,14 @@ def allocate_within(
     sensitivities = inputs_for(sensitivities, target)
     options = options.for_measured(sensitivities)
     forms, fixed = _offered(sensitivities, options, target, packing)
-    solution = solve_forms(
-        sensitivities, forms, limits, fixed, target, options=options, table=table, float_bytes=float_bytes,
-        groups=own_groups(sensitivities, options),
-    )  # fmt: skip
+
+    def solve(groups: Sequence[ChannelGroups | None] | None) -> FormSolution:
+        return solve_forms(
+            sensitivities, forms, limits, fixed, target, options=options, table=table, float_bytes=float_bytes,
+            groups=groups,
+        )  # fmt: skip
+
+    solution = solve_granular(solve, own_groups(sensitivities, options), limits, budgeted_layers(sensitivities))
     chosen = {**fixed, **solution.forms}
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     plan = BitPlan(

@@ -277,7 +277,8 @@ class BitPlan(Shown, Artifact):
 
     def _card(self) -> Mapping[str, str]:
         quantized = [layer for layer in self.layers.values() if layer.quantized]
-        widths = sorted({layer.weight_bits for layer in quantized})
+        mixes = [layer.channel_widths.counts for layer in quantized if layer.channel_widths is not None]
+        widths = sorted({layer.weight_bits for layer in quantized}.union(*mixes))
         average = self.weight_average()
         card = {
             "average bits": f"{self.weight_average_unweighted() if average is None else average:.3f}",

@@ -26,7 +26,7 @@ def print_explanation(found: Explanation, path: Path) -> None:
     ]  # fmt: skip
     rows = [
         (
-            layer.name, f"{layer.weight_bits}/{layer.activation_bits}", layer.kernel, f"{layer.microseconds:.0f}",
+            layer.name, f"{layer.bits_text}/{layer.activation_bits}", layer.kernel, f"{layer.microseconds:.0f}",
             f"{layer.conversion_microseconds:.0f}", f"{100 * layer.total / total:.1f} %", layer.reason,
         )
         for layer in found.layers

@@ -118,7 +118,7 @@ def _row(
 
 
 def _title(report: Report) -> str:
-    widths = sorted({layer.weight_bits for layer in report.layers})
+    widths = sorted({bits for layer in report.layers for bits in layer.channel_bits or (layer.weight_bits,)})
     inputs = sorted({layer.activation_bits for layer in report.layers})
     if not widths:
         return report.model

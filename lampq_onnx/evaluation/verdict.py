@@ -75,7 +75,12 @@ def speed_text(latency: Latency) -> str:
 
 def against_uniform(report: Report) -> Mixed:
     """Say what mixed bits gain over uniform bits of the same average."""
-    budgeted = {layer.weight_bits for layer in report.layers if layer.type in report.bits.covers}
+    budgeted = {
+        bits
+        for layer in report.layers
+        if layer.type in report.bits.covers
+        for bits in layer.channel_bits or (layer.weight_bits,)
+    }
     other = report.baselines.get(UNIFORM)
     if len(budgeted) == 1 and other is None:
         return Mixed("none", f"Every layer has {budgeted.pop()} bits: uniform bits and this plan are the same.")

@@ -27,4 +27,4 @@ def describe_layers(model: ir.Model, plan: BitPlan) -> None:
         if layer is None or TYPE_KEY not in node.metadata_props or not layer.quantized:
             continue
         inputs = "float" if layer.activation_bits == FLOAT_BITS else f"{layer.activation_bits} bits"
-        node.doc_string = f"{node.metadata_props[UNIT_KEY]}: weights {layer.weight_bits} bits, inputs {inputs}"
+        node.doc_string = f"{node.metadata_props[UNIT_KEY]}: weights {layer.bits_text} bits, inputs {inputs}"

@@ -9,12 +9,27 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from lampq_onnx.disk.files import created, shortened
+from lampq_onnx.disk.files import MODEL_FILE, created, shortened
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.soundness import require_sound
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Size limit of a protobuf message, 2 GiB, less a margin for everything but weights."""
+
+
+def require_model_file(path: Path) -> None:
+    """Refuse a name that is not that of a file.
+
+    Raises:
+        LampqError: there is nothing of that name, or it is a folder.
+    """
+    if os.path.isdir(path):
+        raise LampqError(
+            f"{shortened(path)} is a folder, and one ONNX file is needed",
+            hint=f"name the file in it, e.g. {shortened(path / MODEL_FILE)}",
+        )
+    if not os.path.isfile(path):  # returns False where pathlib raises, for a name that is too long
+        raise LampqError(f"no such ONNX file: {shortened(path)}")
 
 
 def load_model(path: Path) -> ir.Model:
@@ -23,8 +38,7 @@ def load_model(path: Path) -> ir.Model:
     Raises:
         LampqError: the file is missing, not ONNX, or unsound (see `require_sound`).
     """
-    if not os.path.isfile(path):  # returns False where pathlib raises, for a name that is too long
-        raise LampqError(f"no such ONNX file: {shortened(path)}")
+    require_model_file(path)
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # protobuf and the operating system raise unrelated exception types

@@ -214,9 +214,34 @@ def _backward_one(node: ir.Node) -> Iterator[ir.Node]:
             normalized = next(_backward(producer), None)
             if normalized is None or not (_combines(normalized, "Mul") or _is_activated(normalized)):
                 continue
-        elif producer.op_type == "ReduceMean" or _combines(producer, "Add"):
+        elif producer.op_type == "ReduceMean" or (_combines(producer, "Add") and not _is_of_one_layer(producer)):
             continue
         yield producer
+
+
+def _is_of_one_layer(add: ir.Node) -> bool:
+    """Whether all operands come from one layer, as in ConvNeXt V2: what was activated and its normalized copy."""
+    layers: set[ir.Node] = set()
+    seen: set[ir.Node] = set()
+    front = [add]
+    while front:
+        node = front.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_linear(node):
+            layers.add(node)
+        elif node.op_type == "Conv" or node.op_type in _NORMS or _is_attention(node) or _reads_images(node):
+            return False
+        else:
+            front.extend(_backward(node))
+        if len(layers) > 1:
+            return False
+    return len(layers) == 1
+
+
+def _reads_images(node: ir.Node) -> bool:
+    return any(v is not None and v.producer() is None and v.const_value is None for v in node.inputs)
 
 
 def _backward_activated(node: ir.Node) -> Iterator[ir.Node]:

@@ -71,12 +71,13 @@ def _rows(layers: Sequence[LayerReport]) -> list[tuple[str, list[LayerReport]]]:
 def _box(layer: LayerReport, x: int, y: int, *, last: bool) -> list[str]:
     place = place_of(layer.name)
     short = (place.row if place else layer.type).rpartition(".")[2][:10]
-    bits = f"{_bits(layer.weight_bits)}/{_bits(layer.activation_bits)}"
-    ink = "#ffffff" if _LIGHT_INK < layer.weight_bits <= 8 else "#1b1b1a"
+    width = round(layer.mean_weight_bits)
+    bits = f"{_bits(layer.mean_weight_bits)}/{_bits(layer.activation_bits)}"
+    ink = "#ffffff" if _LIGHT_INK < width <= 8 else "#1b1b1a"
     dashed = ' stroke-dasharray="4 3"' if on_float_kernel(layer) else ""
     kernel = "float kernel" if on_float_kernel(layer) else "integer kernel where the target has one"
-    colour = WIDTHS.get(layer.weight_bits, WIDTHS[32])
-    title = f"{layer.name}: weights {layer.weight_bits} bits, inputs {layer.activation_bits} bits, {kernel}"
+    colour = WIDTHS.get(width, WIDTHS[32])
+    title = f"{layer.name}: weights {layer.bits_text} bits, inputs {layer.activation_bits} bits, {kernel}"
     parts = [
         f"<g><title>{_text(title)}</title>",
         f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="4" fill="{colour}" stroke="var(--ink)" '
@@ -90,8 +91,8 @@ def _box(layer: LayerReport, x: int, y: int, *, last: bool) -> list[str]:
     return parts
 
 
-def _bits(width: int) -> str:
-    return "float" if width == 32 else str(width)
+def _bits(width: float) -> str:
+    return "float" if width == 32 else f"{width:.3g}"
 
 
 def _text(value: str) -> str:

@@ -47,7 +47,7 @@ def _bits(found: TwoRuns, first: Report, second: Report) -> Figure:
     names = list(dict.fromkeys(layer.name for layer in (*first.layers, *second.layers)))
     plot = go.Figure()
     for report, name, colour in ((first, found.names[0], FLOAT), (second, found.names[1], QUANTIZED)):
-        bits = {layer.name: layer.weight_bits for layer in report.layers}
+        bits = {layer.name: layer.mean_weight_bits for layer in report.layers}
         plot.add_trace(
             go.Scatter(
                 x=[text(layer) for layer in names],

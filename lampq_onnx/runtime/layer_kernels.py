@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lampq_onnx.artifacts.channel_widths import bits_text
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
 from lampq_onnx.graph.layers import find_layers
 
@@ -16,13 +18,14 @@ class LayerKernel:
 
     Attributes:
         name: name of the layer.
-        weight_bits: width of the weights; 32 is float.
+        weight_bits: width of the weights, the widest if output channels differ; 32 is float.
         activation_bits: width of the input; 32 is float.
         kernel: operator of the executed graph, with the kernel where a runtime names it.
         microseconds: time of the kernel alone.
         conversion_microseconds: time of the QuantizeLinear and DequantizeLinear that run for this layer; one that
             several layers read counts for the first.
         reason: why the kernel is not an integer kernel; empty if it is.
+        channel_bits: width -> number of output channels; None: all have one width.
     """
 
     name: str
@@ -32,6 +35,12 @@ class LayerKernel:
     microseconds: float
     conversion_microseconds: float
     reason: str
+    channel_bits: Mapping[int, int] | None = None
+
+    @property
+    def bits_text(self) -> str:
+        """The width of the weights as text: average and span if output channels differ."""
+        return bits_text(self.weight_bits, self.channel_bits)
 
     @property
     def integer(self) -> bool:

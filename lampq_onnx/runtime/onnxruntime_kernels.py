@@ -55,6 +55,7 @@ def layer_kernels(places: Sequence[Place], profile: Profile) -> list[LayerKernel
                 microseconds=sum(profile.microseconds.get(name, 0.0) for name in found),
                 conversion_microseconds=sum(profile.microseconds.get(name, 0.0) for name in fresh),
                 reason="" if operator in INTEGER_KERNELS else _reason(place, operator),
+                channel_bits=None if quantized is None else quantized.channel_bits,
             )
         )
     return layers

@@ -72,6 +72,7 @@ def layer_kernels(places: Sequence[Place], nodes: Sequence[Executed]) -> list[La
                 microseconds=sum(node.microseconds for node in found.values()),
                 conversion_microseconds=sum(node.microseconds for node in fresh),
                 reason="" if shown is not None and shown.integer else _reason(place, shown),
+                channel_bits=None if quantized is None else quantized.channel_bits,
             )
         )
     return layers

@@ -52,6 +52,8 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
         found.append(("alpha", 4 * recipe.analysis.alpha_samples * min(count, 32) * image))
     if "weight_cost" in asked:
         found.append(("weight costs", _weight_costs(effort, load, widths, count)))
+    if stages.shares:
+        found.append(("channel shares", min(count, 128) * (BACKWARD + 2) * image))
     if stages.input_costs in ("measured", "grouped"):
         passes = load.layers if stages.input_costs == "measured" else load.blocks
         found.append(("input costs", passes / 2 * min(held, 32) * image))

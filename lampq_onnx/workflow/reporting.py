@@ -12,6 +12,7 @@ from lampq_onnx.disk.existing import require_new_files
 from lampq_onnx.disk.files import FLOAT_FILE, REPORT_FILE, SENSITIVITY_FILE, write_atomic
 from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.gate_files import junit, markdown
+from lampq_onnx.graph.model_file import require_model_file
 from lampq_onnx.html import write_report
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.workflow.validate_files import validate as compare
@@ -70,9 +71,10 @@ def validate(
 
     Raises:
         UsageError: a file exists, no float file or no images are named.
-        LampqError: a file cannot be read, or the images do not fit it.
+        LampqError: a file is missing or cannot be read, or the images do not fit it.
     """
     require_new_files((files.report, files.page, files.junit, files.summary), overwrite=overwrite)
+    require_model_file(model)
     against = reference or model.with_name(FLOAT_FILE)
     if reference is None and not against.is_file():
         raise UsageError(f"there is no {FLOAT_FILE} beside {model}", hint="name the float file with --reference FILE")

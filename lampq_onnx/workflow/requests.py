@@ -8,7 +8,7 @@ from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.inputs import Given
-from lampq_onnx.workflow.planning import require_inputs
+from lampq_onnx.workflow.planning import require_inputs, with_granularity
 
 
 def recipe_limits(recipe: Recipe) -> GateLimits:
@@ -71,11 +71,14 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_target(recipe: Recipe, target: Target) -> None:
-    """Reject widths, a packing or budgets that the target does not support, before anything is loaded.
+    """Reject widths, a packing, a granularity or budgets that the target does not support, before anything is loaded.
 
     Raises:
-        UsageError: names the nearest widths or the packings that the target supports, or what a budget needs.
+        UsageError: names the nearest widths, the packings or the granularity that the target supports, or what a budget
+            needs.
     """
+    # First, because with another granularity the other options may be right.
+    with_granularity(recipe.allocation, target, recipe.output.packing)
     target.require_widths(recipe.allocation.width_pairs)
     if recipe.output.packing != "auto":
         target.require_packing(recipe.output.packing)

@@ -169,7 +169,7 @@ def test_every_budget_is_kept_and_the_bound_holds(
 
 
 def test_fewer_bytes_for_the_same_agreement() -> None:
-    sensitivities = model((192, 64), (256, 64), (64, 256), seed=5)
+    sensitivities = model((1152, 384), (1536, 384), (384, 1536), (384, 384), seed=5)
     sizes = {}
     for granularity in ("layer", "group"):
         options = AllocationOptions.of(granularity=granularity)
@@ -178,8 +178,39 @@ def test_fewer_bytes_for_the_same_agreement() -> None:
         )
         assert plan.promised_agreement is not None
         assert plan.promised_agreement >= 0.98 - 1e-9
-        sizes[granularity] = found.objective
+        assert plan.promised_bytes is not None
+        assert plan.promised_bytes == 20_000 + found.objective
+        sizes[granularity] = plan.promised_bytes
     assert sizes["group"] < sizes["layer"]
+
+
+@pytest.mark.parametrize("room", [1_000, 4_000, 16_000, 60_000])
+def test_groups_never_lose_against_whole_layers_in_small_files(room: int) -> None:
+    sensitivities = model((96, 32), (32, 32), (128, 32), (32, 128), seed=4)
+    narrow = dict.fromkeys((own.name for own in sensitivities.layers), LayerForm(2, 8, "exact"))
+    least = 20_000 + sum(form_bytes(own, narrow[own.name], TARGET) for own in sensitivities.layers)
+    size = int((least + room) / 0.995)
+    found = {}
+    for granularity in ("layer", "group"):
+        options = AllocationOptions.of(granularity=granularity)
+        plan, found[granularity] = allocate_within(
+            sensitivities, Limits(max_bytes=size), options, target=TARGET, packing="exact"
+        )
+        assert plan.promised_bytes is not None
+        assert plan.promised_bytes <= size
+    assert found["group"].objective <= found["layer"].objective
+    assert found["group"].bound <= found["layer"].bound
+
+
+def test_the_smallest_size_is_that_of_whole_layers() -> None:
+    sensitivities = model((96, 32), (32, 32), seed=4)
+    said = []
+    for granularity in ("layer", "group"):
+        options = AllocationOptions.of(granularity=granularity)
+        with pytest.raises(LampqError, match="smallest possible file") as caught:
+            allocate_within(sensitivities, Limits(max_bytes=100), options, target=TARGET, packing="exact")
+        said.append(caught.value.message)
+    assert said[0] == said[1]
 
 
 def test_shares_of_counts_that_a_person_wrote() -> None:

@@ -9,12 +9,14 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from lampq_onnx.artifacts import BitPlan, ChannelWidths
 from lampq_onnx.cli.main import app
 from lampq_onnx.converter import convert_model
+from lampq_onnx.graph.descriptions import describe_layers
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.targets import TARGETS
-from tests.converter.graphs import as_ir, plan_for, vit
+from tests.converter.graphs import DIM, as_ir, plan_for, vit
 
 WORDS = "an activation function reads its result, and adds the bias on its way"
 
@@ -59,3 +61,24 @@ def test_convert_says_the_same(files: Path, tmp_path: Path) -> None:
     explained = [line for line in said("explain", output, "--runs", 1).splitlines() if line.startswith("- ")]
     assert converted == explained
     assert len(converted) > 1
+
+
+def test_a_folder_in_the_place_of_a_file_is_called_one(files: Path) -> None:
+    for command in (["explain"], ["inspect"], ["validate", "--validation", "digits"]):
+        done = CliRunner().invoke(app, [command[0], str(files), *command[1:]])
+        assert str(done.exception).startswith(f"{files} is a folder, and one ONNX file is needed")
+        assert str(files / "model.onnx") in str(getattr(done.exception, "hint", ""))
+
+
+def test_explain_shows_the_widths_of_channels(files: Path, tmp_path: Path) -> None:
+    plan = BitPlan.load(files / "plan.json")
+    name = "blocks.0.mlp.fc1"
+    widths = ChannelWidths(counts={2: DIM, 4: DIM}, order=tuple(range(2 * DIM)))
+    mixed = plan.with_channel_widths({name: widths})
+    float_model = as_ir(onnx.load(files / "float.onnx"))
+    model = convert_model(float_model, mixed, target=TARGETS["onnxruntime-x86-vnni"]).model
+    describe_layers(model, mixed)
+    save_model(model, tmp_path / "m.onnx")
+    (line,) = (line for line in said("explain", tmp_path / "m.onnx", "--runs", 1).splitlines() if line.startswith(name))
+    assert "3.00 (2-4)/8" in line
+    assert f"{name}: weights 3.00 (2-4) bits, inputs 8 bits" in {node.doc_string for node in model.graph}

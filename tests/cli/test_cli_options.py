@@ -25,7 +25,7 @@ PYDANTIC = re.compile(
 TEXTS = ("", "   ", "abc def", "nan", "-1", "1e400", "9" * 40, "a\0b")
 OBJECTS = (object(), [object()], {"a": object()}, float("nan"), -1, 10**40, "", b"x")
 
-FREE_TEXT = {"name", "checkpoint", "checkpoint_key", "calibration", "validation", "latency", "model_args"}
+FREE_TEXT = {"name", "checkpoint", "checkpoint_key", "calibration", "validation", "latency", "model_args", "outputs"}
 """Names and paths: any text can be one, and only what no file can be called is refused here."""
 
 MEANT = {

@@ -11,6 +11,7 @@ import pytest
 from lampq_onnx.cli.result import print_result, result_values
 from lampq_onnx.cli.voice import Voice
 from lampq_onnx.errors import UsageError
+from lampq_onnx.evaluation.verdict import against_uniform
 from tests.cli.conftest import invoke
 from tests.cli.terminal import Terminal
 from tests.html.reports import accuracy, report
@@ -174,6 +175,22 @@ def test_the_offer_runs_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     kept = embedded_example({"allocation": {"bits": 3.0}})[2]
     assert kept["allocation"] == {"bits": 3.0}
+
+
+def test_widths_of_channels_are_in_the_title_and_are_not_uniform_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = report()
+    mixed = [
+        layer.model_copy(update={"weight_bits": 4, "channel_bits": {2: 8, 4: 8}})
+        if layer.type in plain.bits.covers
+        else layer
+        for layer in plain.layers
+    ]
+    found = plain.model_copy(update={"layers": tuple(mixed), "baselines": {}})
+    print_result(found, Path("out"), FILE_NAMES)
+    assert "weights of 2 to " in capsys.readouterr().out
+    assert "Every layer has" not in against_uniform(found).sentence
+    same = [layer.model_copy(update={"weight_bits": 4, "channel_bits": None}) for layer in mixed]
+    assert "Every layer has 4 bits" in against_uniform(found.model_copy(update={"layers": tuple(same)})).sentence
 
 
 def test_what_is_said_of_a_worse_file() -> None:

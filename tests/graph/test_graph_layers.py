@@ -84,7 +84,7 @@ def test_names_are_unique() -> None:
         y = b.op("Relu", b.op("MatMul", y, weight))
     b.rename(y, "y")
     layers = find_layers(as_ir(b.model({"x": ["n", 2, 4]}, {"y": ["n", 2, 4]})).graph)
-    assert [layer.name for layer in layers] == ["fc", "fc.2", "fc.3"]
+    assert [layer.name for layer in layers] == ["MatMul.fc.weight", "MatMul.fc.weight.2", "MatMul.fc.weight.3"]
 
 
 def test_the_exporters_scopes_name_a_layer() -> None:
@@ -176,3 +176,31 @@ def test_a_rotation_of_queries_is_no_residual_and_a_norm_behind_attention_is_pas
         }
     """)
     assert found == {"wq": "qkv", "wk": "qkv", "wv": "qkv", "wo": "proj", "w1": "fc1", "w2": "fc2", "last": "head"}
+
+
+@pytest.mark.parametrize("other", ["copy", "x"])
+def test_a_sum_of_an_activation_and_its_normalized_copy_is_no_residual(other: str) -> None:
+    """ConvNeXt V2 adds to the activations what they are relative to their mean; a residual Add ends the MLP instead."""
+    found = role_in(f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g (float[n, 4, 8] x, float[8, 8] w0, float[8, 8] w1, float[8, 8] w2, float[8] weight, float[8] bias,
+           float[8, 8] last) => (float[n, 4, 8] y)
+        {{
+          r = MatMul (x, w0)
+          h = MatMul (r, w1)
+          act = Gelu (h)
+          size = ReduceL2 <keepdims = 1> (act)
+          mean = ReduceMean <keepdims = 1> (size)
+          ratio = Div (size, mean)
+          scaled = Mul (act, ratio)
+          weighted = Mul (scaled, weight)
+          copy = Add (weighted, bias)
+          sum = Add (act, {"r" if other == "x" else "copy"})
+          f = MatMul (sum, w2)
+          r2 = Add (r, f)
+          n2 = Neg (r2)
+          y = MatMul (n2, last)
+        }}
+    """)
+    assert found["w1"] == "fc1"
+    assert found["w2"] == ("linear" if other == "x" else "fc2")

@@ -33,7 +33,7 @@ class Family:
         arguments: for timm's constructor, or settings of a configuration of transformers; they make the model smaller.
         refused: part of the reason for which the tool refuses this family; empty where it must not.
         config: name of the configuration's class, for a model of transformers.
-        size: height and width of its images, if neither the model nor its configuration says it.
+        size: height and width of its images; None: what the model or its configuration says.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Family:
             weights = folder / "weights.safetensors"
             save_file({key: value.contiguous().clone() for key, value in module.state_dict().items()}, weights)
             model = {"name": self.model, "checkpoint": str(weights), "model_args": dict(self.arguments)}
-            return Recipe.build({}, {"model": model})
+            return Recipe.build({}, {"model": model, "images": {"input_size": self.size} if self.size else {}})
         place = folder / "model"
         module.save_pretrained(place)
         images = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": self.size}

@@ -17,6 +17,7 @@ from pydantic import Field
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.stages import stages_of
 from lampq_onnx.data import BatchedImages
 from lampq_onnx.disk.files import FLOAT_FILE
 from lampq_onnx.disk.records import Record
@@ -173,7 +174,8 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
         parity = _relative(np.concatenate([run(batch.numpy()) for batch in checked.split(BATCH)]), wanted)
         for bits in WIDTHS:
             own = recipe.model_copy(update={"allocation": recipe.allocation.model_copy(update={"bits": float(bits)})})
-            rounded = Search(frontend, crops, own, NOT_KEPT, clock).decide(sensitivities).rounded
+            search = Search(frontend, crops, own, stages_of(own, target), NOT_KEPT, clock)
+            rounded = search.decide(sensitivities).rounded
             report = output.run(rounded, sensitivities, {}, GateLimits())
             widths[bits] = _width(report)
             problems += [f"W{bits}A8: {problem}" for problem in _outside(report)]

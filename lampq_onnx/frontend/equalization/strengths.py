@@ -134,7 +134,7 @@ def choose_strengths(
 
     Args:
         model: the float model.
-        links: places where input channels can be scaled.
+        links: places where input channels can be scaled; there may be none.
         fit: images that give the channel ranges.
         held_out: images on which the options are compared.
         weight_bits: expected bit-width; weights are rounded to nearest here.
@@ -142,6 +142,8 @@ def choose_strengths(
         seed: seed of the sampled labels.
         progress: called with the number of ``held_out`` images done.
     """
+    if not links:
+        return []
     layers = [layer for link in links for layer in link.readers]
     lows, highs = channel_ranges(model, layers, fit)
     options = {link: _options(link, lows[link.name], highs[link.name], activation_bits) for link in links}

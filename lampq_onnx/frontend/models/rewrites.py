@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import separate
@@ -97,7 +100,8 @@ def _join_bias(part: Any) -> None:
 def _normalized_layers(
     module: torch.nn.Module, example: torch.Tensor
 ) -> list[tuple[torch.nn.Linear | torch.nn.Conv2d, torch.nn.Module]]:
-    """Pairs of a layer and the batch norm that reads its output; both are called once per pass."""
+    """Pairs of a layer and the batch norm that alone reads its output; both are called once per pass."""
+    reads = _Reads()
     outputs: list[tuple[torch.nn.Module, torch.Tensor]] = []
     found: list[tuple[torch.nn.Linear | torch.nn.Conv2d, torch.nn.Module]] = []
     calls: Counter[torch.nn.Module] = Counter()
@@ -105,6 +109,7 @@ def _normalized_layers(
     def keep(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
         calls[layer] += 1
         outputs.append((layer, output))
+        reads.watch(output)
 
     def look(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         calls[norm] += 1
@@ -122,12 +127,46 @@ def _normalized_layers(
     handles = [layer.register_forward_hook(keep) for layer in layers]
     handles += [norm.register_forward_pre_hook(look) for norm in norms]
     try:
-        module(example)
+        with reads:
+            module(example)
     finally:
         for handle in handles:
             handle.remove()
-    readers = Counter(layer for layer, _ in found)
+    readers = Counter[torch.nn.Module]()
+    for layer, output in outputs:
+        readers[layer] += reads.of(output)
     return [(layer, norm) for layer, norm in found if calls[layer] == calls[norm] == readers[layer] == 1]
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that read watched tensors; one that only returns a view of its input reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._counts: Counter[int] = Counter()
+        self._watched: set[int] = set()
+
+    def watch(self, value: torch.Tensor) -> None:
+        """Count from now on. The caller keeps the tensor, so that nothing else gets its memory."""
+        self._watched.add(_memory(value))
+
+    def of(self, value: torch.Tensor) -> int:
+        """Number of operators that read the tensor or a view of it."""
+        return self._counts[_memory(value)]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read = {_memory(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+        if not func._schema.is_mutable:
+            read -= {_memory(value) for value in tree_leaves(result) if isinstance(value, torch.Tensor)}
+        self._counts.update(read & self._watched)
+        return result
+
+
+def _memory(value: torch.Tensor) -> int:
+    return value.untyped_storage().data_ptr()
 
 
 def _axis(layer: torch.nn.Module) -> int:

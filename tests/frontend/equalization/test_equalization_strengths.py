@@ -170,3 +170,10 @@ def test_a_model_with_constant_channels_stays_exact() -> None:
     for strength in chosen(model, links).values():
         assert bool(torch.isfinite(strength.equalization.scale).all())
         assert bool((strength.equalization.scale > 0).all())
+
+
+@pytest.mark.parametrize("weight_bits", [8, 4])
+def test_a_model_without_places_to_equalize_has_no_strengths(weight_bits: int) -> None:
+    """ConvNeXt with convolutions in its MLPs is such a model; gradients of no layer cannot be asked for."""
+    arguments = {"weight_bits": weight_bits, "activation_bits": 8, "seed": 0}
+    assert choose_strengths(tiny_vit(), [], FIT, HELD_OUT, **arguments) == []

@@ -110,9 +110,21 @@ def test_batch_norms_go_into_the_layers_before_them() -> None:
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_a_batch_norm_stays_where_something_else_reads_what_it_normalizes() -> None:
+    model = made(Convolutions(shared=True))
+    wanted = model(pixels(3))
+    assert rewrite(model, "shared", pixels(2)) == {"folded batch norms": 2}
+    torch.testing.assert_close(model(pixels(3)), wanted, rtol=1e-4, atol=1e-5)
+    assert isinstance(model.second_norm, torch.nn.BatchNorm2d)
+
+
 def test_a_model_that_computes_something_else_then_is_refused() -> None:
-    with pytest.raises(LampqError, match=r"shared computes something else after .* the outputs change by"):
-        rewrite(made(Convolutions(shared=True)), "shared", pixels(2))
+    class ReadsWeights(Convolutions):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.second.weight.sum()
+
+    with pytest.raises(LampqError, match=r"reader computes something else after .* the outputs change by"):
+        rewrite(made(ReadsWeights()), "reader", pixels(2))
 
 
 def test_other_models_stay_as_they_are() -> None:
