@@ -208,7 +208,10 @@ class Target:
             )
 
 
-RUNNERS = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO, which lampq-onnx[openvino] installs"}
+RUNNERS = {
+    "onnxruntime": "onnxruntime, which is always installed",
+    "openvino": "OpenVINO, which lampq-onnx[openvino] installs",
+}
 """Runtimes that run, check and time files here (`lampq_onnx.runtime.runtimes`) -> what they are."""
 
 _FLOAT_LAYER = Kernel((FLOAT,), (FLOAT,), "float")

@@ -32,10 +32,20 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     ),
     "allocate": ("allocation", "budgets", ".packing"),
     "convert": (
-        *(".packing", ".target", ".threads", ".calibration_size", ".seed"),
+        *(".packing", ".target", ".batch", ".threads", ".calibration_size", ".seed"),
         *(".input_size", ".mean", ".std", ".crop"),
     ),
-    "validate": (".mean", ".std", ".crop", ".threads", ".latency_threads", ".latency_batch", ".latency_runs"),
+    "validate": (
+        ".mean",
+        ".std",
+        ".crop",
+        ".threads",
+        ".latency_threads",
+        ".latency_batch",
+        ".latency_runs",
+        ".runtime",
+        ".inference_precision",
+    ),
     "doctor": ("model", ".input_size", ".mean", ".std", ".crop"),
 }
 """Function of the API -> whole sections, and single options with a dot in front."""

@@ -149,6 +149,7 @@ class ConvertKeywords(TypedDict, total=False):
 
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
+    batch: int | None
     threads: int | None
     calibration_size: int | None
     seed: int | None
@@ -168,6 +169,8 @@ class ValidateKeywords(TypedDict, total=False):
     latency_threads: int | None
     latency_batch: int | None
     latency_runs: int | None
+    runtime: str | None
+    inference_precision: Literal["auto", "f32", "bf16", "f16"] | None
 
 
 class DoctorKeywords(_Model, total=False):

@@ -15,6 +15,7 @@ WORDS = {
     "nuclear norms": "measuring the outputs of each layer",
     "alpha": "comparing the kinds of layers",
     "cost candidates": "rounding each layer at every width",
+    "channel shares": "measuring what each output channel costs",
     "costs": "measuring what each width costs",
     "input costs": "measuring what narrow inputs cost",
     "simulated plans": "simulating plans",

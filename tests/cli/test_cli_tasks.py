@@ -63,7 +63,7 @@ def test_real_labels_make_one_output_a_regression(model: tuple[str | Path, ...],
         "--latency-runs",
         "2",
     )
-    code, said, err = invoke("quantize", *model, *words, *QUICK, "--output", out)
+    code, said, err = invoke("quantize", *model, *words, *QUICK, "-v", "--output", out)
     assert code == 0, err
     a, b = outputs(out, source)
     found = json.loads((out / "report.json").read_text())["accuracy"]

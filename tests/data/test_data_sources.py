@@ -84,7 +84,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "a" / "readme.txt").write_text("")
     with pytest.raises(LampqError, match="no images in the folder"):
         open_any(tmp_path)
-    with pytest.raises(LampqError, match=r"neither a folder nor an \.npz"):
+    with pytest.raises(LampqError, match="neither a folder nor a file of images that can be read"):
         open_any(tmp_path / "a" / "readme.txt")
 
 

@@ -171,7 +171,7 @@ def test_times_are_medians_after_the_warm_up(tmp_path: Path) -> None:
     found = by_operator(path, len(durations))
     assert found["MatMul"] == (3.0, 1)
     assert found["Add"] == (0.5, 1)
-    assert found["Gelu"] == (0.0, 0)
+    assert found.keys() == {"MatMul", "Add"}
     with pytest.raises(LampqError, match="not the same for each"):
         by_operator(path, len(durations) - 1)
 
