@@ -135,8 +135,8 @@ def test_an_export_that_is_not_the_model_is_found(model: LoadedModel) -> None:
         checkup._logits(model, np.ones((2, 3, SIZE, SIZE), np.float32)),
         checkup._logits(replace(model, module=other), np.ones((2, 3, SIZE, SIZE), np.float32)),
     )
-    assert checkup._export_finding(wanted, got).status == "failure"
-    assert checkup._export_finding(wanted, wanted).status == "ok"
+    assert checkup._export_finding(model, wanted, got).status == "failure"
+    assert checkup._export_finding(model, wanted, wanted).status == "ok"
 
 
 def test_without_images_accuracy_is_said_to_be_unknown(model: LoadedModel) -> None:
