@@ -109,12 +109,18 @@ def test_a_tool_s_file_comes_with_its_cost(source: Path, tmp_path: Path) -> None
 
 
 def test_files_with_the_same_name_have_rows_of_their_own(tmp_path: Path) -> None:
-    paths = [tmp_path / "eight" / "model.onnx", tmp_path / "four" / "model.onnx"]
+    def written(*folders: str) -> Path:
+        path = tmp_path.joinpath(*folders, "model.onnx")
+        path.parent.mkdir(parents=True)
+        onnx.save(vit(blocks=1), path)
+        return path
+
+    paths = [written("eight"), written("four")]
     assert [one.label for one in peers.own_files(paths)] == [
         "lampq-onnx, eight/model.onnx",
         "lampq-onnx, four/model.onnx",
     ]
-    deeper = [tmp_path / "a" / "out" / "model.onnx", tmp_path / "b" / "out" / "model.onnx"]
+    deeper = [written("a", "out"), written("b", "out")]
     assert len({one.label for one in peers.own_files(deeper)}) == 2
     with pytest.raises(SystemExit, match="given twice"):
         peers.own_files([paths[0], paths[0]])
