@@ -200,7 +200,8 @@ def main(
     def quantize(name: str, folder: Path, options: dict[str, Any], own: LoadedModel) -> Run:
         start = time.perf_counter()
         pairs = ((batch.images, batch.labels) for batch in batches())
-        report = lampq_onnx.quantize(name, folder, **{**options, "validation": pairs}, resume=False, latency_runs=1)
+        all_of_it = {**options, "validation": pairs, "figures": "all"}  # traces are compared whatever the metric is
+        report = lampq_onnx.quantize(name, folder, **all_of_it, resume=False, latency_runs=1)
         seconds = time.perf_counter() - start
         with torch_threads(threads):
             labels = fisher_labels(own, images, effort)
