@@ -38,9 +38,9 @@ def test_the_best_effort_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plan = BitPlan.load(tmp_path / "plan.json")
     assert plan.weight_average() <= 3
     assert plan.activation_average() <= 7 + 1e-9
-    assert report.rounding.kept["tuned"] == any(
-        layer.activation_range.method == "tuned" for layer in plan.layers.values() if layer.activation_range
-    )
+    # Blocks and tuning change ranges; what was not kept leaves no trace.
+    changed = any(layer.activation_range.method == "tuned" for layer in plan.layers.values() if layer.activation_range)
+    assert changed == (report.rounding.kept["tuned"] or report.rounding.kept["blocks"])
     assert {"equalization", "costs", "input_costs", "block_reconstruction", "tuning"} <= set(report.seconds)
     # the file as onnxruntime computes it, against the float one
     pixels, labels = split_images("test")
