@@ -249,11 +249,12 @@ def show(runs: list[Run]) -> None:
         print(f"| {stage} | {' | '.join(_cell(run, stage) for run in runs)} | {_exponent(runs, stage, growth)} |")
     first, last = runs[0].front, runs[-1].front
     exponent = f"{math.log(last / first) / growth:.2f}" if growth else ""
-    tops = [max(run.peaks.values()) for run in runs]
+    tops = [max(peak for stage, peak in run.peaks.items() if stage not in CHECKS) for run in runs]
     used = [f" / {max(run.device.values()):.0f}" if run.device else "" for run in runs]
     fronts = [f"{run.front:.1f} / {top:.0f}{gpu}" for run, top, gpu in zip(runs, tops, used, strict=True)]
     print(f"| **front end** | {' | '.join(fronts)} | {exponent} |")
-    print(f"| all | {' | '.join(f'{math.fsum(run.seconds.values()):.1f}' for run in runs)} | |")
+    sums = [f"{math.fsum(run.seconds.values()):.1f} / {max(run.peaks.values()):.0f}" for run in runs]
+    print(f"| all | {' | '.join(sums)} | |")
     print(f"| float pass forward and backward | {' | '.join(_seconds(run.passes) for run in runs)} | |")
     ratios = [f"{run.front / run.passes:.1f}" if run.passes else "" for run in runs]
     print(f"| front end / pass | {' | '.join(ratios)} | |")
