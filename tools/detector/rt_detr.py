@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 import torch
+from torch import nn
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 from transformers.models.rt_detr.modeling_rt_detr import RTDetrAIFILayer
 
@@ -23,6 +24,7 @@ class RTDetrLearner(Learner):
     def __init__(self, config: RTDetrConfig) -> None:
         super().__init__(config.encoder_hidden_dim)
         self.network = RTDetrForObjectDetection(config)
+        keep_sizes(self.network)
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -71,3 +73,19 @@ def rt_detr(hidden: int, depth: int) -> RTDetrLearner:
         label2id={name: i for i, name in enumerate(CLASSES)},
     )
     return RTDetrLearner(config)
+
+
+@torch.no_grad()
+def keep_sizes(model: nn.Module) -> None:
+    """Start with values of an ordinary size; transformers' are so small that no image reaches the queries.
+
+    It draws the scales of batch norms around 0. Matrices that start as zero stay so: the heads of the boxes, and where
+    deformable attention looks.
+    """
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.ones_(part.weight)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        elif isinstance(part, nn.Linear) and bool(part.weight.any()):
+            nn.init.xavier_uniform_(part.weight)
