@@ -1,7 +1,11 @@
-"""Outcomes of the ablation: finished runs on disk, and the table made of them."""
+"""Outcomes of the ablation: finished runs on disk, and the table made of them.
+
+python -m tools.bench.ablation_table runs-*.jsonl
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,3 +125,23 @@ def verdict(differences: Sequence[float], bits: float) -> str:
         return f"{said}; one seed shows no spread"
     beyond = "more" if np.mean(differences) > SIGNIFICANT * error_of_mean(np.array(differences)) else "not more"
     return f"{said}, {sum(d > 0 for d in differences)} of {count} seeds: {beyond} than {SIGNIFICANT:g} standard errors"
+
+
+def main() -> None:
+    """Print the table of finished runs, of all processes that wrote to these files."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("results", type=Path, nargs="+", help="files of tools/bench/ablation.py --results")
+    options = parser.parse_args()
+    runs = [SavedRun.model_validate_json(line) for file in options.results for line in file.read_text().splitlines()]
+    if len({run.settings for run in runs}) != 1:
+        raise SystemExit("these files hold no runs, or runs of different settings")
+    found = Results(None, runs[0].settings, ())
+    for run in runs:
+        found.add(run.row, run.width, run.seed, run.outcome)
+    rows, widths = dict.fromkeys(run.row for run in runs), sorted({run.width for run in runs})
+    print(f"seeds {', '.join(map(str, sorted({run.seed for run in runs})))}\n")
+    print("\n".join(table(found, list(rows), widths)))
+
+
+if __name__ == "__main__":
+    main()
