@@ -15,6 +15,7 @@ from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from tools.detector.batch_norms import thaw
 from tools.detector.learner import Answer, Learner
+from tools.detector.starts import keep_sizes
 from tools.scenes import CLASSES
 
 QUERY_GRID = 5
@@ -30,6 +31,7 @@ class DetrLearner(Learner):
         super().__init__(config.d_model)
         self.network = DetrForObjectDetection(config)
         thaw(self.network)
+        keep_sizes(self.network)
         self._seen: list[torch.Tensor] = []
         for layer in self.network.model.decoder.layers:
             layer.register_forward_hook(self._keep)

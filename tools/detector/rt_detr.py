@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Self
 
 import torch
-from torch import nn
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 from transformers.models.rt_detr.modeling_rt_detr import RTDetrAIFILayer
 
 from tools.detector.learner import Answer, Learner
+from tools.detector.starts import keep_sizes
 from tools.scenes import CLASSES
 
 QUERIES = 25
@@ -73,19 +73,3 @@ def rt_detr(hidden: int, depth: int) -> RTDetrLearner:
         label2id={name: i for i, name in enumerate(CLASSES)},
     )
     return RTDetrLearner(config)
-
-
-@torch.no_grad()
-def keep_sizes(model: nn.Module) -> None:
-    """Start with values of an ordinary size; transformers' are so small that no image reaches the queries.
-
-    It draws the scales of batch norms around 0. Matrices that start as zero stay so: the heads of the boxes, and where
-    deformable attention looks.
-    """
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.ones_(part.weight)
-        elif isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-        elif isinstance(part, nn.Linear) and bool(part.weight.any()):
-            nn.init.xavier_uniform_(part.weight)
