@@ -15,7 +15,7 @@ import numpy as np
 
 
 def run_mnn(model: str, images: np.ndarray) -> np.ndarray:
-    """MNN, after its converter: the program alone, since the script around it installs packages and sends statistics."""
+    """MNN, after its converter, without the script around it, which installs packages and sends statistics."""
     import MNN
     from MNN import expr
 
