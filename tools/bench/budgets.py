@@ -41,8 +41,8 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 SIZE_BITS = (2.5, 4.0, 6.0)
 WARM_UP = 3
 HEADS = (
-    "budget", "granularity", "solved in, s", "in float", "predicted ms", "measured ms (quartiles)", "off", "promised MB",
-    "MB", "off",
+    "budget", "granularity", "solved in, s", "in float", "predicted ms", "measured ms (quartiles)", "off",
+    "promised MB", "MB", "off",
 )  # fmt: skip
 
 
