@@ -4,7 +4,7 @@
     python -m tools.bench.tasks --only sequence --reader reader    # with the folder of an earlier `tools.reader`
 
 Features are those of the embedded model without its head: pooled ones, and those of all tokens. The sequence is that of
-a small reader of digits, see tools/reader.py; the map of distances is that of tools/relief.py. The last row of a task is
+a small reader of digits, see tools/reader.py; the map of distances is that of tools/relief.py. Each task's last row is
 the float file with noise on the weights of one layer, 30 % of their spread: every score is worse for it than for 8/8.
 """
 
