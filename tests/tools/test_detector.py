@@ -121,7 +121,7 @@ SETTINGS = {"bits": 4, "effort": "fast", "latency_runs": 1, "calibration_size": 
 def quantized(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """The files of a whole run."""
     folder = tmp_path_factory.mktemp("quantized") / "a"
-    settings = {"calibration": images, "validation": images, "baseline": ("uniform",), **SETTINGS}
+    settings = {"calibration": images, "validation": images, "baseline": ("uniform", "lampq"), **SETTINGS}
     return folder, lampq_onnx.quantize(str(trained), folder, **settings)
 
 
@@ -139,9 +139,12 @@ def test_the_table_has_a_row_for_each_model(
     done = CliRunner().invoke(detection.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [line.split("|")[1:-1] for line in done.output.splitlines() if line.startswith("| ")]
-    assert [cells[1].strip() for cells in rows] == ["model", "float", "uniform", "LampQ", "uniform", "LampQ"]
+    assert [cells[1].strip() for cells in rows] == ["W/A", "6/8", "4/8"]
     assert {len(cells) for cells in rows} == {len(detection.COLUMNS)}
-    assert rows[3][3].strip() == f"{100 * quantized[1].accuracy.quantized.top1:.1f} %"
+    cells = dict(zip(detection.COLUMNS, (cell.strip() for cell in rows[1]), strict=True))
+    accuracy = quantized[1].accuracy
+    assert cells["AP"] == f"{100 * accuracy.quantized.top1:.1f} %"
+    assert cells["kl"].startswith(f"{100 * (accuracy.float_.top1 - accuracy.quantized.top1):.2f} ")
     assert asked == [6, 4]
 
 
