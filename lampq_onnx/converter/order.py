@@ -13,6 +13,7 @@ from lampq_onnx.converter.passes import (
     FixBatch,
     FoldShapes,
     GemmToMatMul,
+    OneAttention,
     PatchEmbedToMatMul,
     ProductPerPart,
     QuantizeActivations,
@@ -22,6 +23,7 @@ from lampq_onnx.converter.passes import (
     ReplaceBias,
     SelectEarly,
     SplitUnbind,
+    StayInRows,
 )
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.parameters import Parameters
@@ -44,13 +46,16 @@ def default_graph_passes() -> list[CountingPass]:
     return [step.action for step in graph_steps() if isinstance(step.action, CountingPass)]
 
 
-def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWeights) -> list[Step]:
+def quantizing_steps(
+    parameters: Parameters, target: Target, packer: QuantizeWeights, *, one_attention: bool = False
+) -> list[Step]:
     """List the passes that write the quantization parameters of the layers into the graph.
 
     Args:
         parameters: layer -> its quantization parameters.
         target: decides the form of the layers.
         packer: the pass that writes the weights; it remembers how they are stored.
+        one_attention: see `OneAttention`.
     """
     products = [
         Step(
@@ -70,7 +75,9 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
         Step(packer, "after all passes that read the float weights"),
         *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
-        Step(BiasInGemm(facts, target), "last: the other passes recognize a layer as a MatMul with an Add"),
+        Step(BiasInGemm(facts, target), "after passes that recognize a layer as a MatMul with an Add"),
+        Step(OneAttention(wanted=one_attention), "queries, keys and values have their final products now"),
+        Step(StayInRows(target), "last: it follows the rows that Gemms read and write"),
     ]
 
 
@@ -89,6 +96,8 @@ def conversion_steps(
     storages: Mapping[str, Packing],
     graph: Sequence[ir.passes.PassBase] | None = None,
     batch: int | None = None,
+    *,
+    one_attention: bool = False,
 ) -> tuple[list[Step], QuantizeWeights]:
     """List the passes of a conversion in order, without `closing_steps`, and return the pass that writes the weights.
 
@@ -99,12 +108,13 @@ def conversion_steps(
         storages: layer -> storage.
         graph: passes to use instead of `graph_steps`.
         batch: number of images that the file takes at once; None: any.
+        one_attention: see `OneAttention`.
     """
     packer = QuantizeWeights(parameters, packing, target, storages)
     own = graph_steps() if graph is None else [Step(step, "given by the caller") for step in graph]
     opset = Step(
-        RaiseOpset(parameters, packing, storages, target),
+        RaiseOpset(parameters, packing, storages, target, one_attention=one_attention),
         "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
     fixed = [] if batch is None else [Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")]
-    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer)], packer
+    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer, one_attention=one_attention)], packer
