@@ -27,6 +27,8 @@ class StayInRows(CountingPass):
     2. These operators read rows; a Reshape behind them serves readers that need the dimensions, and goes if there are
        none. A Reshape of what has rows reads the rows, and a Reshape behind another one reads what that one reads.
 
+    3. Names of the float graph stay with the numbers: a value that it has too may be in rows here.
+
     Args:
         target: rows are written where `BiasInGemm` makes Gemms, see `Target.gemm_bias`.
     """
@@ -71,6 +73,8 @@ class StayInRows(CountingPass):
         if after is not None and width is not None and len(after) > 2 and after[-1] == width:
             self._rows[result] = rows or source
             self._widths[rows or source] = width
+            if rows is None and not result.is_graph_output():
+                source.name, result.name = result.name, source.name  # the name of the float graph, for its numbers
         if rows is None and len(sizes) == 2 and sizes[0] == -1 and sizes[1] == (self._shape(source) or (0,))[-1]:
             self._rows[source], self._widths[result] = result, sizes[1]
             return False

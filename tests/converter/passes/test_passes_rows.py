@@ -9,6 +9,7 @@ import onnx_ir.passes.common as common_passes
 import pytest
 
 from lampq_onnx.converter import convert_model
+from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.converter.passes import StayInRows
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import TARGETS
@@ -50,6 +51,17 @@ def test_a_transformer_gives_the_same_bits_with_fewer_reshapes(monkeypatch: pyte
     np.testing.assert_array_equal(run(after, x, LEVELS[0]), run(before, x, LEVELS[0]))
     np.testing.assert_array_equal(run(after, x, LEVELS[-1]), run(before, x, LEVELS[-1]))
     assert kernels(after).count("QGemm") == kernels(before).count("QGemm")
+
+
+def test_values_in_rows_have_the_names_of_the_float_graph() -> None:
+    model = vit()
+    plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)])
+    after = convert_model(as_ir(model), plan, target=VNNI).model
+    written = {value.name for node in as_ir(model).graph for value in node.outputs}
+    outputs = {layer.name: layer.outputs for layer in inspect_model(after)}
+    for block in (0, 1):
+        for name in ("attn.proj", "mlp.fc1", "mlp.fc2"):
+            assert set(outputs[f"blocks.{block}.{name}"]) <= written, name
 
 
 def test_residuals_norms_and_activations_read_rows() -> None:
