@@ -36,7 +36,7 @@ from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
-from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, tensors
+from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, pass_images, tensors
 from lampq_onnx.frontend.shared.changes import relative_change
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
@@ -392,9 +392,10 @@ class Frontend:
 
         @torch.no_grad()
         def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            size = pass_images(images.shape, BATCH)
             pieces = [
-                self.loaded.module(torch.from_numpy(images[i : i + BATCH]).to(device)).float().cpu().numpy()
-                for i in range(0, len(images), BATCH)
+                self.loaded.module(torch.from_numpy(images[i : i + size]).to(device)).float().cpu().numpy()
+                for i in range(0, len(images), size)
             ]
             return np.concatenate(pieces)
 

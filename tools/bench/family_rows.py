@@ -33,7 +33,7 @@ from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.search import Search, measure
-from tools.bench.family_models import Family, noise_images
+from tools.bench.family import Family, noise_images
 
 CALIBRATION_IMAGES = 8
 BATCH = 8

@@ -7,12 +7,15 @@ queries and keys, so that a query looks around its own place.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import nn
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from tools.detector.batch_norms import thaw
 from tools.detector.learner import Answer, Learner
+from tools.detector.starts import keep_sizes
 from tools.scenes import CLASSES
 
 QUERY_GRID = 5
@@ -28,10 +31,18 @@ class DetrLearner(Learner):
         super().__init__(config.d_model)
         self.network = DetrForObjectDetection(config)
         thaw(self.network)
+        keep_sizes(self.network)
         self._seen: list[torch.Tensor] = []
         for layer in self.network.model.decoder.layers:
             layer.register_forward_hook(self._keep)
         place_queries(self.network)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the encoder's layers stay in evaluation mode, as `RTDetrLearner.train` says."""
+        super().train(mode)
+        self.network.model.encoder.eval()
+        return self
 
     def _keep(self, _: nn.Module, __: object, output: object) -> None:
         self._seen.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]
@@ -89,3 +100,5 @@ def place_queries(model: DetrForObjectDetection) -> None:
     model.model.query_position_embeddings.weight.copy_(places)
     for layer in model.model.decoder.layers:
         layer.encoder_attn.q_proj.weight.copy_(layer.encoder_attn.k_proj.weight)
+    # The first layer's queries are zero, and so is its self-attention: what its LayerNorm divides by must not be zero.
+    nn.init.normal_(model.model.decoder.layers[0].self_attn.o_proj.bias)

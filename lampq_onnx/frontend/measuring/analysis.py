@@ -346,7 +346,7 @@ class Analysis:
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
         require_labels(self.loaded, kind, self.images)
-        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
+        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group, whole=True):
             yield batch, labels if kind == "given" else None
 
 
