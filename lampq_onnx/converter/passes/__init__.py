@@ -15,6 +15,7 @@ from lampq_onnx.converter.passes.replace_bias import ReplaceBias
 from lampq_onnx.converter.passes.rows import StayInRows
 from lampq_onnx.converter.passes.select_early import SelectEarly
 from lampq_onnx.converter.passes.split_unbind import SplitUnbind
+from lampq_onnx.converter.passes.to_float16 import ToFloat16
 
 __all__ = [
     "BiasInGemm",
@@ -32,4 +33,5 @@ __all__ = [
     "SelectEarly",
     "SplitUnbind",
     "StayInRows",
+    "ToFloat16",
 ]
