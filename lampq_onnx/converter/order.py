@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -22,6 +22,7 @@ from lampq_onnx.converter.passes import (
     ReplaceBias,
     SelectEarly,
     SplitUnbind,
+    ToFloat16,
 )
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.parameters import Parameters
@@ -44,14 +45,18 @@ def default_graph_passes() -> list[CountingPass]:
     return [step.action for step in graph_steps() if isinstance(step.action, CountingPass)]
 
 
-def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWeights) -> list[Step]:
+def quantizing_steps(
+    parameters: Parameters, target: Target, packer: QuantizeWeights, wide: Collection[str] = ()
+) -> list[Step]:
     """List the passes that write the quantization parameters of the layers into the graph.
 
     Args:
         parameters: layer -> its quantization parameters.
         target: decides the form of the layers.
         packer: the pass that writes the weights; it remembers how they are stored.
+        wide: tensors that stay in float32, see `ToFloat16`.
     """
+    half = [Step(ToFloat16(wide), "last: the other passes compute and compare float32 constants")]
     products = [
         Step(
             QuantizeProducts(parameters, signed=target.symmetric),
@@ -61,7 +66,10 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
     facts = {name: numbers.facts for name, numbers in parameters.items()}
     return [
         Step(ReplaceBias(parameters), "before layers change their form: the bias is where the float graph has it"),
-        Step(PatchEmbedToMatMul(facts), "before the input is quantized: QuantizeLinear goes before its moves"),
+        Step(
+            PatchEmbedToMatMul(facts, floats=target.block is not None),
+            "before the input is quantized: QuantizeLinear goes before its moves",
+        ),
         Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
         Step(
             QuantizeActivations(parameters, signed=target.symmetric, moves_bytes=target.moves_bytes),
@@ -70,7 +78,8 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
         Step(packer, "after all passes that read the float weights"),
         *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
-        Step(BiasInGemm(facts, target), "last: the other passes recognize a layer as a MatMul with an Add"),
+        Step(BiasInGemm(facts, target), "late: the other passes recognize a layer as a MatMul with an Add"),
+        *(half if target.half else []),
     ]
 
 
@@ -89,6 +98,7 @@ def conversion_steps(
     storages: Mapping[str, Packing],
     graph: Sequence[ir.passes.PassBase] | None = None,
     batch: int | None = None,
+    wide: Collection[str] = (),
 ) -> tuple[list[Step], QuantizeWeights]:
     """List the passes of a conversion in order, without `closing_steps`, and return the pass that writes the weights.
 
@@ -99,6 +109,7 @@ def conversion_steps(
         storages: layer -> storage.
         graph: passes to use instead of `graph_steps`.
         batch: number of images that the file takes at once; None: any.
+        wide: see `quantizing_steps`.
     """
     packer = QuantizeWeights(parameters, packing, target, storages)
     own = graph_steps() if graph is None else [Step(step, "given by the caller") for step in graph]
@@ -107,4 +118,4 @@ def conversion_steps(
         "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
     fixed = [] if batch is None else [Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")]
-    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer)], packer
+    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer, wide)], packer

@@ -13,6 +13,7 @@ from lampq_onnx.converter.passes.remove_moves import RemoveMoves
 from lampq_onnx.converter.passes.replace_bias import ReplaceBias
 from lampq_onnx.converter.passes.select_early import SelectEarly
 from lampq_onnx.converter.passes.split_unbind import SplitUnbind
+from lampq_onnx.converter.passes.to_float16 import ToFloat16
 
 __all__ = [
     "BiasInGemm",
@@ -28,4 +29,5 @@ __all__ = [
     "ReplaceBias",
     "SelectEarly",
     "SplitUnbind",
+    "ToFloat16",
 ]

@@ -21,8 +21,10 @@ from tests.converter.graphs import (
     as_proto,
     constants,
     kernels,
+    measured,
     one_matmul,
     plan_for,
+    plan_on,
     reference,
     run,
     vit,
@@ -149,9 +151,8 @@ def test_what_wins_nothing_or_does_not_fit_is_left_alone(case: str) -> None:
 
 
 def test_other_targets_keep_the_add() -> None:
-    plan = plan_for(["fc"], weight_bits=4)
     for name, target in TARGETS.items():
-        count = convert_model(as_ir(random_layer()), plan, target=target).passes["BiasInGemm"]
+        count = convert_model(measured(random_layer()), plan_on(target, ["fc"], 4), target=target).passes["BiasInGemm"]
         assert count == (name == "onnxruntime-x86-vnni"), name
 
 
