@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -74,6 +74,7 @@ class Frontend:
         loaded: the model; equalization changes its weights but not its function.
         group: processes that share the images of statistics; everything else runs identically in each process.
         grids: grids that weights may have, see `Target.grids`.
+        block: inputs that share a scale, see `Target.block`.
         products: measure the ranges of the layers' products, see `Target.output_ranges`.
 
     Attributes:
@@ -90,11 +91,12 @@ class Frontend:
         group: Group = ALONE,
         *,
         grids: Collection[str] = tuple(Grid),
+        block: int | None = None,
         products: bool = False,
     ) -> None:
         self.loaded = loaded
         self._group = group
-        self._grids = tuple(grids)
+        self._grids, self._block = tuple(grids), block
         self._products = products
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
@@ -174,7 +176,7 @@ class Frontend:
                 lambda: plain(
                     choose_strengths(
                         module, links, fit, held_out, weight_bits=round(options.weight_bits), activation_bits=width,
-                        seed=seed, progress=advance,
+                        seed=seed, block=self._block, progress=advance,
                     )
                 ),
             )  # fmt: skip
@@ -204,7 +206,7 @@ class Frontend:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
         with progress.stage("input moments"):
             moments = input_moments(self.loaded.module, linear_layers(self.exported.layers), images, group=self._group)
-        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids)
+        self.rounder = self._new_rounder(moments, widths)
         self._gptq = True
 
     def round(
@@ -243,7 +245,7 @@ class Frontend:
         model. At 8 bits everywhere GPTQ gains less than the inputs lose by far, and all weights are rounded to nearest.
         """
         bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
+        rounders = {"nearest": self._new_rounder()}
         fine = all(width == FIXED_BITS for width in bits.values())
         if self._gptq and not fine:
             rounders["gptq"] = self.rounder
@@ -294,8 +296,14 @@ class Frontend:
         """Use an export of the module in its current state."""
         self.exported = exported
         self._scored: tuple[SlicedImages, torch.Tensor] | None = None
-        self.rounder = WeightRounder(exported.layers, grids=self._grids)
+        self.rounder = self._new_rounder()
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
+
+    def _new_rounder(
+        self, moments: Mapping[str, torch.Tensor] | None = None, widths: Sequence[int] = ()
+    ) -> WeightRounder:
+        """A rounder of the layers as they are now, on the target's grids."""
+        return WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids, block=self._block)
 
     def _reference(self, images: SlicedImages) -> torch.Tensor:
         """Outputs of the float model on the images of the score, computed once for the same images."""

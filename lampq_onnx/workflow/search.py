@@ -136,7 +136,7 @@ class Search:
         self._target = target_here(recipe.output.target_name)
         latency = recipe.budgets.latency
         self._times = None if latency is None else LatencyTable.load(latency)
-        form = f"{' '.join(self._target.grids)} {self._target.output_ranges}"
+        form = f"{' '.join(self._target.grids)} {self._target.block} {self._target.output_ranges}"
         self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed), form, stages.text)
 
     def run(self) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from tools.detector import data, judge, loss
 from tools.detector.detr import detr
 from tools.detector.learner import Learner
 from tools.detector.rt_detr import rt_detr
-from tools.detector.step import Gradients
+from tools.detector.step import FilledItems, Gradients
 
 pytest.importorskip("transformers")
 pytest.importorskip("pycocotools")
@@ -90,6 +91,15 @@ def test_the_first_gradients_are_of_an_ordinary_size(build: Callable[[int, int],
     value = Gradients(model, half=False, recorded=False)(images, targets)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
     assert 0.1 * float(value) < norm < 10 * float(value)
+
+
+def test_items_are_set_where_they_are() -> None:
+    plain, filled = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64)
+    for values, mode in ((plain, nullcontext()), (filled, FilledItems())):
+        with mode:
+            values[1, 0], values[2] = 7, 5
+            values[values > 6] = 9
+    assert torch.equal(plain, filled)
 
 
 def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> None:

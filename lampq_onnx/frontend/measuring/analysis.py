@@ -34,7 +34,7 @@ from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
-from lampq_onnx.graph.model_file import model_bytes
+from lampq_onnx.graph.model_file import float_numbers, model_bytes
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
@@ -194,6 +194,7 @@ class Analysis:
             equalized=dict(equalized),
             skipped=self.exported.skipped,
             float_bytes=model_bytes(self.exported.model),
+            float_numbers=float_numbers(self.exported.model),
         )
 
     def _input_widths(self, options: AnalysisOptions) -> dict[str, tuple[int, ...]]:
@@ -244,13 +245,14 @@ class Analysis:
         if count == 1:
             fit = held_out = self.images
         held_out = held_out.slice(0, most)
-        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids)
+        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids, block=self.rounder.block)
         if self.gptq:
             with progress.stage("cost candidates"):
                 moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
                 rounder = WeightRounder(
-                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids
-                )
+                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids,
+                    block=self.rounder.block,
+                )  # fmt: skip
                 keep = options.candidates
                 if estimator == "measured":
                     keep = measured_widths(options.candidates, options.weight_bits)
