@@ -57,7 +57,9 @@ class ConditionalDetrLearner(Learner):
 
     def forward(self, images: torch.Tensor) -> tuple[list[Answer], torch.Tensor]:
         """See `Learner`."""
+        self._seen.clear()
         found = self.network.model(images)
+        # Nothing is kept: a graph that is recorded later must not meet this one.
         seen, self._seen = self._seen, []
         answers = []
         for tokens in reversed(seen):
