@@ -15,12 +15,15 @@ from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.targets import Packing, Target
 
+HALF_OPSET = 19
+"""First opset whose QuantizeLinear and DequantizeLinear take float16."""
+
 
 class RaiseOpset(CountingPass):
     """Bring the graph to the opset that its new types need.
 
-    1. The goal is the lowest opset that the storage of the weights and the widths of the inputs need. A graph that
-       already has it is left unchanged: raising the opset without need may change operators.
+    1. The goal is the lowest opset that the storage of the weights, the widths of the inputs and float16 need. A graph
+       that already has it is left unchanged: raising the opset without need may change operators.
     2. The result must not be newer than what the target reads.
 
     Args:
@@ -45,6 +48,7 @@ class RaiseOpset(CountingPass):
             (opset_of_weight(p.weight, storages.get(name, packing)) for name, p in parameters.items()), default=0
         )
         self._inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
+        self._half = HALF_OPSET if target.half else 0
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
@@ -58,10 +62,12 @@ class RaiseOpset(CountingPass):
         return raised
 
     def _raise(self, model: ir.Model) -> int:
-        current, needed = model.opset_imports.get("", 0), max(self._weights, self._inputs)
+        current, needed = model.opset_imports.get("", 0), max(self._weights, self._inputs, self._half)
         if current >= needed:
             return 0
-        if self._weights >= self._inputs:
+        if self._half == needed:
+            why, hint = f"float16 files for {self._target.name}", "use another --target"
+        elif self._weights >= self._inputs:
             why, hint = f"weights in {self._packing} storage", "use --packing exact or --packing container"
         else:
             why, hint = "16-bit activations", "set activation_bits of those layers to 8 or 32 in the plan"
