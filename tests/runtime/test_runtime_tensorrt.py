@@ -57,10 +57,10 @@ def test_every_product_is_one_of_integers_by_the_engine_s_own_report(tmp_path: P
     wanted = dict.fromkeys(["patch_embed.proj", *LAYERS, "head"], "Int8")
     assert four["products"] == eight["products"] == wanted
     assert fp8["products"] == dict.fromkeys(wanted, "FP8")
-    # Between the products everything is in float16, and only the answers are in float32.
+    # Between the products everything is in float16; images and answers are in float32.
     for row in (four, eight, fp8):
         assert isinstance(row["written"], dict)
-        assert row["written"]["Float"] == 1 < row["written"]["Half"]
+        assert row["written"]["Half"] > 5 * row["written"]["Float"]
     # One product for queries, keys and values is taken apart by TensorRT, which then multiplies in float.
     assert whole["products"] == {**wanted, **{name: "Int8 x Half" for name in LAYERS if name.endswith("qkv")}}
     assert "TensorRT cannot read" in str(other["refused"])
