@@ -176,6 +176,7 @@ def convert_model(
     weights: Mapping[str, QuantizedWeight] | None = None,
     graph_passes: Sequence[CountingPass] | None = None,
     batch: int | None = None,
+    one_attention: bool = False,
 ) -> Conversion:
     """Quantize a float graph.
 
@@ -187,6 +188,7 @@ def convert_model(
         weights: weights that were rounded before, see `layer_parameters`.
         graph_passes: passes that run on the float graph first; None: `order.graph_steps`.
         batch: number of images that the file takes at once; None: the target's, or any.
+        one_attention: use the operator Attention of opset 23 where it computes the same.
 
     Raises:
         UsageError: the target has no kernel for widths of the plan, does not read the storage, or cannot have channels
@@ -209,7 +211,9 @@ def convert_model(
     nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
     for name, graph_layer in layers.items():
         annotate(graph_layer, name)
-    steps, packer = conversion_steps(parameters, target, storage, storages, graph_passes, batch or target.batch, wide)
+    steps, packer = conversion_steps(
+        parameters, target, storage, storages, graph_passes, batch or target.batch, wide, one_attention=one_attention
+    )
     done = run_steps(model, steps)
     before = len(model.graph.initializers)
     run_steps(model, closing_steps())

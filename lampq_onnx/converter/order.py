@@ -13,6 +13,7 @@ from lampq_onnx.converter.passes import (
     FixBatch,
     FoldShapes,
     GemmToMatMul,
+    OneAttention,
     PatchEmbedToMatMul,
     ProductPerPart,
     QuantizeActivations,
@@ -22,6 +23,7 @@ from lampq_onnx.converter.passes import (
     ReplaceBias,
     SelectEarly,
     SplitUnbind,
+    StayInRows,
     ToFloat16,
 )
 from lampq_onnx.graph.edits import CountingPass
@@ -46,7 +48,12 @@ def default_graph_passes() -> list[CountingPass]:
 
 
 def quantizing_steps(
-    parameters: Parameters, target: Target, packer: QuantizeWeights, wide: Collection[str] = ()
+    parameters: Parameters,
+    target: Target,
+    packer: QuantizeWeights,
+    wide: Collection[str] = (),
+    *,
+    one_attention: bool = False,
 ) -> list[Step]:
     """List the passes that write the quantization parameters of the layers into the graph.
 
@@ -55,6 +62,7 @@ def quantizing_steps(
         target: decides the form of the layers.
         packer: the pass that writes the weights; it remembers how they are stored.
         wide: tensors that stay in float32, see `ToFloat16`.
+        one_attention: see `OneAttention`.
     """
     half = [Step(ToFloat16(wide), "last: the other passes compute and compare float32 constants")]
     products = [
@@ -78,7 +86,9 @@ def quantizing_steps(
         Step(packer, "after all passes that read the float weights"),
         *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
-        Step(BiasInGemm(facts, target), "late: the other passes recognize a layer as a MatMul with an Add"),
+        Step(BiasInGemm(facts, target), "late: the passes before recognize a layer as a MatMul with an Add"),
+        Step(OneAttention(wanted=one_attention), "queries, keys and values have their final products now"),
+        Step(StayInRows(target), "it follows the rows that Gemms read and write"),
         *(half if target.half else []),
     ]
 
@@ -99,6 +109,8 @@ def conversion_steps(
     graph: Sequence[ir.passes.PassBase] | None = None,
     batch: int | None = None,
     wide: Collection[str] = (),
+    *,
+    one_attention: bool = False,
 ) -> tuple[list[Step], QuantizeWeights]:
     """List the passes of a conversion in order, without `closing_steps`, and return the pass that writes the weights.
 
@@ -110,12 +122,14 @@ def conversion_steps(
         graph: passes to use instead of `graph_steps`.
         batch: number of images that the file takes at once; None: any.
         wide: see `quantizing_steps`.
+        one_attention: see `OneAttention`.
     """
     packer = QuantizeWeights(parameters, packing, target, storages)
     own = graph_steps() if graph is None else [Step(step, "given by the caller") for step in graph]
     opset = Step(
-        RaiseOpset(parameters, packing, storages, target),
+        RaiseOpset(parameters, packing, storages, target, one_attention=one_attention),
         "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
     fixed = [] if batch is None else [Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")]
-    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer, wide)], packer
+    quantizing = quantizing_steps(parameters, target, packer, wide, one_attention=one_attention)
+    return [opset, *fixed, *own, *quantizing], packer

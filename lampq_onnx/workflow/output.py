@@ -55,7 +55,15 @@ def write_quantized(
     """
     source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
-    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights, batch=options.batch)
+    conversion = convert_model(
+        model,
+        plan,
+        packing=packing,
+        target=target,
+        weights=weights,
+        batch=options.batch,
+        one_attention=options.attention == "operator",
+    )
     describe_layers(conversion.model, plan)
     conversion.model.metadata_props.update({SOURCE_KEY: source, **(metadata or {})})
     save_model(conversion.model, path)

@@ -85,15 +85,12 @@ def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
     model = vit()
     plan = plan_for([graph_layer.name for graph_layer in find_layers(as_ir(model).graph)], weight_bits=5)
     (inside, count), (outside, _) = converted(model, plan), converted(model, plan, plain=True)
-    # Patch embedding, and qkv, proj and fc2 of two blocks, but for the rows that only the class token has.
-    assert count >= 6
-    assert "BiasGelu" in kernels(inside)
-    # Queries, keys and values have no name of their own.
+    # Patch embedding, and qkv, proj, fc1 and fc2 of two blocks.
+    assert count >= 8
+    assert "BiasGelu" in kernels(outside)
+    # Values that stay in rows have other names.
     both = [
-        [
-            layer if len(layer.outputs) == 1 else dataclasses.replace(layer, outputs=())
-            for layer in inspect_model(as_ir(m))
-        ]
+        [dataclasses.replace(layer, input="", outputs=()) for layer in inspect_model(as_ir(m))]
         for m in (inside, outside)
     ]
     assert both[0] == both[1]
@@ -105,13 +102,17 @@ def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
 
 
 @pytest.mark.parametrize("gelu", ["op", "erf"])
-def test_the_bias_before_gelu_stays_with_it(gelu: str) -> None:
+def test_gelu_reads_the_result_of_the_integer_kernel_without_a_bias(gelu: str) -> None:
     model = vit(gelu=gelu)
-    inside, _ = converted(model, plan_for([layer.name for layer in find_layers(as_ir(model).graph)]))
+    plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)])
+    (inside, _), (outside, _) = converted(model, plan), converted(model, plan, plain=True)
     fc1 = [node for node in inside.graph.node if node.name.endswith("mlp.fc1")]
     assert fc1
-    assert {node.op_type for node in fc1} == {"MatMul"}
-    assert "BiasGelu" in kernels(inside)
+    assert {node.op_type for node in fc1} == {"Gemm"}
+    assert "BiasGelu" not in kernels(inside)
+    assert kernels(inside).count("Gelu") == kernels(outside).count("BiasGelu") == len(fc1)
+    x = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(inside, x, LEVELS[0]), run(outside, x, LEVELS[0]), rtol=0, atol=0.05)
 
 
 def test_layer_scale_does_not_hide_the_bias() -> None:
