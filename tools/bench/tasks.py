@@ -205,13 +205,13 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
         folder = options.reader or Path(room, "reader")
-        for case in cases(folder):
+        for number, case in enumerate(cases(folder)):
             if options.only and options.only not in case.name:
                 continue
             if case.name == "sequence" and options.reader is None:
                 reader.write(reader.trained(options.steps), folder)
             for bits in options.bits:
-                output = Path(room, f"{case.name.split()[0]}-{bits}")
+                output = Path(room, f"{number}-{bits}")
                 report = case.call(bits, output)
                 print(line(case, f"{bits}/8", report.accuracy), flush=True)
             broken = damaged(output / FLOAT_FILE, Path(room, "damaged.onnx"))
