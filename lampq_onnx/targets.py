@@ -85,7 +85,6 @@ class Target:
             float; it joins the parts to one product of integers.
         grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
             wider than the weights are.
-        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
         output_ranges: the result of each product is quantized too, with the width of the input, because only then does
             the product run on integers.
         zero_points: the zero points of the weights are written although they are zero.
@@ -109,7 +108,6 @@ class Target:
     gemm_bias: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
-    moves_bytes: bool = True
     output_ranges: bool = False
     zero_points: bool = False
     batch: int | None = None
@@ -284,7 +282,6 @@ TARGETS = {
             packings=("native", "container"),
             folds=False,
             grids=("mid-tread",),
-            moves_bytes=False,
             output_ranges=True,
             zero_points=True,
             batch=1,

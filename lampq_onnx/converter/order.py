@@ -64,7 +64,7 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
         Step(PatchEmbedToMatMul(facts), "before the input is quantized: QuantizeLinear goes before its moves"),
         Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
         Step(
-            QuantizeActivations(parameters, signed=target.symmetric, moves_bytes=target.moves_bytes),
+            QuantizeActivations(parameters, signed=target.symmetric),
             "layers have their final inputs now",
         ),
         Step(packer, "after all passes that read the float weights"),
