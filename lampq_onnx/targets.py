@@ -85,6 +85,10 @@ class Target:
             float; it joins the parts to one product of integers.
         grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
             wider than the weights are.
+        block: inputs of a layer that share a scale of the weights, a number of float16; None: all of an output channel
+            share one.
+        half: numbers that are not quantized are in float16, where that does not overflow, see `passes.ToFloat16`.
+        wide_sums: normalizations of float16 add up their squares in float32.
         output_ranges: the result of each product is quantized too, with the width of the input, because only then does
             the product run on integers.
         zero_points: the zero points of the weights are written although they are zero.
@@ -108,6 +112,9 @@ class Target:
     gemm_bias: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
+    block: int | None = None
+    half: bool = False
+    wide_sums: bool = False
     output_ranges: bool = False
     zero_points: bool = False
     batch: int | None = None
@@ -120,6 +127,11 @@ class Target:
     def timed(self) -> bool:
         """Whether `probe` can time its files here."""
         return self.runner is not None
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether no input is quantized."""
+        return all(set(kernel.activations) == {FLOAT} for kernel in self.kernels)
 
     @property
     def packing(self) -> Packing:
@@ -168,7 +180,8 @@ class Target:
             UsageError: names the nearest pair that the target can run, and the options.
         """
         for weight_bits, activation_bits in pairs:
-            self.require_pair(weight_bits, activation_bits, "the requested widths (--candidates, --activation-bits)")
+            inputs = FLOAT if self.weights_only else activation_bits
+            self.require_pair(weight_bits, inputs, "the requested widths (--candidates, --activation-bits)")
 
     def require_packing(self, packing: Packing) -> None:
         """Refuse a storage that the target does not read.
@@ -219,6 +232,9 @@ _NARROW = tuple(range(2, 9))
 
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
 """Kernels of onnxruntime on CPUs (docs/runtime/targets.md): narrow widths run in 8 bits, wider inputs in float."""
+
+BLOCK = 64
+"""Inputs that share a scale on GPUs: every width of a ViT is a multiple of it, and scales take 1/4 bit a weight."""
 
 _ON_CPU = Verified("python -m tools.bench.targets --only onnxruntime", "onnxruntime 1.32.0", "2026-11-30")
 
@@ -287,6 +303,21 @@ TARGETS = {
             batch=1,
             verified=Verified("python -m tools.bench.qnn", "onnxruntime-qnn 2.7.0, software HTP", "2026-11-30"),
             opset=21,
+        ),
+        # DequantizeLinear with block_size and a MatMul become MatMulNBits, also in float16 (tools/bench/cuda.py). No
+        # kernel of this provider multiplies integers of a QDQ file.
+        Target(
+            "onnxruntime-cuda",
+            "onnxruntime on NVIDIA GPUs",
+            signed_8bit_exact=True,
+            kernels=(Kernel((4, 8), (FLOAT,), "float"),),
+            packings=("native",),
+            folds=False,
+            shared_bytes=False,
+            grids=("mid-tread",),
+            block=BLOCK,
+            half=True,
+            wide_sums=True,
         ),
         # Explicit quantization: int8 with zero point 0 for weights (per channel) and inputs (per tensor), and
         # DequantizeLinear on constants. INT4 is weight-only and in blocks, which this converter does not write.

@@ -13,7 +13,7 @@ from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.runtime.probe.timed_forms import FLOAT_FORM, timed_forms
 from lampq_onnx.targets import PACKINGS, TARGETS, target_for
-from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference, run, vit
+from tests.converter.graphs import as_ir, as_proto, measured, one_matmul, plan_for, plan_on, reference, run, vit
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
@@ -131,11 +131,13 @@ def test_qnn_moves_no_bytes_and_fixes_every_size() -> None:
 
 
 def test_a_fixed_batch_changes_no_answer_and_another_one_is_refused() -> None:
-    plan, x = plan_for(NAMES, weight_bits=4), np.random.default_rng(1).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(3, 3, 4, 4)).astype(np.float32)
     for target in TARGETS.values():
         if target.batch is not None:
             continue
-        answers = [run(as_proto(convert_model(as_ir(vit()), plan, target=target, batch=b).model), x) for b in (None, 3)]
+        plan = plan_on(target, NAMES, 4)
+        files = [convert_model(measured(vit()), plan, target=target, batch=batch).model for batch in (None, 3)]
+        answers = [run(as_proto(file), x) for file in files]
         np.testing.assert_allclose(*answers, atol=1e-5)
     fixed = as_ir(vit())
     fixed.graph.inputs[0].shape = ir.Shape([2, 3, 4, 4])

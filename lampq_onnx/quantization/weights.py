@@ -1,9 +1,9 @@
-"""Weight quantizers: symmetric grids per output channel, with scales of least squared error."""
+"""Weight quantizers: symmetric grids per output channel or per block of inputs, with scales of least squared error."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,10 @@ and 1 (8 bits) for Gaussian weights, and down to 0.15 at 2 and 3 bits if one wei
 
 REFINEMENTS = 3
 """Number of least-squares updates of the scale after the search; none can raise the error for fixed codes."""
+
+
+SMALLEST_HALF = float(np.finfo(np.float16).smallest_subnormal)
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 class Grid(StrEnum):
@@ -108,12 +112,23 @@ class RowGroup:
 
 
 class _ByRow:
-    """What weights and grids answer about the widths of their rows."""
+    """What weights and grids answer about the widths and scales of their rows."""
 
     scale: npt.NDArray[np.float32]
     bits: int
     grid: Grid
     widths: RowWidths | None
+    block: int | None
+
+    def steps(self, inputs: int) -> npt.NDArray[np.float32]:
+        """Return the scale of each weight of a row: (outputs, inputs), or (outputs, 1) where a row has one scale.
+
+        Args:
+            inputs: weights of a row.
+        """
+        if self.block is None:
+            return self.scale[:, None]
+        return np.repeat(self.scale, self.block, axis=1)[:, :inputs]
 
     def row_bits(self) -> npt.NDArray[np.int8]:
         """Return the width of each row, int8 (outputs,)."""
@@ -142,11 +157,12 @@ class QuantizedWeight(_ByRow):
 
     Attributes:
         codes: uint8 (outputs, inputs), each below 2^bits of its row.
-        scale: float32 (outputs,).
+        scale: float32 (outputs,), or (outputs, blocks) if ``block`` is given.
         bits: width, 1..8; the largest one if the rows differ.
         grid: the integer level that a code stands for; that of the widest rows if the rows differ.
         bias: float32 (outputs,) that belongs to this rounding; None: the layer keeps its own.
         widths: widths and grids of the rows; None: all have ``bits`` and ``grid``.
+        block: inputs that share a scale, and the last block of a row may be shorter; None: a row has one scale.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -155,6 +171,7 @@ class QuantizedWeight(_ByRow):
     grid: Grid
     bias: npt.NDArray[np.float32] | None = None
     widths: RowWidths | None = None
+    block: int | None = None
 
     def integers(self) -> npt.NDArray[np.int8]:
         """Return the levels as int8 (outputs, inputs)."""
@@ -167,7 +184,7 @@ class QuantizedWeight(_ByRow):
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """Return float32 (outputs, inputs), exactly as DequantizeLinear computes it."""
-        return self.integers().astype(np.float32) * self.scale[:, None]
+        return self.integers().astype(np.float32) * self.steps(self.codes.shape[1])
 
 
 @dataclass(frozen=True)
@@ -175,11 +192,12 @@ class WeightGrid(_ByRow):
     """Grid and scales found for one matrix at one width.
 
     Attributes:
-        scale: float32 (outputs,).
+        scale: float32 (outputs,), or (outputs, blocks) if ``block`` is given.
         bits: width, 1..8; the largest one if the rows differ.
         grid: the chosen grid; that of the widest rows if the rows differ.
         error: squared Frobenius norm of the rounding error.
         widths: widths and grids of the rows; None: all have ``bits`` and ``grid``.
+        block: inputs that share a scale, see `QuantizedWeight`.
     """
 
     scale: npt.NDArray[np.float32]
@@ -187,43 +205,55 @@ class WeightGrid(_ByRow):
     grid: Grid
     error: float
     widths: RowWidths | None = None
+    block: int | None = None
 
     def quantize(self, weight: FloatArray) -> QuantizedWeight:
         """Round ``weight`` (outputs, inputs) to the nearest levels."""
-        codes = np.empty(weight.shape, np.uint8)
+        codes, steps = np.empty(weight.shape, np.uint8), self.steps(weight.shape[1])
         for group in self.row_groups():
-            part = weight[group.rows] / self.scale[group.rows, None]
+            part = weight[group.rows] / steps[group.rows]
             codes[group.rows] = group.grid.codes_of(part, group.bits)
         return self.with_codes(codes)
 
     def with_codes(self, codes: npt.NDArray[np.uint8]) -> QuantizedWeight:
         """Return the weight with these ``codes`` (outputs, inputs) on this grid."""
-        return QuantizedWeight(codes=codes, scale=self.scale, bits=self.bits, grid=self.grid, widths=self.widths)
+        return QuantizedWeight(codes, self.scale, self.bits, self.grid, widths=self.widths, block=self.block)
 
 
 def fit_weight_grid(
-    weight: FloatArray, bits: int | npt.NDArray[np.integer[Any]], grids: Collection[str] = tuple(Grid)
+    weight: FloatArray,
+    bits: int | npt.NDArray[np.integer[Any]],
+    grids: Collection[str] = tuple(Grid),
+    block: int | None = None,
 ) -> WeightGrid:
-    """Find the grid and the per-channel scales with the smallest squared error.
+    """Find the grid and the scales of channels or blocks with the smallest squared error.
 
     Args:
         weight: (outputs, inputs), finite.
         bits: 1..8, for all rows or one for each, (outputs,). Rows of the same width get the same grid.
         grids: grids to choose from; 1 bit has only the mid-rise grid, and more than `MID_RISE_MAX_BITS` bits only the
             other one.
+        block: inputs that share a scale, which is a number of float16 then; None: each row has one scale.
 
     Raises:
-        ValueError: the weight is not a matrix or not finite, a width is outside 1..8, or there is not one for each row.
+        ValueError: the weight is not a matrix or not finite, a width is outside 1..8, there is not one for each row, or
+            the rows of a weight in blocks differ in width.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise ValueError(f"expected a non-empty matrix, got shape {weight.shape}")
     if isinstance(bits, np.ndarray):
         if bits.shape != weight.shape[:1]:
             raise ValueError(f"expected one width for each of {len(weight)} rows, got shape {bits.shape}")
-        return _fit_rows(weight, bits, grids)
+        if block is None:
+            return _fit_rows(weight, bits, grids)
+        if len(np.unique(bits)) > 1:
+            raise ValueError("the rows of a weight in blocks have one width")
+        bits = int(bits[0])
     if not 1 <= bits <= 8:
         raise ValueError(f"bits must be 1..8, not {bits}")
     weight = weight.astype(np.float32, copy=False)
+    if block is not None:
+        return _fit_blocks(weight, bits, grids, block)
     largest = np.abs(weight).max(axis=1)
     if not np.isfinite(largest).all():
         raise ValueError("the weights hold NaN or infinity")
@@ -234,6 +264,25 @@ def fit_weight_grid(
     weight = np.ldexp(weight, -exponent[:, None])
     fits = [_fit(weight, exponent, bits, grid) for grid in usable]
     return min(fits, key=lambda fit: fit.error)
+
+
+def _fit_blocks(weight: npt.NDArray[np.float32], bits: int, grids: Collection[str], block: int) -> WeightGrid:
+    """Fit each block of inputs as a row of its own."""
+    found = fit_weight_grid(in_blocks(weight, block), bits, grids)
+    scale = float16_scales(found.scale).reshape(len(weight), -1)
+    fitted = WeightGrid(scale, bits, found.grid, 0.0, block=block)
+    change = fitted.quantize(weight).dequantize().astype(np.float64) - weight
+    return replace(fitted, error=float((change * change).sum()))
+
+
+def in_blocks(weight: npt.NDArray[np.float32], block: int) -> npt.NDArray[np.float32]:
+    """Return the blocks of all rows as rows, (outputs * blocks, block); zeros fill the last block of a row."""
+    return np.pad(weight, ((0, 0), (0, -weight.shape[1] % block))).reshape(-1, block)
+
+
+def float16_scales(scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Round scales to numbers of float16 that are not zero."""
+    return np.clip(scale, SMALLEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float32)
 
 
 def usable_grids(bits: int, grids: Collection[str] = tuple(Grid)) -> list[Grid]:

@@ -21,6 +21,7 @@ from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.budgets import promised_bytes
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
+from lampq_onnx.allocation.options import DEFAULTS
 from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
@@ -75,7 +76,7 @@ def make_plan(
         UsageError: see `allocate` and `allocate_within`.
         LampqError: see `allocate` and `allocate_within`.
     """
-    options = with_granularity(options, target, packing)
+    options = options_for(with_granularity(options, target, packing), target)
     if limits.only_bits:
         target.require_widths(options.for_measured(sensitivities).width_pairs)
         if target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is None:
@@ -92,6 +93,33 @@ def make_plan(
         table=table,
         float_bytes=float_bytes,
     )
+
+
+def options_for(options: AllocationOptions, target: Target) -> AllocationOptions:
+    """Return the options with what the target leaves open: widths that have a kernel there, where none were chosen.
+
+    Where the target quantizes no input, costs are those of inputs of 16 bits, which lose nothing.
+
+    Args:
+        options: options of the allocation.
+        target: where the file is to run.
+
+    Raises:
+        UsageError: inputs are to be quantized, and the target leaves them in float.
+    """
+    found: dict[str, object] = {}
+    if target.weights_only:
+        if options.activation_bits not in (DEFAULTS.activation_bits, WIDE_ACTIVATION_BITS):
+            raise UsageError(
+                f"{target.name} leaves all inputs in float, and activation bits of {options.activation_bits} are asked "
+                "for",
+                hint="leave out --activation-bits",
+            )
+        found["activation_bits"] = WIDE_ACTIVATION_BITS
+    possible = {bits for kernel in target.kernels for bits in kernel.weights}
+    if options.candidates == DEFAULTS.candidates and not set(options.candidates) <= possible:
+        found["candidates"] = tuple(bits for bits in options.candidates if bits in possible)
+    return options.model_copy(update=found) if found else options
 
 
 def with_granularity(options: AllocationOptions, target: Target, packing: PackingName) -> AllocationOptions:

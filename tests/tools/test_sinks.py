@@ -26,7 +26,7 @@ def test_layers_with_wide_or_float_inputs_are_counted() -> None:
             storage="int8",
             scheme="mid-tread",
             bytes=4,
-        )  # fmt: skip
+        )
         for bits in (8, 8, 16, 32)
     )
     assert sinks.float_layers(report().model_copy(update={"layers": layers})) == "2"

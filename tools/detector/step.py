@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tools.detector.data import Targets, normalized
 from tools.detector.learner import Learner
@@ -10,6 +13,18 @@ from tools.detector.loss import loss_of
 
 WARM_UPS = 3
 """Steps before the recording, in which libraries choose their kernels and the model fills its caches."""
+
+
+class FilledItems(TorchFunctionMode):
+    """Sets single items on the device: what comes from the host cannot be recorded."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Fill the item if a number is written to a place that numbers name."""
+        if func is torch.Tensor.__setitem__ and isinstance(args[2], int | float):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if all(isinstance(each, int) for each in index):
+                return args[0][args[1]].fill_(args[2])
+        return func(*args, **(kwargs or {}))
 
 
 class Gradients:
@@ -53,11 +68,11 @@ class Gradients:
         self._targets = Targets(targets.boxes.clone(), targets.classes.clone())
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), FilledItems():
             for _ in range(WARM_UPS):
                 self._compute(self._images, self._targets)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph), FilledItems():
             # Gradients start as None, so a run of the graph sets them and does not add.
             self._loss = self._compute(self._images, self._targets)

@@ -25,7 +25,7 @@ def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
         rises = weight.row_rises()
         half = 2.0 ** (weight.row_bits().astype(np.float32) - 1)
         level.mul_(_column(1.0 + rises, like)).sub_(_column(np.where(rises, 2 * half - 1, half), like))
-    return level.mul_(_column(weight.scale, like)).to(like.dtype)
+    return level.mul_(_steps(weight, like)).to(like.dtype)
 
 
 def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
@@ -35,7 +35,7 @@ def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
         grid: levels and scales.
         weight: on any device.
     """
-    ratio = weight.float() / _column(grid.scale, weight)
+    ratio = weight.float() / _steps(grid, weight)
     codes = torch.empty(ratio.shape, dtype=torch.uint8, device=ratio.device)
     for group in grid.row_groups():
         part = ratio if grid.widths is None else ratio[torch.from_numpy(group.rows).to(ratio.device)]
@@ -47,6 +47,14 @@ def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
         else:
             codes[torch.from_numpy(group.rows).to(codes.device)] = found
     return grid.with_codes(codes.cpu().numpy())
+
+
+def _steps(source: QuantizedWeight | WeightGrid, like: torch.Tensor) -> torch.Tensor:
+    """The scale of each weight of a matrix like ``like``, flattened; one column where rows have one scale."""
+    if source.block is None:
+        return _column(source.scale, like)
+    inputs = like.numel() // len(like)
+    return torch.from_numpy(source.scale).to(like.device).repeat_interleave(source.block, 1)[:, :inputs]
 
 
 def _column(values: np.ndarray[tuple[int], np.dtype[np.generic]], like: torch.Tensor) -> torch.Tensor:

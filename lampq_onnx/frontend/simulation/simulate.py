@@ -36,6 +36,7 @@ class WeightRounder:
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
         given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
+        block: inputs that share a scale, see `Target.block`.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class WeightRounder:
         widths: Sequence[int] = (),
         given: Mapping[str, QuantizedWeight] | None = None,
         grids: Collection[str] = tuple(Grid),
+        block: int | None = None,
     ) -> None:
-        self.grids = tuple(grids)
+        self.grids, self.block = tuple(grids), block
         self._originals = {layer.name: layer.module.weight.detach() for layer in layers}
         self._moments = dict(moments or {})
         self._by_gptq = frozenset(self._moments)
@@ -131,7 +133,7 @@ class WeightRounder:
 
     def _fit(self, name: str, widths: Sequence[int]) -> None:
         try:
-            found = fit_weight_grids(self._matrix(name), widths, self.grids)
+            found = fit_weight_grids(self._matrix(name), widths, self.grids, self.block)
         except ValueError as error:
             raise LampqError(f"layer {name} cannot be quantized: {error}") from error
         self._grids |= {(name, bits): grid for bits, grid in zip(widths, found, strict=True)}

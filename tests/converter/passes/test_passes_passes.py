@@ -374,6 +374,8 @@ def test_passes_say_what_they_did() -> None:
         "QuantizeWeights": 10,
         "ProductPerPart": 2,
         "BiasInGemm": 0,
+        "OneAttention": 0,
+        "StayInRows": 0,
         "RemovedInitializers": conversion.passes["RemovedInitializers"],
     }
     assert conversion.passes["RemovedInitializers"] >= 10
