@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -13,11 +14,14 @@ from lampq_onnx.quantization import ActivationQuantizer
 UINT16_OPSET = 21
 """First opset whose QuantizeLinear writes uint16."""
 
+FLOAT8_OPSET = 19
+"""First opset whose QuantizeLinear writes float8, and reads float16."""
+
 
 class QuantizeActivations(LayerPass[LayerParameters]):
     """Quantize the input of each layer.
 
-    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: the same to uint16.
+    1. 8 bits: QuantizeLinear to uint8, DequantizeLinear. 16 bits: the same to uint16. Float8: the same to float8.
     2. Fewer than 8 bits: a Clip to the representable interval first, then uint8. The levels that remain are exactly
        those of the narrow type, and the layer keeps its 8-bit kernel.
     3. Layers without a quantizer read the float input.
@@ -71,11 +75,15 @@ class QuantizeActivations(LayerPass[LayerParameters]):
 
 def required_opset(quantizer: ActivationQuantizer | None) -> int:
     """Return the lowest opset that the quantizer needs; 0: any."""
+    if quantizer is not None and quantizer.float8:
+        return FLOAT8_OPSET
     return UINT16_OPSET if quantizer is not None and quantizer.bits > INTEGER_KERNEL_BITS else 0
 
 
 def zero_point_of(quantizer: ActivationQuantizer, *, signed: bool) -> np.generic:
-    """Return the zero point in the type of the integers: uint8 or uint16, or int8 or int16."""
+    """Return the zero point in the type of the levels: uint8 or uint16, int8 or int16, or float8."""
+    if quantizer.float8:
+        return np.zeros(1, ml_dtypes.float8_e4m3fn)[0]  # type: ignore[no-any-return]  # a type that NumPy does not know
     wide = quantizer.bits > INTEGER_KERNEL_BITS
     if not signed:
         return (np.uint16 if wide else np.uint8)(quantizer.zero_point)
