@@ -94,7 +94,6 @@ class Target:
             share one.
         half: numbers that are not quantized are in float16, where that does not overflow, see `passes.ToFloat16`.
         wide_sums: normalizations of float16 add up their squares in float32.
-        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
         output_ranges: the result of each product is quantized too, with the width of the input, because only then does
             the product run on integers.
         zero_points: the zero points of the weights are written although they are zero.
@@ -122,7 +121,6 @@ class Target:
     half: bool = False
     device: Device = "CPU"
     wide_sums: bool = False
-    moves_bytes: bool = True
     output_ranges: bool = False
     zero_points: bool = False
     batch: int | None = None
@@ -312,7 +310,6 @@ TARGETS = {
             packings=("native", "container"),
             folds=False,
             grids=("mid-tread",),
-            moves_bytes=False,
             output_ranges=True,
             zero_points=True,
             batch=1,
@@ -363,7 +360,6 @@ TARGETS = {
             folds=False,
             part_products=True,
             grids=("e4m3",),
-            moves_bytes=False,
             half=True,
             verified=Verified("python -m tools.bench.tensorrt", "builder of TensorRT-RTX 1.7.1", "2026-11-30"),
             opset=20,
