@@ -1,8 +1,8 @@
-"""Train a small detector for the shapes of tools/scenes.py: YOLOS, DETR or RT-DETR.
+"""Train a small detector for the shapes of tools/scenes.py: YOLOS, Conditional DETR or RT-DETR.
 
     python -m tools.train_detector --device cuda --output models/scenes
     python -m tools.train_detector rt-detr --device cuda --output models/scenes-rt-detr
-    python -m tools.train_detector detr --device cuda --output models/scenes-detr
+    python -m tools.train_detector conditional-detr --device cuda --output models/scenes-detr
 
 This needs torch, transformers and NumPy, and about five minutes of an H200. The result is a folder that transformers'
 `from_pretrained` reads: config.json, float16 weights in model.safetensors, preprocessor_config.json, and training.json
@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tools.detector.conditional_detr import conditional_detr
 from tools.detector.data import TRAIN_SEED, VALIDATION_SEED, Targets, augmented, batches, draw, to_tensors
-from tools.detector.detr import detr
 from tools.detector.judge import Judge
 from tools.detector.rt_detr import rt_detr
 from tools.detector.step import Gradients
@@ -30,7 +30,11 @@ from tools.detector.yolos import yolos
 
 DECAY, WARMUP = 0.05, 400
 AVERAGE_DECAY = 0.999
-ARCHITECTURES = {"yolos": (yolos, 144, 8, 1e-3), "detr": (detr, 128, 3, 6e-4), "rt-detr": (rt_detr, 96, 3, 6e-4)}
+ARCHITECTURES = {
+    "yolos": (yolos, 144, 8, 1e-3),
+    "conditional-detr": (conditional_detr, 128, 3, 6e-4),
+    "rt-detr": (rt_detr, 96, 3, 6e-4),
+}
 """Name -> what builds it, its width, its depth (RT-DETR: that of its decoder), and the highest learning rate."""
 
 WAITING = 50

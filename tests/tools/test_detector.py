@@ -23,7 +23,7 @@ from lampq_onnx.workflow.validate_files import validate
 from tools import scenes, train_detector
 from tools.bench import detection
 from tools.detector import data, judge, loss
-from tools.detector.detr import detr
+from tools.detector.conditional_detr import conditional_detr
 from tools.detector.learner import Learner
 from tools.detector.rt_detr import rt_detr
 from tools.detector.step import FilledItems, Gradients
@@ -82,9 +82,9 @@ def test_queries_take_the_nearest_objects_first() -> None:
     assert loss.assign(torch.full((1, 3, 7), 1 / 7), boxes, targets).tolist() == [[2, 0]]
 
 
-@pytest.mark.parametrize(("build", "hidden"), [(detr, 32), (rt_detr, 48)])
+@pytest.mark.parametrize(("build", "hidden"), [(conditional_detr, 32), (rt_detr, 48)])
 def test_the_first_gradients_are_of_an_ordinary_size(build: Callable[[int, int], Learner], hidden: int) -> None:
-    """Queries that are all zero made DETR's first LayerNorm multiply gradients by hundreds."""
+    """Queries that are all zero made a DETR's first LayerNorm multiply gradients by hundreds."""
     torch.manual_seed(0)
     images, targets = data.to_tensors(data.draw(0, 2, 1), torch.device("cpu"))
     model = build(hidden, 1).train()
