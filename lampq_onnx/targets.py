@@ -85,6 +85,8 @@ class Target:
             a zero_point then.
         gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
             products take so much longer that nothing is gained; on arm64 it was not measured.
+        rows: values stay in rows between one Gemm and the next (docs/runtime/passes.md); of use where `gemm_bias` makes
+            Gemms.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
             float; it joins the parts to one product of integers.
@@ -115,6 +117,7 @@ class Target:
     folds: bool = True
     shared_bytes: bool = True
     gemm_bias: bool = False
+    rows: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
     block: int | None = None
@@ -285,6 +288,7 @@ TARGETS = {
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
+            rows=True,
             part_products=True,
             runner="onnxruntime",
             verified=_ON_CPU,
