@@ -104,19 +104,25 @@ def forms_of(
 
 def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     """Return the bytes of a layer in the file: weights, scales and its share of the graph."""
+    number = HALF_BYTES if target.half else FLOAT_BYTES
     if form.storage is None:
-        return (HALF_BYTES if target.half else FLOAT_BYTES) * layer.parameters
+        return number * layer.parameters
     if form.rows is not None:
         return mix_bytes(layer, form.rows, target)
     outputs, inputs = layer.shape
     if target.block is not None:
         scales = outputs * -(-inputs // target.block)
-        return stored_bytes(layer.parameters, form.weight_bits, form.storage) + HALF_BYTES * scales + BLOCKED_BYTES
+        if form.storage == "exact":
+            nodes = BLOCKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0)
+            return stored_bytes(layer.parameters, form.weight_bits, "exact") + FLOAT_BYTES * scales + nodes
+        # There is no type for fewer bits than 4 in blocks.
+        bits = max(form.weight_bits, 4)
+        return stored_bytes(layer.parameters, bits, form.storage) + number * scales + BLOCKED_BYTES
     # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
     nodes = node_bytes(layer, target) + UNPACK_BYTES[form.storage].get(form.weight_bits, 0)
     if form.weight_bits == 8 and not target.signed_8bit_exact:
         nodes += ZERO_POINT_BYTES + outputs
-    return stored_bytes(layer.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * outputs + nodes
+    return stored_bytes(layer.parameters, form.weight_bits, form.storage) + number * outputs + nodes
 
 
 def whole_bytes(sensitivities: Sensitivities, float_bytes: int, target: Target) -> int:

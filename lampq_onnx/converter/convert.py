@@ -147,6 +147,8 @@ def _quantizer(
             f"the plan has no {field} for layer {name}, which {target.name} needs",
             hint="give --calibration SRC, so that convert can measure it",
         )
+    if target.float8:
+        return ActivationQuantizer.of_float8(interval.low, interval.high)
     make = ActivationQuantizer.symmetric if target.symmetric else ActivationQuantizer.from_range
     return make(interval.low, interval.high, layer.activation_bits)
 

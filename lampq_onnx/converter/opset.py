@@ -17,12 +17,16 @@ from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.targets import Packing, Target
 
+HALF_OPSET = 19
+"""First opset whose QuantizeLinear and DequantizeLinear take float16."""
+
 
 class RaiseOpset(CountingPass):
     """Bring the graph to the opset that its new types need.
 
-    1. The goal is the lowest opset that the storage of the weights, the widths of the inputs and the operator Attention
-       need. A graph that already has it is left unchanged: raising the opset without need may change operators.
+    1. The goal is the lowest opset that the storage of the weights, the widths of the inputs, float16 and the operator
+       Attention need. A graph that already has it is left unchanged: raising the opset without need may change
+       operators.
     2. The result must not be newer than what the target reads.
 
     Args:
@@ -56,6 +60,7 @@ class RaiseOpset(CountingPass):
             (opset_of_weight(p.weight, storages.get(name, packing)) for name, p in parameters.items()), default=0
         )
         self._inputs = max((opset_of_input(p.activation) for p in parameters.values()), default=0)
+        self._half = HALF_OPSET if target.half else 0
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
@@ -72,11 +77,14 @@ class RaiseOpset(CountingPass):
 
     def _raise(self, model: ir.Model) -> int:
         self._attention = ATTENTION_OPSET if self._one_attention and has_core(model.graph) else 0
-        current, needed = model.opset_imports.get("", 0), max(self._weights, self._inputs, self._attention)
+        needed = max(self._weights, self._inputs, self._attention, self._half)
+        current = model.opset_imports.get("", 0)
         if current >= needed:
             return 0
         if self._attention == needed:
             why, hint = "the operator Attention", "leave out --attention operator"
+        elif self._half == needed:
+            why, hint = f"float16 files for {self._target.name}", "use another --target"
         elif self._weights >= self._inputs:
             why, hint = f"weights in {self._packing} storage", "use --packing exact or --packing container"
         else:

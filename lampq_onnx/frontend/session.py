@@ -36,7 +36,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.quantization import Grid
+from lampq_onnx.quantization import INTEGER_GRIDS, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
@@ -65,7 +65,7 @@ class Frontend:
         loaded: LoadedModel,
         group: Group = ALONE,
         *,
-        grids: Collection[str] = tuple(Grid),
+        grids: Collection[str] = INTEGER_GRIDS,
         block: int | None = None,
         products: bool = False,
     ) -> None:
@@ -172,7 +172,8 @@ class Frontend:
         kept = kept.after(plan, rounding, update, str(seed))
 
         def make() -> RoundedPlan:
-            if rounding.method == "nearest" or effort.ladder is None:
+            # What follows GPTQ trains integers; numbers of float8 have too little to gain.
+            if rounding.method == "nearest" or effort.ladder is None or Grid.E4M3 in self._grids:
                 with progress.stage("rounding"):
                     return self._round_at_once(plan, images, update)
             fit, held_out = split(images)

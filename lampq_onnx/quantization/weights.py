@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +25,10 @@ REFINEMENTS = 3
 """Number of least-squares updates of the scale after the search; none can raise the error for fixed codes."""
 
 
+FLOAT8_BITS = 8
+LARGEST_FLOAT8 = 448
+"""Largest number of float8 E4M3."""
+
 SMALLEST_HALF = float(np.finfo(np.float16).smallest_subnormal)
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -39,9 +44,22 @@ class Grid(StrEnum):
     MID_RISE = "mid-rise"
     """-(2^b-1), ..., -1, 1, ..., 2^b-1 (odd integers): all 2^b levels are used on both sides. For Gaussian weights
     the error is 20 % smaller than on the other grid at 2 bits, 8 % at 3 and 3 % at 4, each at its best scale."""
+    E4M3 = "e4m3"
+    """The 254 numbers of float8 E4M3, up to 448, whose codes are their bits: steps grow with the numbers. Only 8 bits,
+    and only where it is asked for by name."""
+
+    def values(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.float32]:
+        """Return the levels of codes in units of the scale, float32 of the same shape.
+
+        Args:
+            codes: uint8, any shape.
+            bits: width, 1 to 8.
+        """
+        levels = codes.view(ml_dtypes.float8_e4m3fn) if self is Grid.E4M3 else self.level(codes, bits)
+        return levels.astype(np.float32)
 
     def level(self, codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.int16]:
-        """Return the integer levels of codes 0 .. 2^bits-1.
+        """Return the integer levels of codes 0 .. 2^bits-1; float8 has none.
 
         Args:
             codes: uint8, any shape.
@@ -61,6 +79,8 @@ class Grid(StrEnum):
         Args:
             bits: width, 1 to 8.
         """
+        if self is Grid.E4M3:
+            return LARGEST_FLOAT8
         return int(2**bits - 1 if self is Grid.MID_RISE else max(2 ** (bits - 1) - 1, 1))
 
     def codes_of(self, ratio: FloatArray, bits: int) -> npt.NDArray[np.uint8]:
@@ -73,9 +93,22 @@ class Grid(StrEnum):
         Returns:
             uint8 of the same shape, each below 2^bits.
         """
+        if self is Grid.E4M3:
+            return float8_codes(ratio)
         nearest = np.floor(ratio * 0.5) if self is Grid.MID_RISE else np.rint(ratio)
         codes: npt.NDArray[np.uint8] = np.clip(nearest + 2 ** (bits - 1), 0, 2**bits - 1).astype(np.uint8)
         return codes
+
+
+INTEGER_GRIDS = (Grid.MID_TREAD, Grid.MID_RISE)
+"""Grids whose levels are integers."""
+
+
+def float8_codes(ratio: FloatArray) -> npt.NDArray[np.uint8]:
+    """Return the bits of the numbers of float8 E4M3 nearest to ``ratio``, uint8; larger numbers become the largest."""
+    clipped = np.clip(ratio, -LARGEST_FLOAT8, LARGEST_FLOAT8)
+    codes: npt.NDArray[np.uint8] = np.asarray(clipped).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    return codes
 
 
 @dataclass(frozen=True)
@@ -174,7 +207,8 @@ class QuantizedWeight(_ByRow):
     block: int | None = None
 
     def integers(self) -> npt.NDArray[np.int8]:
-        """Return the levels as int8 (outputs, inputs)."""
+        """Return the levels as int8 (outputs, inputs); a weight of float8 has none."""
+        assert self.grid is not Grid.E4M3
         if self.widths is None:
             return self.grid.level(self.codes, self.bits).astype(np.int8)
         levels = np.empty(self.codes.shape, np.int8)
@@ -184,7 +218,8 @@ class QuantizedWeight(_ByRow):
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """Return float32 (outputs, inputs), exactly as DequantizeLinear computes it."""
-        return self.integers().astype(np.float32) * self.steps(self.codes.shape[1])
+        levels = self.grid.values(self.codes, self.bits) if self.widths is None else self.integers().astype(np.float32)
+        return levels * self.steps(self.codes.shape[1])
 
 
 @dataclass(frozen=True)
@@ -223,7 +258,7 @@ class WeightGrid(_ByRow):
 def fit_weight_grid(
     weight: FloatArray,
     bits: int | npt.NDArray[np.integer[Any]],
-    grids: Collection[str] = tuple(Grid),
+    grids: Collection[str] = INTEGER_GRIDS,
     block: int | None = None,
 ) -> WeightGrid:
     """Find the grid and the scales of channels or blocks with the smallest squared error.
@@ -258,12 +293,22 @@ def fit_weight_grid(
     if not np.isfinite(largest).all():
         raise ValueError("the weights hold NaN or infinity")
     usable = usable_grids(bits, grids)
+    if usable == [Grid.E4M3]:
+        return _fit_float8(weight, largest)
     # Scaling by powers of two changes no rounding, and squares of huge or tiny weights would overflow or underflow
     # float32.
     exponent = np.frexp(largest)[1]
     weight = np.ldexp(weight, -exponent[:, None])
     fits = [_fit(weight, exponent, bits, grid) for grid in usable]
     return min(fits, key=lambda fit: fit.error)
+
+
+def _fit_float8(weight: npt.NDArray[np.float32], largest: npt.NDArray[np.float32]) -> WeightGrid:
+    """Let the largest weight of each row be the largest number of float8; a smaller scale clips."""
+    scale = np.where(largest > 0, largest / LARGEST_FLOAT8, 1).astype(np.float32)
+    fitted = WeightGrid(np.maximum(scale, np.finfo(np.float32).tiny), FLOAT8_BITS, Grid.E4M3, 0.0)
+    change = fitted.quantize(weight).dequantize().astype(np.float64) - weight
+    return replace(fitted, error=float((change * change).sum()))
 
 
 def _fit_blocks(weight: npt.NDArray[np.float32], bits: int, grids: Collection[str], block: int) -> WeightGrid:
@@ -285,7 +330,7 @@ def float16_scales(scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.clip(scale, SMALLEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float32)
 
 
-def usable_grids(bits: int, grids: Collection[str] = tuple(Grid)) -> list[Grid]:
+def usable_grids(bits: int, grids: Collection[str] = INTEGER_GRIDS) -> list[Grid]:
     """List the grids that a width has and ``grids`` allows, the first of equals first.
 
     Args:
@@ -305,7 +350,9 @@ def _grids_at(bits: int) -> list[Grid]:
     """List the grids that a width has, the first of equals first."""
     if bits == 1:
         return [Grid.MID_RISE]
-    return [Grid.MID_TREAD, Grid.MID_RISE] if bits <= MID_RISE_MAX_BITS else [Grid.MID_TREAD]
+    if bits <= MID_RISE_MAX_BITS:
+        return list(INTEGER_GRIDS)
+    return [Grid.MID_TREAD, Grid.E4M3] if bits == FLOAT8_BITS else [Grid.MID_TREAD]
 
 
 def _fit_rows(weight: FloatArray, bits: npt.NDArray[np.integer[Any]], grids: Collection[str]) -> WeightGrid:

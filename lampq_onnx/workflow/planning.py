@@ -31,6 +31,9 @@ from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Packing, Target
 
+NATIVE_WIDTHS = frozenset({4, 8})
+"""Widths that take their own bits in native storage of blocks."""
+
 SIMULATED_BITS = (2.0, 2.5, 3.0, 4.0, 6.0)
 """Average widths of the plans from which agreement is predicted: from useless to nearly float."""
 
@@ -76,7 +79,7 @@ def make_plan(
         UsageError: see `allocate` and `allocate_within`.
         LampqError: see `allocate` and `allocate_within`.
     """
-    options = options_for(with_granularity(options, target, packing), target)
+    options = options_for(with_granularity(options, target, packing), target, packing)
     if limits.only_bits:
         target.require_widths(options.for_measured(sensitivities).width_pairs)
         if target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is None:
@@ -95,7 +98,7 @@ def make_plan(
     )
 
 
-def options_for(options: AllocationOptions, target: Target) -> AllocationOptions:
+def options_for(options: AllocationOptions, target: Target, packing: PackingName) -> AllocationOptions:
     """Return the options with what the target leaves open: widths that have a kernel there, where none were chosen.
 
     Where the target quantizes no input, costs are those of inputs of 16 bits, which lose nothing.
@@ -103,6 +106,7 @@ def options_for(options: AllocationOptions, target: Target) -> AllocationOptions
     Args:
         options: options of the allocation.
         target: where the file is to run.
+        packing: storage of the weights.
 
     Raises:
         UsageError: inputs are to be quantized, and the target leaves them in float.
@@ -117,6 +121,8 @@ def options_for(options: AllocationOptions, target: Target) -> AllocationOptions
             )
         found["activation_bits"] = WIDE_ACTIVATION_BITS
     possible = {bits for kernel in target.kernels for bits in kernel.weights}
+    if target.block is not None and (target.packing if packing == "auto" else packing) == "native":
+        possible &= NATIVE_WIDTHS
     if options.candidates == DEFAULTS.candidates and not set(options.candidates) <= possible:
         found["candidates"] = tuple(bits for bits in options.candidates if bits in possible)
     return options.model_copy(update=found) if found else options
@@ -137,7 +143,7 @@ def with_granularity(options: AllocationOptions, target: Target, packing: Packin
     if options.granularity == "group":
         options.require_granularity()
         target.require_channel_widths(storage)
-    if options.granularity == "auto" and (not target.folds or storage != "exact"):
+    if options.granularity == "auto" and (not target.folds or target.block is not None or storage != "exact"):
         return options.with_values(granularity="layer")
     return options
 

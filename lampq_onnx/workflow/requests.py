@@ -35,7 +35,7 @@ def recipe_for(recipe: Recipe, target: Target) -> Recipe:
     Raises:
         UsageError: inputs are to be quantized, and the target leaves them in float.
     """
-    options = options_for(recipe.allocation, target)
+    options = options_for(recipe.allocation, target, recipe.output.packing)
     same = {"activation_bits": options.activation_bits, "candidates": options.candidates}
     analysis = recipe.analysis.model_copy(update=same)
     return recipe.model_copy(update={"allocation": options, "analysis": analysis})
@@ -91,7 +91,7 @@ def check_target(recipe: Recipe, target: Target) -> None:
     """
     # First, because with another granularity the other options may be right.
     with_granularity(recipe.allocation, target, recipe.output.packing)
-    target.require_widths(options_for(recipe.allocation, target).width_pairs)
+    target.require_widths(options_for(recipe.allocation, target, recipe.output.packing).width_pairs)
     if recipe.output.packing != "auto":
         target.require_packing(recipe.output.packing)
     require_inputs(recipe, target)

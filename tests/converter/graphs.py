@@ -236,7 +236,8 @@ def measured(model: onnx.ModelProto) -> ir.Model:
 
 
 def plan_on(target: Target, names: Sequence[str], weight_bits: int) -> BitPlan:
-    """Equal widths for all layers, with the inputs in float if the target leaves them there."""
+    """Equal widths for all layers: 8 bits for float8, and inputs in float if the target leaves them there."""
+    weight_bits = 8 if target.float8 else weight_bits
     return plan_for(names, weight_bits=weight_bits, activation_bits=32 if target.weights_only else 8)
 
 

@@ -72,6 +72,26 @@ def test_a_layer_is_a_dequantized_constant_in_blocks_and_a_product_in_float16(bi
     assert (layer.storage, layer.bytes, layer.parameters) == (f"int{bits}", INPUTS * 6 * bits // 8, INPUTS * 6)
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_exact_storage_takes_its_bits_and_is_unpacked_when_it_is_loaded(bits: int, tmp_path: Path) -> None:
+    plan = plan_for(["fc"], weight_bits=bits, activation_bits=32)
+    conversion = convert_model(with_facts(one_matmul(weights())), plan, target=CUDA, packing="exact")
+    proto = as_proto(conversion.model)
+    weight = conversion.parameters["fc"].weight
+    assert (weight.block, conversion.stored["fc"].bytes) == (BLOCK, -(-INPUTS * 6 * bits // 8))
+    expected = images() @ weight.dequantize().T
+    assert np.linalg.norm(reference(proto, images()) - expected) < 1e-3 * np.linalg.norm(expected)
+    options = session_options(1)
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": images()})[0]
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+    # What is left of the nodes: the product, in float32 on a CPU, and Casts.
+    assert {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node} == {"Cast", "MatMul"}
+    (layer,) = inspect_model(conversion.model)
+    assert (layer.weight_bits, layer.activation_bits, layer.bytes) == (bits, 32, conversion.stored["fc"].bytes)
+
+
 def test_onnxruntime_fuses_each_layer(tmp_path: Path) -> None:
     plan = plan_for(["fc"], weight_bits=4, activation_bits=32)
     proto = as_proto(convert_model(with_facts(one_matmul(weights())), plan, target=CUDA).model)
@@ -125,7 +145,7 @@ def test_a_file_that_does_not_say_what_overflows_is_refused() -> None:
 
 
 def test_quantized_inputs_and_other_widths_are_refused() -> None:
-    for plan, near in ((plan_for(["fc"]), "W8/A32"), (plan_for(["fc"], weight_bits=5, activation_bits=32), "W8/A32")):
+    for plan, near in ((plan_for(["fc"]), "W8/A32"), (plan_for(["fc"], weight_bits=1, activation_bits=32), "W2/A32")):
         with pytest.raises(UsageError, match="no kernel") as caught:
             convert_model(with_facts(one_matmul(weights())), plan, target=CUDA)
         assert near in caught.value.hint

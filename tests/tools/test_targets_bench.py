@@ -38,7 +38,8 @@ def test_rows_are_exact_and_on_integer_kernels(name: str, case: Case, monkeypatc
     rows = list(import_module(table.runtimes()[name]).rows(case))
     words = f"{runtime_of(name).words} {runtime_of(name).version()}"
     assert all(row.runtime.startswith(words) for row in rows)
-    assert {row.target for row in rows} == {t.name for t in TARGETS.values() if t.runner == name}
+    here = {t.name for t in TARGETS.values() if t.runner == name}
+    assert {row.target for row in rows} == {target for target in here if "arm64" not in target}
     ran = [row for row in rows if row.form]
     assert {row.form for row in ran} == {"W4/A8", "W4/Afloat"}
     for row in ran:

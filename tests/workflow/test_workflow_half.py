@@ -17,20 +17,21 @@ CUDA, QNN, VNNI = (TARGETS[f"onnxruntime-{name}"] for name in ("cuda", "qnn", "x
 
 
 def test_widths_that_were_left_open_are_those_with_a_kernel() -> None:
-    assert options_for(AllocationOptions(), CUDA).candidates == (4, 8)
-    assert options_for(AllocationOptions(), QNN).candidates == (4, 8)
-    assert options_for(AllocationOptions(), VNNI) == AllocationOptions()
+    assert options_for(AllocationOptions(), CUDA, "auto").candidates == (4, 8)
+    assert options_for(AllocationOptions(), CUDA, "exact") == AllocationOptions(activation_bits=16)
+    assert options_for(AllocationOptions(), QNN, "auto").candidates == (4, 8)
+    assert options_for(AllocationOptions(), VNNI, "auto") == AllocationOptions()
     # What was chosen is not changed; whether it has a kernel is said elsewhere.
-    assert options_for(AllocationOptions(candidates=(3, 4)), QNN).candidates == (3, 4)
+    assert options_for(AllocationOptions(candidates=(3, 4)), QNN, "auto").candidates == (3, 4)
 
 
 def test_inputs_are_not_quantized_where_the_target_leaves_them_in_float() -> None:
-    assert options_for(AllocationOptions(), CUDA).activation_bits == 16
-    assert options_for(AllocationOptions(activation_bits=16), CUDA).activation_bits == 16
+    assert options_for(AllocationOptions(), CUDA, "auto").activation_bits == 16
+    assert options_for(AllocationOptions(activation_bits=16), CUDA, "auto").activation_bits == 16
     for asked in (4, "mixed", "same"):
         with pytest.raises(UsageError, match="leaves all inputs in float"):
-            options_for(AllocationOptions(activation_bits=asked), CUDA)
-    assert options_for(AllocationOptions(activation_bits=4), VNNI).activation_bits == 4
+            options_for(AllocationOptions(activation_bits=asked), CUDA, "auto")
+    assert options_for(AllocationOptions(activation_bits=4), VNNI, "auto").activation_bits == 4
 
 
 def test_a_recipe_of_a_written_file_gives_the_same_recipe_again(tmp_path: Path) -> None:

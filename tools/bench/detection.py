@@ -35,7 +35,7 @@ CALIBRATION_SEED, VALIDATION_SEED = 1, 2
 TRAINED = (SCENES, Path("models/scenes-rt-detr"), Path("models/scenes-detr"))
 """Folders of the detectors of the scenes."""
 
-TRAINING = "python -m tools.train_detector yolos|rt-detr|detr --device cuda --output"
+TRAINING = "python -m tools.train_detector yolos|rt-detr|conditional-detr --device cuda --output"
 BASELINES = ("uniform", "lampq")
 COLUMNS = (
     "detector", "W/A", "float AP", *BASELINES, "kl", "AP", "AP50", "AP75", "agreement", "SQNR, dB", "MB", "float MB",

@@ -29,10 +29,12 @@ class ToFloat16(CountingPass):
 
     1. A node computes in float32 if it reads or writes a value of ``wide`` or a constant that overflows, or if its
        operator has no float16 in the standard. All other nodes compute in float16.
-    2. The product of a layer goes with the Add of its bias, and a DequantizeLinear with its readers.
-    3. Where both kinds meet, a Cast stands. Readers of the same value share it.
-    4. Inputs and outputs of the graph keep their types.
-    5. An operand that the standard wants in float32, like the scales of Resize, stays float32.
+    2. What is computed from constants alone stays in float32, because runtimes do it when they load the file, except
+       DequantizeLinear, which they join with its reader.
+    3. The product of a layer goes with the Add of its bias, and a DequantizeLinear with its readers.
+    4. Where both kinds meet, a Cast stands. Readers of the same value share it.
+    5. Inputs and outputs of the graph keep their types.
+    6. An operand that the standard wants in float32, like the scales of Resize, stays float32.
 
     Args:
         wide: names of values that overflow in float16, or that have to be computed in float32 for another reason.
@@ -64,10 +66,10 @@ class ToFloat16(CountingPass):
                 hint="use another --target, or export the model with standard operators only",
             )
         opsets = model.opset_imports
-        full: set[ir.Node] = set()
+        full = _from_constants(model.graph)
         # Readers are settled before what they read.
         for node in reversed(list(model.graph)):
-            if _floats(node) and not self._fits(node, opsets.get(node.domain, 1), full):
+            if _floats(node) and node not in full and not self._fits(node, opsets.get(node.domain, 1), full):
                 full.add(node)
         half = [node for node in model.graph if _floats(node) and node not in full]
         _Types(model.graph).settle(half, full, opsets)
@@ -95,6 +97,17 @@ class ToFloat16(CountingPass):
         outputs = [i for i, value in enumerate(node.outputs) if value.dtype == FULL]
         writes = [_HALF_TEXT in _types(schema, schema.outputs[min(i, len(schema.outputs) - 1)]) for i in outputs]
         return all(writes) and (any(takes) or not takes)
+
+
+def _from_constants(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes that compute from constants alone, without DequantizeLinear and what reads it."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        sources = [value for value in node.inputs if value is not None]
+        known = [value.const_value is not None or value.producer() in found for value in sources]
+        if known and all(known) and node.op_type != "DequantizeLinear":
+            found.add(node)
+    return found
 
 
 class _Types:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
-from lampq_onnx.frontend.simulation.levels import dequantized
-from lampq_onnx.quantization import QuantizedWeight, WeightGrid
+from lampq_onnx.frontend.simulation.levels import dequantized, float8_numbers
+from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
 
 DAMPING = 0.01
 """Fraction of the mean diagonal that is added to H, GPTQ's own value."""
@@ -165,7 +165,8 @@ class _Levels:
     """Nearest levels of one column on several grids at once.
 
     Args:
-        grids: the grids, all with one scale for each output, or all with one for each block of as many inputs.
+        grids: the grids, all with one scale for each output, or all with one for each block of as many inputs; and all
+            of float8, or none.
         device: where the column is.
     """
 
@@ -178,6 +179,7 @@ class _Levels:
         self._last = self.half - 1
         self._first = -self.half
         rises = _joined([grid.row_rises() for grid in grids], device)
+        self._float8 = grids[0].grid is Grid.E4M3
         self._rises = rises if bool(rises.any()) else None
         self._all_rise = bool(rises.all())
         self._step = 1 + rises.float()
@@ -188,6 +190,9 @@ class _Levels:
         """Numbers of the nearest levels of the column of input ``place``, and the levels as real weights."""
         scale = self._scales[0 if self._block is None else place // self._block]
         ratio = column / scale
+        if self._float8:
+            found = float8_numbers(ratio)
+            return found.view(torch.uint8).float() - self.half, found.float() * scale
         if self._rises is None:
             number = ratio.round_()
         elif self._all_rise:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
-from lampq_onnx.quantization import Grid, WeightGrid
+from lampq_onnx.quantization import INTEGER_GRIDS, Grid, WeightGrid, fit_weight_grid
 from lampq_onnx.quantization.weights import REFINEMENTS, SEARCH_RATIOS, float16_scales, usable_grids
 
 CACHED = 2**17
@@ -23,7 +23,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 def fit_weight_grids(
-    weight: torch.Tensor, widths: Sequence[int], grids: Collection[str] = tuple(Grid), block: int | None = None
+    weight: torch.Tensor, widths: Sequence[int], grids: Collection[str] = INTEGER_GRIDS, block: int | None = None
 ) -> list[WeightGrid]:
     """Find the grid and the scales of channels or blocks with the smallest squared error, for each width.
 
@@ -46,6 +46,8 @@ def fit_weight_grids(
         raise ValueError("the weights hold NaN or infinity")
     if block is not None:
         return _fit_blocks(weight, widths, grids, block)
+    if set(grids) == {Grid.E4M3}:
+        return [fit_weight_grid(weight.cpu().numpy(), bits, grids) for bits in widths]
     usable = {bits: usable_grids(bits, grids) for bits in widths}
     kinds = [(bits, grid) for bits in widths for grid in usable[bits]]
     rows = len(weight) if weight.is_cuda else max(1, CACHED // weight.shape[1])

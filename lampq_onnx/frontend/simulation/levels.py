@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
+from lampq_onnx.quantization.weights import LARGEST_FLOAT8
 
 
 def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
@@ -15,6 +16,9 @@ def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
         weight: codes and scales.
         like: gives the device and the type.
     """
+    if weight.grid is Grid.E4M3:
+        numbers = torch.from_numpy(weight.codes).to(like.device).view(torch.float8_e4m3fn).float()
+        return numbers.mul_(_steps(weight, like)).to(like.dtype)
     level = torch.from_numpy(weight.codes).to(like.device).float()
     if weight.widths is None:
         if weight.grid is Grid.MID_RISE:
@@ -36,6 +40,8 @@ def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
         weight: on any device.
     """
     ratio = weight.float() / _steps(grid, weight)
+    if grid.grid is Grid.E4M3:
+        return grid.with_codes(float8_numbers(ratio).view(torch.uint8).cpu().numpy())
     codes = torch.empty(ratio.shape, dtype=torch.uint8, device=ratio.device)
     for group in grid.row_groups():
         part = ratio if grid.widths is None else ratio[torch.from_numpy(group.rows).to(ratio.device)]
@@ -47,6 +53,11 @@ def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
         else:
             codes[torch.from_numpy(group.rows).to(codes.device)] = found
     return grid.with_codes(codes.cpu().numpy())
+
+
+def float8_numbers(ratio: torch.Tensor) -> torch.Tensor:
+    """The numbers of float8 E4M3 nearest to ``ratio``; larger numbers become the largest."""
+    return ratio.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8).to(torch.float8_e4m3fn)
 
 
 def _steps(source: QuantizedWeight | WeightGrid, like: torch.Tensor) -> torch.Tensor:

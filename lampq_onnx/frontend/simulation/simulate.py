@@ -20,10 +20,10 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
 from lampq_onnx.frontend.simulation.grids import fit_weight_grids
-from lampq_onnx.frontend.simulation.levels import dequantized, nearest
+from lampq_onnx.frontend.simulation.levels import dequantized, float8_numbers, nearest
 from lampq_onnx.frontend.simulation.row_widths import Bits, join_grids, join_weights
 from lampq_onnx.graph.parameters import LayerParameters
-from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight, WeightGrid
+from lampq_onnx.quantization import INTEGER_GRIDS, ActivationQuantizer, QuantizedWeight, WeightGrid
 
 
 class WeightRounder:
@@ -46,7 +46,7 @@ class WeightRounder:
         *,
         widths: Sequence[int] = (),
         given: Mapping[str, QuantizedWeight] | None = None,
-        grids: Collection[str] = tuple(Grid),
+        grids: Collection[str] = INTEGER_GRIDS,
         block: int | None = None,
     ) -> None:
         self.grids, self.block = tuple(grids), block
@@ -160,6 +160,8 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
     """Quantize and dequantize a tensor, like `ActivationQuantizer.fake` for arrays."""
     top = 2**quantizer.bits - 1
     scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=values.device)
+    if quantizer.float8:
+        return float8_numbers(torch.div(values, scale)).float().mul_(scale)
     level = torch.div(values, scale).round_().clamp_(-quantizer.zero_point, top - quantizer.zero_point)
     return level.mul_(scale)
 

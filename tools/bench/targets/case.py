@@ -59,12 +59,14 @@ class Case:
     Attributes:
         float_file: the float file.
         calibration: images that give the ranges of the inputs.
+        validation: where the images come from.
         images: (n, c, h, w), ready for the model.
         folder: for the files of the targets.
     """
 
     float_file: Path
     calibration: Path
+    validation: Path
     images: np.ndarray
     folder: Path
     _plans: dict[bool, BitPlan] = field(default_factory=dict, repr=False)
@@ -115,4 +117,4 @@ def given(float_file: Path, calibration: Path, validation: Path, folder: Path, c
     facts = read_metadata(load_model(float_file), float_file)
     source = open_source(validation, num_classes=facts.num_classes, need_labels=False)
     batches = iter_batches(source, facts.preprocessing, min(count, len(source)))
-    return Case(float_file, calibration, next(iter(batches)).images, folder)
+    return Case(float_file, calibration, validation, next(iter(batches)).images, folder)
