@@ -46,6 +46,9 @@ class Kernel:
         return weight_bits in self.weights and activation_bits in self.activations
 
 
+Device = Literal["CPU", "GPU", "NPU"]
+
+
 @dataclass(frozen=True)
 class Verified:
     """What showed that files for a target are right there.
@@ -68,6 +71,7 @@ class Target:
     Attributes:
         name: name on the command line.
         runtime: what runs the file, in words.
+        device: on what it runs there. Times of this CPU say nothing about other devices.
         signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add two
             products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there (onnxruntime issue 14642);
             uint8 weights with zero_point 128 take an exact, slower path.
@@ -118,6 +122,7 @@ class Target:
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
     block: int | None = None
     half: bool = False
+    device: Device = "CPU"
     wide_sums: bool = False
     output_ranges: bool = False
     zero_points: bool = False
@@ -303,6 +308,7 @@ TARGETS = {
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
+            device="NPU",
             signed_8bit_exact=True,
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
@@ -320,6 +326,7 @@ TARGETS = {
         Target(
             "onnxruntime-cuda",
             "onnxruntime on NVIDIA GPUs",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_NARROW, (FLOAT,), "float"),),
             packings=("native", "exact"),
@@ -334,6 +341,7 @@ TARGETS = {
         Target(
             "tensorrt",
             "TensorRT on NVIDIA GPUs, INT8",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_LOW, (8,), "integer"),),
             packings=("container",),
@@ -348,6 +356,7 @@ TARGETS = {
         Target(
             "tensorrt-fp8",
             "TensorRT on NVIDIA GPUs, FP8 (E4M3)",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel((8,), (8,), "float8"),),
             packings=("container",),
