@@ -16,10 +16,10 @@ OPTIONS_FILE = "openvino.json"
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 _FLOAT32_SAYS = """asks for float32 beside the integers, as the figures of this model assume. Without it, OpenVINO
-takes bfloat16 on CPUs that have it: faster, and answers differ from the float model's about twice as often"""
+takes bfloat16 on CPUs that have it, which is faster and less exact"""
 
-_DEFAULT_SAYS = """is empty: the figures of this model were measured with OpenVINO's own precision, which is bfloat16
-on CPUs that have it. `{"INFERENCE_PRECISION_HINT": "f32"}` asks for float32: slower, and closer to the float model"""
+_DEFAULT_SAYS = """is empty: the figures of this model were measured with OpenVINO's own precision, which is
+bfloat16 on CPUs that have it. `{"INFERENCE_PRECISION_HINT": "f32"}` asks for float32, which is slower"""
 
 
 def to_openvino(source: Source, folder: Path) -> None:
