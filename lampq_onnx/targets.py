@@ -46,6 +46,9 @@ class Kernel:
         return weight_bits in self.weights and activation_bits in self.activations
 
 
+Device = Literal["CPU", "GPU", "NPU"]
+
+
 @dataclass(frozen=True)
 class Verified:
     """What showed that files for a target are right there.
@@ -68,6 +71,7 @@ class Target:
     Attributes:
         name: name on the command line.
         runtime: what runs the file, in words.
+        device: on what it runs there. Times of this CPU say nothing about other devices.
         signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add two
             products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there (onnxruntime issue 14642);
             uint8 weights with zero_point 128 take an exact, slower path.
@@ -81,6 +85,8 @@ class Target:
             a zero_point then.
         gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
             products take so much longer that nothing is gained; on arm64 it was not measured.
+        rows: values stay in rows between one Gemm and the next (docs/runtime/passes.md); of use where `gemm_bias` makes
+            Gemms.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
             float; it joins the parts to one product of integers.
@@ -111,10 +117,12 @@ class Target:
     folds: bool = True
     shared_bytes: bool = True
     gemm_bias: bool = False
+    rows: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
     block: int | None = None
     half: bool = False
+    device: Device = "CPU"
     wide_sums: bool = False
     output_ranges: bool = False
     zero_points: bool = False
@@ -280,6 +288,7 @@ TARGETS = {
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
+            rows=True,
             part_products=True,
             runner="onnxruntime",
             verified=_ON_CPU,
@@ -299,6 +308,7 @@ TARGETS = {
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
+            device="NPU",
             signed_8bit_exact=True,
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
@@ -316,6 +326,7 @@ TARGETS = {
         Target(
             "onnxruntime-cuda",
             "onnxruntime on NVIDIA GPUs",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_NARROW, (FLOAT,), "float"),),
             packings=("native", "exact"),
@@ -330,6 +341,7 @@ TARGETS = {
         Target(
             "tensorrt",
             "TensorRT on NVIDIA GPUs, INT8",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_LOW, (8,), "integer"),),
             packings=("container",),
@@ -344,6 +356,7 @@ TARGETS = {
         Target(
             "tensorrt-fp8",
             "TensorRT on NVIDIA GPUs, FP8 (E4M3)",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel((8,), (8,), "float8"),),
             packings=("container",),

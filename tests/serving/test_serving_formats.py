@@ -16,6 +16,7 @@ from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import file_sha256, save_model
@@ -112,6 +113,35 @@ def test_every_form_says_what_images_go_through(form: str, place: str, folder: P
     assert said.pop("description") == facts.describe()
     assert (said["channel_order"], said["rescale_factor"], said["rescale_offset"]) == ("bgr", 1 / 255, 0.0)
     assert Preprocessing.model_validate(said) == facts
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [(None, "KIND_CPU"), ("onnxruntime-x86-vnni", "KIND_CPU"), ("onnxruntime-cuda", "KIND_GPU"), ("tensorrt", None)],
+)
+def test_the_server_runs_a_file_on_the_device_that_it_is_made_for(
+    target: str | None, kind: str | None, folder: Path, tmp_path: Path
+) -> None:
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs lampq-onnx[triton]")
+    from google.protobuf import text_format
+
+    model = ir.load(folder / "model.onnx")
+    model.metadata_props.pop(TARGET_KEY, None)
+    if target is not None:
+        model.metadata_props[TARGET_KEY] = target
+    save_model(model, tmp_path / "model.onnx")
+    if kind is None:
+        with pytest.raises(LampqError, match="is made for tensorrt") as caught:
+            package(tmp_path / "model.onnx", "triton")
+        assert "onnxruntime-cuda" in caught.value.hint
+        return
+    package(tmp_path / "model.onnx", "triton")
+    place = tmp_path / "triton" / "tiny_vit"
+    config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    kinds = [model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) for group in config.instance_group]
+    assert kinds == [kind]
+    other = "--target onnxruntime-cuda" if kind == "KIND_CPU" else "--target auto"
+    assert other in (place / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_fixed_batch_is_not_batched_by_the_server(folder: Path, tmp_path: Path) -> None:
