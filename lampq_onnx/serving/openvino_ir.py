@@ -25,7 +25,7 @@ bfloat16 on CPUs that have it. `{"INFERENCE_PRECISION_HINT": "f32"}` asks for fl
 def to_openvino(source: Source, folder: Path) -> None:
     """Write ``<name>.xml``, ``<name>.bin``, ``openvino.json``, ``README.md`` and ``preprocessing.json`` to a folder.
 
-    The IR cannot hold the precision of what is not an integer, which is bfloat16 by default on many CPUs. So the options
+    The IR cannot hold the precision of what is not an integer, bfloat16 by default on many CPUs. So the options
     for it lie beside it: float32, unless the report beside the model was measured with OpenVINO's own default.
 
     Raises:
