@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from lampq_onnx.runtime.runtimes import runtime_of
 from lampq_onnx.targets import RUNNERS, TARGETS
 from tests.trust.case import make_good
 from tools.bench.targets import __main__ as table
-from tools.bench.targets import engines
+from tools.bench.targets import engines, with_wasm
 from tools.bench.targets.case import Case, given, not_run
 
 
@@ -55,3 +57,13 @@ def test_images_are_ready_for_the_model(case: Case) -> None:
     assert case.images.dtype == np.float32
     assert Path(case.float_file).is_file()
     assert table.line(not_run("TVM", "all", "not installed")).startswith("| TVM | all |  | not run: not installed |")
+
+
+def test_web_assembly_is_exact(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "LAMPQ_NODE_MODULES" not in os.environ or shutil.which("node") is None:
+        pytest.skip("needs Node, and LAMPQ_NODE_MODULES: a node_modules with onnxruntime-web")
+    monkeypatch.setattr(with_wasm, "FILES", (("onnxruntime-arm64", 5, "exact"),))
+    monkeypatch.setattr(with_wasm, "TIMED_RUNS", 1)
+    (row,) = with_wasm.rows(case)
+    assert (row.loads, row.integer) == ("yes", "6 of 6 products")
+    assert float(row.worst) < 1e-5
