@@ -46,6 +46,9 @@ class Kernel:
         return weight_bits in self.weights and activation_bits in self.activations
 
 
+Device = Literal["CPU", "GPU", "NPU"]
+
+
 @dataclass(frozen=True)
 class Verified:
     """What showed that files for a target are right there.
@@ -68,6 +71,7 @@ class Target:
     Attributes:
         name: name on the command line.
         runtime: what runs the file, in words.
+        device: on what it runs there. Times of this CPU say nothing about other devices.
         signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add two
             products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there (onnxruntime issue 14642);
             uint8 weights with zero_point 128 take an exact, slower path.
@@ -81,6 +85,8 @@ class Target:
             a zero_point then.
         gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
             products take so much longer that nothing is gained; on arm64 it was not measured.
+        rows: values stay in rows between one Gemm and the next (docs/runtime/passes.md); of use where `gemm_bias` makes
+            Gemms.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
             float; it joins the parts to one product of integers.
@@ -90,7 +96,6 @@ class Target:
             share one.
         half: numbers that are not quantized are in float16, where that does not overflow, see `passes.ToFloat16`.
         wide_sums: normalizations of float16 add up their squares in float32.
-        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
         output_ranges: the result of each product is quantized too, with the width of the input, because only then does
             the product run on integers.
         zero_points: the zero points of the weights are written although they are zero.
@@ -112,12 +117,13 @@ class Target:
     folds: bool = True
     shared_bytes: bool = True
     gemm_bias: bool = False
+    rows: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
     block: int | None = None
     half: bool = False
+    device: Device = "CPU"
     wide_sums: bool = False
-    moves_bytes: bool = True
     output_ranges: bool = False
     zero_points: bool = False
     batch: int | None = None
@@ -244,11 +250,17 @@ _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "flo
 BLOCK = 64
 """Inputs that share a scale on GPUs: every width of a ViT is a multiple of it, and scales take 1/4 bit a weight."""
 
+_EMULATED = {
+    name: Verified(f"python -m tools.bench.arm64 --runtime {name}", f"{version}, three emulated CPUs", "2026-11-30")
+    for name, version in (("onnxruntime", "onnxruntime 1.32.0"), ("openvino", "OpenVINO 2026.4.1"))
+}
+"""Runtime -> what showed that its files for arm64 are exact; they were never timed."""
+
 _ON_CPU = Verified("python -m tools.bench.targets --only onnxruntime", "onnxruntime 1.32.0", "2026-11-30")
 
 
 def _openvino(cpu: str, words: str, *, signed_8bit_exact: bool) -> Target:
-    """Make the target of OpenVINO on one kind of CPU; no machine with the last one was at hand."""
+    """Make the target of OpenVINO on one kind of CPU."""
     verified = Verified("python -m tools.bench.targets --only openvino", "OpenVINO 2026.4.1", "2026-11-30")
     return Target(
         f"openvino-{cpu}",
@@ -259,7 +271,7 @@ def _openvino(cpu: str, words: str, *, signed_8bit_exact: bool) -> Target:
         shared_bytes=False,
         runner="openvino",
         recast=True,
-        verified=None if cpu == "arm64" else verified,
+        verified=_EMULATED["openvino"] if cpu == "arm64" else verified,
         opset=20,
     )
 
@@ -282,6 +294,7 @@ TARGETS = {
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
+            rows=True,
             part_products=True,
             runner="onnxruntime",
             verified=_ON_CPU,
@@ -292,6 +305,7 @@ TARGETS = {
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             runner="onnxruntime",
+            verified=_EMULATED["onnxruntime"],
         ),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
@@ -301,12 +315,12 @@ TARGETS = {
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
+            device="NPU",
             signed_8bit_exact=True,
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
             folds=False,
             grids=("mid-tread",),
-            moves_bytes=False,
             output_ranges=True,
             zero_points=True,
             batch=1,
@@ -319,6 +333,7 @@ TARGETS = {
         Target(
             "onnxruntime-cuda",
             "onnxruntime on NVIDIA GPUs",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_NARROW, (FLOAT,), "float"),),
             packings=("native", "exact"),
@@ -333,6 +348,7 @@ TARGETS = {
         Target(
             "tensorrt",
             "TensorRT on NVIDIA GPUs, INT8",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_LOW, (8,), "integer"),),
             packings=("container",),
@@ -347,6 +363,7 @@ TARGETS = {
         Target(
             "tensorrt-fp8",
             "TensorRT on NVIDIA GPUs, FP8 (E4M3)",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel((8,), (8,), "float8"),),
             packings=("container",),
@@ -354,7 +371,6 @@ TARGETS = {
             folds=False,
             part_products=True,
             grids=("e4m3",),
-            moves_bytes=False,
             half=True,
             verified=Verified("python -m tools.bench.tensorrt", "builder of TensorRT-RTX 1.7.1", "2026-11-30"),
             opset=20,

@@ -45,6 +45,9 @@ GEMM_BYTES = 240
 BLOCKED_BYTES = 715
 """Mean bytes per layer whose weights are in blocks (`Target.block`), in place of `LAYER_BYTES`."""
 
+UNPACKED_BYTES = 1100
+"""The same for exact storage of blocks, beside `UNPACK_BYTES`."""
+
 HALF_BYTES = 2
 """Bytes of a number of float16."""
 
@@ -113,8 +116,8 @@ def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     if target.block is not None:
         scales = outputs * -(-inputs // target.block)
         if form.storage == "exact":
-            nodes = BLOCKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0)
-            return stored_bytes(layer.parameters, form.weight_bits, "exact") + FLOAT_BYTES * scales + nodes
+            nodes = UNPACKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0)
+            return stored_bytes(layer.parameters, form.weight_bits, "exact") + number * scales + nodes
         # There is no type for fewer bits than 4 in blocks.
         bits = max(form.weight_bits, 4)
         return stored_bytes(layer.parameters, bits, form.storage) + number * scales + BLOCKED_BYTES

@@ -80,7 +80,7 @@ def quantizing_steps(
         ),
         Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
         Step(
-            QuantizeActivations(parameters, signed=target.symmetric, moves_bytes=target.moves_bytes),
+            QuantizeActivations(parameters, signed=target.symmetric),
             "layers have their final inputs now",
         ),
         Step(packer, "after all passes that read the float weights"),

@@ -99,7 +99,7 @@ def make_plan(
 
 
 def options_for(options: AllocationOptions, target: Target, packing: PackingName) -> AllocationOptions:
-    """Return the options with what the target leaves open: widths that have a kernel there, where none were chosen.
+    """Return the options with widths that have a kernel on the target, where no widths were chosen.
 
     Where the target quantizes no input, costs are those of inputs of 16 bits, which lose nothing.
 
@@ -124,7 +124,10 @@ def options_for(options: AllocationOptions, target: Target, packing: PackingName
     if target.block is not None and (target.packing if packing == "auto" else packing) == "native":
         possible &= NATIVE_WIDTHS
     if options.candidates == DEFAULTS.candidates and not set(options.candidates) <= possible:
-        found["candidates"] = tuple(bits for bits in options.candidates if bits in possible)
+        candidates = tuple(bits for bits in options.candidates if bits in possible)
+        found["candidates"] = candidates
+        if options.bits == DEFAULTS.bits < candidates[0]:
+            found["bits"] = float(candidates[0])
     return options.model_copy(update=found) if found else options
 
 

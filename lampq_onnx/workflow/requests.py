@@ -36,7 +36,11 @@ def recipe_for(recipe: Recipe, target: Target) -> Recipe:
         UsageError: inputs are to be quantized, and the target leaves them in float.
     """
     options = options_for(recipe.allocation, target, recipe.output.packing)
-    same = {"activation_bits": options.activation_bits, "candidates": options.candidates}
+    same = {
+        "activation_bits": options.activation_bits,
+        "candidates": options.candidates,
+        "weight_bits": options.bits,
+    }
     analysis = recipe.analysis.model_copy(update=same)
     return recipe.model_copy(update={"allocation": options, "analysis": analysis})
 

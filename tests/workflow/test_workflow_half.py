@@ -21,6 +21,8 @@ def test_widths_that_were_left_open_are_those_with_a_kernel() -> None:
     assert options_for(AllocationOptions(), CUDA, "exact") == AllocationOptions(activation_bits=16)
     assert options_for(AllocationOptions(), QNN, "auto").candidates == (4, 8)
     assert options_for(AllocationOptions(), VNNI, "auto") == AllocationOptions()
+    only = options_for(AllocationOptions(), TARGETS["tensorrt-fp8"], "auto")
+    assert (only.candidates, only.bits) == ((8,), 8)
     # What was chosen is not changed; whether it has a kernel is said elsewhere.
     assert options_for(AllocationOptions(candidates=(3, 4)), QNN, "auto").candidates == (3, 4)
 

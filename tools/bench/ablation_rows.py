@@ -137,7 +137,7 @@ class Measured:
         for _ in range(TRIES):
             size = self.bytes(self.plan(GROUP + name_of(row), bits))
             if size <= limit:
-                fitting = bits
+                fitting = max(bits, fitting or 0.0)
                 if size >= (1 - CLOSE) * limit or bits == most:
                     break
             elif bits == least:

@@ -4,11 +4,13 @@
     python -m tools.bench.sinks deit_tiny_patch16_224 --checkpoint sinks.safetensors --calibration ... --validation ...
 
 All files have one scale for each input tensor. Every row is a checked file in onnxruntime; "without equalization"
-leaves out the scaling of input channels, which is what takes sinks away. Float layers are those that read no integers.
+leaves out the scaling of input channels, which is what takes sinks away. Layers in float are those whose inputs have 16
+bits or are float: they run on the float kernel.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +34,12 @@ from lampq_onnx.runtime import describe_environment, open_runner
 from tools.bench.peer_tools import ort_static
 
 BATCH = 16
+FORMS: dict[str, dict[str, object]] = {
+    ", without equalization": {"equalize": False},
+    "": {},
+    ", without 16-bit inputs": {"wide_price": math.inf},
+}
+"""What is left out -> options; the first form keeps the weights as they are, and its float file is the peer's."""
 PEER = "onnxruntime quantize_static, MinMax"
 
 
@@ -78,15 +86,14 @@ def main(
     with tempfile.TemporaryDirectory(prefix="lampq-") as temporary:
         folder = Path(temporary)
         for effort in efforts.split(","):
-            for equalize in (False, True):
-                out = folder / f"{effort}{equalize}"
+            for words, own in FORMS.items():
+                out = folder / f"{effort}{words}"
                 report = lampq_onnx.quantize(
-                    model, out, bits=8, activation_bits=8, effort=effort, equalize=equalize, resume=False, **shared
+                    model, out, bits=8, activation_bits=8, effort=effort, resume=False, **{**shared, **own}
                 )
                 speed = (report.latency.speedup, *report.latency.speedup_quartiles)
-                name = f"this tool, {effort}" + ("" if equalize else ", without equalization")
-                print(row(name, report.accuracy, speed, float_layers(report)), flush=True)
-        source, peer = folder / f"{efforts.split(',')[0]}False" / FLOAT_FILE, folder / "peer.onnx"
+                print(row(f"this tool, {effort}{words}", report.accuracy, speed, float_layers(report)), flush=True)
+        source, peer = folder / f"{efforts.split(',')[0]}{next(iter(FORMS))}" / FLOAT_FILE, folder / "peer.onnx"
         calibration = choose(open_source(images.calibration, num_classes=None, need_labels=False), 64, images.seed)
         pixels = np.concatenate([batch.images for batch in batches_of(calibration, loaded.preprocessing, BATCH)])
         ort_static(source, peer, pixels)

@@ -88,14 +88,20 @@ class Run:
 
 
 class Sampler:
-    """A sink of progress that keeps the seconds and the largest memory of every stage."""
+    """A sink of progress that keeps the seconds and the largest memory of every stage.
 
-    def __init__(self, *, cuda: bool = False) -> None:
+    Args:
+        cuda: keep the memory on the GPU too.
+        finished: called after every stage.
+    """
+
+    def __init__(self, *, cuda: bool = False, finished: Callable[[], None] = lambda: None) -> None:
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, float] = {}
         self.device: dict[str, float] = {}
         self._open: list[str] = []
         self._cuda = cuda
+        self._finished = finished
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -129,6 +135,7 @@ class Sampler:
             self._allocated()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self._open.remove(name)
+            self._finished()
 
 
 def resident() -> float:
@@ -152,10 +159,9 @@ def measure(shape: str, count: int, options: argparse.Namespace) -> None:
         module, recipe = _subject(shape, count, options, Path(room))
         run = Run(f"{shape}, {count}", setting, sum(v.numel() for v in module.parameters()), count, imports=imports)
         given = None if shape == "digits" else Given(module=module)
-        sampler = Sampler(cuda=cuda)
-        quantize(recipe, Path(room, "out"), progress=sampler, given=given)
+        sampler = Sampler(cuda=cuda, finished=lambda: print(json.dumps(asdict(run)), flush=True))
         run.seconds, run.peaks, run.device = sampler.seconds, sampler.peaks, sampler.device
-        print(json.dumps(asdict(run)), flush=True)
+        quantize(recipe, Path(room, "out"), progress=sampler, given=given)
         torch.set_num_threads(options.threads)
         run.passes = passes(module.to(options.device), count)
         print(json.dumps(asdict(run)), flush=True)
@@ -225,13 +231,19 @@ def run_one(shape: str, count: int, options: argparse.Namespace) -> Run:
         words += [f"--{option}", str(getattr(options, option))]
     words += [] if options.predict else ["--no-predict"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(words, check=False, env=environment, stdout=subprocess.PIPE, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"label"')]
-    if not lines:
-        raise SystemExit(f"{shape}, {count}: exit code {done.returncode}, nothing was measured")
-    if done.returncode:
-        print(f"{shape}, {count}: exit code {done.returncode} after the measurement", file=sys.stderr)
-    return Run(**json.loads(lines[-1]))
+    last, record = "", options.record
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith('{"label"'):
+                last = line
+                if record is not None:  # a run that is stopped leaves its finished stages
+                    record.with_suffix(".unfinished").write_text(line)
+    if not last:
+        raise SystemExit(f"{shape}, {count}: exit code {process.returncode}, nothing was measured")
+    if process.returncode:
+        print(f"{shape}, {count}: exit code {process.returncode} after the last of these stages", file=sys.stderr)
+    return Run(**json.loads(last))
 
 
 def show(runs: list[Run]) -> None:
@@ -301,7 +313,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--predict", action=argparse.BooleanOptionalAction, default=True, help="ask for the estimate")
-    parser.add_argument("--record", type=Path, help="append every run to this file, a line of JSON each")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="append every run to this file, a line of JSON each; a stopped run is in FILE.unfinished",
+    )
     parser.add_argument("--show", type=Path, nargs="+", help="print the table of the runs in these files")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

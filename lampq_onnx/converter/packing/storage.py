@@ -251,7 +251,8 @@ def _unpacked_blocks(
     else:
         value = look_up_fields(weight, graph, paired)
     blocks = graph.shared(f"lampq.blocks.{inputs}", np.arange(inputs, dtype=np.int32) // np.int32(weight.block))
-    scale = graph.own("scale", np.ascontiguousarray(weight.scale.T))
+    half = graph.own("scale", np.ascontiguousarray(weight.scale.T).astype(np.float16))
+    scale = graph.then("Cast", [half], "scale.float", to=ir.DataType.FLOAT.value)
     spread = graph.then("Gather", [scale, blocks], "scales", axis=0)
     storage = "int8" if weight.bits == 8 else "exact"
     return Packed(value, spread, None, tuple(graph.nodes), tuple(graph.new), storage, graph.bytes)

@@ -30,7 +30,7 @@ class StayInRows(CountingPass):
     3. Names of the float graph stay with the numbers: a value that it has too may be in rows here.
 
     Args:
-        target: rows are written where `BiasInGemm` makes Gemms, see `Target.gemm_bias`.
+        target: see `Target.rows`.
     """
 
     purpose = "values that stay in rows between layers"
@@ -41,7 +41,7 @@ class StayInRows(CountingPass):
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
-        if not self._target.gemm_bias:
+        if not self._target.rows:
             return 0
         self._graph = model.graph
         self._rows: dict[ir.Value, ir.Value] = {}

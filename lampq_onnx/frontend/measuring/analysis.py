@@ -56,7 +56,7 @@ class Analysis:
         rounder: rounded weights, before the plan's own rounding improves them.
         images: calibration images.
         gptq: whether weights are rounded by GPTQ; costs then use weights rounded on one half of the images.
-        group: processes that share the images of ranges, traces, norms and moments.
+        group: processes that share the images of ranges, traces, norms, moments and costs.
         products: measure the ranges of the layers' products as well.
     """
 
@@ -137,7 +137,7 @@ class Analysis:
         elements = self._input_elements()
         narrowed = input_costs(
             module, layers, self.chain, held_out, InputRanges(ranges, range_costs, widths, elements),
-            stages.input_costs, wide_price=stages.wide_price, progress=progress,
+            stages.input_costs, wide_price=stages.wide_price, progress=progress, group=self.group,
         )  # fmt: skip
         shares = {}
         if stages.shares and shares_channels(options):
@@ -247,7 +247,7 @@ class Analysis:
             with progress.stage("costs", len(held_out)) as advance:
                 return directional_costs(
                     self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
-                    progress=advance,
+                    progress=advance, group=self.group,
                 )  # fmt: skip
         settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
         with (
@@ -256,7 +256,7 @@ class Analysis:
         ):
             return weight_costs(
                 live, self.chain, held_out, self.budgeted, rounder, options.candidates,
-                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
+                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance, group=self.group,
             )  # fmt: skip
 
     def _channel_shares(

@@ -16,6 +16,7 @@ from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
 from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import ProgressSink
 
 IMAGES = 32
@@ -52,6 +53,7 @@ def input_costs(
     *,
     wide_price: float,
     progress: ProgressSink,
+    group: Group = ALONE,
 ) -> dict[str, dict[int, float]]:
     """Measure or estimate the costs of input widths, in nats; empty if nothing depends on them.
 
@@ -64,6 +66,7 @@ def input_costs(
         how: see `InputCosts`.
         wide_price: see `AllocationOptions.wide_price`.
         progress: told of the stage.
+        group: processes that share the images.
     """
     budgeted = [layer for layer in layers if not layer.fixed]
     if how == "none":
@@ -90,10 +93,12 @@ def input_costs(
     few = images.slice(0, IMAGES)
     with progress.stage("input costs", steps) as advance, live_model(module, layers) as live:
         if how == "measured":
-            costs = activation_costs(live, chain, few, quantizers, batch_size=BATCH, progress=advance)
+            costs = activation_costs(live, chain, few, quantizers, batch_size=BATCH, progress=advance, group=group)
         else:
             prices = _wide_prices(budgeted, inputs.elements, wide_price)
-            costs = grouped_activation_costs(live, chain, few, quantizers, prices, batch_size=BATCH, progress=advance)
+            costs = grouped_activation_costs(
+                live, chain, few, quantizers, prices, batch_size=BATCH, progress=advance, group=group
+            )
     # 16 bits are 256 times finer than 8 bits; their cost is too small to measure.
     return {name: {**own, WIDE_ACTIVATION_BITS: FLOOR} for name, own in costs.items()}
 

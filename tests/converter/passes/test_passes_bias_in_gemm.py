@@ -31,7 +31,7 @@ from tests.converter.graphs import (
 )
 
 TARGET = TARGETS["onnxruntime-x86-vnni"]
-PLAIN = dataclasses.replace(TARGET, gemm_bias=False)
+PLAIN = dataclasses.replace(TARGET, gemm_bias=False, rows=False)
 
 
 def converted(model: onnx.ModelProto, plan: BitPlan, *, plain: bool = False) -> tuple[onnx.ModelProto, int]:
