@@ -13,11 +13,12 @@ from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.overflows import Overflows, read_overflows, write_overflows
 from lampq_onnx.quantization import fit_weight_grid
 from lampq_onnx.runtime.sessions import open_session, session_options
 from lampq_onnx.targets import BLOCK, TARGETS
-from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference, vit
+from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, plan_on, reference, vit
 
 CUDA = TARGETS["onnxruntime-cuda"]
 NONE = Overflows()
@@ -167,3 +168,19 @@ def test_damaged_metadata_is_refused() -> None:
     graph.metadata_props["lampq_onnx.float32_values"] = '["y"]'
     with pytest.raises(LampqError, match="is damaged"):
         read_overflows(graph)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tensorrt", TensorProto.FLOAT), ("onnxruntime-cuda", TensorProto.FLOAT16)])
+def test_a_normalization_stays_in_float32_where_its_sum_of_squares_overflows_there(name: str, kind: int) -> None:
+    target = TARGETS[name]
+    names = [layer.name for layer in find_layers(as_ir(vit()).graph)]
+    norms = [node.output[0] for node in vit().graph.node if node.op_type == "LayerNormalization"]
+    graph = with_facts(vit(), Overflows((), (norms[1],)))
+    proto = as_proto(convert_model(graph, plan_on(target, names, 8), target=target).model)
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    found = [kinds[node.output[0]] for node in proto.graph.node if node.op_type == "LayerNormalization"]
+    assert found.count(TensorProto.FLOAT16) == len(norms) - (kind == TensorProto.FLOAT)
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    wanted = reference(vit(), x)
+    assert np.linalg.norm(reference(proto, x) - wanted) < 0.1 * np.linalg.norm(wanted)
