@@ -7,7 +7,6 @@ implementation being worse. So every quantized layer is cut out and run both way
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
