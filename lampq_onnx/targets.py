@@ -18,12 +18,12 @@ PACKINGS: Mapping[Packing, str] = {
 }
 """Storage of the weights -> what it is."""
 
-GridName = Literal["mid-tread", "mid-rise"]
+GridName = Literal["mid-tread", "mid-rise", "e4m3"]
 """Names of the grids of weights, see `lampq_onnx.quantization.Grid`."""
 
 FLOAT = 32
 
-Kind = Literal["integer", "float"]
+Kind = Literal["integer", "float8", "float"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Kernel:
     Attributes:
         weights: weight widths in bits; every pair with ``activations`` runs on this kernel. 32 is float.
         activations: input widths in bits.
-        kind: what the kernel multiplies. A float kernel reads weights that are unpacked when the file is loaded.
+        kind: what the kernel multiplies; float8 is E4M3. A float kernel reads weights that are unpacked when the file
+            is loaded.
     """
 
     weights: tuple[int, ...]
@@ -43,6 +44,9 @@ class Kernel:
     def takes(self, weight_bits: int, activation_bits: int) -> bool:
         """Whether this pair of widths runs on the kernel."""
         return weight_bits in self.weights and activation_bits in self.activations
+
+
+Device = Literal["CPU", "GPU", "NPU"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Target:
     Attributes:
         name: name on the command line.
         runtime: what runs the file, in words.
+        device: on what it runs there. Times of this CPU say nothing about other devices.
         signed_8bit_exact: whether int8 weights of 8 bits run without saturation. The AVX2 kernels without VNNI add two
             products of uint8 and int8 in 16 bits, so only levels within +-64 are safe there (onnxruntime issue 14642);
             uint8 weights with zero_point 128 take an exact, slower path.
@@ -80,12 +85,17 @@ class Target:
             a zero_point then.
         gemm_bias: files are faster if the integer kernel adds the bias (docs/runtime/passes.md). Without VNNI the
             products take so much longer that nothing is gained; on arm64 it was not measured.
+        rows: values stay in rows between one Gemm and the next (docs/runtime/passes.md); of use where `gemm_bias` makes
+            Gemms.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
             float; it joins the parts to one product of integers.
-        grids: grids that the weights may have. The levels of mid-rise are odd integers, which need a type that is
-            wider than the weights are.
-        moves_bytes: a Reshape or a Transpose may stand between QuantizeLinear and DequantizeLinear.
+        grids: grids that the weights may have; with e4m3 alone, weights and inputs are in float8. The levels of
+            mid-rise are odd integers, which need a type that is wider than the weights are.
+        block: inputs of a layer that share a scale of the weights, a number of float16; None: all of an output channel
+            share one.
+        half: numbers that are not quantized are in float16, where that does not overflow, see `passes.ToFloat16`.
+        wide_sums: normalizations of float16 add up their squares in float32.
         output_ranges: the result of each product is quantized too, with the width of the input, because only then does
             the product run on integers.
         zero_points: the zero points of the weights are written although they are zero.
@@ -107,9 +117,13 @@ class Target:
     folds: bool = True
     shared_bytes: bool = True
     gemm_bias: bool = False
+    rows: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
-    moves_bytes: bool = True
+    block: int | None = None
+    half: bool = False
+    device: Device = "CPU"
+    wide_sums: bool = False
     output_ranges: bool = False
     zero_points: bool = False
     batch: int | None = None
@@ -122,6 +136,16 @@ class Target:
     def timed(self) -> bool:
         """Whether `probe` can time its files here."""
         return self.runner is not None
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether no input is quantized."""
+        return all(set(kernel.activations) == {FLOAT} for kernel in self.kernels)
+
+    @property
+    def float8(self) -> bool:
+        """Whether weights and inputs are numbers of float8 E4M3."""
+        return self.grids == ("e4m3",)
 
     @property
     def packing(self) -> Packing:
@@ -170,7 +194,8 @@ class Target:
             UsageError: names the nearest pair that the target can run, and the options.
         """
         for weight_bits, activation_bits in pairs:
-            self.require_pair(weight_bits, activation_bits, "the requested widths (--candidates, --activation-bits)")
+            inputs = FLOAT if self.weights_only else activation_bits
+            self.require_pair(weight_bits, inputs, "the requested widths (--candidates, --activation-bits)")
 
     def require_packing(self, packing: Packing) -> None:
         """Refuse a storage that the target does not read.
@@ -195,10 +220,10 @@ class Target:
             UsageError: the target reads weights directly from the file, or the storage has one type for a whole layer.
         """
         start = f"{where}: " if where else ""
-        if not self.folds:
+        if not self.folds or self.block is not None:
+            why = "whose weights are in blocks" if self.folds else "which does not unpack weights when it loads a file"
             raise UsageError(
-                f"{start}all output channels of a layer have one width in files for {self.name}, which does not unpack "
-                "weights when it loads a file",
+                f"{start}all output channels of a layer have one width in files for {self.name}, {why}",
                 hint="use --granularity layer, or remove channel_widths from the plan",
             )
         if packing == "native":
@@ -222,11 +247,20 @@ _NARROW = tuple(range(2, 9))
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
 """Kernels of onnxruntime on CPUs (docs/runtime/targets.md): narrow widths run in 8 bits, wider inputs in float."""
 
+BLOCK = 64
+"""Inputs that share a scale on GPUs: every width of a ViT is a multiple of it, and scales take 1/4 bit a weight."""
+
+_EMULATED = {
+    name: Verified(f"python -m tools.bench.arm64 --runtime {name}", f"{version}, three emulated CPUs", "2026-11-30")
+    for name, version in (("onnxruntime", "onnxruntime 1.32.0"), ("openvino", "OpenVINO 2026.4.1"))
+}
+"""Runtime -> what showed that its files for arm64 are exact; they were never timed."""
+
 _ON_CPU = Verified("python -m tools.bench.targets --only onnxruntime", "onnxruntime 1.32.0", "2026-11-30")
 
 
 def _openvino(cpu: str, words: str, *, signed_8bit_exact: bool) -> Target:
-    """Make the target of OpenVINO on one kind of CPU; no machine with the last one was at hand."""
+    """Make the target of OpenVINO on one kind of CPU."""
     verified = Verified("python -m tools.bench.targets --only openvino", "OpenVINO 2026.4.1", "2026-11-30")
     return Target(
         f"openvino-{cpu}",
@@ -237,7 +271,7 @@ def _openvino(cpu: str, words: str, *, signed_8bit_exact: bool) -> Target:
         shared_bytes=False,
         runner="openvino",
         recast=True,
-        verified=None if cpu == "arm64" else verified,
+        verified=_EMULATED["openvino"] if cpu == "arm64" else verified,
         opset=20,
     )
 
@@ -260,6 +294,7 @@ TARGETS = {
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
+            rows=True,
             part_products=True,
             runner="onnxruntime",
             verified=_ON_CPU,
@@ -270,6 +305,7 @@ TARGETS = {
             signed_8bit_exact=True,
             kernels=_ONNXRUNTIME,
             runner="onnxruntime",
+            verified=_EMULATED["onnxruntime"],
         ),
         # onnxruntime's QNN execution provider, HTP backend: weights of 4 bits (INT4 with zero point 0) and 8 bits,
         # inputs of uint8 and uint16. The provider gets the graph after onnxruntime's own folding, but QDQ groups are
@@ -279,29 +315,63 @@ TARGETS = {
         Target(
             "onnxruntime-qnn",
             "onnxruntime on Qualcomm NPUs (QNN, HTP backend)",
+            device="NPU",
             signed_8bit_exact=True,
             kernels=(Kernel((4, 8), (8, 16), "integer"),),
             packings=("native", "container"),
             folds=False,
             grids=("mid-tread",),
-            moves_bytes=False,
             output_ranges=True,
             zero_points=True,
             batch=1,
             verified=Verified("python -m tools.bench.qnn", "onnxruntime-qnn 2.7.0, software HTP", "2026-11-30"),
             opset=21,
         ),
+        # DequantizeLinear with block_size and a MatMul become MatMulNBits, also in float16, which unpacks the weights
+        # at every run; weights in exact storage are unpacked when the file is loaded. No kernel of this provider
+        # multiplies the integers of a QDQ file (tools/bench/cuda.py).
+        Target(
+            "onnxruntime-cuda",
+            "onnxruntime on NVIDIA GPUs",
+            device="GPU",
+            signed_8bit_exact=True,
+            kernels=(Kernel(_NARROW, (FLOAT,), "float"),),
+            packings=("native", "exact"),
+            shared_bytes=False,
+            grids=("mid-tread",),
+            block=BLOCK,
+            half=True,
+            wide_sums=True,
+        ),
         # Explicit quantization: int8 with zero point 0 for weights (per channel) and inputs (per tensor), and
-        # DequantizeLinear on constants. INT4 is weight-only and in blocks, which this converter does not write.
+        # DequantizeLinear on constants. What is beside the products is in float16.
         Target(
             "tensorrt",
-            "TensorRT on NVIDIA GPUs",
+            "TensorRT on NVIDIA GPUs, INT8",
+            device="GPU",
             signed_8bit_exact=True,
             kernels=(Kernel(_LOW, (8,), "integer"),),
             packings=("container",),
             symmetric=True,
             folds=False,
             part_products=True,
+            half=True,
+            verified=Verified("python -m tools.bench.tensorrt", "builder of TensorRT-RTX 1.7.1", "2026-11-30"),
+            opset=20,
+        ),
+        # The same with float8 in place of int8. The standard has no operator that moves float8.
+        Target(
+            "tensorrt-fp8",
+            "TensorRT on NVIDIA GPUs, FP8 (E4M3)",
+            device="GPU",
+            signed_8bit_exact=True,
+            kernels=(Kernel((8,), (8,), "float8"),),
+            packings=("container",),
+            symmetric=True,
+            folds=False,
+            part_products=True,
+            grids=("e4m3",),
+            half=True,
             verified=Verified("python -m tools.bench.tensorrt", "builder of TensorRT-RTX 1.7.1", "2026-11-30"),
             opset=20,
         ),

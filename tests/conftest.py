@@ -9,16 +9,28 @@ from pathlib import Path
 import pytest
 
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
+from tests.kept_exports import keep_exports
 
 # Read by OpenMP when torch is imported: threads that spin while they wait take their core from another worker's test,
 # which makes runs with more than one thread up to six times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
+"""Set in a worker of pytest-xdist, whose folder lies in that of the session."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads what an earlier session or the user kept."""
     os.environ[FOLDER_VARIABLE] = str(Path(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_exports(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All workers share the exports of models that they have in common."""
+    own = tmp_path_factory.getbasetemp()
+    keep_exports((own.parent if WORKER_VARIABLE in os.environ else own) / "exports")
 
 
 def pytest_collection_finish() -> None:

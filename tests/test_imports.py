@@ -50,7 +50,7 @@ ROOMS = {
         "runtime evaluation.tasks"
     ),
     "html": "errors disk artifacts converter evaluation",
-    "serving": "errors targets disk data artifacts graph evaluation",
+    "serving": "errors targets disk data artifacts graph evaluation importer",
     # the front end; only these import torch
     "frontend.shared": "errors running disk quantization data artifacts measures graph",
     "frontend.likelihoods": "errors artifacts evaluation.tasks frontend.shared",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, numpy_helper
@@ -13,7 +14,7 @@ from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.runtime.probe.timed_forms import FLOAT_FORM, timed_forms
 from lampq_onnx.targets import PACKINGS, TARGETS, target_for
-from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference, run, vit
+from tests.converter.graphs import as_ir, as_proto, measured, one_matmul, plan_for, plan_on, reference, run, vit
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
@@ -67,7 +68,7 @@ def weights() -> np.ndarray:
 def test_tensorrt_gets_signed_inputs_with_zero_point_0_and_plain_constants(bits):
     model = one_matmul(weights())
     plan = plan_for(["fc"], weight_bits=bits)
-    proto = as_proto(convert_model(as_ir(model), plan, target=TARGETS["tensorrt"]).model)
+    proto = as_proto(convert_model(measured(model), plan, target=TARGETS["tensorrt"]).model)
     arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     producers = {o: n for n in proto.graph.node for o in n.output}
     for node in proto.graph.node:
@@ -78,8 +79,47 @@ def test_tensorrt_gets_signed_inputs_with_zero_point_0_and_plain_constants(bits)
             if node.op_type == "DequantizeLinear" and "weight" in node.output[0] + node.name:
                 assert node.input[0] not in producers
     x = np.random.default_rng(1).normal(size=(2, 3, 24)).astype(np.float32)
+    assert {arrays[name].dtype for node in proto.graph.node for name in node.input[1:2] if "scale" in name} == {
+        np.dtype(np.float16)
+    }
     error = reference(proto, x) - x @ weights()
     assert np.linalg.norm(error) < {4: 0.15, 8: 0.02}[bits] * np.linalg.norm(x @ weights())
+
+
+def test_fp8_is_the_nearest_number_of_float8_in_weights_and_inputs() -> None:
+    model, target = one_matmul(weights(), np.ones(6, np.float32)), TARGETS["tensorrt-fp8"]
+    conversion = convert_model(measured(model), plan_for(["fc"]), target=target)
+    proto = as_proto(conversion.model)
+    onnx.checker.check_model(proto, full_check=True)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    stored = tensors["fc.weight.quantized"]
+    assert stored.data_type == tensors["fc.input.zero_point"].data_type == TensorProto.FLOAT8E4M3FN
+    # By hand, from all 254 numbers of E4M3: sign, 4 bits of exponent with bias 7, 3 bits of fraction.
+    positive = [m / 8 * 2.0**-6 for m in range(8)]
+    positive += [(1 + m / 8) * 2.0 ** (e - 7) for e in range(1, 16) for m in range(8) if (e, m) != (15, 7)]
+    numbers = np.array(sorted({*positive, *(-x for x in positive)}))
+    assert numbers[-1] == 448
+
+    def nearest(values: np.ndarray) -> np.ndarray:
+        return numbers[np.abs(values[..., None] - numbers).argmin(-1)]
+
+    scale = np.abs(weights()).max(0) / 448
+    weight = nearest(weights() / scale) * scale
+    np.testing.assert_allclose(conversion.parameters["fc"].weight.dequantize().T, weight, rtol=1e-6)
+    x = np.random.default_rng(1).normal(size=(2, 3, 24)).astype(np.float32)
+    step = 4.0 / 448
+    read = nearest(np.clip(x / step, -448, 448)) * step
+    activation = conversion.parameters["fc"].activation
+    assert activation is not None
+    np.testing.assert_allclose(activation.fake(x), read, rtol=1e-6)
+    assert (activation.low, activation.high) == pytest.approx((-4, 4))
+    expected = read @ weight + 1
+    found = reference(proto, x)
+    # Inputs in float16 may lie on the other side of the middle between two numbers.
+    assert np.linalg.norm(found - expected) < 1e-2 * np.linalg.norm(expected)
+    assert np.linalg.norm(expected - 1 - x @ weights()) < 0.06 * np.linalg.norm(x @ weights())
+    (layer,) = inspect_model(conversion.model)
+    assert (layer.storage, layer.weight_bits, layer.activation_bits) == ("float8e4m3fn", 8, 8)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -131,11 +171,13 @@ def test_qnn_moves_no_bytes_and_fixes_every_size() -> None:
 
 
 def test_a_fixed_batch_changes_no_answer_and_another_one_is_refused() -> None:
-    plan, x = plan_for(NAMES, weight_bits=4), np.random.default_rng(1).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(3, 3, 4, 4)).astype(np.float32)
     for target in TARGETS.values():
         if target.batch is not None:
             continue
-        answers = [run(as_proto(convert_model(as_ir(vit()), plan, target=target, batch=b).model), x) for b in (None, 3)]
+        plan = plan_on(target, NAMES, 4)
+        files = [convert_model(measured(vit()), plan, target=target, batch=batch).model for batch in (None, 3)]
+        answers = [run(as_proto(file), x) for file in files]
         np.testing.assert_allclose(*answers, atol=1e-5)
     fixed = as_ir(vit())
     fixed.graph.inputs[0].shape = ir.Shape([2, 3, 4, 4])
@@ -162,7 +204,7 @@ def test_what_a_target_cannot_run_is_refused_before_the_graph_is_touched():
 
 def test_an_opset_that_the_target_does_not_read_is_refused():
     with pytest.raises(LampqError, match="opset 22, but tensorrt reads at most opset 20"):
-        convert_model(as_ir(one_matmul(weights(), opset=22)), plan_for(["fc"]), target=TARGETS["tensorrt"])
+        convert_model(measured(one_matmul(weights(), opset=22)), plan_for(["fc"]), target=TARGETS["tensorrt"])
 
 
 def test_packings_are_those_of_the_converter():

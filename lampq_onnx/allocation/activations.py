@@ -40,7 +40,10 @@ def input_elements(layers: Sequence[LayerSensitivity]) -> IntArray:
 
 
 def inputs_for(sensitivities: Sensitivities, target: Target) -> Sensitivities:
-    """Return the sensitivities without inputs that stay in float, unless the target has a kernel for those."""
+    """Return the sensitivities with the inputs in float that the target leaves in float: all, some or none."""
+    if target.weights_only:
+        layers = tuple(layer.model_copy(update={"float_input": True}) for layer in sensitivities.layers)
+        return sensitivities.model_copy(update={"layers": layers})
     if target.kernel(FIXED_BITS, FLOAT_BITS) is not None:
         return sensitivities
     layers = tuple(layer.model_copy(update={"float_input": False}) for layer in sensitivities.layers)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
-from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of, pools_beside
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of, pools_beside, whole_bytes
 from lampq_onnx.allocation.granular import solve_granular
 from lampq_onnx.allocation.groups import ChannelGroups
 from lampq_onnx.allocation.limits import Limits
@@ -131,7 +131,7 @@ def _offered(
 def promised_bytes(sensitivities: Sensitivities, forms: dict[str, LayerForm], float_bytes: int, target: Target) -> int:
     """Return the size of the file: the float file, with the layers' weights in their forms."""
     return (
-        float_bytes
+        whole_bytes(sensitivities, float_bytes, target)
         + sum(
             form_bytes(layer, forms[layer.name], target) - form_bytes(layer, FLOAT_FORM, target)
             for layer in sensitivities.layers

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lampq_onnx.allocation.groups import RowCounts
-from lampq_onnx.artifacts import LayerSensitivity
+from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization.pairs import pair_table_size, pairs_pay
@@ -41,6 +41,15 @@ PART_BYTES = 850
 
 GEMM_BYTES = 240
 """Mean bytes per layer if the integer kernel adds biases (`Target.gemm_bias`)."""
+
+BLOCKED_BYTES = 715
+"""Mean bytes per layer whose weights are in blocks (`Target.block`), in place of `LAYER_BYTES`."""
+
+UNPACKED_BYTES = 1100
+"""The same for exact storage of blocks, beside `UNPACK_BYTES`."""
+
+HALF_BYTES = 2
+"""Bytes of a number of float16."""
 
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> weight widths of at most 4 bits that are stored in such a field."""
@@ -98,16 +107,39 @@ def forms_of(
 
 def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     """Return the bytes of a layer in the file: weights, scales and its share of the graph."""
+    number = HALF_BYTES if target.half else FLOAT_BYTES
     if form.storage is None:
-        return FLOAT_BYTES * layer.parameters
+        return number * layer.parameters
     if form.rows is not None:
         return mix_bytes(layer, form.rows, target)
-    outputs = layer.shape[0]
+    outputs, inputs = layer.shape
+    if target.block is not None:
+        scales = outputs * -(-inputs // target.block)
+        if form.storage == "exact":
+            nodes = UNPACKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0)
+            return stored_bytes(layer.parameters, form.weight_bits, "exact") + number * scales + nodes
+        # There is no type for fewer bits than 4 in blocks.
+        bits = max(form.weight_bits, 4)
+        return stored_bytes(layer.parameters, bits, form.storage) + number * scales + BLOCKED_BYTES
     # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
     nodes = node_bytes(layer, target) + UNPACK_BYTES[form.storage].get(form.weight_bits, 0)
     if form.weight_bits == 8 and not target.signed_8bit_exact:
         nodes += ZERO_POINT_BYTES + outputs
-    return stored_bytes(layer.parameters, form.weight_bits, form.storage) + FLOAT_BYTES * outputs + nodes
+    return stored_bytes(layer.parameters, form.weight_bits, form.storage) + number * outputs + nodes
+
+
+def whole_bytes(sensitivities: Sensitivities, float_bytes: int, target: Target) -> int:
+    """Return the size of a file for the target with all layers in float.
+
+    Args:
+        sensitivities: say how many numbers the float file has.
+        float_bytes: size of the float32 file.
+        target: where the file is meant to run.
+    """
+    if not target.half:
+        return float_bytes
+    numbers = sensitivities.float_numbers or sum(layer.parameters for layer in sensitivities.layers)
+    return float_bytes - (FLOAT_BYTES - HALF_BYTES) * numbers
 
 
 def mix_bytes(layer: LayerSensitivity, rows: RowCounts, target: Target) -> int:

@@ -140,7 +140,7 @@ class AllocationOptions(Record):
             "What gets a bit-width of its own: layer, or group (a few output channels of a layer). auto: group, unless "
             "the effort is fast or the target cannot unpack weights when it loads the file.",
         ),
-    ] = "layer"
+    ] = "auto"
     fixed_bits: Annotated[FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head).")] = (
         FIXED_BITS
     )

@@ -12,7 +12,6 @@ import numpy as np
 
 from lampq_onnx.allocation.choices import BoolArray, Budget
 from lampq_onnx.allocation.forms import (
-    FLOAT_BYTES,
     FLOAT_FORM,
     LayerForm,
     bit_operations,
@@ -21,6 +20,7 @@ from lampq_onnx.allocation.forms import (
     pair_table_bytes,
     row_bytes,
     weight_bits,
+    whole_bytes,
 )
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import budgeted_layers
@@ -246,11 +246,12 @@ def _size(
             "--max-size needs the size of the float file, which these sensitivities do not hold",
             hint="measure them again, or give --latency latency.json or --float float.onnx",
         )
+    whole = whole_bytes(sensitivities, whole, target)
     rest = whole - sum(form_bytes(layer, FLOAT_FORM, target) for layer in sensitivities.layers)
     rest += sum(form_bytes(layer, fixed[layer.name], target) for layer in outside)
     rest += pair_table_bytes(sum(layer.parameters for layer in budgeted_layers(sensitivities)))
     rest += pools
-    floor = whole - FLOAT_BYTES * sum(layer.parameters for layer in sensitivities.layers)
+    floor = whole - sum(form_bytes(layer, FLOAT_FORM, target) for layer in sensitivities.layers)
     return replace(bytes_of_layers(target), rest=rest, limit=limit, floor=max(0, floor), margin=_SIZE_MARGIN)
 
 

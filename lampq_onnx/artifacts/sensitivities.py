@@ -144,6 +144,9 @@ class Sensitivities(Shown, Artifact):
     skipped: dict[str, str] = Field(default_factory=dict, description="layers left in float -> why")
     seconds: dict[str, float] = Field(default_factory=dict, description="stage -> seconds that it took")
     float_bytes: int | None = Field(default=None, gt=0, description="size of the float file")
+    float_numbers: int | None = Field(
+        default=None, gt=0, description="numbers in the constants of the float file; absent: those of the layers"
+    )
     agreement: tuple[AgreementPoint, ...] = Field(
         default=(), description="simulated plans on held-out calibration images; empty: not measured"
     )

@@ -78,12 +78,20 @@ def _targets() -> Iterable[Row]:
         yield {
             "name": name,
             "runs in": runtime,
+            "device": "" if target is None else target.device,
             "weight bits / input bits": "" if target is None else _widths(target),
             "storages": "" if target is None else ", ".join(target.packings),
+            "scales of weights": "" if target is None else _scales(target),
+            "other numbers": "" if target is None else "float16" if target.half else "float32",
+            "batch": "" if target is None else str(target.batch or "any"),
             "opset up to": "" if target is None else str(target.opset),
             "runs here in": "" if target is None else target.runner or "nothing",
             "verified": "" if target is None else _verified(target),
         }
+
+
+def _scales(target: Target) -> str:
+    return "by channel" if target.block is None else f"by blocks of {target.block} inputs"
 
 
 def _verified(target: Target) -> str:

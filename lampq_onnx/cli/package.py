@@ -36,7 +36,7 @@ def package(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Write a quantized model for a server or device: onnxruntime's own format, a Triton repository or OpenVINO IR."""
+    """Write a quantized model for a server, a device or the web, in a format of `lampq-onnx list formats`."""
     from lampq_onnx.serving.formats import package as write
 
     packaged = write(source, form, output, overwrite=overwrite)

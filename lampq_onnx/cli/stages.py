@@ -52,7 +52,7 @@ def allocate(
 
 
 @with_options(
-    *("--packing", "--target", "--batch", "--calibration", "--calibration-size", "--seed", "--threads"),
+    *("--packing", "--target", "--batch", "--attention", "--calibration", "--calibration-size", "--seed", "--threads"),
     *("--input-size", "--mean", "--std", "--crop"),
 )
 def convert(

@@ -111,6 +111,7 @@ class _Output(TypedDict, total=False):
     runtime: str | None
     inference_precision: Literal["auto", "f32", "bf16", "f16"] | None
     batch: int | None
+    attention: Literal["parts", "operator"] | None
     threads: int | None
     latency_threads: int | None
     latency_batch: int | None

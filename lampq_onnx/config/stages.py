@@ -90,7 +90,9 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
     rounds = fast and not (only and options.only_width == FIXED_BITS)
     updates = recipe.update.rounds > 0 and any(plan.metric == options.metric for plan in open_weights)
     storage = target.packing if output.packing == "auto" else output.packing
-    whole_layers = options.granularity == "auto" and (not target.folds or storage != "exact")
+    whole_layers = options.granularity == "auto" and (
+        not target.folds or target.block is not None or storage != "exact"
+    )
     shares = bool(open_weights) and not whole_layers
     few = output.figures == "few" or (output.figures == "auto" and fast)
     return Stages(

@@ -20,8 +20,9 @@ from lampq_onnx.converter.order import closing_steps, conversion_steps
 from lampq_onnx.converter.packing.storage import Stored
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
-from lampq_onnx.graph.keys import TARGET_KEY
+from lampq_onnx.graph.keys import FLOAT32_KEY, TARGET_KEY
 from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers
+from lampq_onnx.graph.overflows import read_overflows
 from lampq_onnx.graph.parameters import LayerParameters, Parameters
 from lampq_onnx.graph.refusals import Refusal, grouped
 from lampq_onnx.graph.steps import run_steps
@@ -126,11 +127,11 @@ def _parameters(
             f"layer {graph_layer.name} has {len(matrix)} output channels in the model: {error}",
             hint="use the plan that was made for this model, or remove channel_widths of this layer from it",
         ) from error
-    if rounded is not None and np.array_equal(rounded.row_bits(), bits):
+    if rounded is not None and np.array_equal(rounded.row_bits(), bits) and rounded.block == target.block:
         _require_same_layer(graph_layer.name, matrix, rounded)
         return LayerParameters(weight=rounded, activation=activation, product=product)
     try:
-        grid = fit_weight_grid(matrix, bits, target.grids)
+        grid = fit_weight_grid(matrix, bits, target.grids, target.block)
     except ValueError as error:
         raise LampqError(f"layer {graph_layer.name} cannot be quantized: {error}") from error
     return LayerParameters(weight=grid.quantize(matrix), activation=activation, product=product)
@@ -146,6 +147,8 @@ def _quantizer(
             f"the plan has no {field} for layer {name}, which {target.name} needs",
             hint="give --calibration SRC, so that convert can measure it",
         )
+    if target.float8:
+        return ActivationQuantizer.of_float8(interval.low, interval.high)
     make = ActivationQuantizer.symmetric if target.symmetric else ActivationQuantizer.from_range
     return make(interval.low, interval.high, layer.activation_bits)
 
@@ -173,6 +176,7 @@ def convert_model(
     weights: Mapping[str, QuantizedWeight] | None = None,
     graph_passes: Sequence[CountingPass] | None = None,
     batch: int | None = None,
+    one_attention: bool = False,
 ) -> Conversion:
     """Quantize a float graph.
 
@@ -184,6 +188,7 @@ def convert_model(
         weights: weights that were rounded before, see `layer_parameters`.
         graph_passes: passes that run on the float graph first; None: `order.graph_steps`.
         batch: number of images that the file takes at once; None: the target's, or any.
+        one_attention: use the operator Attention of opset 23 where it computes the same.
 
     Raises:
         UsageError: the target has no kernel for widths of the plan, does not read the storage, or cannot have channels
@@ -198,6 +203,7 @@ def convert_model(
     for name, layer in plan.layers.items():
         if layer.channel_widths is not None and len(layer.channel_widths.counts) > 1:
             target.require_channel_widths(layer.storage or storage, f"layer {name}")
+    wide = _float32_values(model, target)
     # Files of old exporters list their weights as inputs, which would keep unused weights alive.
     common_passes.RemoveInitializersFromInputsPass()(model)
     layers = planned_layers(model, plan)
@@ -205,7 +211,9 @@ def convert_model(
     nearest = tuple(n for n, p in parameters.items() if p.weight is not (weights or {}).get(n))
     for name, graph_layer in layers.items():
         annotate(graph_layer, name)
-    steps, packer = conversion_steps(parameters, target, storage, storages, graph_passes, batch or target.batch)
+    steps, packer = conversion_steps(
+        parameters, target, storage, storages, graph_passes, batch or target.batch, wide, one_attention=one_attention
+    )
     done = run_steps(model, steps)
     before = len(model.graph.initializers)
     run_steps(model, closing_steps())
@@ -222,6 +230,20 @@ def convert_model(
         nearest=nearest,
         refusals=tuple(refusal for step in done for refusal in step.refusals),
     )
+
+
+def _float32_values(model: ir.Model, target: Target) -> frozenset[str]:
+    """Return the tensors that stay in float32 in a file that computes in float16."""
+    found = read_overflows(model)
+    model.metadata_props.pop(FLOAT32_KEY, None)
+    if not target.half:
+        return frozenset()
+    if found is None:
+        raise LampqError(
+            f"{target.name} computes in float16, and the float file does not say what overflows there",
+            hint="give --calibration SRC, so that convert can measure it",
+        )
+    return found.wide(wide_sums=target.wide_sums)
 
 
 def require_runnable(plan: BitPlan, target: Target) -> None:

@@ -32,6 +32,7 @@ _TYPE_BITS = {
     ir.DataType.UINT4: 4,
     ir.DataType.INT8: 8,
     ir.DataType.UINT8: 8,
+    ir.DataType.FLOAT8E4M3FN: 8,
     ir.DataType.INT16: 16,
     ir.DataType.UINT16: 16,
 }
@@ -125,9 +126,14 @@ def broken_constants(model: ir.Model) -> list[str]:
 
 
 def _scaling(node: ir.Node) -> ir.Node | None:
-    """Return the node that makes the float weight of a layer; a Conv reads it through a Transpose and a Reshape."""
+    """Return the node that makes the float weight of a layer.
+
+    A Conv reads it through a Transpose and a Reshape, and float16 products may read it through a Cast.
+    """
     weight = node.inputs[1]
     found = weight.producer() if weight is not None else None
+    if found is not None and found.op_type == "Cast" and found.inputs[0] is not None:
+        found = found.inputs[0].producer()
     while (
         node.op_type == "Conv" and found is not None and found.op_type in ("Reshape", "Transpose") and found.inputs[0]
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -13,6 +13,7 @@ from lampq_onnx.converter.passes import (
     FixBatch,
     FoldShapes,
     GemmToMatMul,
+    OneAttention,
     PatchEmbedToMatMul,
     ProductPerPart,
     QuantizeActivations,
@@ -22,6 +23,8 @@ from lampq_onnx.converter.passes import (
     ReplaceBias,
     SelectEarly,
     SplitUnbind,
+    StayInRows,
+    ToFloat16,
 )
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.parameters import Parameters
@@ -44,14 +47,24 @@ def default_graph_passes() -> list[CountingPass]:
     return [step.action for step in graph_steps() if isinstance(step.action, CountingPass)]
 
 
-def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWeights) -> list[Step]:
+def quantizing_steps(
+    parameters: Parameters,
+    target: Target,
+    packer: QuantizeWeights,
+    wide: Collection[str] = (),
+    *,
+    one_attention: bool = False,
+) -> list[Step]:
     """List the passes that write the quantization parameters of the layers into the graph.
 
     Args:
         parameters: layer -> its quantization parameters.
         target: decides the form of the layers.
         packer: the pass that writes the weights; it remembers how they are stored.
+        wide: tensors that stay in float32, see `ToFloat16`.
+        one_attention: see `OneAttention`.
     """
+    half = [Step(ToFloat16(wide), "last: the other passes compute and compare float32 constants")]
     products = [
         Step(
             QuantizeProducts(parameters, signed=target.symmetric),
@@ -61,16 +74,22 @@ def quantizing_steps(parameters: Parameters, target: Target, packer: QuantizeWei
     facts = {name: numbers.facts for name, numbers in parameters.items()}
     return [
         Step(ReplaceBias(parameters), "before layers change their form: the bias is where the float graph has it"),
-        Step(PatchEmbedToMatMul(facts), "before the input is quantized: QuantizeLinear goes before its moves"),
+        Step(
+            PatchEmbedToMatMul(facts, floats=target.block is not None),
+            "before the input is quantized: QuantizeLinear goes before its moves",
+        ),
         Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
         Step(
-            QuantizeActivations(parameters, signed=target.symmetric, moves_bytes=target.moves_bytes),
+            QuantizeActivations(parameters, signed=target.symmetric),
             "layers have their final inputs now",
         ),
         Step(packer, "after all passes that read the float weights"),
         *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
-        Step(BiasInGemm(facts, target), "last: the other passes recognize a layer as a MatMul with an Add"),
+        Step(BiasInGemm(facts, target), "late: the passes before recognize a layer as a MatMul with an Add"),
+        Step(OneAttention(wanted=one_attention), "queries, keys and values have their final products now"),
+        Step(StayInRows(target), "it follows the rows that Gemms read and write"),
+        *(half if target.half else []),
     ]
 
 
@@ -89,6 +108,9 @@ def conversion_steps(
     storages: Mapping[str, Packing],
     graph: Sequence[ir.passes.PassBase] | None = None,
     batch: int | None = None,
+    wide: Collection[str] = (),
+    *,
+    one_attention: bool = False,
 ) -> tuple[list[Step], QuantizeWeights]:
     """List the passes of a conversion in order, without `closing_steps`, and return the pass that writes the weights.
 
@@ -99,12 +121,15 @@ def conversion_steps(
         storages: layer -> storage.
         graph: passes to use instead of `graph_steps`.
         batch: number of images that the file takes at once; None: any.
+        wide: see `quantizing_steps`.
+        one_attention: see `OneAttention`.
     """
     packer = QuantizeWeights(parameters, packing, target, storages)
     own = graph_steps() if graph is None else [Step(step, "given by the caller") for step in graph]
     opset = Step(
-        RaiseOpset(parameters, packing, storages, target),
+        RaiseOpset(parameters, packing, storages, target, one_attention=one_attention),
         "first of all: the version converter of onnx, which may do it, rewrites the whole graph",
     )
     fixed = [] if batch is None else [Step(FixBatch(batch), "before FoldShapes, which then sees only numbers")]
-    return [opset, *fixed, *own, *quantizing_steps(parameters, target, packer)], packer
+    quantizing = quantizing_steps(parameters, target, packer, wide, one_attention=one_attention)
+    return [opset, *fixed, *own, *quantizing], packer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
@@ -86,4 +84,10 @@ def _output_channels(node: ir.Node) -> int:
     while scaling is not None and scaling.op_type in ("Reshape", "Transpose") and scaling.inputs[0] is not None:
         scaling = scaling.inputs[0].producer()
     scale = scaling.inputs[1] if scaling is not None and len(scaling.inputs) > 1 else None
-    return 0 if scale is None or scale.const_value is None else math.prod(scale.const_value.shape.numpy())
+    return 0 if scale is None or scale.const_value is None else _channels_of(scale.const_value)
+
+
+def _channels_of(scale: ir.TensorProtocol) -> int:
+    """Count the output channels that scales belong to: the last axis, or none of it."""
+    sizes = scale.shape.numpy()
+    return sizes[-1] if sizes else 1

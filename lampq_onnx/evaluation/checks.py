@@ -41,6 +41,7 @@ from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, engine_for
 from lampq_onnx.runtime.explain import explain_file, slowness
 from lampq_onnx.runtime.operators import operator_times
 from lampq_onnx.runtime.runtimes import described, in_float32, runtime_of
+from lampq_onnx.targets import TARGETS
 
 PROFILED_RUNS = 10
 """Runs of each file in a profile: the profile shows where the time goes, the latency how much it is."""
@@ -226,7 +227,8 @@ def check_files(
         else changed_answers(changes, files.images, files.preprocessing, files.task.classes),
     )
     slower = latency.speedup_quartiles[1] < 1  # not by chance
-    slow = slowness(files.reference, files.quantized, batch, latency, engine=engine) if slower else []
+    elsewhere = _elsewhere(target)
+    slow = slowness(files.reference, files.quantized, batch, latency, engine=engine) if slower and not elsewhere else []
     return Report(
         model=files.model,
         written=now(),
@@ -251,12 +253,21 @@ def check_files(
         model_sha256=file_sha256(files.quantized),
         notes=(
             *_scored(files.task),
+            *elsewhere,
             *slow,
             *_kernels(files, batch, engine),
             *_partial(group),
             *not_measured(accuracy, fidelity, latency),
         ),
     )
+
+
+def _elsewhere(target: str) -> list[str]:
+    """Say that times were measured on another device than the one that the file is made for."""
+    known = TARGETS.get(target)
+    if known is None or known.device == "CPU":
+        return []
+    return [f"made for {known.runtime}, and timed on this CPU: these times say nothing about a {known.device}"]
 
 
 def _scored(task: TaskSpec) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lampq_onnx.frontend.equalized import TRIAL_IMAGES
 from lampq_onnx.frontend.models.trial import noise
-from lampq_onnx.frontend.session import TRIAL_IMAGES, Frontend
+from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, tensors
 from lampq_onnx.graph.recognition import Recognition, RecognizedLayer, float_operators
 

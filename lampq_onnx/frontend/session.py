@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,57 +14,32 @@ from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.config.stages import EVERYTHING, Stages
-from lampq_onnx.errors import LampqError
-from lampq_onnx.frontend.equalization.fold import apply
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.equalization.links import find_links
-from lampq_onnx.frontend.equalization.strengths import choose_strengths, of_links, plain
-from lampq_onnx.frontend.measuring.analysis import (
-    Analysis,
-    labels_of,
-    linear_layers,
-    quantizer_of,
-    require_labels,
-    split,
-)
+from lampq_onnx.frontend.equalized import equalize_channels
+from lampq_onnx.frontend.measuring.analysis import Analysis, linear_layers
 from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
+from lampq_onnx.frontend.measuring.samples import require_labels, split
 from lampq_onnx.frontend.models.export import export_model
-from lampq_onnx.frontend.models.held_weights import HeldWeights
 from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
+from lampq_onnx.frontend.plan_scores import SCORE_IMAGES, plan_evaluator
 from lampq_onnx.frontend.rounding.effort import EFFORTS
-from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
-from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, tensors
-from lampq_onnx.frontend.shared.changes import relative_change
+from lampq_onnx.frontend.rounding.plan import RoundedPlan, round_plan
+from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, pass_images
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.simulation.chain import BlockChain
-from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.quantization import ActivationQuantizer, Grid
+from lampq_onnx.quantization import INTEGER_GRIDS, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
-
-SCORE_IMAGES = 128
-"""Images for the score of the iterative update, and for the spread of real outputs."""
-
-ERROR_IMAGES = 64
-"""Images for reconstruction errors; enough for averages over 197 tokens per image."""
-
-EQUALIZATION_IMAGES = 128
-"""Images for the choice of equalization strengths; only training needs the whole set."""
-
-TRIAL_IMAGES = 4
-"""Images that an equalization is checked on."""
-
-EQUALIZATION_BOUND = 1e-4
-"""Largest relative change of the logits by an equalization that float rounding explains."""
 
 
 class Frontend:
@@ -74,6 +49,7 @@ class Frontend:
         loaded: the model; equalization changes its weights but not its function.
         group: processes that share the images of statistics; everything else runs identically in each process.
         grids: grids that weights may have, see `Target.grids`.
+        block: inputs that share a scale, see `Target.block`.
         products: measure the ranges of the layers' products, see `Target.output_ranges`.
 
     Attributes:
@@ -89,12 +65,13 @@ class Frontend:
         loaded: LoadedModel,
         group: Group = ALONE,
         *,
-        grids: Collection[str] = tuple(Grid),
+        grids: Collection[str] = INTEGER_GRIDS,
+        block: int | None = None,
         products: bool = False,
     ) -> None:
         self.loaded = loaded
         self._group = group
-        self._grids = tuple(grids)
+        self._grids, self._block = tuple(grids), block
         self._products = products
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
@@ -160,40 +137,12 @@ class Frontend:
         """
         if images.made:
             return
-        module = self.loaded.module
-        fit, held_out = split(images.slice(0, EQUALIZATION_IMAGES))
-        sample = next(tensors(images, self._blank.device, batch_size=TRIAL_IMAGES))[0]
-        asked = options.activation_bits
-        width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
-        with progress.stage("equalization", len(held_out)) as advance:
-            before = forward(module, sample)
-            held = HeldWeights(self.exported.model.graph, module)
-            links = self.links(sample)
-            found = kept.get(
-                "equalization",
-                lambda: plain(
-                    choose_strengths(
-                        module, links, fit, held_out, weight_bits=round(options.weight_bits), activation_bits=width,
-                        seed=seed, progress=advance,
-                    )
-                ),
-            )  # fmt: skip
-            chosen = [strength for strength in of_links(found, links) if strength.strength > 0]
-            for strength in chosen:
-                apply(strength.equalization)
-            change = relative_change(module, forward(module, sample), before)
-            if not change <= EQUALIZATION_BOUND:
-                raise LampqError(
-                    f"equalization changes the logits of {self.loaded.identity.name} by {change:.1e} "
-                    f"(bound {EQUALIZATION_BOUND:.0e})",
-                    hint="run without it: --no-equalize",
-                )
+        chosen = equalize_channels(
+            self.loaded, self.links, images, options, block=self._block, seed=seed, progress=progress, kept=kept
+        )
         self.equalized = {u.name: s.name for s in chosen for u in s.equalization.link.readers}
         self.multiplied = tuple(s.equalization.link.name for s in chosen if s.equalization.link.kind == "multiply")
         if not chosen:
-            return
-        if not self.multiplied and held.renew(self.exported.model.graph, module):
-            self._build(self.exported)
             return
         with progress.stage("export"):
             touched = [module for s in chosen for module in s.equalization.link.modules]
@@ -204,7 +153,7 @@ class Frontend:
         """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
         with progress.stage("input moments"):
             moments = input_moments(self.loaded.module, linear_layers(self.exported.layers), images, group=self._group)
-        self.rounder = WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids)
+        self.rounder = self._new_rounder(moments, widths)
         self._gptq = True
 
     def round(
@@ -223,7 +172,8 @@ class Frontend:
         kept = kept.after(plan, rounding, update, str(seed))
 
         def make() -> RoundedPlan:
-            if rounding.method == "nearest" or effort.ladder is None:
+            # What follows GPTQ trains integers; numbers of float8 have too little to gain.
+            if rounding.method == "nearest" or effort.ladder is None or Grid.E4M3 in self._grids:
                 with progress.stage("rounding"):
                     return self._round_at_once(plan, images, update)
             fit, held_out = split(images)
@@ -243,7 +193,7 @@ class Frontend:
         model. At 8 bits everywhere GPTQ gains less than the inputs lose by far, and all weights are rounded to nearest.
         """
         bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        rounders = {"nearest": WeightRounder(self.exported.layers, grids=self._grids)}
+        rounders = {"nearest": self._new_rounder()}
         fine = all(width == FIXED_BITS for width in bits.values())
         if self._gptq and not fine:
             rounders["gptq"] = self.rounder
@@ -294,8 +244,14 @@ class Frontend:
         """Use an export of the module in its current state."""
         self.exported = exported
         self._scored: tuple[SlicedImages, torch.Tensor] | None = None
-        self.rounder = WeightRounder(exported.layers, grids=self._grids)
+        self.rounder = self._new_rounder()
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
+
+    def _new_rounder(
+        self, moments: Mapping[str, torch.Tensor] | None = None, widths: Sequence[int] = ()
+    ) -> WeightRounder:
+        """A rounder of the layers as they are now, on the target's grids."""
+        return WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids, block=self._block)
 
     def _reference(self, images: SlicedImages) -> torch.Tensor:
         """Outputs of the float model on the images of the score, computed once for the same images."""
@@ -332,36 +288,8 @@ class Frontend:
         """
         if reference is None:
             reference = self._reference(images)
-        images = images.slice(0, SCORE_IMAGES)
-        inputs = plan_inputs(plan)
-        ranges = (
-            {
-                model_layer.name: model_layer.activation_ranges
-                for model_layer in coupled.layers
-                if model_layer.name in inputs
-            }
-            if coupled
-            else {}
-        )
-
-        def input_of(name: str, width: Bits) -> ActivationQuantizer | None:
-            if name in ranges and isinstance(width, int):
-                return quantizer_of(ranges[name][width], width)
-            return inputs.get(name)
-
-        quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
-        return SimulationEvaluator(
-            self.loaded.module,
-            self.exported.layers,
-            input_of,
-            rounder or self.rounder,
-            images,
-            images.slice(0, ERROR_IMAGES),
-            reference,
-            labels_of(images),
-            fixed_bits={name: layer.weight_bits for name, layer in quantized.items() if layer.fixed},
-            measure=options.measure,
-            inputs=options.inputs,
+        return plan_evaluator(
+            self.loaded.module, self.exported.layers, rounder or self.rounder, plan, images, options, reference, coupled
         )
 
     def reconstruction_errors(
@@ -384,18 +312,12 @@ class Frontend:
 
         @torch.no_grad()
         def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            size = pass_images(images.shape, BATCH)
             pieces = [
-                self.loaded.module(torch.from_numpy(images[i : i + BATCH]).to(device)).float().cpu().numpy()
-                for i in range(0, len(images), BATCH)
+                self.loaded.module(torch.from_numpy(images[i : i + size]).to(device)).float().cpu().numpy()
+                for i in range(0, len(images), size)
             ]
             return np.concatenate(pieces)
 
         with simulated_parameters(self.exported.layers, parameters):
             yield run
-
-
-@torch.no_grad()
-def forward(module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits of the images, float64 (n, ...)."""
-    result: torch.Tensor = module(images).double()
-    return result

@@ -35,6 +35,7 @@ SCHEME_KEY = "lampq_onnx.scheme"
 CHANNEL_BITS_KEY = "lampq_onnx.channel_bits"
 CHANNEL_ROWS_KEY = "lampq_onnx.channel_rows"
 CHANNEL_CLASSES_KEY = "lampq_onnx.channel_classes"
+FLOAT32_KEY = "lampq_onnx.float32_values"
 MODULE_KEY = "lampq_onnx.module"
 
 Place = Literal["model", "product", "weight", "pool", "memory"]
@@ -174,6 +175,14 @@ KEYS = (
         "width of each class of rows, in the order of their numbers, separated by blanks",
         "0.1",
         "`validate`, for the widths of single channels",
+    ),
+    Key(
+        FLOAT32_KEY,
+        ("model",),
+        "tensors of a float file that overflow in float16 on the calibration images, JSON of `Overflows`; absent: not "
+        "measured",
+        "0.1",
+        "`convert`, for targets that compute in float16",
     ),
     Key(MODULE_KEY, ("memory",), "which PyTorch module stands for the node", "0.1", "the front end for ONNX files"),
 )

@@ -75,6 +75,12 @@ def model_bytes(model: ir.Model) -> int:
     return weights if weights > PROTOBUF_LIMIT else int(ir.to_proto(model).ByteSize())
 
 
+def float_numbers(model: ir.Model) -> int:
+    """Count the float32 numbers of a graph's constants."""
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    return sum(int(tensor.size) for tensor in tensors if tensor.dtype == ir.DataType.FLOAT)
+
+
 def file_bytes(path: Path) -> int:
     """Return the size on disk, external data included."""
     data = path.with_name(path.name + ".data")

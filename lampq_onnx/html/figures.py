@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -19,12 +19,15 @@ MOST_OPERATORS = 12
 MOST_CLASSES = 30
 ROW = 30
 """Height in pixels of one row of the bit map, or of one bar."""
+STRIP, STRIP_WIDTH = (0.27, 0.45), 0.92
+"""Edges below the middle and width of the strip that shows the widths inside a layer, in cells of the bit map."""
 
 
 def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
     """Draw weight bits and input bits by block and layer; None without blocks.
 
-    Input bits are left out if all are the same.
+    Input bits are left out if all are the same. Where output channels differ in width, the colour and the number are
+    those of the average, and a strip at the lower edge of the cell shows the share of each width.
     """
     found = [(place, layer) for layer in layers if (place := place_of(layer.name)) is not None]
     if not found:
@@ -60,12 +63,29 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
             row=position,
             col=1,
         )
+    for x, column in enumerate(columns):
+        for y, row in enumerate(rows):
+            layer = by_place.get(Place(column, row))
+            if layer is not None and layer.channel_bits is not None:
+                _draw_mix(plot, x, y, layer.channel_bits)
     plot.update_xaxes(type="category", showgrid=False)
     plot.update_xaxes(title={"text": "block", "font": {"color": MUTED}}, row=len(titles), col=1)
     plot.update_yaxes(type="category", autorange="reversed", showgrid=False)
     plot.update_annotations(font={"size": 12, "color": MUTED}, x=0, xanchor="left")
     height = 90 + len(titles) * (ROW * len(rows) + 40)
     return figure("bits", plot, "Bit-width of every layer, blocks by layers of a block", height=height)
+
+
+def _draw_mix(plot: go.Figure, x: int, y: int, counts: Mapping[int, int]) -> None:
+    """Draw the shares of the widths of a layer's output channels as a strip in its cell."""
+    total, left = sum(counts.values()), x - STRIP_WIDTH / 2
+    for bits, count in counts.items():
+        right = left + STRIP_WIDTH * count / total
+        plot.add_shape(
+            type="rect", x0=left, x1=right, y0=y + STRIP[0], y1=y + STRIP[1], fillcolor=WIDTHS[bits],
+            line={"width": 0}, row=1, col=1,
+        )  # fmt: skip
+        left = right
 
 
 def _rank(bits: float) -> float:

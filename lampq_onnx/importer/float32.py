@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass
+from lampq_onnx.graph.float_types import TYPE_ATTRIBUTES, change_tensors
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -40,15 +41,13 @@ def _widen_node(node: ir.Node) -> int:
     """Widen a node's tensors and the types of its outputs; returns the number of converted tensors."""
     for value in node.outputs:
         _widen_type(value)
-    count = 0
-    for name, attribute in list(node.attributes.items()):
-        if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALVES:
-            node.attributes[name] = ir.AttrTensor(name, _widened(attribute.as_tensor()))
-            count += 1
-        is_type = name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT
-        if is_type and ir.DataType(attribute.as_int()) in _HALVES:
+    for name in TYPE_ATTRIBUTES:
+        attribute = node.attributes.get(name)
+        if attribute is None or attribute.type != ir.AttributeType.INT:
+            continue
+        if ir.DataType(attribute.as_int()) in _HALVES:
             node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
-    return count
+    return change_tensors(node, _HALVES, lambda array: array.astype(np.float32))
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from lampq_onnx.quantization.weights import FLOAT8_BITS, LARGEST_FLOAT8, Grid, float8_codes
+
 FloatArray = npt.NDArray[np.floating[Any]]
 
 PERCENTILES = (99.9, 99.99, 99.999)
@@ -25,11 +27,13 @@ class ActivationQuantizer:
         scale: step between levels, a float32 value.
         zero_point: level of the value 0, in 0 .. 2^bits - 1.
         bits: width, 2 to 16.
+        float8: the levels are the numbers of float8 E4M3 instead, from -448 to 448 scales; the zero point is 0.
     """
 
     scale: float
     zero_point: int
     bits: int
+    float8: bool = False
 
     @classmethod
     def from_range(cls, low: float, high: float, bits: int) -> Self:
@@ -63,15 +67,29 @@ class ActivationQuantizer:
             scale = np.float32(1)
         return cls(scale=float(scale), zero_point=middle, bits=bits)
 
+    @classmethod
+    def of_float8(cls, low: float, high: float) -> Self:
+        """Cover [-m, m], m the larger magnitude, with the numbers of float8 E4M3.
+
+        Args:
+            low: smallest value to cover.
+            high: largest value to cover.
+        """
+        scale = np.float32(max(abs(low), abs(high)) / LARGEST_FLOAT8)
+        if not scale >= np.finfo(np.float32).tiny:
+            scale = np.float32(1)
+        return cls(scale=float(scale), zero_point=0, bits=FLOAT8_BITS, float8=True)
+
     @property
     def low(self) -> np.float32:
         """Smallest value that can be represented."""
-        return np.float32(-self.zero_point) * np.float32(self.scale)
+        return np.float32(-LARGEST_FLOAT8 if self.float8 else -self.zero_point) * np.float32(self.scale)
 
     @property
     def high(self) -> np.float32:
         """Largest value that can be represented."""
-        return np.float32(2**self.bits - 1 - self.zero_point) * np.float32(self.scale)
+        top = LARGEST_FLOAT8 if self.float8 else 2**self.bits - 1 - self.zero_point
+        return np.float32(top) * np.float32(self.scale)
 
     def fake(self, values: FloatArray) -> npt.NDArray[np.float32]:
         """Quantize and dequantize, float32 in and out.
@@ -83,6 +101,9 @@ class ActivationQuantizer:
             float32 of the same shape.
         """
         scale = np.float32(self.scale)
+        if self.float8:
+            codes = float8_codes(values.astype(np.float32, copy=False) / scale)
+            return Grid.E4M3.values(codes, self.bits) * scale
         level = np.rint(values.astype(np.float32, copy=False) / scale)
         np.clip(level, -self.zero_point, 2**self.bits - 1 - self.zero_point, out=level)
         result: npt.NDArray[np.float32] = (level * scale).astype(np.float32)

@@ -20,6 +20,9 @@ FORMAT = "lampq-onnx/weights 1"
 ROWS_FORMAT = "lampq-onnx/weights 2"
 """Format of files in which the rows of a layer differ in width; programs that know only the first would read such rows
 as if all had the largest width."""
+BLOCKS_FORMAT = "lampq-onnx/weights 3"
+"""Format of files in which a layer has a scale for each block of inputs, or rows that differ in width."""
+FORMATS = (FORMAT, ROWS_FORMAT, BLOCKS_FORMAT)
 
 LENGTH_BYTES = 8  # size of the header's length field in a safetensors file, and the header's alignment
 
@@ -27,8 +30,8 @@ LENGTH_BYTES = 8  # size of the header's length field in a safetensors file, and
 def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
     """Write codes (uint8), scales and biases (float32) of every layer as safetensors.
 
-    Widths and grids are in the header. Layers whose rounding changes no bias have none in the file. Where the rows of a
-    layer differ in width, the widths (uint8) are a tensor, and the header has a grid for each width.
+    Widths, grids and blocks are in the header. Layers whose rounding changes no bias have none in the file. Where the
+    rows of a layer differ in width, the widths (uint8) are a tensor, and the header has a grid for each width.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     layers: dict[str, dict[str, Any]] = {}
@@ -38,11 +41,15 @@ def save_weights(weights: Mapping[str, QuantizedWeight], path: Path) -> None:
         if weight.bias is not None:
             arrays[f"{name}.bias"] = np.ascontiguousarray(weight.bias)
         layers[name] = {"bits": weight.bits, "grid": weight.grid.value}
+        if weight.block is not None:
+            layers[name]["block"] = weight.block
         if weight.widths is not None:
             arrays[f"{name}.widths"] = np.ascontiguousarray(weight.widths.bits.astype(np.uint8))
             layers[name]["grids"] = {str(width): grid.value for width, grid in sorted(weight.widths.grids.items())}
     mixed = any(weight.widths is not None for weight in weights.values())
-    header = {"format": ROWS_FORMAT if mixed else FORMAT, "layers": json.dumps(layers, sort_keys=True)}
+    blocks = any(weight.block is not None for weight in weights.values())
+    known = BLOCKS_FORMAT if blocks else ROWS_FORMAT if mixed else FORMAT
+    header = {"format": known, "layers": json.dumps(layers, sort_keys=True)}
     write_atomic(path, _ordered(safetensors.numpy.save(arrays, metadata=header)))
 
 
@@ -68,9 +75,10 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
     try:
         with safetensors.safe_open(path, "np") as file:
             header = file.metadata() or {}
-            if header.get("format") not in (FORMAT, ROWS_FORMAT):
+            if header.get("format") not in FORMATS:
                 raise LampqError(
-                    f"{path} is not a weights file of lampq-onnx: its header does not say {FORMAT!r} or {ROWS_FORMAT!r}"
+                    f"{path} is not a weights file of lampq-onnx: its header does not say {FORMAT!r}, {ROWS_FORMAT!r} "
+                    f"or {BLOCKS_FORMAT!r}"
                 )
             present = set(file.keys())
             return {
@@ -86,6 +94,7 @@ def load_weights(path: Path) -> dict[str, QuantizedWeight]:
                         widths=_row_widths(file.get_tensor(f"{name}.widths"), facts["grids"])
                         if "grids" in facts
                         else None,
+                        block=facts.get("block"),
                     ),
                 )
                 for name, facts in json.loads(header["layers"]).items()
@@ -105,12 +114,22 @@ def _row_widths(bits: npt.NDArray[Any], grids: Mapping[str, str]) -> RowWidths:
     return RowWidths(bits.astype(np.int8), found)
 
 
+def _scale_shape(weight: QuantizedWeight) -> tuple[int, ...]:
+    """Return the shape that the scales of a weight have."""
+    outputs, inputs = weight.codes.shape
+    if weight.block is None:
+        return (outputs,)
+    if not isinstance(weight.block, int) or weight.block < 1:
+        raise ValueError("a block has at least one input")
+    return (outputs, -(-inputs // weight.block))
+
+
 def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
     fits = (
         weight.codes.dtype == np.uint8
         and weight.scale.dtype == np.float32
         and weight.codes.ndim == 2
-        and weight.scale.shape == weight.codes.shape[:1]
+        and weight.scale.shape == _scale_shape(weight)
         and 1 <= weight.bits <= 8
         and weight.codes.size > 0
         and (
@@ -125,7 +144,7 @@ def _checked(path: Path, name: str, weight: QuantizedWeight) -> QuantizedWeight:
         raise LampqError(f"the weights file {path} is damaged: layer {name} does not fit its width")
     bias = weight.bias
     if bias is not None and not (
-        bias.dtype == np.float32 and bias.shape == weight.scale.shape and np.isfinite(bias).all()
+        bias.dtype == np.float32 and bias.shape == weight.codes.shape[:1] and np.isfinite(bias).all()
     ):
         raise LampqError(
             f"the weights file {path} is damaged: the bias of layer {name} is not one finite float32 number per output",

@@ -24,6 +24,7 @@ WORDS = {
     "rounding": "rounding the weights",
     "block reconstruction": "refining the rounding block by block",
     "tuning": "tuning the whole model",
+    "overflows": "finding what overflows in float16",
     "conversion": "writing the quantized file",
     "validation": "checking the accuracy",
     "fidelity": "checking the kernels of the file",

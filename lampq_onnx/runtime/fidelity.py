@@ -181,12 +181,12 @@ def _cut_out(
     order = [node for node in model.graph.node if node.output and node.output[0] in nodes]
     # The first dimension is symbolic: with a fixed one, onnxruntime may fuse MatMul and Add to a Gemm that it cannot
     # load.
-    shape = ["n", *values.shape[1:]]
+    shape, kind = ["n", *values.shape[1:]], helper.np_dtype_to_tensor_dtype(values.dtype)
     graph = helper.make_graph(
         order,
         "layer",
-        [helper.make_tensor_value_info(layer.input, onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None) for output in layer.outputs],
+        [helper.make_tensor_value_info(layer.input, kind, shape)],
+        [helper.make_empty_tensor_value_info(output) for output in layer.outputs],
         list(used.values()),
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -24,6 +24,12 @@ INTEGER_KERNELS = frozenset(
 
 WEIGHT_ONLY_KERNEL = "MatMulNBits"
 _LINEAR = INTEGER_KERNELS | {WEIGHT_ONLY_KERNEL, "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv"}
+_FLOAT32 = "InsertedPrecisionFreeCast_"
+"""Prefix of the names of float16 tensors that onnxruntime computes in float32 on a CPU."""
+
+ROUNDS_INPUTS = 4
+"""The accuracy_level of MatMulNBits at which it rounds its input to 8 bits."""
+
 HELPERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
@@ -54,7 +60,7 @@ def layer_kernels(places: Sequence[Place], profile: Profile) -> list[LayerKernel
                 kernel=operator,
                 microseconds=sum(profile.microseconds.get(name, 0.0) for name in found),
                 conversion_microseconds=sum(profile.microseconds.get(name, 0.0) for name in fresh),
-                reason="" if operator in INTEGER_KERNELS else _reason(place, operator),
+                reason="" if operator in INTEGER_KERNELS else _reason(place, operator, found.values()),
                 channel_bits=None if quantized is None else quantized.channel_bits,
             )
         )
@@ -63,7 +69,8 @@ def layer_kernels(places: Sequence[Place], profile: Profile) -> list[LayerKernel
 
 def _kernel(outputs: Sequence[str], producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
     """Return the node of the optimized graph that computes one of these tensors."""
-    node = next((producers[output] for output in outputs if output in producers), None)
+    names = [name for output in outputs for name in (output, f"{_FLOAT32}{output}")]
+    node = next((producers[name] for name in names if name in producers), None)
     return node if node is None or node.op_type in _LINEAR else _behind(node, producers)
 
 
@@ -92,7 +99,7 @@ def _helpers(kernel: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) ->
     return found
 
 
-def _reason(place: Place, operator: str) -> str:
+def _reason(place: Place, operator: str, kernels: Iterable[onnx.NodeProto]) -> str:
     """Explain why a layer is not on an integer kernel."""
     layer = place.quantized
     if operator == "not found":
@@ -101,7 +108,8 @@ def _reason(place: Place, operator: str) -> str:
         return "its weights are in float in the file"
     if layer.activation_bits > 16:
         why = "its input is not quantized"
-        return f"{why}; the kernel itself rounds it to 8 bits" if operator == WEIGHT_ONLY_KERNEL else why
+        levels = {a.i for node in kernels for a in node.attribute if a.name == "accuracy_level"}
+        return f"{why}; the kernel itself rounds it to 8 bits" if ROUNDS_INPUTS in levels else why
     if layer.activation_bits > 8:
         return "no integer kernel reads 16-bit inputs"
     node = place.nodes[0]

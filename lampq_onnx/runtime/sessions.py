@@ -84,6 +84,8 @@ def session_options(threads: int, *, optimize: bool = True) -> Any:
     options.log_severity_level = SILENT
     options.enable_cpu_mem_arena = options.enable_mem_pattern = optimize
     levels = ort.GraphOptimizationLevel
+    # MatMulNBits, which weights in blocks become, would round its input to 8 bits on a CPU; on a GPU it does not.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options
 

@@ -50,7 +50,7 @@ def package(source: str | Path, form: str, output: str | Path | None = None, *, 
 
     Args:
         source: a folder that `quantize` wrote, or an ONNX file.
-        form: ort, triton or openvino-ir.
+        form: ort, triton, openvino-ir or transformers-js.
         output: the folder to make; None: beside the file, named after the format.
         overwrite: replace an existing package; other files in that folder are never removed.
 

@@ -44,6 +44,12 @@ def _openvino(source: Source, folder: Path) -> None:
     to_openvino(source, folder)
 
 
+def _transformers_js(source: Source, folder: Path) -> None:
+    from lampq_onnx.serving.transformers_js import to_transformers_js
+
+    to_transformers_js(source, folder)
+
+
 FORMATS: Mapping[str, Format] = {
     "ort": Format(
         _ort,
@@ -59,6 +65,11 @@ FORMATS: Mapping[str, Format] = {
         _openvino,
         "OpenVINO IR: model.xml with model.bin",
         "OpenVINO of this version or newer, on CPUs",
+    ),
+    "transformers-js": Format(
+        _transformers_js,
+        "a folder for transformers.js: config.json, preprocessor_config.json, onnx/model_quantized.onnx",
+        "browsers and Node with @huggingface/transformers 3 or newer",
     ),
 }
 """Name -> format."""

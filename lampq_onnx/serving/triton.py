@@ -7,11 +7,21 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.serving.source import PREPROCESSING_FILE, Source, copy_model, write_preprocessing
+from lampq_onnx.targets import TARGETS
 
 MAX_BATCH = 32
 QUEUE_DELAY_US = 1000
 """Longest time in microseconds that a request waits for others to form a batch."""
+
+_DEVICES = {
+    "CPU": "on a GPU, onnxruntime has no integer kernels for it, and is slower than with the float model. `lampq-onnx "
+    "quantize --target onnxruntime-cuda` makes a file for a GPU.",
+    "GPU": "its numbers are float16, which a CPU computes in float32. `lampq-onnx quantize --target auto` makes a file "
+    "for a CPU.",
+}
+"""Device -> what happens on the other one."""
 
 _TYPES = {
     ir.DataType.FLOAT: "TYPE_FP32",
@@ -24,8 +34,9 @@ _TYPES = {
 def to_triton(source: Source, folder: Path) -> None:
     """Write ``config.pbtxt``, ``1/model.onnx``, ``preprocessing.json`` and ``README.md`` into a folder ``<name>``.
 
-    The server forms batches if the file takes any batch; a file with a fixed batch is served as it is. The
-    preprocessing is in the JSON file, in the README and in the parameters of the config.
+    The config asks for the device that the file is made for, see `device_of`. The server forms batches if the file
+    takes any batch; a file with a fixed batch is served as it is. The preprocessing is in the JSON file, in the README
+    and in the parameters of the config.
 
     Raises:
         LampqError: tritonclient is missing, or Triton does not know the type of a tensor.
@@ -50,6 +61,8 @@ def to_triton(source: Source, folder: Path) -> None:
                 raise LampqError(f"{source.path}: Triton has no name for the type {dtype.name} of {name}")
             dims = [-1 if d is None else d for d in (shape[1:] if batched else shape)]
             entries.add(name=name, data_type=model_config_pb2.DataType.Value(_TYPES[dtype]), dims=dims)
+    device = device_of(source)
+    config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{device}"))
     if batched:
         config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
     note = _preprocessing(source)
@@ -63,9 +76,27 @@ def to_triton(source: Source, folder: Path) -> None:
     inputs = ", ".join(f"`{entry.name}` {list(entry.dims)}" for entry in config.input)
     (place / "README.md").write_text(
         f"# {source.name}\n\nInput, without the batch: {inputs}, float32, channels first.\n\n"
+        f"It runs on the {device} (`instance_group`): {_DEVICES[device]}\n\n"
         f"The server does not prepare images. Clients do: {note}. `{PREPROCESSING_FILE}` has each value.\n",
         encoding="utf-8",
     )
+
+
+def device_of(source: Source) -> str:
+    """Return where a file runs: CPU or GPU.
+
+    Raises:
+        LampqError: the file is made for a runtime that Triton's onnxruntime backend does not use.
+    """
+    target = TARGETS.get(source.model.metadata_props.get(TARGET_KEY, ""))
+    if target is None:
+        return "CPU"
+    if target.device == "NPU" or target.symmetric:
+        raise LampqError(
+            f"{source.path} is made for {target.name}, and Triton runs it in onnxruntime, on a CPU or a GPU",
+            hint="make the file for the CPU of the server, or with --target onnxruntime-cuda for its GPU",
+        )
+    return target.device
 
 
 def _preprocessing(source: Source) -> str:

@@ -14,9 +14,10 @@ from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.running.processes import writes_files
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
-from lampq_onnx.runtime.environment import own_cores
+from lampq_onnx.runtime.environment import own_cores, target_here
 from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import opened_run
+from lampq_onnx.workflow.requests import recipe_for
 from lampq_onnx.workflow.search import measure, simulated
 
 
@@ -44,6 +45,7 @@ def analyze(
     """
     require_new_files((float_output,), overwrite=overwrite)
     recipe = recipe.model_copy(update={"update": UpdateOptions()})  # there is none, which might look at labels
+    recipe = recipe_for(recipe, target_here(recipe.output.target_name))
     clock = Clock(progress if writes_files() else NO_PROGRESS)
     with (
         process_group(recipe.model.device) as group,

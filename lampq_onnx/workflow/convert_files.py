@@ -20,6 +20,7 @@ from lampq_onnx.importer import is_foreign, write_normal_form
 from lampq_onnx.quantization.weights_file import load_weights
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import target_here
+from lampq_onnx.workflow.half import with_overflows
 from lampq_onnx.workflow.output import write_quantized
 from lampq_onnx.workflow.ranges import with_measured_ranges
 
@@ -80,5 +81,6 @@ def convert(
                 hint="leave out --weights: the layers are then rounded to nearest",
             )
         plan = with_measured_ranges(model, float_path, plan, images, target, threads=options.threads, progress=progress)
+        with_overflows(model, float_path, images, target, threads=options.threads, progress=progress)
         stage = stack.enter_context(staging(output.parent, (output.name,)))
         return write_quantized(model, plan, weights, stage / output.name, options, target)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 
@@ -30,6 +31,8 @@ ENOUGH_DISK = 4 * 2**30
 
 ENOUGH_MEMORY = 4 * 2**30
 """Bytes of memory that PyTorch, onnxruntime and a base-size model need together."""
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 KERNEL_BOUND = 1e-4
 """Relative error of an exact int8 kernel, which only rounds sums."""
@@ -95,6 +98,7 @@ def examine_environment(folder: Path) -> Iterator[Finding]:
     yield from versions()
     yield processor()
     yield kernels()
+    yield providers()
     yield memory()
     yield from disk(folder)
 
@@ -187,6 +191,22 @@ def _extreme_product(*, signed: bool) -> tuple[onnx.ModelProto, np.ndarray, np.n
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return model, x, x.astype(np.float64) @ codes.astype(np.float64)
+
+
+def providers() -> Finding:
+    """Say which file belongs to which execution provider of this onnxruntime."""
+    found = ort.get_available_providers()
+    detail = f"onnxruntime offers {', '.join(name.removesuffix('ExecutionProvider') for name in found)}"
+    if CUDA_PROVIDER not in found:
+        return Finding("providers", "ok", f"{detail}; files for CPUs run in CPUExecutionProvider")
+    return Finding(
+        "providers",
+        "warning",
+        f"{detail}: a file for a CPU is slower than the float file in a session of {CUDA_PROVIDER}, which has no "
+        "integer kernels for it",
+        "make a file with --target onnxruntime-cuda for such sessions, or open files for CPUs with "
+        'providers=["CPUExecutionProvider"]',
+    )
 
 
 def memory() -> Finding:

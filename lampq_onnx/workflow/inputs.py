@@ -144,7 +144,7 @@ def prepared(
     from lampq_onnx.frontend.session import Frontend
 
     with clock.stage("export"):
-        frontend = Frontend(loaded, group, grids=target.grids, products=target.output_ranges)
+        frontend = Frontend(loaded, group, grids=target.grids, block=target.block, products=target.output_ranges)
     with ExitStack() as stack:
         if crops is None:
             made = calibration_images(loaded, frontend.exported.layers, images, effort, clock)

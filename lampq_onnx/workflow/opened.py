@@ -143,7 +143,9 @@ def exported(
             from lampq_onnx.frontend.session import Frontend
 
             with clock.stage("export"):
-                frontend = Frontend(inputs.loaded, grids=target.grids, products=target.output_ranges)
+                frontend = Frontend(
+                    inputs.loaded, grids=target.grids, block=target.block, products=target.output_ranges
+                )
             crops: Crops | None = None
         else:
             ready = prepared(inputs.loaded, inputs.read, recipe.images, recipe.analysis.effort, clock, target, group)

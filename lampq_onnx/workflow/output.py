@@ -31,10 +31,12 @@ from lampq_onnx.running.progress import Clock
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.engine import engine_for
 from lampq_onnx.targets import Target
+from lampq_onnx.workflow.half import STAGE, measure_on_crops
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.rounding.plan import RoundedPlan
     from lampq_onnx.frontend.session import Frontend
+    from lampq_onnx.frontend.shared.batching import SlicedImages
 
 
 def write_quantized(
@@ -53,7 +55,15 @@ def write_quantized(
     """
     source = constants_sha256(model)
     packing = target.packing if options.packing == "auto" else options.packing
-    conversion = convert_model(model, plan, packing=packing, target=target, weights=weights, batch=options.batch)
+    conversion = convert_model(
+        model,
+        plan,
+        packing=packing,
+        target=target,
+        weights=weights,
+        batch=options.batch,
+        one_attention=options.attention == "operator",
+    )
     describe_layers(conversion.model, plan)
     conversion.model.metadata_props.update({SOURCE_KEY: source, **(metadata or {})})
     save_model(conversion.model, path)
@@ -66,6 +76,7 @@ class QuantizedOutput:
 
     Args:
         frontend: the float model, whose graph is written first.
+        calibration: images that show what overflows in float16, if the target computes in it.
         validation: labelled images.
         options: form of the files, and how they are measured.
         target: where the files are meant to run.
@@ -77,6 +88,7 @@ class QuantizedOutput:
     def __init__(
         self,
         frontend: Frontend,
+        calibration: SlicedImages,
         validation: ImageSource | BatchedImages,
         options: OutputOptions,
         target: Target,
@@ -94,6 +106,10 @@ class QuantizedOutput:
         self._clock = clock
         self._float = stage / FLOAT_FILE
         save_model(frontend.model, self._float)
+        if target.half:
+            with clock.stage(STAGE):
+                measure_on_crops(frontend.model, self._float, calibration, threads)
+            save_model(frontend.model, self._float)
 
     def run(
         self,

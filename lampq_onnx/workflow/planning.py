@@ -21,6 +21,7 @@ from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.budgets import promised_bytes
 from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm
 from lampq_onnx.allocation.metrics import MEASURED_METRICS
+from lampq_onnx.allocation.options import DEFAULTS
 from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
@@ -29,6 +30,9 @@ from lampq_onnx.config.options import BudgetOptions, OutputOptions, PackingName
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Packing, Target
+
+NATIVE_WIDTHS = frozenset({4, 8})
+"""Widths that take their own bits in native storage of blocks."""
 
 SIMULATED_BITS = (2.0, 2.5, 3.0, 4.0, 6.0)
 """Average widths of the plans from which agreement is predicted: from useless to nearly float."""
@@ -75,7 +79,7 @@ def make_plan(
         UsageError: see `allocate` and `allocate_within`.
         LampqError: see `allocate` and `allocate_within`.
     """
-    options = with_granularity(options, target, packing)
+    options = options_for(with_granularity(options, target, packing), target, packing)
     if limits.only_bits:
         target.require_widths(options.for_measured(sensitivities).width_pairs)
         if target.kernel(FIXED_BITS, WIDE_ACTIVATION_BITS) is None:
@@ -94,6 +98,39 @@ def make_plan(
     )
 
 
+def options_for(options: AllocationOptions, target: Target, packing: PackingName) -> AllocationOptions:
+    """Return the options with widths that have a kernel on the target, where no widths were chosen.
+
+    Where the target quantizes no input, costs are those of inputs of 16 bits, which lose nothing.
+
+    Args:
+        options: options of the allocation.
+        target: where the file is to run.
+        packing: storage of the weights.
+
+    Raises:
+        UsageError: inputs are to be quantized, and the target leaves them in float.
+    """
+    found: dict[str, object] = {}
+    if target.weights_only:
+        if options.activation_bits not in (DEFAULTS.activation_bits, WIDE_ACTIVATION_BITS):
+            raise UsageError(
+                f"{target.name} leaves all inputs in float, and activation bits of {options.activation_bits} are asked "
+                "for",
+                hint="leave out --activation-bits",
+            )
+        found["activation_bits"] = WIDE_ACTIVATION_BITS
+    possible = {bits for kernel in target.kernels for bits in kernel.weights}
+    if target.block is not None and (target.packing if packing == "auto" else packing) == "native":
+        possible &= NATIVE_WIDTHS
+    if options.candidates == DEFAULTS.candidates and not set(options.candidates) <= possible:
+        candidates = tuple(bits for bits in options.candidates if bits in possible)
+        found["candidates"] = candidates
+        if options.bits == DEFAULTS.bits < candidates[0]:
+            found["bits"] = float(candidates[0])
+    return options.model_copy(update=found) if found else options
+
+
 def with_granularity(options: AllocationOptions, target: Target, packing: PackingName) -> AllocationOptions:
     """Return the options with the granularity that the target and the storage allow, if it was left open.
 
@@ -109,7 +146,7 @@ def with_granularity(options: AllocationOptions, target: Target, packing: Packin
     if options.granularity == "group":
         options.require_granularity()
         target.require_channel_widths(storage)
-    if options.granularity == "auto" and (not target.folds or storage != "exact"):
+    if options.granularity == "auto" and (not target.folds or target.block is not None or storage != "exact"):
         return options.with_values(granularity="layer")
     return options
 

@@ -48,7 +48,7 @@ from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import exported, opened_inputs, opened_run
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.provenance import Inputs, provenance
-from lampq_onnx.workflow.requests import check_options, recipe_limits, require_images
+from lampq_onnx.workflow.requests import check_options, recipe_for, recipe_limits, require_images
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
 
 _log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[R
     if started_by_torchrun():
         raise UsageError("quantize runs in one process", hint="analyze and validate share their images under torchrun")
     target = target_here(recipe.output.target_name)
+    recipe = recipe_for(recipe, target)
     check_options(recipe, target)
     require_runtime(engine_for(recipe.output.runtime, recipe.output.inference_precision, target.name))
     recipe = recipe.with_output(target=target.name, threads=recipe.output.threads or available_cores())
@@ -201,7 +202,7 @@ def _run(
             stages = stages_of(recipe, target)
             search = Search(frontend, crops, recipe, stages, kept, clock)
             found = search.run()
-            job = QuantizedOutput(frontend, validation, output, target, recipe.output.threads or 1, stage, clock)
+            job = QuantizedOutput(frontend, crops, validation, output, target, recipe.output.threads or 1, stage, clock)
             report = job.run(
                 found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe),
                 details=stages.layer_errors,

@@ -8,7 +8,7 @@ from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.inputs import Given
-from lampq_onnx.workflow.planning import require_inputs, with_granularity
+from lampq_onnx.workflow.planning import options_for, require_inputs, with_granularity
 
 
 def recipe_limits(recipe: Recipe) -> GateLimits:
@@ -27,6 +27,22 @@ def check_options(recipe: Recipe, target: Target) -> None:
     """
     check_recipe(recipe)
     check_target(recipe, target)
+
+
+def recipe_for(recipe: Recipe, target: Target) -> Recipe:
+    """Return the recipe with what its target leaves open, see `options_for`.
+
+    Raises:
+        UsageError: inputs are to be quantized, and the target leaves them in float.
+    """
+    options = options_for(recipe.allocation, target, recipe.output.packing)
+    same = {
+        "activation_bits": options.activation_bits,
+        "candidates": options.candidates,
+        "weight_bits": options.bits,
+    }
+    analysis = recipe.analysis.model_copy(update=same)
+    return recipe.model_copy(update={"allocation": options, "analysis": analysis})
 
 
 def require_images(recipe: Recipe, given: Given | None = None) -> None:
@@ -79,7 +95,7 @@ def check_target(recipe: Recipe, target: Target) -> None:
     """
     # First, because with another granularity the other options may be right.
     with_granularity(recipe.allocation, target, recipe.output.packing)
-    target.require_widths(recipe.allocation.width_pairs)
+    target.require_widths(options_for(recipe.allocation, target, recipe.output.packing).width_pairs)
     if recipe.output.packing != "auto":
         target.require_packing(recipe.output.packing)
     require_inputs(recipe, target)

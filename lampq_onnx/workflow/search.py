@@ -136,7 +136,7 @@ class Search:
         self._target = target_here(recipe.output.target_name)
         latency = recipe.budgets.latency
         self._times = None if latency is None else LatencyTable.load(latency)
-        form = f"{' '.join(self._target.grids)} {self._target.output_ranges}"
+        form = f"{' '.join(self._target.grids)} {self._target.block} {self._target.output_ranges}"
         self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed), form, stages.text)
 
     def run(self) -> Found:
@@ -182,8 +182,13 @@ class Search:
         return Found(sensitivities, rounded.plan, solution, update, rounded)
 
     def baseline(self, found: Found, metric: str) -> RoundedPlan:
-        """Return the allocation of another metric, rounded in the same way."""
-        options = self._recipe.allocation.with_values(metric=metric)
+        """Return the allocation of another metric, rounded in the same way.
+
+        It has one width for each layer, as published methods do, unless groups were asked for.
+        """
+        asked = self._recipe.allocation
+        granularity = "layer" if asked.granularity == "auto" else asked.granularity
+        options = asked.with_values(metric=metric, granularity=granularity)
         return self._round(self._allocate(found.sensitivities, options)[0])
 
     def reconstruction_errors(self, found: Found) -> dict[str, float]:

@@ -256,3 +256,25 @@ def test_inputs_of_mixed_widths_under_a_budget_of_their_own() -> None:
     assert inputs <= 12
     assert any(own.channel_widths is not None for own in plan.layers.values())
     assert solution.gap < 1e-2
+
+
+@pytest.mark.parametrize("bits", [3.0, 4.5])
+def test_the_papers_method_has_one_width_for_each_layer(bits: float) -> None:
+    """Its plan is that of the published program, found by trying all, and shares of channels change nothing."""
+    sensitivities = model((48, 20), (32, 30), (64, 16), seed=5)
+    traces = (3.0, 0.2, 1.0)
+    layers = tuple(own.model_copy(update={"trace": t}) for own, t in zip(sensitivities.layers, traces, strict=True))
+    sensitivities = sensitivities.model_copy(update={"layers": layers, "alpha": {"fc1": 0.7}})
+    options = AllocationOptions(granularity="layer", metric="lampq", bits=bits)
+    plan, _ = allocate(sensitivities, options)
+    sizes = [own.parameters for own in layers]
+    choices = (
+        (sum(0.7 * t * 4.0**-b for t, b in zip(traces, chosen, strict=True)), chosen)
+        for chosen in itertools.product(range(2, 9), repeat=3)
+        if sum(c * b for c, b in zip(sizes, chosen, strict=True)) <= bits * sum(sizes)
+    )
+    assert tuple(own.weight_bits for own in plan.layers.values()) == min(choices)[1]
+    assert "channel_widths" not in plan.model_dump_json()
+    bare = [own.model_copy(update={"channel_shares": None}) for own in layers]
+    without, _ = allocate(sensitivities.model_copy(update={"layers": tuple(bare)}), options)
+    assert without.model_dump_json() == plan.model_dump_json()

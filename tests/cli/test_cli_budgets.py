@@ -95,7 +95,7 @@ def test_allocation_alone_keeps_a_measured_latency(folder, tmp_path, monkeypatch
     ("words", "message"),
     [
         (("--target", "tensorrt"), "tensorrt has no kernel"),
-        (("--target", "onnxruntime-qnn"), "W4/A8"),
+        (("--target", "onnxruntime-qnn", "--candidates", "3,4,8"), "W4/A8"),
         (("--target", "openvino", "--packing", "native"), "does not read native"),
         (("--max-latency", "20ms"), "--max-latency needs measured times"),
         (("--max-size", "4 apples"), "cannot read '4 apples'"),

@@ -55,7 +55,7 @@ def test_a_script_for_each_shell(shell: str, monkeypatch: pytest.MonkeyPatch) ->
         ("quantize --packing n", ["native"]),
         ("quantize --device cu", ["cuda"]),
         ("quantize --update-rule ", ["strict", "count"]),
-        ("package out --format ", ["ort", "triton", "openvino-ir"]),
+        ("package out --format ", ["ort", "triton", "openvino-ir", "transformers-js"]),
         ("sweep digits --metrics kl,f", ["kl,fisher"]),
         ("list ta", ["targets", "tasks"]),
         ("quantize --set allocation.me", ["allocation.metric="]),

@@ -18,16 +18,18 @@ from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import DIM, as_ir, plan_for, vit
 
-WORDS = "an activation function reads its result, and adds the bias on its way"
+WORDS = "its input has fewer than 8 bits, whose steps are too coarse for a bias in whole steps"
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """float.onnx, plan.json and model.onnx of a tiny transformer."""
+    """float.onnx, plan.json and model.onnx of a tiny transformer; the inputs of fc1 are narrow."""
     folder = tmp_path_factory.mktemp("explain")
     model = vit()
     onnx.save(model, folder / "float.onnx")
-    plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)], weight_bits=4)
+    names = [layer.name for layer in find_layers(as_ir(model).graph)]
+    narrow = plan_for([name for name in names if name.endswith("fc1")], weight_bits=4, activation_bits=7)
+    plan = BitPlan(layers={**plan_for(names, weight_bits=4).layers, **narrow.layers})
     plan.save(folder / "plan.json")
     save_model(convert_model(as_ir(model), plan, target=TARGETS["onnxruntime-x86-vnni"]).model, folder / "model.onnx")
     return folder
@@ -80,5 +82,5 @@ def test_explain_shows_the_widths_of_channels(files: Path, tmp_path: Path) -> No
     describe_layers(model, mixed)
     save_model(model, tmp_path / "m.onnx")
     (line,) = (line for line in said("explain", tmp_path / "m.onnx", "--runs", 1).splitlines() if line.startswith(name))
-    assert "3.00 (2-4)/8" in line
-    assert f"{name}: weights 3.00 (2-4) bits, inputs 8 bits" in {node.doc_string for node in model.graph}
+    assert "3.00 (2-4)/7" in line
+    assert f"{name}: weights 3.00 (2-4) bits, inputs 7 bits" in {node.doc_string for node in model.graph}

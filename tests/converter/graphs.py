@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.graph.overflows import Overflows, write_overflows
+from lampq_onnx.targets import Target
 
 LEVELS = (
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -224,6 +226,19 @@ def plan_for(
 def as_ir(model: onnx.ModelProto) -> ir.Model:
     """A copy of ``model`` in onnx-ir."""
     return ir.from_proto(onnx.ModelProto.FromString(model.SerializeToString()))
+
+
+def measured(model: onnx.ModelProto) -> ir.Model:
+    """A copy of ``model`` that says that nothing overflows in float16."""
+    graph = as_ir(model)
+    write_overflows(graph, Overflows())
+    return graph
+
+
+def plan_on(target: Target, names: Sequence[str], weight_bits: int) -> BitPlan:
+    """Equal widths for all layers: 8 bits for float8, and inputs in float if the target leaves them there."""
+    weight_bits = 8 if target.float8 else weight_bits
+    return plan_for(names, weight_bits=weight_bits, activation_bits=32 if target.weights_only else 8)
 
 
 def as_proto(model: ir.Model) -> onnx.ModelProto:

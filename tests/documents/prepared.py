@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.kept_exports import EXPORTS_VARIABLE, keep_exports
+
 IMPORTED = ("torch", "timm", "onnx", "onnxruntime", "lampq_onnx.__main__", "lampq_onnx.frontend.session")
 """What the first process imports. It computes nothing, since threads do not survive a fork."""
 
@@ -72,6 +74,7 @@ class PreparedPython:
 def _serve(address: str) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    keep_exports(Path(os.environ[EXPORTS_VARIABLE]))
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen()

@@ -102,13 +102,21 @@ def test_the_bit_map_shows_every_layers_width() -> None:
 
 def test_the_bit_map_shows_the_mix_within_a_layer() -> None:
     mixed = layer("blocks.0.a", 5).model_copy(update={"channel_bits": {2: 10, 3: 20, 5: 10}})
-    (cells,) = bit_map([mixed, layer("blocks.1.a", 4)]).plot.data
-    assert list(cells.text[0]) == ["3.2", "4"]
+    plot = bit_map([layer("blocks.0.b", 4), mixed, layer("blocks.1.a", 4)]).plot
+    (cells,) = plot.data
+    row = list(cells.y).index("a")
+    assert list(cells.text[row]) == ["3.2", "4"]
     colours = [colour for _, colour in cells.colorscale]
-    assert colours[2 * round(cells.z[0][0])] == WIDTHS[3]  # that of the nearest width
-    assert "weights 3.25 (2-5) bits" in cells.customdata[0][0]
-    assert "10 channels of 2 bits, 20 of 3, 10 of 5" in cells.customdata[0][0]
-    assert "channels" not in cells.customdata[0][1]
+    assert colours[2 * round(cells.z[row][0])] == WIDTHS[3]  # that of the nearest width
+    assert "weights 3.25 (2-5) bits" in cells.customdata[row][0]
+    assert "10 channels of 2 bits, 20 of 3, 10 of 5" in cells.customdata[row][0]
+    assert "channels" not in cells.customdata[row][1]
+    strip = plot.layout.shapes
+    assert [shape.fillcolor for shape in strip] == [WIDTHS[bits] for bits in (2, 3, 5)]
+    whole = strip[-1].x1 - strip[0].x0
+    assert [(shape.x1 - shape.x0) / whole for shape in strip] == pytest.approx([0.25, 0.5, 0.25])
+    assert (strip[0].x0 + strip[-1].x1) / 2 == pytest.approx(0)  # in the column of block 0
+    assert all(row < shape.y0 < shape.y1 < row + 0.5 for shape in strip)
 
 
 def test_every_light_colour_has_a_dark_one() -> None:

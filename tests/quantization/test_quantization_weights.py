@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lampq_onnx.quantization import Grid, QuantizedWeight, fit_weight_grid
+from lampq_onnx.quantization import INTEGER_GRIDS, Grid, QuantizedWeight, fit_weight_grid
 from lampq_onnx.quantization.weights import MID_RISE_MAX_BITS, _fit
 
 BITS = range(1, 9)
@@ -23,7 +23,7 @@ def levels(grid: Grid, bits: int) -> np.ndarray:
 
 def grids(bits: int) -> list[Grid]:
     """Those that are offered at a width."""
-    return [Grid.MID_RISE] if bits == 1 else list(Grid) if bits <= 4 else [Grid.MID_TREAD]
+    return [Grid.MID_RISE] if bits == 1 else list(INTEGER_GRIDS) if bits <= 4 else [Grid.MID_TREAD]
 
 
 def nearest(channel: np.ndarray, scale: float, grid: Grid, bits: int) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_the_scale_is_the_best_one(kind: str, inputs: int, bits: int) -> None:
 def test_wide_channels_with_an_outlier_are_clipped(bits: int) -> None:
     weight = np.random.default_rng(0).normal(size=(8, 1536)).astype(np.float32)
     weight[:, 0] = 20
-    best = min(best_errors(weight, grid, bits, 1000).sum() for grid in Grid)
+    best = min(best_errors(weight, grid, bits, 1000).sum() for grid in INTEGER_GRIDS)
     assert fit_weight_grid(weight, bits).error <= 1.02 * best
 
 
@@ -93,7 +93,7 @@ def test_codes_are_the_nearest_levels_and_the_error_is_theirs(bits: int) -> None
 @pytest.mark.parametrize("bits", [b for b in BITS if 1 < b <= MID_RISE_MAX_BITS])
 def test_the_better_grid_is_taken(bits: int) -> None:
     rng = np.random.default_rng(bits)
-    for grid in Grid:
+    for grid in INTEGER_GRIDS:
         # Weights that lie on one of the grids, all levels used.
         points = np.concatenate([levels(grid, bits), rng.choice(levels(grid, bits), 40)])
         weight = np.stack([points * 0.03, points * 0.7]).astype(np.float32)
@@ -103,7 +103,7 @@ def test_the_better_grid_is_taken(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("grid", Grid)
+@pytest.mark.parametrize("grid", INTEGER_GRIDS)
 def test_levels_of_all_codes(grid: Grid, bits: int) -> None:
     if grid not in grids(bits):
         pytest.skip("not offered at this width")
@@ -121,7 +121,7 @@ def test_levels_of_all_codes(grid: Grid, bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("grid", Grid)
+@pytest.mark.parametrize("grid", INTEGER_GRIDS)
 def test_dequantize_is_dequantizelinear(grid: Grid, bits: int) -> None:
     if grid not in grids(bits):
         pytest.skip("not offered at this width")
@@ -277,7 +277,7 @@ def test_more_bits_are_never_worse() -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_only_the_given_grids_compete(bits: int) -> None:
     weight = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
-    fits = {grid: fit_weight_grid(weight, bits, (grid,)) for grid in Grid}
+    fits = {grid: fit_weight_grid(weight, bits, (grid,)) for grid in INTEGER_GRIDS}
     assert all(fit.grid is grid for grid, fit in fits.items())
     assert fit_weight_grid(weight, bits).error == min(fit.error for fit in fits.values())
     assert fit_weight_grid(weight, bits, ("mid-tread",)).error == fits[Grid.MID_TREAD].error

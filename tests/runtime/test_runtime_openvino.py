@@ -82,7 +82,9 @@ def test_values_between_two_levels_are_no_error(folder: Path) -> None:
     assert 0 < np.abs(levels - halves).max() <= 0.501 * scale
     np.testing.assert_allclose(on_levels(piece, layers[0].input, levels), levels, rtol=0, atol=0)
     found = [
-        open_session(piece.SerializeToString(), threads=1, optimize=plain, engine=engine).run(None, {"images": levels})
+        open_session(piece.SerializeToString(), threads=1, optimize=plain, engine=engine).run(
+            None, {layers[0].input: levels}
+        )
         for plain, engine in ((True, OPENVINO), (False, ONNXRUNTIME))
     ]
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)

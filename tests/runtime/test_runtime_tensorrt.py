@@ -17,7 +17,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.runtime.tensorrt_rtx import _LAYER, _read, build_engine
 from lampq_onnx.targets import TARGETS, Target
-from tests.converter.graphs import as_ir, plan_for, vit
+from tests.converter.graphs import measured, plan_on, vit
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
@@ -32,9 +32,9 @@ def rows_of(folder: Path, *targets: Target) -> list[dict[str, object]]:
     """What the builder says of the tiny model for some targets."""
     files = []
     for number, target in enumerate(targets):
-        plan = plan_for(["patch_embed.proj", *LAYERS, "head"], weight_bits=8 if number else 4)
+        plan = plan_on(target, ["patch_embed.proj", *LAYERS, "head"], 8 if number else 4)
         files.append(folder / f"{number}.onnx")
-        save_model(convert_model(as_ir(vit()), plan, target=target).model, files[-1])
+        save_model(convert_model(measured(vit()), plan, target=target).model, files[-1])
     command = [str(PYTHON), "-m", "tools.bench.tensorrt", "--json", "--batch", "4", *map(str, files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -46,17 +46,23 @@ def rows_of(folder: Path, *targets: Target) -> list[dict[str, object]]:
     PYTHON is None, reason="tensorrt-rtx is not installed, and LAMPQ_TENSORRT_PYTHON names no interpreter"
 )
 def test_every_product_is_one_of_integers_by_the_engine_s_own_report(tmp_path: Path) -> None:
-    four, eight, whole, other = rows_of(
+    four, eight, whole, fp8, other = rows_of(
         tmp_path,
         TENSORRT,
         TENSORRT,
         dataclasses.replace(TENSORRT, part_products=False),
+        TARGETS["tensorrt-fp8"],
         TARGETS["onnxruntime-x86-avx2"],
     )
     wanted = dict.fromkeys(["patch_embed.proj", *LAYERS, "head"], "Int8")
     assert four["products"] == eight["products"] == wanted
+    assert fp8["products"] == dict.fromkeys(wanted, "FP8")
+    # Between the products everything is in float16; images and answers are in float32.
+    for row in (four, eight, fp8):
+        assert isinstance(row["written"], dict)
+        assert row["written"]["Half"] > 5 * row["written"]["Float"]
     # One product for queries, keys and values is taken apart by TensorRT, which then multiplies in float.
-    assert whole["products"] == {**wanted, **{name: "Int8 x Float" for name in LAYERS if name.endswith("qkv")}}
+    assert whole["products"] == {**wanted, **{name: "Int8 x Half" for name in LAYERS if name.endswith("qkv")}}
     assert "TensorRT cannot read" in str(other["refused"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import write_metadata
-from lampq_onnx.graph.model_file import save_model
+from lampq_onnx.graph.model_file import file_sha256, save_model
 from lampq_onnx.serving.formats import package
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
+from tests.html.reports import report
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,35 @@ def test_every_form_says_what_images_go_through(form: str, place: str, folder: P
     assert Preprocessing.model_validate(said) == facts
 
 
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [(None, "KIND_CPU"), ("onnxruntime-x86-vnni", "KIND_CPU"), ("onnxruntime-cuda", "KIND_GPU"), ("tensorrt", None)],
+)
+def test_the_server_runs_a_file_on_the_device_that_it_is_made_for(
+    target: str | None, kind: str | None, folder: Path, tmp_path: Path
+) -> None:
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs lampq-onnx[triton]")
+    from google.protobuf import text_format
+
+    model = ir.load(folder / "model.onnx")
+    model.metadata_props.pop(TARGET_KEY, None)
+    if target is not None:
+        model.metadata_props[TARGET_KEY] = target
+    save_model(model, tmp_path / "model.onnx")
+    if kind is None:
+        with pytest.raises(LampqError, match="is made for tensorrt") as caught:
+            package(tmp_path / "model.onnx", "triton")
+        assert "onnxruntime-cuda" in caught.value.hint
+        return
+    package(tmp_path / "model.onnx", "triton")
+    place = tmp_path / "triton" / "tiny_vit"
+    config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    kinds = [model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind) for group in config.instance_group]
+    assert kinds == [kind]
+    other = "--target onnxruntime-cuda" if kind == "KIND_CPU" else "--target auto"
+    assert other in (place / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_fixed_batch_is_not_batched_by_the_server(folder: Path, tmp_path: Path) -> None:
     model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs lampq-onnx[triton]")
     from google.protobuf import text_format
@@ -135,6 +167,35 @@ def test_openvino_reads_its_format_back(folder: Path, images: np.ndarray, tmp_pa
     compiled = core.compile_model(tmp_path / "ir" / "tiny_vit.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found, wanted = compiled(images)[0], answers(folder / "model.onnx", images)
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    options = json.loads((tmp_path / "ir" / "openvino.json").read_text(encoding="utf-8"))
+    assert options == {"INFERENCE_PRECISION_HINT": "f32"}
+    said = core.compile_model(tmp_path / "ir" / "tiny_vit.xml", "CPU", options)
+    assert said.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    assert np.array_equal(said(images)[0], found)
+    assert 'compile_model("tiny_vit.xml", "CPU", options)' in (tmp_path / "ir" / "README.md").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options"),
+    [
+        ("OpenVINO 2026.4.1 (bfloat16 beside integers, its default on this CPU)", {}),
+        ("OpenVINO 2026.4.1 (float32 beside integers)", {"INFERENCE_PRECISION_HINT": "f32"}),
+        ("onnxruntime 1.32.0 (float32 beside integers)", {"INFERENCE_PRECISION_HINT": "f32"}),
+    ],
+)
+def test_openvino_computes_as_the_report_was_measured(
+    runtime: str, options: dict, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+    shutil.copy(folder / "model.onnx", tmp_path / "model.onnx")
+    known = report()
+    environment = known.environment.model_copy(update={"runtime": runtime})
+    changes = {"environment": environment, "model_sha256": file_sha256(tmp_path / "model.onnx")}
+    known.model_copy(update=changes).save(tmp_path / "report.json")
+    package(tmp_path, "openvino-ir")
+    assert json.loads((tmp_path / "openvino-ir" / "openvino.json").read_text(encoding="utf-8")) == options
 
 
 def test_shifts_without_masks_are_refused(tmp_path: Path) -> None:

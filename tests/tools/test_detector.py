@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,10 @@ from lampq_onnx.workflow.validate_files import validate
 from tools import scenes, train_detector
 from tools.bench import detection
 from tools.detector import data, judge, loss
+from tools.detector.conditional_detr import conditional_detr
+from tools.detector.learner import Learner
+from tools.detector.rt_detr import rt_detr
+from tools.detector.step import FilledItems, Gradients
 
 pytest.importorskip("transformers")
 pytest.importorskip("pycocotools")
@@ -34,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(
         "sys.argv",
         ["", "--output", str(folder), "--scenes", "8", "--validation", "2", "--steps", "6", "--batch", "4",
-         "--hidden", "24", "--depth", "2", "--every", "6", "--workers", "1"],
+         "--hidden", "24", "--depth", "2", "--workers", "1"],
     )  # fmt: skip
     train_detector.main()
     patch.undo()
@@ -76,6 +82,26 @@ def test_queries_take_the_nearest_objects_first() -> None:
     assert loss.assign(torch.full((1, 3, 7), 1 / 7), boxes, targets).tolist() == [[2, 0]]
 
 
+@pytest.mark.parametrize(("build", "hidden"), [(conditional_detr, 32), (rt_detr, 48)])
+def test_the_first_gradients_are_of_an_ordinary_size(build: Callable[[int, int], Learner], hidden: int) -> None:
+    """Queries that are all zero made a DETR's first LayerNorm multiply gradients by hundreds."""
+    torch.manual_seed(0)
+    images, targets = data.to_tensors(data.draw(0, 2, 1), torch.device("cpu"))
+    model = build(hidden, 1).train()
+    value = Gradients(model, half=False, recorded=False)(images, targets)
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+    assert 0.1 * float(value) < norm < 10 * float(value)
+
+
+def test_items_are_set_where_they_are() -> None:
+    plain, filled = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64)
+    for values, mode in ((plain, nullcontext()), (filled, FilledItems())):
+        with mode:
+            values[1, 0], values[2] = 7, 5
+            values[values > 6] = 9
+    assert torch.equal(plain, filled)
+
+
 def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> None:
     drawn = [scenes.scene(3, i) for i in range(4)]
     perfect = max(len(each.boxes) for each in drawn)
@@ -89,7 +115,7 @@ def test_the_training_script_counts_precision_as_coco_does(trained: Path) -> Non
     found = judge.average_precision((scores, classes, boxes), drawn, 0.5)
     assert found == pytest.approx(len(shown) / len(scenes.CLASSES))
     record = json.loads((trained / "training.json").read_text())
-    assert record["steps"] == 6
+    assert record["step"] == 6
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +131,7 @@ SETTINGS = {"bits": 4, "effort": "fast", "latency_runs": 1, "calibration_size": 
 def quantized(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """The files of a whole run."""
     folder = tmp_path_factory.mktemp("quantized") / "a"
-    settings = {"calibration": images, "validation": images, "baseline": ("uniform",), **SETTINGS}
+    settings = {"calibration": images, "validation": images, "baseline": ("uniform", "lampq"), **SETTINGS}
     return folder, lampq_onnx.quantize(str(trained), folder, **settings)
 
 
@@ -123,9 +149,12 @@ def test_the_table_has_a_row_for_each_model(
     done = CliRunner().invoke(detection.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [line.split("|")[1:-1] for line in done.output.splitlines() if line.startswith("| ")]
-    assert [cells[1].strip() for cells in rows] == ["model", "float", "uniform", "LampQ", "uniform", "LampQ"]
+    assert [cells[1].strip() for cells in rows] == ["W/A", "6/8", "4/8"]
     assert {len(cells) for cells in rows} == {len(detection.COLUMNS)}
-    assert rows[3][3].strip() == f"{100 * quantized[1].accuracy.quantized.top1:.1f} %"
+    cells = dict(zip(detection.COLUMNS, (cell.strip() for cell in rows[1]), strict=True))
+    accuracy = quantized[1].accuracy
+    assert cells["AP"] == f"{100 * accuracy.quantized.top1:.1f} %"
+    assert cells["kl"].startswith(f"{100 * (accuracy.float_.top1 - accuracy.quantized.top1):.2f} ")
     assert asked == [6, 4]
 
 

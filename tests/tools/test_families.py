@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tools.bench import families
-from tools.bench.family_models import FAMILIES, Family
+from tools.bench.family import Family
+from tools.bench.family_models import FAMILIES
 from tools.bench.family_rows import Row, measure_family, unexpected
 
 TINY = Family(

@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 from lampq_onnx.errors import LampqError, UsageError
 from tests.frontend.tiny_models import images, tiny_vit
 from tools.bench import stand_ins
+from tools.bench.hard import channels, massive
+from tools.bench.hard.blocks import blocks_of, watch
+from tools.bench.hard.comparison import compare
 
 SIGMAS = (20.0, 15.0)
 MIDDLE = (2, 3)
@@ -35,22 +38,22 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_channels_keep_the_logits_and_widen_the_norms(model: torch.nn.Module) -> None:
-    changed, massive = stand_ins.stand_in_for(model, "channels", [], seed=0)
-    assert not massive
+    changed, made = stand_ins.stand_in_for(model, "channels", [], seed=0)
+    assert not made
     torch.testing.assert_close(logits(changed), logits(model), rtol=1e-4, atol=1e-4)
     for old, new in zip(model.blocks, changed.blocks, strict=True):
         for name in ("norm1", "norm2"):
             factor = getattr(new, name).weight / getattr(old, name).weight
             enlarged = factor[factor > 1.001]
-            assert len(enlarged) == round(stand_ins.SHARE * len(factor))
-            assert enlarged.min() >= stand_ins.FACTORS[0]
-            assert enlarged.max() <= stand_ins.FACTORS[1]
+            assert len(enlarged) == round(channels.SHARE * len(factor))
+            assert enlarged.min() >= channels.FACTORS[0]
+            assert enlarged.max() <= channels.FACTORS[1]
 
 
 def test_massive_widens_the_middle_fc2_inputs_alone(model: torch.nn.Module) -> None:
-    changed, massive = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=SIGMAS)
-    assert tuple(made.block for made in massive) == MIDDLE
-    result = stand_ins.compare(model, changed, batches(32, seed=2))
+    changed, made = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=SIGMAS)
+    assert tuple(one.block for one in made) == MIDDLE
+    result = compare(model, changed, batches(32, seed=2))
     assert result.agreement > 0.9
     for block, (before, after) in enumerate(zip(result.before, result.after, strict=True)):
         if block in MIDDLE:
@@ -60,29 +63,70 @@ def test_massive_widens_the_middle_fc2_inputs_alone(model: torch.nn.Module) -> N
 
 
 def test_massive_costs_no_more_than_the_two_dropped_channels(model: torch.nn.Module) -> None:
-    changed, massive = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=(100, 60))
+    changed, made = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=(100, 60))
     dropped = copy.deepcopy(changed)
-    for made in massive:
-        dropped.blocks[made.block].mlp.fc2.weight[:, [made.first, made.second]] = 0
+    for one in made:
+        dropped.blocks[one.block].mlp.fc2.weight[:, [one.first, one.second]] = 0
     assert (logits(changed) - logits(dropped)).norm() < 1e-3 * logits(dropped).norm()
 
 
 def test_clipping_ends_the_cancellation(model: torch.nn.Module) -> None:
-    changed, massive = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=SIGMAS)
+    changed, made = stand_ins.stand_in_for(model, "massive", batches(64, seed=1), seed=0, sigmas=SIGMAS)
     exact = logits(changed)
     errors = []
     for part in (0.8, 0.4):
         hooks = [
-            changed.blocks[made.block].mlp.fc2.register_forward_pre_hook(
-                lambda _, x, top=part * made.height: (x[0].clamp(max=top),)
+            changed.blocks[one.block].mlp.fc2.register_forward_pre_hook(
+                lambda _, x, top=part * one.height: (x[0].clamp(max=top),)
             )
-            for made in massive
+            for one in made
         ]
         errors.append(((logits(changed) - exact).norm() / exact.norm()).item())
         for hook in hooks:
             hook.remove()
     assert errors[0] > 0.05
     assert all(more > less for less, more in pairwise(errors))
+
+
+def test_sinks_are_a_few_patch_tokens_and_cancel(model: torch.nn.Module) -> None:
+    changed = copy.deepcopy(model)
+    (made,) = massive.make_massive(changed, batches(64, seed=1), 0, sigmas=(60.0,), tokens="patch", first=1)
+    hidden = torch.cat(watch(changed, blocks_of(changed)[1], batches(64, seed=1)).hidden)[..., made.first]
+    sinks = hidden > 0.1 * made.height
+    assert not sinks[:, 0].any()
+    assert 0.2 * massive.SINKS < sinks[:, 1:].double().mean() <= massive.SINKS + 1e-9
+    dropped = copy.deepcopy(changed)
+    dropped.blocks[1].mlp.fc2.weight[:, [made.first, made.second]] = 0
+    assert (logits(changed) - logits(dropped)).norm() < 0.02 * logits(dropped).norm()
+
+
+def test_mixed_heads_keep_the_logits(model: torch.nn.Module) -> None:
+    changed = copy.deepcopy(model)
+    channels.mix_heads(changed, 0, condition=10.0)
+    torch.testing.assert_close(logits(changed), logits(model), rtol=1e-4, atol=1e-4)
+    size = SHAPE["embed_dim"] // SHAPE["num_heads"]
+    before, after = (m.blocks[0].attn.qkv.weight.detach()[:size].double() for m in (model, changed))
+    mixing = after @ torch.linalg.pinv(before)
+    values = torch.linalg.svdvals(mixing)
+    assert values[0] / values[-1] == pytest.approx(10.0, rel=1e-3)
+    assert values.log().mean() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_heavy_tails_keep_the_logits(model: torch.nn.Module) -> None:
+    changed = copy.deepcopy(model)
+    channels.spread_channels(changed, 0)
+    torch.testing.assert_close(logits(changed), logits(model), rtol=1e-4, atol=1e-4)
+    factors = torch.cat(
+        [new.norm1.weight / old.norm1.weight for old, new in zip(model.blocks, changed.blocks, strict=True)]
+    )
+    assert factors.max() > 3
+    assert factors.max() <= channels.LARGEST * 1.001
+
+
+def test_harder_has_sinks_before_massive_class_tokens(model: torch.nn.Module) -> None:
+    changed, made = stand_ins.stand_in_for(model, "harder", batches(64, seed=1), seed=0, sigmas=SIGMAS)
+    assert [(one.block, one.tokens) for one in made] == [(0, "patch"), (1, "patch"), (2, "class"), (3, "class")]
+    assert compare(model, changed, batches(32, seed=2)).agreement > 0.9
 
 
 def test_the_seed_decides(model: torch.nn.Module) -> None:
@@ -97,12 +141,12 @@ def test_the_seed_decides(model: torch.nn.Module) -> None:
 
 def test_models_of_other_kinds_are_refused(model: torch.nn.Module) -> None:
     with pytest.raises(LampqError, match="has no blocks"):
-        stand_ins.blocks_of(torch.nn.Linear(2, 2))
+        blocks_of(torch.nn.Linear(2, 2))
     with pytest.raises(UsageError, match="4 blocks: 5"):
-        stand_ins.make_massive(copy.deepcopy(model), batches(16, seed=1), 0, sigmas=[10.0] * 5)
+        massive.make_massive(copy.deepcopy(model), batches(16, seed=1), 0, sigmas=[10.0] * 5)
     pooled = tiny_vit(class_token=False, global_pool="avg")
     with pytest.raises(LampqError, match="no class token"):
-        stand_ins.make_massive(pooled, batches(16, seed=1), 0)
+        massive.make_massive(pooled, batches(16, seed=1), 0)
 
 
 def test_the_command_writes_a_checkpoint_that_loads_strictly(tmp_path: Path, model: torch.nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from lampq_onnx.runtime.runtimes import runtime_of
 from lampq_onnx.targets import RUNNERS, TARGETS
 from tests.trust.case import make_good
 from tools.bench.targets import __main__ as table
-from tools.bench.targets import engines
+from tools.bench.targets import engines, with_wasm
 from tools.bench.targets.case import Case, given, not_run
 
 
@@ -38,7 +40,8 @@ def test_rows_are_exact_and_on_integer_kernels(name: str, case: Case, monkeypatc
     rows = list(import_module(table.runtimes()[name]).rows(case))
     words = f"{runtime_of(name).words} {runtime_of(name).version()}"
     assert all(row.runtime.startswith(words) for row in rows)
-    assert {row.target for row in rows} == {t.name for t in TARGETS.values() if t.runner == name}
+    here = {t.name for t in TARGETS.values() if t.runner == name}
+    assert {row.target for row in rows} == {target for target in here if "arm64" not in target}
     ran = [row for row in rows if row.form]
     assert {row.form for row in ran} == {"W4/A8", "W4/Afloat"}
     for row in ran:
@@ -54,3 +57,13 @@ def test_images_are_ready_for_the_model(case: Case) -> None:
     assert case.images.dtype == np.float32
     assert Path(case.float_file).is_file()
     assert table.line(not_run("TVM", "all", "not installed")).startswith("| TVM | all |  | not run: not installed |")
+
+
+def test_web_assembly_is_exact(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "LAMPQ_NODE_MODULES" not in os.environ or shutil.which("node") is None:
+        pytest.skip("needs Node, and LAMPQ_NODE_MODULES: a node_modules with onnxruntime-web")
+    monkeypatch.setattr(with_wasm, "FILES", (("onnxruntime-arm64", 5, "exact"),))
+    monkeypatch.setattr(with_wasm, "TIMED_RUNS", 1)
+    (row,) = with_wasm.rows(case)
+    assert (row.loads, row.integer) == ("yes", "6 of 6 products")
+    assert float(row.worst) < 1e-5

@@ -34,7 +34,8 @@ def test_this_environment_is_fit(tmp_path: Path) -> None:
     assert code == 0, err
     found = {finding["name"]: finding for finding in json.loads(out)["environment"]}
     assert set(found) == {
-        "packages", "processor", "kernels", "memory", "disk: output", "disk: temporary files", "disk: cache",
+        "packages", "processor", "kernels", "providers", "memory", "disk: output", "disk: temporary files",
+        "disk: cache",
     }  # fmt: skip
     assert found["packages"]["status"] == found["kernels"]["status"] == "ok"
     assert not (tmp_path / "out").exists()
@@ -143,3 +144,16 @@ def test_without_images_accuracy_is_said_to_be_unknown(model: LoadedModel) -> No
     found = by_name(examine_model(model, None))
     assert found["accuracy"].status == "warning"
     assert "--validation" in found["accuracy"].advice
+
+
+def test_a_provider_for_gpus_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = doctor.providers()
+    assert plain.status == "ok"
+    assert "CPU" in plain.detail
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(doctor.ort, "get_available_providers", lambda: both)
+    found = doctor.providers()
+    assert found.status == "warning"
+    assert "CUDA, CPU" in found.detail
+    assert "--target onnxruntime-cuda" in found.advice
+    assert "CPUExecutionProvider" in found.advice

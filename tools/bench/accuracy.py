@@ -91,7 +91,7 @@ def row(setting: Setting, effort: str, report: Report, seconds: float, baselines
     return f"| {' | '.join(cells)} |"
 
 
-@with_options("model", "images", "--baseline", "--latency-runs", "--latency-threads")
+@with_options("model", "images", "--baseline", "--granularity", "--latency-runs", "--latency-threads")
 def main(
     *,
     model: Annotated[str, typer.Argument(help="A timm model name, or digits.")] = DIGITS,

@@ -4,6 +4,7 @@
     python tools/bench/budgets.py --export deit_small_patch16_224     # random weights and costs
     python tools/bench/budgets.py --layers 1000                        # the allocation alone
 
+Budgets are met with one width for each layer, and with widths of their own for groups of output channels.
 Latency budgets are spaced evenly between the fastest and the slowest file. All files of one model are timed in turns in
 one process, together with the float file. In each turn a file runs twice and its second run counts. Otherwise it would
 find the caches full of another file's weights, which does not happen to a file that runs alone. Weights are rounded to
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from lampq_onnx.allocation import AllocationOptions, Limits, allocate_within
+from lampq_onnx.allocation.options import Granularity
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LatencyTable, LayerSensitivity, ModelIdentity, Sensitivities
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
@@ -34,11 +36,13 @@ from lampq_onnx.runtime.probe.layers import LayerShape, plain_weight
 from lampq_onnx.runtime.sessions import open_runner
 from lampq_onnx.targets import TARGETS, Target
 
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "group")
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 SIZE_BITS = (2.5, 4.0, 6.0)
 WARM_UP = 3
 HEADS = (
-    "budget", "solved in, s", "in float", "predicted ms", "measured ms (quartiles)", "off", "promised MB", "MB", "off",
+    "budget", "granularity", "solved in, s", "in float", "predicted ms", "measured ms (quartiles)", "off",
+    "promised MB", "MB", "off",
 )  # fmt: skip
 
 
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("sensitivity", nargs="?", type=Path)
     parser.add_argument("--export", metavar="MODEL", help="export this timm model with random weights")
     parser.add_argument("--layers", type=int, help="only time the allocation, of this many random layers")
+    parser.add_argument("--granularity", default=",".join(GRANULARITIES), help="layer, group or both")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -56,7 +61,8 @@ def main() -> None:
         return
     with source(options.float_model, options.export) as path:
         sensitivities = Sensitivities.load(options.sensitivity) if options.sensitivity else made_up(path)
-        compare(path, sensitivities, options.rounds, options.threads)
+        wanted = [granularity for granularity in GRANULARITIES if granularity in options.granularity.split(",")]
+        compare(path, sensitivities, wanted, options.rounds, options.threads)
 
 
 @contextmanager
@@ -107,6 +113,7 @@ def made_up_layer(
         nuclear_norm=1.0,
         weight_error={b: 4.0**-b for b in range(2, 9)},
         weight_cost={b: level * float(rng.uniform(0.7, 1.3)) * 4.0**-b for b in range(2, 9)},
+        channel_shares=tuple(np.exp(rng.normal(0, 0.7, shape[0])).tolist()),
         activation_range=ActivationRange(low=-4, high=4),
         activation_cost={8: 1e-2 * level, 16: 1e-9},
         activation_elements=elements,
@@ -131,22 +138,31 @@ def sensitivities_of(name: str, layers: Sequence[LayerSensitivity]) -> Sensitivi
 @dataclasses.dataclass(frozen=True)
 class Case:
     budget: str
+    granularity: Granularity
     limits: Limits
 
 
-def compare(path: Path, sensitivities: Sensitivities, rounds: int, threads: int) -> None:
+def compare(
+    path: Path, sensitivities: Sensitivities, granularities: Sequence[Granularity], rounds: int, threads: int
+) -> None:
     target = target_here("auto")
     start = time.perf_counter()
     table = probe(path, target, ProbeOptions(threads=threads))
     seconds = time.perf_counter() - start
     slowest = table.float_ms
-    cases = [Case(f"{ms:.2f} ms", Limits(max_ms=ms)) for ms in (_between(table.fastest_ms, slowest, s) for s in SHARES)]
     total = sum(model_layer.parameters for model_layer in sensitivities.layers)
-    cases += [
-        Case(f"{size / 1e6:.2f} MB", Limits(max_bytes=size))
+    budgets = [(f"{ms:.2f} ms", Limits(max_ms=ms)) for ms in (_between(table.fastest_ms, slowest, s) for s in SHARES)]
+    budgets += [
+        (f"{size / 1e6:.2f} MB", Limits(max_bytes=size))
         for size in (int(table.float_bytes - 4 * total + total * bits / 8 + 0.1e6) for bits in SIZE_BITS)
     ]
-    plans = [allocate_within(sensitivities, case.limits, target=target, table=table) for case in cases]
+    cases = [Case(words, granularity, limits) for words, limits in budgets for granularity in granularities]
+    plans = [
+        allocate_within(
+            sensitivities, case.limits, AllocationOptions(granularity=case.granularity), target=target, table=table
+        )
+        for case in cases
+    ]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{i}.onnx") for i in range(len(plans))]
         for file, (plan, _) in zip(files, plans, strict=True):
@@ -156,16 +172,17 @@ def compare(path: Path, sensitivities: Sensitivities, rounds: int, threads: int)
         print(f"| {' | '.join(HEADS)} |")
         print("|---" * len(HEADS) + "|")
         # Before the graph passes: the table's time of all layers in float is that of the graph behind them.
-        print(f"| float | | | | {_quartiles(times[0])} | | | {table.float_bytes / 1e6:.3f} | |")
+        print(f"| float | | | | | {_quartiles(times[0])} | | | {table.float_bytes / 1e6:.3f} | |")
         for case, file, (plan, solution), own in zip(cases, files, plans, times[1:], strict=True):
             left = sum(not layer.quantized for layer in plan.layers.values())
             ms, size = float(np.median(own)), file_bytes(file)
             assert plan.promised_ms is not None
             assert plan.promised_bytes is not None
             print(
-                f"| {case.budget} | {solution.seconds:.2f} | {left} of {len(plan.layers)} | {plan.promised_ms:.2f} | "
-                f"{_quartiles(own)} | {100 * (ms / plan.promised_ms - 1):+.1f} % | {plan.promised_bytes / 1e6:.3f} | "
-                f"{size / 1e6:.3f} | {100 * (size / plan.promised_bytes - 1):+.2f} % |"
+                f"| {case.budget} | {case.granularity} | {solution.seconds:.2f} | {left} of {len(plan.layers)} | "
+                f"{plan.promised_ms:.2f} | {_quartiles(own)} | {100 * (ms / plan.promised_ms - 1):+.1f} % | "
+                f"{plan.promised_bytes / 1e6:.3f} | {size / 1e6:.3f} | "
+                f"{100 * (size / plan.promised_bytes - 1):+.2f} % |"
             )
 
 
@@ -174,7 +191,9 @@ def convert(path: Path, plan: BitPlan, target: Target, output: Path) -> None:
     weights = {
         layer.name: plain_weight(layer.matrix(), plan.layers[layer.name].weight_bits)
         for layer in find_layers(model.graph)
-        if layer.name in plan.layers and 1 < plan.layers[layer.name].weight_bits <= 8
+        if layer.name in plan.layers
+        and plan.layers[layer.name].channel_widths is None
+        and 1 < plan.layers[layer.name].weight_bits <= 8
     }
     save_model(convert_model(model, plan, target=target, weights=weights).model, output)
 

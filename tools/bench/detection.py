@@ -1,11 +1,12 @@
-"""Measure the box AP of a detector in float, with uniform bits and with LampQ's, from checked files in onnxruntime.
+"""Measure the box AP of detectors in float, with uniform bits, LampQ's metric and measured costs (kl), in onnxruntime.
 
-    python tools/bench/detection.py models/scenes
+    python -m tools.bench.detection                                         # the trained detectors in models/
+    python -m tools.bench.detection models/scenes rt-detr --bits 4          # some, at some widths
 
 This generates the scenes (see tools/scenes.py) in a temporary folder. --calibration and --validation take other images
 with boxes in COCO format, such as instances_val2017.json for a pretrained detector of transformers. Each row is printed
-when its run ends. ± is the standard error of the drop, from a jackknife over images. "to float" means: the float
-model's own certain detections are used as the truth.
+when its run ends. The columns uniform, lampq and kl are drops of box AP in points; ± is the standard error, from a
+jackknife over images. The columns after them are those of kl, which `quantize` takes if nothing is said.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated
 import typer
 
 import lampq_onnx
+from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.config.options import EffortName
 from lampq_onnx.errors import LampqError
@@ -30,31 +32,42 @@ SCENES = Path("models/scenes")
 CALIBRATION_SEED, VALIDATION_SEED = 1, 2
 """Series of scenes that the training has not seen: it draws 0, and 3 to choose by."""
 
-TRAINING = "python -m tools.train_detector --device cuda --output models/scenes"
-COLUMNS = ("W/A", "model", "MB", "AP", "AP50", "AP75", "drop of AP", "AP to float", "agreement", "SQNR, dB")
+TRAINED = (SCENES, Path("models/scenes-rt-detr"), Path("models/scenes-detr"))
+"""Folders of the detectors of the scenes."""
+
+TRAINING = "python -m tools.train_detector yolos|rt-detr|conditional-detr --device cuda --output"
+BASELINES = ("uniform", "lampq")
+COLUMNS = (
+    "detector", "W/A", "float AP", *BASELINES, "kl", "AP", "AP50", "AP75", "agreement", "SQNR, dB", "MB", "float MB",
+    "speed",
+)  # fmt: skip
 
 app = typer.Typer(add_completion=False)
 
 
 def require_model(model: str) -> None:
-    """Exit with a message if the detector of the scenes is wanted and was not trained yet."""
-    if Path(model) == SCENES and not (SCENES / "config.json").is_file():
-        raise LampqError(f"there is no detector in {SCENES}", hint=f"train it, minutes on a GPU: {TRAINING}")
+    """Exit with a message if a detector of the scenes is wanted and was not trained yet."""
+    if Path(model) in TRAINED and not (Path(model) / "config.json").is_file():
+        raise LampqError(f"there is no detector in {model}", hint=f"train it, minutes on a GPU: {TRAINING} {model}")
 
 
-def row(setting: str, model: str, size: int, accuracy: Accuracy, *, quantized: bool) -> str:
-    """One line of the table, for the float or the quantized side of an accuracy."""
-    side = 1 if quantized else 0
-    own = accuracy.quantized if quantized else accuracy.float_
-    scores = {name: pair[side] for name, pair in accuracy.scores.items()}
-    sqnr = "exact" if accuracy.logit_sqnr_db is None else f"{accuracy.logit_sqnr_db:.1f}"
-    drop = f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}"
-    compared = (drop, percent(scores["AP to float"]), f"{100 * accuracy.agreement:.1f} %", sqnr)
+def row(model: str, setting: str, report: Report) -> str:
+    """One line of the table."""
+    own, size, times = report.accuracy, report.size, report.latency
+    drops = [drop(report.baselines[name].accuracy) for name in BASELINES]
+    scores = [percent(own.scores[name][1]) for name in ("AP50", "AP75")]
+    sqnr = "exact" if own.logit_sqnr_db is None else f"{own.logit_sqnr_db:.1f}"
+    low, high = times.speedup_quartiles
     cells = (
-        setting, model, f"{size / 1e6:.2f}", percent(own.top1), percent(scores["AP50"]), percent(scores["AP75"]),
-        *(compared if quantized else ("",) * 4),
+        Path(model).name, setting, percent(own.float_.top1), *drops, drop(own), percent(own.quantized.top1), *scores,
+        f"{100 * own.agreement:.1f} %", sqnr, f"{size.quantized_bytes / 1e6:.2f}", f"{size.float_bytes / 1e6:.2f}",
+        f"{times.speedup:.2f} [{low:.2f}, {high:.2f}]",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def drop(accuracy: Accuracy) -> str:
+    return f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}"
 
 
 def percent(share: float | None) -> str:
@@ -63,7 +76,7 @@ def percent(share: float | None) -> str:
 
 @app.command()
 def main(
-    model: Annotated[str, typer.Argument(help="Folder of a transformers model, or a float .onnx.")] = str(SCENES),
+    models: Annotated[list[str] | None, typer.Argument(help="Folders of transformers models, or float .onnx.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Images; default: generated scenes.")] = None,
     validation: Annotated[Path | None, typer.Option(help="COCO annotations; default: generated scenes.")] = None,
     bits: Annotated[str, typer.Option(help="Average weight bits, one run for each.")] = "8,6,4",
@@ -74,34 +87,34 @@ def main(
 ) -> None:
     """Print the table."""
     try:
-        require_model(model)
+        chosen = models or [str(folder) for folder in TRAINED if (folder / "config.json").is_file()]
+        for model in chosen:
+            require_model(model)
         with tempfile.TemporaryDirectory(prefix="lampq-") as temporary:
             folder = Path(temporary)
             if calibration is None:
                 calibration = write_coco(folder / "calibration", CALIBRATION_SEED, calibration_images)
             if validation is None:
                 validation = write_coco(folder / "validation", VALIDATION_SEED, validation_images)
-            print_table(model, calibration, validation, bits, activation_bits, effort, folder)
+            print_table(chosen, calibration, validation, bits, activation_bits, effort, folder)
     except LampqError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         raise typer.Exit(1) from error
 
 
 def print_table(
-    model: str, calibration: Path, validation: Path, bits: str, activation_bits: int, effort: EffortName, folder: Path
-) -> None:
+    models: list[str], calibration: Path, validation: Path, bits: str, activation_bits: int, effort: EffortName,
+    folder: Path,
+) -> None:  # fmt: skip
     print(f"{describe_environment('').cpu}; effort {effort}")
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
-    for index, width in enumerate(float(part) for part in bits.split(",")):
-        report = lampq_onnx.quantize(
-            model, folder / f"{width:g}", calibration=calibration, validation=validation, bits=width,
-            activation_bits=activation_bits, effort=effort, baseline=("uniform",), latency_runs=3,
-        )  # fmt: skip
-        if index == 0:
-            print(row("float", "float", report.size.float_bytes, report.accuracy, quantized=False), flush=True)
-        setting, uniform = f"{width:g}/{activation_bits}", report.baselines["uniform"]
-        print(row(setting, "uniform", uniform.quantized_bytes, uniform.accuracy, quantized=True))
-        print(row(setting, "LampQ", report.size.quantized_bytes, report.accuracy, quantized=True), flush=True)
+    for number, model in enumerate(models):
+        for width in (float(part) for part in bits.split(",")):
+            report = lampq_onnx.quantize(
+                model, folder / f"{number}-{width:g}", calibration=calibration, validation=validation, bits=width,
+                activation_bits=activation_bits, effort=effort, metric="kl", baseline=BASELINES, latency_runs=30,
+            )  # fmt: skip
+            print(row(model, f"{width:g}/{activation_bits}", report), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
     python -m tools.bench.dry_runs                # all families, a few minutes
     python -m tools.bench.dry_runs swin levit
-    python -m tools.bench.dry_runs --others       # more families of timm, the dry run alone: what is recognized
 
 Prints a row for each family, and exits with 1 if one differs.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +20,8 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.running.progress import NO_PROGRESS, Clock
 from lampq_onnx.workflow.opened import opened_run
 from lampq_onnx.workflow.quantize import recognize
-from tools.bench.family_models import FAMILIES, Family
-from tools.bench.family_others import OTHERS
+from tools.bench.family import Family
+from tools.bench.family_models import FAMILIES
 
 Found = tuple[list[tuple[object, ...]], dict[str, str]] | str
 """Layers (name, type, shape, fixed) and the reasons of those left in float; or a refusal."""
@@ -34,7 +32,9 @@ def recipe_of(family: Family, room: Path) -> Recipe:
     images = room / "images.npz"
     if not images.is_file():
         pixels = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)
-        np.savez(images, images=pixels, labels=np.arange(4))
+        # Other tasks of transformers would take these for numbers or maps.
+        known = not family.config or "ImageClassification" in family.model
+        np.savez(images, images=pixels, **({"labels": np.arange(4)} if known else {}))
     own = family.recipe(room, family.build(0))
     places = {"calibration": images, "validation": images, "calibration_size": 2}
     return own.model_copy(
@@ -66,42 +66,17 @@ def run(recipe: Recipe) -> Found:
         return str(error)
 
 
-def row_of(family: Family, room: Path) -> str:
-    """Row of a family that is only recognized: model, layers, their share of the weights, what stays in float."""
-    arguments = ", ".join(f"{key}={value}" for key, value in family.arguments.items())
-    everything = sum(value.numel() for value in family.build(0).parameters())
-    try:
-        said = recognize(recipe_of(family, room))
-    except LampqError as error:
-        cells = ["**refused**: " + "; ".join(str(error).splitlines()), "", ""]
-    else:
-        kinds = Counter(layer.type for layer in said.layers)
-        cells = [
-            ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
-            f"{100 * sum(layer.parameters for layer in said.layers) / everything:.0f} %",
-            "; ".join(f"{count}: {reason}" for reason, count in Counter(said.skipped.values()).items()),
-        ]
-    return f"| {' | '.join((family.name, f'{family.model} ({arguments})', *cells))} |"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="names of families; none: all")
-    parser.add_argument("--others", action="store_true", help="families of timm that are only recognized")
     options = parser.parse_args(arguments)
-    known = OTHERS if options.others else FAMILIES
-    chosen = [family for family in known if not options.families or family.name in options.families]
+    chosen = [family for family in FAMILIES if not options.families or family.name in options.families]
     different = 0
-    columns = ("family", "model", "layers", "share", "stays in float")
-    if not options.others:
-        columns = ("family", "layers", "dry run and run")
+    columns = ("family", "layers", "dry run and run")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for family in chosen:
         with tempfile.TemporaryDirectory(prefix="lampq-") as room:
-            if options.others:
-                print(row_of(family, Path(room)), flush=True)
-                continue
             recipe = recipe_of(family, Path(room))
             first, second = rehearsed(recipe), run(recipe)
         different += first != second

@@ -3,6 +3,7 @@
     python tools/bench/families.py                       # all rows
     python tools/bench/families.py --only swin pvt_v2    # some
     python tools/bench/families.py --json families.json  # also writes the figures to a file
+    python tools/bench/families.py --merge a.json b.json # prints the rows of earlier runs, in the table's order
 
 Models of timm and transformers are made smaller. Their weights are random, of a fixed seed, and rounded to nearest. The
 table shows what is recognized, and that the file computes what was simulated. It does not show accuracy. Every row runs
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -25,7 +27,8 @@ from pydantic import TypeAdapter
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lampq_onnx.runtime.environment import available_cores, describe_environment
-from tools.bench.family_models import FAMILIES, Family
+from tools.bench.family import Family
+from tools.bench.family_models import FAMILIES
 from tools.bench.family_rows import CALIBRATION_IMAGES, WIDTHS, Row, Width, measure_family, unexpected
 
 COLUMNS = (
@@ -34,6 +37,8 @@ COLUMNS = (
 
 LIMIT_SECONDS = 600
 """Of one row."""
+
+ROWS = TypeAdapter(list[Row])
 
 
 def in_process(family: Family, options: argparse.Namespace) -> Row:
@@ -105,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=available_cores(), help="number of threads, except in the timed runs"
     )
+    parser.add_argument("--workers", type=int, default=1, help="number of rows that are made at the same time")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="print rows that --json wrote, make none")
     parser.add_argument("--runs", type=int, default=20, help="number of timed rounds")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -116,21 +123,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     families = chosen(options.only)
     environment = describe_environment("none")
     versions = ", ".join(f"{name} {environment.versions[name]}" for name in ("onnxruntime", "torch", "timm"))
-    print(
-        f"Random weights (seed {options.seed}), {CALIBRATION_IMAGES} calibration images of noise; {environment.cpu}, "
-        f"{options.threads} thread(s), latency with 1; {versions}\n"
-    )
+    if options.merge:
+        kept = [row for file in options.merge for row in ROWS.validate_json(file.read_bytes())]
+        made: Iterator[Row] = iter(sorted(kept, key=lambda row: [each.name for each in FAMILIES].index(row.family)))
+    else:
+        print(
+            f"Random weights (seed {options.seed}), {CALIBRATION_IMAGES} calibration images of noise; "
+            f"{environment.cpu}, {options.threads} thread(s), latency with 1; {versions}\n"
+        )
+        workers = ThreadPoolExecutor(options.workers)
+        made = workers.map(lambda family: in_process(family, options), families)
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
+    known = {family.name: family for family in FAMILIES}
     rows, wrong = [], []
-    for family in families:
-        row = in_process(family, options)
+    for row in made:
         rows.append(row)
-        problem = unexpected(row, family)
+        problem = unexpected(row, known[row.family])
         if problem:
-            wrong.append(f"{family.name}: {problem}")
+            wrong.append(f"{row.family}: {problem}")
         print(line(row), flush=True)
-    if options.json is not None:
-        options.json.write_bytes(TypeAdapter(list[Row]).dump_json(rows, indent=1))
+        if options.json is not None:
+            # Every time, so that a run that is ended keeps its rows.
+            options.json.write_bytes(ROWS.dump_json(rows, indent=1))
     for problem in wrong:
         print(f"error: {problem}", file=sys.stderr)
     return int(bool(wrong))

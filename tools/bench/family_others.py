@@ -1,14 +1,22 @@
-"""Define the rows of the table of timm's families that are only recognized: few blocks, random weights."""
+"""Define the rows of timm's newer and more distant families: few blocks."""
 
 from __future__ import annotations
 
-from tools.bench.family_models import Family
+from tools.bench.family import Family
 
 _TEN: dict[str, int] = {"num_classes": 10}
 
 _ONE_EACH: dict[str, int | tuple[int, ...]] = {"depths": (1, 1, 1, 1), **_TEN}
 
 OTHERS = (
+    Family("dinov3", "vit_small_patch16_dinov3", {"depth": 2}),
+    Family("perception-encoder", "vit_pe_core_tiny_patch16_384", {"depth": 2, "img_size": 128}),
+    Family("naflexvit", "naflexvit_base_patch16_gap", {"depth": 2, "embed_dim": 192, "num_heads": 3, **_TEN}),
+    Family(
+        "samvit",
+        "samvit_base_patch16_224",
+        {"depth": 2, "embed_dim": 192, "num_heads": 3, "global_attn_indexes": (1,), **_TEN},
+    ),
     Family("davit", "davit_tiny", _ONE_EACH),
     Family(
         "sam2_hiera", "sam2_hiera_tiny", {"stages": (1, 1, 2, 1), "global_att_blocks": (3,), **_TEN}, size=(256, 256)

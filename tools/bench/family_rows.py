@@ -33,7 +33,7 @@ from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.search import Search, measure
-from tools.bench.family_models import Family, noise_images
+from tools.bench.family import Family, noise_images
 
 CALIBRATION_IMAGES = 8
 BATCH = 8
@@ -169,7 +169,7 @@ def _measured(family: Family, room: Path, seed: int, threads: int, runs: int) ->
     with calibration as crops, validation as images:
         frontend.measure_spread(crops)
         sensitivities = measure(frontend, crops, recipe.analysis, recipe.rounding, seed=seed, clock=clock)
-        output = QuantizedOutput(frontend, images, recipe.output, target, threads, room, clock)
+        output = QuantizedOutput(frontend, crops, images, recipe.output, target, threads, room, clock)
         run = open_runner(room / FLOAT_FILE, threads=threads, answers=loaded.task.outputs)
         parity = _relative(np.concatenate([run(batch.numpy()) for batch in checked.split(BATCH)]), wanted)
         for bits in WIDTHS:

@@ -197,13 +197,6 @@ def by_hand(layer: GraphLayer, conversion: Conversion, x: Array) -> Array:
     """The layer's QDQ arithmetic in numpy: float32 rounding of the input, float64 sums."""
     numbers = conversion.parameters[layer.name]
     values = x if numbers.activation is None else numbers.activation.fake(x)
-    if layer.node.op_type == "Conv":
-        n, channels, height, width = values.shape
-        side = graphs.PATCH
-        cells = values.reshape(n, channels, height // side, side, width // side, side)
-        values = cells.transpose(0, 2, 4, 1, 3, 5).reshape(n, -1, channels * side * side)
-    elif values.ndim == 4:  # attention heads: QuantizeLinear comes before the moves that join them
-        values = values.transpose(0, 2, 1, 3).reshape(len(values), graphs.TOKENS, -1)
     result: Array = values.astype(np.float64) @ numbers.weight.dequantize().astype(np.float64).T
     there = conversion.model.graph.initializers
     labels = [f"{layer.name}{part}.bias.quantized" for part in ("", *(f".{index}" for index in range(MOST_PARTS)))]

@@ -2,7 +2,8 @@
 
     python -m tools.bench.race float.onnx --file NNCF=nncf.onnx@openvino --file ours=W8A8.onnx@openvino --against NNCF
 
-A file runs in onnxruntime unless @openvino follows its name. `tools.bench.peers` makes files of other quantizers.
+A file runs in onnxruntime unless @openvino follows its name; @openvino-f32 is OpenVINO in float32. `tools.bench.peers`
+makes files of other quantizers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     words = [f"float={options.float_file}", *options.file]
     parts = [(label, *place.partition("@")[::2]) for label, _, place in (word.partition("=") for word in words)]
-    engines = {label: Engine(name or "onnxruntime") for label, _, name in parts}
+    engines = {label: _engine(name) for label, _, name in parts}
     runners = {label: open_runner(Path(path), threads=1, engine=engines[label]) for label, path, _ in parts}
     print(f"{describe_environment('').cpu}, one thread, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}; ", end="")
     print(", ".join(sorted({described(engine) for engine in engines.values()})) + "\n")
@@ -54,6 +55,14 @@ def main() -> None:
             ratios = [np.percentile(np.array(times[other]) / own, (50, 25, 75)) for other in ("float", options.against)]
             cells = [f"{middle:.2f} [{low:.2f}, {high:.2f}]" for middle, low, high in ratios]
             print(f"| {batch} | {label} | {np.median(own):.2f} | {' | '.join(cells)} | {turn} |", flush=True)
+
+
+def _engine(words: str) -> Engine:
+    """The engine of the words behind a file's name."""
+    name, _, precision = words.partition("-")
+    if precision not in ("", "f32"):
+        raise SystemExit(f"unknown engine {words}: openvino and openvino-f32 are known")
+    return Engine(name or "onnxruntime", "f32" if precision else "auto")
 
 
 if __name__ == "__main__":

@@ -105,12 +105,14 @@ def quantized(
     *,
     target: Target | None = None,
     passes: int | None = None,
+    one_attention: bool = False,
 ) -> dict[str, int]:
     """Write the file of a plan with ``bits`` for all layers.
 
     Args:
         target: None: this machine.
         passes: how many of the passes over the float graph run; None: all.
+        one_attention: see `convert_model`.
     """
     target = target or target_here("auto")
     if path.is_file() and load_model(path).metadata_props.get(TARGET_KEY) == target.name:
@@ -123,6 +125,7 @@ def quantized(
         packing=packing,  # type: ignore[arg-type]
         target=target,
         graph_passes=chosen,
+        one_attention=one_attention,
     )
     save_model(conversion.model, path)
     return dict(conversion.passes)
@@ -147,16 +150,19 @@ def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
     names = [type(step).__name__ for step in default_graph_passes()]
     files = {FLOAT: source}
     here = target_here("auto")
-    plain = dataclasses.replace(here, gemm_bias=False, part_products=False)
-    steps = [("W4A8, no graph pass", 0, plain)]
-    steps += [(f"+ {name}", number, plain) for number, name in enumerate(names, 1)]
+    plain = dataclasses.replace(here, rows=False, gemm_bias=False, part_products=False)
+    steps = [("W4A8, no graph pass", 0, plain, False)]
+    steps += [(f"+ {name}", number, plain, False) for number, name in enumerate(names, 1)]
     if here.part_products:
-        steps.append(("+ ProductPerPart", len(names), dataclasses.replace(here, gemm_bias=False)))
+        steps.append(("+ ProductPerPart", len(names), dataclasses.replace(here, rows=False, gemm_bias=False), False))
     if here.gemm_bias:
-        steps.append(("+ BiasInGemm", len(names), here))
-    for number, (label, passes, target) in enumerate(steps):
+        steps.append(("+ BiasInGemm", len(names), dataclasses.replace(here, rows=False), False))
+    if here.rows:
+        steps.append(("+ StayInRows", len(names), here, False))
+    steps.append(("+ OneAttention", len(names), here, True))
+    for number, (label, passes, target, one) in enumerate(steps):
         files[label] = folder / f"{model}.step{number}.onnx"
-        print(label, quantized(source, files[label], 4, target=target, passes=passes))
+        print(label, quantized(source, files[label], 4, target=target, passes=passes, one_attention=one))
     fast = load_model(source)
     for step in default_graph_passes():
         step(fast)
@@ -210,17 +216,18 @@ def speed(folder: Path, batch: int, threads: int, runs: int) -> None:
         size = (folder / listing["files"][label]).stat().st_size / 1e6
         middle = np.median(times[:, column])
         print(f"| {label} | {size:.2f} | {middle:.2f} | {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}] | {before} |")
-    ours = max(column for column, label in enumerate(labels) if label.startswith("+"))
-    for other in (FLOAT, "float, all graph passes", STATIC, NATIVE):
-        ratio = np.percentile(times[:, labels.index(other)] / times[:, ours], [25, 50, 75])
-        print(f"\nW4A8 against {other}: {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}]")
+    *_, default, one = (column for column, label in enumerate(labels) if label.startswith("+"))
+    for name, ours in (("W4A8", default), ("W4A8, --attention operator,", one)):
+        for other in (FLOAT, "float, all graph passes", STATIC, NATIVE):
+            ratio = np.percentile(times[:, labels.index(other)] / times[:, ours], [25, 50, 75])
+            print(f"\n{name} against {other}: {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}]")
 
 
 def attention(folder: Path, model: str, checkpoint: Path | None, runs: int) -> None:
     """Time the float and the W4A8 file with and without edits of their attention."""
     source = float_file(folder, model, checkpoint)
     w4a8 = folder / f"{model}.attention4.onnx"
-    plain = dataclasses.replace(target_here("auto"), gemm_bias=False, part_products=False)
+    plain = dataclasses.replace(target_here("auto"), rows=False, gemm_bias=False, part_products=False)
     quantized(source, w4a8, 4, target=plain)
     edits = []
     for label, path in ((FLOAT, source), ("W4A8", w4a8)):

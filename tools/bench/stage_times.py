@@ -2,12 +2,15 @@
 
     python tools/bench/scale.py stages --shapes Ti,S,B --counts 64 --bits 8 --effort fast
     python tools/bench/scale.py stages --shapes Ti --counts 64,128,256 --bits 4 --effort balanced
-    python tools/bench/scale.py stages --shapes B,L --counts 128 --device cuda
+    python tools/bench/scale.py stages --shapes B,L --counts 128 --device cuda --record runs.jsonl
+    python tools/bench/scale.py stages --show runs.jsonl more.jsonl      # the table of recorded runs, nothing measured
 
-Models are timm's Vision Transformers with random weights, images are noise. Every run is a process of its own. Memory
-is resident memory, read every 10 ms, and on a GPU also the most that torch allocated there. The last column is
-the exponent of the time between the first and the last run: over the number of parameters if there are several shapes,
-over the number of images otherwise.
+Models are timm's Vision Transformers with random weights, images are noise; `digits` is the embedded model with its own
+images. Every run is a process of its own. Memory is resident memory, read every 10 ms, and on a GPU also the most that
+torch allocated there. After the run the process passes the same images forward and backward through the float model
+(`pass`): times of machines differ, ratios to this one differ less. It then asks for the estimate that `--dry-run`
+prints. The last column is the exponent of the time between the first and the last run: over the number of parameters
+if the shapes differ, over the number of images otherwise.
 """
 
 from __future__ import annotations
@@ -21,100 +24,284 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lampq_onnx.runtime.environment import describe_environment
+
+if TYPE_CHECKING:
+    import torch
+
+    from lampq_onnx.config.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 MEGABYTE = 2**20
 NAMES = {"Ti": "tiny", "S": "small", "B": "base", "L": "large"}
 CLASSES, SIDE = 1000, 224
 VALIDATION = 16
+BATCH = 32
+"""Images in one pass forward and backward."""
+
+CHECKS = ("validation", "fidelity", "latency", "conversion", "output errors")
+"""Stages behind the front end: the file is written and checked in the runtime."""
+
+
+@dataclass
+class Run:
+    """What was measured of one quantization.
+
+    Attributes:
+        label: shape and number of images.
+        setting: widths, effort, device and threads.
+        parameters: number of parameters of the model.
+        images: number of calibration images.
+        seconds: stage -> wall time.
+        peaks: stage -> largest resident memory, MB.
+        device: stage -> most memory that torch allocated on the GPU, MB.
+        passes: seconds of a float pass forward and backward over the calibration images.
+        predicted: stage -> seconds that a dry run expects.
+        predicted_mb: memory that a dry run expects.
+        imports: seconds until the command's modules are imported.
+    """
+
+    label: str
+    setting: str
+    parameters: int
+    images: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    device: dict[str, float] = field(default_factory=dict)
+    passes: float = 0.0
+    predicted: dict[str, float] = field(default_factory=dict)
+    predicted_mb: float = 0.0
+    imports: float = 0.0
+
+    @property
+    def front(self) -> float:
+        """Seconds of the front end: all stages but the checks of the file."""
+        return math.fsum(s for stage, s in self.seconds.items() if stage not in CHECKS)
 
 
 class Sampler:
-    """A sink of progress that keeps the seconds and the largest resident memory of every stage."""
+    """A sink of progress that keeps the seconds and the largest memory of every stage.
 
-    def __init__(self) -> None:
+    Args:
+        cuda: keep the memory on the GPU too.
+        finished: called after every stage.
+    """
+
+    def __init__(self, *, cuda: bool = False, finished: Callable[[], None] = lambda: None) -> None:
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, float] = {}
+        self.device: dict[str, float] = {}
         self._open: list[str] = []
+        self._cuda = cuda
+        self._finished = finished
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while True:
             used = resident()
-            for name in self._open:
+            for name in tuple(self._open):
                 self.peaks[name] = max(self.peaks.get(name, 0.0), used)
             time.sleep(0.01)
 
+    def _allocated(self) -> None:
+        """Give what torch allocated since the last call to all open stages."""
+        if not self._cuda:
+            return
+        import torch
+
+        torch.cuda.synchronize()
+        used = torch.cuda.max_memory_allocated() / MEGABYTE
+        for name in self._open:
+            self.device[name] = max(self.device.get(name, 0.0), used)
+        torch.cuda.reset_peak_memory_stats()
+
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[object]:  # noqa: ARG002 -- of the protocol
-        start = time.perf_counter()
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:  # noqa: ARG002 -- of the protocol
+        self._allocated()
         self.peaks[name] = max(self.peaks.get(name, 0.0), resident())
         self._open.append(name)
+        start = time.perf_counter()
         try:
             yield lambda _: None
         finally:
-            self._open.remove(name)
+            self._allocated()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self._open.remove(name)
+            self._finished()
 
 
 def resident() -> float:
+    """Megabytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
 
 
 def measure(shape: str, count: int, options: argparse.Namespace) -> None:
-    """Run one quantization, and print its figures as JSON."""
-    import timm
+    """Run one quantization, and print its figures as a line of JSON whenever more of them are known."""
+    start = time.perf_counter()
     import torch
 
-    from lampq_onnx.config.recipe import Recipe
     from lampq_onnx.workflow.inputs import Given
-    from lampq_onnx.workflow.quantize import quantize
+    from lampq_onnx.workflow.quantize import quantize, recognize
 
+    imports = time.perf_counter() - start
+    cuda = options.device != "cpu"
+    setting = f"{options.bits:g} bits, {options.effort}, {options.device}, {options.threads} threads"
     torch.manual_seed(0)
-    name = f"vit_{NAMES[shape]}_patch16_{SIDE}"
-    module = timm.create_model(name, num_classes=CLASSES).eval()
-    parameters = sum(value.numel() for value in module.parameters())
     with tempfile.TemporaryDirectory() as room:
-        folder = Path(room)
-        for kind, number in (("calibration", count), ("validation", VALIDATION)):
-            pixels = np.random.default_rng(number).integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
-            np.savez(folder / f"{kind}.npz", images=pixels, labels=np.arange(number) % CLASSES)
-        recipe = Recipe.build(
-            {
-                "model": {"name": name, "device": options.device},
-                "images": {
-                    "calibration": str(folder / "calibration.npz"),
-                    "validation": str(folder / "validation.npz"),
-                    "calibration_size": count,
-                },
-                "allocation": {"bits": options.bits},
-                "analysis": {"effort": options.effort},
-                "output": {"gate_agreement": 0.0, "latency_runs": 1, "threads": options.threads},
-            }
-        )
-        sampler = Sampler()
-        quantize(recipe, folder / "out", progress=sampler, given=Given(module=module))
-    device = torch.cuda.max_memory_allocated() / MEGABYTE if torch.cuda.is_available() else 0.0
-    print(json.dumps([parameters, sampler.seconds, sampler.peaks, device]))
+        module, recipe = _subject(shape, count, options, Path(room))
+        run = Run(f"{shape}, {count}", setting, sum(v.numel() for v in module.parameters()), count, imports=imports)
+        given = None if shape == "digits" else Given(module=module)
+        sampler = Sampler(cuda=cuda, finished=lambda: print(json.dumps(asdict(run)), flush=True))
+        run.seconds, run.peaks, run.device = sampler.seconds, sampler.peaks, sampler.device
+        quantize(recipe, Path(room, "out"), progress=sampler, given=given)
+        torch.set_num_threads(options.threads)
+        run.passes = passes(module.to(options.device), count)
+        print(json.dumps(asdict(run)), flush=True)
+        if options.predict:
+            found = recognize(recipe, Path(room, "rehearsal"), given=given)
+            run.predicted = {stage.name: stage.seconds for stage in found.stages}
+            run.predicted_mb = (found.peak_bytes or 0.0) / MEGABYTE
+            print(json.dumps(asdict(run)), flush=True)
 
 
-def run(shape: str, count: int, options: argparse.Namespace) -> tuple[int, dict[str, float], dict[str, float], float]:
+def _subject(shape: str, count: int, options: argparse.Namespace, room: Path) -> tuple[torch.nn.Module, Recipe]:
+    """Return the model and the recipe of a run; images are written to ``room``."""
+    from lampq_onnx.config.recipe import Recipe
+    from lampq_onnx.frontend.models.loading import load_digits
+
+    settings: dict[str, dict[str, Any]] = {
+        "model": {"name": "digits", "device": options.device},
+        "images": {"calibration_size": count},
+        "allocation": {"bits": options.bits},
+        "analysis": {"effort": options.effort},
+        "output": {"gate_agreement": 0.0, "latency_runs": 1, "threads": options.threads},
+    }
+    if shape == "digits":
+        recipe = Recipe.build(settings)
+        return load_digits().module, recipe
+    import timm
+
+    settings["model"]["name"] = name = f"vit_{NAMES[shape]}_patch16_{SIDE}"
+    for kind, number in (("calibration", count), ("validation", VALIDATION)):
+        pixels = np.random.default_rng(number).integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
+        np.savez(room / f"{kind}.npz", images=pixels, labels=np.arange(number) % CLASSES)
+        settings["images"][kind] = str(room / f"{kind}.npz")
+    return timm.create_model(name, num_classes=CLASSES).eval(), Recipe.build(settings)
+
+
+def passes(module: torch.nn.Module, count: int) -> float:
+    """Seconds of a plain float pass forward and backward over so many images; the first batch is not counted."""
+    import torch
+
+    value = next(module.parameters())
+    patches: Any = module.get_submodule("patch_embed")
+    shape = (min(BATCH, count), patches.proj.in_channels, *patches.img_size)
+    images = torch.randn(shape, device=value.device)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    start = 0.0
+    for number in range(-1, math.ceil(count / len(images))):
+        if number == 0:
+            start = time.perf_counter()
+        module.zero_grad(set_to_none=True)
+        loss = module(images).square().mean()
+        loss.backward()
+        loss.item()  # waits for the device
+    if value.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def run_one(shape: str, count: int, options: argparse.Namespace) -> Run:
+    """Measure one quantization in a process of its own.
+
+    Raises:
+        SystemExit: it failed before it was measured.
+    """
     words = [sys.executable, __file__, "--one", shape, str(count)]
     for option in ("bits", "effort", "device", "threads"):
         words += [f"--{option}", str(getattr(options, option))]
+    words += [] if options.predict else ["--no-predict"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    parameters, seconds, peaks, device = json.loads(done.stdout.splitlines()[-1])
-    return parameters, seconds, peaks, device
+    last, record = "", options.record
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith('{"label"'):
+                last = line
+                if record is not None:  # a run that is stopped leaves its finished stages
+                    record.with_suffix(".unfinished").write_text(line)
+    if not last:
+        raise SystemExit(f"{shape}, {count}: exit code {process.returncode}, nothing was measured")
+    if process.returncode:
+        print(f"{shape}, {count}: exit code {process.returncode} after the last of these stages", file=sys.stderr)
+    return Run(**json.loads(last))
+
+
+def show(runs: list[Run]) -> None:
+    """Print the table of the runs: seconds, megabytes, on a GPU the megabytes there, and the exponent."""
+    cuda = any(run.device for run in runs)
+    sizes = [run.parameters for run in runs]
+    if sizes[0] == sizes[-1]:
+        sizes = [run.images for run in runs]
+    growth = math.log(sizes[-1] / sizes[0]) if sizes[-1] != sizes[0] else 0.0
+    unit = "s / MB / MB on the GPU" if cuda else "s / MB"
+    print("| stage | " + " | ".join(f"{run.label}: {unit}" for run in runs) + " | exponent |")
+    print("|---" * (len(runs) + 2) + "|")
+    stages = list(dict.fromkeys(stage for run in runs for stage in run.seconds))
+    for stage in stages:
+        print(f"| {stage} | {' | '.join(_cell(run, stage) for run in runs)} | {_exponent(runs, stage, growth)} |")
+    first, last = runs[0].front, runs[-1].front
+    exponent = f"{math.log(last / first) / growth:.2f}" if growth else ""
+    tops = [max(peak for stage, peak in run.peaks.items() if stage not in CHECKS) for run in runs]
+    used = [f" / {max(run.device.values()):.0f}" if run.device else "" for run in runs]
+    fronts = [f"{run.front:.1f} / {top:.0f}{gpu}" for run, top, gpu in zip(runs, tops, used, strict=True)]
+    print(f"| **front end** | {' | '.join(fronts)} | {exponent} |")
+    sums = [f"{math.fsum(run.seconds.values()):.1f} / {max(run.peaks.values()):.0f}" for run in runs]
+    print(f"| all | {' | '.join(sums)} | |")
+    print(f"| float pass forward and backward | {' | '.join(_seconds(run.passes) for run in runs)} | |")
+    ratios = [f"{run.front / run.passes:.1f}" if run.passes else "" for run in runs]
+    print(f"| front end / pass | {' | '.join(ratios)} | |")
+    sums = [f"{_seconds(math.fsum(r.predicted.values()))} / {r.predicted_mb:.0f}" if r.predicted else "" for r in runs]
+    print(f"| predicted by a dry run | {' | '.join(sums)} | |")
+    print(f"| predicted / taken, furthest off | {' | '.join(_furthest(run) for run in runs)} | |")
+
+
+def _cell(run: Run, stage: str) -> str:
+    if stage not in run.seconds:
+        return ""
+    gpu = f" / {run.device.get(stage, 0.0):.0f}" if run.device else ""
+    return f"{_seconds(run.seconds[stage])} / {run.peaks.get(stage, 0.0):.0f}{gpu}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if 0 < value < 1 else f"{value:.1f}"
+
+
+def _exponent(runs: list[Run], stage: str, growth: float) -> str:
+    first, last = runs[0].seconds.get(stage, 0.0), runs[-1].seconds.get(stage, 0.0)
+    return f"{math.log(last / first) / growth:.2f}" if first > 0.05 and last > 0.05 and growth else ""
+
+
+def _furthest(run: Run) -> str:
+    """Name the stage of at least a second whose prediction is off by the largest factor."""
+    known = {
+        name: run.predicted[name] / taken
+        for name, taken in run.seconds.items()
+        if run.predicted.get(name, 0.0) > 0 and taken > 1.0
+    }
+    if not known:
+        return ""
+    name = max(known, key=lambda stage: abs(math.log(known[stage])))
+    return f"{name} {known[name]:.2f}"
 
 
 def main() -> None:
@@ -125,28 +312,33 @@ def main() -> None:
     parser.add_argument("--effort", default="balanced")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--predict", action=argparse.BooleanOptionalAction, default=True, help="ask for the estimate")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="append every run to this file, a line of JSON each; a stopped run is in FILE.unfinished",
+    )
+    parser.add_argument("--show", type=Path, nargs="+", help="print the table of the runs in these files")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         measure(options.one[0], int(options.one[1]), options)
         return
-    print(f"{describe_environment('any').cpu}; {options.bits:g} bits, {options.effort}, {options.device}, ", end="")
-    print(f"{options.threads} threads\n")
-    runs = [(shape, int(count)) for shape in options.shapes.split(",") for count in options.counts.split(",")]
-    figures = [run(shape, count, options) for shape, count in runs]
-    print("| stage | " + " | ".join(f"{shape}, {count}: s / MB" for shape, count in runs) + " | exponent |")
-    print("|---" * (len(runs) + 2) + "|")
-    sizes = [found[0] for found in figures] if figures[0][0] != figures[-1][0] else [count for _, count in runs]
-    growth = math.log(sizes[-1] / sizes[0]) if sizes[-1] > sizes[0] else 0.0
-    for stage in figures[-1][1]:
-        cells = [f"{own.get(stage, 0.0):.1f} / {peaks.get(stage, 0.0):.0f}" for _, own, peaks, _ in figures]
-        first, last = figures[0][1].get(stage, 0.0), figures[-1][1][stage]
-        exponent = f"{math.log(last / first) / growth:.2f}" if first > 0.05 and growth else ""
-        print(f"| {stage} | {' | '.join(cells)} | {exponent} |")
-    totals = [f"{sum(own.values()):.1f} / {max(peaks.values()):.0f}" for _, own, peaks, _ in figures]
-    print(f"| all | {' | '.join(totals)} | |")
-    if options.device != "cpu":
-        print(f"| on the GPU, MB | {' | '.join(f'{found[3]:.0f}' for found in figures)} | |")
+    if options.show:
+        lines = [line for path in options.show for line in path.read_text().splitlines()]
+        runs = [Run(**json.loads(line)) for line in lines]
+        print(f"{runs[0].setting}\n")
+    else:
+        setting = f"{options.bits:g} bits, {options.effort}, {options.device}, {options.threads} threads"
+        print(f"{describe_environment('any').cpu}; {setting}\n", flush=True)
+        runs = []
+        for shape in options.shapes.split(","):
+            for count in map(int, options.counts.split(",")):
+                runs.append(run_one(shape, count, options))
+                if options.record:
+                    with options.record.open("a") as record:
+                        record.write(json.dumps(asdict(runs[-1])) + "\n")
+    show(runs)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Measure the tasks features, sequence and several at 8/8, 6/8 and 4/8 bits, each against its float model.
+"""Measure the newer tasks at 8/8, 6/8 and 4/8 bits, each against its float model.
 
-    python -m tools.bench.tasks                    # trains the reader first, a minute on one core
+    python -m tools.bench.tasks                    # trains the reader and the map, two minutes on one core
     python -m tools.bench.tasks --only sequence --reader reader    # with the folder of an earlier `tools.reader`
 
 Features are those of the embedded model without its head: pooled ones, and those of all tokens. The sequence is that of
-a small reader of digits, see tools/reader.py. The last row of each task is the float file with noise on the weights of
-one layer, 30 % of their spread: every score is worse for it than for 8/8.
+a small reader of digits, see tools/reader.py; the map of distances is that of tools/relief.py. Each task's last row is
+the float file with noise on the weights of one layer, 30 % of their spread: every score is worse for it than for 8/8.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.environment import describe_environment
-from tools import reader
+from tools import reader, relief
 
 WIDTHS = (8, 6, 4)
 PARTS: tuple[SplitName, SplitName] = ("calibration", "test")
@@ -127,6 +128,27 @@ def reader_case(folder: Path) -> Case:
     return Case("sequence", "reader of digits", call, images)
 
 
+def relief_case() -> Case:
+    """The map of distances, which is trained when it is first used."""
+    preprocessing = load_digits().preprocessing
+
+    def maps(part: SplitName) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        images, wanted = relief.pairs(part)
+        return list(zip(images.split(BATCH), wanted.split(BATCH), strict=True))
+
+    @cache
+    def model() -> torch.nn.Module:
+        return relief.trained(relief.STEPS)
+
+    def call(bits: int, folder: Path) -> Any:
+        return lampq_onnx.quantize(
+            model(), folder, preprocessing=preprocessing, calibration=maps("calibration"), validation=maps("test"),
+            bits=bits, resume=False, effort="fast", task="dense-regression", threads=1,
+        )  # fmt: skip
+
+    return Case("dense-regression", "distance to strokes", call, lambda: BatchedImages(maps("test"), preprocessing))
+
+
 def cases(folder: Path) -> list[Case]:
     """All tasks; the reader is in ``folder``."""
     tokens = ("tokens=features",)
@@ -135,6 +157,7 @@ def cases(folder: Path) -> list[Case]:
         digits_case("features (n, t, d)", "digits, all tokens", lambda: Tokens(scores=False), tokens),
         digits_case("several", "digits, scores and tokens", lambda: Tokens(scores=True), ("logits", *tokens)),
         reader_case(folder),
+        relief_case(),
     ]
 
 

@@ -36,6 +36,7 @@ def row_of(path: Path, *, batch: int) -> dict[str, Any]:
         "bytes": engine.bytes,
         "layers": kinds,
         "products": engine.products,
+        "written": Counter(kind for layer in engine.layers for kind in layer.outputs),
     }
 
 
@@ -51,6 +52,7 @@ def print_row(row: dict[str, Any], *, each: bool) -> None:
         print(f"  refused: {row['refused']}")
         return
     print(f"  engine of {row['bytes'] / 1e6:.1f} MB; {', '.join(f'{n} {kind}' for kind, n in row['layers'].items())}")
+    print(f"  written by layers: {', '.join(f'{n} {kind}' for kind, n in row['written'].items())}")
     counts = Counter(row["products"].values())
     print(f"  products: {', '.join(f'{n} {precision}' for precision, n in counts.most_common())}")
     for name, precision in row["products"].items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 
 import numpy as np
@@ -55,8 +56,14 @@ def to_tensors(scenes: list[Scene], device: torch.device) -> tuple[torch.Tensor,
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
     """float32 (n, 3, h, w) from uint8 (n, h, w, 3)."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    mean, std = (_on(images.device, values)[:, None, None] for values in (MEAN, STD))
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+@cache
+def _on(device: torch.device, values: tuple[float, ...]) -> torch.Tensor:
+    """Constants on the device; a copy from the host cannot be part of a recorded graph."""
+    return torch.tensor(values, device=device)
 
 
 def augmented(images: torch.Tensor, targets: Targets, random: torch.Generator) -> tuple[torch.Tensor, Targets]:

@@ -33,7 +33,7 @@ class Judge:
         self._best = -1.0
         self.bytes = 0
 
-    def __call__(self, model: Any, step: int, steps: int) -> str:
+    def __call__(self, model: Any, step: int) -> str:
         """Evaluate, save if it is the best so far; returns the figures as text."""
         stored = as_stored(model)
         found = detections(stored, self._images, background=self._background)
@@ -46,7 +46,6 @@ class Judge:
                 "torch": torch.__version__,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
                 "step": step,
-                "steps": steps,
                 "validation_seed": VALIDATION_SEED,
                 "validation_scenes": len(self._scenes),
                 "AP50": round(at50, 4),

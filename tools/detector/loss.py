@@ -13,18 +13,26 @@ NO_OBJECT_WEIGHT = 0.15
 OTHERS_WEIGHT = 0.75
 L1_WEIGHT, GIOU_WEIGHT, PATCH_WEIGHT = 5.0, 2.0, 1.0
 
+STEP = 0.1
+"""Unit of a patch's distance to the centre of its object, as a share of the image."""
+
 
 def corners(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     centre, size = boxes[..., :2], boxes[..., 2:]
     return centre - size / 2, centre + size / 2
 
 
+def area(sizes: torch.Tensor) -> torch.Tensor:
+    """Products of widths and heights (..., 2); the gradient of `prod` waits for the device to look for zeros."""
+    return sizes[..., 0] * sizes[..., 1]
+
+
 def generalized_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Generalized IoU of broadcast boxes (..., 4)."""
     (low, high), (other_low, other_high) = corners(first), corners(second)
-    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp_min(0).prod(-1)
-    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - shared
-    hull = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(-1)
+    shared = area((torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp_min(0))
+    union = area(first[..., 2:]) + area(second[..., 2:]) - shared
+    hull = area(torch.maximum(high, other_high) - torch.minimum(low, other_low))
     return shared / union.clamp_min(1e-9) - (hull - union) / hull.clamp_min(1e-9)
 
 
@@ -90,18 +98,19 @@ def quality_loss(logits: torch.Tensor, targets: Targets, chosen: torch.Tensor, o
 
 
 def patch_loss(answers: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Loss of the patches, each of which names the smallest object that contains its centre."""
+    """Loss of the patches: each names the smallest object that contains its centre, and says where it is from there."""
     side = SIZE // PATCH
     centres = (torch.arange(side, device=answers.device) + 0.5) / side
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     points = torch.stack([x.flatten(), y.flatten()], 1)[None, :, None]
     low, high = (corner[:, None] for corner in corners(targets.boxes))
     inside = (points > low).all(-1) & (points < high).all(-1) & (targets.classes >= 0)[:, None]
-    area = targets.boxes[..., 2:].prod(-1)[:, None].expand_as(inside)
-    owner = area.masked_fill(~inside, float("inf")).argmin(-1)
+    sizes = area(targets.boxes[..., 2:])[:, None].expand_as(inside)
+    owner = sizes.masked_fill(~inside, float("inf")).argmin(-1)
     owned = inside.any(-1)
     wanted = torch.where(owned, targets.classes.gather(1, owner), len(CLASSES))
-    scores, boxes = answers[..., : len(CLASSES) + 1], answers[..., len(CLASSES) + 1 :].sigmoid()
+    scores, raw = answers[..., : len(CLASSES) + 1], answers[..., len(CLASSES) + 1 :]
+    boxes = torch.cat([points[:, :, 0] + STEP * raw[..., :2], raw[..., 2:].sigmoid()], -1)
     loss = F.cross_entropy(scores.flatten(0, 1), wanted.flatten())
     truth = targets.boxes.gather(1, owner[..., None].expand(-1, -1, 4))
     distance = (boxes - truth).abs().sum(-1) - 0.4 * generalized_iou(boxes, truth)

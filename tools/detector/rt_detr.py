@@ -9,6 +9,7 @@ from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetCon
 from transformers.models.rt_detr.modeling_rt_detr import RTDetrAIFILayer
 
 from tools.detector.learner import Answer, Learner
+from tools.detector.starts import keep_sizes
 from tools.scenes import CLASSES
 
 QUERIES = 25
@@ -23,6 +24,7 @@ class RTDetrLearner(Learner):
     def __init__(self, config: RTDetrConfig) -> None:
         super().__init__(config.encoder_hidden_dim)
         self.network = RTDetrForObjectDetection(config)
+        keep_sizes(self.network)
         self.train()
 
     def train(self, mode: bool = True) -> Self:

@@ -11,6 +11,9 @@ level is their zero point; with 7 bits a Sub turns codes into levels. That loads
 the inputs do not fill whole groups, if the target runs weights with zero points in float, and in graphs of opsets below
 18.
 
+Weights with a scale for each block of inputs: native storage is one int8 each, or INT4 up to 4 bits, with no operator
+to unpack them. In exact storage a Gather repeats the scales.
+
 Scaling:
 
 - integer kernel, after quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
@@ -19,6 +22,8 @@ creation and fuses DequantizeLinear and MatMul to its int8 kernel.
 scale, which is the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
 MatMulNBits here, which itself rounds the inputs to 8 bits (relative error 4e-3), even after an Identity or a Transpose.
 OpenVINO does the same with one Cast and a Mul, but not with two Casts (`Target.recast`).
+- scales of blocks in native storage: DequantizeLinear with block_size (`Target.block`), which becomes MatMulNBits on
+purpose.
 """
 
 from __future__ import annotations
@@ -42,6 +47,9 @@ from lampq_onnx.targets import Packing, Target
 MIN_OPSET = {"container": 13, "exact": 14, "int4": 21, "int2": 25}
 """First opsets with per-axis DequantizeLinear, int8 Add, INT4 and INT2."""
 
+BLOCKS_OPSET = 21
+"""First opset with DequantizeLinear in blocks."""
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -49,12 +57,13 @@ class Packed:
 
     Attributes:
         value: integers (inputs, outputs), unpacked.
-        scale: float32 (outputs,).
+        scale: float32 (outputs,), (blocks, outputs) if ``block`` is given, or (inputs, outputs).
         zero_point: (outputs,) in the type of the integers; None: zero.
         nodes: nodes that unpack the integers, in topological order.
         initializers: new constants; lookup tables are shared between layers by name.
         storage: name of the storage for the report.
         bytes: bytes of the packed weights, without scales and shared tables.
+        block: inputs that share a scale; None: all do.
     """
 
     value: ir.Value
@@ -64,6 +73,7 @@ class Packed:
     initializers: tuple[ir.Value, ...]
     storage: str
     bytes: int
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ class Stored:
 def required_opset(weight: QuantizedWeight, packing: Packing) -> int:
     """Return the lowest opset that a weight needs in this packing."""
     bits = weight.bits
+    if weight.block is not None:
+        return BLOCKS_OPSET if packing == "native" else MIN_OPSET["exact"]
     if weight.widths is not None and packing == "exact":
         return MIN_OPSET["exact"]
     if bits == 8 or packing == "container" or (packing == "native" and bits > 4):
@@ -161,7 +173,14 @@ def pack_weight(
         shares: whether bytes of exact storage may share their spare bits, see `may_share`.
         zero_points: write zero points of int4 and int8 although they are zero, see `Target`.
     """
+    if weight.block is not None and packing == "native":
+        return _in_blocks(weight, name)
+    if weight.block is not None:
+        return _unpacked_blocks(weight, name, tables, paired)
     scale = constant(f"{name}.scale", weight.scale)
+    if weight.grid is Grid.E4M3:
+        numbers = constant(f"{name}.quantized", np.ascontiguousarray(weight.codes.view(ml_dtypes.float8_e4m3fn).T))
+        return Packed(numbers, scale, None, (), (numbers, scale), "float8e4m3fn", weight.codes.nbytes)
     if unsigned:
         data = np.ascontiguousarray((weight.integers().astype(np.int16) + 128).astype(np.uint8).T)
         zero = constant(f"{name}.zero_point", np.full(len(weight.scale), 128, np.uint8))
@@ -192,9 +211,10 @@ def scale_weight(packed: Packed, name: str, *, integer_kernel: bool, recast: boo
         recast: see `Target`.
     """
     zero = [] if packed.zero_point is None else [packed.zero_point]
-    if integer_kernel:
+    if integer_kernel or packed.block is not None:
         inputs = [packed.value, packed.scale, *zero]
-        nodes = [ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}.dequantize")]
+        where = {"axis": 1} if packed.block is None else {"axis": 0, "block_size": packed.block}
+        nodes = [ir.node("DequantizeLinear", inputs, where, name=f"{name}.dequantize")]
     else:
         nodes, level = [], packed.value
         if zero:
@@ -207,6 +227,35 @@ def scale_weight(packed: Packed, name: str, *, integer_kernel: bool, recast: boo
         nodes.append(ir.node("Cast", [level], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], packed.scale], name=f"{name}.scaled"))
     return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
+
+
+def _in_blocks(weight: QuantizedWeight, name: str) -> Packed:
+    """Write INT4 or INT8 with the scales of the blocks."""
+    assert weight.block is not None
+    integers = np.ascontiguousarray(weight.integers().T)
+    scale = constant(f"{name}.scale", np.ascontiguousarray(weight.scale.T))
+    narrow = weight.bits <= 4 and weight.grid is Grid.MID_TREAD
+    value = _int4(f"{name}.quantized", integers) if narrow else constant(f"{name}.quantized", integers)
+    size = -(-integers.size // 2) if narrow else integers.nbytes
+    return Packed(value, scale, None, (), (value, scale), "int4" if narrow else "int8", size, weight.block)
+
+
+def _unpacked_blocks(
+    weight: QuantizedWeight, name: str, tables: dict[str, ir.Value], paired: Collection[FieldKey]
+) -> Packed:
+    """Write exact storage, and the scale of each weight as a Gather of those of the blocks."""
+    assert weight.block is not None
+    graph, inputs = Unpacking(name, tables), weight.codes.shape[1]
+    if weight.bits == 8:
+        value = graph.packed("quantized", np.ascontiguousarray(weight.integers().T))
+    else:
+        value = look_up_fields(weight, graph, paired)
+    blocks = graph.shared(f"lampq.blocks.{inputs}", np.arange(inputs, dtype=np.int32) // np.int32(weight.block))
+    half = graph.own("scale", np.ascontiguousarray(weight.scale.T).astype(np.float16))
+    scale = graph.then("Cast", [half], "scale.float", to=ir.DataType.FLOAT.value)
+    spread = graph.then("Gather", [scale, blocks], "scales", axis=0)
+    storage = "int8" if weight.bits == 8 else "exact"
+    return Packed(value, spread, None, tuple(graph.nodes), tuple(graph.new), storage, graph.bytes)
 
 
 def _direct_int4(weight: QuantizedWeight, name: str, scale: ir.Value, *, zero_points: bool) -> Packed:

@@ -4,6 +4,7 @@ from lampq_onnx.converter.passes.bias_in_gemm import BiasInGemm
 from lampq_onnx.converter.passes.fix_batch import FixBatch
 from lampq_onnx.converter.passes.fold_shapes import FoldShapes
 from lampq_onnx.converter.passes.gemm_to_matmul import GemmToMatMul
+from lampq_onnx.converter.passes.one_attention import OneAttention
 from lampq_onnx.converter.passes.patch_embed import PatchEmbedToMatMul
 from lampq_onnx.converter.passes.product_per_part import ProductPerPart
 from lampq_onnx.converter.passes.quantize_activations import QuantizeActivations
@@ -11,14 +12,17 @@ from lampq_onnx.converter.passes.quantize_products import QuantizeProducts
 from lampq_onnx.converter.passes.quantize_weights import QuantizeWeights
 from lampq_onnx.converter.passes.remove_moves import RemoveMoves
 from lampq_onnx.converter.passes.replace_bias import ReplaceBias
+from lampq_onnx.converter.passes.rows import StayInRows
 from lampq_onnx.converter.passes.select_early import SelectEarly
 from lampq_onnx.converter.passes.split_unbind import SplitUnbind
+from lampq_onnx.converter.passes.to_float16 import ToFloat16
 
 __all__ = [
     "BiasInGemm",
     "FixBatch",
     "FoldShapes",
     "GemmToMatMul",
+    "OneAttention",
     "PatchEmbedToMatMul",
     "ProductPerPart",
     "QuantizeActivations",
@@ -28,4 +32,6 @@ __all__ = [
     "ReplaceBias",
     "SelectEarly",
     "SplitUnbind",
+    "StayInRows",
+    "ToFloat16",
 ]

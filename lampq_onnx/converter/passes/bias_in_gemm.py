@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import INTEGER_KERNEL_BITS, LayerPass
-from lampq_onnx.graph.bias import Bias, bias_of
+from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.edits import add_constant, move_annotation, shape_constant, shared_constant, take_over, unused
-from lampq_onnx.graph.nodes import constant_array, users
+from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.readers import only_reader
 from lampq_onnx.graph.refusals import Outcome, Refused
@@ -21,12 +21,6 @@ from lampq_onnx.targets import Target
 
 LARGEST_BIAS = 2**30
 """Largest bias in steps of input scale times weight scale; it is added to sums of products in int32."""
-
-_TAKE_BIAS = frozenset({"Gelu", "Erf", "Tanh"})
-"""Operators by which onnxruntime recognizes an activation function that adds the bias (BiasGelu, FastGelu); SiLU adds
-none."""
-
-_WITHIN_ACTIVATION = frozenset({"Add", "Div", "Mul", "Pow"})
 
 
 class BiasInGemm(LayerPass[LayerFacts]):
@@ -38,9 +32,10 @@ class BiasInGemm(LayerPass[LayerFacts]):
        the layer would run in float.
     2. That moves the bias by up to half a unit, which is half the effect of one input that is one level off. Narrow
        inputs, whose levels are far apart, keep the Add.
-    3. These also keep the Add: results that an activation function reads, because it adds the bias itself; results of
-       one row per image; layers whose sizes apart from the batch are unknown; biases that int32 does not hold in these
-       units; layers in float.
+    3. These also keep the Add: results of one row per image; layers whose sizes apart from the batch are unknown;
+       biases that int32 does not hold in these units; layers in float.
+    4. GELU after such a layer adds no bias on its way. onnxruntime's kernel without a bias is faster by more than that
+       (docs/runtime/passes.md).
 
     Args:
         parameters: layer -> what the pass must know about it.
@@ -82,7 +77,7 @@ class BiasInGemm(LayerPass[LayerFacts]):
         if found is None:
             return Refused("it has no bias of one number per output channel that only its own result is added to")
         add, sizes = found.node, dimensions(found.node.outputs[0])
-        kept = _reason_to_keep(found, sizes)
+        kept = _reason_to_keep(sizes)
         if kept is not None or sizes is None:
             return kept or False
         bias = _in_steps(found.vector(outputs), np.float32(layer.input_scale) * weight_scale)
@@ -125,10 +120,8 @@ class BiasInGemm(LayerPass[LayerFacts]):
         return True
 
 
-def _reason_to_keep(bias: Bias, sizes: tuple[Dimension, ...] | None) -> Refused | None:
+def _reason_to_keep(sizes: tuple[Dimension, ...] | None) -> Refused | None:
     """Return why a bias is better left in its Add, or None."""
-    if _takes_bias(bias.node.outputs[0]):
-        return Refused("an activation function reads its result, and adds the bias on its way")
     if sizes is None or not all(isinstance(size, int) and size > 0 for size in sizes[1:]):
         return Refused("the sizes of its result, apart from the batch, are not known")
     if math.prod(size for size in sizes[1:-1] if isinstance(size, int)) == 1:
@@ -144,19 +137,6 @@ def _next_reshape(value: ir.Value, graph: ir.Graph) -> ir.Node | None:
     shape = reader.inputs[1]
     # A 0 copies a dimension of what the Reshape reads.
     return reader if shape is not None and shape.const_value is not None and constant_array(shape).all() else None
-
-
-def _takes_bias(value: ir.Value) -> bool:
-    """Whether an activation function that adds the bias reads ``value``, possibly through its own arithmetic."""
-    front, seen = users(value), set()
-    while front:
-        node = front.pop()
-        if node.op_type in _TAKE_BIAS:
-            return True
-        if node.op_type in _WITHIN_ACTIVATION and node not in seen:
-            seen.add(node)
-            front.extend(users(node.outputs[0]))
-    return False
 
 
 def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
@@ -21,12 +23,20 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
     2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw] ->
        MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved instead
        of floats (see QuantizeActivations).
-    3. A Conv whose input stays in float stays a Conv, which float kernels run best.
+    3. A Conv whose input stays in float stays a Conv, which float kernels run best, unless ``floats`` is set.
     4. If only the flattening of ViTs follows the Conv (Reshape to [n, d, tokens], Transpose to [n, tokens, d]), the new
        result replaces the flattened one; otherwise it is brought back to [n, d, rows, columns].
+
+    Args:
+        parameters: layer -> its sizes and input.
+        floats: rewrite a Conv whose input stays in float as well: only a MatMul can read weights in blocks.
     """
 
     purpose = "patch embedding as a MatMul, which has an integer kernel"
+
+    def __init__(self, parameters: Mapping[str, LayerFacts], *, floats: bool = False) -> None:
+        super().__init__(parameters)
+        self._floats = floats
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
@@ -34,7 +44,7 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
         for name, node in self.layers(model):
             if node.op_type != "Conv":
                 continue
-            if self.parameters[name].input_scale is None:
+            if self.parameters[name].input_scale is None and not self._floats:
                 self.settle(name, Refused("its input stays in float, and float kernels run the Conv best as it is"))
                 continue
             geometry = patch_geometry(node)

@@ -87,7 +87,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
         for name, node in layers:
             numbers = self.parameters[name]
             kernel = self.target.kernel(numbers.weight.bits, _input_bits(numbers))
-            integer = kernel is not None and kernel.kind == "integer"
+            integer = kernel is not None and kernel.kind != "float"
             unsigned = needs_unsigned(numbers.weight, self.target, integer_kernel=integer)
             packing = self._storages.get(name, self.packing)
             key = (_fingerprint(numbers.weight), unsigned, packing)

@@ -25,9 +25,9 @@ CERTAIN = 0.5
 SAME_IOU = 0.5
 """IoU from which two boxes belong to the same object."""
 
-BOX_DEVIATION = 0.1
-"""Standard deviation of a box's centre and size, in units of its width and height: such a shift gives an IoU of
-about 0.7."""
+BOX_SCALE = 0.02
+"""Scale of the Cauchy distributions of a box's centre and size, in units of its width and height: a shift of that size
+lowers the IoU by about 0.04, so AP at strict overlaps feels it."""
 
 SMALLEST = 0.01
 """Smallest width and height in those units, as shares of the input."""
@@ -109,15 +109,15 @@ def paired(reference: Outputs, quantized: Outputs, *, background: bool) -> npt.N
         chances = np.exp(-np.logaddexp(0, -scores))
         entropy = (chances * -np.logaddexp(0, -scores) - (1 - chances) * np.logaddexp(0, scores)).sum(-1)
         costs = entropy[:, :, None] - chances @ yes.transpose(0, 2, 1) - (1 - chances) @ no.transpose(0, 2, 1)
-    weight = _objectness(scores, background=background)[..., None] / 2
+    weight = _objectness(scores, background=background)[..., None]
     for axis in range(4):
         change = (moved[:, None, :, axis] - boxes[:, :, None, axis]) / _unit(boxes)[..., axis, None]
-        costs += weight * change**2
+        costs += weight * np.log1p(change**2 / 4)
     return cheapest_pairs(costs)
 
 
 def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floats:
-    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Gaussians.
+    """Return the KL of the answers per image in nats, (n,): of the classes, and of the boxes as Cauchy distributions.
 
     Queries of the quantized outputs are in the reference's order, see `paired`.
     """
@@ -129,13 +129,13 @@ def detection_kl(reference: Outputs, quantized: Outputs, spec: TaskSpec) -> Floa
         kl = bernoulli_kl(scores, other).sum(-1)
     chance = objectness(scores, spec)
     change = (moved - boxes) / _unit(boxes)
-    result: Floats = (kl + chance * (change**2).sum(-1) / 2).sum(1)
+    result: Floats = (kl + chance * np.log1p(change**2 / 4).sum(-1)).sum(1)
     return result
 
 
 def _unit(boxes: Floats) -> Floats:
-    """Standard deviations of boxes (..., 4)."""
-    unit = BOX_DEVIATION * np.maximum(boxes[..., 2:], SMALLEST)
+    """Scales of the distributions of boxes (..., 4)."""
+    unit = BOX_SCALE * np.maximum(boxes[..., 2:], SMALLEST)
     return np.concatenate([unit, unit], -1)
 
 

@@ -67,6 +67,7 @@ def predicted_errors(
     *,
     weight_bits: int,
     seed: int,
+    block: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Link, torch.Tensor]:
     """Predict the expected loss of every option on every image, float64 (options, images) for each link.
@@ -77,9 +78,12 @@ def predicted_errors(
         images: images of the gradients.
         weight_bits: bit-width of the weights.
         seed: seed of the sampled labels.
+        block: inputs that share a scale, see `Target.block`.
         progress: called with the number of images done.
     """
-    terms = {layer.name: _terms(layer, own, weight_bits) for link, own in options.items() for layer in link.readers}
+    terms = {
+        layer.name: _terms(layer, own, weight_bits, block) for link, own in options.items() for layer in link.readers
+    }
     by_layer = {layer.name: link for link in options for layer in link.readers}
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in terms}
 
@@ -103,14 +107,14 @@ def predicted_errors(
     return found
 
 
-def _terms(layer: ModelLayer, options: Sequence[Moved], weight_bits: int) -> _Terms:
+def _terms(layer: ModelLayer, options: Sequence[Moved], weight_bits: int, block: int | None) -> _Terms:
     weight = layer.module.weight.detach().float()
     noise, rows = [], []
     for option in options:
         moved = weight * option.scale
         power = moved.square().sum(1)
         noise.append(power * (option.step**2 / 12))
-        rows.append(power / weight.shape[1] * _share(moved, weight_bits))
+        rows.append(power / weight.shape[1] * _share(moved, weight_bits, block))
     shifts: list[tuple[torch.Tensor, list[int]]] = []
     for index, option in enumerate(options):
         known = next((columns for shift, columns in shifts if torch.equal(shift, option.shift)), None)
@@ -122,8 +126,8 @@ def _terms(layer: ModelLayer, options: Sequence[Moved], weight_bits: int) -> _Te
     return _Terms(inverse, shifts, torch.stack(noise, 1), torch.stack(rows, 1))
 
 
-def _share(weight: torch.Tensor, bits: int) -> float:
+def _share(weight: torch.Tensor, bits: int, block: int | None) -> float:
     """Squared error of rounding over the squared weights, on some rows."""
     some = weight[:: max(1, math.ceil(len(weight) / SAMPLED_ROWS))]
     power = float(some.square().sum(dtype=torch.float64))
-    return fit_weight_grids(some, (bits,))[0].error / power if power else 0.0
+    return fit_weight_grids(some, (bits,), block=block)[0].error / power if power else 0.0

@@ -121,6 +121,7 @@ def choose_strengths(
     weight_bits: int,
     activation_bits: int,
     seed: int,
+    block: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Strength]:
     """Choose the strength with the smallest expected loss for every link.
@@ -140,6 +141,7 @@ def choose_strengths(
         weight_bits: expected bit-width; weights are rounded to nearest here.
         activation_bits: bit-width of the inputs; more than 8 bits are treated as float.
         seed: seed of the sampled labels.
+        block: inputs that share a scale, see `Target.block`.
         progress: called with the number of ``held_out`` images done.
     """
     if not links:
@@ -152,12 +154,12 @@ def choose_strengths(
         moved = {link: [option.moved(activation_bits) for option in own] for link, own in options.items()}
         predicted = predicted_errors(
             model, moved, held_out if closed else held_out.slice(0, SCREEN_IMAGES), weight_bits=weight_bits, seed=seed,
-            progress=progress if closed else None,
+            block=block, progress=progress if closed else None,
         )  # fmt: skip
         if closed:
             return [_best(link, options[link], predicted[link][:, None]) for link in links]
         options = {link: _screened(options[link], predicted[link]) for link in links}
-    weights = {link: [_rounded(link, option, weight_bits) for option in options[link]] for link in links}
+    weights = {link: [_rounded(link, option, weight_bits, block) for option in options[link]] for link in links}
     by_layer = {layer.name: link for link in links for layer in link.readers}
     # One number per image: a choice must win by more than the variation between images.
     errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
@@ -249,12 +251,13 @@ def _screened(options: Sequence[_Option], predicted: torch.Tensor) -> list[_Opti
     return [option for index, option in enumerate(options) if index in kept]
 
 
-def _rounded(link: Link, option: _Option, bits: int) -> dict[str, torch.Tensor]:
+def _rounded(link: Link, option: _Option, bits: int, block: int | None) -> dict[str, torch.Tensor]:
     """Weights of the readers after an option, rounded to nearest."""
     found = {}
     for layer in link.readers:
         matrix = (layer.module.weight * option.scale).float()
-        found[layer.name] = dequantized(nearest(fit_weight_grids(matrix, (bits,))[0], matrix), layer.module.weight)
+        grid = fit_weight_grids(matrix, (bits,), block=block)[0]
+        found[layer.name] = dequantized(nearest(grid, matrix), layer.module.weight)
     return found
 
 

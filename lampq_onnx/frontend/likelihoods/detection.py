@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from lampq_onnx.evaluation.tasks.boxes import BOX_DEVIATION, SMALLEST, paired
-from lampq_onnx.frontend.likelihoods.base import normal
+from lampq_onnx.evaluation.tasks.boxes import BOX_SCALE, SMALLEST, paired
 from lampq_onnx.frontend.likelihoods.classification import image_kl, sampled_labels
 from lampq_onnx.frontend.likelihoods.multi_label import bernoulli_kl
 
@@ -21,23 +20,25 @@ class QueryTargets:
         classes: int64 (n, queries) with "no object" as the last class, or yes and no as float32 (n, queries, classes).
         boxes: float32 (n, queries, 4), center and size as fractions of the input.
         objects: bool (n, queries), whether the query is an object; only objects have a box.
-        deviation: float32 (n, queries, 4), standard deviation of the boxes.
+        scale: float32 (n, queries, 4), scale of the distributions of the boxes.
     """
 
     classes: torch.Tensor
     boxes: torch.Tensor
     objects: torch.Tensor
-    deviation: torch.Tensor
+    scale: torch.Tensor
 
 
 class DetectionLikelihood:
     """Joined outputs (n, queries, classes + 4) of a detector with queries (YOLOS, DETR).
 
-    p(y|x) is a class for each query and, if that class is an object, a box around the query's own box: a Gaussian whose
-    standard deviation is `BOX_DEVIATION` of the box's width and height. Every query labels itself, so no matching is
-    needed, and the expectation is over the model's own distribution, as the Fisher information requires. The KL has a
-    closed form. For it, the queries of two models are paired so that it is smallest, because detectors that choose
-    their queries by scores sort them anew after every change.
+    p(y|x) is a class for each query and, if that class is an object, a box around the query's own box: centre and size
+    have Cauchy distributions whose scale is `BOX_SCALE` of the box's width and height. AP at strict overlaps falls with
+    small shifts already, and a box that is lost cannot be lost twice: a Gaussian would count the former too little and
+    the latter too much. Every query labels itself, so no matching is needed, and the expectation is over the model's
+    own distribution, as the Fisher information requires. The KL has a closed form: log(1 + (shift / scale)^2 / 4). For
+    it, the queries of two models are paired so that it is smallest, because detectors that choose their queries by
+    scores sort them anew after every change.
 
     Args:
         background: True for a softmax whose last class is "no object"; False for sigmoids, where a query is an object
@@ -57,9 +58,9 @@ class DetectionLikelihood:
         else:
             classes = torch.bernoulli(scores.sigmoid().cpu(), generator=generator).to(scores.device)
             objects = classes.any(-1)
-        deviation = _deviation(boxes)
-        drawn = boxes + deviation * normal(boxes.shape, generator, boxes)
-        return QueryTargets(classes, drawn, objects, deviation)
+        scale = _scale(boxes)
+        drawn = boxes + scale * torch.empty(boxes.shape).cauchy_(generator=generator).to(boxes.device)
+        return QueryTargets(classes, drawn, objects, scale)
 
     def nll(self, outputs: torch.Tensor, targets: QueryTargets) -> torch.Tensor:
         """Negative log-likelihood; see `Likelihood.nll`."""
@@ -68,8 +69,8 @@ class DetectionLikelihood:
             answers = functional.cross_entropy(scores.flatten(0, 1), targets.classes.flatten(), reduction="sum")
         else:
             answers = functional.binary_cross_entropy_with_logits(scores, targets.classes, reduction="sum")
-        change = ((boxes - targets.boxes) / targets.deviation).square().sum(-1)
-        return answers + (change * targets.objects).sum() / 2
+        change = ((boxes - targets.boxes) / targets.scale).square().log1p().sum(-1)
+        return answers + (change * targets.objects).sum()
 
     def distance(self, outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """KL of each image; see `Likelihood.distance`."""
@@ -98,13 +99,13 @@ class DetectionLikelihood:
 
     def _box_distance(self, boxes: torch.Tensor, wanted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         chance = 1 - wanted.softmax(-1)[..., -1] if self._background else wanted.sigmoid().amax(-1)
-        return chance * ((boxes - true) / _deviation(true)).square().sum(-1) / 2
+        return chance * (((boxes - true) / _scale(true)).square() / 4).log1p().sum(-1)
 
 
 def _split(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return outputs[..., :-4].float(), outputs[..., -4:].float()
 
 
-def _deviation(boxes: torch.Tensor) -> torch.Tensor:
+def _scale(boxes: torch.Tensor) -> torch.Tensor:
     size = boxes[..., 2:].clamp_min(SMALLEST)
-    return BOX_DEVIATION * torch.cat([size, size], -1)
+    return BOX_SCALE * torch.cat([size, size], -1)

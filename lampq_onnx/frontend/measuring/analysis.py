@@ -11,39 +11,26 @@ import torch
 from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
-from lampq_onnx.config.stages import InputCosts, Stages
-from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.config.stages import Stages
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
 from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
-from lampq_onnx.frontend.measuring.costs import (
-    FLOOR,
-    activation_costs,
-    directional_costs,
-    grouped_activation_costs,
-    measured_widths,
-    weight_costs,
-)
+from lampq_onnx.frontend.measuring.costs import directional_costs, measured_widths, weight_costs
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
+from lampq_onnx.frontend.measuring.input_costs import InputRanges, input_costs, quantizer_of
+from lampq_onnx.frontend.measuring.samples import labels_of, require_labels, split
 from lampq_onnx.frontend.rounding.effort import EFFORTS
-from lampq_onnx.frontend.shared.batching import Images, SlicedImages, device_of, logits_of, tensors
+from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
-from lampq_onnx.graph.model_file import model_bytes
-from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.graph.model_file import float_numbers, model_bytes
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
-
-HELD_OUT_SHARE = 4
-"""One in this many calibration images is held out, to choose between results from the others."""
-
-MOST_HELD_OUT = 64
-"""Largest number of held-out images: every comparison takes many passes, and more images do not change the choice."""
 
 RANGE_IMAGES = 256
 TRACE_IMAGES = 128
@@ -54,9 +41,6 @@ Means and ranges over these images represent the whole set, which is only needed
 
 NUCLEAR_IMAGES = 8
 ALPHA_IMAGES = 32
-INPUT_COST_IMAGES = 32
-"""Images for the cost of input bit-widths, which only has to separate widths that differ by much."""
-
 BATCH = 32
 """Images per forward pass when costs are measured."""
 
@@ -72,7 +56,7 @@ class Analysis:
         rounder: rounded weights, before the plan's own rounding improves them.
         images: calibration images.
         gptq: whether weights are rounded by GPTQ; costs then use weights rounded on one half of the images.
-        group: processes that share the images of ranges, traces, norms and moments.
+        group: processes that share the images of ranges, traces, norms, moments and costs.
         products: measure the ranges of the layers' products as well.
     """
 
@@ -150,13 +134,14 @@ class Analysis:
                 lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress),
                 part=True,
             )
-        input_costs = self._input_costs(
-            stages.input_costs, ranges, range_costs, widths, progress, wide_price=stages.wide_price
-        )
+        elements = self._input_elements()
+        narrowed = input_costs(
+            module, layers, self.chain, held_out, InputRanges(ranges, range_costs, widths, elements),
+            stages.input_costs, wide_price=stages.wide_price, progress=progress, group=self.group,
+        )  # fmt: skip
         shares = {}
         if stages.shares and shares_channels(options):
             shares = self._channel_shares(options, seed, progress)
-        elements = self._input_elements()
         return Sensitivities(
             model=self.loaded.identity,
             layers=tuple(
@@ -175,7 +160,7 @@ class Analysis:
                     activation_range=ranges[layer.name].get(main) or ranges[layer.name][max(ranges[layer.name])],
                     activation_ranges=ranges[layer.name],
                     output_range=products.get(layer.name),
-                    activation_cost=input_costs.get(layer.name, {}),
+                    activation_cost=narrowed.get(layer.name, {}),
                     activation_elements=elements[layer.name],
                 )
                 for layer in layers
@@ -194,6 +179,7 @@ class Analysis:
             equalized=dict(equalized),
             skipped=self.exported.skipped,
             float_bytes=model_bytes(self.exported.model),
+            float_numbers=float_numbers(self.exported.model),
         )
 
     def _input_widths(self, options: AnalysisOptions) -> dict[str, tuple[int, ...]]:
@@ -244,13 +230,14 @@ class Analysis:
         if count == 1:
             fit = held_out = self.images
         held_out = held_out.slice(0, most)
-        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids)
+        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids, block=self.rounder.block)
         if self.gptq:
             with progress.stage("cost candidates"):
                 moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
                 rounder = WeightRounder(
-                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids
-                )
+                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids,
+                    block=self.rounder.block,
+                )  # fmt: skip
                 keep = options.candidates
                 if estimator == "measured":
                     keep = measured_widths(options.candidates, options.weight_bits)
@@ -260,7 +247,7 @@ class Analysis:
             with progress.stage("costs", len(held_out)) as advance:
                 return directional_costs(
                     self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
-                    progress=advance,
+                    progress=advance, group=self.group,
                 )  # fmt: skip
         settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
         with (
@@ -269,7 +256,7 @@ class Analysis:
         ):
             return weight_costs(
                 live, self.chain, held_out, self.budgeted, rounder, options.candidates,
-                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance,
+                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance, group=self.group,
             )  # fmt: skip
 
     def _channel_shares(
@@ -282,60 +269,6 @@ class Analysis:
                 group=self.group, progress=advance,
             )  # fmt: skip
 
-    def _input_costs(
-        self,
-        how: InputCosts,
-        ranges: Mapping[str, Mapping[int, ActivationRange]],
-        range_costs: Mapping[str, Mapping[int, float]],
-        widths: Mapping[str, Sequence[int]],
-        progress: ProgressSink,
-        *,
-        wide_price: float,
-    ) -> dict[str, dict[int, float]]:
-        """Measure or estimate the costs of input widths, in nats; empty if nothing depends on them."""
-        if how == "none":
-            return {}
-        if how == "estimated":
-            return {
-                layer.name: {
-                    **{b: max(cost, FLOOR) for b, cost in range_costs[layer.name].items() if b <= FIXED_BITS},
-                    WIDE_ACTIVATION_BITS: FLOOR,
-                }
-                for layer in self.budgeted
-            }
-        _, held_out = split(self.images.slice(0, RANGE_IMAGES))
-        quantizers = {
-            layer.name: {
-                width: quantizer_of(ranges[layer.name][width], width)
-                for width in widths[layer.name]
-                if width <= FIXED_BITS
-            }
-            for layer in self.budgeted
-        }
-        steps = sum(map(len, quantizers.values()))
-        if how == "grouped":
-            steps = len({self.chain.index_of(layer) for layer in self.budgeted}) * max(map(len, quantizers.values()))
-        with (
-            progress.stage("input costs", steps) as advance,
-            live_model(self.loaded.module, self.exported.layers) as live,
-        ):
-            few = held_out.slice(0, INPUT_COST_IMAGES)
-            if how == "measured":
-                costs = activation_costs(live, self.chain, few, quantizers, batch_size=BATCH, progress=advance)
-            else:
-                prices = self._wide_prices(wide_price)
-                costs = grouped_activation_costs(
-                    live, self.chain, few, quantizers, prices, batch_size=BATCH, progress=advance
-                )
-        # 16 bits are 256 times finer than 8 bits; their cost is too small to measure.
-        return {name: {**own, WIDE_ACTIVATION_BITS: FLOOR} for name, own in costs.items()}
-
-    def _wide_prices(self, price: float) -> dict[str, float]:
-        """Layer -> nats that a 16-bit input must save, see `AllocationOptions.wide_price`."""
-        elements = self._input_elements()
-        work = {u.name: u.parameters * elements[u.name] / u.matrix().shape[1] for u in self.budgeted}
-        return {name: price * value / sum(work.values()) for name, value in work.items()}
-
     def _input_elements(self) -> dict[str, int]:
         """Layer -> number of elements in its input for one image."""
         image = next(tensors(self.images.slice(0, 1), device_of(self.loaded.module)))[0]
@@ -344,7 +277,7 @@ class Analysis:
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device
         require_labels(self.loaded, kind, self.images)
-        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group):
+        for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group, whole=True):
             yield batch, labels if kind == "given" else None
 
 
@@ -359,51 +292,6 @@ def shares_channels(options: AnalysisOptions) -> bool:
     return options.granularity == "group"
 
 
-def require_labels(loaded: LoadedModel, kind: str, images: Images | None) -> None:
-    """Refuse given labels if the task has no class labels or the images have none.
-
-    Args:
-        loaded: the model, which knows its task.
-        kind: "sampled" or "given".
-        images: calibration images; None if they are not open yet.
-
-    Raises:
-        UsageError: the task is not classification.
-        LampqError: the images have no labels.
-    """
-    if kind != "given":
-        return
-    if loaded.task.kind != "classification":
-        raise UsageError(
-            f"given labels are classes, and the task is {loaded.task.kind}",
-            hint="use labels sampled from the model, which is the default",
-        )
-    if images is not None and images.labels is None:
-        raise LampqError(
-            "given labels are requested, but the calibration images have none",
-            hint="use labels sampled from the model, or give labelled images",
-        )
-
-
-def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
-    """Split images into those to fit to and those to compare on; a single image serves as both."""
-    count = len(images)
-    if count == 1:
-        return images, images
-    held = max(1, min(count // HELD_OUT_SHARE, MOST_HELD_OUT))
-    return images.slice(0, count - held), images.slice(count - held, count)
-
-
 def linear_layers(layers: Sequence[ModelLayer]) -> list[ModelLayer]:
     """The layers that are torch.nn.Linear modules."""
     return [layer for layer in layers if isinstance(layer.module, torch.nn.Linear)]
-
-
-def labels_of(images: Images) -> torch.Tensor | None:
-    """Labels of the images, int64 (n,), if known."""
-    return None if images.labels is None else torch.from_numpy(images.labels)
-
-
-def quantizer_of(interval: ActivationRange, bits: int) -> ActivationQuantizer:
-    """The quantizer for a range at a bit-width."""
-    return ActivationQuantizer.from_range(interval.low, interval.high, bits)

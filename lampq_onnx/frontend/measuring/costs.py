@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from lampq_onnx.frontend.likelihoods import likelihood_of
@@ -23,6 +24,7 @@ from lampq_onnx.frontend.simulation.levels import dequantized
 from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.running.processes import ALONE, Group, summed
 
 MEASURED_UP_TO = 4
 """Largest weight bit-width whose cost is measured."""
@@ -42,6 +44,7 @@ def measured_losses(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
     also: Mapping[str, Sequence[str]] | None = None,
+    group: Group = ALONE,
 ) -> dict[str, list[float]]:
     """Measure the mean KL (nats) of every setting of every layer, each applied alone.
 
@@ -53,12 +56,17 @@ def measured_losses(
         batch_size: images per forward pass.
         progress: called with the number of settings done.
         also: layer -> layers of its block that its settings change too.
+        group: processes that share the images.
 
     Returns:
         Layer -> mean KL of each of its settings, in their order.
     """
     likelihood = likelihood_of(live.model)
-    batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size)]
+    batch_size = min(batch_size, -(-len(images) // group.size))
+    batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size, group=group)]
+    own_images = sum(map(len, batches))
+    if not batches:  # fewer batches than processes
+        return _shared({name: [0.0] * len(own) for name, own in settings.items()}, 0, group)
     states = chain.states(batches)
     reference = chain.logits(states)
     losses: dict[str, list[float]] = {}
@@ -72,7 +80,7 @@ def measured_losses(
                 setting()
                 # A layer before the blocks changes their inputs, so they are computed again.
                 changed = chain.states(batches) if layer in chain.before else states
-                own.append(max(float(likelihood.distance(chain.logits(changed), reference).mean()), FLOOR))
+                own.append(float(likelihood.distance(chain.logits(changed), reference).mean()))
                 done += 1
                 if progress is not None:
                     progress(done)
@@ -82,7 +90,17 @@ def measured_losses(
             losses[layer.name] = own
         if index + 1 < len(chain):
             states = chain.advance(states)
-    return losses
+    return _shared({name: losses[name] for name in settings}, own_images, group)
+
+
+def _shared(losses: Mapping[str, Sequence[float]], own_images: int, group: Group) -> dict[str, list[float]]:
+    """Average the means of all processes, each by its number of images; none is below `FLOOR`."""
+    flat = np.array([loss for own in losses.values() for loss in own], np.float64)
+    if group.size > 1:
+        *sums, total = group.sum(np.append(flat * own_images, own_images)).tolist()
+        flat = np.array(sums) / total
+    values = iter(np.maximum(flat, FLOOR).tolist())
+    return {name: [next(values) for _ in own] for name, own in losses.items()}
 
 
 def _near(chain: BlockChain, index: int) -> Iterator[ModelLayer]:
@@ -104,6 +122,7 @@ def weight_costs(
     expected_bits: float,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> dict[str, dict[int, float]]:
     """Measure the mean KL in nats of every candidate weight bit-width of every layer.
 
@@ -119,6 +138,7 @@ def weight_costs(
         expected_bits: average bit-width of the budget; widths more than one bit below it are not measured either.
         batch_size: images per forward pass.
         progress: called with the number of measurements done.
+        group: processes that share the images.
 
     Returns:
         Layer -> bit-width -> mean KL.
@@ -129,7 +149,7 @@ def weight_costs(
         return lambda: live.set_weight(name, rounder.quantized(name, bits))
 
     settings = {layer.name: [set_weight(layer.name, bits) for bits in measured] for layer in layers}
-    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
+    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress, group=group)
     tiny = torch.finfo(torch.float64).tiny
     costs = {}
     for layer in layers:
@@ -162,6 +182,7 @@ def directional_costs(
     *,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> dict[str, dict[int, float]]:
     """Estimate the same KL to second order as E[(g . dW)^2] / 2.
 
@@ -180,10 +201,14 @@ def directional_costs(
                 inner = flat @ change.flatten()
                 sums[layer.name][column] += inner.double().square().sum().cpu()
 
-    total = visit_gradients(model, layers, unlabelled(images, device_of(model)), visit, seed=seed, progress=progress)
+    batches = unlabelled(images, device_of(model), group=group)
+    own_images = visit_gradients(model, layers, batches, visit, seed=seed, group=group, progress=progress)
+    total = max(summed({"images": own_images}, group)["images"], 1)
+    if not sums:
+        return {}
+    means = np.maximum(group.sum(torch.stack(list(sums.values())).numpy()) / (2 * total), FLOOR)
     return {
-        name: _falling(dict(zip(candidates, (value / (2 * total)).clamp_min(FLOOR).tolist(), strict=True)))
-        for name, value in sums.items()
+        name: _falling(dict(zip(candidates, own, strict=True))) for name, own in zip(sums, means.tolist(), strict=True)
     }
 
 
@@ -195,6 +220,7 @@ def activation_costs(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> dict[str, dict[int, float]]:
     """Measure the mean KL in nats with one layer's input quantized alone: layer -> bit-width -> KL."""
 
@@ -202,7 +228,7 @@ def activation_costs(
         return lambda: live.set_input(name, quantizer)
 
     settings = {name: [set_input(name, q) for q in by_width.values()] for name, by_width in quantizers.items()}
-    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress)
+    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress, group=group)
     return {name: _falling(dict(zip(quantizers[name], own, strict=True))) for name, own in losses.items()}
 
 
@@ -215,6 +241,7 @@ def grouped_activation_costs(
     *,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    group: Group = ALONE,
 ) -> dict[str, dict[int, float]]:
     """Measure costs like `activation_costs`, but one by one only in blocks where that can decide something.
 
@@ -229,6 +256,7 @@ def grouped_activation_costs(
         matters: layer -> nats below which its cost decides nothing.
         batch_size: images per forward pass.
         progress: called with the number of measurements done.
+        group: processes that share the images.
     """
     groups: dict[int, list[ModelLayer]] = {}
     for name in quantizers:
@@ -245,7 +273,7 @@ def grouped_activation_costs(
 
     first = {members[0].name: [set_inputs(members, width) for width in widths] for members in groups.values()}
     joint = measured_losses(
-        live, chain, images, first, batch_size=batch_size, progress=progress,
+        live, chain, images, first, batch_size=batch_size, progress=progress, group=group,
         also={members[0].name: [layer.name for layer in members] for members in groups.values()},
     )  # fmt: skip
     costs: dict[str, dict[int, float]] = {}
@@ -258,7 +286,7 @@ def grouped_activation_costs(
         if max(together.values()) > min(matters[layer.name] for layer in members):
             alone |= {layer.name: quantizers[layer.name] for layer in members}
     if alone:
-        costs |= activation_costs(live, chain, images, alone, batch_size=batch_size)
+        costs |= activation_costs(live, chain, images, alone, batch_size=batch_size, group=group)
     return costs
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from lampq_onnx.frontend.rounding.fake_quantize import fake_quantize
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+from lampq_onnx.quantization.weights import float16_scales
 
 RoundingKind = Literal["straight-through", "adaround"]
 
@@ -79,11 +80,11 @@ class TrainableLayer(torch.nn.Module):
         rises = weight.row_rises().astype(np.float32)
         self._rise = _per_row(rises, device)
         self._step = _per_row(1 + rises, device)
-        scale = torch.from_numpy(weight.scale).to(device)[:, None]
+        scale = torch.from_numpy(weight.scale).to(device).reshape(len(weight.scale), -1)
         self.register_buffer("scale", scale)
         numbers = torch.from_numpy(weight.codes.astype(np.float32)).to(device) - self._half
         assert rounding.latent is not None
-        real = rounding.latent.to(device) / (scale * self._step) - 0.5 * self._rise
+        real = rounding.latent.to(device) / (self._spread(scale) * self._step) - 0.5 * self._rise
         real = numbers + (real - numbers).clamp(-LEVEL_MARGIN, LEVEL_MARGIN)
         self.log_scale = torch.nn.Parameter(torch.zeros_like(scale))
         if kind == "adaround":
@@ -118,7 +119,14 @@ class TrainableLayer(torch.nn.Module):
 
     def matrix(self) -> torch.Tensor:
         """The dequantized weights, float32 (outputs, inputs)."""
-        return (self.numbers() * self._step + self._rise) * (self._buffer("scale") * self.log_scale.exp())
+        return (self.numbers() * self._step + self._rise) * self._spread(self._buffer("scale") * self.log_scale.exp())
+
+    def _spread(self, scale: torch.Tensor) -> torch.Tensor:
+        """The scale of each weight; one column where rows have one scale."""
+        block = self._start.block
+        if block is None:
+            return scale
+        return scale.repeat_interleave(block, 1)[:, : self._start.codes.shape[1]]
 
     def quantize_input(self, values: torch.Tensor) -> torch.Tensor:
         """Quantize-dequantize the input, with gradients for scale and zero point."""
@@ -147,14 +155,15 @@ class TrainableLayer(torch.nn.Module):
         """Integers, scales and bias as they go into the file."""
         numbers = self.numbers(hard=True)
         scale = (self._buffer("scale") * self.log_scale.exp()).float()
+        found = scale.cpu().numpy()
         weight = replace(
             self._start,
             codes=(numbers + self._half).round().to(torch.uint8).cpu().numpy(),
-            scale=scale[:, 0].cpu().numpy(),
+            scale=found[:, 0] if self._start.block is None else float16_scales(found),
             bias=None if self.bias is None else self.bias.detach().float().cpu().numpy(),
         )
         real = numbers if self._kind == "adaround" else self._clamp(self.real)
-        latent = (real + 0.5 * self._rise) * self._step * scale
+        latent = (real + 0.5 * self._rise) * self._step * self._spread(scale)
         return Trained(weight, self._trained_quantizer(), latent.detach().clone())
 
     def _trained_quantizer(self) -> ActivationQuantizer | None:

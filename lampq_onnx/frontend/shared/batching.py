@@ -40,6 +40,10 @@ class SlicedImages(Images, Protocol):
 BATCH = 16
 """Images per forward pass; bounds the memory of every stage of the front end."""
 
+PASS_PIXELS = 32 * 224 * 224
+"""Largest number of pixels in a forward pass of several images: activations grow with the pixels, and those of global
+attention with their square."""
+
 
 def device_of(model: torch.nn.Module) -> torch.device:
     """The device of the model's parameters."""
@@ -47,21 +51,37 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 
 def tensors(
-    images: Images, device: torch.device, *, batch_size: int = BATCH, group: Group = ALONE
+    images: Images, device: torch.device, *, batch_size: int = BATCH, group: Group = ALONE, whole: bool = False
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Iterate over the batches of this process, as tensors on ``device``.
+
+    Args:
+        images: to iterate over.
+        device: the model's.
+        batch_size: largest number of images in a batch.
+        group: processes that take the batches in turn.
+        whole: batches of large images are not cut to `PASS_PIXELS`: the caller does that.
 
     Yields:
         Images float32 (n, c, h, w), and labels int64 (n,) or None.
     """
     for batch in own_items(images.batches(batch_size), group):
-        labels = None if batch.labels is None else torch.from_numpy(batch.labels).to(device)
-        yield torch.from_numpy(batch.images).to(device), labels
+        count = len(batch.images)
+        size = count if whole else pass_images(batch.images.shape, count)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            labels = None if batch.labels is None else torch.from_numpy(batch.labels[part]).to(device)
+            yield torch.from_numpy(batch.images[part]).to(device), labels
+
+
+def pass_images(shape: tuple[int, ...], most: int) -> int:
+    """Number of images of a forward pass; ``shape`` ends with an image's height and width."""
+    return max(1, min(most, PASS_PIXELS // (shape[-1] * shape[-2])))
 
 
 def unlabelled(images: Images, device: torch.device, *, group: Group = ALONE) -> Iterator[tuple[torch.Tensor, None]]:
-    """Iterate over batches as `tensors` does, without their labels."""
-    return ((batch, None) for batch, _ in tensors(images, device, group=group))
+    """Iterate over whole batches without their labels, for passes that go backward: those are cut by what they hold."""
+    return ((batch, None) for batch, _ in tensors(images, device, group=group, whole=True))
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
-from lampq_onnx.frontend.simulation.levels import dequantized
-from lampq_onnx.quantization import QuantizedWeight, WeightGrid
+from lampq_onnx.frontend.simulation.levels import dequantized, float8_numbers
+from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
 
 DAMPING = 0.01
 """Fraction of the mean diagonal that is added to H, GPTQ's own value."""
@@ -123,6 +123,7 @@ def gptq_quantize(
         return [GptqResult(grid.quantize(plain), weight.clone() if latent else None, none) for grid in grids]
     device, count = weight.device, len(grids)
     levels = _Levels(grids, device)
+    places = found.order.tolist()
     # One row per column of the weight: all grids lie side by side, and every step works on whole rows.
     work = weight[:, found.order].float().T.repeat(1, count)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=device)
@@ -135,7 +136,7 @@ def gptq_quantize(
         errors, numbers = torch.empty_like(part), torch.empty_like(part)
         for j in range(stop - start):
             column = part[j]
-            number, level = levels.nearest(column)
+            number, level = levels.nearest(column, places[start + j])
             numbers[j] = number
             torch.sub(column, level, out=errors[j])
             errors[j].div_(diagonal[start + j])
@@ -164,25 +165,34 @@ class _Levels:
     """Nearest levels of one column on several grids at once.
 
     Args:
-        grids: the grids, each with one scale for each output.
+        grids: the grids, all with one scale for each output, or all with one for each block of as many inputs; and all
+            of float8, or none.
         device: where the column is.
     """
 
     def __init__(self, grids: Sequence[WeightGrid], device: torch.device) -> None:
-        self.scale = _joined([grid.scale for grid in grids], device)
+        self._block = grids[0].block
+        # One row for each block, or one for all inputs.
+        joined = _joined([grid.scale for grid in grids], device)
+        self._scales = joined.reshape(len(joined), -1).T.contiguous()
         self.half = _joined([2.0 ** (grid.row_bits().astype(np.float32) - 1) for grid in grids], device)
         self._last = self.half - 1
         self._first = -self.half
         rises = _joined([grid.row_rises() for grid in grids], device)
+        self._float8 = grids[0].grid is Grid.E4M3
         self._rises = rises if bool(rises.any()) else None
         self._all_rise = bool(rises.all())
         self._step = 1 + rises.float()
         self._offset = rises.float()
         self._share = 1 / self._step
 
-    def nearest(self, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers of the nearest levels, and the levels as real weights."""
-        ratio = column / self.scale
+    def nearest(self, column: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers of the nearest levels of the column of input ``place``, and the levels as real weights."""
+        scale = self._scales[0 if self._block is None else place // self._block]
+        ratio = column / scale
+        if self._float8:
+            found = float8_numbers(ratio)
+            return found.view(torch.uint8).float() - self.half, found.float() * scale
         if self._rises is None:
             number = ratio.round_()
         elif self._all_rise:
@@ -192,8 +202,8 @@ class _Levels:
             number = torch.where(self._rises, torch.floor(ratio), torch.round(ratio))
         number = torch.clamp(number, self._first, self._last)
         if self._rises is None:
-            return number, number * self.scale
-        return number, torch.addcmul(self._offset, number, self._step).mul_(self.scale)
+            return number, number * scale
+        return number, torch.addcmul(self._offset, number, self._step).mul_(scale)
 
 
 def _joined(parts: Sequence[npt.NDArray[np.generic]], device: torch.device) -> torch.Tensor:

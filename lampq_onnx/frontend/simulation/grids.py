@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 
-from lampq_onnx.quantization import Grid, WeightGrid
-from lampq_onnx.quantization.weights import REFINEMENTS, SEARCH_RATIOS, usable_grids
+from lampq_onnx.frontend.simulation.levels import dequantized, nearest
+from lampq_onnx.quantization import INTEGER_GRIDS, Grid, WeightGrid, fit_weight_grid
+from lampq_onnx.quantization.weights import REFINEMENTS, SEARCH_RATIOS, float16_scales, usable_grids
 
 CACHED = 2**17
 """Weights that are processed together on a CPU: three buffers of half a megabyte."""
@@ -21,14 +23,15 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 def fit_weight_grids(
-    weight: torch.Tensor, widths: Sequence[int], grids: Collection[str] = tuple(Grid)
+    weight: torch.Tensor, widths: Sequence[int], grids: Collection[str] = INTEGER_GRIDS, block: int | None = None
 ) -> list[WeightGrid]:
-    """Find the grid and the per-channel scales with the smallest squared error, for each width.
+    """Find the grid and the scales of channels or blocks with the smallest squared error, for each width.
 
     Args:
         weight: (outputs, inputs), finite.
         widths: 1..8 each.
         grids: grids to choose from.
+        block: inputs that share a scale, see `quantization.fit_weight_grid`; None: each row has one scale.
 
     Raises:
         ValueError: the weight is not a matrix or not finite, or a width is outside 1..8 or has none of ``grids``.
@@ -41,6 +44,10 @@ def fit_weight_grids(
     weight = weight.detach().float()
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("the weights hold NaN or infinity")
+    if block is not None:
+        return _fit_blocks(weight, widths, grids, block)
+    if set(grids) == {Grid.E4M3}:
+        return [fit_weight_grid(weight.cpu().numpy(), bits, grids) for bits in widths]
     usable = {bits: usable_grids(bits, grids) for bits in widths}
     kinds = [(bits, grid) for bits in widths for grid in usable[bits]]
     rows = len(weight) if weight.is_cuda else max(1, CACHED // weight.shape[1])
@@ -51,6 +58,18 @@ def fit_weight_grids(
         error = float(torch.cat([part[index][1] for part in parts]).sum())
         found[bits, grid] = WeightGrid(scale=scale, bits=bits, grid=grid, error=error)
     return [min((found[bits, grid] for grid in usable[bits]), key=lambda fit: fit.error) for bits in widths]
+
+
+def _fit_blocks(weight: torch.Tensor, widths: Sequence[int], grids: Collection[str], block: int) -> list[WeightGrid]:
+    """Fit each block of inputs as a row of its own, as `fit_weight_grid` does."""
+    outputs, inputs = weight.shape
+    rows = torch.nn.functional.pad(weight, (0, -inputs % block)).reshape(-1, block)
+    found = []
+    for fit in fit_weight_grids(rows, widths, grids):
+        grid = replace(fit, scale=float16_scales(fit.scale).reshape(outputs, -1), block=block)
+        change = dequantized(nearest(grid, weight), weight).sub_(weight)
+        found.append(replace(grid, error=float(change.double().square().sum())))
+    return found
 
 
 def starts_of(bits: int, grid: Grid, inputs: int) -> list[float]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
+from lampq_onnx.quantization.weights import LARGEST_FLOAT8
 
 
 def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
@@ -15,6 +16,9 @@ def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
         weight: codes and scales.
         like: gives the device and the type.
     """
+    if weight.grid is Grid.E4M3:
+        numbers = torch.from_numpy(weight.codes).to(like.device).view(torch.float8_e4m3fn).float()
+        return numbers.mul_(_steps(weight, like)).to(like.dtype)
     level = torch.from_numpy(weight.codes).to(like.device).float()
     if weight.widths is None:
         if weight.grid is Grid.MID_RISE:
@@ -25,7 +29,7 @@ def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:
         rises = weight.row_rises()
         half = 2.0 ** (weight.row_bits().astype(np.float32) - 1)
         level.mul_(_column(1.0 + rises, like)).sub_(_column(np.where(rises, 2 * half - 1, half), like))
-    return level.mul_(_column(weight.scale, like)).to(like.dtype)
+    return level.mul_(_steps(weight, like)).to(like.dtype)
 
 
 def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
@@ -35,7 +39,9 @@ def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
         grid: levels and scales.
         weight: on any device.
     """
-    ratio = weight.float() / _column(grid.scale, weight)
+    ratio = weight.float() / _steps(grid, weight)
+    if grid.grid is Grid.E4M3:
+        return grid.with_codes(float8_numbers(ratio).view(torch.uint8).cpu().numpy())
     codes = torch.empty(ratio.shape, dtype=torch.uint8, device=ratio.device)
     for group in grid.row_groups():
         part = ratio if grid.widths is None else ratio[torch.from_numpy(group.rows).to(ratio.device)]
@@ -47,6 +53,19 @@ def nearest(grid: WeightGrid, weight: torch.Tensor) -> QuantizedWeight:
         else:
             codes[torch.from_numpy(group.rows).to(codes.device)] = found
     return grid.with_codes(codes.cpu().numpy())
+
+
+def float8_numbers(ratio: torch.Tensor) -> torch.Tensor:
+    """The numbers of float8 E4M3 nearest to ``ratio``; larger numbers become the largest."""
+    return ratio.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8).to(torch.float8_e4m3fn)
+
+
+def _steps(source: QuantizedWeight | WeightGrid, like: torch.Tensor) -> torch.Tensor:
+    """The scale of each weight of a matrix like ``like``, flattened; one column where rows have one scale."""
+    if source.block is None:
+        return _column(source.scale, like)
+    inputs = like.numel() // len(like)
+    return torch.from_numpy(source.scale).to(like.device).repeat_interleave(source.block, 1)[:, :inputs]
 
 
 def _column(values: np.ndarray[tuple[int], np.dtype[np.generic]], like: torch.Tensor) -> torch.Tensor:

@@ -20,10 +20,10 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
 from lampq_onnx.frontend.simulation.grids import fit_weight_grids
-from lampq_onnx.frontend.simulation.levels import dequantized, nearest
+from lampq_onnx.frontend.simulation.levels import dequantized, float8_numbers, nearest
 from lampq_onnx.frontend.simulation.row_widths import Bits, join_grids, join_weights
 from lampq_onnx.graph.parameters import LayerParameters
-from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight, WeightGrid
+from lampq_onnx.quantization import INTEGER_GRIDS, ActivationQuantizer, QuantizedWeight, WeightGrid
 
 
 class WeightRounder:
@@ -36,6 +36,7 @@ class WeightRounder:
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
         given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
+        block: inputs that share a scale, see `Target.block`.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class WeightRounder:
         *,
         widths: Sequence[int] = (),
         given: Mapping[str, QuantizedWeight] | None = None,
-        grids: Collection[str] = tuple(Grid),
+        grids: Collection[str] = INTEGER_GRIDS,
+        block: int | None = None,
     ) -> None:
-        self.grids = tuple(grids)
+        self.grids, self.block = tuple(grids), block
         self._originals = {layer.name: layer.module.weight.detach() for layer in layers}
         self._moments = dict(moments or {})
         self._by_gptq = frozenset(self._moments)
@@ -131,7 +133,7 @@ class WeightRounder:
 
     def _fit(self, name: str, widths: Sequence[int]) -> None:
         try:
-            found = fit_weight_grids(self._matrix(name), widths, self.grids)
+            found = fit_weight_grids(self._matrix(name), widths, self.grids, self.block)
         except ValueError as error:
             raise LampqError(f"layer {name} cannot be quantized: {error}") from error
         self._grids |= {(name, bits): grid for bits, grid in zip(widths, found, strict=True)}
@@ -158,6 +160,8 @@ def fake_quantize(values: torch.Tensor, quantizer: ActivationQuantizer) -> torch
     """Quantize and dequantize a tensor, like `ActivationQuantizer.fake` for arrays."""
     top = 2**quantizer.bits - 1
     scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=values.device)
+    if quantizer.float8:
+        return float8_numbers(torch.div(values, scale)).float().mul_(scale)
     level = torch.div(values, scale).round_().clamp_(-quantizer.zero_point, top - quantizer.zero_point)
     return level.mul_(scale)
 

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from lampq_onnx.artifacts.sweep import SweepPoint
 from lampq_onnx.errors import LampqError, UsageError
 
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
 _FIGURES: dict[str, Callable[[SweepPoint], float | None]] = {
     "drop": lambda point: point.accuracy.drop_points,
-    "top1": lambda point: 100 * point.accuracy.quantized.top1,
+    "top1": lambda point: _percent(getattr(point.accuracy.quantized, "top1", None)),
     "agreement": lambda point: point.accuracy.agreement,
     "kl": lambda point: point.accuracy.kl,
     "size": lambda point: point.megabytes,
@@ -20,6 +25,9 @@ _FIGURES: dict[str, Callable[[SweepPoint], float | None]] = {
     "bits": lambda point: point.bits,
 }
 """Figures that --pick knows, in points, points, fraction, nats, MB, ms, ratio to float, bits."""
+
+TIMES = frozenset(["latency", "speedup"])
+"""Figures that are missing where nothing was timed."""
 
 _BOUND = re.compile(r"(\w+)\s*(<=|>=)\s*(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)")
 _GOAL = re.compile(r"(min|max)\s+(\w+)")
@@ -37,10 +45,10 @@ class Bound:
         return f"{self.figure}{self.sign}{self.value:g}"
 
     def excess(self, point: SweepPoint) -> float:
-        """Return how far the point is outside; 0 or less: inside."""
+        """Return how far the point, which has the figure, is outside; 0 or less: inside."""
         value = _FIGURES[self.figure](point)
         if value is None:
-            return float("inf")
+            raise ValueError(f"{point.name} has no {self.figure}")
         return value - self.value if self.sign == "<=" else self.value - value
 
 
@@ -56,10 +64,10 @@ class Pick:
     def choose(self, points: Sequence[SweepPoint]) -> SweepPoint:
         """Return the best point; of equally good ones the one with the smaller KL.
 
-        Points with broken answers are left out.
+        Points with broken answers, and those without a figure that the choice needs, are left out.
 
         Raises:
-            LampqError: no point meets the conditions; the message names the nearest one.
+            LampqError: no point has the figures, or none meets the conditions; the message names the nearest one.
         """
         points = sound_points(points)
         if not points:
@@ -67,6 +75,13 @@ class Pick:
                 "no point can be picked: every file answers with NaN or infinity",
                 hint="check the float model's weights",
             )
+        for figure in dict.fromkeys((*(bound.figure for bound in self.bounds), self.figure)):
+            points = tuple(point for point in points if _FIGURES[figure](point) is not None)
+            if not points:
+                raise LampqError(
+                    f"no point can be picked by {figure}: it was not measured",
+                    hint="sweep with --latency-runs above 0" if figure in TIMES else "choose another figure",
+                )
         inside = [point for point in points if all(bound.excess(point) <= 0 for bound in self.bounds)]
         if not inside:
             bound = next(b for b in self.bounds if all(b.excess(p) > 0 for p in points) or b is self.bounds[-1])
@@ -79,7 +94,8 @@ class Pick:
 
         def rank(point: SweepPoint) -> tuple[float, float]:
             value = _FIGURES[self.figure](point)
-            return (float("inf") if value is None else -value if self.largest else value, point.accuracy.kl)
+            assert value is not None  # points without it were left out
+            return (-value if self.largest else value, point.accuracy.kl)
 
         return min(inside, key=rank)
 

@@ -49,7 +49,7 @@ from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import opened_run
 from lampq_onnx.workflow.output import QuantizedOutput
 from lampq_onnx.workflow.provenance import shaping
-from lampq_onnx.workflow.requests import check_options, recipe_limits, require_images
+from lampq_onnx.workflow.requests import check_options, recipe_for, recipe_limits, require_images
 from lampq_onnx.workflow.search import Search, inputs_of, kept_for
 from lampq_onnx.workflow.sweep.choice import Pick, pareto_front
 from lampq_onnx.workflow.sweep.earlier import SWEEP_FILE, SWEEP_FILES, SWEEP_PAGE, SWEEP_TABLE, EarlierSweep, shape_text
@@ -103,6 +103,7 @@ def sweep(
         for budget in bits:
             recipe.allocation.with_values(bits=budget, metric=metric).require_average_bits()
     target = target_here(recipe.output.target_name)
+    recipe = recipe_for(recipe, target)
     check_options(recipe, target)
     require_runtime(engine_for(recipe.output.runtime, recipe.output.inference_precision, target.name))
     require_images(recipe, given)
@@ -295,8 +296,9 @@ class SweepRun:
             root = self._points.root
             self._sensitivities.save(root / SENSITIVITY_FILE)
             self._job = QuantizedOutput(
-                self._frontend, self._validation, recipe.output, self._target, self._threads, root, self._clock
-            )
+                self._frontend, self._crops, self._validation, recipe.output, self._target, self._threads, root,
+                self._clock,
+            )  # fmt: skip
         return self._job, self._sensitivities
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.packing.bit_layout import FIELD_WIDTHS, field_table, pack, pair_table, paired_fields
-from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight
+from lampq_onnx.quantization import INTEGER_GRIDS, ActivationQuantizer, Grid, QuantizedWeight
 from lampq_onnx.runtime import cpu_flags
 from lampq_onnx.targets import PACKINGS, TARGETS
 from tests.converter.graphs import (
@@ -34,7 +34,7 @@ ACTIVATION = ActivationQuantizer.from_range(-3.0, 2.5, 8)
 
 
 def grids(bits: int) -> list[Grid]:
-    return [Grid.MID_RISE] if bits == 1 else list(Grid) if bits <= 4 else [Grid.MID_TREAD]
+    return [Grid.MID_RISE] if bits == 1 else list(INTEGER_GRIDS) if bits <= 4 else [Grid.MID_TREAD]
 
 
 CASES = [(bits, grid) for bits in BITS for grid in grids(bits)]

@@ -21,15 +21,17 @@ from tests.converter.graphs import (
     as_proto,
     constants,
     kernels,
+    measured,
     one_matmul,
     plan_for,
+    plan_on,
     reference,
     run,
     vit,
 )
 
 TARGET = TARGETS["onnxruntime-x86-vnni"]
-PLAIN = dataclasses.replace(TARGET, gemm_bias=False)
+PLAIN = dataclasses.replace(TARGET, gemm_bias=False, rows=False)
 
 
 def converted(model: onnx.ModelProto, plan: BitPlan, *, plain: bool = False) -> tuple[onnx.ModelProto, int]:
@@ -83,15 +85,12 @@ def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
     model = vit()
     plan = plan_for([graph_layer.name for graph_layer in find_layers(as_ir(model).graph)], weight_bits=5)
     (inside, count), (outside, _) = converted(model, plan), converted(model, plan, plain=True)
-    # Patch embedding, and qkv, proj and fc2 of two blocks, but for the rows that only the class token has.
-    assert count >= 6
-    assert "BiasGelu" in kernels(inside)
-    # Queries, keys and values have no name of their own.
+    # Patch embedding, and qkv, proj, fc1 and fc2 of two blocks.
+    assert count >= 8
+    assert "BiasGelu" in kernels(outside)
+    # Values that stay in rows have other names.
     both = [
-        [
-            layer if len(layer.outputs) == 1 else dataclasses.replace(layer, outputs=())
-            for layer in inspect_model(as_ir(m))
-        ]
+        [dataclasses.replace(layer, input="", outputs=()) for layer in inspect_model(as_ir(m))]
         for m in (inside, outside)
     ]
     assert both[0] == both[1]
@@ -103,13 +102,17 @@ def test_a_vision_transformer_keeps_its_layers_and_their_names() -> None:
 
 
 @pytest.mark.parametrize("gelu", ["op", "erf"])
-def test_the_bias_before_gelu_stays_with_it(gelu: str) -> None:
+def test_gelu_reads_the_result_of_the_integer_kernel_without_a_bias(gelu: str) -> None:
     model = vit(gelu=gelu)
-    inside, _ = converted(model, plan_for([layer.name for layer in find_layers(as_ir(model).graph)]))
+    plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)])
+    (inside, _), (outside, _) = converted(model, plan), converted(model, plan, plain=True)
     fc1 = [node for node in inside.graph.node if node.name.endswith("mlp.fc1")]
     assert fc1
-    assert {node.op_type for node in fc1} == {"MatMul"}
-    assert "BiasGelu" in kernels(inside)
+    assert {node.op_type for node in fc1} == {"Gemm"}
+    assert "BiasGelu" not in kernels(inside)
+    assert kernels(inside).count("Gelu") == kernels(outside).count("BiasGelu") == len(fc1)
+    x = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(inside, x, LEVELS[0]), run(outside, x, LEVELS[0]), rtol=0, atol=0.05)
 
 
 def test_layer_scale_does_not_hide_the_bias() -> None:
@@ -149,9 +152,8 @@ def test_what_wins_nothing_or_does_not_fit_is_left_alone(case: str) -> None:
 
 
 def test_other_targets_keep_the_add() -> None:
-    plan = plan_for(["fc"], weight_bits=4)
     for name, target in TARGETS.items():
-        count = convert_model(as_ir(random_layer()), plan, target=target).passes["BiasInGemm"]
+        count = convert_model(measured(random_layer()), plan_on(target, ["fc"], 4), target=target).passes["BiasInGemm"]
         assert count == (name == "onnxruntime-x86-vnni"), name
 
 

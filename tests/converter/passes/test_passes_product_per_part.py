@@ -16,7 +16,19 @@ from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.inspect import inspect_model
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.targets import TARGETS, Packing, Target
-from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, kernels, plan_for, reference, run, vit
+from tests.converter.graphs import (
+    LEVELS,
+    Builder,
+    as_ir,
+    as_proto,
+    kernels,
+    measured,
+    plan_for,
+    plan_on,
+    reference,
+    run,
+    vit,
+)
 
 AVX2 = TARGETS["onnxruntime-x86-avx2"]
 VNNI = TARGETS["onnxruntime-x86-vnni"]
@@ -157,9 +169,8 @@ def test_a_result_that_is_read_whole_stays() -> None:
 
 def test_other_targets_keep_the_split() -> None:
     for name, target in TARGETS.items():
-        plan = plan_for(["fc"], weight_bits=8)
-        count = convert_model(as_ir(unbound()), plan, target=target).passes["ProductPerPart"]
-        assert count == (name in (AVX2.name, VNNI.name, "tensorrt")), name
+        count = convert_model(measured(unbound()), plan_on(target, ["fc"], 8), target=target).passes["ProductPerPart"]
+        assert count == (name in (AVX2.name, VNNI.name, "tensorrt", "tensorrt-fp8")), name
 
 
 @pytest.mark.parametrize("linear", ["matmul", "gemm"])

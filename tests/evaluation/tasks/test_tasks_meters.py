@@ -9,7 +9,7 @@ from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.data import Batch, Preprocessing
 from lampq_onnx.data.objects import ImageObjects, Objects
 from lampq_onnx.errors import LampqError
-from lampq_onnx.evaluation.tasks.boxes import detection_kl, detections, iou
+from lampq_onnx.evaluation.tasks.boxes import BOX_SCALE, detection_kl, detections, iou
 from lampq_onnx.evaluation.tasks.detection import DetectionMeter, category_ids
 from lampq_onnx.evaluation.tasks.embedding import EmbeddingMeter, nearest
 from lampq_onnx.evaluation.tasks.meter import Meter
@@ -134,12 +134,16 @@ def test_detections_without_annotations_or_answers_give_no_precision() -> None:
 
 def test_the_distance_of_boxes_counts_as_much_as_the_query_is_an_object() -> None:
     reference, moved = outputs((CAT, LEFT), (NOTHING, RIGHT)), outputs((CAT, LEFT), (NOTHING, RIGHT))
-    moved[0, :, 3] += 0.02  # a tenth of the width: one deviation
+    moved[0, :, 3] += 0.02  # a tenth of the width
+    # The KL of two Cauchy distributions, integrated over the angle that one of them is even in.
+    angles = (np.arange(200_000) + 0.5) / 200_000 - 0.5
+    drawn = BOX_SCALE * np.tan(np.pi * angles)
+    kl = float(np.mean(np.log1p(((drawn - 0.1) / BOX_SCALE) ** 2) - np.log1p((drawn / BOX_SCALE) ** 2)))
     chance = [1 - np.exp(s[2]) / np.exp(s).sum() for s in (np.array(CAT), np.array(NOTHING))]
-    assert detection_kl(reference, moved, SPEC)[0] == pytest.approx(0.5 * sum(chance), rel=1e-4)
+    assert detection_kl(reference, moved, SPEC)[0] == pytest.approx(kl * sum(chance), rel=1e-4)
     sigmoid = SPEC.model_copy(update={"background": False})
     sure = [max(1 / (1 + np.exp(-np.array(s)))) for s in (CAT, NOTHING)]
-    assert detection_kl(reference, moved, sigmoid)[0] == pytest.approx(0.5 * sum(sure), rel=1e-4)
+    assert detection_kl(reference, moved, sigmoid)[0] == pytest.approx(kl * sum(sure), rel=1e-4)
     other = outputs((DOG, LEFT), (NOTHING, RIGHT))
     assert detection_kl(reference, other, sigmoid)[0] == pytest.approx(bernoulli_kl(np.array(CAT), np.array(DOG)).sum())
 

@@ -14,7 +14,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.opening import load_model
 from lampq_onnx.frontend.shared.loaded import LoadedModel
-from tools.bench.family_models import randomize
+from tools.bench.family import randomize
 
 transformers = pytest.importorskip("transformers", reason="loads models of transformers")
 

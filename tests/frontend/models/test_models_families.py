@@ -12,7 +12,7 @@ from lampq_onnx.frontend.models.rewrites import rewrite
 from lampq_onnx.frontend.recognized import recognized
 from lampq_onnx.frontend.session import Frontend
 from tests.frontend.tiny_models import SIZE, images, loaded, pixels
-from tools.bench.family_models import randomize
+from tools.bench.family import randomize
 
 VIT = {"img_size": SIZE, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "depth": 1, "num_classes": 4}
 BLOCK = {"qkv": 1, "proj": 1, "fc1": 1, "fc2": 1}

@@ -14,7 +14,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.attention import FourDimensionalAttention, separate
 from lampq_onnx.frontend.models.rewrites import rewrite
 from tests.frontend.tiny_models import pixels, tiny_vit
-from tools.bench.family_models import randomize
+from tools.bench.family import randomize
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "depth": 1, "num_classes": 4}
 

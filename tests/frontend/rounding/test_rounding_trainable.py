@@ -15,7 +15,14 @@ from lampq_onnx.frontend.rounding.plan import plan_inputs, with_inputs
 from lampq_onnx.frontend.rounding.trainable import RoundingKind, TrainableLayer
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
-from lampq_onnx.quantization import ActivationQuantizer, Grid, QuantizedWeight, WeightGrid, fit_weight_grid
+from lampq_onnx.quantization import (
+    INTEGER_GRIDS,
+    ActivationQuantizer,
+    Grid,
+    QuantizedWeight,
+    WeightGrid,
+    fit_weight_grid,
+)
 
 KINDS: tuple[RoundingKind, ...] = ("straight-through", "adaround")
 QUANTIZER = ActivationQuantizer.from_range(-1.5, 2.5, 4)
@@ -60,7 +67,7 @@ def train(trainable: TrainableLayer, *, steps: int, rate: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", list(Grid))
+@pytest.mark.parametrize("grid", list(INTEGER_GRIDS))
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("quantizer", [None, QUANTIZER])
 def test_it_starts_as_the_rounding(
@@ -114,7 +121,7 @@ def test_a_convolution_starts_as_its_rounding() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", list(Grid))
+@pytest.mark.parametrize("grid", list(INTEGER_GRIDS))
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_violent_training_stays_on_the_grid(kind: RoundingKind, grid: Grid, bits: int) -> None:
     module, rounding = layer(bits, grid=grid)
@@ -148,7 +155,7 @@ def test_extreme_weights_stay_on_the_grid(kind: RoundingKind) -> None:
             assert set(result.weight.codes.ravel()) == {7 if value > 0 else 0}
 
 
-@pytest.mark.parametrize("grid", list(Grid))
+@pytest.mark.parametrize("grid", list(INTEGER_GRIDS))
 @pytest.mark.parametrize("clever", [False, True])
 def test_adaround_takes_one_of_the_two_neighbours(grid: Grid, clever: bool) -> None:
     bits = 3

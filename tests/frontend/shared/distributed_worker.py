@@ -12,10 +12,16 @@ import torch
 from lampq_onnx.data import Batch
 from lampq_onnx.evaluation.measure import measure_accuracy
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_histograms, nuclear_norms
+from lampq_onnx.frontend.measuring.costs import activation_costs, directional_costs, weight_costs
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.shared.batching import tensors
 from lampq_onnx.frontend.shared.distributed import process_group
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.live import live_model
+from lampq_onnx.frontend.simulation.simulate import WeightRounder
+from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.running.processes import Group
 from tests.frontend.tiny_models import ArrayImages, layers_of, loaded, tiny_vit
 
@@ -49,7 +55,27 @@ def statistics(group: Group) -> dict[str, object]:
         "norms": nuclear_norms(module, layers, images, group=group),
         "moments": {name: value.flatten().tolist() for name, value in moments.items()},
         "accuracy": accuracy(pixels, group),
+        **costs(module, layers, ArrayImages(pixels[:21], None), group),
+        # One image, which only the first process has.
+        **{f"one {name}": value for name, value in costs(module, layers, ArrayImages(pixels[:1], None), group).items()},
     }
+
+
+def costs(
+    module: torch.nn.Module, layers: list[ModelLayer], images: ArrayImages, group: Group
+) -> dict[str, dict[str, float]]:
+    """Costs of weights, measured and estimated, and of inputs."""
+    rounder = WeightRounder(layers)
+    chain = BlockChain(module, layers, torch.from_numpy(images.images[:1]))
+    quantizers = {layer.name: {4: ActivationQuantizer.from_range(-1.0, 1.0, 4)} for layer in layers}
+    with live_model(module, layers) as live:
+        weights = weight_costs(
+            live, chain, images, layers, rounder, (2, 3, 6), expected_bits=3, batch_size=8, group=group
+        )
+        inputs = activation_costs(live, chain, images, quantizers, batch_size=8, group=group)
+    estimated = directional_costs(module, images, layers, rounder, (2, 3, 6), seed=0, group=group)
+    found = {"weight costs": weights, "input costs": inputs, "estimated costs": estimated}
+    return {what: {f"{n} {b}": v for n, own in by.items() for b, v in own.items()} for what, by in found.items()}
 
 
 def accuracy(pixels: np.ndarray, group: Group) -> dict[str, float]:

@@ -44,7 +44,8 @@ def test_two_processes_find_what_one_finds(tmp_path):
     first, second = figures(tmp_path)
     assert first["own_images"] < alone["own_images"]
     assert first["own_images"] + second["own_images"] == alone["own_images"]
-    for name in ("traces", "few", "histograms", "ranges", "norms", "moments", "accuracy"):
+    costs = [f"{few}{what} costs" for few in ("", "one ") for what in ("weight", "input", "estimated")]
+    for name in ("traces", "few", "histograms", "ranges", "norms", "moments", "accuracy", *costs):
         assert alone[name]
         for shared in (first, second):
             assert shared[name].keys() == alone[name].keys()

@@ -83,9 +83,11 @@ def test_a_pick_is_the_best_of_the_points_within_its_bounds(
         return all(a <= b if sign == "<=" else a >= b for a, sign, b in values)  # nan is neither
 
     sound = [point for point in found if point.measured.accuracy.broken == 0]
-    allowed = [point for point in sound if inside(point)]
+    needed = [figure, *(name for name, _, _ in bounds)]
+    known = [point for point in sound if not any(math.isnan(FIGURES[name](point)) for name in needed)]
+    allowed = [point for point in known if inside(point)]
     if not allowed:
-        words = "no point meets" if sound else "every file answers with NaN or infinity"
+        words = "no point meets" if known else "it was not measured" if sound else "every file answers with NaN"
         with pytest.raises(LampqError, match=words):
             pick.choose(found)
         return
@@ -93,13 +95,19 @@ def test_a_pick_is_the_best_of_the_points_within_its_bounds(
     assert chosen in allowed
     values = np.array([FIGURES[figure](point) for point in allowed])
     own = FIGURES[figure](chosen)
-    if np.isnan(values).all():  # nothing was timed: the smallest error decides
-        assert chosen.measured.accuracy.kl == min(point.measured.accuracy.kl for point in allowed)
-        return
-    best = np.nanmin(values) if goal == "min" else np.nanmax(values)
+    best = values.min() if goal == "min" else values.max()
     assert own == best
     ties = [point for point, value in zip(allowed, values, strict=True) if value == best]
     assert chosen.measured.accuracy.kl == min(point.measured.accuracy.kl for point in ties)
+
+
+@pytest.mark.parametrize("figure", ["latency", "speedup"])
+def test_times_that_were_not_taken_pick_nothing(figure: str) -> None:
+    measured = Baseline(weight_average=2.0, accuracy=accuracy(0.8, 0.0), quantized_bytes=10**6, latency=None)
+    point = SweepPoint(metric="m", bits=2, updated=False, measured=measured, rounding={})
+    for text in (f"min {figure}", f"{figure} <= 1, min size"):
+        with pytest.raises(LampqError, match=rf"by {figure}: it was not measured"):
+            parse_pick(text).choose([point])
 
 
 @given(st.integers(4, 32), st.integers(0, 20), st.sampled_from([0.25, 0.5, 1.0, 0.125]))

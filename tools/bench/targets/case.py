@@ -16,6 +16,7 @@ from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.targets import FLOAT, Packing, Target
+from lampq_onnx.workflow.half import with_overflows
 from lampq_onnx.workflow.ranges import with_measured_ranges
 
 FORMS = ((8, 8), (4, 8), (5, 8), (4, FLOAT))
@@ -59,15 +60,21 @@ class Case:
     Attributes:
         float_file: the float file.
         calibration: images that give the ranges of the inputs.
+        validation: where the images come from.
         images: (n, c, h, w), ready for the model.
         folder: for the files of the targets.
     """
 
     float_file: Path
     calibration: Path
+    validation: Path
     images: np.ndarray
     folder: Path
     _plans: dict[bool, BitPlan] = field(default_factory=dict, repr=False)
+
+    @property
+    def _calibration(self) -> ImageOptions:
+        return ImageOptions(calibration=self.calibration, calibration_size=32)
 
     def plan(self, target: Target, weight_bits: int, activation_bits: int) -> BitPlan:
         """The same widths in every layer, with measured ranges."""
@@ -75,9 +82,8 @@ class Case:
             model = load_model(self.float_file)
             names = [layer.name for layer in find_layers(model.graph)]
             plan = BitPlan(layers=dict.fromkeys(names, LayerPlan(weight_bits=8, activation_bits=8)))
-            images = ImageOptions(calibration=self.calibration, calibration_size=32)
             self._plans[target.output_ranges] = with_measured_ranges(
-                model, self.float_file, plan, images, target, threads=1
+                model, self.float_file, plan, self._calibration, target, threads=1
             )
         widths: dict[str, object] = {"weight_bits": weight_bits, "activation_bits": activation_bits}
         if activation_bits == FLOAT:
@@ -88,8 +94,10 @@ class Case:
     def file(self, target: Target, weight_bits: int, activation_bits: int, packing: Packing | None = None) -> Path:
         """The file of a target, rounded to nearest."""
         plan = self.plan(target, weight_bits, activation_bits)
-        path = self.folder / f"{target.name}.W{weight_bits}A{activation_bits}.onnx"
-        save_model(convert_model(load_model(self.float_file), plan, packing=packing, target=target).model, path)
+        path = self.folder / f"{target.name}.W{weight_bits}A{activation_bits}{packing or ''}.onnx"
+        model = load_model(self.float_file)
+        with_overflows(model, self.float_file, self._calibration, target, threads=1)
+        save_model(convert_model(model, plan, packing=packing, target=target).model, path)
         return path
 
 
@@ -115,4 +123,4 @@ def given(float_file: Path, calibration: Path, validation: Path, folder: Path, c
     facts = read_metadata(load_model(float_file), float_file)
     source = open_source(validation, num_classes=facts.num_classes, need_labels=False)
     batches = iter_batches(source, facts.preprocessing, min(count, len(source)))
-    return Case(float_file, calibration, next(iter(batches)).images, folder)
+    return Case(float_file, calibration, validation, next(iter(batches)).images, folder)

@@ -6,6 +6,7 @@ interpreters of those environments. No target is made for these runtimes: the fi
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from collections.abc import Iterator
@@ -43,7 +44,8 @@ def rows(case: Case) -> Iterator[Row]:
             yield not_run(name, "of other runtimes", f"{variable} names no interpreter")
             continue
         for target, bits, packing in FILES:
-            path = case.file(TARGETS[target], bits, 8, packing)
+            # These runtimes compute in float32 beside the products.
+            path = case.file(dataclasses.replace(TARGETS[target], half=False), bits, 8, packing)
             yield row_of(case, name, python, path, Row(name, f"{target}, {packing}", f"W{bits}/A8"))
 
 

@@ -13,7 +13,7 @@ from lampq_onnx.targets import TARGETS
 from tools.bench.targets.case import Case, Row, not_run
 
 RUNTIME = "builder of TensorRT-RTX"
-FILES = (("tensorrt", 8), ("tensorrt", 4), ("onnxruntime-x86-vnni", 8))
+FILES = (("tensorrt", 8), ("tensorrt", 4), ("tensorrt-fp8", 8), ("onnxruntime-x86-vnni", 8))
 
 
 def rows(case: Case) -> Iterator[Row]:
@@ -42,6 +42,6 @@ def rows(case: Case) -> Iterator[Row]:
             target,
             form,
             loads="yes, an engine is built",
-            integer=f"{kinds.count('Int8')} of {len(kinds)}",
+            integer=f"{sum(kind in ('Int8', 'FP8') for kind in kinds)} of {len(kinds)} ({kinds[0]})",
             speed="not run: no GPU of compute capability 8.0, 8.6, 8.9 or 12",
         )

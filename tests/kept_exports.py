@@ -1,0 +1,83 @@
+"""Keeps what `torch.onnx.export` made of a model, and gives it again for the same model.
+
+An export of the digits model takes most of the time of a small run, and many tests start such a run. A kept export is
+used where everything that the exporter sees is the same: classes and attributes of all modules, weights, example and
+options. Models with code of a test, or with hooks of a test, are exported each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+EXPORTS_VARIABLE = "LAMPQ_TESTS_EXPORTS"
+"""Where the tests of one run keep their exports, for the programs that they start."""
+
+KEPT_CODE = ("timm.", "torch.nn.", "lampq_onnx.")
+"""Where a class or hook must be defined, so that its name says what it does."""
+
+HOOKS = re.compile(r"_\w*hooks\w*")
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def keep_exports(folder: Path) -> None:
+    """Replace `torch.onnx.export` in this process; processes that share the folder share the exports."""
+    import onnx_ir as ir
+    import torch
+
+    export = torch.onnx.export
+
+    @functools.wraps(export)
+    def kept(module: torch.nn.Module, args: tuple[Any, ...] = (), *rest: Any, **options: Any) -> Any:
+        key = None if rest or not options.get("dynamo") else _key(module, args, options)
+        if key is None:
+            return export(module, args, *rest, **options)
+        file = folder / f"{key}.onnx"
+        if not file.exists():
+            program = export(module, args, **options)
+            own = file.with_suffix(f".{os.getpid()}")
+            ir.save(program.model, own)
+            own.replace(file)
+        model = ir.from_proto(_proto(file))
+        return SimpleNamespace(model=model)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[EXPORTS_VARIABLE] = str(folder)
+    torch.onnx.export = kept
+
+
+def _proto(file: Path) -> Any:
+    import onnx
+
+    return onnx.load(file)
+
+
+def _key(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str | None:
+    """Return a digest of all that the exporter sees; None if some of it has no name that stands for it."""
+    digest = hashlib.sha256()
+
+    def add(value: object) -> None:
+        digest.update(ADDRESS.sub("", repr(value)).encode() + b"\0")
+
+    for name, part in module.named_modules():
+        kind = type(part)
+        hooks = [hook for at, kept in vars(part).items() if HOOKS.fullmatch(at) and kept for hook in kept.values()]
+        if any(not _named(one) for one in (kind, *hooks)):
+            return None
+        add((name, kind.__module__, kind.__qualname__, hooks))
+        add(sorted((at, repr(value)) for at, value in vars(part).items() if at[:1] != "_"))
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        add((name, tensor.dtype, tuple(tensor.shape), tensor.device))
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    add([(tuple(value.shape), value.dtype) for value in args])
+    add(sorted((at, repr(value)) for at, value in options.items()))
+    return digest.hexdigest()
+
+
+def _named(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).startswith(KEPT_CODE) and "<" not in value.__qualname__
