@@ -115,3 +115,17 @@ def test_the_head_says_when_and_how_and_links_the_files(browser: Any, tmp_path: 
         "model.onnx", "recipe.toml",
     ]  # fmt: skip
     page.close()
+
+
+@pytest.mark.parametrize("name", ["report", "sweep", "compare"])
+def test_figures_keep_their_height_when_the_window_changes(browser: Any, tmp_path: Path, name: str) -> None:
+    page = opened(browser, tmp_path, name, viewport={"width": 1400, "height": 900})
+    heights = "[...document.querySelectorAll('.plot')].map(p => [p.clientHeight, p.querySelector('svg').clientHeight])"
+    before = page.evaluate(heights)
+    assert all(box == drawn > 100 for box, drawn in before)
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"document.querySelector('.plot svg').clientWidth <= {width}")
+        page.wait_for_timeout(200)
+        assert page.evaluate(heights) == before
+    page.close()
