@@ -87,6 +87,7 @@ def take_shots(page: Any, folder: Path) -> list[Path]:
     # The same rules on the screen: a picture that can be looked at without a reader of PDF.
     page.set_viewport_size({"width": PAPER, "height": 900})
     page.emulate_media(media="print", color_scheme="light")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.wait_for_timeout(SETTLE)
     taken.append(folder / "print.png")
     page.screenshot(path=taken[-1], full_page=True)
