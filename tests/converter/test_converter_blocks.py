@@ -17,7 +17,7 @@ from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.overflows import Overflows, read_overflows, write_overflows
 from lampq_onnx.quantization import fit_weight_grid
 from lampq_onnx.runtime.sessions import open_session, session_options
-from lampq_onnx.targets import BLOCK, TARGETS
+from lampq_onnx.targets import BLOCK, TARGETS, Packing
 from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, plan_on, reference, vit
 
 CUDA = TARGETS["onnxruntime-cuda"]
@@ -43,7 +43,7 @@ def with_facts(model: onnx.ModelProto, found: Overflows = NONE) -> ir.Model:
 def test_a_layer_is_a_dequantized_constant_in_blocks_and_a_product_in_float16(bits: int) -> None:
     bias = np.linspace(-1, 1, 6).astype(np.float32)
     plan = plan_for(["fc"], weight_bits=bits, activation_bits=32)
-    conversion = convert_model(with_facts(one_matmul(weights(), bias)), plan, target=CUDA)
+    conversion = convert_model(with_facts(one_matmul(weights(), bias)), plan, target=CUDA, packing="native")
     proto = as_proto(conversion.model)
     onnx.checker.check_model(proto, full_check=True)
     assert [node.op_type for node in proto.graph.node] == ["Cast", "DequantizeLinear", "MatMul", "Add", "Cast"]
@@ -95,7 +95,7 @@ def test_exact_storage_takes_its_bits_and_is_unpacked_when_it_is_loaded(bits: in
 
 def test_onnxruntime_fuses_each_layer(tmp_path: Path) -> None:
     plan = plan_for(["fc"], weight_bits=4, activation_bits=32)
-    proto = as_proto(convert_model(with_facts(one_matmul(weights())), plan, target=CUDA).model)
+    proto = as_proto(convert_model(with_facts(one_matmul(weights())), plan, target=CUDA, packing="native").model)
     options = session_options(1)
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -106,11 +106,12 @@ def test_onnxruntime_fuses_each_layer(tmp_path: Path) -> None:
     assert facts["accuracy_level"] == 1
 
 
-def test_widths_mix_in_one_file_and_all_layers_are_found() -> None:
+@pytest.mark.parametrize("packing", ["exact", "native"])
+def test_widths_mix_in_one_file_and_all_layers_are_found(packing: Packing) -> None:
     names = [f"blocks.{i}.{layer}" for i in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
     names = ["patch_embed.proj", *names, "head"]
     plan = plan_for(names, weight_bits=8, activation_bits=32).with_weight_bits(dict.fromkeys(names[1::2], 4))
-    conversion = convert_model(with_facts(vit()), plan, target=CUDA)
+    conversion = convert_model(with_facts(vit()), plan, target=CUDA, packing=packing)
     proto = as_proto(conversion.model)
     onnx.checker.check_model(proto, full_check=True)
     assert {layer.name: layer.weight_bits for layer in inspect_model(conversion.model)} == {
@@ -156,9 +157,9 @@ def test_a_layer_that_overflows_is_a_product_in_float32() -> None:
     plan = plan_for(["fc"], weight_bits=8, activation_bits=32)
     large = one_matmul(1e4 * weights())
     x = 10 * images()
-    broken = as_proto(convert_model(with_facts(large), plan, target=CUDA).model)
+    broken = as_proto(convert_model(with_facts(large), plan, target=CUDA, packing="native").model)
     assert not np.isfinite(reference(broken, x)).all()
-    proto = as_proto(convert_model(with_facts(large, Overflows(("y",))), plan, target=CUDA).model)
+    proto = as_proto(convert_model(with_facts(large, Overflows(("y",))), plan, target=CUDA, packing="native").model)
     assert [node.op_type for node in proto.graph.node] == ["DequantizeLinear", "MatMul"]
     np.testing.assert_allclose(reference(proto, x), 1e5 * images() @ weights(), rtol=0.05, atol=2e4)
 
