@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ def test_figures_keep_their_height_when_the_window_changes(browser: Any, tmp_pat
     assert all(box == drawn > 100 for box, drawn in before)
     for width in (390, 1400):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function(f"document.querySelector('.plot svg').clientWidth <= {width}")
+        end = time.monotonic() + 10
+        while page.evaluate("document.querySelector('.plot svg').clientWidth") > width and time.monotonic() < end:
+            page.wait_for_timeout(50)
         page.wait_for_timeout(200)
         assert page.evaluate(heights) == before
     page.close()
