@@ -1,7 +1,8 @@
 """Runtimes of other projects, each in an environment of its own: right, refused or wrong.
 
 `LAMPQ_MNN_PYTHON`, `LAMPQ_OPENCV_PYTHON`, `LAMPQ_IREE_PYTHON`, `LAMPQ_TVM_PYTHON`, `LAMPQ_TRACT_PYTHON` and
-`LAMPQ_LITERT_PYTHON` name the interpreters of those environments. No target is made for these runtimes: the files are those of other targets.
+`LAMPQ_LITERT_PYTHON` name the interpreters of those environments. No target is made for these runtimes: the files are
+those of other targets. LiteRT's needs onnx2tf beside ai-edge-litert, and Python 3.12.
 """
 
 from __future__ import annotations
