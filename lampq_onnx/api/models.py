@@ -63,7 +63,8 @@ def quantize(
         LampqError: the model, its images or the output folder cannot be used; nothing is written then.
     """
     from lampq_onnx.disk.cache import ArrayCache
-    from lampq_onnx.workflow.expected import quantize_forecast, run_name
+    from lampq_onnx.workflow.expected import run_name
+    from lampq_onnx.workflow.forecasts import quantize_forecast
     from lampq_onnx.workflow.quantize import quantize as run
 
     base, values, given = call_of(
@@ -174,7 +175,8 @@ def sweep(
         LampqError: the model or its images cannot be used, or no point can be picked; finished points stay.
     """
     from lampq_onnx.disk.cache import ArrayCache
-    from lampq_onnx.workflow.expected import run_name, sweep_forecast
+    from lampq_onnx.workflow.expected import run_name
+    from lampq_onnx.workflow.forecasts import sweep_forecast
     from lampq_onnx.workflow.sweep.request import sweep_request
     from lampq_onnx.workflow.sweep.run import sweep as run
 

@@ -78,7 +78,8 @@ def quantize(
     from lampq_onnx.cli.result import print_result, result_values
     from lampq_onnx.cli.tables import print_report_layers, print_summary
     from lampq_onnx.disk.cache import ArrayCache
-    from lampq_onnx.workflow.expected import quantize_forecast, run_name
+    from lampq_onnx.workflow.expected import run_name
+    from lampq_onnx.workflow.forecasts import quantize_forecast
     from lampq_onnx.workflow.quantize import quantize as run
     from lampq_onnx.workflow.quantize import recognize
     from lampq_onnx.workflow.requests import missing_images
@@ -139,7 +140,8 @@ def analyze(
     from lampq_onnx.disk.existing import require_new_files
     from lampq_onnx.running.processes import writes_files
     from lampq_onnx.workflow.analyze import analyze as run
-    from lampq_onnx.workflow.expected import analyze_forecast, run_name
+    from lampq_onnx.workflow.expected import run_name
+    from lampq_onnx.workflow.forecasts import analyze_forecast
 
     voice = Voice(verbose, quiet, as_json)
 

@@ -69,7 +69,8 @@ def sweep(
     from lampq_onnx.disk.cache import ArrayCache
     from lampq_onnx.disk.files import REPORT_FILE
     from lampq_onnx.evaluation.gates import require_gates
-    from lampq_onnx.workflow.expected import run_name, sweep_forecast
+    from lampq_onnx.workflow.expected import run_name
+    from lampq_onnx.workflow.forecasts import sweep_forecast
     from lampq_onnx.workflow.sweep.request import sweep_request
     from lampq_onnx.workflow.sweep.run import sweep as run
 

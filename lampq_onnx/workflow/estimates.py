@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import Stages
-from lampq_onnx.frontend.load import Load
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
+from lampq_onnx.running.load import Load
 
 IMAGE_BATCH = 32
 """Largest number of images in one pass."""
@@ -19,6 +19,9 @@ MODELS = 3
 
 BACKWARD = 2.0
 """Time of a pass with gradients of the activations, over that of a pass forward."""
+
+COLUMN = 1.8e-4
+"""Seconds that GPTQ takes for a column besides its arithmetic: columns follow one after the other, also on a GPU."""
 
 SOLVING = 3.0
 """Seconds of the integer program, most of them to import the solver."""
@@ -33,6 +36,16 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
         load: what the model costs.
         count: number of calibration images.
     """
+    found = measuring_stages(recipe, stages, load, count)
+    found += deciding_stages(recipe, stages, load, count)
+    if stages.layer_errors:
+        found.append(("reconstruction errors", 2 * min(count, 64) * load.image))
+    found.append(("conversion", load.seconds(60.0 * load.weights)))
+    return tuple(PlannedStage(name, seconds) for name, seconds in found)
+
+
+def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> list[tuple[str, float]]:
+    """List the stages up to the sensitivities by the names that they have while they run, with their seconds."""
     effort, widths = EFFORTS[recipe.analysis.effort], len(recipe.allocation.candidates)
     held, asked, image = max(1, min(count // 4, 64)), stages.measurements, load.image
     found: list[tuple[str, float]] = []
@@ -51,22 +64,34 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
     if "alpha" in asked:
         found.append(("alpha", 4 * recipe.analysis.alpha_samples * min(count, 32) * image))
     if "weight_cost" in asked:
-        found.append(("weight costs", _weight_costs(effort, load, widths, count)))
+        rounding, passes = _weight_costs(effort, load, widths, count)
+        if recipe.rounding.method == "gptq":
+            found.append(("cost candidates", rounding))
+        found.append(("costs", passes))
     if stages.shares:
         found.append(("channel shares", min(count, 128) * (BACKWARD + 2) * image))
     if stages.input_costs in ("measured", "grouped"):
         passes = load.layers if stages.input_costs == "measured" else load.blocks
         found.append(("input costs", passes / 2 * min(held, 32) * image))
+    return found
+
+
+def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> list[tuple[str, float]]:
+    """List the stages from the sensitivities to rounded weights, with their seconds."""
+    found: list[tuple[str, float]] = []
+    effort, image = EFFORTS[recipe.analysis.effort], load.image
     if stages.simulated_plans:
         found.append(("simulated plans", 5 * min(count, 128) * image))
     found.append(("allocation", SOLVING))
     if stages.update:
         found.append(("iterative update", (recipe.update.rounds + 1) * min(count, 128) * image))
+    held = max(1, min(count // 4, 64))
     found.append(("rounding", _rounding(recipe, effort, load, count, held)))
-    if stages.layer_errors:
-        found.append(("reconstruction errors", 2 * min(count, 64) * image))
-    found.append(("conversion", load.seconds(60.0 * load.weights)))
-    return tuple(PlannedStage(name, seconds) for name, seconds in found)
+    for name, training in (("block reconstruction", effort.reconstruct), ("tuning", effort.tune)):
+        if training is not None and recipe.rounding.method != "nearest":
+            # A step of one block, for every block, is a step of the whole model.
+            found.append((name, training.steps * training.batch_size * (1 + 2 * BACKWARD) * image))
+    return found
 
 
 def peak_bytes(load: Load) -> float:
@@ -74,22 +99,19 @@ def peak_bytes(load: Load) -> float:
     return LIBRARIES + MODELS * load.parameters + IMAGE_BATCH * load.activations / load.blocks
 
 
-def _weight_costs(effort: Effort, load: Load, widths: int, count: int) -> float:
+def _weight_costs(effort: Effort, load: Load, widths: int, count: int) -> tuple[float, float]:
+    """Return the seconds to round the candidates, and those to measure them."""
     half = max(1, count // 2)
-    rounding = 1.5 * half * load.image + load.seconds(load.solve * widths)
+    rounding = 1.5 * half * load.image + load.seconds(load.solve * widths) + COLUMN * load.columns
     images = min(half, effort.cost_images)
     if effort.costs == "directional":
-        return rounding + images * (BACKWARD + widths / 4) * load.image
-    return rounding + images * load.layers * min(widths, 3) / 2 * load.image
+        return rounding, images * (BACKWARD + widths / 4) * load.image
+    return rounding, images * load.layers * min(widths, 3) / 2 * load.image
 
 
 def _rounding(recipe: Recipe, effort: Effort, load: Load, count: int, held: int) -> float:
     if recipe.rounding.method == "nearest" or effort.ladder is None:
         return 2 * min(count, 128) * load.image + load.seconds(load.solve)
     tried = len(effort.ladder.dampings) + 1 + effort.ladder.bias_correction
-    seconds = (3 * min(count - held, 128) + held * load.layers * tried / 2) * load.image + load.seconds(load.solve)
-    for training in (effort.reconstruct, effort.tune):
-        if training is not None:
-            # A step of one block, for every block, is a step of the whole model.
-            seconds += training.steps * training.batch_size * (1 + 2 * BACKWARD) * load.image
-    return seconds
+    passes = 3 * min(count - held, 128) + held * load.layers * tried / 2
+    return passes * load.image + load.seconds(load.solve) + COLUMN * load.columns

@@ -29,7 +29,6 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.records import allocation_record, rounding_record
 from lampq_onnx.frontend.load import measure_load
 from lampq_onnx.frontend.recognized import recognized
-from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.graph.recognition import Recognition
 from lampq_onnx.html import write_report
@@ -44,6 +43,7 @@ from lampq_onnx.targets import Target
 from lampq_onnx.workflow.earlier import Earlier, earlier_result
 from lampq_onnx.workflow.estimates import peak_bytes, planned_stages
 from lampq_onnx.workflow.feasibility import require_possible, require_space_for
+from lampq_onnx.workflow.forecasts import calibration_count
 from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.opened import exported, opened_inputs, opened_run
 from lampq_onnx.workflow.output import QuantizedOutput
@@ -85,8 +85,7 @@ def recognize(
         require_possible(opened.frontend, recipe, target)
         found = recognized(opened.frontend, opened.crops, equalize=recipe.analysis.equalize)
         load = measure_load(opened.frontend)
-        asked = recipe.images.calibration_size or EFFORTS[recipe.analysis.effort].images
-        count = asked if opened.crops is None else len(opened.crops)
+        count = calibration_count(recipe) if opened.crops is None else len(opened.crops)
         return replace(
             found,
             stages=planned_stages(recipe, stages_of(recipe, target), load, count),

@@ -13,11 +13,12 @@ from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.overflows import Overflows, read_overflows, write_overflows
 from lampq_onnx.quantization import fit_weight_grid
 from lampq_onnx.runtime.sessions import open_session, session_options
-from lampq_onnx.targets import BLOCK, TARGETS
-from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, reference, vit
+from lampq_onnx.targets import BLOCK, TARGETS, Packing
+from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, plan_on, reference, vit
 
 CUDA = TARGETS["onnxruntime-cuda"]
 NONE = Overflows()
@@ -42,7 +43,7 @@ def with_facts(model: onnx.ModelProto, found: Overflows = NONE) -> ir.Model:
 def test_a_layer_is_a_dequantized_constant_in_blocks_and_a_product_in_float16(bits: int) -> None:
     bias = np.linspace(-1, 1, 6).astype(np.float32)
     plan = plan_for(["fc"], weight_bits=bits, activation_bits=32)
-    conversion = convert_model(with_facts(one_matmul(weights(), bias)), plan, target=CUDA)
+    conversion = convert_model(with_facts(one_matmul(weights(), bias)), plan, target=CUDA, packing="native")
     proto = as_proto(conversion.model)
     onnx.checker.check_model(proto, full_check=True)
     assert [node.op_type for node in proto.graph.node] == ["Cast", "DequantizeLinear", "MatMul", "Add", "Cast"]
@@ -94,7 +95,7 @@ def test_exact_storage_takes_its_bits_and_is_unpacked_when_it_is_loaded(bits: in
 
 def test_onnxruntime_fuses_each_layer(tmp_path: Path) -> None:
     plan = plan_for(["fc"], weight_bits=4, activation_bits=32)
-    proto = as_proto(convert_model(with_facts(one_matmul(weights())), plan, target=CUDA).model)
+    proto = as_proto(convert_model(with_facts(one_matmul(weights())), plan, target=CUDA, packing="native").model)
     options = session_options(1)
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -105,11 +106,12 @@ def test_onnxruntime_fuses_each_layer(tmp_path: Path) -> None:
     assert facts["accuracy_level"] == 1
 
 
-def test_widths_mix_in_one_file_and_all_layers_are_found() -> None:
+@pytest.mark.parametrize("packing", ["exact", "native"])
+def test_widths_mix_in_one_file_and_all_layers_are_found(packing: Packing) -> None:
     names = [f"blocks.{i}.{layer}" for i in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
     names = ["patch_embed.proj", *names, "head"]
     plan = plan_for(names, weight_bits=8, activation_bits=32).with_weight_bits(dict.fromkeys(names[1::2], 4))
-    conversion = convert_model(with_facts(vit()), plan, target=CUDA)
+    conversion = convert_model(with_facts(vit()), plan, target=CUDA, packing=packing)
     proto = as_proto(conversion.model)
     onnx.checker.check_model(proto, full_check=True)
     assert {layer.name: layer.weight_bits for layer in inspect_model(conversion.model)} == {
@@ -155,9 +157,9 @@ def test_a_layer_that_overflows_is_a_product_in_float32() -> None:
     plan = plan_for(["fc"], weight_bits=8, activation_bits=32)
     large = one_matmul(1e4 * weights())
     x = 10 * images()
-    broken = as_proto(convert_model(with_facts(large), plan, target=CUDA).model)
+    broken = as_proto(convert_model(with_facts(large), plan, target=CUDA, packing="native").model)
     assert not np.isfinite(reference(broken, x)).all()
-    proto = as_proto(convert_model(with_facts(large, Overflows(("y",))), plan, target=CUDA).model)
+    proto = as_proto(convert_model(with_facts(large, Overflows(("y",))), plan, target=CUDA, packing="native").model)
     assert [node.op_type for node in proto.graph.node] == ["DequantizeLinear", "MatMul"]
     np.testing.assert_allclose(reference(proto, x), 1e5 * images() @ weights(), rtol=0.05, atol=2e4)
 
@@ -167,3 +169,19 @@ def test_damaged_metadata_is_refused() -> None:
     graph.metadata_props["lampq_onnx.float32_values"] = '["y"]'
     with pytest.raises(LampqError, match="is damaged"):
         read_overflows(graph)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tensorrt", TensorProto.FLOAT), ("onnxruntime-cuda", TensorProto.FLOAT16)])
+def test_a_normalization_stays_in_float32_where_its_sum_of_squares_overflows_there(name: str, kind: int) -> None:
+    target = TARGETS[name]
+    names = [layer.name for layer in find_layers(as_ir(vit()).graph)]
+    norms = [node.output[0] for node in vit().graph.node if node.op_type == "LayerNormalization"]
+    graph = with_facts(vit(), Overflows((), (norms[1],)))
+    proto = as_proto(convert_model(graph, plan_on(target, names, 8), target=target).model)
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    found = [kinds[node.output[0]] for node in proto.graph.node if node.op_type == "LayerNormalization"]
+    assert found.count(TensorProto.FLOAT16) == len(norms) - (kind == TensorProto.FLOAT)
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    wanted = reference(vit(), x)
+    assert np.linalg.norm(reference(proto, x) - wanted) < 0.1 * np.linalg.norm(wanted)

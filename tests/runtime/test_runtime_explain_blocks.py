@@ -18,7 +18,8 @@ def test_every_layer_is_found_and_its_kernel_does_not_round_its_input(tmp_path: 
     target = TARGETS["onnxruntime-cuda"]
     names = [layer.name for layer in find_layers(measured(vit()).graph)]
     path = tmp_path / "model.onnx"
-    save_model(convert_model(measured(vit()), plan_on(target, names, 4), target=target).model, path)
+    plan = plan_on(target, names, 4)
+    save_model(convert_model(measured(vit()), plan, target=target, packing="native").model, path)
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     layers = explain_file(path, images, threads=1, runs=1).layers
     assert {layer.name: layer.kernel for layer in layers} == dict.fromkeys(names, "MatMulNBits")

@@ -17,8 +17,8 @@ CUDA, QNN, VNNI = (TARGETS[f"onnxruntime-{name}"] for name in ("cuda", "qnn", "x
 
 
 def test_widths_that_were_left_open_are_those_with_a_kernel() -> None:
-    assert options_for(AllocationOptions(), CUDA, "auto").candidates == (4, 8)
-    assert options_for(AllocationOptions(), CUDA, "exact") == AllocationOptions(activation_bits=16)
+    assert options_for(AllocationOptions(), CUDA, "native").candidates == (4, 8)
+    assert options_for(AllocationOptions(), CUDA, "auto") == AllocationOptions(activation_bits=16)
     assert options_for(AllocationOptions(), QNN, "auto").candidates == (4, 8)
     assert options_for(AllocationOptions(), VNNI, "auto") == AllocationOptions()
     only = options_for(AllocationOptions(), TARGETS["tensorrt-fp8"], "auto")
@@ -37,7 +37,8 @@ def test_inputs_are_not_quantized_where_the_target_leaves_them_in_float() -> Non
 
 
 def test_a_recipe_of_a_written_file_gives_the_same_recipe_again(tmp_path: Path) -> None:
-    first = recipe_for(Recipe.build({"model": {"name": "digits"}, "output": {"target": CUDA.name}}), CUDA)
+    given = {"model": {"name": "digits"}, "output": {"target": CUDA.name, "packing": "native"}}
+    first = recipe_for(Recipe.build(given), CUDA)
     check_target(first, CUDA)
     assert first.analysis.candidates == first.allocation.candidates == (4, 8)
     assert first.analysis.activation_bits == 16

@@ -47,6 +47,9 @@ VALIDATION = 16
 BATCH = 32
 """Images in one pass forward and backward."""
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Processor time of all threads hardly depends on what else runs on a machine."""
+
 CHECKS = ("validation", "fidelity", "latency", "conversion", "output errors")
 """Stages behind the front end: the file is written and checked in the runtime."""
 
@@ -92,10 +95,12 @@ class Sampler:
 
     Args:
         cuda: keep the memory on the GPU too.
+        clock: a key of `CLOCKS`.
         finished: called after every stage.
     """
 
-    def __init__(self, *, cuda: bool = False, finished: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, cuda: bool = False, clock: str = "wall", finished: Callable[[], None] = lambda: None) -> None:
+        self._clock = CLOCKS[clock]
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, float] = {}
         self.device: dict[str, float] = {}
@@ -128,12 +133,12 @@ class Sampler:
         self._allocated()
         self.peaks[name] = max(self.peaks.get(name, 0.0), resident())
         self._open.append(name)
-        start = time.perf_counter()
+        start = self._clock()
         try:
             yield lambda _: None
         finally:
             self._allocated()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - start
             self._open.remove(name)
             self._finished()
 
@@ -153,23 +158,28 @@ def measure(shape: str, count: int, options: argparse.Namespace) -> None:
 
     imports = time.perf_counter() - start
     cuda = options.device != "cpu"
-    setting = f"{options.bits:g} bits, {options.effort}, {options.device}, {options.threads} threads"
+    setting = _setting(options)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as room:
         module, recipe = _subject(shape, count, options, Path(room))
         run = Run(f"{shape}, {count}", setting, sum(v.numel() for v in module.parameters()), count, imports=imports)
         given = None if shape == "digits" else Given(module=module)
-        sampler = Sampler(cuda=cuda, finished=lambda: print(json.dumps(asdict(run)), flush=True))
+        sampler = Sampler(cuda=cuda, clock=options.clock, finished=lambda: print(json.dumps(asdict(run)), flush=True))
         run.seconds, run.peaks, run.device = sampler.seconds, sampler.peaks, sampler.device
         quantize(recipe, Path(room, "out"), progress=sampler, given=given)
         torch.set_num_threads(options.threads)
-        run.passes = passes(module.to(options.device), count)
+        run.passes = passes(module.to(options.device), count, CLOCKS[options.clock])
         print(json.dumps(asdict(run)), flush=True)
         if options.predict:
             found = recognize(recipe, Path(room, "rehearsal"), given=given)
             run.predicted = {stage.name: stage.seconds for stage in found.stages}
             run.predicted_mb = (found.peak_bytes or 0.0) / MEGABYTE
             print(json.dumps(asdict(run)), flush=True)
+
+
+def _setting(options: argparse.Namespace) -> str:
+    times = "processor time" if options.clock == "cpu" else "wall time"
+    return f"{options.bits:g} bits, {options.effort}, {options.device}, {options.threads} threads, {times}"
 
 
 def _subject(shape: str, count: int, options: argparse.Namespace, room: Path) -> tuple[torch.nn.Module, Recipe]:
@@ -197,7 +207,7 @@ def _subject(shape: str, count: int, options: argparse.Namespace, room: Path) ->
     return timm.create_model(name, num_classes=CLASSES).eval(), Recipe.build(settings)
 
 
-def passes(module: torch.nn.Module, count: int) -> float:
+def passes(module: torch.nn.Module, count: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of a plain float pass forward and backward over so many images; the first batch is not counted."""
     import torch
 
@@ -210,14 +220,14 @@ def passes(module: torch.nn.Module, count: int) -> float:
     start = 0.0
     for number in range(-1, math.ceil(count / len(images))):
         if number == 0:
-            start = time.perf_counter()
+            start = clock()
         module.zero_grad(set_to_none=True)
         loss = module(images).square().mean()
         loss.backward()
         loss.item()  # waits for the device
     if value.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def run_one(shape: str, count: int, options: argparse.Namespace) -> Run:
@@ -227,7 +237,7 @@ def run_one(shape: str, count: int, options: argparse.Namespace) -> Run:
         SystemExit: it failed before it was measured.
     """
     words = [sys.executable, __file__, "--one", shape, str(count)]
-    for option in ("bits", "effort", "device", "threads"):
+    for option in ("bits", "effort", "device", "threads", "clock"):
         words += [f"--{option}", str(getattr(options, option))]
     words += [] if options.predict else ["--no-predict"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -312,6 +322,7 @@ def main() -> None:
     parser.add_argument("--effort", default="balanced")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time of all threads")
     parser.add_argument("--predict", action=argparse.BooleanOptionalAction, default=True, help="ask for the estimate")
     parser.add_argument(
         "--record",
@@ -329,8 +340,7 @@ def main() -> None:
         runs = [Run(**json.loads(line)) for line in lines]
         print(f"{runs[0].setting}\n")
     else:
-        setting = f"{options.bits:g} bits, {options.effort}, {options.device}, {options.threads} threads"
-        print(f"{describe_environment('any').cpu}; {setting}\n", flush=True)
+        print(f"{describe_environment('any').cpu}; {_setting(options)}\n", flush=True)
         runs = []
         for shape in options.shapes.split(","):
             for count in map(int, options.counts.split(",")):

@@ -107,10 +107,12 @@ def channel_shares(
         # Made anew for each batch: the changes at all widths together would take more memory than the model.
         weight = layer.module.weight.flatten(1)
         changes = [rounder.dequantized(layer.name, bits).flatten(1) - weight for bits in widths]
+        squares = torch.zeros(len(changes), len(weight), dtype=torch.float64, device=weight.device)
         for i in range(size):
             gradient = g[i].T @ x[i]
             inner = torch.stack([(gradient * change).sum(-1) for change in changes])
-            own.changes += inner.double().square().cpu().numpy()
+            squares += inner.double().square()
+        own.changes += squares.cpu().numpy()  # once for all images: a GPU would wait each time
 
     done = 0
     for number, batch in own_items(enumerate(b for b, _ in tensors(images, device_of(model))), group):

@@ -15,7 +15,7 @@ from lampq_onnx.targets import FLOAT, TARGETS, Packing
 from tools.bench.targets.case import Case, Row
 
 TARGET = TARGETS["onnxruntime-cuda"]
-FILES: tuple[tuple[int, Packing], ...] = ((8, "native"), (4, "native"), (4, "exact"))
+FILES: tuple[tuple[int, Packing], ...] = ((8, "exact"), (5, "exact"), (4, "exact"), (8, "native"), (4, "native"))
 LAYER_IMAGES = 4
 
 
@@ -34,7 +34,7 @@ def rows(case: Case) -> Iterator[Row]:
             f"{TARGET.name}, {packing}",
             f"W{bits}/Afloat",
             loads="yes",
-            integer=f"{packed} of {len(layers)} (MatMulNBits)",
+            integer="none: unpacked when loaded" if packing == "exact" else f"{packed} of {len(layers)} (MatMulNBits)",
             worst=f"{max(errors.values()):.0e}",
             agreement=f"{100 * float(np.mean(answers == wanted)):.1f} % (n = {len(wanted)})",
             speed="not run: python -m tools.bench.cuda, on a GPU",
