@@ -59,7 +59,8 @@ FORMATS: Mapping[str, Format] = {
     "triton": Format(
         _triton,
         "a model repository for Triton Inference Server",
-        "Triton Inference Server with its onnxruntime backend, on CPUs; start it with --model-repository FOLDER",
+        "Triton Inference Server with its onnxruntime backend, on the device that config.pbtxt asks for; start it with "
+        "--model-repository FOLDER",
     ),
     "openvino-ir": Format(
         _openvino,
