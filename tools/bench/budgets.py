@@ -81,7 +81,11 @@ def source(path: Path | None, name: str | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         checkpoint = Path(folder, "random.pth")
-        torch.save(timm.create_model(name).state_dict(), checkpoint)
+        model = timm.create_model(name)
+        for parameter in model.parameters():
+            # An exporter merges equal biases, which a trained model does not have.
+            torch.nn.init.normal_(parameter, std=0.02)
+        torch.save(model.state_dict(), checkpoint)
         target = Path(folder, "float.onnx")
         save_model(export_model(load_timm(name, checkpoint=checkpoint)).model, target)
         yield target

@@ -2,6 +2,7 @@
 
     python -m tools.bench.dry_runs                # all families, a few minutes
     python -m tools.bench.dry_runs swin levit
+    python -m tools.bench.dry_runs --recognized davit      # the dry run alone: what is recognized
 
 Prints a row for each family, and exits with 1 if one differs.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,17 +68,41 @@ def run(recipe: Recipe) -> Found:
         return str(error)
 
 
+def row_of(family: Family, room: Path) -> str:
+    """Row of a family that is only recognized: model, layers, their share of the weights, what stays in float."""
+    arguments = ", ".join(f"{key}={value}" for key, value in family.arguments.items())
+    everything = sum(value.numel() for value in family.build(0).parameters())
+    try:
+        said = recognize(recipe_of(family, room))
+    except LampqError as error:
+        cells = ["**refused**: " + "; ".join(str(error).splitlines()), "", ""]
+    else:
+        kinds = Counter(layer.type for layer in said.layers)
+        cells = [
+            ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+            f"{100 * sum(layer.parameters for layer in said.layers) / everything:.0f} %",
+            "; ".join(f"{count}: {reason}" for reason, count in Counter(said.skipped.values()).items()),
+        ]
+    return f"| {' | '.join((family.name, f'{family.model} ({arguments})', *cells))} |"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="names of families; none: all")
+    parser.add_argument("--recognized", action="store_true", help="the dry run alone, and what it recognizes")
     options = parser.parse_args(arguments)
     chosen = [family for family in FAMILIES if not options.families or family.name in options.families]
     different = 0
-    columns = ("family", "layers", "dry run and run")
+    columns = ("family", "model", "layers", "share", "stays in float")
+    if not options.recognized:
+        columns = ("family", "layers", "dry run and run")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for family in chosen:
         with tempfile.TemporaryDirectory(prefix="lampq-") as room:
+            if options.recognized:
+                print(row_of(family, Path(room)), flush=True)
+                continue
             recipe = recipe_of(family, Path(room))
             first, second = rehearsed(recipe), run(recipe)
         different += first != second

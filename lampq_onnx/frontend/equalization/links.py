@@ -33,7 +33,10 @@ from lampq_onnx.graph.nodes import users
 from lampq_onnx.graph.roles import SHAPE_OPERATORS
 
 TRIAL_TOLERANCE = 1e-4
-"""Largest relative change of the logits in a trial; wrong guesses change them by percents."""
+"""Largest relative change in a trial, of logits and outputs of layers; wrong guesses change these by percents."""
+
+ROWS = 64
+"""About the number of rows of a layer's output that a trial compares."""
 
 
 def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, images: torch.Tensor) -> tuple[Link, ...]:
@@ -49,7 +52,7 @@ def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, im
     linear = [u for u in exported.layers if not u.fixed and isinstance(u.module, torch.nn.Linear)]
     own = [u for u in linear if _owned(u.module, counts)]
     found: dict[str, Link] = {}
-    trial = _Trial(model, images)
+    trial = _Trial(model, images, own)
     for link in _norm_links(exported, model, own, counts, images):
         if trial.holds(link):
             found |= {layer.name: link for layer in link.readers}
@@ -164,22 +167,43 @@ def _linear_links(layer: ModelLayer, sources: Sequence[ModelLayer]) -> Iterator[
 
 
 class _Trial:
-    """Checks a link: applies random factors, compares the logits, and restores the model."""
+    """Checks a link: applies random factors, compares what the readers and the model answer, and restores the model.
 
-    def __init__(self, model: torch.nn.Module, images: torch.Tensor) -> None:
+    The readers' own outputs are compared as well, because a layer that adds little hardly changes the logits.
+    """
+
+    def __init__(self, model: torch.nn.Module, images: torch.Tensor, layers: Sequence[ModelLayer]) -> None:
         self._model = model
         self._images = images[:1]  # a wrong guess changes the answer to any image
-        self._wanted = self._logits()
+        self._wanted = self._answers(layers)
 
-    def _logits(self) -> torch.Tensor:
-        with torch.no_grad():
-            logits: torch.Tensor = self._model(self._images).double()
-        return logits
+    def _answers(self, layers: Sequence[ModelLayer]) -> dict[str, torch.Tensor]:
+        """Logits, and some rows of the output of each layer."""
+        found: dict[str, torch.Tensor] = {}
+
+        def keep(layer: ModelLayer) -> Any:
+            def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+                rows = output.reshape(-1, output.shape[-1])
+                found[layer.name] = rows[:: max(1, len(rows) // ROWS)].double()
+
+            return hook
+
+        handles = [layer.module.register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            with torch.no_grad():
+                logits: torch.Tensor = self._model(self._images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {**found, "": logits.double()}
 
     def holds(self, link: Link) -> bool:
         generator = torch.Generator().manual_seed(0)
         scale = 0.5 + 1.5 * torch.rand(link.channels, generator=generator)
         shift = torch.randn(link.channels, generator=generator) * (0.5 if link.shift else 0.0)
         with applied(Equalization(link, scale, shift)):
-            found = self._logits()
-        return bool((found - self._wanted).norm() <= TRIAL_TOLERANCE * self._wanted.norm())
+            found = self._answers(link.readers)
+        return all(
+            bool((value - self._wanted[name]).norm() <= TRIAL_TOLERANCE * self._wanted[name].norm())
+            for name, value in found.items()
+        )

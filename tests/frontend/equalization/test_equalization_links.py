@@ -130,6 +130,17 @@ def test_applied_restores_after_an_exception(vit: Found, kind: str) -> None:
     assert torch.equal(model(data), expected)
 
 
+def test_a_layer_that_adds_little_does_not_hide_a_wrong_guess() -> None:
+    """Scales through GELU change the logits by less than the tolerance here."""
+    model = tiny_vit()
+    for block in model.blocks:
+        block.mlp.fc2.weight.mul_(1e-6)
+        block.mlp.fc2.bias.mul_(1e-6)
+    found = found_in(model)
+    assert {kind for name, kind in found.kinds().items() if "fc2" in name} == {"multiply"}
+    assert_exact(found)
+
+
 def test_the_exported_graph_is_the_equalized_model() -> None:
     found = found_in(tiny_vit(seed=1))
     data = pixels(5)
