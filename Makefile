@@ -26,11 +26,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml $(SOURCES) | $(BIN)/python
+	@echo "installing into $(VENV): PyTorch alone is gigabytes, so this takes minutes, without a word from pip"
 	$(PIP) .
 	rm -f $(VENV)/installed-dev
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) with tools for tests: this takes minutes, without a word from pip"
 	$(PIP) --editable '.[dev]'
 	rm -f $(VENV)/installed
 	touch $@

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from lampq_onnx.data.resizing import Placement, Resize
     from lampq_onnx.errors import GateError, LampqError, ScoreError, UsageError
     from lampq_onnx.evaluation.gates import GateResult, gates_of, require_gates
+    from lampq_onnx.evaluation.two_runs import AnswerPair, Figure, TwoRuns, WidthChange
     from lampq_onnx.graph.parameters import LayerFacts, LayerParameters
     from lampq_onnx.graph.recognition import PlannedStage, Recognition, RecognizedLayer
     from lampq_onnx.graph.refusals import Refusal
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from lampq_onnx.runtime.explain import Explanation
     from lampq_onnx.runtime.layer_kernels import LayerKernel
     from lampq_onnx.serving.formats import Packaged, package
+    from lampq_onnx.workflow.comparing import compare
     from lampq_onnx.workflow.inspecting import explain, inspect, probe
     from lampq_onnx.workflow.reporting import report
     from lampq_onnx.workflow.reproduce import Reproduction
@@ -157,6 +159,7 @@ _NAMES = {
     "lampq_onnx.data.preprocessing": ("Preprocessing",),
     "lampq_onnx.data.resizing": ("Placement", "Resize"),
     "lampq_onnx.errors": ("GateError", "LampqError", "ScoreError", "UsageError"),
+    "lampq_onnx.evaluation.two_runs": ("AnswerPair", "Figure", "TwoRuns", "WidthChange"),
     "lampq_onnx.evaluation.gates": ("GateResult", "gates_of", "require_gates"),
     "lampq_onnx.graph.parameters": ("LayerFacts", "LayerParameters"),
     "lampq_onnx.graph.recognition": ("PlannedStage", "Recognition", "RecognizedLayer"),
@@ -167,6 +170,7 @@ _NAMES = {
     "lampq_onnx.runtime.explain": ("Explanation",),
     "lampq_onnx.runtime.layer_kernels": ("LayerKernel",),
     "lampq_onnx.serving.formats": ("Packaged", "package"),
+    "lampq_onnx.workflow.comparing": ("compare",),
     "lampq_onnx.workflow.inspecting": ("explain", "inspect", "probe"),
     "lampq_onnx.workflow.reporting": ("report",),
     "lampq_onnx.workflow.reproduce": ("Reproduction",),
@@ -186,6 +190,7 @@ __all__ = [
     "AnalysisOptions",
     "AnalyzeKeywords",
     "AnswerChanges",
+    "AnswerPair",
     "Baseline",
     "BitPlan",
     "Bits",
@@ -200,6 +205,7 @@ __all__ = [
     "Environment",
     "Explanation",
     "Fidelity",
+    "Figure",
     "Finding",
     "GateError",
     "GateLimits",
@@ -253,11 +259,14 @@ __all__ = [
     "SweepKeywords",
     "SweepPoint",
     "TopK",
+    "TwoRuns",
     "UpdateOptions",
     "UsageError",
     "ValidateKeywords",
+    "WidthChange",
     "allocate",
     "analyze",
+    "compare",
     "convert",
     "doctor",
     "explain",

@@ -80,4 +80,5 @@ def _key(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str | N
 
 
 def _named(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).startswith(KEPT_CODE) and "<" not in getattr(value, "__qualname__", "<")
+    name = getattr(value, "__qualname__", "<")
+    return str(getattr(value, "__module__", "")).startswith(KEPT_CODE) and "<" not in name

@@ -81,15 +81,15 @@ def call_of(
         function,
         options,
         model=name,
-        calibration=_place(calibration),
-        validation=_place(validation),
+        calibration=place_of(calibration),
+        validation=place_of(validation),
         **named,
     )
     given = Given(
         module=module,
         preprocessing=preprocessing,
-        calibration=_batches(calibration),
-        validation=_batches(validation),
+        calibration=objects_of(calibration),
+        validation=objects_of(validation),
     )
     if recipe is None:
         base: Values = {}
@@ -98,9 +98,11 @@ def call_of(
     return base, values, given
 
 
-def _place(images: Images | None) -> str | Path | None:
+def place_of(images: Images | None) -> str | Path | None:
+    """The place of images on the disk; None: they are Python objects, or there are none."""
     return images if isinstance(images, str | Path) else None
 
 
-def _batches(images: Images | None) -> Iterable[object] | None:
+def objects_of(images: Images | None) -> Iterable[object] | None:
+    """Images that are Python objects; None: they lie on the disk, or there are none."""
     return None if isinstance(images, str | Path) else images

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from lampq_onnx.api.arguments import values_of
+from lampq_onnx.api.arguments import Images, objects_of, place_of, values_of
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Report, Sensitivities
 from lampq_onnx.artifacts.finding import Finding
 from lampq_onnx.config.keywords import AllocateKeywords, ConvertKeywords, DoctorKeywords, ValidateKeywords
@@ -102,7 +102,7 @@ def convert(
 def validate(
     model: str | Path,
     reference: str | Path | None = None,
-    validation: str | Path | None = None,
+    validation: Images | None = None,
     *,
     max_drop: float | None = None,
     gate_agreement: float | None = None,
@@ -121,7 +121,7 @@ def validate(
     Args:
         model: the quantized file.
         reference: the float file that it was made from; None: float.onnx in the same folder.
-        validation: images with labels.
+        validation: images with labels: a path, a data set, or batches.
         max_drop: gate: largest drop of the task's score, in points.
         gate_agreement: gate: smallest measured fraction of images on which both files agree.
         min_agreement: another name of ``gate_agreement``, as on the command line.
@@ -143,7 +143,7 @@ def validate(
     from lampq_onnx.workflow.reporting import CheckFiles
     from lampq_onnx.workflow.reporting import validate as check
 
-    values = values_of("validate", dict(options), validation=validation)
+    values = values_of("validate", dict(options), validation=place_of(validation))
     report, tests, text = (None if path is None else Path(path) for path in (output, junit, summary))
     return check(
         Path(model),
@@ -152,6 +152,7 @@ def validate(
         options_of(OutputOptions, values),
         gate_limits(max_drop, min_agreement if gate_agreement is None else gate_agreement),
         files=CheckFiles(report=report, junit=tests, summary=text),
+        given=objects_of(validation),
         overwrite=overwrite,
         progress=progress,
     )

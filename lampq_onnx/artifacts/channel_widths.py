@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,27 @@ def bits_text(bits: int, counts: Mapping[int, int] | None) -> str:
     if not counts or len(counts) == 1:
         return str(bits)
     return f"{mean_bits(bits, counts):.2f} ({min(counts)}-{max(counts)})"
+
+
+class _Widths(Protocol):
+    @property
+    def weight_bits(self) -> int: ...
+    @property
+    def channel_bits(self) -> Mapping[int, int] | None: ...
+
+
+class WithWidths:
+    """Mixin of layers whose output channels may have widths of their own: `weight_bits` and `channel_bits`."""
+
+    @property
+    def mean_weight_bits(self: _Widths) -> float:
+        """Average width of the weights."""
+        return mean_bits(self.weight_bits, self.channel_bits)
+
+    @property
+    def bits_text(self: _Widths) -> str:
+        """The width of the weights as text: average and span if output channels differ."""
+        return bits_text(self.weight_bits, self.channel_bits)
 
 
 def counts_text(counts: Mapping[int, int]) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
+from lampq_onnx.artifacts.channel_widths import WithWidths
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.artifacts.not_done import NotDone
@@ -144,7 +144,7 @@ class Fidelity(Record):
     samples: int = Field(description="number of images")
 
 
-class LayerReport(Record):
+class LayerReport(WithWidths, Record):
     """Figures of one quantized layer of the file."""
 
     name: str = Field(description="name of the layer")
@@ -168,16 +168,6 @@ class LayerReport(Record):
     channel_bits: dict[int, int] | None = Field(
         default=None, description="width -> number of output channels; null: all have the same width"
     )
-
-    @property
-    def mean_weight_bits(self) -> float:
-        """Average width of the weights."""
-        return mean_bits(self.weight_bits, self.channel_bits)
-
-    @property
-    def bits_text(self) -> str:
-        """The width of the weights as text: average and span if output channels differ."""
-        return bits_text(self.weight_bits, self.channel_bits)
 
 
 class Allocation(Record):

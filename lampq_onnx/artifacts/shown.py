@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,27 +23,27 @@ _STYLE = {
 }
 
 
-class Shown:
-    """Mixin of artifacts: a class says its line, its figures and its rows."""
+class Shown(ABC):
+    """Mixin of artifacts: a class gives its line, its figures and its rows, and is shown as text, card and table."""
 
+    @abstractmethod
     def _line(self) -> str:
-        """What it is, in one line."""
-        raise NotImplementedError
+        """Say what it is and how it came out, in one line."""
 
+    @abstractmethod
     def _card(self) -> Mapping[str, str]:
-        """Its main figures: name -> value."""
-        raise NotImplementedError
+        """Return its main figures: name -> value as text."""
 
+    @abstractmethod
     def _rows(self) -> Sequence[Mapping[str, Cell]]:
-        """One row for each layer: column -> cell; all rows have the same columns."""
-        raise NotImplementedError
+        """Return one row for each layer: column -> cell; all rows have the same columns."""
 
     def __repr__(self) -> str:
         """Return one line; `to_json` has everything."""
         return f"{type(self).__name__}({self._line()})"
 
     def __str__(self) -> str:
-        """Return the same line."""
+        """Return the one line of `repr`; pydantic's own text fills the screen."""
         return repr(self)
 
     def _repr_html_(self) -> str:

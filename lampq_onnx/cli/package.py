@@ -50,5 +50,7 @@ def package(
     typer.echo(f"wrote {len(packaged.files)} file(s) to {packaged.folder}")
     typer.echo(f"size: {packaged.source.name} {before:.3f} MB, package {after:.3f} MB ({after / before:.2f}x)")
     typer.echo(f"runs in: {packaged.runs}")
+    for sentence in packaged.failed:
+        typer.secho(f"FAIL: the report of {source} says: {sentence}", fg="red")
     if packaged.target:
         typer.echo(f"made for: {packaged.target}; check it there with `lampq-onnx validate`")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from lampq_onnx.artifacts.channel_widths import bits_text, mean_bits
+from lampq_onnx.artifacts.channel_widths import WithWidths
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.converter.packing.pool_rows import channel_rows
 from lampq_onnx.errors import LampqError
@@ -41,7 +41,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 
 @dataclass(frozen=True)
-class QuantizedLayer:
+class QuantizedLayer(WithWidths):
     """One layer whose weight is stored as integers, scaled by DequantizeLinear or by this converter's Cast and Mul.
 
     Attributes:
@@ -71,16 +71,6 @@ class QuantizedLayer:
     input: str
     outputs: tuple[str, ...]
     channel_bits: Mapping[int, int] | None = None
-
-    @property
-    def mean_weight_bits(self) -> float:
-        """Average width of the weights."""
-        return mean_bits(self.weight_bits, self.channel_bits)
-
-    @property
-    def bits_text(self) -> str:
-        """The width of the weights as text: average and span if output channels differ."""
-        return bits_text(self.weight_bits, self.channel_bits)
 
 
 def inspect_model(model: ir.Model) -> list[QuantizedLayer]:

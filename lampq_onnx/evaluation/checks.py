@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def share_accuracy(
         engine: what runs the files; the float file always computes in float32.
     """
     answers = files.task.outputs
-    float32 = replace(engine, precision="f32")
+    float32 = engine.in_float32()
     runners = (
         open_runner(files.reference, threads=threads, answers=answers, engine=float32),
         open_runner(files.quantized, threads=threads, answers=answers, engine=engine),

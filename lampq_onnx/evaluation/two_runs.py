@@ -124,10 +124,9 @@ def _verdict(first: Report, second: Report, names: tuple[str, str]) -> str:
         score = f"{points} {'more' if gain > 0 else 'less'} {one.metric}"
     ratio = second.size.quantized_bytes / first.size.quantized_bytes
     speed = second.latency.speedup / first.latency.speedup
-    return (
-        f"{names[1]} against {names[0]}: {score}, {ratio:.2f} times the size, {speed:.2f} times the speed, "
-        f"KL {two.kl_text} against {one.kl_text}."
-    )
+    size = "the same size" if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f} times the size"
+    distance = f"the same KL of {one.kl_text}" if one.kl_text == two.kl_text else f"KL {two.kl_text}, not {one.kl_text}"
+    return f"{names[1]} against {names[0]}: {score}, {size}, {speed:.2f} times the speed, {distance}."
 
 
 def _figures(first: Report, second: Report) -> tuple[Figure, ...]:

@@ -11,8 +11,11 @@ from lampq_onnx.artifacts.report import LayerReport
 from lampq_onnx.html.places import place_of
 from lampq_onnx.html.theme import WIDTHS
 
-BOX, HEIGHT, GAP, LABEL = 118, 24, 14, 76
+BOX, HEIGHT, GAP, LABEL = 118, 24, 14, 96
 """Width and height of a layer, space between two, and room for the name of a row, in pixels."""
+
+LONGEST_ROW, LONGEST_TYPE = 14, 11
+"""Letters of a row's name and of a layer's that fit; longer ones are cut, and whole in the title of the box."""
 
 MOST_ROWS = 40
 """Rows that are drawn; deeper models are cut, and the picture says so."""
@@ -36,7 +39,7 @@ def graph_picture(layers: Sequence[LayerReport]) -> Markup | None:
     ]
     for place, (name, row) in enumerate(shown):
         y = place * (HEIGHT + GAP) + 2
-        parts.append(f'<text x="0" y="{y + 16}" fill="var(--muted)">{_text(name)}</text>')
+        parts.append(f'<text x="0" y="{y + 16}" fill="var(--muted)">{_text(_cut(name, LONGEST_ROW))}</text>')
         for column, layer in enumerate(row):
             parts += _box(layer, LABEL + column * (BOX + GAP), y, last=column == len(row) - 1)
     parts.append("</svg>")
@@ -70,7 +73,7 @@ def _rows(layers: Sequence[LayerReport]) -> list[tuple[str, list[LayerReport]]]:
 
 def _box(layer: LayerReport, x: int, y: int, *, last: bool) -> list[str]:
     place = place_of(layer.name)
-    short = (place.row if place else layer.type).rpartition(".")[2][:10]
+    short = (place.row if place else layer.type).rpartition(".")[2]
     width = round(layer.mean_weight_bits)
     bits = f"{_bits(layer.mean_weight_bits)}/{_bits(layer.activation_bits)}"
     ink = "#ffffff" if _LIGHT_INK < width <= 8 else "#1b1b1a"
@@ -82,13 +85,17 @@ def _box(layer: LayerReport, x: int, y: int, *, last: bool) -> list[str]:
         f"<g><title>{_text(title)}</title>",
         f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="4" fill="{colour}" stroke="var(--ink)" '
         f'stroke-width="0.7"{dashed}/>',
-        f'<text x="{x + 7}" y="{y + 16}" fill="{ink}">{_text(short)}</text>',
+        f'<text x="{x + 7}" y="{y + 16}" fill="{ink}">{_text(_cut(short, LONGEST_TYPE))}</text>',
         f'<text x="{x + BOX - 7}" y="{y + 16}" fill="{ink}" text-anchor="end" font-weight="600">{bits}</text></g>',
     ]
     if not last:
         middle = y + HEIGHT // 2
         parts.append(f'<path d="M{x + BOX} {middle}h{GAP - 4}m-4 -3l4 3l-4 3" fill="none" stroke="var(--muted)"/>')
     return parts
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _bits(width: float) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from lampq_onnx.artifacts.report import Report
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
 from lampq_onnx.disk.files import PAGE_FILE, write_atomic
+from lampq_onnx.evaluation.gates import failed_gates, gates_of, verdict_line
 from lampq_onnx.html.facts import LINKED, facts
 from lampq_onnx.html.page import Figure, figure, render, text
 from lampq_onnx.html.theme import FLOAT, INK, MUTED, SERIES
@@ -26,13 +28,15 @@ COLUMNS = ("metric", "budget", "bits", "MB", "", "drop", "agreement", "KL", "spe
 _TERMS = {"drop": "drop", "agreement": "agreement", "KL": "kl", "speed": "speed", "Pareto-optimal": "pareto"}
 
 
-def sweep_page(sweep: Sweep, files: Sequence[str] = ()) -> str:
+def sweep_page(sweep: Sweep, files: Sequence[str] = (), picked: Report | None = None) -> str:
     """Return the whole page as text.
 
     Args:
         sweep: the sweep.
         files: names of files beside the page, to which it links.
+        picked: report of the picked file, whose gates the page shows first; None: none was picked.
     """
+    gates = () if picked is None else gates_of(picked)
     metric = sweep.points[0].accuracy.metric
     plots = [
         _plot("kl_size", sweep, _SIZE, _KL, "KL to the float model against size", log=True),
@@ -47,6 +51,8 @@ def sweep_page(sweep: Sweep, files: Sequence[str] = ()) -> str:
         {
             "title": f"{sweep.model}: sweep of budgets",
             "sweep": sweep,
+            "gate_line": verdict_line(gates) if picked else "",
+            "failed": failed_gates(gates),
             "metric": metric,
             "facts": facts(sweep.written, sweep.environment, (), "sweep"),
             "links": [name for name in (*LINKED, PAGE_FILE) if name in files and name != "sweep.html"],
@@ -66,9 +72,9 @@ def sweep_page(sweep: Sweep, files: Sequence[str] = ()) -> str:
     )
 
 
-def write_sweep(sweep: Sweep, path: Path, files: Sequence[str] = ()) -> None:
+def write_sweep(sweep: Sweep, path: Path, files: Sequence[str] = (), picked: Report | None = None) -> None:
     """Write the HTML page, atomically; see `sweep_page`."""
-    write_atomic(path, sweep_page(sweep, files).encode())
+    write_atomic(path, sweep_page(sweep, files, picked).encode())
 
 
 def _line(sweep: Sweep, point: SweepPoint) -> Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lampq_onnx.errors import UsageError
@@ -23,12 +23,22 @@ class Engine:
     runtime: str = "onnxruntime"
     precision: Precision = "auto"
 
+    def in_float32(self) -> Engine:
+        """Return the engine with float32 in the place of shorter floats.
+
+        onnxruntime uses none on a CPU by itself, and stays as it is: what its kernels round, they round for users too.
+        """
+        return self if self.runtime == "onnxruntime" else replace(self, precision="f32")
+
 
 ONNXRUNTIME = Engine()
 
 
 def engine_for(runtime: str, precision: Precision, target: str) -> Engine:
     """Return the engine that options ask for.
+
+    Files that another device runs, with inputs in float, are checked here in float32: onnxruntime's own choice on a CPU
+    would round these inputs to 8 bits.
 
     Args:
         runtime: name of the runtime; auto: that of the target, or onnxruntime if nothing runs the target's files here.
@@ -46,4 +56,6 @@ def engine_for(runtime: str, precision: Precision, target: str) -> Engine:
             f"onnxruntime computes in float32 on CPUs, not in {precision}",
             hint="leave out --inference-precision, or give --runtime openvino",
         )
+    if precision == "auto" and found == ONNXRUNTIME.runtime and known is not None and known.block is not None:
+        return Engine(found, "f32")
     return Engine(found, precision)

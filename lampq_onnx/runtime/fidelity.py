@@ -7,7 +7,6 @@ implementation being worse. So every quantized layer is cut out and run both way
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def layer_errors(
     Raises:
         LampqError: a layer cannot be cut out or loaded.
     """
-    exact = replace(engine, precision="f32")
+    exact = engine.in_float32()
     errors: dict[str, float] = {}
     for layer, (piece, captured) in zip(layers, cut_layers(path, layers, images, threads=threads), strict=True):
         values = captured if engine.runtime == ONNXRUNTIME.runtime else on_levels(piece, layer.input, captured)

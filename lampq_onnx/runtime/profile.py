@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.runtime.engine import Precision
 from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
@@ -43,7 +44,9 @@ class Profile:
         return sum(self.operators.values())
 
 
-def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int) -> Profile:
+def profile_model(
+    path: Path, images: npt.NDArray[np.float32], *, threads: int, runs: int, precision: Precision = "auto"
+) -> Profile:
     """Run a file with onnxruntime's profiler.
 
     Args:
@@ -51,12 +54,13 @@ def profile_model(path: Path, images: npt.NDArray[np.float32], *, threads: int, 
         images: (batch, c, h, w).
         threads: threads of one operator.
         runs: measured runs; a few more are run first as warm-up.
+        precision: see `sessions.session_options`.
 
     Raises:
         LampqError: onnxruntime refuses the file or the images.
     """
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
-        options = session_options(threads)
+        options = session_options(threads, precision=precision)
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")

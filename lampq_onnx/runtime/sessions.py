@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
+from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, Precision
 from lampq_onnx.runtime.runtimes import runtime_of
 
 SILENT = 3
@@ -72,8 +72,14 @@ class Runner:
         return np.asarray(found[0]) if len(found) == 1 else np.concatenate(found, axis=-1)
 
 
-def session_options(threads: int, *, optimize: bool = True) -> Any:
+FLOAT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
+"""Session setting with which MatMulNBits, which weights in blocks become, keeps its input in float32."""
+
+
+def session_options(threads: int, *, optimize: bool = True, precision: Precision = "auto") -> Any:
     """Make the session options used everywhere: the given number of threads, all optimizations or none.
+
+    With the precision f32, inputs in float stay in float32. By default, MatMulNBits rounds them to 8 bits on a CPU.
 
     A file that is not optimized unpacks its weights in every run and keeps every tensor of its QDQ arithmetic apart, so
     it runs without onnxruntime's pool, which would keep the largest of all of them.
@@ -84,8 +90,8 @@ def session_options(threads: int, *, optimize: bool = True) -> Any:
     options.log_severity_level = SILENT
     options.enable_cpu_mem_arena = options.enable_mem_pattern = optimize
     levels = ort.GraphOptimizationLevel
-    # MatMulNBits, which weights in blocks become, would round its input to 8 bits on a CPU; on a GPU it does not.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    for name, value in FLOAT_INPUTS.items() if precision == "f32" else ():
+        options.add_session_config_entry(name, value)
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     return options
 

@@ -38,9 +38,8 @@ class OnnxRuntime:
 
     def open(self, model: Path | bytes, *, threads: int, precision: Precision, optimize: bool) -> Session:
         """Load a file or a serialized model; see `Runtime`."""
-        del precision  # float32 is the only one, see `engine_for`
         source = str(model) if isinstance(model, Path) else model
-        options = session_options(threads, optimize=optimize)
+        options = session_options(threads, optimize=optimize, precision=precision)
         try:
             session: Session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
@@ -52,17 +51,15 @@ class OnnxRuntime:
         self, path: Path, places: Sequence[Place], images: Images, *, threads: int, precision: Precision, runs: int
     ) -> Kernels:
         """Profile a file, and find what it executes for each layer; see `Runtime`."""
-        del precision
-        profile = profile_model(path, images, threads=threads, runs=runs)
+        profile = profile_model(path, images, threads=threads, precision=precision, runs=runs)
         return Kernels(tuple(layer_kernels(places, profile)), profile.operators)
 
     def operators(
         self, paths: Sequence[Path], images: Images, *, threads: int, precision: Precision, runs: int
     ) -> list[Mapping[str, tuple[float, int]]]:
         """Profile files in turns; see `Runtime`."""
-        del precision
         with tempfile.TemporaryDirectory(prefix="lampq-") as room:
-            sessions = [_profiled(path, Path(room) / str(i), threads) for i, path in enumerate(paths)]
+            sessions = [_profiled(path, Path(room) / str(i), threads, precision) for i, path in enumerate(paths)]
             batches = [batches_for(session, images, str(path)) for session, path in zip(sessions, paths, strict=True)]
             for _ in range(WARM_UP + runs):
                 for session, pieces, path in zip(sessions, batches, paths, strict=True):
@@ -76,8 +73,8 @@ class OnnxRuntime:
 RUNTIME = OnnxRuntime()
 
 
-def _profiled(path: Path, prefix: Path, threads: int) -> Any:
-    options = session_options(threads)
+def _profiled(path: Path, prefix: Path, threads: int, precision: Precision) -> Any:
+    options = session_options(threads, precision=precision)
     options.enable_profiling = True
     options.profile_file_prefix = str(prefix)
     try:

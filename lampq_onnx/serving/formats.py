@@ -30,6 +30,7 @@ class Packaged:
         source_bytes: its size, with external data.
         target: what the quantized file was made for; empty if it does not say.
         runs: where the package may run.
+        failed: gates that the folder's report fails, as sentences.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Packaged:
     source_bytes: int
     target: str
     runs: str
+    failed: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -73,8 +75,7 @@ def package(source: str | Path, form: str, output: str | Path | None = None, *, 
     require_writable(target.parent)
     model = load_model(path)
     require_quantized(ModelFile(model, path))
-    if source.is_dir():
-        require_measured(source)
+    failed = require_measured(source) if source.is_dir() else ()
     require_space(target.parent, 2 * file_bytes(path), f"the package of {path}")
     with staged_folder(target) as stage:
         FORMATS[form].write(Source(path=path, model=model, name=_name(model, path)), stage)
@@ -89,6 +90,7 @@ def package(source: str | Path, form: str, output: str | Path | None = None, *, 
         source_bytes=file_bytes(path),
         target=model.metadata_props.get(TARGET_KEY, ""),
         runs=FORMATS[form].runs,
+        failed=failed,
     )
 
 

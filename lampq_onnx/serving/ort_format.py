@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,9 +50,12 @@ def to_ort(source: Source, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep onnxruntime's warnings from the terminal; failures are raised."""
+    """Keep the log of onnxruntime and of its converter from the terminal; failures are raised."""
     onnxruntime.set_default_logger_severity(ERRORS)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
+        logging.disable(before)
         onnxruntime.set_default_logger_severity(WARNINGS)

@@ -54,7 +54,8 @@ FORMATS: Mapping[str, Format] = {
     "ort": Format(
         _ort,
         "onnxruntime's own format, for phones and small devices",
-        "onnxruntime of this version or newer, on processors like this one: the graph is optimized for it",
+        "onnxruntime of this version or newer, on processors like this one: the graph is optimized for it; "
+        "weights are unpacked to int8, so the file is larger and loads faster",
     ),
     "triton": Format(
         _triton,

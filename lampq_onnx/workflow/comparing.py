@@ -12,19 +12,26 @@ from lampq_onnx.evaluation.two_runs import TwoRuns, compare_runs
 from lampq_onnx.html.two_runs import compare_page
 
 
-def compare(first: Path, second: Path, page: Path | None = None, *, overwrite: bool = False) -> TwoRuns:
+def compare(
+    first: str | Path, second: str | Path, output: str | Path | None = None, *, overwrite: bool = False
+) -> TwoRuns:
     """Compare two results, and write a page about it.
 
     Args:
         first: a folder that quantize wrote, or a report.json.
         second: likewise.
-        page: the HTML file to write; None: none.
-        overwrite: replace ``page`` if it exists.
+        output: the HTML page to write; None: none.
+        overwrite: replace ``output`` if it exists.
+
+    Returns:
+        figures, widths and answers of both, and a verdict in one sentence.
 
     Raises:
         UsageError: a folder has no report, the page exists, or the tasks differ.
         LampqError: a report cannot be read.
     """
+    first, second = Path(first), Path(second)
+    page = None if output is None else Path(output)
     require_new_files((page,), overwrite=overwrite)
     one, two = _report(first), _report(second)
     names = (str(first), str(second)) if first.name == second.name else (first.name or ".", second.name or ".")

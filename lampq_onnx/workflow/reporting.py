@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def validate(
     limits: GateLimits,
     *,
     files: CheckFiles = NO_FILES,
+    given: Iterable[object] | None = None,
     overwrite: bool = False,
     progress: ProgressSink = NO_PROGRESS,
 ) -> Report | None:
@@ -63,6 +65,7 @@ def validate(
         options: threads, and how latency is measured.
         limits: of the gates.
         files: what to write.
+        given: a data set or batches of Python, which replace the images.
         overwrite: replace files that exist.
         progress: told of stages.
 
@@ -78,9 +81,9 @@ def validate(
     against = reference or model.with_name(FLOAT_FILE)
     if reference is None and not against.is_file():
         raise UsageError(f"there is no {FLOAT_FILE} beside {model}", hint="name the float file with --reference FILE")
-    if images.validation is None:
+    if images.validation is None and given is None:
         raise UsageError("validate needs labelled images", hint="give them with --validation SRC")
-    found = compare(model, against, images, options, limits, progress=progress)
+    found = compare(model, against, images, options, limits, given=given, progress=progress)
     if found is None:
         return None
     if files.report is not None and files.page is not None:

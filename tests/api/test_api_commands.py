@@ -21,6 +21,8 @@ from lampq_onnx.config.recipe import FIELDS, by_flag
 from lampq_onnx.errors import GateError, LampqError, UsageError
 from lampq_onnx.frontend.models.digits import split_images
 from lampq_onnx.graph.layers import find_layers
+from lampq_onnx.graph.metadata import read_metadata
+from lampq_onnx.graph.model_file import load_model
 from tests.cli.conftest import invoke
 from tests.converter.graphs import as_ir, vit
 from tests.frontend.tiny_models import SIZE, images, tiny_vit
@@ -150,6 +152,35 @@ def test_validate_writes_what_the_command_writes(folder: Path, pictures: Path, t
         lampq_onnx.validate(model, None, pictures)
     with pytest.raises(UsageError, match="needs labelled images"):
         lampq_onnx.validate(folder / "model.onnx")
+
+
+def test_validate_takes_data_sets_and_batches(folder: Path, tmp_path: Path) -> None:
+    pixels, labels = (found[:40] for found in split_images("test"))
+    options = {"latency_runs": 1, "threads": 1}
+    named = lampq_onnx.validate(folder / "model.onnx", None, "digits", **options)
+    pairs = lampq_onnx.validate(
+        folder / "model.onnx", None, list(zip(pixels, map(int, labels), strict=True)), **options
+    )
+    assert named is not None
+    assert pairs is not None
+    assert (named.accuracy.samples, pairs.accuracy.samples) == (500, 40)
+    facts = read_metadata(load_model(folder / "model.onnx"), folder / "model.onnx").preprocessing
+    batch = facts.normalize(np.stack([facts.crop(image) for image in pixels]))
+    batches = lampq_onnx.validate(folder / "model.onnx", None, [(batch, labels)], **options)
+    assert batches is not None
+    assert batches.accuracy == pairs.accuracy
+    with pytest.raises(LampqError, match="no labels"):
+        lampq_onnx.validate(folder / "model.onnx", None, [batch], **options)
+
+
+def test_compare(folder: Path, tmp_path: Path) -> None:
+    found = lampq_onnx.compare(folder, folder / "report.json", tmp_path / "page.html")
+    assert "the same size" in found.verdict
+    assert found.widths == ()
+    assert found.layers == len(lampq_onnx.Report.load(folder / "report.json").layers)
+    assert found.verdict in (tmp_path / "page.html").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="exists already"):
+        lampq_onnx.compare(folder, folder, tmp_path / "page.html")
 
 
 def test_report(folder: Path, tmp_path: Path) -> None:

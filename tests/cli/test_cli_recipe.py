@@ -141,3 +141,15 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.Monk
     assert "1 results, 0.0 MB" in invoke("cache")[1]
     assert "removed" in invoke("cache", "--clear")[1]
     assert not list(tmp_path.glob("*.arrays"))
+
+
+def test_the_recipe_of_init_runs_as_written(tmp_path: Path) -> None:
+    from lampq_onnx.artifacts import Report
+
+    recipe, output = tmp_path / "recipe.toml", tmp_path / "out"
+    assert invoke("init", recipe)[0] == 0
+    written = recipe.read_bytes()
+    assert invoke("quantize", "--recipe", recipe, "--output", output)[0] == 0
+    assert recipe.read_bytes() == written
+    report = Report.load(output / "report.json")
+    assert (report.model, report.bits.budget) == ("digits", 4)

@@ -16,6 +16,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.overflows import Overflows, read_overflows, write_overflows
 from lampq_onnx.quantization import fit_weight_grid
+from lampq_onnx.runtime.engine import engine_for
 from lampq_onnx.runtime.sessions import open_session, session_options
 from lampq_onnx.targets import BLOCK, TARGETS, Packing
 from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, plan_on, reference, vit
@@ -23,6 +24,9 @@ from tests.converter.graphs import as_ir, as_proto, one_matmul, plan_for, plan_o
 CUDA = TARGETS["onnxruntime-cuda"]
 NONE = Overflows()
 INPUTS = 150  # two blocks and a part of a third one
+
+HERE = engine_for("auto", "auto", CUDA.name)
+"""What checks files for GPUs on this CPU: products keep their inputs in float32."""
 
 
 def weights() -> np.ndarray:
@@ -63,7 +67,7 @@ def test_a_layer_is_a_dequantized_constant_in_blocks_and_a_product_in_float16(bi
     np.testing.assert_array_equal(by_hand.T, conversion.parameters["fc"].weight.dequantize())
     expected = images() @ by_hand + bias
     for optimize in (False, True):
-        session = open_session(proto.SerializeToString(), threads=1, optimize=optimize)
+        session = open_session(proto.SerializeToString(), threads=1, optimize=optimize, engine=HERE)
         found = session.run(None, {"x": images()})[0]
         assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
     error = np.linalg.norm(expected - bias - images() @ weights()) / np.linalg.norm(images() @ weights())
@@ -82,7 +86,7 @@ def test_exact_storage_takes_its_bits_and_is_unpacked_when_it_is_loaded(bits: in
     assert (weight.block, conversion.stored["fc"].bytes) == (BLOCK, -(-INPUTS * 6 * bits // 8))
     expected = images() @ weight.dequantize().T
     assert np.linalg.norm(reference(proto, images()) - expected) < 1e-3 * np.linalg.norm(expected)
-    options = session_options(1)
+    options = session_options(1, precision="f32")
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": images()})[0]
@@ -96,7 +100,7 @@ def test_exact_storage_takes_its_bits_and_is_unpacked_when_it_is_loaded(bits: in
 def test_onnxruntime_fuses_each_layer(tmp_path: Path) -> None:
     plan = plan_for(["fc"], weight_bits=4, activation_bits=32)
     proto = as_proto(convert_model(with_facts(one_matmul(weights())), plan, target=CUDA, packing="native").model)
-    options = session_options(1)
+    options = session_options(1, precision="f32")
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     optimized = onnx.load(options.optimized_model_filepath)

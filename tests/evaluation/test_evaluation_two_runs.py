@@ -49,8 +49,7 @@ def test_figures_widths_and_answers() -> None:
         ("x", "cat", "4", "cat"), ("z", "cat", "cat", "7"),
     ]  # fmt: skip
     assert found.verdict == (
-        "two against one: 5.00 ± 0.28 points less top-1, 1.00 times the size, 1.25 times the speed, "
-        "KL 0.02 against 0.02."
+        "two against one: 5.00 ± 0.28 points less top-1, the same size, 1.25 times the speed, the same KL of 0.02."
     )
     assert "within chance" in compare_runs(ONE, ONE, ("one", "one")).verdict
     assert compare_runs(ONE, ONE, ("one", "one")).answers == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,4 +115,20 @@ def test_the_head_says_when_and_how_and_links_the_files(browser: Any, tmp_path: 
     assert facts.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))") == [
         "model.onnx", "recipe.toml",
     ]  # fmt: skip
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["report", "sweep", "compare"])
+def test_figures_keep_their_height_when_the_window_changes(browser: Any, tmp_path: Path, name: str) -> None:
+    page = opened(browser, tmp_path, name, viewport={"width": 1400, "height": 900})
+    heights = "[...document.querySelectorAll('.plot')].map(p => [p.clientHeight, p.querySelector('svg').clientHeight])"
+    before = page.evaluate(heights)
+    assert all(box == drawn > 100 for box, drawn in before)
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        end = time.monotonic() + 10
+        while page.evaluate("document.querySelector('.plot svg').clientWidth") > width and time.monotonic() < end:
+            page.wait_for_timeout(50)
+        page.wait_for_timeout(200)
+        assert page.evaluate(heights) == before
     page.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.artifacts.report import Baseline
 from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
 from lampq_onnx.errors import LampqError, UsageError
@@ -155,3 +156,12 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     assert "kl, 2 bits" in hover.text_content()
     assert trouble == []
     page.close()
+
+
+def test_the_page_says_whether_the_picked_file_passes() -> None:
+    assert 'id="gate"' not in sweep_page(sweep())
+    chosen = sweep(picked="kl-3", request="drop<=1, min size")
+    assert '<p class="gate good" id="gate">The picked file: PASS' in sweep_page(chosen, picked=report())
+    failing = report(limits=GateLimits(max_drop=0.1), accuracy=accuracy(0.7, 10.0))
+    page = sweep_page(chosen, picked=failing)
+    assert '<p class="gate bad" id="gate">The picked file: FAIL' in page

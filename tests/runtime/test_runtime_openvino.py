@@ -116,6 +116,7 @@ def test_the_runtime_follows_the_target_unless_one_is_given() -> None:
     assert engine_for("auto", "auto", HERE.name) == Engine("openvino")
     assert engine_for("auto", "auto", "onnxruntime-x86-vnni") == ONNXRUNTIME
     assert engine_for("auto", "auto", "tensorrt") == engine_for("auto", "auto", "of another tool") == ONNXRUNTIME
+    assert engine_for("auto", "auto", "onnxruntime-cuda") == Engine("onnxruntime", "f32")
     assert engine_for("openvino", "bf16", "tensorrt") == Engine("openvino", "bf16")
     with pytest.raises(UsageError, match="onnxruntime computes in float32 on CPUs, not in bf16"):
         engine_for("onnxruntime", "bf16", HERE.name)

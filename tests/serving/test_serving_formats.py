@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from typer.testing import CliRunner
 
 from lampq_onnx.artifacts import BitPlan
+from lampq_onnx.artifacts.gates import GateLimits
+from lampq_onnx.cli.main import app
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
@@ -23,7 +28,7 @@ from lampq_onnx.graph.model_file import file_sha256, save_model
 from lampq_onnx.serving.formats import package
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
-from tests.html.reports import report
+from tests.html.reports import accuracy, report
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +254,26 @@ def test_what_cannot_be_packaged_is_refused_and_leaves_nothing(folder: Path, tmp
     with pytest.raises(LampqError, match="cannot be written in onnxruntime's format"):
         package(tmp_path / "broken.onnx", "ort", tmp_path / "c")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.onnx", "there"]
+
+
+def test_a_failing_file_is_not_packaged_in_silence(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "failed"
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("triton", "ort"))
+    measured = report(
+        model_sha256=file_sha256(place / "model.onnx"), limits=GateLimits(max_drop=0.1), accuracy=accuracy(0.7, 10.0)
+    )
+    measured.save(place / "report.json")
+    (said,) = package(place, "ort").failed
+    assert "top-1" in said
+    shown = CliRunner().invoke(app, ["package", str(place), "--format", "triton"])
+    assert shown.exit_code == 0
+    assert f"FAIL: the report of {place} says: {said}" in shown.output
+    report(model_sha256=file_sha256(place / "model.onnx")).save(place / "report.json")
+    assert package(place, "ort", tmp_path / "passed").failed == ()
+
+
+def test_the_log_of_the_converter_is_not_shown(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lampq_onnx", "package", str(folder), "--format", "ort"]
+    done = subprocess.run([*command, "--output", str(tmp_path / "quiet")], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "INFO" not in done.stdout

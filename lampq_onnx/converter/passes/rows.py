@@ -134,6 +134,8 @@ class StayInRows(CountingPass):
         for position, value in enumerate(inputs):
             if value is not None and not _one_row(value, shape[-1]):
                 node.replace_input_with(position, self._in_rows(value, shape, node))
+        if node.op_type == "LayerNormalization":
+            node.attributes["axis"] = ir.AttrInt64("axis", -1)  # rows have two dimensions
         result = node.outputs[0]
         readers = [(use.node, use.idx) for use in result.uses()]
         sizes = (-1, *(int(size) for size in shape[1:]))

@@ -84,8 +84,7 @@ def export_model(loaded: LoadedModel) -> Exported:
     layers = differentiable(layers, skipped, loaded.module, loaded.identity.name, images)
     _require_layers(layers, skipped, loaded)
     norms = _norms(model, loaded.module)
-    _strip(model)
-    model.producer_name = "lampq-onnx"
+    _sign(model)
     write_metadata(model, loaded.identity.name, preprocessing, loaded.identity.num_classes, loaded.task)
     return Exported(model, layers, skipped, norms)
 
@@ -99,8 +98,7 @@ def _written(loaded: LoadedModel, source: OnnxSource) -> Exported:
         assert isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
         layers.append(ModelLayer(layer.name, layer.type, module, fixed=layer.type in FIXED_TYPES))
     _require_layers(layers, source.skipped, loaded)
-    _strip(model)
-    model.producer_name = "lampq-onnx"
+    _sign(model)
     write_metadata(model, loaded.identity.name, loaded.preprocessing, loaded.identity.num_classes, loaded.task)
     return Exported(model, tuple(layers), dict(source.skipped))
 
@@ -191,8 +189,9 @@ def _root(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _strip(model: ir.Model) -> None:
-    """Remove the exporter's notes (stack traces of this machine); keep ours."""
+def _sign(model: ir.Model) -> None:
+    """Name this package as the producer; remove the exporter's version and notes (stack traces of this machine)."""
+    model.producer_name, model.producer_version = "lampq-onnx", None
     for node in model.graph.all_nodes():
         node.doc_string = None
         for key in [k for k in node.metadata_props if not k.startswith(PREFIX)]:

@@ -144,7 +144,8 @@ def sweep(
             found.save(stage / SWEEP_FILE)
             write_points_csv(found.points, found.front, stage / SWEEP_TABLE)
             there = (*SWEEP_FILES, *(PICKED_FILES if found.picked else ()))
-            write_sweep(found, stage / SWEEP_PAGE, there)
+            held = (stage if chosen else folder) / REPORT_FILE
+            write_sweep(found, stage / SWEEP_PAGE, there, Report.load(held) if found.picked else None)
         for line in earlier.retire(new_pick=chosen is not None, stays=stays):
             say(line)
     return found

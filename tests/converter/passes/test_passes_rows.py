@@ -64,11 +64,13 @@ def test_values_in_rows_have_the_names_of_the_float_graph() -> None:
             assert set(outputs[f"blocks.{block}.{name}"]) <= written, name
 
 
-def test_residuals_norms_and_activations_read_rows() -> None:
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_residuals_norms_and_activations_read_rows(axis: int) -> None:
     b = Builder(0)
     first = gemm(b, "x", "a", 8, 8)
     second = b.op("Add", "x", first)
-    norm = b.op("LayerNormalization", second, b.constant("gain", np.ones(8)), b.constant("shift", np.ones(8)), axis=-1)
+    gain, shift = b.constant("gain", np.ones(8)), b.constant("shift", np.ones(8))
+    norm = b.op("LayerNormalization", second, gain, shift, axis=axis)
     third = gemm(b, b.op("Gelu", gemm(b, norm, "b", 8, 16)), "c", 16, 8)
     b.rename(b.op("Add", second, b.op("Mul", third, b.random("gamma", 8))), "y")
     model = b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]})
@@ -78,6 +80,7 @@ def test_residuals_norms_and_activations_read_rows() -> None:
     assert count >= 5
     x = np.random.default_rng(1).normal(size=(4, 3, 8)).astype(np.float32)
     np.testing.assert_allclose(reference(after, x), reference(model, x), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(run(after, x, LEVELS[-1]), run(model, x, LEVELS[0]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
