@@ -71,7 +71,7 @@ def trained(steps: int, seed: int = 0) -> Relief:
     """Train on the training split; prints the error on the test split."""
     torch.manual_seed(seed)
     images, wanted = pairs("train")
-    model = Relief().train()
+    model = Relief().train().requires_grad_(True)
     torch.nn.init.constant_(model.pixels.bias, float(wanted.mean()))
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
     for step in range(steps):
@@ -83,7 +83,7 @@ def trained(steps: int, seed: int = 0) -> Relief:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.eval()
+    model.eval().requires_grad_(False)
     images, wanted = pairs("test")
     with torch.no_grad():
         error = float(((model(images) - wanted).abs() / wanted).mean())
