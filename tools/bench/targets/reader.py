@@ -94,6 +94,29 @@ def run_tract(model: str, images: np.ndarray) -> np.ndarray:
     return np.stack([runnable.run([image[None]])[0].to_numpy().ravel() for image in images])
 
 
+def run_litert(model: str, images: np.ndarray) -> np.ndarray:
+    """LiteRT on the CPU, after the converter onnx2tf (2.6 or newer, which writes its files without TensorFlow)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        words = [str(Path(sys.executable).with_name("onnx2tf")), "-i", model, "-o", folder, "-b", "1", "-n"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        written = sorted(Path(folder).glob("*_float32.tflite"))
+        if not written:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
+            raise RuntimeError(said[-1].strip() if said else f"its converter ends with {done.returncode}")
+        interpreter = Interpreter(str(written[0]), num_threads=1)
+    interpreter.allocate_tensors()
+    (given,), (result, *_) = interpreter.get_input_details(), interpreter.get_output_details()
+    found = []
+    for image in images:
+        channels_last = tuple(given["shape"][1:]) != image.shape
+        interpreter.set_tensor(given["index"], (image.transpose(1, 2, 0) if channels_last else image)[None])
+        interpreter.invoke()
+        found.append(np.array(interpreter.get_tensor(result["index"])).ravel())
+    return np.stack(found)
+
+
 def run_onnxruntime(model: str, images: np.ndarray) -> np.ndarray:
     """onnxruntime, to check this file."""
     import onnxruntime
@@ -109,6 +132,7 @@ PACKAGES = {
     "iree": ("iree-base-compiler", run_iree),
     "tvm": ("apache-tvm", run_tvm),
     "tract": ("tract", run_tract),
+    "litert": ("ai-edge-litert", run_litert),
     "onnxruntime": ("onnxruntime", run_onnxruntime),
 }
 """Runtime -> its package, and what runs a file in it."""

@@ -1,7 +1,8 @@
 """Runtimes of other projects, each in an environment of its own: right, refused or wrong.
 
-`LAMPQ_MNN_PYTHON`, `LAMPQ_OPENCV_PYTHON`, `LAMPQ_IREE_PYTHON`, `LAMPQ_TVM_PYTHON` and `LAMPQ_TRACT_PYTHON` name the
-interpreters of those environments. No target is made for these runtimes: the files are those of other targets.
+`LAMPQ_MNN_PYTHON`, `LAMPQ_OPENCV_PYTHON`, `LAMPQ_IREE_PYTHON`, `LAMPQ_TVM_PYTHON`, `LAMPQ_TRACT_PYTHON` and
+`LAMPQ_LITERT_PYTHON` name the interpreters of those environments. No target is made for these runtimes: the files are
+those of other targets. LiteRT's needs onnx2tf beside ai-edge-litert, and Python 3.12.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from tools.bench.targets.case import Case, Row, not_run
 
 READER = Path(__file__).with_name("reader.py")
 IMAGES, SECONDS = 8, 300
-RUNTIMES = ("mnn", "opencv", "iree", "tvm", "tract")
+RUNTIMES = ("mnn", "opencv", "iree", "tvm", "tract", "litert")
 
 FILES: tuple[tuple[str, int, Packing], ...] = (
     ("onnxruntime-arm64", 8, "exact"),
     ("onnxruntime-arm64", 5, "exact"),
+    ("onnxruntime-arm64", 5, "container"),
     ("onnxruntime-arm64", 4, "native"),
     ("tensorrt", 8, "container"),
 )
