@@ -50,7 +50,7 @@ def compare(
         print_table(out, columns, lines)
     if len(shown) < len(found.widths):
         out.print(f"  and {len(found.widths) - len(shown)} more: -v", markup=False)
-    out.print(f"{len(found.answers)} listed images get different answers", markup=False)
+    out.print(f"different answers to {len(found.answers)} listed image{"" if len(found.answers) == 1 else "s"}", markup=False)
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
     out.print(found.verdict, markup=False)
