@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 EXPORTS_VARIABLE = "LAMPQ_TESTS_EXPORTS"
@@ -27,6 +26,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 def keep_exports(folder: Path) -> None:
     """Replace `torch.onnx.export` in this process; processes that share the folder share the exports."""
+    import onnx
     import onnx_ir as ir
     import torch
 
@@ -43,18 +43,11 @@ def keep_exports(folder: Path) -> None:
             own = file.with_suffix(f".{os.getpid()}")
             ir.save(program.model, own)
             own.replace(file)
-        model = ir.from_proto(_proto(file))
-        return SimpleNamespace(model=model)
+        return torch.onnx.ONNXProgram(ir.from_proto(onnx.load(file)), None)
 
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[EXPORTS_VARIABLE] = str(folder)
-    torch.onnx.export = kept
-
-
-def _proto(file: Path) -> Any:
-    import onnx
-
-    return onnx.load(file)
+    setattr(torch.onnx, "export", kept)  # noqa: B010 (its type is that of the function with all options)
 
 
 def _key(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str | None:

@@ -83,7 +83,12 @@ def test_the_cheapest_of_all_choices_is_found(bits, size, share, bops):
         max_bops=None if bops is None else bops * whole[2],
     )
     plan, solution = allocate_within(
-        sensitivities, limits, AllocationOptions(candidates=(3, 4, 8)), target=VNNI, table=table, packing="exact"
+        sensitivities,
+        limits,
+        AllocationOptions(candidates=(3, 4, 8), granularity="layer"),
+        target=VNNI,
+        table=table,
+        packing="exact",
     )
     options = [(w, a) for w in (3, 4, 8) for a in (8, 16, 32)] + [(32, 32)]
     # The blend with even costs is the metric's own affair; costs are taken from it for single layers.
@@ -129,9 +134,8 @@ def test_slack_budgets_are_refused_with_the_value_below_which_something_is_quant
 
     def quantized(**limits):
         # Float on its slower kernel has next to no price here: only budgets take layers out of it.
-        plan, _ = allocate_within(
-            sensitivities, Limits(**limits), AllocationOptions(wide_price=1e-30), target=VNNI, table=table
-        )
+        own = AllocationOptions(wide_price=1e-30, granularity="layer")
+        plan, _ = allocate_within(sensitivities, Limits(**limits), own, target=VNNI, table=table)
         return [name for name, layer in plan.layers.items() if layer.quantized]
 
     with pytest.raises(LampqError, match="nothing would be quantized") as caught:
