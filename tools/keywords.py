@@ -32,7 +32,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     ),
     "allocate": ("allocation", "budgets", ".packing"),
     "convert": (
-        *(".packing", ".target", ".batch", ".threads", ".calibration_size", ".seed"),
+        *(".packing", ".target", ".batch", ".attention", ".threads", ".calibration_size", ".seed"),
         *(".input_size", ".mean", ".std", ".crop"),
     ),
     "validate": (

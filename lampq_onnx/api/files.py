@@ -75,7 +75,7 @@ def convert(
         calibration: images for ranges that the plan lacks.
         overwrite: replace ``output`` if it exists.
         progress: told of stages.
-        options: packing, target and threads; how many images are chosen, and what they go through.
+        options: packing, target, form of attention and threads; how many images are chosen, and what they go through.
 
     Returns:
         the graph, and what was changed in it and what was not.

@@ -151,6 +151,7 @@ class ConvertKeywords(TypedDict, total=False):
     packing: Literal["auto", "exact", "native", "container"] | None
     target: str | None
     batch: int | None
+    attention: Literal["parts", "operator"] | None
     threads: int | None
     calibration_size: int | None
     seed: int | None
