@@ -50,7 +50,8 @@ def compare(
         print_table(out, columns, lines)
     if len(shown) < len(found.widths):
         out.print(f"  and {len(found.widths) - len(shown)} more: -v", markup=False)
-    out.print(f"{len(found.answers)} listed images get different answers", markup=False)
+    listed = len(found.answers)
+    out.print(f"different answers to {listed} listed image{'' if listed == 1 else 's'}", markup=False)
     for note in found.notes:
         out.print(f"note: {note}", markup=False)
     out.print(found.verdict, markup=False)
