@@ -247,6 +247,9 @@ _NARROW = tuple(range(2, 9))
 _ONNXRUNTIME = (Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (16, FLOAT), "float"))
 """Kernels of onnxruntime on CPUs (docs/runtime/targets.md): narrow widths run in 8 bits, wider inputs in float."""
 
+ATTENTION_OPSET = 23
+"""First opset with the operator Attention."""
+
 BLOCK = 64
 """Inputs that share a scale on GPUs: every width of a ViT is a multiple of it, and scales take 1/4 bit a weight."""
 

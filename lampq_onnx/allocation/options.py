@@ -138,7 +138,8 @@ class AllocationOptions(Record):
         Granularity,
         Option(
             "What gets a bit-width of its own: layer, or group (a few output channels of a layer). auto: group, unless "
-            "the effort is fast or the target cannot unpack weights when it loads the file.",
+            "the effort is fast, inputs have the width of the weights, the packing is not exact, or the target has "
+            "scales for blocks or cannot unpack weights when it loads the file.",
         ),
     ] = "auto"
     fixed_bits: Annotated[FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head).")] = (

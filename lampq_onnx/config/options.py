@@ -454,7 +454,8 @@ class OutputOptions(Record):
         Literal["parts", "operator"],
         Option(
             "Form of attention in the file. parts: products and softmax, which every runtime reads; operator: one "
-            "Attention, which onnxruntime 1.23 and newer computes faster on x86 CPUs. The file then has opset 23.",
+            "Attention, which onnxruntime 1.23 and newer computes faster on x86 CPUs. The file then has opset 23, "
+            "which the targets of OpenVINO, QNN and TensorRT do not read.",
             OUTPUT,
         ),
     ] = "parts"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lampq_onnx.allocation.metrics import METRICS, Measurement
+from lampq_onnx.allocation.options import Granularity
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.targets import Target
@@ -61,6 +62,13 @@ EVERYTHING = Stages()
 """What `analyze` measures: its file serves every metric and budget."""
 
 
+def shares_channels(granularity: Granularity, effort: str, activation_bits: int | str | None) -> bool:
+    """Whether options ask for the shares of output channels, see `AllocationOptions.granularity`."""
+    if granularity == "auto":
+        return effort != "fast" and activation_bits != "same"
+    return granularity == "group"
+
+
 def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bits: Sequence[float] = ()) -> Stages:
     """Decide which stages a run has; no stage runs whose result nothing would read.
 
@@ -93,7 +101,8 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
     whole_layers = options.granularity == "auto" and (
         not target.folds or target.block is not None or storage != "exact"
     )
-    shares = bool(open_weights) and not whole_layers
+    asked = shares_channels(options.granularity, recipe.analysis.effort, options.activation_bits)
+    shares = bool(open_weights) and asked and not whole_layers
     few = output.figures == "few" or (output.figures == "auto" and fast)
     return Stages(
         equalization=recipe.analysis.equalize,

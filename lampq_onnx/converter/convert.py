@@ -127,7 +127,8 @@ def _parameters(
             f"layer {graph_layer.name} has {len(matrix)} output channels in the model: {error}",
             hint="use the plan that was made for this model, or remove channel_widths of this layer from it",
         ) from error
-    if rounded is not None and np.array_equal(rounded.row_bits(), bits) and rounded.block == target.block:
+    same_type = rounded is not None and (rounded.grid == "e4m3") == target.float8
+    if rounded is not None and same_type and np.array_equal(rounded.row_bits(), bits) and rounded.block == target.block:
         _require_same_layer(graph_layer.name, matrix, rounded)
         return LayerParameters(weight=rounded, activation=activation, product=product)
     try:

@@ -8,14 +8,13 @@ import onnx_ir as ir
 import onnxscript.version_converter
 
 from lampq_onnx.converter.packing.storage import required_opset as opset_of_weight
-from lampq_onnx.converter.passes.one_attention import OPSET as ATTENTION_OPSET
 from lampq_onnx.converter.passes.one_attention import has_core
 from lampq_onnx.converter.passes.quantize_activations import required_opset as opset_of_input
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.targets import Packing, Target
+from lampq_onnx.targets import ATTENTION_OPSET, Packing, Target
 
 HALF_OPSET = 19
 """First opset whose QuantizeLinear and DequantizeLinear take float16."""

@@ -76,9 +76,9 @@ def quantizing_steps(
         Step(ReplaceBias(parameters), "before layers change their form: the bias is where the float graph has it"),
         Step(
             PatchEmbedToMatMul(facts, floats=target.block is not None),
-            "before the input is quantized: QuantizeLinear goes before its moves",
+            "before the input is quantized: QuantizeLinear goes behind its moves",
         ),
-        Step(GemmToMatMul(parameters), "before the input is quantized, for the same reason"),
+        Step(GemmToMatMul(parameters), "before the input is quantized: its Unsqueeze stands before QuantizeLinear"),
         Step(
             QuantizeActivations(parameters, signed=target.symmetric),
             "layers have their final inputs now",
@@ -87,7 +87,7 @@ def quantizing_steps(
         *(products if target.output_ranges else []),
         Step(ProductPerPart(facts, target), "after the weights are written: it cuts their scales"),
         Step(BiasInGemm(facts, target), "late: the passes before recognize a layer as a MatMul with an Add"),
-        Step(OneAttention(wanted=one_attention), "queries, keys and values have their final products now"),
+        Step(OneAttention(wanted=one_attention, wide=wide), "queries, keys and values have their final products now"),
         Step(StayInRows(target), "it follows the rows that Gemms read and write"),
         *(half if target.half else []),
     ]

@@ -37,7 +37,7 @@ def unapplied(model: ir.Model) -> tuple[NotDone, ...]:
     order = "in the order of a conversion"
     steps = [
         *graph_steps(),
-        Step(PatchEmbedToMatMul(in_float), order),
+        Step(PatchEmbedToMatMul(in_float, floats=target.block is not None), order),
         Step(ProductPerPart(facts, target), order),
         Step(BiasInGemm(facts, target), order),
     ]

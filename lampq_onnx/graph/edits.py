@@ -107,12 +107,21 @@ def unused(name: str, taken: set[str]) -> str:
     return found
 
 
+REPLACED, LIFTED = ".replaced", ".lifted"
+"""Ends of the names of values that another one stands for, and that have a dimension more than in the float file."""
+
+
 def move_annotation(old: ir.Node, new: ir.Node) -> None:
     """Make ``new`` the node that stands for the layer of ``old``."""
     new.name = old.name
     for key in (UNIT_KEY, TYPE_KEY):
         if key in old.metadata_props:
             new.metadata_props[key] = old.metadata_props[key]
+
+
+def float_name(value: ir.Value) -> str:
+    """Return the name that a value has in the float file, also if a pass has replaced it or given it a dimension."""
+    return (value.name or "").removesuffix(LIFTED).removesuffix(REPLACED)
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:
@@ -122,7 +131,7 @@ def take_over(old: ir.Value, new: ir.Value) -> None:
     """
     name, kind, shape, declared = old.name, old.type, old.shape, old.is_graph_output()
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    old.name = f"{name}.replaced"
+    old.name = f"{name}{REPLACED}"
     new.name, new.type = name, kind
     if new.shape is None or (declared and shape is not None):
         new.shape = shape

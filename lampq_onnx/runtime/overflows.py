@@ -40,11 +40,16 @@ def measure_overflows(path: Path, batches: Iterable[npt.NDArray[np.float32]], *,
     names = [value.name for node in graph for value in node.outputs if value.name]
     image = graph.inputs[0].name or ""
     norms = {node.outputs[0].name or "": node for node in graph if node.op_type in NORMALIZATIONS and node.inputs[0]}
+    constants = {
+        value.name or "": value.const_value.numpy()
+        for node in norms.values()
+        if (value := node.inputs[0]) is not None and value.const_value is not None
+    }
     largest = dict.fromkeys(names, 0.0)
     sums = dict.fromkeys(norms, 0.0)
     with open_tensors(path, names, threads=threads) as run:
         for images in batches:
-            found = {**run(images), image: images}
+            found = {**constants, **run(images), image: images}
             for name in names:
                 if found[name].dtype.kind == "f" and found[name].size:
                     largest[name] = max(largest[name], _largest(found[name], name, path))

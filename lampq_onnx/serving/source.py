@@ -16,8 +16,9 @@ import onnx_ir as ir
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.disk.files import created
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.keys import PREPROCESSING_KEY
+from lampq_onnx.graph.keys import PREPROCESSING_KEY, TARGET_KEY
 from lampq_onnx.graph.metadata import read_metadata
+from lampq_onnx.targets import TARGETS
 
 PREPROCESSING_FILE = "preprocessing.json"
 
@@ -55,6 +56,24 @@ class Source:
         if PREPROCESSING_KEY not in self.model.metadata_props:
             return None
         return read_metadata(self.model, self.path).preprocessing
+
+
+def require_cpu_file(source: Source, reader: str) -> None:
+    """Refuse files that are made for NPUs and TensorRT, whose forms other runtimes refuse or run slowly.
+
+    Args:
+        source: the file.
+        reader: what is to read the package.
+
+    Raises:
+        LampqError: names the target of the file.
+    """
+    target = TARGETS.get(source.model.metadata_props.get(TARGET_KEY, ""))
+    if target is not None and (target.device != "CPU" and target.runner is None and target.block is None):
+        raise LampqError(
+            f"{source.path} is made for {target.name}, which {reader} does not run",
+            hint="make the file with a --target for CPUs",
+        )
 
 
 def write_preprocessing(source: Source, folder: Path) -> None:

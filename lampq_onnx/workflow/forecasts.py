@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lampq_onnx.config.recipe import Recipe
-from lampq_onnx.config.stages import EVERYTHING, Stages, stages_of
+from lampq_onnx.config.stages import EVERYTHING, Stages, shares_channels, stages_of
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.running.forecast import Forecast
 from lampq_onnx.running.load import DEIT_TINY
@@ -35,7 +35,9 @@ def quantize_forecast(recipe: Recipe) -> Forecast:
 
 def analyze_forecast(recipe: Recipe) -> Forecast:
     """Return the expected stages of `analyze`."""
-    return forecast(run_name("analyze", recipe), _measured(recipe, EVERYTHING))
+    options = recipe.allocation
+    shares = shares_channels(options.granularity, recipe.analysis.effort, options.activation_bits)
+    return forecast(run_name("analyze", recipe), _measured(recipe, replace(EVERYTHING, shares=shares)))
 
 
 def sweep_forecast(recipe: Recipe, bits: Sequence[float], metrics: Sequence[str]) -> Forecast:

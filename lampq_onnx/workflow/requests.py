@@ -6,7 +6,7 @@ from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.config.options import DIGITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
-from lampq_onnx.targets import Target
+from lampq_onnx.targets import ATTENTION_OPSET, Target
 from lampq_onnx.workflow.inputs import Given
 from lampq_onnx.workflow.planning import options_for, require_inputs, with_granularity
 
@@ -87,7 +87,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_target(recipe: Recipe, target: Target) -> None:
-    """Reject widths, a packing, a granularity or budgets that the target does not support, before anything is loaded.
+    """Reject what the target does not support, before anything is loaded: widths, packing, form of attention, budgets.
 
     Raises:
         UsageError: names the nearest widths, the packings or the granularity that the target supports, or what a budget
@@ -98,4 +98,9 @@ def check_target(recipe: Recipe, target: Target) -> None:
     target.require_widths(options_for(recipe.allocation, target, recipe.output.packing).width_pairs)
     if recipe.output.packing != "auto":
         target.require_packing(recipe.output.packing)
+    if recipe.output.attention == "operator" and target.opset < ATTENTION_OPSET:
+        raise UsageError(
+            f"{target.name} reads at most opset {target.opset}, and the operator Attention needs {ATTENTION_OPSET}",
+            hint="leave out --attention operator",
+        )
     require_inputs(recipe, target)

@@ -53,6 +53,23 @@ def test_a_metric_needs_its_own_measurements(sections: dict[str, dict[str, objec
     assert stages_of(recipe(**sections), VNNI).measurements == measured
 
 
+@pytest.mark.parametrize(
+    ("sections", "wanted"),
+    [
+        ({}, True),
+        ({"allocation": {"granularity": "group"}}, True),
+        ({"allocation": {"granularity": "layer"}}, False),
+        ({"allocation": {"activation_bits": "same"}}, False),
+        ({"analysis": {"effort": "fast"}}, False),
+        ({"analysis": {"effort": "fast"}, "allocation": {"granularity": "group"}}, True),
+        ({"output": {"packing": "native"}}, False),
+        ({"allocation": {"bits": 8.0}}, False),
+    ],
+)
+def test_shares_of_channels_are_measured_for_groups_alone(sections: dict[str, dict[str, object]], wanted: bool) -> None:
+    assert stages_of(recipe(**sections), VNNI).shares is wanted
+
+
 def test_inputs_are_measured_where_their_widths_are_open() -> None:
     assert stages_of(recipe(), VNNI).input_costs == "grouped"
     assert stages_of(recipe(analysis={"effort": "fast"}), VNNI).input_costs == "estimated"

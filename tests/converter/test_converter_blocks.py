@@ -168,6 +168,21 @@ def test_a_layer_that_overflows_is_a_product_in_float32() -> None:
     np.testing.assert_allclose(reference(proto, x), 1e5 * images() @ weights(), rtol=0.05, atol=2e4)
 
 
+def test_all_tensors_that_overflow_are_in_float32_under_their_new_names_too() -> None:
+    model = vit()
+    names = [layer.name for layer in find_layers(as_ir(model).graph)]
+    everything = tuple(name for node in model.graph.node for name in node.output)
+    proto = as_proto(
+        convert_model(with_facts(model, Overflows(everything)), plan_on(CUDA, names, 8), target=CUDA).model
+    )
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    computing = {"MatMul", "Gemm", "Add", "Gelu", "Softmax", "LayerNormalization"}
+    found = {node.output[0]: kinds.get(node.output[0]) for node in proto.graph.node if node.op_type in computing}
+    assert found
+    assert {name for name, kind in found.items() if kind == TensorProto.FLOAT16} == set()
+
+
 def test_damaged_metadata_is_refused() -> None:
     graph = as_ir(one_matmul(weights()))
     graph.metadata_props["lampq_onnx.float32_values"] = '["y"]'
@@ -189,3 +204,14 @@ def test_a_normalization_stays_in_float32_where_its_sum_of_squares_overflows_the
     x = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype(np.float32)
     wanted = reference(vit(), x)
     assert np.linalg.norm(reference(proto, x) - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+def test_rounded_weights_of_another_type_of_number_are_not_taken() -> None:
+    names = [layer.name for layer in find_layers(as_ir(vit()).graph)]
+    plan = plan_for(names, weight_bits=8)
+    float8, integer = TARGETS["tensorrt-fp8"], TARGETS["onnxruntime-x86-vnni"]
+    for made, wanted in ((float8, integer), (integer, float8)):
+        rounded = convert_model(with_facts(vit()), plan, target=made).parameters
+        weights = {name: numbers.weight for name, numbers in rounded.items()}
+        found = convert_model(with_facts(vit()), plan, target=wanted, weights=weights).parameters
+        assert {numbers.weight.grid == "e4m3" for numbers in found.values()} == {wanted.float8}

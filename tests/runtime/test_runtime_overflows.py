@@ -58,3 +58,14 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     bad[0, 0, 0, 0] = np.nan
     with pytest.raises(LampqError, match="holds NaN or infinity"):
         measure_overflows(file_of(tmp_path, 1.0), [bad], threads=1)
+
+
+def test_a_normalization_of_a_constant_is_measured_too(tmp_path: Path) -> None:
+    b = Builder()
+    queries = b.constant("queries", 1e3 * np.arange(32, dtype=np.float32).reshape(1, 1, 1, 32))
+    ones, zeros = b.constant("ones", np.ones(32)), b.constant("zeros", np.zeros(32))
+    b.rename(b.op("LayerNormalization", queries, ones, zeros, axis=-1), "normal")
+    b.rename(b.op("Add", "x", "normal"), "y")
+    onnx.save(b.model({"x": ["n", 1, 2, 32]}, {"y": ["n", 1, 2, 32]}), tmp_path / "float.onnx")
+    found = measure_overflows(tmp_path / "float.onnx", [images()], threads=1)
+    assert (found.values, found.norms) == ((), ("normal",))

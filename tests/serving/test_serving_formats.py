@@ -203,6 +203,19 @@ def test_openvino_computes_as_the_report_was_measured(
     assert json.loads((tmp_path / "openvino-ir" / "openvino.json").read_text(encoding="utf-8")) == options
 
 
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-fp8", "onnxruntime-qnn"])
+@pytest.mark.parametrize("format_", ["ort", "openvino-ir", "transformers-js"])
+def test_files_for_other_devices_are_not_packaged_for_cpus(
+    target: str, format_: str, folder: Path, tmp_path: Path
+) -> None:
+    model = ir.load(folder / "model.onnx")
+    model.metadata_props[TARGET_KEY] = target
+    save_model(model, tmp_path / "model.onnx")
+    with pytest.raises(LampqError, match=f"is made for {target}, which .* does not run"):
+        package(tmp_path / "model.onnx", format_)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_shifts_without_masks_are_refused(tmp_path: Path) -> None:
     """Older versions wrote them, and OpenVINO rounds what they drop."""
     one = onnx.numpy_helper.from_array(np.ones(1, np.uint8), "one")

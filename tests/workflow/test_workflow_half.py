@@ -45,3 +45,11 @@ def test_a_recipe_of_a_written_file_gives_the_same_recipe_again(tmp_path: Path) 
     path = tmp_path / "recipe.toml"
     path.write_text(first.to_toml())
     assert recipe_for(Recipe.load(path), CUDA) == first
+
+
+@pytest.mark.parametrize("name", ["openvino-x86-vnni", "onnxruntime-qnn", "tensorrt"])
+def test_the_operator_attention_is_refused_before_anything_is_loaded(name: str) -> None:
+    asked = Recipe.build({"model": {"name": "digits"}, "output": {"attention": "operator"}})
+    check_target(asked, VNNI)
+    with pytest.raises(UsageError, match=rf"{name} reads at most opset \d+, and the operator Attention needs 23"):
+        check_target(asked, TARGETS[name])

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from lampq_onnx.converter.passes.base import LayerPass
 from lampq_onnx.graph.bias import bias_of
-from lampq_onnx.graph.edits import add_constant, move_annotation, take_over
+from lampq_onnx.graph.edits import LIFTED, add_constant, move_annotation, take_over
 from lampq_onnx.graph.nodes import constant_array, int_attribute
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.graph.shapes import dimensions
@@ -84,7 +84,7 @@ def _lift(graph: ir.Graph, name: str, node: ir.Node) -> None:
     last, bias = node.outputs[0], bias_of(node)
     if bias is not None:
         last = bias.node.outputs[0]
-        node.outputs[0].name = f"{node.outputs[0].name}.lifted"  # three dimensions, unlike in the float file
+        node.outputs[0].name = f"{node.outputs[0].name}{LIFTED}"  # three dimensions, unlike in the float file
     axis = add_constant(graph, f"{name}.axis", np.array([1], np.int64))
     lift = ir.node("Unsqueeze", [node.inputs[0], axis], name=f"{name}.lift")
     graph.insert_before(node, lift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,9 +12,7 @@ from lampq_onnx.graph.nodes import constant_array, int_attribute, users
 from lampq_onnx.graph.readers import only_reader
 from lampq_onnx.graph.refusals import Outcome, Refused
 from lampq_onnx.graph.shapes import Dimension, dimensions
-
-OPSET = 23
-"""First opset with Attention."""
+from lampq_onnx.targets import ATTENTION_OPSET
 
 HEADS_FIRST, KEYS_TURNED = [0, 2, 1, 3], [0, 2, 3, 1]
 """From (batch, tokens, heads, width) to (batch, heads, tokens, width), and to (batch, heads, width, tokens)."""
@@ -47,13 +46,15 @@ class OneAttention(CountingPass):
 
     Args:
         wanted: whether the caller asked for the operator.
+        wide: tensors that stay in float32, see `ToFloat16`. Layers with such scores or results keep their operators.
     """
 
     purpose = "attention as one operator"
 
-    def __init__(self, *, wanted: bool) -> None:
+    def __init__(self, *, wanted: bool, wide: Collection[str] = ()) -> None:
         super().__init__()
         self._wanted = wanted
+        self._wide = frozenset(wide)
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes."""
@@ -68,8 +69,11 @@ class OneAttention(CountingPass):
         core = core_of(graph, softmax)
         if not isinstance(core, Core):
             return core
-        if graph.opset_imports.get("", 0) < OPSET:
-            return Refused(f"it needs opset {OPSET}")
+        inside = (v for node in (core.scores, softmax, core.mixing) for v in (*node.inputs, *node.outputs))
+        if any(value is not None and value.name in self._wide for value in inside):
+            return Refused("its scores or results overflow in float16, and one operator has them all in one type")
+        if graph.opset_imports.get("", 0) < ATTENTION_OPSET:
+            return Refused(f"it needs opset {ATTENTION_OPSET}")
         moved = [_moved(core.scores.inputs[0]), _moved(core.scores.inputs[1]), _moved(core.mixing.inputs[1])]
         shapes = [value.shape for value in moved if value.shape is not None]
         if [value.order for value in moved] != [HEADS_FIRST, KEYS_TURNED, HEADS_FIRST] or len(shapes) < 3:
@@ -78,6 +82,10 @@ class OneAttention(CountingPass):
         widths = [shape[3] for shape in shapes]
         if not isinstance(number, int) or any(count != number for count in others):
             return Refused("queries, keys and values have different numbers of heads")
+        if moved[2].factor != 1:
+            return Refused("its values are multiplied with a number")
+        if len({shape[0] for shape in shapes}) > 1:
+            return Refused("queries, keys and values have different batch sizes")
         if not all(isinstance(width, int) for width in widths):
             return Refused("the width of the heads is known only at run time")
         back = _way_back(graph, core.mixing.outputs[0])

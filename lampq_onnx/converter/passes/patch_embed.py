@@ -21,8 +21,7 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
 
     1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
     2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw] ->
-       MatMul -> Add. The activation pass puts QuantizeLinear before the first Reshape, so that bytes are moved instead
-       of floats (see QuantizeActivations).
+       MatMul -> Add. Reshape and Transpose stay before QuantizeLinear (see QuantizeActivations).
     3. A Conv whose input stays in float stays a Conv, which float kernels run best, unless ``floats`` is set.
     4. If only the flattening of ViTs follows the Conv (Reshape to [n, d, tokens], Transpose to [n, tokens, d]), the new
        result replaces the flattened one; otherwise it is brought back to [n, d, rows, columns].

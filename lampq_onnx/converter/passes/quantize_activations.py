@@ -15,7 +15,7 @@ UINT16_OPSET = 21
 """First opset whose QuantizeLinear writes uint16."""
 
 FLOAT8_OPSET = 19
-"""First opset whose QuantizeLinear writes float8, and reads float16."""
+"""First opset whose QuantizeLinear writes float8."""
 
 
 class QuantizeActivations(LayerPass[LayerParameters]):

@@ -173,7 +173,7 @@ def _columns(value: ir.Value) -> int | None:
 
 def _one_row(value: ir.Value | None, width: int | str) -> bool:
     """Whether a value is a constant of one number, or of one for each column."""
-    if value is None or value.const_value is None:
-        return False
+    if value is None or value.const_value is None or len(value.const_value.shape) > 2:
+        return False  # with three dimensions, the result would have as many
     sizes = value.const_value.shape.numpy()
     return value.const_value.size == 1 or (sizes[-1] == width and value.const_value.size == width)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from lampq_onnx.converter.passes.select_early import SELECTED
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.bias import bias_of
-from lampq_onnx.graph.edits import CountingPass, place, unused
+from lampq_onnx.graph.edits import CountingPass, float_name, place, unused
 from lampq_onnx.graph.float_types import TYPE_ATTRIBUTES, change_tensors
 from lampq_onnx.graph.keys import UNIT_KEY
 from lampq_onnx.graph.nodes import users
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+MOVES = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that write the numbers that they read."""
+
+SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 LARGEST = float(np.finfo(np.float16).max)
 """Largest finite number of float16."""
@@ -35,6 +43,9 @@ class ToFloat16(CountingPass):
     4. Where both kinds meet, a Cast stands. Readers of the same value share it.
     5. Inputs and outputs of the graph keep their types.
     6. An operand that the standard wants in float32, like the scales of Resize, stays float32.
+    7. What a Reshape or Transpose in float32 reads was written in float32: passes may have left the name of a value of
+       ``wide`` to the last of several operators that move it.
+    8. Constants that float16 would round to zero become its smallest number, since others may be divided by them.
 
     Args:
         wide: names of values that overflow in float16, or that have to be computed in float32 for another reason.
@@ -48,6 +59,7 @@ class ToFloat16(CountingPass):
     def __init__(self, wide: Collection[str] = ()) -> None:
         super().__init__()
         self._wide = frozenset(wide)
+        self._moved: set[ir.Value] = set()
 
     def apply(self, model: ir.Model) -> int:
         """Run the pass as the class describes.
@@ -66,11 +78,13 @@ class ToFloat16(CountingPass):
                 hint="use another --target, or export the model with standard operators only",
             )
         opsets = model.opset_imports
-        full = _from_constants(model.graph)
+        full, self._moved = _from_constants(model.graph), set()
         # Readers are settled before what they read.
         for node in reversed(list(model.graph)):
             if _floats(node) and node not in full and not self._fits(node, opsets.get(node.domain, 1), full):
                 full.add(node)
+            if node.op_type in MOVES and node in full and node.inputs[0] is not None:
+                self._moved.add(node.inputs[0])
         half = [node for node in model.graph if _floats(node) and node not in full]
         _Types(model.graph).settle(half, full, opsets)
         for value, (kind, shape) in known.items():
@@ -79,10 +93,14 @@ class ToFloat16(CountingPass):
                 value.type = None
         return len(half)
 
+    def _is_wide(self, value: ir.Value) -> bool:
+        """Whether a value overflows, by its name in the float file or by what moves it."""
+        return float_name(value).removesuffix(SELECTED) in self._wide or value in self._moved
+
     def _fits(self, node: ir.Node, opset: int, full: Collection[ir.Node]) -> bool:
         """Whether a node can compute in float16."""
         values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == FULL]
-        if any(value.name in self._wide or _overflows(value) for value in values):
+        if any(self._is_wide(value) or _overflows(value) for value in values):
             return False
         if node.domain not in ("", "ai.onnx"):
             return False
@@ -148,7 +166,7 @@ class _Types:
             name = unused(f"{value.name}.{dtype.name.lower()}", self._taken)
             tensor = value.const_value
             if tensor is not None and value.is_initializer():
-                array = tensor.numpy().astype(dtype.numpy())
+                array = _half(tensor.numpy()) if dtype == HALF else tensor.numpy().astype(dtype.numpy())
                 self._casts[key] = ir.Value(
                     name=name, const_value=ir.tensor(array, name=name), type=ir.TensorType(dtype), shape=value.shape
                 )
@@ -186,11 +204,18 @@ def _to_half(node: ir.Node) -> None:
     for value in node.outputs:
         if value.dtype == FULL:
             value.type = ir.TensorType(HALF)
-    change_tensors(node, (FULL,), lambda array: array.astype(np.float16))
+    change_tensors(node, (FULL,), _half)
     for name in TYPE_ATTRIBUTES:
         attribute = node.attributes.get(name)
         if attribute is not None and attribute.as_int() == FULL.value:
             node.attributes[name] = ir.AttrInt64(name, HALF.value)
+
+
+def _half(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Round to float16; numbers that are not zero stay apart from zero."""
+    found = array.astype(np.float16)
+    lost = (found == 0) & (array != 0)
+    return np.where(lost, np.copysign(SMALLEST, array), found).astype(np.float16)
 
 
 def _floats(node: ir.Node) -> bool:

@@ -11,7 +11,7 @@ import torch
 from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.options import AnalysisOptions
-from lampq_onnx.config.stages import Stages
+from lampq_onnx.config.stages import Stages, shares_channels
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
 from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
@@ -140,7 +140,7 @@ class Analysis:
             stages.input_costs, wide_price=stages.wide_price, progress=progress, group=self.group,
         )  # fmt: skip
         shares = {}
-        if stages.shares and shares_channels(options):
+        if stages.shares and shares_channels(options.granularity, options.effort, options.activation_bits):
             shares = self._channel_shares(options, seed, progress)
         return Sensitivities(
             model=self.loaded.identity,
@@ -279,17 +279,6 @@ class Analysis:
         require_labels(self.loaded, kind, self.images)
         for batch, labels in tensors(self.images.slice(0, TRACE_IMAGES), device, group=self.group, whole=True):
             yield batch, labels if kind == "given" else None
-
-
-def shares_channels(options: AnalysisOptions) -> bool:
-    """Whether the shares of output channels are measured.
-
-    Args:
-        options: what is measured.
-    """
-    if options.granularity == "auto":
-        return options.effort != "fast" and options.activation_bits != "same"
-    return options.granularity == "group"
 
 
 def linear_layers(layers: Sequence[ModelLayer]) -> list[ModelLayer]:

@@ -8,13 +8,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.converter import Conversion, convert_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.layers import find_layers
+from lampq_onnx.graph.overflows import Overflows, write_overflows
 from lampq_onnx.targets import TARGETS
-from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, plan_for, reference, run, vit
+from tests.converter.graphs import LEVELS, Builder, as_ir, as_proto, plan_for, plan_on, reference, run, vit
 
 HEADS, WIDTH, TOKENS = 2, 4, 3
 DIM = HEADS * WIDTH
@@ -35,6 +37,8 @@ def attention(*, factor: str = "both", case: str = "", opset: int = 20, keys: in
         y = b.op("Reshape", b.op("MatMul", source, b.random(f"{name}.weight", DIM, DIM)), b.ints(0, 0, HEADS, WIDTH))
         heads.append(b.op("Transpose", y, perm=[0, 2, 1, 3]))
     q, k, v = heads
+    if case == "values scaled":
+        v = b.op("Mul", v, b.constant("three", 3.0))
     k = b.op("Transpose", k, perm=[0, 1, 3, 2])
     if factor == "both":
         root = b.constant("root", WIDTH**-0.25)
@@ -85,7 +89,7 @@ def test_the_same_function_as_the_operators(factor: str, name: str) -> None:
     ("case", "why"),
     [
         ("mask", "an? Add stands between"), ("axis", "not over the last"), ("not back", "not moved back"),
-        ("scores read", ""),
+        ("scores read", ""), ("values scaled", "values are multiplied"),
     ],
 )  # fmt: skip
 def test_other_layers_keep_their_operators(case: str, why: str) -> None:
@@ -99,6 +103,24 @@ def test_other_layers_keep_their_operators(case: str, why: str) -> None:
     x = np.random.default_rng(1).normal(size=(2, TOKENS, DIM)).astype(np.float32)
     outside = as_proto(converted(model, plan, one=False).model)
     np.testing.assert_allclose(run(as_proto(found.model), x, LEVELS[0]), run(outside, x, LEVELS[0]), atol=1e-5)
+
+
+def test_scores_that_overflow_in_float16_keep_their_operators() -> None:
+    model = attention(factor="div")
+    for tensor in model.graph.initializer:
+        if tensor.name in ("q.weight", "k.weight"):
+            tensor.CopyFrom(numpy_helper.from_array(2000 * numpy_helper.to_array(tensor), tensor.name))
+    nodes = {node.op_type: node for node in model.graph.node}
+    scores = [node.output[0] for node in model.graph.node if nodes["Div"].input[0] in node.output]
+    graph = as_ir(model)
+    write_overflows(graph, Overflows((*scores, nodes["Div"].output[0])))
+    target = TARGETS["onnxruntime-cuda"]
+    found = convert_model(graph, plan_on(target, ["q", "k", "v", "proj"], 8), target=target, one_attention=True)
+    assert found.passes["OneAttention"] == 0
+    assert "overflow in float16" in next(r.reason for r in found.refusals if r.step == "OneAttention")
+    x = np.random.default_rng(1).normal(size=(4, TOKENS, DIM)).astype(np.float32)
+    wanted = reference(model, x)
+    assert np.linalg.norm(reference(as_proto(found.model), x) - wanted) < 0.05 * np.linalg.norm(wanted)
 
 
 def test_cross_attention_with_other_keys_is_one_operator_too() -> None:

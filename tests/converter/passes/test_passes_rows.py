@@ -115,6 +115,17 @@ def test_operators_that_need_the_dimensions_keep_them(case: str) -> None:
     np.testing.assert_array_equal(reference(after, x), reference(model, x))
 
 
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (1, 1, 8), (1, 1, 1)])
+def test_constants_of_any_rank_between_two_layers(shape: tuple[int, ...]) -> None:
+    b = Builder(0)
+    scaled = b.op("Mul", gemm(b, "x", "a", 8, 8), b.random("gamma", *shape))
+    b.rename(gemm(b, scaled, "b", 8, 8), "y")
+    model = b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]})
+    found, _ = applied(model)
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    np.testing.assert_array_equal(run(found, x, LEVELS[-1]), run(model, x, LEVELS[-1]))
+
+
 def test_the_output_of_the_graph_keeps_its_name_and_shape() -> None:
     b = Builder(0)
     b.rename(b.op("Gelu", gemm(b, "x", "a", 8, 8)), "y")

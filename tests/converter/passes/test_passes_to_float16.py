@@ -172,3 +172,14 @@ def test_inner_graphs_are_refused() -> None:
     model = as_ir(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
     with pytest.raises(LampqError, match="If, Loop or Scan"):
         ToFloat16()(model)
+
+
+def test_constants_near_zero_do_not_become_zero() -> None:
+    b = Builder()
+    norm = b.op("Clip", b.op("ReduceL2", "x", b.ints(-1)), b.constant("least", 1e-12))
+    b.rename(b.op("Div", "x", norm), "y")
+    model = b.model({"x": ["n", 3, 8]}, {"y": ["n", 3, 8]})
+    found, _ = converted(model)
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    x[0, 0] = 0
+    np.testing.assert_allclose(reference(found, x), reference(model, x), atol=2e-3)
