@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.frontend.likelihoods import CLASSES
 from lampq_onnx.frontend.likelihoods.multi_label import MultiLabelLikelihood
-from lampq_onnx.frontend.measuring.analysis import shares_channels
 from lampq_onnx.frontend.measuring.channels import channel_shares, score_noise
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import device_of, tensors
@@ -105,11 +103,3 @@ class Joined(Half):
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         return next(self._sums)
-
-
-def test_who_gets_shares() -> None:
-    assert shares_channels(AnalysisOptions(granularity="group", effort="fast"))
-    assert not shares_channels(AnalysisOptions(granularity="layer"))
-    assert shares_channels(AnalysisOptions(granularity="auto"))
-    assert not shares_channels(AnalysisOptions(granularity="auto", effort="fast"))
-    assert not shares_channels(AnalysisOptions(granularity="auto", activation_bits="same"))
