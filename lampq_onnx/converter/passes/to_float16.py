@@ -18,16 +18,12 @@ from lampq_onnx.graph.edits import CountingPass, float_name, place, unused
 from lampq_onnx.graph.float_types import TYPE_ATTRIBUTES, change_tensors
 from lampq_onnx.graph.keys import UNIT_KEY
 from lampq_onnx.graph.nodes import users
+from lampq_onnx.quantization.weights import LARGEST_HALF, SMALLEST_HALF
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 MOVES = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that write the numbers that they read."""
-
-SMALLEST = np.finfo(np.float16).smallest_subnormal
-
-LARGEST = float(np.finfo(np.float16).max)
-"""Largest finite number of float16."""
 
 _HALF_TEXT = "tensor(float16)"
 
@@ -215,7 +211,7 @@ def _half(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """Round to float16; numbers that are not zero stay apart from zero."""
     found = array.astype(np.float16)
     lost = (found == 0) & (array != 0)
-    return np.where(lost, np.copysign(SMALLEST, array), found).astype(np.float16)
+    return np.where(lost, np.copysign(SMALLEST_HALF, array), found).astype(np.float16)
 
 
 def _floats(node: ir.Node) -> bool:
@@ -229,7 +225,7 @@ def _overflows(value: ir.Value) -> bool:
     if tensor is None or tensor.dtype != FULL:
         return False
     array = tensor.numpy()
-    return bool((np.abs(array[np.isfinite(array)]) > LARGEST).any())
+    return bool((np.abs(array[np.isfinite(array)]) > LARGEST_HALF).any())
 
 
 def _takes_half(schema: onnx.defs.OpSchema, place_: int) -> bool:
