@@ -95,6 +95,8 @@ def channel_shares(
     """
     widths = [bits for bits in candidates if bits in SHARE_WIDTHS] or [min(candidates)]
     sums = {layer.name: _Sums(layer.module.weight.shape[0], len(widths)) for layer in layers}
+    for layer in layers:  # before any hook is on the model
+        rounder.quantized(layer.name, widths[0])
     likelihood = likelihood_of(model)
     size = 0
 

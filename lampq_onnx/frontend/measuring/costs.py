@@ -142,8 +142,8 @@ def weight_costs(
 ) -> dict[str, dict[int, float]]:
     """Measure the mean KL in nats of every candidate weight bit-width of every layer.
 
-    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used. The widest of the
-    measured widths sees all images, the others half of them.
+    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used. The widest of
+    the measured widths sees all images, the others half of them.
 
     Args:
         live: the float model.

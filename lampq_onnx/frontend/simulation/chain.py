@@ -177,8 +177,8 @@ class BlockChain:
 
         Args:
             states: inputs of the block.
-            until: module of the block that is the last one to get its input; it is not computed. Hooks on its input must
-                be there before this call. None: the whole block runs.
+            until: module of the block that is the last one to get its input; it is not computed. Hooks on its input
+                must be there before this call. None: the whole block runs.
         """
         block = self.blocks[states.start]
         with ExitStack() as stack:

@@ -18,8 +18,11 @@ SAME = 1e-5
 """Largest relative difference (L2) between outputs with all rows and with one that float rounding explains."""
 
 TYPES = (("proj", "fc1"), ("fc1",), ("proj",))
-"""Types of layers whose inputs may be cut, most work first; what reads them computes one row as well, and a sum with all
-rows repeats that row in the others, which nobody reads."""
+"""Types of layers whose inputs may be cut, most work first.
+
+What reads their output computes one row as well. A sum with all rows repeats that row in the others, which nobody
+reads.
+"""
 
 
 class ClassRow:
@@ -58,7 +61,7 @@ def find_class_row(layers: Sequence[ModelLayer], outputs: Callable[[], torch.Ten
         try:
             with row.only():
                 found = outputs().float()
-        except Exception:  # noqa: BLE001, S112 -- whatever a model raises on one row: it needs the others
+        except Exception:
             continue
         if found.shape == wanted.shape and bool((found - wanted).norm() <= SAME * wanted.norm()):
             return row

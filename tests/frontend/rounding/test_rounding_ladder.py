@@ -106,7 +106,8 @@ def test_a_technique_that_is_worse_on_the_first_images_sees_no_others() -> None:
     assert len(ladder._challenge(parts(1.1, 2.1, 0.1, 0.1), best)) == 2
     assert passed == [0]
     better = ladder._challenge(parts(0.5, 1.0, 1.5, 2.0), best)
-    assert ladder._wins(better, best) and len(better) == 4
+    assert ladder._wins(better, best)
+    assert len(better) == 4
     # lower in proportion, though one image weighs more: measured on
     assert len(ladder._challenge(parts(0.1, 3.0, 0.1, 0.1), best)) == 4
 
