@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import choose, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.metadata import read_metadata

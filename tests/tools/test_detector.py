@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import lampq_onnx
 from lampq_onnx.artifacts import Report
-from lampq_onnx.config.options import ImageOptions, ModelOptions, OutputOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.data import Preprocessing, iter_batches, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.opening import load_model
