@@ -18,7 +18,7 @@ import lampq_onnx
 PACKAGE = Path(lampq_onnx.__file__).parent
 NAME = "lampq_onnx"
 
-ROOT = {"__init__.py", "__main__.py", "errors.py", "targets.py"}
+ROOT = {"__init__.py", "__main__.py", "errors.py"}
 
 ROOMS = {
     # the ground

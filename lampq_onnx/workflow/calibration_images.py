@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.metadata import read_metadata

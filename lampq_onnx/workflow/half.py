@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import iter_batches
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.overflows import read_overflows, write_overflows

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan
-from lampq_onnx.config.options import DEFAULT_CALIBRATION_SIZE, ImageOptions
+from lampq_onnx.config.inputs import DEFAULT_CALIBRATION_SIZE, ImageOptions
 from lampq_onnx.converter.convert import planned_layers
 from lampq_onnx.data import iter_batches
 from lampq_onnx.errors import LampqError

@@ -40,8 +40,8 @@ FILES: tuple[tuple[str, int, int, Packing], ...] = (
 
 WRONG = 0.05
 """Relative error of the outputs above which a runtime is wrong. Values on a rounding boundary fall to either side,
-which moves the outputs of two exact runtimes apart by some percent of the error of quantization. A runtime that does not
-round the inputs of the layers at all is right as well, and the row says so."""
+which moves the outputs of two exact runtimes apart by some percent of the error of quantization. A runtime that does
+not round the inputs of the layers at all is right as well, and the row says so."""
 
 
 def rows(case: Case) -> Iterator[Row]:
