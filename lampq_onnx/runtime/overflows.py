@@ -13,7 +13,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.graph.nodes import int_attribute
 from lampq_onnx.graph.overflows import Overflows
-from lampq_onnx.quantization.weights import LARGEST_HALF
+from lampq_onnx.quantization.fitting import LARGEST_HALF
 from lampq_onnx.runtime.inner_tensors import open_tensors
 
 MARGIN = 4.0

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization.weights import LARGEST_HALF
+from lampq_onnx.quantization.fitting import LARGEST_HALF
 from lampq_onnx.runtime.overflows import MARGIN, measure_overflows
 from tests.converter.graphs import Builder
 
