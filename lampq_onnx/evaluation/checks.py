@@ -14,7 +14,7 @@ from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.artifacts.report import Size
 from lampq_onnx.artifacts.task import TaskSpec
-from lampq_onnx.config.options import OutputOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.converter.inspect import QuantizedLayer, broken_constants
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
 from lampq_onnx.evaluation.changes import ChangeMeter

@@ -21,7 +21,7 @@ from lampq_onnx.frontend.measuring.analysis import Analysis, linear_layers
 from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
-from lampq_onnx.frontend.measuring.samples import require_labels, split
+from lampq_onnx.frontend.measuring.samples import require_labels, split, unmeasured
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
@@ -306,6 +306,23 @@ class Frontend:
         return plan_evaluator(
             self.loaded.module, self.exported.layers, rounder or self.rounder, plan, images, options, reference, coupled
         )
+
+    def losses_of_plans(self, plans: Sequence[BitPlan], images: SlicedImages) -> tuple[list[float], int]:
+        """Mean KL to float of each plan, with weights before the plan's own rounding, and the number of images.
+
+        Args:
+            plans: plans of this model.
+            images: calibration images, of which those are used that no cost was measured on.
+        """
+        images = unmeasured(images)
+        reference = logits_of(self.loaded.module, images)
+        losses = [
+            self.evaluator(plan, images, UpdateOptions(), reference=reference).score(
+                {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+            )
+            for plan in plans
+        ]
+        return losses, len(images)
 
     def reconstruction_errors(
         self, rounded: RoundedPlan, images: SlicedImages, options: UpdateOptions

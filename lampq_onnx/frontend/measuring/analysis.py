@@ -14,12 +14,12 @@ from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.config.stages import Stages, shares_channels
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
-from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
+from lampq_onnx.frontend.measuring.channels import channel_shares
 from lampq_onnx.frontend.measuring.costs import directional_costs, measured_widths, weight_costs
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.measuring.input_costs import InputRanges, input_costs, quantizer_of
-from lampq_onnx.frontend.measuring.samples import labels_of, require_labels, split
+from lampq_onnx.frontend.measuring.samples import SHARE_IMAGES, labels_of, require_labels, split
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept

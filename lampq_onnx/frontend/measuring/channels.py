@@ -33,7 +33,6 @@ from lampq_onnx.running.processes import ALONE, Group, own_items
 SHARE_POWER = 0.8
 """Power of the measured shares. KL at 4 bits with .8 and with 1: DeiT-Ti .040 and .045, hard DeiT-Ti .051 and .062."""
 
-SHARE_IMAGES = 128
 SHARE_DRAWS = 2
 """Gradients for each image."""
 
