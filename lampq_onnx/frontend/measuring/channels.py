@@ -120,7 +120,8 @@ def channel_shares(
         piece = piece or piece_of(model, layers, batch)
         # A generator of its own for every batch, so that an image gets the same gradients in any process.
         generator = torch.Generator().manual_seed(seed + number)
-        for part in batch.split(piece):
+        for start in range(0, len(batch), piece):
+            part = batch[start : start + piece]
             size = len(part)
             with GradientTap(layers, visit), torch.enable_grad():
                 outputs = model(part)
