@@ -116,7 +116,7 @@ def measure(
     if stages.equalization and analysis.equalize:
         frontend.equalize(crops, analysis, seed=seed, progress=clock, kept=kept)
     if stages.moments and rounding.method == "gptq":
-        frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
+        frontend.use_gptq(crops, widths=analysis.candidates)
     sensitivities = frontend.analyze(crops, analysis, seed=seed, stages=stages, progress=clock, kept=kept)
     return sensitivities.model_copy(update={"seconds": sensitivities.seconds or dict(clock.seconds)})
 

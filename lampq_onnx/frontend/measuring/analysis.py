@@ -140,6 +140,8 @@ class Analysis:
             stages.input_costs, wide_price=stages.wide_price, progress=progress, group=self.group,
         )  # fmt: skip
         shares = {}
+        if "alpha" not in asked:
+            self._prepare(progress)
         if stages.shares and shares_channels(options.granularity, options.effort, options.activation_bits):
             shares = self._channel_shares(options, seed, progress)
         return Sensitivities(
@@ -204,6 +206,7 @@ class Analysis:
         asked = options.activation_bits
         width = asked if isinstance(asked, int) else FIXED_BITS if asked == "mixed" else max(bits, 2)
         activations = {layer.name: quantizer_of(ranges[layer.name][width], width) for layer in self.budgeted}
+        self._prepare(progress)
         with progress.stage("alpha", 4 * options.alpha_samples) as advance:
             return type_factors(
                 module, self.exported.layers, traces, activations, self.rounder, images, logits_of(module, images),
@@ -268,6 +271,12 @@ class Analysis:
                 self.loaded.module, images, self.budgeted, self.rounder, options.candidates, seed=seed,
                 group=self.group, progress=advance,
             )  # fmt: skip
+
+    def _prepare(self, progress: ProgressSink) -> None:
+        """Measure the moments for GPTQ, as late as possible: they take more memory than the model."""
+        if self.gptq:
+            with progress.stage("input moments"):
+                self.rounder.prepare()
 
     def _input_elements(self) -> dict[str, int]:
         """Layer -> number of elements in its input for one image."""
