@@ -33,8 +33,10 @@ import typer
 from lampq_onnx import allocation
 from lampq_onnx.artifacts import BitPlan
 from lampq_onnx.cli.parameters import run_tool, with_options
-from lampq_onnx.config.options import DIGITS, AnalysisOptions
-from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.inputs import DIGITS
+from lampq_onnx.config.options import AnalysisOptions
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
 from lampq_onnx.config.stages import Stages
 from lampq_onnx.data import CroppedImages
 from lampq_onnx.errors import UsageError
@@ -166,12 +168,18 @@ class Trainer:
                     loss.backward()  # type: ignore[no-untyped-call]
                 self.loss.add_(loss.detach())
                 self._optimizer.step()
-                torch._foreach_lerp_(self.average, self._parameters, 1 - AVERAGED)
+                with torch.no_grad():
+                    torch._foreach_lerp_(self.average, self._parameters, 1 - AVERAGED)
 
             self._set_rate(0.0)
             # Products in TensorFloat-32 err by far less than a step of the quantized numbers.
             torch.set_float32_matmul_precision("high")
-            replay = self._captured(work) if settings.graph and self._live.device.type == "cuda" else None
+            replay = None
+            if settings.graph and self._live.device.type == "cuda":
+                try:
+                    replay = self._captured(work)
+                except RuntimeError as error:
+                    print(f"steps run one operation at a time: {error}", file=sys.stderr)
             torch.set_float32_matmul_precision("highest")
             for p, own in zip(self._parameters, self.average, strict=True):
                 own.copy_(p.detach())  # the rate was zero so far
