@@ -13,7 +13,8 @@ from lampq_onnx.cli.main import COMMANDS, app
 from lampq_onnx.cli.names import ALL_TABLES
 from lampq_onnx.config.fields import Field, text_of
 from lampq_onnx.config.names import filled
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, template
+from lampq_onnx.config.recipe import template
+from lampq_onnx.config.sections import FIELDS, SECTIONS
 
 WHERE = {True: "yes", False: ""}
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         Sensitivities,
     )
     from lampq_onnx.artifacts.sweep import Sweep, SweepPoint
+    from lampq_onnx.config.inputs import ImageOptions, ModelOptions
     from lampq_onnx.config.keywords import (
         AllocateKeywords,
         AnalyzeKeywords,
@@ -60,15 +61,8 @@ if TYPE_CHECKING:
         SweepKeywords,
         ValidateKeywords,
     )
-    from lampq_onnx.config.options import (
-        AnalysisOptions,
-        BudgetOptions,
-        ImageOptions,
-        ModelOptions,
-        OutputOptions,
-        RoundingOptions,
-        UpdateOptions,
-    )
+    from lampq_onnx.config.options import AnalysisOptions, BudgetOptions, RoundingOptions, UpdateOptions
+    from lampq_onnx.config.output import OutputOptions
     from lampq_onnx.config.recipe import Recipe
     from lampq_onnx.converter.convert import Conversion
     from lampq_onnx.converter.inspect import QuantizedLayer
@@ -82,7 +76,8 @@ if TYPE_CHECKING:
     from lampq_onnx.graph.recognition import PlannedStage, Recognition, RecognizedLayer
     from lampq_onnx.graph.refusals import Refusal
     from lampq_onnx.quantization.activations import ActivationQuantizer
-    from lampq_onnx.quantization.weights import Grid, QuantizedWeight, RowWidths
+    from lampq_onnx.quantization.grids import Grid
+    from lampq_onnx.quantization.weights import QuantizedWeight, RowWidths
     from lampq_onnx.running.progress import ProgressSink
     from lampq_onnx.runtime.explain import Explanation
     from lampq_onnx.runtime.layer_kernels import LayerKernel
@@ -143,15 +138,9 @@ _NAMES = {
         "SweepKeywords",
         "ValidateKeywords",
     ),
-    "lampq_onnx.config.options": (
-        "AnalysisOptions",
-        "BudgetOptions",
-        "ImageOptions",
-        "ModelOptions",
-        "OutputOptions",
-        "RoundingOptions",
-        "UpdateOptions",
-    ),
+    "lampq_onnx.config.inputs": ("ImageOptions", "ModelOptions"),
+    "lampq_onnx.config.options": ("AnalysisOptions", "BudgetOptions", "RoundingOptions", "UpdateOptions"),
+    "lampq_onnx.config.output": ("OutputOptions",),
     "lampq_onnx.config.recipe": ("Recipe",),
     "lampq_onnx.converter.convert": ("Conversion",),
     "lampq_onnx.converter.inspect": ("QuantizedLayer",),
@@ -165,7 +154,8 @@ _NAMES = {
     "lampq_onnx.graph.recognition": ("PlannedStage", "Recognition", "RecognizedLayer"),
     "lampq_onnx.graph.refusals": ("Refusal",),
     "lampq_onnx.quantization.activations": ("ActivationQuantizer",),
-    "lampq_onnx.quantization.weights": ("Grid", "QuantizedWeight", "RowWidths"),
+    "lampq_onnx.quantization.grids": ("Grid",),
+    "lampq_onnx.quantization.weights": ("QuantizedWeight", "RowWidths"),
     "lampq_onnx.running.progress": ("ProgressSink",),
     "lampq_onnx.runtime.explain": ("Explanation",),
     "lampq_onnx.runtime.layer_kernels": ("LayerKernel",),

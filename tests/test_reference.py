@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from lampq_onnx.cli.main import COMMANDS
-from lampq_onnx.config.recipe import FIELDS
+from lampq_onnx.config.sections import FIELDS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

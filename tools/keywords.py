@@ -2,8 +2,8 @@
 
     python tools/keywords.py  # writes lampq_onnx/config/keywords.py
 
-A test compares the file with the fields. Run this after a change of lampq_onnx/config/options.py or of
-lampq_onnx/allocation/options.py.
+A test compares the file with the fields. Run this after a change of the classes that
+`lampq_onnx.config.sections` names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.recipe import FIELDS, SECTIONS
+from lampq_onnx.config.sections import FIELDS, SECTIONS
 
 TARGET = Path(__file__).resolve().parents[1] / "lampq_onnx" / "config" / "keywords.py"
 
@@ -52,8 +52,9 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
 
 HEAD = '''"""Keyword arguments of the Python API, by function.
 
-This file is made from the fields of `lampq_onnx.config.options` by tools/keywords.py: change those, which also say what
-each option does. Options that a function names in its own signature are left out. None stands for "not given".
+This file is made from the fields of the classes in `lampq_onnx.config.sections` by tools/keywords.py: change those,
+which also say what each option does. Options that a function names in its own signature are left out. None stands for
+"not given".
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any, is_typeddict
 import griffe
 from pydantic import BaseModel
 
-from lampq_onnx.config.recipe import by_flag
+from lampq_onnx.config.lookup import by_flag
 
 
 class FieldDescriptions(griffe.Extension):

@@ -28,7 +28,7 @@ from lampq_onnx.frontend.models.digits import (
     make_split,
     part_images,
 )
-from lampq_onnx.quantization.weights import fit_weight_grid
+from lampq_onnx.quantization.fitting import fit_weight_grid
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Wider models or longer training leave so much redundancy that even uniform 2-bit weights cost almost nothing;

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lampq_onnx.config.keywords import TAKEN
-from lampq_onnx.config.recipe import Recipe, Values, by_flag, by_name, read_values
+from lampq_onnx.config.lookup import by_flag
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import by_name, read_values
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import UsageError
 from lampq_onnx.workflow.inputs import Given

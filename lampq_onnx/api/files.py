@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Unpack
 from lampq_onnx.api.arguments import Images, objects_of, place_of, values_of
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Report, Sensitivities
 from lampq_onnx.artifacts.finding import Finding
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.config.keywords import AllocateKeywords, ConvertKeywords, DoctorKeywords, ValidateKeywords
-from lampq_onnx.config.options import ImageOptions, OutputOptions
-from lampq_onnx.config.recipe import Recipe, by_name, merge, options_of
+from lampq_onnx.config.output import OutputOptions
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.values import by_name, merge, options_of
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
 if TYPE_CHECKING:

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.options import MOST_THREADS, MOST_TURNS, ImageOptions
-from lampq_onnx.config.recipe import Values, options_of
+from lampq_onnx.config.inputs import ImageOptions
+from lampq_onnx.config.limits import MOST_THREADS, MOST_TURNS
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import options_of
 
 
 @with_options("--validation", "--mean", "--std", "--crop", "--seed")

@@ -11,7 +11,8 @@ from lampq_onnx.cli.interrupt import kept_after_interrupt
 from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.cli.voice import AsJson, Quiet, Verbose, Voice
-from lampq_onnx.config.recipe import SECTIONS, Recipe, Values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import SECTIONS, Values
 from lampq_onnx.disk.option import OUTPUT
 
 Model = Annotated[

@@ -10,7 +10,8 @@ import typer
 
 from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import override, with_options
-from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
 from lampq_onnx.disk.option import OUTPUT
 
 

@@ -8,8 +8,8 @@ import typer
 
 from lampq_onnx.cli.parameters import override
 from lampq_onnx.cli.questions import can_ask
-from lampq_onnx.config.options import DIGITS
-from lampq_onnx.config.recipe import Values
+from lampq_onnx.config.inputs import DIGITS
+from lampq_onnx.config.sections import Values
 
 FOLDER = Path("lampq-example")
 

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.parameters import number_of
-from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS, OutputOptions
-from lampq_onnx.config.recipe import options_of
+from lampq_onnx.config.limits import MOST_BATCH, MOST_THREADS, MOST_TURNS
+from lampq_onnx.config.output import OutputOptions
+from lampq_onnx.config.values import options_of
 
 
 def explain(

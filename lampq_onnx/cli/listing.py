@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lampq_onnx.cli.names import ALL_TABLES, MODELS, completion_of, model_names
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import FLOAT, TARGETS, Kernel, Target
 

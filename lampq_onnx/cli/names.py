@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.config.names import TABLES, Names
-from lampq_onnx.config.options import DIGITS
 from lampq_onnx.config.readers import DEVICES
 
 MODEL_SUFFIX = ".onnx"
@@ -55,7 +55,7 @@ def complete_device(incomplete: str) -> Completion:
 
 def complete_key(incomplete: str) -> Completion:
     """Keys of recipes for `--set` in the shell, and the values of those that take names."""
-    from lampq_onnx.config.recipe import FIELDS
+    from lampq_onnx.config.sections import FIELDS
 
     own = {f"{field.section}.{field.name}": field for field in FIELDS if field.same_as is None}
     key, sign, value = incomplete.partition("=")

@@ -17,9 +17,11 @@ from rich.markup import escape
 from lampq_onnx.cli.names import complete_device, complete_key, completion_of
 from lampq_onnx.config.doors import checked
 from lampq_onnx.config.fields import Field, text_of
+from lampq_onnx.config.lookup import by_flag
 from lampq_onnx.config.plain_values import parse_plain
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, Values, by_flag, merge, read_values
+from lampq_onnx.config.sections import FIELDS, SECTIONS, Values
 from lampq_onnx.config.set_words import set_values
+from lampq_onnx.config.values import merge, read_values
 from lampq_onnx.disk.option import PANELS
 from lampq_onnx.disk.wording import explain, limits_of
 from lampq_onnx.errors import LampqError, UsageError

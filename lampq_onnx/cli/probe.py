@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
-from lampq_onnx.config.options import MOST_TURNS, OutputOptions
-from lampq_onnx.config.recipe import Values, options_of
+from lampq_onnx.config.limits import MOST_TURNS
+from lampq_onnx.config.output import OutputOptions
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import options_of
 
 if TYPE_CHECKING:
     from lampq_onnx.artifacts.latency import LatencyTable

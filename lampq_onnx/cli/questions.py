@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from lampq_onnx.cli.parameters import override
-from lampq_onnx.config.options import DIGITS
-from lampq_onnx.config.recipe import Values
+from lampq_onnx.config.inputs import DIGITS
+from lampq_onnx.config.sections import Values
 
 MODEL = "Model (a timm name, an .onnx file, a folder of transformers, or digits)"
 CHECKPOINT = "File with its weights (empty: timm's own, which are downloaded)"

@@ -10,7 +10,8 @@ import typer
 
 from lampq_onnx.cli.names import complete_model
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, Recipe, Values, template
+from lampq_onnx.config.recipe import Recipe, template
+from lampq_onnx.config.sections import FIELDS, SECTIONS, Values
 from lampq_onnx.disk.option import OUTPUT
 
 

@@ -10,8 +10,10 @@ import typer
 
 from lampq_onnx.cli.parameters import Overwrite, number_of, with_options
 from lampq_onnx.cli.voice import AsJson, Quiet, Verbose, Voice
-from lampq_onnx.config.options import ImageOptions, OutputOptions
-from lampq_onnx.config.recipe import Values, options_of
+from lampq_onnx.config.inputs import ImageOptions
+from lampq_onnx.config.output import OutputOptions
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import options_of
 from lampq_onnx.errors import UsageError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]

@@ -13,7 +13,7 @@ from lampq_onnx.cli.names import several_of
 from lampq_onnx.cli.parameters import Overwrite, override, with_options
 from lampq_onnx.cli.voice import AsJson, Quiet, Verbose, Voice
 from lampq_onnx.config.names import TABLES
-from lampq_onnx.config.recipe import SECTIONS, Values
+from lampq_onnx.config.sections import SECTIONS, Values
 from lampq_onnx.disk.option import BUDGETS, METHOD, OUTPUT
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.disk.wording import explain, limits_of
 from lampq_onnx.errors import LampqError, UsageError
 

@@ -1,7 +1,8 @@
 """Keyword arguments of the Python API, by function.
 
-This file is made from the fields of `lampq_onnx.config.options` by tools/keywords.py: change those, which also say what
-each option does. Options that a function names in its own signature are left out. None stands for "not given".
+This file is made from the fields of the classes in `lampq_onnx.config.sections` by tools/keywords.py: change those,
+which also say what each option does. Options that a function names in its own signature are left out. None stands for
+"not given".
 """
 
 from __future__ import annotations

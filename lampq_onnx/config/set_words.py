@@ -8,8 +8,10 @@ from typing import Any
 
 from lampq_onnx.config.doors import checked
 from lampq_onnx.config.fields import Field
+from lampq_onnx.config.lookup import nearest
 from lampq_onnx.config.plain_values import parse_plain
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, merge, nearest
+from lampq_onnx.config.sections import FIELDS, SECTIONS
+from lampq_onnx.config.values import merge
 from lampq_onnx.disk.wording import shown
 from lampq_onnx.errors import UsageError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lampq_onnx.config.options import DIGITS, EffortName, ImageOptions, ModelOptions, SyntheticOptions
+from lampq_onnx.config.inputs import DIGITS, ImageOptions, ModelOptions, SyntheticOptions
+from lampq_onnx.config.options import EffortName
 from lampq_onnx.data import ImageSource, Preprocessing, choose, open_source
 from lampq_onnx.data.source import Targets
 from lampq_onnx.data.sources import require_exists

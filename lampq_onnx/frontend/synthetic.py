@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from lampq_onnx.config.options import SyntheticOptions
+from lampq_onnx.config.inputs import SyntheticOptions
 from lampq_onnx.data import ImageSource, Preprocessing
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.disk.cache import ArrayCache, cache_key

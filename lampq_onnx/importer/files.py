@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.graph.keys import MODEL_KEY
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import save_model

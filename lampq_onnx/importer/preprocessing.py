@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.keys import PREPROCESSING_KEY

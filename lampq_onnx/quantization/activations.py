@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.quantization.weights import FLOAT8_BITS, LARGEST_FLOAT8, Grid, float8_codes
+from lampq_onnx.quantization.grids import FLOAT8_BITS, LARGEST_FLOAT8, Grid, float8_codes
 
 FloatArray = npt.NDArray[np.floating[Any]]
 

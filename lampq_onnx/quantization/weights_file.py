@@ -14,7 +14,8 @@ import safetensors.numpy
 
 from lampq_onnx.disk.files import write_atomic
 from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization.weights import Grid, QuantizedWeight, RowWidths
+from lampq_onnx.quantization.grids import Grid
+from lampq_onnx.quantization.weights import QuantizedWeight, RowWidths
 
 FORMAT = "lampq-onnx/weights 1"
 ROWS_FORMAT = "lampq-onnx/weights 2"

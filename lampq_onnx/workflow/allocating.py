@@ -6,8 +6,10 @@ from pathlib import Path
 
 from lampq_onnx.allocation import AllocationOptions, FormSolution, Solution
 from lampq_onnx.artifacts import BitPlan, LatencyTable, Sensitivities
-from lampq_onnx.config.options import BudgetOptions, OutputOptions
-from lampq_onnx.config.recipe import Values, options_of
+from lampq_onnx.config.options import BudgetOptions
+from lampq_onnx.config.output import OutputOptions
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import options_of
 from lampq_onnx.graph.model_file import file_bytes
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.planning import limits_of, make_plan, require_table_of

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lampq_onnx.artifacts import BitPlan
-from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.inputs import ImageOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.converter import Conversion
 from lampq_onnx.converter.convert import require_runnable
 from lampq_onnx.disk.existing import require_new_files

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import choose, iter_batches, open_source
 from lampq_onnx.disk.existing import require_new_files
 from lampq_onnx.disk.files import FLOAT_FILE

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 
 from lampq_onnx.artifacts.finding import Finding, Status
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.disk.cache import cache_folder
 from lampq_onnx.errors import GateError

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lampq_onnx.artifacts.task import CLASSIFICATION
-from lampq_onnx.config.recipe import FIELDS, Recipe
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import FIELDS
 from lampq_onnx.disk.existing import occupied
 from lampq_onnx.disk.files import MODEL_FILE, OUTPUT_FILES, RECIPE_FILE, shortened
 from lampq_onnx.errors import LampqError, UsageError

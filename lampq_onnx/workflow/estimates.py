@@ -83,6 +83,8 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
     if stages.simulated_plans:
         found.append(("simulated plans", 5 * min(count, 128) * image))
     found.append(("allocation", SOLVING))
+    if stages.shares and stages.compares:
+        found.append(("granularity", 3 * min(max(1, count // 2), 64) * image))
     if stages.update:
         found.append(("iterative update", (recipe.update.rounds + 1) * min(count, 128) * image))
     held = max(1, min(count // 4, 64))

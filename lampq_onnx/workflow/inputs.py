@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lampq_onnx.config.options import DIGITS, AnalysisOptions, EffortName, ImageOptions, ModelOptions, UpdateOptions
+from lampq_onnx.config.inputs import DIGITS, ImageOptions, ModelOptions
+from lampq_onnx.config.options import AnalysisOptions, EffortName, UpdateOptions
 from lampq_onnx.data import BatchedImages, CroppedImages, ImageSource, Preprocessing, choose
 from lampq_onnx.data.batched import peeked_labels
 from lampq_onnx.data.python_datasets import is_dataset, open_dataset

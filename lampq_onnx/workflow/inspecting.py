@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lampq_onnx.artifacts import LatencyTable
 from lampq_onnx.config.doors import whole_number
-from lampq_onnx.config.options import MOST_BATCH, MOST_THREADS, MOST_TURNS, OutputOptions
-from lampq_onnx.config.recipe import options_of
+from lampq_onnx.config.limits import MOST_BATCH, MOST_THREADS, MOST_TURNS
+from lampq_onnx.config.output import OutputOptions
+from lampq_onnx.config.values import options_of
 from lampq_onnx.converter.inspect import QuantizedLayer, inspect_model
 from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.model_file import load_model

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.data import BatchedImages, ImageSource
 from lampq_onnx.errors import LampqError, UsageError

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.artifacts.report import Baseline
-from lampq_onnx.config.options import OutputOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.converter import Conversion, convert_model, inspect_model
 from lampq_onnx.converter.convert import check_file
 from lampq_onnx.data import BatchedImages, ImageSource, batches_of

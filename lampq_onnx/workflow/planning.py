@@ -26,7 +26,8 @@ from lampq_onnx.allocation.within import summed_cost
 from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import AgreementPoint
-from lampq_onnx.config.options import BudgetOptions, OutputOptions, PackingName
+from lampq_onnx.config.options import BudgetOptions
+from lampq_onnx.config.output import OutputOptions, PackingName
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import Packing, Target

@@ -12,7 +12,9 @@ import onnx_ir as ir
 from pydantic import ValidationError
 
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.recipe import FIELDS, Recipe, parse_values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import FIELDS
+from lampq_onnx.config.values import parse_values
 from lampq_onnx.disk.records import Record
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.keys import HASH_KEY, INPUTS_KEY, RECIPE_KEY

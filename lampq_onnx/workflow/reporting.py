@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lampq_onnx.artifacts import Report, Sensitivities
 from lampq_onnx.artifacts.gates import GateLimits
-from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.inputs import ImageOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.disk.existing import require_new_files
 from lampq_onnx.disk.files import FLOAT_FILE, REPORT_FILE, SENSITIVITY_FILE, write_atomic
 from lampq_onnx.errors import UsageError

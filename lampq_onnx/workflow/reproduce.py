@@ -9,7 +9,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
 from lampq_onnx.config.stages import stages_of
 from lampq_onnx.disk.existing import require_new_files
 from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE, RECIPE_FILE, staging

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lampq_onnx.artifacts.gates import GateLimits
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import UsageError
 from lampq_onnx.targets import ATTENTION_OPSET, Target

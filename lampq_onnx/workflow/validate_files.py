@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.gates import GateLimits
-from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.inputs import ImageOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.converter.embedded import embedded_plan
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing

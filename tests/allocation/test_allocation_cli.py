@@ -11,7 +11,8 @@ import pytest
 import lampq_onnx
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.cli.main import run
-from lampq_onnx.config.recipe import Recipe, section
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.values import section
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.workflow.requests import check_recipe
 

@@ -17,7 +17,8 @@ from typer.main import get_command
 import lampq_onnx
 from lampq_onnx.cli.main import app
 from lampq_onnx.config.keywords import TAKEN
-from lampq_onnx.config.recipe import FIELDS, by_flag
+from lampq_onnx.config.lookup import by_flag
+from lampq_onnx.config.sections import FIELDS
 from lampq_onnx.errors import GateError, LampqError, UsageError
 from lampq_onnx.frontend.models.digits import split_images
 from lampq_onnx.graph.layers import find_layers

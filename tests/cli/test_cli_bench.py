@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lampq_onnx.cli.main import app
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.converter import convert_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.layers import find_layers

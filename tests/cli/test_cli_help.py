@@ -20,7 +20,7 @@ from lampq_onnx.cli.main import COMMANDS, app
 from lampq_onnx.cli.names import ALL_TABLES
 from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.config.names import filled
-from lampq_onnx.config.recipe import FIELDS, Values
+from lampq_onnx.config.sections import FIELDS, Values
 from lampq_onnx.disk.option import PANELS
 from lampq_onnx.targets import BY_CPU, TARGETS
 from tests.cli.conftest import invoke

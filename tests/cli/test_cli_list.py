@@ -12,7 +12,8 @@ from lampq_onnx.artifacts.task import TASKS, TaskName
 from lampq_onnx.cli import names as names_module
 from lampq_onnx.cli.names import ALL_TABLES
 from lampq_onnx.config.names import EFFORTS
-from lampq_onnx.config.options import EffortName, PackingName
+from lampq_onnx.config.options import EffortName
+from lampq_onnx.config.output import PackingName
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
 from lampq_onnx.frontend.rounding.effort import EFFORTS as SETTINGS
 from lampq_onnx.serving.table import FORMATS

@@ -11,7 +11,7 @@ import pytest
 
 import lampq_onnx
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.recipe import FIELDS
+from lampq_onnx.config.sections import FIELDS
 from lampq_onnx.errors import UsageError
 from tests.cli.conftest import invoke
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lampq_onnx import BitPlan
-from lampq_onnx.config.recipe import FIELDS, Recipe
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import FIELDS
 from lampq_onnx.disk.cache import FOLDER_VARIABLE, ArrayCache
 from lampq_onnx.graph.keys import RECIPE_KEY
 from lampq_onnx.graph.model_file import load_model, save_model

@@ -15,7 +15,8 @@ import lampq_onnx
 from lampq_onnx.config import keywords
 from lampq_onnx.config.doors import checked
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, by_flag
+from lampq_onnx.config.lookup import by_flag
+from lampq_onnx.config.sections import FIELDS, SECTIONS
 from lampq_onnx.errors import UsageError
 from tools import keywords as maker
 

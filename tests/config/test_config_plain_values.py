@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lampq_onnx.cli.parameters import arguments_of
-from lampq_onnx.config.options import ModelOptions
+from lampq_onnx.config.inputs import ModelOptions
 from lampq_onnx.config.plain_values import parse_plain
-from lampq_onnx.config.recipe import Recipe, parse_values, template
+from lampq_onnx.config.recipe import Recipe, template
+from lampq_onnx.config.values import parse_values
 from lampq_onnx.errors import UsageError
 
 READ = {

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from typer.main import get_command
 
 from lampq_onnx.cli.main import app
-from lampq_onnx.config.recipe import FIELDS, SECTIONS, Recipe, by_name, parse_values, template
+from lampq_onnx.config.recipe import Recipe, template
+from lampq_onnx.config.sections import FIELDS, SECTIONS
+from lampq_onnx.config.values import by_name, parse_values
 from lampq_onnx.errors import LampqError, UsageError
 
 DIGITS = {"model": {"name": "digits"}}

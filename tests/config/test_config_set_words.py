@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.recipe import FIELDS, Recipe, merge, parse_values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import FIELDS
 from lampq_onnx.config.set_words import set_values
+from lampq_onnx.config.values import merge, parse_values
 from lampq_onnx.errors import UsageError
 
 OWN = [field for field in FIELDS if field.same_as is None]

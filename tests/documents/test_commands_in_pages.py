@@ -18,7 +18,9 @@ from typer.main import get_command
 
 import lampq_onnx
 from lampq_onnx.cli.main import app
-from lampq_onnx.config.recipe import SECTIONS, by_flag, parse_values
+from lampq_onnx.config.lookup import by_flag
+from lampq_onnx.config.sections import SECTIONS
+from lampq_onnx.config.values import parse_values
 from lampq_onnx.errors import UsageError
 from tests.documents.blocks import PAGES, REPOSITORY, Block, blocks_of, page_blocks, without_blocks
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lampq_onnx
 from lampq_onnx import LampqError, Report, UsageError
-from lampq_onnx.config.options import OutputOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.evaluation.comparable import ModelFile, require_comparable
 from lampq_onnx.graph.keys import SOURCE_KEY

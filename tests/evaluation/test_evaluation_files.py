@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.report import Accuracy, TopK
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Preprocessing

@@ -11,7 +11,7 @@ import safetensors.torch
 import timm
 import torch
 
-from lampq_onnx.config.options import ImageOptions, ModelOptions, SyntheticOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions, SyntheticOptions
 from lampq_onnx.data import CroppedImages, open_source
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.errors import LampqError, UsageError

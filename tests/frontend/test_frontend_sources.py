@@ -10,7 +10,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from lampq_onnx.config.options import ImageOptions, ModelOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.opening import load_model

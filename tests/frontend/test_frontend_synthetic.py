@@ -14,7 +14,8 @@ import timm
 import torch
 from torch.nn import functional
 
-from lampq_onnx.config.options import AnalysisOptions, SyntheticOptions
+from lampq_onnx.config.inputs import SyntheticOptions
+from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.data import CroppedImages, Preprocessing
 from lampq_onnx.disk.cache import ArrayCache
 from lampq_onnx.errors import LampqError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lampq_onnx.config.options import ImageOptions, ModelOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models import processor_check
 from lampq_onnx.frontend.models.export import export_model

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.importer.processors import plain_preprocessing, preprocessing_of, read_processor_file

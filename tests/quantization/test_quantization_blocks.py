@@ -10,7 +10,8 @@ import pytest
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.quantization import Grid, fit_weight_grid
-from lampq_onnx.quantization.weights import WeightGrid, float16_scales
+from lampq_onnx.quantization.fitting import float16_scales
+from lampq_onnx.quantization.weights import WeightGrid
 from lampq_onnx.quantization.weights_file import BLOCKS_FORMAT, load_weights, save_weights
 
 GRIDS = ("mid-tread",)

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lampq_onnx.quantization import INTEGER_GRIDS, Grid, QuantizedWeight, fit_weight_grid
-from lampq_onnx.quantization.weights import MID_RISE_MAX_BITS, _fit
+from lampq_onnx.quantization.fitting import _fit
+from lampq_onnx.quantization.grids import MID_RISE_MAX_BITS
 
 BITS = range(1, 9)
 

@@ -39,8 +39,10 @@ from lampq_onnx.allocation.options import Granularity
 from lampq_onnx.artifacts import Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import run_tool, with_options
-from lampq_onnx.config.options import AnalysisOptions, ImageOptions, ModelOptions, RoundingOptions, UpdateOptions
-from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
+from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
 from lampq_onnx.data import CroppedImages, choose
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.evaluation.tasks.meters import meter_for, open_validation

@@ -19,7 +19,8 @@ import typer
 from lampq_onnx import allocation
 from lampq_onnx.allocation.rungs import ladders_of
 from lampq_onnx.artifacts import BitPlan, ChannelWidths, Sensitivities
-from lampq_onnx.config.options import EffortName, OutputOptions, UpdateOptions
+from lampq_onnx.config.options import EffortName, UpdateOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import SlicedImages
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model

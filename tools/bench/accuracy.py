@@ -29,7 +29,8 @@ from lampq_onnx.artifacts import Report
 from lampq_onnx.cli.parameters import run_tool, with_options
 from lampq_onnx.config.options import EffortName
 from lampq_onnx.config.readers import MadeImages
-from lampq_onnx.config.recipe import Values, section
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import section
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.runtime.environment import describe_environment
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.runtime.engine import ONNXRUNTIME
 from lampq_onnx.runtime.fidelity import on_levels
 from lampq_onnx.runtime.on_device import BOUND, INTEGER

@@ -37,8 +37,10 @@ import lampq_onnx
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import run_tool, with_options
-from lampq_onnx.config.options import EffortName, ImageOptions, ModelOptions
-from lampq_onnx.config.recipe import Values, by_name, section
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
+from lampq_onnx.config.options import EffortName
+from lampq_onnx.config.sections import Values
+from lampq_onnx.config.values import by_name, section
 from lampq_onnx.data import Batch, choose, iter_batches, open_source
 from lampq_onnx.disk.files import MODEL_FILE, PLAN_FILE, SENSITIVITY_FILE
 from lampq_onnx.errors import LampqError, UsageError

@@ -78,7 +78,7 @@ def float_file(folder: Path, model: str, checkpoint: Path | None) -> Path:
         import timm
         from safetensors.torch import save_file
 
-        from lampq_onnx.config.options import ImageOptions, ModelOptions
+        from lampq_onnx.config.inputs import ImageOptions, ModelOptions
         from lampq_onnx.frontend.models.export import export_model
         from lampq_onnx.frontend.opening import load_model as load_torch
 

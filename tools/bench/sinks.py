@@ -23,7 +23,8 @@ import lampq_onnx
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.cli.parameters import run_tool, with_options
-from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
 from lampq_onnx.data import batches_of, choose, open_source
 from lampq_onnx.disk.files import FLOAT_FILE
 from lampq_onnx.errors import UsageError

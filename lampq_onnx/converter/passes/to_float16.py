@@ -18,7 +18,7 @@ from lampq_onnx.graph.edits import CountingPass, float_name, place, unused
 from lampq_onnx.graph.float_types import TYPE_ATTRIBUTES, change_tensors
 from lampq_onnx.graph.keys import UNIT_KEY
 from lampq_onnx.graph.nodes import users
-from lampq_onnx.quantization.weights import LARGEST_HALF, SMALLEST_HALF
+from lampq_onnx.quantization.fitting import LARGEST_HALF, SMALLEST_HALF
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.data.source import ImageSource
 from lampq_onnx.disk.records import Artifact, Record

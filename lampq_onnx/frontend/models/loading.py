@@ -13,7 +13,7 @@ from timm.data.config import resolve_model_data_config
 
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.artifacts.task import CLASSIFICATION, TaskSpec
-from lampq_onnx.config.options import DIGITS
+from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.disk.wording import explain
 from lampq_onnx.errors import LampqError, UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lampq_onnx.artifacts import ModelIdentity
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.construction import built_arguments

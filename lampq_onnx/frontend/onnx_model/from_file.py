@@ -12,7 +12,7 @@ import torch
 
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.artifacts.task import BOXES, LOGITS, TaskSpec
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.output_choice import AskedOutput, require_known, shown_task
 from lampq_onnx.frontend.models.own_weights import require_weights

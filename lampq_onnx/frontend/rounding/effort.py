@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lampq_onnx.config.options import DEFAULT_CALIBRATION_SIZE, EffortName
+from lampq_onnx.config.inputs import DEFAULT_CALIBRATION_SIZE
+from lampq_onnx.config.options import EffortName
 from lampq_onnx.frontend.rounding.ladder import WIDE_DAMPING, LadderSettings
 from lampq_onnx.frontend.rounding.reconstruct import ReconstructSettings
 from lampq_onnx.frontend.rounding.tune import TuneSettings

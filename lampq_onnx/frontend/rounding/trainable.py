@@ -13,7 +13,7 @@ from torch.nn import functional
 from lampq_onnx.frontend.rounding.fake_quantize import fake_quantize
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
-from lampq_onnx.quantization.weights import float16_scales
+from lampq_onnx.quantization.fitting import float16_scales
 
 RoundingKind = Literal["straight-through", "adaround"]
 

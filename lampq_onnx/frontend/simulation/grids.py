@@ -14,7 +14,8 @@ import torch
 
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.quantization import INTEGER_GRIDS, Grid, WeightGrid, fit_weight_grid
-from lampq_onnx.quantization.weights import REFINEMENTS, SEARCH_RATIOS, float16_scales, usable_grids
+from lampq_onnx.quantization.fitting import REFINEMENTS, SEARCH_RATIOS, float16_scales
+from lampq_onnx.quantization.grids import usable_grids
 
 CACHED = 2**17
 """Weights that are processed together on a CPU: three buffers of half a megabyte."""

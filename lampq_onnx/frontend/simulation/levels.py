@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
-from lampq_onnx.quantization.weights import LARGEST_FLOAT8
+from lampq_onnx.quantization.grids import LARGEST_FLOAT8
 
 
 def dequantized(weight: QuantizedWeight, like: torch.Tensor) -> torch.Tensor:

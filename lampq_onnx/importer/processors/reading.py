@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import Interpolation, Preprocessing
 from lampq_onnx.data.preprocessing import LEVEL
 from lampq_onnx.errors import LampqError, UsageError

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lampq_onnx.artifacts.sweep import Sweep
-from lampq_onnx.config.recipe import Recipe, parse_values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.values import parse_values
 from lampq_onnx.disk.existing import occupied
 from lampq_onnx.disk.files import shortened
 from lampq_onnx.errors import UsageError

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lampq_onnx.allocation import METRICS
-from lampq_onnx.config.recipe import Recipe, Values
+from lampq_onnx.config.recipe import Recipe
+from lampq_onnx.config.sections import Values
 from lampq_onnx.errors import UsageError
 from lampq_onnx.workflow.sweep.choice import Pick, parse_pick
 from lampq_onnx.workflow.sweep.grid import DEFAULT_METRICS, budgets_of

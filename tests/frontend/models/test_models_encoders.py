@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lampq_onnx.config.options import ImageOptions, ModelOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.opening import load_model

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lampq_onnx.config.options import ImageOptions, ModelOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.checkpoints.contents import read_checkpoint
 from lampq_onnx.frontend.models.checkpoints.shapes import guess_vit_arguments

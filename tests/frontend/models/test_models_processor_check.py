@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.frontend.models.processor_check import installed_processor, require_same_pixels
 from lampq_onnx.importer.processors import class_name, preprocessing_of, read_processor_file

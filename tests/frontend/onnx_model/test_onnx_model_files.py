@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.output_choice import asked_outputs

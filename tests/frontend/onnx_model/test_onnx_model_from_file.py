@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.frontend.equalization.fold import Equalization, apply
 from lampq_onnx.frontend.equalization.links import find_links
 from lampq_onnx.frontend.measuring.fisher import fisher_traces

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from tests.frontend.onnx_model.exports import SHAPE, SeparateAttention, SeparateViT, by_torchscript

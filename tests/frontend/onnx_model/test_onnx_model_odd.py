@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lampq_onnx.config.options import ImageOptions, ModelOptions
+from lampq_onnx.config.inputs import ImageOptions, ModelOptions
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.opening import load_model

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.config.options import ImageOptions, OutputOptions
+from lampq_onnx.config.inputs import ImageOptions
+from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx

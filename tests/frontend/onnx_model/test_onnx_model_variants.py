@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.onnx_model.from_file import load_onnx
 from lampq_onnx.frontend.shared.loaded import LoadedModel

@@ -10,7 +10,7 @@ from lampq_onnx.frontend.simulation import grids
 from lampq_onnx.frontend.simulation.grids import fit_weight_grids, starts_of
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.quantization import Grid, fit_weight_grid
-from lampq_onnx.quantization.weights import SEARCH_RATIOS
+from lampq_onnx.quantization.fitting import SEARCH_RATIOS
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
-from lampq_onnx.config.options import ImageOptions
+from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.converter import convert_model
 from lampq_onnx.data import iter_batches, open_source
 from lampq_onnx.graph.layers import find_layers
