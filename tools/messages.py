@@ -135,10 +135,11 @@ def messages(package: Path = PACKAGE) -> list[Message]:
     }
     kinds = _error_classes(list(trees.values()))
     own = {name: _constants(tree) for name, tree in trees.items()}
+    passed_on = {name: {**_imported(tree, own), **own[name]} for name, tree in trees.items()}
     found = {
         message
         for name, tree in trees.items()
-        for message in _messages(Module(tree, {**_imported(tree, own), **own[name]}), kinds)
+        for message in _messages(Module(tree, {**_imported(tree, passed_on), **own[name]}), kinds)
     }
     return sorted(found, key=lambda m: (KINDS.index(m.kind), m.constant.lower(), m.text, m.hint))
 
