@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import lampq_onnx
 from tests.documents.blocks import Block, page_blocks
-from tests.documents.prepared import PreparedPython
+from tests.prepared import PreparedPython, environment
 
 STANDS_FOR = {
     "deit_tiny_patch16_224": "test_vit",  # timm's smallest Vision Transformer: 0.4 M parameters
@@ -50,19 +47,17 @@ class Reader:
     python: PreparedPython
 
     @classmethod
-    @contextmanager
-    def of(cls, folder: Path) -> Iterator[Reader]:
+    def of(cls, folder: Path, python: PreparedPython) -> Reader:
         """A reader with an installed command line, who works in an empty folder below ``folder``."""
         tools, empty = folder / "bin", folder / "empty"
         tools.mkdir()
         empty.mkdir()
-        with PreparedPython(folder, _environment(tools)) as python:
-            program = f'{shlex.join([*python.command, "-m", "lampq_onnx"])} "$@"'
-            cases = "".join(f"  {name}) exec {program} {QUICK[name]} ;;\n" for name in QUICK)
-            command = tools / "lampq-onnx"
-            command.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}esac\nexec {program}\n')
-            command.chmod(0o755)
-            yield cls(empty, tools, python)
+        program = f'{shlex.join([*python.command, "-m", "lampq_onnx"])} "$@"'
+        cases = "".join(f"  {name}) exec {program} {QUICK[name]} ;;\n" for name in QUICK)
+        command = tools / "lampq-onnx"
+        command.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}esac\nexec {program}\n')
+        command.chmod(0o755)
+        return cls(empty, tools, python)
 
     def bring_model_and_images(self) -> None:
         """What the pages take for granted: a checkpoint, calibration images, validation images with labels."""
@@ -115,10 +110,4 @@ class Reader:
 
 
 def _environment(tools: Path) -> dict[str, str]:
-    roots = (Path(lampq_onnx.__file__).parents[1], Path(__file__).parents[2])
-    return {
-        **os.environ,
-        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(map(str, roots)),
-        "OMP_NUM_THREADS": "1",
-    }
+    return environment() | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}

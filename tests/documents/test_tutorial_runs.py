@@ -7,13 +7,14 @@ from pathlib import Path
 from lampq_onnx.artifacts.report import Report
 from lampq_onnx.config.recipe import Recipe
 from tests.documents.reader import Reader
+from tests.prepared import PreparedPython
 
 
-def test_the_blocks_run_in_order(tmp_path: Path) -> None:
-    with Reader.of(tmp_path) as reader:
-        reader.bring_model_and_images()
-        left = reader.follow("docs/tutorial.md")
-        assert [block.skipped for block in left] == ["installs the package"]
+def test_the_blocks_run_in_order(tmp_path: Path, prepared: PreparedPython) -> None:
+    reader = Reader.of(tmp_path, prepared)
+    reader.bring_model_and_images()
+    left = reader.follow("docs/tutorial.md")
+    assert [block.skipped for block in left] == ["installs the package"]
     made = reader.folder
     assert (made / "edited.onnx").is_file()
     assert (made / "smaller.json").is_file()
