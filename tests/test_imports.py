@@ -42,7 +42,7 @@ ROOMS = {
     "converter.passes": "errors targets quantization artifacts graph converter.packing",
     "converter": "errors targets disk quantization artifacts graph converter.packing converter.passes",
     # files that run, and what is found out about them
-    "runtime": "errors targets running disk artifacts measures graph converter",
+    "runtime": "errors targets running disk quantization artifacts measures graph converter",
     "runtime.probe": "errors targets running disk quantization artifacts graph converter runtime",
     "evaluation.tasks": "errors running data artifacts measures",
     "evaluation": (

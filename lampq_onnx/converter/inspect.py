@@ -75,17 +75,17 @@ class QuantizedLayer(WithWidths):
 
 def inspect_model(model: ir.Model) -> list[QuantizedLayer]:
     """List the quantized layers in graph order; plain QDQ files of other tools are read too."""
-    layers: dict[str | ir.Node, QuantizedLayer] = {}
+    layers: dict[str | ir.Node | ir.Value, QuantizedLayer] = {}
     for node in model.graph:
         if node.op_type not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
-        scaling = _scaling(node)
+        scaling = scaling_of(node)
         if scaling is not None and _scales_integers(scaling) and _is_fixed(scaling.inputs[0]):
             part = _layer(node, scaling)
             # Separate products of one layer (`ProductPerPart`) read parts of the same weights.
             source = scaling.inputs[0].producer() if scaling.inputs[0] is not None else None
-            whole = source if source is not None and source.op_type == "Split" else node
-            layer = node.metadata_props.get(UNIT_KEY) or whole
+            whole = source.inputs[0] if source is not None and source.op_type == "Slice" else None
+            layer = node.metadata_props.get(UNIT_KEY) or whole or node
             first = layers.get(layer)
             layers[layer] = part if first is None else _joined(first, part, scaling)
     return list(layers.values())
@@ -115,7 +115,7 @@ def broken_constants(model: ir.Model) -> list[str]:
     return found
 
 
-def _scaling(node: ir.Node) -> ir.Node | None:
+def scaling_of(node: ir.Node) -> ir.Node | None:
     """Return the node that makes the float weight of a layer.
 
     A Conv reads it through a Transpose and a Reshape, and float16 products may read it through a Cast.

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.plan import FLOAT_BITS
-from lampq_onnx.converter.inspect import inspect_model
+from lampq_onnx.converter.inspect import inspect_model, scaling_of
 from lampq_onnx.converter.order import graph_steps
 from lampq_onnx.converter.passes import BiasInGemm, PatchEmbedToMatMul, ProductPerPart
 from lampq_onnx.graph.keys import TARGET_KEY, UNIT_KEY
@@ -15,6 +15,9 @@ from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.refusals import grouped
 from lampq_onnx.graph.steps import Step, run_steps
 from lampq_onnx.targets import TARGETS
+
+_SPREADING = ("Cast", "Gather")
+"""What gives each weight of a block the block's scale, when the file is loaded; the last axis stays."""
 
 
 def unapplied(model: ir.Model) -> tuple[NotDone, ...]:
@@ -79,11 +82,11 @@ def _input_scale(node: ir.Node) -> float | None:
 
 
 def _output_channels(node: ir.Node) -> int:
-    """Count the output channels by the scales of the weight, which are one per output channel."""
-    scaling = node.inputs[1].producer() if node.inputs[1] is not None else None
-    while scaling is not None and scaling.op_type in ("Reshape", "Transpose") and scaling.inputs[0] is not None:
-        scaling = scaling.inputs[0].producer()
+    """Count the output channels by the scales of the weight: one per output channel, or per block of one."""
+    scaling = scaling_of(node)
     scale = scaling.inputs[1] if scaling is not None and len(scaling.inputs) > 1 else None
+    while scale is not None and (producer := scale.producer()) is not None and producer.op_type in _SPREADING:
+        scale = producer.inputs[0]
     return 0 if scale is None or scale.const_value is None else _channels_of(scale.const_value)
 
 

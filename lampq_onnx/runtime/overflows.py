@@ -13,10 +13,8 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.graph.nodes import int_attribute
 from lampq_onnx.graph.overflows import Overflows
+from lampq_onnx.quantization.fitting import LARGEST_HALF
 from lampq_onnx.runtime.inner_tensors import open_tensors
-
-LARGEST = float(np.finfo(np.float16).max)
-"""Largest number of float16, 65504."""
 
 MARGIN = 4.0
 """Other images may give numbers that are larger by this factor than those that are measured."""
@@ -56,7 +54,7 @@ def measure_overflows(path: Path, batches: Iterable[npt.NDArray[np.float32]], *,
             for name, node in norms.items():
                 assert node.inputs[0] is not None
                 sums[name] = max(sums[name], _sum_of_squares(found[node.inputs[0].name or ""], node))
-    limit = LARGEST / MARGIN
+    limit = LARGEST_HALF / MARGIN
     return Overflows(
         tuple(name for name, most in largest.items() if most > limit),
         tuple(name for name, most in sums.items() if most > limit and largest[name] <= limit),

@@ -8,7 +8,7 @@ from pathlib import Path
 from lampq_onnx.artifacts import Report
 from lampq_onnx.disk.files import REPORT_FILE
 from lampq_onnx.errors import LampqError
-from lampq_onnx.serving.source import Source, require_cpu_file, write_preprocessing
+from lampq_onnx.serving.source import Source, device_of, write_preprocessing
 
 OPTIONS_FILE = "openvino.json"
 """Options that `compile_model` should get."""
@@ -32,7 +32,7 @@ def to_openvino(source: Source, folder: Path) -> None:
         LampqError: the file is for another device, or openvino is missing, cannot read the file, or would read its
             weights wrongly.
     """
-    require_cpu_file(source, "OpenVINO")
+    device_of(source, "OpenVINO")
     operators = {node.op_type for node in source.model.graph}
     if "BitShift" in operators and "BitwiseAnd" not in operators:
         raise LampqError(

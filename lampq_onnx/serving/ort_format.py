@@ -13,7 +13,7 @@ import onnxruntime
 from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.serving.source import Source, copy_model, require_cpu_file, write_preprocessing
+from lampq_onnx.serving.source import Source, copy_model, device_of, write_preprocessing
 
 WARNINGS, ERRORS = 2, 3
 """Severities of onnxruntime's log; the first is its default."""
@@ -28,7 +28,7 @@ def to_ort(source: Source, folder: Path) -> None:
     Raises:
         LampqError: the file is for another device, or onnxruntime cannot convert it.
     """
-    require_cpu_file(source, "onnxruntime on CPUs")
+    device_of(source, "onnxruntime on CPUs")
     with tempfile.TemporaryDirectory(prefix="lampq-") as scratch:
         copy = Path(scratch) / f"{source.name}.onnx"
         if source.path.with_name(source.path.name + ".data").exists():

@@ -18,7 +18,7 @@ from lampq_onnx.disk.files import created
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.keys import PREPROCESSING_KEY, TARGET_KEY
 from lampq_onnx.graph.metadata import read_metadata
-from lampq_onnx.targets import TARGETS
+from lampq_onnx.targets import TARGETS, Device
 
 PREPROCESSING_FILE = "preprocessing.json"
 
@@ -58,22 +58,25 @@ class Source:
         return read_metadata(self.model, self.path).preprocessing
 
 
-def require_cpu_file(source: Source, reader: str) -> None:
-    """Refuse files that are made for NPUs and TensorRT, whose forms other runtimes refuse or run slowly.
+def device_of(source: Source, reader: str) -> Device:
+    """Return where a file runs, and refuse files of NPUs and TensorRT, whose forms other runtimes refuse or run slowly.
 
     Args:
-        source: the file.
+        source: the file; one that names no target is for a CPU.
         reader: what is to read the package.
 
     Raises:
         LampqError: names the target of the file.
     """
     target = TARGETS.get(source.model.metadata_props.get(TARGET_KEY, ""))
-    if target is not None and (target.device != "CPU" and target.runner is None and target.block is None):
+    if target is None:
+        return "CPU"
+    if not target.plain:
         raise LampqError(
             f"{source.path} is made for {target.name}, which {reader} does not run",
-            hint="make the file with a --target for CPUs",
+            hint="make the file with a --target for CPUs, or with --target onnxruntime-cuda for a server with a GPU",
         )
+    return target.device
 
 
 def write_preprocessing(source: Source, folder: Path) -> None:

@@ -17,7 +17,7 @@ from lampq_onnx.graph.keys import STORAGE_KEY
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import PROTOBUF_LIMIT, file_bytes, load_model, save_model
 from lampq_onnx.importer.class_names import CONFIG, UNNAMED
-from lampq_onnx.serving.source import Source, require_cpu_file, write_preprocessing
+from lampq_onnx.serving.source import Source, device_of, write_preprocessing
 from lampq_onnx.serving.web_images import GREY, PREPROCESSOR_CONFIG, preprocessor_config
 
 INPUT, OUTPUT = "pixel_values", "logits"
@@ -44,7 +44,7 @@ def to_transformers_js(source: Source, folder: Path) -> None:
         LampqError: the file is for another device, or the library has no pipeline for the model's task, cannot prepare
             its images, or would have to read weights of 2 or 4 bits.
     """
-    require_cpu_file(source, "transformers.js")
+    device_of(source, "transformers.js")
     facts = read_metadata(source.model, source.path)
     if facts.task.kind != CLASSIFICATION.kind or facts.num_classes is None:
         raise LampqError(

@@ -7,15 +7,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.graph.keys import TARGET_KEY
-from lampq_onnx.serving.source import PREPROCESSING_FILE, Source, copy_model, write_preprocessing
-from lampq_onnx.targets import TARGETS
+from lampq_onnx.serving.source import PREPROCESSING_FILE, Source, copy_model, device_of, write_preprocessing
+from lampq_onnx.targets import Device
 
 MAX_BATCH = 32
 QUEUE_DELAY_US = 1000
 """Longest time in microseconds that a request waits for others to form a batch."""
 
-_DEVICES = {
+_DEVICES: dict[Device, str] = {
     "CPU": "on a GPU, onnxruntime has no integer kernels for it, and is slower than with the float model. `lampq-onnx "
     "quantize --target onnxruntime-cuda` makes a file for a GPU.",
     "GPU": "its numbers are float16, which a CPU computes in float32. `lampq-onnx quantize --target auto` makes a file "
@@ -61,7 +60,7 @@ def to_triton(source: Source, folder: Path) -> None:
                 raise LampqError(f"{source.path}: Triton has no name for the type {dtype.name} of {name}")
             dims = [-1 if d is None else d for d in (shape[1:] if batched else shape)]
             entries.add(name=name, data_type=model_config_pb2.DataType.Value(_TYPES[dtype]), dims=dims)
-    device = device_of(source)
+    device = device_of(source, "onnxruntime, in which Triton runs it on a CPU or an NVIDIA GPU,")
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{device}"))
     if batched:
         config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_US
@@ -80,23 +79,6 @@ def to_triton(source: Source, folder: Path) -> None:
         f"The server does not prepare images. Clients do: {note}. `{PREPROCESSING_FILE}` has each value.\n",
         encoding="utf-8",
     )
-
-
-def device_of(source: Source) -> str:
-    """Return where a file runs: CPU or GPU.
-
-    Raises:
-        LampqError: the file is made for a runtime that Triton's onnxruntime backend does not use.
-    """
-    target = TARGETS.get(source.model.metadata_props.get(TARGET_KEY, ""))
-    if target is None:
-        return "CPU"
-    if target.device == "NPU" or target.symmetric:
-        raise LampqError(
-            f"{source.path} is made for {target.name}, and Triton runs it in onnxruntime, on a CPU or a GPU",
-            hint="make the file for the CPU of the server, or with --target onnxruntime-cuda for its GPU",
-        )
-    return target.device
 
 
 def _preprocessing(source: Source) -> str:

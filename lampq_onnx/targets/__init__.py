@@ -1,7 +1,7 @@
 """Targets as data: where a file is meant to run, which widths have kernels there, and which storages are read."""
 
 from lampq_onnx.targets.table import ATTENTION_OPSET, BLOCK, BY_CPU, RUNNERS, TARGETS, target_for
-from lampq_onnx.targets.target import FLOAT, PACKINGS, Kernel, Packing, Target
+from lampq_onnx.targets.target import FLOAT, PACKINGS, Device, Kernel, Packing, Target
 
 __all__ = [
     "ATTENTION_OPSET",
@@ -11,6 +11,7 @@ __all__ = [
     "PACKINGS",
     "RUNNERS",
     "TARGETS",
+    "Device",
     "Kernel",
     "Packing",
     "Target",

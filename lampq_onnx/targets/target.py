@@ -140,6 +140,11 @@ class Target:
         return self.runner is not None
 
     @property
+    def plain(self) -> bool:
+        """Whether onnxruntime itself runs its files, on a CPU or an NVIDIA GPU, and other runtimes that read ONNX."""
+        return self.device == "CPU" or self.block is not None
+
+    @property
     def weights_only(self) -> bool:
         """Whether no input is quantized."""
         return all(set(kernel.activations) == {FLOAT} for kernel in self.kernels)

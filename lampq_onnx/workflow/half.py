@@ -11,14 +11,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.config.inputs import ImageOptions
-from lampq_onnx.data import choose, iter_batches, open_source
-from lampq_onnx.errors import LampqError, UsageError
-from lampq_onnx.graph.metadata import read_metadata
+from lampq_onnx.data import iter_batches
+from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.overflows import read_overflows, write_overflows
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import available_cores
 from lampq_onnx.runtime.overflows import measure_overflows
 from lampq_onnx.targets import Target
+from lampq_onnx.workflow.calibration_images import calibration_images
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.shared.batching import SlicedImages
@@ -67,20 +67,16 @@ def with_overflows(
     """
     if not target.half or read_overflows(model) is not None:
         return
-    if images.calibration is None:
-        raise LampqError(
+    chosen, preprocessing = calibration_images(
+        model,
+        path,
+        images,
+        IMAGES,
+        missing=LampqError(
             f"{target.name} computes in float16, and {path} does not say what overflows there",
             hint="give --calibration SRC, so that it can be measured",
-        )
-    if isinstance(images.calibration, str):
-        raise UsageError(
-            f"--calibration {images.calibration} needs the model in PyTorch, but convert has only its file",
-            hint="give real images, or the float.onnx that quantize wrote for this target",
-        )
-    facts = read_metadata(model, path)
-    preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
-    source = open_source(images.calibration, num_classes=facts.num_classes, need_labels=False)
-    chosen = choose(source, IMAGES, images.seed)
+        ),
+    )
     with progress.stage(STAGE, len(chosen)) as advance:
 
         def batches() -> Iterator[npt.NDArray[np.float32]]:

@@ -12,17 +12,17 @@ import onnx_ir as ir
 from lampq_onnx.artifacts import ActivationRange, BitPlan
 from lampq_onnx.config.inputs import DEFAULT_CALIBRATION_SIZE, ImageOptions
 from lampq_onnx.converter.convert import planned_layers
-from lampq_onnx.data import choose, iter_batches, open_source
-from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.data import iter_batches
+from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.layers import GraphLayer
-from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.quantization import MIN_MAX
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import available_cores
 from lampq_onnx.runtime.sessions import Runner, batches_for, open_runner
 from lampq_onnx.targets import Target
+from lampq_onnx.workflow.calibration_images import calibration_images
 
 BATCH = 8
 
@@ -54,11 +54,17 @@ def with_measured_ranges(
     inputs, products = _missing(plan, target)
     if not inputs and not products:
         return plan
-    folder = _folder_of(images, inputs, products)
-    facts = read_metadata(model, path)
-    preprocessing = facts.preprocessing.override(mean=images.mean, std=images.std, crop_pct=images.crop)
-    source = open_source(folder, num_classes=facts.num_classes, need_labels=False)
-    chosen = choose(source, images.calibration_size or DEFAULT_CALIBRATION_SIZE, images.seed)
+    field, names = ("activation_range", inputs) if inputs else ("output_range", products)
+    chosen, preprocessing = calibration_images(
+        model,
+        path,
+        images,
+        images.calibration_size or DEFAULT_CALIBRATION_SIZE,
+        missing=LampqError(
+            f"the plan has no {field} for {len(names)} layer(s): {', '.join(names[:3])}",
+            hint="give --calibration SRC, so that the ranges can be measured",
+        ),
+    )
     graph_layers = planned_layers(model, plan)
     # Field of the plan and layer -> the tensor that is measured, and what is subtracted from it.
     tensors: dict[tuple[str, str], tuple[str, npt.NDArray[np.float32] | None]] = {
@@ -90,8 +96,8 @@ def with_measured_ranges(
                 highs[key] = max(highs[key], float(array.max()))
             advance(batch.start + len(batch.images))
     layers = dict(plan.layers)
-    for field, name in tensors:
-        key = (field, name)
+    for key in tensors:
+        field, name = key
         measured = ActivationRange(low=lows[key], high=highs[key], method=MIN_MAX)
         layers[name] = layers[name].model_copy(update={field: measured})
     return plan.model_copy(update={"layers": layers})
@@ -103,27 +109,6 @@ def _missing(plan: BitPlan, target: Target) -> tuple[list[str], list[str]]:
     inputs = [name for name, layer in quantized.items() if layer.activation_range is None]
     products = [name for name, layer in quantized.items() if target.output_ranges and layer.output_range is None]
     return inputs, products
-
-
-def _folder_of(images: ImageOptions, inputs: list[str], products: list[str]) -> Path:
-    """Return where the calibration images are.
-
-    Raises:
-        LampqError: none are given.
-        UsageError: they would be made from a model in PyTorch.
-    """
-    if images.calibration is None:
-        field, names = ("activation_range", inputs) if inputs else ("output_range", products)
-        raise LampqError(
-            f"the plan has no {field} for {len(names)} layer(s): {', '.join(names[:3])}",
-            hint="give --calibration SRC, so that the ranges can be measured",
-        )
-    if isinstance(images.calibration, str):
-        raise UsageError(
-            f"--calibration {images.calibration} needs the model in PyTorch, but convert has only its file",
-            hint="give real images, or a plan that quantize made, which holds its ranges",
-        )
-    return images.calibration
 
 
 def _product(layer: GraphLayer) -> tuple[str, npt.NDArray[np.float32] | None]:

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from lampq_onnx.converter import convert_model, inspect_model
+from lampq_onnx.converter.unapplied import layer_facts
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.overflows import Overflows, read_overflows, write_overflows
@@ -215,3 +216,12 @@ def test_rounded_weights_of_another_type_of_number_are_not_taken() -> None:
         weights = {name: numbers.weight for name, numbers in rounded.items()}
         found = convert_model(with_facts(vit()), plan, target=wanted, weights=weights).parameters
         assert {numbers.weight.grid == "e4m3" for numbers in found.values()} == {wanted.float8}
+
+
+@pytest.mark.parametrize("packing", ["exact", "native"])
+@pytest.mark.parametrize("bits", [5, 8])
+def test_sizes_of_layers_are_read_from_the_scales_of_their_blocks(bits: int, packing: Packing) -> None:
+    plan = plan_for(["fc"], weight_bits=bits, activation_bits=32)
+    conversion = convert_model(with_facts(one_matmul(weights())), plan, target=CUDA, packing=packing)
+    facts = layer_facts(as_ir(as_proto(conversion.model)))["fc"]
+    assert (facts.outputs, facts.inputs) == (6, INPUTS)

@@ -9,10 +9,11 @@ import onnx
 import pytest
 
 from lampq_onnx.errors import LampqError
-from lampq_onnx.runtime.overflows import LARGEST, MARGIN, measure_overflows
+from lampq_onnx.quantization.fitting import LARGEST_HALF
+from lampq_onnx.runtime.overflows import MARGIN, measure_overflows
 from tests.converter.graphs import Builder
 
-LIMIT = LARGEST / MARGIN
+LIMIT = LARGEST_HALF / MARGIN
 
 
 def file_of(folder: Path, factor: float) -> Path:

@@ -139,24 +139,27 @@ def quantized(trained: Path, images: Path, tmp_path_factory: pytest.TempPathFact
 def test_the_table_has_a_row_for_each_model(
     trained: Path, images: Path, quantized: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[float] = []
+    asked: list[dict[str, object]] = []
 
-    def quantize(*_: object, bits: float, **__: object) -> Report:
-        asked.append(bits)
+    def quantize(*_: object, **options: object) -> Report:
+        asked.append(options)
         return quantized[1]
 
     monkeypatch.setattr(lampq_onnx, "quantize", quantize)
-    arguments = [str(trained), f"--calibration={images}", f"--validation={images}", "--bits=6,4"]
+    arguments = [str(trained), f"--calibration={images}", f"--validation={images}", "--bits=8,4"]
     done = CliRunner().invoke(detection.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [line.split("|")[1:-1] for line in done.output.splitlines() if line.startswith("| ")]
-    assert [cells[1].strip() for cells in rows] == ["W/A", "6/8", "4/8"]
+    assert [cells[1].strip() for cells in rows] == ["W/A", "8/8", "4/8"]
     assert {len(cells) for cells in rows} == {len(detection.COLUMNS)}
     cells = dict(zip(detection.COLUMNS, (cell.strip() for cell in rows[1]), strict=True))
     accuracy = quantized[1].accuracy
     assert cells["AP"] == f"{100 * accuracy.quantized.top1:.1f} %"
-    assert cells["kl"].startswith(f"{100 * (accuracy.float_.top1 - accuracy.quantized.top1):.2f} ")
-    assert asked == [6, 4]
+    for column in ("kl, layers", "kl, groups"):
+        assert cells[column].startswith(f"{100 * (accuracy.float_.top1 - accuracy.quantized.top1):.2f} ")
+    assert [options.get("bits") for options in asked] == [8, 4, None]
+    limit = f"{quantized[1].size.quantized_bytes} B"
+    assert (asked[2]["granularity"], asked[2]["max_size"], asked[2]["metric"]) == ("group", limit, "kl")
 
 
 def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(

@@ -31,11 +31,13 @@ from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.order import closing_steps, graph_steps
 from lampq_onnx.converter.passes import ToFloat16
 from lampq_onnx.data import iter_batches, open_source
+from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.graph.overflows import read_overflows, write_overflows
 from lampq_onnx.graph.steps import run_steps
+from lampq_onnx.measures.accuracy import AccuracyMeter
 from lampq_onnx.runtime.overflows import measure_overflows
 from lampq_onnx.targets import TARGETS, Packing, Target
 from tools.bench.runtime import float_file, quantized
@@ -184,27 +186,37 @@ def speed(options: argparse.Namespace) -> None:
 
 
 def agree(options: argparse.Namespace) -> None:
-    """Compare the answers on labelled images with those of float32 in the same provider."""
+    """Compare the answers on labelled images with those of float32; files for CPUs run on the CPU."""
     files = files_of(options)
     facts = read_metadata(load_model(files[FLOAT]), files[FLOAT])
     source = open_source(options.validation, num_classes=facts.num_classes, need_labels=True)
     batches = list(iter_batches(source, facts.preprocessing, options.batch))
-    labels = np.concatenate([batch.labels for batch in batches])
-    print(f"{where(options.provider)}, {len(labels)} images\n")
-    print("| file | MB | of float16 | top-1 | agreement with float32 | SQNR, dB |\n|---|---|---|---|---|---|")
-    true = None
+    print(f"{where(options.provider)}, {sum(len(batch.images) for batch in batches)} images\n")
+    titles = ("file", "on", "MB", "of float16", "top-1", "drop, points", "agreement with float32", "KL", "SQNR, dB")
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    true: list[np.ndarray] | None = None
     for label, path in files.items():
-        session, _ = opened(path, options.provider)
-        name = session.get_inputs()[0].name
-        found = np.concatenate([session.run(None, {name: batch.images})[0] for batch in batches]).astype(np.float64)
+        provider = "CPU" if for_cpu(path) else options.provider
+        session, _ = opened(path, provider)
+        name, meter = session.get_inputs()[0].name, AccuracyMeter()
+        found = [session.run(None, {name: batch.images})[0] for batch in batches]
         true = found if true is None else true
-        noise = float(((found - true) ** 2).sum())
-        ratio = "" if noise == 0 else f"{10 * np.log10((true**2).sum() / noise):.1f}"
-        top = 100 * float((found.argmax(1) == labels).mean())
-        same = 100 * float((found.argmax(1) == true.argmax(1)).mean())
-        size = file_bytes(path)
-        share = size / file_bytes(files[HALF])
-        print(f"| {label} | {size / 1e6:.2f} | {share:.3f} | {top:.2f} | {same:.2f} | {ratio} |", flush=True)
+        for batch, wanted, own in zip(batches, true, found, strict=True):
+            meter.add(wanted, own, batch.labels)
+        result, size = meter.result(), file_bytes(path)
+        ratio = "" if result.logit_sqnr_db is None else f"{result.logit_sqnr_db:.1f}"
+        cells = (
+            f"{size / 1e6:.2f} | {size / file_bytes(files[HALF]):.3f} | {100 * result.quantized.top1:.2f} | "
+            f"{result.drop_points:.2f} ± {result.standard_error_points:.2f} | {100 * result.agreement:.2f} % | "
+            f"{result.kl:.4f} | {ratio}"
+        )
+        print(f"| {label} | {provider} | {cells} |", flush=True)
+
+
+def for_cpu(path: Path) -> bool:
+    """Whether a file is made for a target that is a CPU."""
+    target = TARGETS.get(load_model(path).metadata_props.get(TARGET_KEY, ""))
+    return target is not None and target.device == "CPU"
 
 
 def where(provider: str) -> str:

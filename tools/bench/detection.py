@@ -1,12 +1,15 @@
 """Measure the box AP of detectors in float, with uniform bits, LampQ's metric and measured costs (kl), in onnxruntime.
 
+The columns uniform, lampq, "kl, layers" and "kl, groups" are drops of box AP in points; ± is the standard error, from a
+jackknife over images. In the first three every layer has one width. "kl, groups" is a file with a width for each group
+of channels, of at most as many bytes as the one of "kl, layers". The columns after them are those of this file.
+
     python -m tools.bench.detection                                         # the trained detectors in models/
     python -m tools.bench.detection models/scenes rt-detr --bits 4          # some, at some widths
 
 This generates the scenes (see tools/scenes.py) in a temporary folder. --calibration and --validation take other images
 with boxes in COCO format, such as instances_val2017.json for a pretrained detector of transformers. Each row is printed
-when its run ends. The columns uniform, lampq and kl are drops of box AP in points; ± is the standard error, from a
-jackknife over images. The columns after them are those of kl, which `quantize` takes if nothing is said.
+when its runs end.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import lampq_onnx
+from lampq_onnx.allocation.options import MAX_BITS
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.config.options import EffortName
@@ -38,8 +42,8 @@ TRAINED = (SCENES, Path("models/scenes-rt-detr"), Path("models/scenes-detr"))
 TRAINING = "python -m tools.train_detector yolos|rt-detr|conditional-detr --device cuda --output"
 BASELINES = ("uniform", "lampq")
 COLUMNS = (
-    "detector", "W/A", "float AP", *BASELINES, "kl", "AP", "AP50", "AP75", "agreement", "SQNR, dB", "MB", "float MB",
-    "speed",
+    "detector", "W/A", "float AP", *BASELINES, "kl, layers", "kl, groups", "AP", "AP50", "AP75", "agreement",
+    "SQNR, dB", "MB, layers", "MB, groups", "float MB", "speed",
 )  # fmt: skip
 
 app = typer.Typer(add_completion=False)
@@ -51,17 +55,23 @@ def require_model(model: str) -> None:
         raise LampqError(f"there is no detector in {model}", hint=f"train it, minutes on a GPU: {TRAINING} {model}")
 
 
-def row(model: str, setting: str, report: Report) -> str:
-    """One line of the table."""
-    own, size, times = report.accuracy, report.size, report.latency
-    drops = [drop(report.baselines[name].accuracy) for name in BASELINES]
+def row(model: str, setting: str, layers: Report, groups: Report) -> str:
+    """One line of the table.
+
+    Args:
+        layers: of the run with one width for each layer, and its baselines.
+        groups: of the run with a width for each group of channels.
+    """
+    own, size, times = groups.accuracy, groups.size, groups.latency
+    drops = [drop(layers.baselines[name].accuracy) for name in BASELINES] + [drop(layers.accuracy)]
     scores = [percent(own.scores[name][1]) for name in ("AP50", "AP75")]
     sqnr = "exact" if own.logit_sqnr_db is None else f"{own.logit_sqnr_db:.1f}"
     low, high = times.speedup_quartiles
     cells = (
         Path(model).name, setting, percent(own.float_.top1), *drops, drop(own), percent(own.quantized.top1), *scores,
-        f"{100 * own.agreement:.1f} %", sqnr, f"{size.quantized_bytes / 1e6:.2f}", f"{size.float_bytes / 1e6:.2f}",
-        f"{times.speedup:.2f} [{low:.2f}, {high:.2f}]",
+        f"{100 * own.agreement:.1f} %", sqnr,
+        *(f"{count / 1e6:.3f}" for count in (layers.size.quantized_bytes, size.quantized_bytes)),
+        f"{size.float_bytes / 1e6:.2f}", f"{times.speedup:.2f} [{low:.2f}, {high:.2f}]",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -110,11 +120,19 @@ def print_table(
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
     for number, model in enumerate(models):
         for width in (float(part) for part in bits.split(",")):
-            report = lampq_onnx.quantize(
-                model, folder / f"{number}-{width:g}", calibration=calibration, validation=validation, bits=width,
-                activation_bits=activation_bits, effort=effort, metric="kl", baseline=BASELINES, latency_runs=30,
-            )  # fmt: skip
-            print(row(model, f"{width:g}/{activation_bits}", report), flush=True)
+            where = folder / f"{number}-{width:g}"
+            common: dict[str, Any] = {
+                "calibration": calibration, "validation": validation, "activation_bits": activation_bits,
+                "effort": effort, "metric": "kl", "latency_runs": 30,
+            }  # fmt: skip
+            layers = lampq_onnx.quantize(
+                model, where / "layers", bits=width, granularity="layer", baseline=BASELINES, **common
+            )
+            groups = layers
+            if width < MAX_BITS:
+                limit = f"{layers.size.quantized_bytes} B"
+                groups = lampq_onnx.quantize(model, where / "groups", max_size=limit, granularity="group", **common)
+            print(row(model, f"{width:g}/{activation_bits}", layers, groups), flush=True)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,9 @@ class Row(Record):
         spread: of the outputs over images, relative to their size.
         widths: weight bits -> figures.
         problems: figures out of bounds.
+        seconds: from start to end.
+        cpu_seconds: of all processors, with the start of the process.
+        where: the machine and the versions.
     """
 
     family: str
@@ -100,6 +103,8 @@ class Row(Record):
     widths: dict[int, Width] = Field(default_factory=dict)
     problems: tuple[str, ...] = ()
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    where: str = ""
 
 
 def measure_family(family: Family, *, seed: int, threads: int, runs: int) -> Row:

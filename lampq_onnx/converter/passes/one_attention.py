@@ -40,7 +40,7 @@ class OneAttention(CountingPass):
 
     1. softmax(q k^T * factor) v with q, k and v of shape (batch, tokens, heads, width), moved to the heads by
        Transposes -> Attention of (batch, tokens, heads * width). Factors on queries, keys and scores become its scale.
-    2. The Transpose back and the Reshapes around it are not needed any more. A QuantizeLinear between them stays.
+    2. The Transpose back and the Reshapes around it are not needed any more.
     3. Layers keep their operators if something is added to the scores, if several nodes read them, or if the heads are
        laid out in another way.
 
@@ -91,20 +91,14 @@ class OneAttention(CountingPass):
         back = _way_back(graph, core.mixing.outputs[0])
         if isinstance(back, Refused):
             return back
-        quantize, readers = back
         joined = [_joined(graph, value, core.scores) for value in moved]
         factor = core.factor * moved[0].factor * moved[1].factor
         attention = ir.node(
             "Attention", joined, {"q_num_heads": number, "kv_num_heads": number, "scale": factor}, name=softmax.name
         )
         graph.insert_before(core.mixing, attention)
-        result = attention.outputs[0]
-        if quantize is not None:
-            quantize.replace_input_with(0, result)
-            result = quantize.outputs[0]
-            result.shape = None
-        for reader in readers:
-            reader.replace_input_with(0, result)
+        for reader in back:
+            reader.replace_input_with(0, attention.outputs[0])
         return True
 
 
@@ -190,12 +184,10 @@ def _standard(node: ir.Node, kind: str) -> bool:
     return node.op_type == kind and node.domain in ("", "ai.onnx")
 
 
-def _way_back(graph: ir.Graph, mixed: ir.Value) -> tuple[ir.Node | None, list[ir.Node]] | Refused:
-    """Return the QuantizeLinear behind the mixed values, and the Reshapes that join the heads after a Transpose."""
+def _way_back(graph: ir.Graph, mixed: ir.Value) -> list[ir.Node] | Refused:
+    """Return the Reshapes that join the heads after a Transpose of the mixed values."""
     refused = Refused("its result is not moved back to (batch, tokens, heads * width)")
-    reader, quantize = only_reader(mixed, graph), None
-    if reader is not None and reader.op_type == "QuantizeLinear":
-        quantize, reader = reader, only_reader(reader.outputs[0], graph)
+    reader = only_reader(mixed, graph)
     if reader is None or reader.op_type != "Transpose":
         return refused
     perm = reader.attributes.get("perm")
@@ -205,7 +197,7 @@ def _way_back(graph: ir.Graph, mixed: ir.Value) -> tuple[ir.Node | None, list[ir
     joining = users(turned)
     if not joining or not all(_standard(node, "Reshape") and _joins(node.inputs[1]) for node in joining):
         return refused
-    return quantize, joining
+    return joining
 
 
 def _joins(target: ir.Value | None) -> bool:

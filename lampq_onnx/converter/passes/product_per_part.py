@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
@@ -33,9 +34,9 @@ class ProductPerPart(LayerPass[LayerFacts]):
     1. MatMul -> Add -> Reshape [.., parts, ..] -> Transpose -> Split -> Squeeze, as exporters write queries, keys and
        values (with `SplitUnbind`), becomes MatMul -> Add -> Reshape -> Transpose for each part; likewise without the
        Transpose. MatMul -> Add -> Split along the last axis becomes MatMul -> Add for each part.
-    2. The packed weights stay one tensor; a Split after their unpacking is folded when the file is loaded. For targets
-       that fold nothing, the weights are cut here, as scales and biases always are. Every output channel keeps its
-       numbers, so the results are identical to the bit.
+    2. The packed weights stay one tensor; Slices after their unpacking are folded when the file is loaded (MNN computes
+       a Split of integers wrongly). For targets that fold nothing, the weights are cut here, as scales and biases
+       always are. Every output channel keeps its numbers, so the results are identical to the bit.
     3. All products carry the layer's name. The first one, and the node that scales its weight, carry the other
        annotations. A part that nothing reads has none.
     4. Left unchanged: parts that are not consecutive output channels, many or narrow parts, and results that something
@@ -142,14 +143,16 @@ class ProductPerPart(LayerPass[LayerFacts]):
     def _weights(
         self, graph: ir.Graph, node: ir.Node, whole: ir.Value | None, sizes: Sequence[int]
     ) -> Sequence[ir.Value]:
-        """Cut the packed weights: by a Split before ``node``, or, if the target folds nothing, as constants."""
+        """Cut the packed weights: by Slices before ``node``, or, if the target folds nothing, as constants."""
         assert whole is not None
+        edges = [0, *accumulate(sizes)]
         if self._target.folds:
-            cuts = shared_constant(graph, f"lampq.parts.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
-            split = ir.node("Split", [whole, cuts], {"axis": 1}, num_outputs=len(sizes), name="")
-            graph.insert_before(node, split)
-            return split.outputs
-        parts = np.split(constant_array(whole), np.cumsum(sizes)[:-1], axis=1)
+            ends = [shared_constant(graph, f"lampq.edge.{edge}", np.array([edge], np.int64)) for edge in edges]
+            axis = shared_constant(graph, "lampq.columns", np.array([1], np.int64))
+            cuts = [ir.node("Slice", [whole, *pair, axis], name="") for pair in pairwise(ends)]
+            graph.insert_before(node, cuts)
+            return [cut.outputs[0] for cut in cuts]
+        parts = np.split(constant_array(whole), edges[1:-1], axis=1)
         names = [unused(f"{whole.name}.{index}", self._values) for index in range(len(sizes))]
         return [add_constant(graph, name, np.ascontiguousarray(part)) for name, part in zip(names, parts, strict=True)]
 

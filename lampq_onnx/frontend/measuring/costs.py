@@ -44,9 +44,14 @@ def measured_losses(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
     also: Mapping[str, Sequence[str]] | None = None,
+    halved: int | None = None,
     group: Group = ALONE,
 ) -> dict[str, list[float]]:
     """Measure the mean KL (nats) of every setting of every layer, each applied alone.
+
+    With ``halved``, the settings from this one on see the first half of the batches. Their mean over all images follows
+    from the ratio to the first setting on the same images: what one image adds differs much between images, but little
+    between settings of one layer.
 
     Args:
         live: the model; in float unless the caller has quantized parts of it.
@@ -56,6 +61,7 @@ def measured_losses(
         batch_size: images per forward pass.
         progress: called with the number of settings done.
         also: layer -> layers of its block that its settings change too.
+        halved: first of the settings that see half of the batches; None: all see all of them.
         group: processes that share the images.
 
     Returns:
@@ -75,22 +81,32 @@ def measured_losses(
         for layer in _near(chain, index):
             if layer.name not in settings:
                 continue
-            own = []
-            for setting in settings[layer.name]:
+            own: list[torch.Tensor] = []
+            for place, setting in enumerate(settings[layer.name]):
                 setting()
+                few = len(batches) if halved is None or place < halved else -(-len(batches) // 2)
                 # A layer before the blocks changes their inputs, so they are computed again.
-                changed = chain.states(batches) if layer in chain.before else states
-                own.append(float(likelihood.distance(chain.logits(changed), reference).mean()))
+                changed = chain.states(batches[:few]) if layer in chain.before else states.first(few)
+                own.append(likelihood.distance(chain.logits(changed), reference[: len(changed)]))
                 done += 1
                 if progress is not None:
                     progress(done)
             for name in (layer.name, *(also or {}).get(layer.name, ())):
                 live.set_weight(name, None)
                 live.set_input(name, None)
-            losses[layer.name] = own
+            losses[layer.name] = [_mean(values, own[0]) for values in own]
         if index + 1 < len(chain):
             states = chain.advance(states)
     return _shared({name: losses[name] for name in settings}, own_images, group)
+
+
+def _mean(losses: torch.Tensor, first: torch.Tensor) -> float:
+    """Mean over all images of losses of the first of them, by the ratio to those of a setting that saw all images."""
+    whole = float(first.mean())
+    if len(losses) == len(first):
+        return float(losses.mean())
+    same = float(first[: len(losses)].mean())
+    return float(losses.mean()) * (whole / same if same > 0 else 1.0)
 
 
 def _shared(losses: Mapping[str, Sequence[float]], own_images: int, group: Group) -> dict[str, list[float]]:
@@ -126,7 +142,8 @@ def weight_costs(
 ) -> dict[str, dict[int, float]]:
     """Measure the mean KL in nats of every candidate weight bit-width of every layer.
 
-    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used.
+    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used. The widest of
+    the measured widths sees all images, the others half of them.
 
     Args:
         live: the float model.
@@ -143,13 +160,15 @@ def weight_costs(
     Returns:
         Layer -> bit-width -> mean KL.
     """
-    measured = measured_widths(candidates, expected_bits)
+    measured = tuple(reversed(measured_widths(candidates, expected_bits)))
 
     def set_weight(name: str, bits: int) -> Setting:
         return lambda: live.set_weight(name, rounder.quantized(name, bits))
 
     settings = {layer.name: [set_weight(layer.name, bits) for bits in measured] for layer in layers}
-    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress, group=group)
+    losses = measured_losses(
+        live, chain, images, settings, batch_size=batch_size, progress=progress, halved=1, group=group
+    )
     tiny = torch.finfo(torch.float64).tiny
     costs = {}
     for layer in layers:

@@ -23,7 +23,8 @@ def run_mnn(model: str, images: np.ndarray) -> np.ndarray:
         path = str(Path(folder) / "model.mnn")
         program = "import sys, _tools; _tools.mnnconvert(sys.argv)"
         words = ["-f", "ONNX", "--modelFile", model, "--MNNModel", path, "--bizCode", "lampq"]
-        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", program, *words]  # it leaves a file where it runs
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         if not Path(path).is_file():
             said = [
                 line for line in (done.stdout + done.stderr).splitlines() if "ot Support" in line or "Don't" in line
