@@ -13,9 +13,9 @@ from lampq_onnx.cli.voice import Voice
 from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.verdict import against_uniform
 from tests.cli.conftest import invoke
-from tests.cli.terminal import Terminal
 from tests.html.reports import accuracy, report
 from tests.prepared import PreparedPython
+from tools.terminal import Terminal
 
 FILE_NAMES = (
     "wrote float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, recipe.toml, "
@@ -111,7 +111,7 @@ SHORT = ("--effort", "fast", "--threads", "1", "--rounding", "nearest", "--round
 
 def test_digits_on_a_terminal(tmp_path: Path, prepared: PreparedPython) -> None:
     words = ("quantize", "digits", "--bits", "3", "--baseline", "uniform", "--baseline", "lampq", "--output", "out")
-    terminal = Terminal(prepared, *words, *SHORT, columns=80, folder=tmp_path)
+    terminal = Terminal(*words, *SHORT, columns=80, folder=tmp_path, python=prepared.command)
     text = terminal.finish()
     assert terminal.process.returncode == 0, text
     lines = text.rstrip().splitlines()
@@ -140,7 +140,7 @@ def test_digits_on_a_terminal(tmp_path: Path, prepared: PreparedPython) -> None:
 
 
 def test_without_a_model_the_example_is_offered(tmp_path: Path, prepared: PreparedPython) -> None:
-    terminal = Terminal(prepared, "quantize", columns=80, folder=tmp_path)
+    terminal = Terminal("quantize", columns=80, folder=tmp_path, python=prepared.command)
     terminal.read_until("lampq-example?")
     terminal.send("n\n")
     text = terminal.finish()
@@ -153,7 +153,7 @@ def test_without_a_model_the_example_is_offered(tmp_path: Path, prepared: Prepar
 def test_init_asks_for_what_it_needs_and_its_recipe_is_whole(tmp_path: Path, prepared: PreparedPython) -> None:
     import tomllib
 
-    terminal = Terminal(prepared, "init", columns=80, folder=tmp_path)
+    terminal = Terminal("init", columns=80, folder=tmp_path, python=prepared.command)
     for question, answer in (("Model", "vit_tiny_patch16_224"), ("weights", "w.safetensors"), ("Calibration", ""),
                              ("Validation", "labelled/")):  # fmt: skip
         terminal.read_until(question)

@@ -22,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -371,6 +371,9 @@ def main(
     start: Annotated[str, typer.Option(help="Rounding to start from: layers or best.")] = "layers",
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 10_000,
     minutes: Annotated[float, typer.Option(help="Minutes that training may take.")] = 60.0,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds after the start of the program at which training ends at the latest.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Views per step.")] = 32,
     rate: Annotated[float, typer.Option(help="Learning rates, in those of effort best.")] = 0.3,
     smallest_side: Annotated[float, typer.Option(help="Smallest side of a crop, of the image's side.")] = SMALLEST_SIDE,
@@ -432,6 +435,9 @@ def main(
             longest = Longest(frontend, plan, crops, measured, say, save, held_out)
             found, inputs = longest.round(start, seed)
             if steps:
+                if deadline is not None:
+                    left = (deadline - (time.perf_counter() - begun)) / 60
+                    settings = replace(settings, minutes=max(0.1, min(minutes, left)))
                 longest.train(found, inputs, settings, seed)
 
 

@@ -9,11 +9,11 @@ import re
 import select
 import struct
 import subprocess
+import sys
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-from tests.prepared import PreparedPython
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
 
@@ -22,18 +22,20 @@ class Terminal:
     """A running command whose input, output and errors are one terminal.
 
     Args:
-        python: starts the command.
         words: words behind `lampq-onnx`.
         columns: width of the terminal.
         folder: working directory.
+        python: runs the command.
     """
 
-    def __init__(self, python: PreparedPython, *words: str | Path, columns: int, folder: Path) -> None:
+    def __init__(
+        self, *words: str | Path, columns: int, folder: Path, python: Sequence[str] = (sys.executable,)
+    ) -> None:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         known = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
         self.process = subprocess.Popen(
-            [*python.command, "-m", "lampq_onnx", *map(str, words)],
+            [*python, "-m", "lampq_onnx", *map(str, words)],
             stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, start_new_session=True,
             env=known | {"TERM": "xterm-256color"},
         )  # fmt: skip
@@ -53,12 +55,16 @@ class Terminal:
 
     def finish(self, seconds: float = 240) -> str:
         """Read to the end; return what stays on the screen, without colours."""
+        self.wait(seconds)
+        return screen(self.raw)
+
+    def wait(self, seconds: float = 240) -> None:
+        """Read to the end."""
         end = time.monotonic() + seconds
         while self._read(end - time.monotonic()):
             pass
         self.process.wait(30)
         os.close(self._ours)
-        return screen(self.raw)
 
     def _read(self, seconds: float) -> bool:
         ready, _, _ = select.select([self._ours], [], [], max(seconds, 0))
@@ -73,8 +79,13 @@ class Terminal:
         return bool(data)
 
 
-def screen(raw: str) -> str:
-    """What stays on the screen: lines that were erased and drawn again are gone."""
+def screen(raw: str, *, colours: bool = False) -> str:
+    """What stays on the screen: lines that were erased and drawn again are gone.
+
+    Args:
+        raw: what was written.
+        colours: keep the codes of colours and bold letters.
+    """
     lines = [""]
     for part in re.split(r"(\r\n|\r|\x1b\[[0-9;?]*[A-Za-z])", raw):
         if part == "\r\n":
@@ -86,6 +97,6 @@ def screen(raw: str) -> str:
             lines = lines or [""]
         elif part == "\r":
             pass
-        elif not ESCAPE.fullmatch(part):
-            lines[-1] += ESCAPE.sub("", part)
+        elif not ESCAPE.fullmatch(part) or (colours and part.endswith("m")):
+            lines[-1] += part if colours else ESCAPE.sub("", part)
     return "\n".join(line.rstrip() for line in lines)
