@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import doctest
 import importlib
-import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,16 +147,6 @@ def test_doctests(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted > 0
     assert found.failed == 0
-
-
-def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = PACKAGE.parent / "docs" / "example.py"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lampq_onnx.runtime.environment.own_cores", lambda: 1)  # another test runs on the other one
-    space = runpy.run_path(str(example))
-    assert space["report"].bits.weight_average <= 3
-    assert space["checked"].fidelity.layer_max < 1e-3
-    assert (tmp_path / "digits-int" / "edited.onnx").is_file()
 
 
 class Depth(torch.nn.Module):

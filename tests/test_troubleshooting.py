@@ -117,6 +117,17 @@ raise ValueError(f"must be {NAME!r}, not {value!r}")
     ]
 
 
+def test_constants_are_those_that_a_module_imports(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "a.py").write_text('HINT = "of a"\n')
+    (package / "b.py").write_text('HINT = "of b"\n')
+    (package / "__init__.py").write_text("from package.b import HINT\n")
+    (package / "c.py").write_text('from package.a import HINT\nraise LampqError("from a", hint=HINT)\n')
+    (package / "d.py").write_text('from package import HINT\nraise LampqError("from b", hint=HINT)\n')
+    assert messages(package) == [Message("error", "from a", "of a"), Message("error", "from b", "of b")]
+
+
 def test_a_page_without_the_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="the page has no lines"):
         written("text", [])

@@ -127,13 +127,19 @@ class Module:
 
 def messages(package: Path = PACKAGE) -> list[Message]:
     """All messages of a package, in the order of the page."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.rglob("*.py"))]
-    kinds = _error_classes(trees)
-    everywhere: dict[str, str] = {}
-    for tree in trees:
-        everywhere = {**_constants(tree), **everywhere}
+    trees = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+            path.read_text(encoding="utf-8")
+        )
+        for path in sorted(package.rglob("*.py"))
+    }
+    kinds = _error_classes(list(trees.values()))
+    own = {name: _constants(tree) for name, tree in trees.items()}
+    passed_on = {name: {**_imported(tree, own), **own[name]} for name, tree in trees.items()}
     found = {
-        message for tree in trees for message in _messages(Module(tree, {**everywhere, **_constants(tree)}), kinds)
+        message
+        for name, tree in trees.items()
+        for message in _messages(Module(tree, {**_imported(tree, passed_on), **own[name]}), kinds)
     }
     return sorted(found, key=lambda m: (KINDS.index(m.kind), m.constant.lower(), m.text, m.hint))
 
@@ -219,6 +225,17 @@ def _constants(tree: ast.Module) -> dict[str, str]:
             if isinstance(name, ast.Name) and isinstance(value, ast.Constant) and isinstance(value.value, str | int):
                 found[name.id] = str(value.value)
     return found
+
+
+def _imported(tree: ast.Module, constants: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Constants that a module imports from others, which are given by the names of those."""
+    return {
+        alias.asname or alias.name: constants[node.module][alias.name]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in constants
+        for alias in node.names
+        if alias.name in constants[node.module]
+    }
 
 
 UNSAID = "..."

@@ -96,9 +96,10 @@ class AllocationOptions(Record):
         gamma: factor by which one bit more reduces the cost. The power of uniform quantization noise falls by 4 per
             bit. gamma sets the spread of the widths: relaxed to real numbers, B_i = const + log_gamma(Omega_i / c_i).
         granularity: "layer" gives all weights of a layer one width, as in the paper. "group" gives each group of a
-            layer's output channels its own, from the channels' shares in the cost of the layer. "auto" is "group" where
-            the shares were measured, the target unpacks weights when it loads a file, and inputs do not get the widths
-            of the weights.
+            layer's output channels its own, from the channels' shares in the cost of the layer. With "auto" both are
+            possible where the shares were measured, the target unpacks weights when it loads a file, and inputs do not
+            get the widths of the weights; a run that has the model compares the two on images, and `allocate` takes
+            groups.
         fixed_bits: weight width of the layers outside the budget; 32: they stay in float.
         time_limit: seconds for the integer program.
         activation_bits: width of the inputs of the layers in the budget; if it is not given, `for_measured` takes the
@@ -137,9 +138,10 @@ class AllocationOptions(Record):
     granularity: Annotated[
         Granularity,
         Option(
-            "What gets a bit-width of its own: layer, or group (a few output channels of a layer). auto: group, unless "
-            "the effort is fast, inputs have the width of the weights, the packing is not exact, or the target has "
-            "scales for blocks or cannot unpack weights when it loads the file.",
+            "What gets a bit-width of its own: layer, or group (a few output channels of a layer). auto: the one with "
+            "less KL on calibration images at equal bytes; layer if the effort is fast, inputs have the width of the "
+            "weights, the packing is not exact, or the target has scales for blocks or cannot unpack weights when it "
+            "loads the file.",
         ),
     ] = "auto"
     fixed_bits: Annotated[FixedWidth, Option("Bit-width of layers outside the budget (patch embedding, head).")] = (

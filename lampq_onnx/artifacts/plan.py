@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from lampq_onnx.artifacts.channel_widths import ChannelWidths, bits_text
+from lampq_onnx.artifacts.granularity import GranularityTrial
 from lampq_onnx.artifacts.sensitivities import ActivationRange
 from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
@@ -178,7 +179,18 @@ class BitPlan(Shown, Artifact):
     promised_agreement: float | None = Field(
         default=None, description="predicted fraction of images with the float model's answer"
     )
+    granularity: GranularityTrial | None = Field(
+        default=None, description="what layers or groups of channels were chosen by; absent: nothing was compared"
+    )
     layers: dict[str, LayerPlan] = Field(min_length=1, description="layer name -> widths")
+
+    @model_serializer(mode="wrap")
+    def _without_absent_trial(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the key out if nothing was compared: earlier versions do not know it."""
+        data: dict[str, Any] = write(self)
+        if data.get("granularity", self) is None:
+            del data["granularity"]
+        return data
 
     def _counted(self) -> list[LayerPlan]:
         return [layer for layer in self.layers.values() if not layer.fixed]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lampq_onnx.artifacts.channel_widths import WithWidths
 from lampq_onnx.artifacts.details import Details
 from lampq_onnx.artifacts.gates import GateLimits, Problem
+from lampq_onnx.artifacts.granularity import GranularityTrial
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.shown import Cell, Shown
 from lampq_onnx.disk.records import Artifact, Record
@@ -187,6 +188,9 @@ class Allocation(Record):
     )
     uniform_cost: float | None = Field(
         default=None, description="the same for uniform bits of the same average; null: not measured"
+    )
+    granularity: GranularityTrial | None = Field(
+        default=None, description="what layers or groups of channels were chosen by; null: nothing was compared"
     )
 
 

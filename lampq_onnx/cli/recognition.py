@@ -51,6 +51,11 @@ def _print_stages(out: Console, found: Recognition) -> None:
         return
     rows = [(stage.name, f"{stage.seconds:.1f}") for stage in found.stages]
     rows.append(("all", f"{sum(stage.seconds for stage in found.stages):.0f}"))
-    print_table(out, [words("stage"), Column("about, s")], rows, "stages of the run, before its file is checked")
+    print_table(
+        out,
+        [words("stage"), Column("about, s")],
+        rows,
+        "stages of the run; those that check the file, if validation images are named",
+    )
     if found.peak_bytes is not None:
         out.print(f"memory: about {found.peak_bytes / 1e9:.1f} GB")

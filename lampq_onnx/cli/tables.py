@@ -94,6 +94,8 @@ def print_summary(report: Report) -> None:
                 f"{found.metric}, {proof}; update kept {found.update_kept} of {found.update_rounds} swaps",
             )
         )
+        if found.granularity is not None:
+            rows.append(("granularity", found.granularity.text))
     if report.rounding is not None:
         stages = ", ".join(
             f"{stage} {value:.3g}" + ("" if report.rounding.kept.get(stage, True) else " (undone)")

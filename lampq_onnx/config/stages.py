@@ -36,6 +36,7 @@ class Stages:
         measurements: what is measured of the weights.
         input_costs: how the costs of input widths are found.
         shares: whether output channels may get widths of their own, for which their shares of the costs are measured.
+        compares: whether images decide between layers and groups of channels.
         wide_price: see `AllocationOptions.wide_price`; decides which input costs are worth telling apart.
         simulated_plans: whether plans are simulated, from which agreement is predicted.
         update: whether swaps of widths are tried.
@@ -47,6 +48,7 @@ class Stages:
     measurements: frozenset[Measurement] = MEASUREMENTS
     input_costs: InputCosts = "measured"
     shares: bool = True
+    compares: bool = False
     wide_price: float = 0.0
     simulated_plans: bool = False
     update: bool = False
@@ -111,6 +113,7 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
         measurements=frozenset(needed),
         input_costs="measured" if simulates or not only else _input_costs(recipe, target),
         shares=shares,
+        compares=shares and options.granularity == "auto" and recipe.budgets.min_agreement is None,
         wide_price=options.wide_price,
         simulated_plans=simulates,
         update=updates,

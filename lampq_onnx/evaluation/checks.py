@@ -34,9 +34,10 @@ from lampq_onnx.evaluation.tasks.guard import require_moving_scores
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.model_file import file_bytes, file_sha256, load_model
 from lampq_onnx.measures.error_meter import Outputs
+from lampq_onnx.running.memory import give_back
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import Clock, ProgressSink
-from lampq_onnx.runtime import describe_environment, open_runner
+from lampq_onnx.runtime import Runner, describe_environment, open_runner
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, engine_for
 from lampq_onnx.runtime.explain import explain_file, slowness
 from lampq_onnx.runtime.operators import operator_times
@@ -115,8 +116,8 @@ def share_accuracy(
     answers = files.task.outputs
     float32 = engine.in_float32()
     runners = (
-        open_runner(files.reference, threads=threads, answers=answers, engine=float32),
-        open_runner(files.quantized, threads=threads, answers=answers, engine=engine),
+        _lean(files.reference, threads, answers, float32),
+        _lean(files.quantized, threads, answers, engine),
         open_runner(files.quantized, threads=threads, optimize=False, answers=answers),
     )
     return measure_accuracy(
@@ -124,14 +125,19 @@ def share_accuracy(
         simulation,
         batches_of(files.images, files.preprocessing, pass_images(files.preprocessing.size, *runners)),
         total=len(files.images),
-        exact=None
-        if in_float32(engine)
-        else open_runner(files.quantized, threads=threads, answers=answers, engine=float32),
+        exact=None if in_float32(engine) else _lean(files.quantized, threads, answers, float32),
         meter=meter_for(files.task, files.images, files.preprocessing),
         group=group,
         changes=changes,
         progress=progress,
     )
+
+
+def _lean(path: Path, threads: int, answers: Sequence[str], engine: Engine) -> Runner:
+    """Open a file that no time is measured of, and return what loading took to the system."""
+    runner = open_runner(path, threads=threads, answers=answers, engine=engine, lean=True)
+    give_back()
+    return runner
 
 
 def _kernels(files: FilePair, images: npt.NDArray[np.float32], engine: Engine) -> list[str]:

@@ -126,6 +126,7 @@ def allocation_record(
     return Allocation(
         cost=costs[0] if costs else None,
         uniform_cost=costs[1] if costs else None,
+        granularity=plan.granularity,
         metric=plan.metric or "given",
         objective=solution.objective,
         bound=solution.bound,

@@ -13,6 +13,12 @@ from lampq_onnx.running.load import Load
 TRIAL = 4
 """Images of the pass that is timed."""
 
+MATRIX = (768, 1024, 768)
+"""Sizes of a matrix product that shows the speed of a processor."""
+
+BESIDE_PRODUCTS = 1.6
+"""Time of a pass over that of the products of its layers."""
+
 
 @torch.no_grad()
 def measure_load(frontend: Frontend) -> Load:
@@ -34,8 +40,10 @@ def measure_load(frontend: Frontend) -> Load:
         if not layer.fixed:
             solve += 2 * inputs**3 + layer.parameters * inputs
             columns += inputs
+    gpu = images.is_cuda
     return Load(
         image=best / TRIAL,
+        host=BESIDE_PRODUCTS * product * _seconds_per_operation() if gpu else best / TRIAL,
         product=product,
         solve=solve,
         columns=columns,
@@ -44,4 +52,17 @@ def measure_load(frontend: Frontend) -> Load:
         activations=activations,
         blocks=len(frontend.chain),
         layers=sum(not layer.fixed for layer in layers),
+        gpu=gpu,
     )
+
+
+def _seconds_per_operation() -> float:
+    """Time a matrix product on the processor."""
+    rows, inner, columns = MATRIX
+    left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - start)
+    return best / (2 * rows * inner * columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,7 +21,7 @@ from lampq_onnx.frontend.measuring.analysis import Analysis, linear_layers
 from lampq_onnx.frontend.measuring.calibration import input_elements
 from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
-from lampq_onnx.frontend.measuring.samples import require_labels, split
+from lampq_onnx.frontend.measuring.samples import require_labels, split, unmeasured
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.models.task_model import with_spread
@@ -38,6 +38,7 @@ from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
 from lampq_onnx.quantization import INTEGER_GRIDS, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
+from lampq_onnx.running.memory import give_back
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 
@@ -77,6 +78,7 @@ class Frontend:
         device = next(loaded.module.parameters()).device
         self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
         self._build(export_model(loaded))
+        give_back(cycles=True)  # the exporter's own graphs
         self._sketches = {layer.name: weight_sketch(layer.matrix()) for layer in self.exported.layers}
         self._annotate()
         self.equalized: dict[str, str] = {}
@@ -149,12 +151,27 @@ class Frontend:
             self._build(refreshed(self.exported, self.loaded, touched))
             self._annotate()
 
-    def use_gptq(self, images: Images, *, widths: Sequence[int] = (), progress: ProgressSink = NO_PROGRESS) -> None:
-        """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce."""
-        with progress.stage("input moments"):
-            moments = input_moments(self.loaded.module, linear_layers(self.exported.layers), images, group=self._group)
-        self.rounder = self._new_rounder(moments, widths)
+    def use_gptq(self, images: Images, *, widths: Sequence[int] = ()) -> None:
+        """From now on, round the weights of Linear layers by GPTQ, with the inputs that ``images`` produce.
+
+        Nothing is measured before the rounded weights are needed: the moments take more memory than the model.
+        """
+        layers = linear_layers(self.exported.layers)
+        self.rounder = WeightRounder(
+            self.exported.layers,
+            measure=lambda: input_moments(self.loaded.module, layers, images, group=self._group),
+            by_gptq=[layer.name for layer in layers],
+            widths=widths,
+            grids=self._grids,
+            block=self._block,
+        )
         self._gptq = True
+
+    def forget_rounded(self) -> None:
+        """Free the rounded weights of all candidates, which nothing needs once the plan is rounded."""
+        self.rounder = self._new_rounder()
+        self._gptq = False
+        give_back()
 
     def round(
         self,
@@ -247,11 +264,9 @@ class Frontend:
         self.rounder = self._new_rounder()
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
 
-    def _new_rounder(
-        self, moments: Mapping[str, torch.Tensor] | None = None, widths: Sequence[int] = ()
-    ) -> WeightRounder:
-        """A rounder of the layers as they are now, on the target's grids."""
-        return WeightRounder(self.exported.layers, moments, widths=widths, grids=self._grids, block=self._block)
+    def _new_rounder(self) -> WeightRounder:
+        """A rounder of the layers as they are now to nearest, on the target's grids."""
+        return WeightRounder(self.exported.layers, grids=self._grids, block=self._block)
 
     def _reference(self, images: SlicedImages) -> torch.Tensor:
         """Outputs of the float model on the images of the score, computed once for the same images."""
@@ -291,6 +306,23 @@ class Frontend:
         return plan_evaluator(
             self.loaded.module, self.exported.layers, rounder or self.rounder, plan, images, options, reference, coupled
         )
+
+    def losses_of_plans(self, plans: Sequence[BitPlan], images: SlicedImages) -> tuple[list[float], int]:
+        """Mean KL to float of each plan, with weights before the plan's own rounding, and the number of images.
+
+        Args:
+            plans: plans of this model.
+            images: calibration images, of which those are used that no cost was measured on.
+        """
+        images = unmeasured(images)
+        reference = logits_of(self.loaded.module, images)
+        losses = [
+            self.evaluator(plan, images, UpdateOptions(), reference=reference).score(
+                {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+            )
+            for plan in plans
+        ]
+        return losses, len(images)
 
     def reconstruction_errors(
         self, rounded: RoundedPlan, images: SlicedImages, options: UpdateOptions

@@ -11,12 +11,16 @@ from lampq_onnx.graph.refusals import Outcome, Refused
 
 BATCH = "batch"
 
+_BROADCAST = frozenset({"MatMul", "Add", "Sub", "Mul", "Div", "Where"})
+"""Operators that repeat a first dimension of 1 as often as their other inputs need it."""
+
 
 class DynamicBatch(CountingPass):
     """Give a graph with a fixed batch dimension a symbolic one.
 
     1. A Reshape to a constant shape keeps the batch dimension of its input, or computes it.
     2. Constants with one copy of a row per image (class tokens) are expanded to the actual number of images.
+    3. Such constants that an operator repeats by itself (queries of a pooling head) keep one copy.
 
     The result is a guess until its outputs have been compared with the file's.
 
@@ -48,6 +52,8 @@ class DynamicBatch(CountingPass):
                     batch = shape.outputs[0]
                 repeat = _free_expand if node.op_type == "Expand" else _expand_rows
                 count += self.settle(place(node), repeat(graph, node, batch, size))
+            elif size > 1 and node.op_type in _BROADCAST:
+                count += _one_row(graph, node, size)
         image.shape = ir.Shape([BATCH, *image.shape[1:]])
         inputs = set(graph.initializers.values()) | {image}
         for node in graph:
@@ -55,6 +61,24 @@ class DynamicBatch(CountingPass):
                 if value not in inputs:
                     value.shape = None  # shapes are inferred again afterwards
         return count
+
+
+def _one_row(graph: ir.Graph, node: ir.Node, size: int) -> bool:
+    """Keep one of equal rows of a constant, one per image, beside a computed value of as many dimensions."""
+    shapes = [v.shape for v in node.inputs if v is not None and v.const_value is None and v.shape is not None]
+    ranks = [len(shape) for shape in shapes if len(shape) and shape[0] == size]
+    changed = False
+    for position, value in enumerate(node.inputs):
+        if value is None or value.const_value is None:
+            continue
+        array = constant_array(value)
+        least = 3 if node.op_type == "MatMul" else 2  # the rows of a matrix are not images
+        if array.ndim < least or array.ndim not in ranks or array.shape[0] != size or (array != array[:1]).any():
+            continue
+        name = f"{node.outputs[0].name}.{position}.row"
+        node.replace_input_with(position, add_constant(graph, name, np.ascontiguousarray(array[:1])))
+        changed = True
+    return changed
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, size: int) -> Outcome:

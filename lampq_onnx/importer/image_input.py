@@ -17,6 +17,9 @@ from lampq_onnx.importer.refusals import channels_last, image_input
 _MOVES = frozenset({"Transpose", "Reshape", "Identity", "Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Concat"})
 """Operators that pass on the type of what they read."""
 
+_ENDS = frozenset({"Cast", "Shape", "Size"})
+"""Operators whose result has the same type whatever they read."""
+
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Permutations of images: channels to the last axis, and back to the second."""
 
@@ -76,7 +79,7 @@ def _as_float(value: ir.Value, path: Path) -> None:
     """Make a value of pixels float32, up to the Cast that made it float."""
     value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in users(value):
-        if node.op_type == "Cast":
+        if node.op_type in _ENDS:
             continue
         if node.op_type not in _MOVES:
             raise LampqError(

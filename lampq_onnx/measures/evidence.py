@@ -23,14 +23,29 @@ def clearly_lower(
     up most of the loss, it makes up the scatter too, and a change that is better on every image would not count
     otherwise.
     """
-    first, second = np.asarray(losses, dtype=np.float64), np.asarray(others, dtype=np.float64)
-    difference = first - second
+    difference, relative = _differences(losses, others)
     if not bool(difference.mean() < 0):
         return False
     if len(difference) < 2:
         return True
-    relative = difference / np.maximum(np.abs(first) + np.abs(second), np.finfo(np.float64).tiny)
     return any(bool(values.mean() < -evidence * error_of_mean(values)) for values in (difference, relative))
+
+
+def perhaps_lower(losses: Sequence[float] | FloatArray, others: Sequence[float] | FloatArray) -> bool:
+    """Whether paired losses (n,) are lower on average, by themselves or relative to the sums of magnitudes.
+
+    If they are not on a part of the images, measuring the rest hardly ever makes them `clearly_lower`.
+    """
+    return any(bool(values.mean() < 0) for values in _differences(losses, others))
+
+
+def _differences(
+    losses: Sequence[float] | FloatArray, others: Sequence[float] | FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Differences of paired losses, and the same relative to the sums of magnitudes."""
+    first, second = np.asarray(losses, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    difference = first - second
+    return difference, difference / np.maximum(np.abs(first) + np.abs(second), np.finfo(np.float64).tiny)
 
 
 def error_of_mean(values: FloatArray) -> float:

@@ -10,7 +10,8 @@ class Load:
     """What one model costs.
 
     Attributes:
-        image: seconds of one image in a pass forward.
+        image: seconds of one image in a pass forward, on the device that measures.
+        host: the same on the processor, where the runtime checks the file.
         product: floating point operations of the layers for one image.
         solve: operations to round all layers by GPTQ at one width, factorizations included.
         weights: number of weights of the layers.
@@ -19,9 +20,11 @@ class Load:
         activations: bytes of the inputs and outputs of all layers, for one image.
         blocks: number of blocks.
         layers: number of layers in the budget.
+        gpu: whether the device is a GPU, whose short operations take longer to start than to compute.
     """
 
     image: float
+    host: float
     product: float
     solve: float
     weights: float
@@ -30,6 +33,7 @@ class Load:
     activations: float
     blocks: int
     layers: int
+    gpu: bool = False
 
     def seconds(self, operations: float) -> float:
         """Return the time of matrix products with this many operations, at the speed of a pass."""
@@ -38,6 +42,7 @@ class Load:
 
 DEIT_TINY = Load(
     image=0.015,
+    host=0.015,
     product=2.5e9,
     solve=1.3e10,
     weights=5.5e6,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
+from lampq_onnx.running.memory import give_back
+
 _log = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
@@ -67,6 +69,7 @@ class Clock:
             with self._sink.stage(name, total) as advance:
                 yield advance
         finally:
+            give_back()
             key = name.replace(" ", "_")
             self.seconds[key] = round(self.seconds.get(key, 0.0) + time.perf_counter() - start, 3)
 

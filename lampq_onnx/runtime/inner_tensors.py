@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.measures.error_meter import ErrorMeter
+from lampq_onnx.running.memory import give_back
 from lampq_onnx.runtime.sessions import batches_for, open_runner
 
 Array = npt.NDArray[np.float32]
@@ -45,7 +46,9 @@ def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[
     with tempfile.TemporaryDirectory(prefix="lampq-") as room:
         file = Path(room) / "tensors.onnx"
         save_model(model, file)
-        runner = open_runner(file, threads=threads)
+        del model, values  # its weights are in the session
+        runner = open_runner(file, threads=threads, lean=True)
+        give_back()
 
         def run(images: Array) -> dict[str, Array]:
             batches = batches_for(runner.session, images, str(path))

@@ -78,7 +78,9 @@ class Runtime(Protocol):
         """Say with which numbers the parts of a file that are not integers are computed."""
         ...
 
-    def open(self, model: Path | bytes, *, threads: int, precision: Precision, optimize: bool) -> Session:
+    def open(
+        self, model: Path | bytes, *, threads: int, precision: Precision, optimize: bool, lean: bool = False
+    ) -> Session:
         """Load a file or a serialized model.
 
         Args:
@@ -86,6 +88,7 @@ class Runtime(Protocol):
             threads: threads of one operator.
             precision: see `Engine`.
             optimize: False: plain arithmetic of the operators of the file, without kernels that fuse them.
+            lean: keep no memory between two runs.
         """
         ...
 

@@ -36,10 +36,12 @@ class OnnxRuntime:
         """Say with which numbers the parts of a file that are not integers are computed."""
         return {"auto": "float32", "f32": "float32"}[precision]
 
-    def open(self, model: Path | bytes, *, threads: int, precision: Precision, optimize: bool) -> Session:
+    def open(
+        self, model: Path | bytes, *, threads: int, precision: Precision, optimize: bool, lean: bool = False
+    ) -> Session:
         """Load a file or a serialized model; see `Runtime`."""
         source = str(model) if isinstance(model, Path) else model
-        options = session_options(threads, optimize=optimize, precision=precision)
+        options = session_options(threads, optimize=optimize, precision=precision, lean=lean)
         try:
             session: Session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base

@@ -78,7 +78,15 @@ class OpenVino:
         name = _openvino().Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
         return f"{_WORDS.get(name, name)}, its default on this CPU"
 
-    def open(self, model: Path | bytes, *, threads: int, precision: Precision, optimize: bool) -> Session:
+    def open(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int,
+        precision: Precision,
+        optimize: bool,
+        lean: bool = False,  # noqa: ARG002 -- OpenVINO has no pool that could be left out
+    ) -> Session:
         """Load a file or a serialized model; see `Runtime`."""
         if not optimize:
             raise ValueError("OpenVINO has no mode without optimizations; onnxruntime computes the reference")

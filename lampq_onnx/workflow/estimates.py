@@ -4,24 +4,47 @@ from __future__ import annotations
 
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import Stages
+from lampq_onnx.evaluation.checks import PROFILED_RUNS
+from lampq_onnx.evaluation.measure import FIDELITY_IMAGES, LAYER_IMAGES
+from lampq_onnx.evaluation.output_errors import ERROR_IMAGES
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
 from lampq_onnx.running.load import Load
+from lampq_onnx.runtime.latency import WARM_UP
 
 IMAGE_BATCH = 32
 """Largest number of images in one pass."""
 
-LIBRARIES = 800e6
-"""Bytes of PyTorch, onnxruntime and this package."""
+LIBRARIES = 1.05e9
+"""Bytes of PyTorch with its exporter, onnxruntime and this package."""
 
-MODELS = 3
-"""Copies of the float weights that exist together: the model, its graph, and what a stage makes of it."""
+CUDA = 0.5e9
+"""Bytes of CUDA's libraries on the machine."""
+
+MODELS = 5
+"""Copies of the float weights that exist together while the file is checked.
+
+The model, its graph, the float file and the quantized file in the runtime, and the weights that the file without
+optimizations unpacks.
+"""
 
 BACKWARD = 2.0
 """Time of a pass with gradients of the activations, over that of a pass forward."""
 
 COLUMN = 1.8e-4
 """Seconds that GPTQ takes for a column besides its arithmetic: columns follow one after the other, also on a GPU."""
+
+WAIT = 0.1
+"""Seconds for each layer that a GPU waits for Python while the layer's inputs are equalized."""
+
+UPLOAD = 1.5e-9
+"""Seconds to bring the codes of a weight to a GPU, which the shares of channels do for 3 widths in batches of 16."""
+
+PACKING = 2.5e-8
+"""Seconds to convert a weight and to write it."""
+
+PLAIN = 2.0
+"""Time of a pass through the quantized file without optimizations, over that of float."""
 
 SOLVING = 3.0
 """Seconds of the integer program, most of them to import the solver."""
@@ -40,7 +63,31 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
     found += deciding_stages(recipe, stages, load, count)
     if stages.layer_errors:
         found.append(("reconstruction errors", 2 * min(count, 64) * load.image))
-    found.append(("conversion", load.seconds(60.0 * load.weights)))
+    found.append(("conversion", PACKING * load.weights))
+    return tuple(PlannedStage(name, seconds) for name, seconds in found)
+
+
+def checking_stages(recipe: Recipe, stages: Stages, load: Load, images: int) -> tuple[PlannedStage, ...]:
+    """List the stages that check the file, which run on the processor.
+
+    Args:
+        recipe: all options.
+        stages: what runs, see `stages_of`.
+        load: what the model costs.
+        images: number of validation images.
+    """
+    single = load.host * min(recipe.output.threads or 1, 2)
+    runs = recipe.output.latency_runs + (PROFILED_RUNS + WARM_UP if stages.layer_errors else 0) + WARM_UP
+    found = [
+        (
+            "validation",
+            (1.6 * images + (PLAIN + 1) * min(images, FIDELITY_IMAGES)) * load.host + PACKING * load.weights,
+        ),
+        ("fidelity", 0.5 + 9 * LAYER_IMAGES * load.host),
+        ("latency", 1.5 * runs * recipe.output.latency_batch * single),
+    ]
+    if stages.layer_errors:
+        found.append(("output errors", 1.4 * ERROR_IMAGES * load.host))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
 
@@ -51,9 +98,8 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     found: list[tuple[str, float]] = []
     if stages.equalization:
         few = min(count, 128)
-        found.append(("equalization", few * image + min(held, few // 4) * image * (BACKWARD + 8)))
-    if stages.moments:
-        found.append(("input moments", 1.5 * count * image))
+        waiting = WAIT * load.layers if load.gpu else 0.0
+        found.append(("equalization", waiting + few * image + min(held, few // 4) * image * (BACKWARD + 8)))
     found.append(("ranges", (2 * count + held * (BACKWARD + 6)) * image))
     if "trace" in asked:
         found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
@@ -68,11 +114,15 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
         if recipe.rounding.method == "gptq":
             found.append(("cost candidates", rounding))
         found.append(("costs", passes))
-    if stages.shares:
-        found.append(("channel shares", min(count, 128) * (BACKWARD + 2) * image))
     if stages.input_costs in ("measured", "grouped"):
         passes = load.layers if stages.input_costs == "measured" else load.blocks
         found.append(("input costs", passes / 2 * min(held, 32) * image))
+    if stages.moments:
+        found.append(("input moments", 1.5 * count * image))
+    if stages.shares:
+        images = min(count, 128)
+        upload = UPLOAD * load.weights * 3 * images / 16 if load.gpu else 0.0
+        found.append(("channel shares", images * (2 * BACKWARD + 4) * image + upload + _sweep(load, widths)))
     return found
 
 
@@ -83,8 +133,11 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
     if stages.simulated_plans:
         found.append(("simulated plans", 5 * min(count, 128) * image))
     found.append(("allocation", SOLVING))
+    if stages.shares and stages.compares:
+        found.append(("granularity", 3 * min(max(1, count // 2), 64) * image))
     if stages.update:
-        found.append(("iterative update", (recipe.update.rounds + 1) * min(count, 128) * image))
+        first = 0.0 if stages.shares else _sweep(load, len(recipe.allocation.candidates))
+        found.append(("iterative update", first + (recipe.update.rounds + 1) * min(count, 128) * image))
     held = max(1, min(count // 4, 64))
     found.append(("rounding", _rounding(recipe, effort, load, count, held)))
     for name, training in (("block reconstruction", effort.reconstruct), ("tuning", effort.tune)):
@@ -96,22 +149,29 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
 
 def peak_bytes(load: Load) -> float:
     """Return about how much memory a run needs on the machine that measures."""
-    return LIBRARIES + MODELS * load.parameters + IMAGE_BATCH * load.activations / load.blocks
+    return LIBRARIES + CUDA * load.gpu + MODELS * load.parameters + IMAGE_BATCH * load.activations / load.blocks
 
 
 def _weight_costs(effort: Effort, load: Load, widths: int, count: int) -> tuple[float, float]:
     """Return the seconds to round the candidates, and those to measure them."""
     half = max(1, count // 2)
-    rounding = 1.5 * half * load.image + load.seconds(load.solve * widths) + COLUMN * load.columns
+    rounding = 1.5 * half * load.image + _sweep(load, widths)
     images = min(half, effort.cost_images)
     if effort.costs == "directional":
         return rounding, images * (BACKWARD + widths / 4) * load.image
-    return rounding, images * load.layers * min(widths, 3) / 2 * load.image
+    # Two widths near the budget, one of them on half of the images, from the block of the layer on.
+    return rounding, images * load.layers * min(widths, 1.5) / 2 * load.image
+
+
+def _sweep(load: Load, widths: int) -> float:
+    """Return the seconds to round all layers by GPTQ to several widths."""
+    return load.seconds(load.solve * widths) + COLUMN * load.columns
 
 
 def _rounding(recipe: Recipe, effort: Effort, load: Load, count: int, held: int) -> float:
     if recipe.rounding.method == "nearest" or effort.ladder is None:
         return 2 * min(count, 128) * load.image + load.seconds(load.solve)
-    tried = len(effort.ladder.dampings) + 1 + effort.ladder.bias_correction
-    passes = 3 * min(count - held, 128) + held * load.layers * tried / 2
-    return passes * load.image + load.seconds(load.solve) + COLUMN * load.columns
+    # Techniques behind the first are often given up half-way.
+    tried = len(effort.ladder.dampings) + 0.7 * (1 + effort.ladder.bias_correction)
+    passes = 4 * min(count - held, 128) + held * load.layers * tried / 2
+    return passes * load.image + _sweep(load, len(effort.ladder.dampings))

@@ -30,7 +30,7 @@ from lampq_onnx.evaluation.records import allocation_record, rounding_record
 from lampq_onnx.frontend.load import measure_load
 from lampq_onnx.frontend.recognized import recognized
 from lampq_onnx.frontend.shared.threads import torch_threads
-from lampq_onnx.graph.recognition import Recognition
+from lampq_onnx.graph.recognition import PlannedStage, Recognition
 from lampq_onnx.html import write_report
 from lampq_onnx.quantization.weights_file import save_weights
 from lampq_onnx.running.processes import started_by_torchrun
@@ -41,7 +41,7 @@ from lampq_onnx.runtime.runtimes import require_runtime
 from lampq_onnx.serving.derived import find_derived
 from lampq_onnx.targets import Target
 from lampq_onnx.workflow.earlier import Earlier, earlier_result
-from lampq_onnx.workflow.estimates import peak_bytes, planned_stages
+from lampq_onnx.workflow.estimates import checking_stages, peak_bytes, planned_stages
 from lampq_onnx.workflow.feasibility import require_possible, require_space_for
 from lampq_onnx.workflow.forecasts import calibration_count
 from lampq_onnx.workflow.inputs import Given
@@ -76,9 +76,10 @@ def recognize(
         LampqError: see `quantize`.
     """
     recipe, target, _ = _checked(recipe, folder, overwrite=overwrite)
+    clock = Clock(progress)
     with (
         torch_threads(recipe.output.threads or 1),
-        opened_run(recipe, Clock(progress), given, images="named") as opened,
+        opened_run(recipe, clock, given, images="named") as opened,
     ):
         if folder is not None:
             require_space_for(opened.frontend.loaded, folder, baselines=len(recipe.output.baselines))
@@ -86,11 +87,12 @@ def recognize(
         found = recognized(opened.frontend, opened.crops, equalize=recipe.analysis.equalize)
         load = measure_load(opened.frontend)
         count = calibration_count(recipe) if opened.crops is None else len(opened.crops)
-        return replace(
-            found,
-            stages=planned_stages(recipe, stages_of(recipe, target), load, count),
-            peak_bytes=peak_bytes(load),
-        )
+        stages = stages_of(recipe, target)
+        planned = [PlannedStage(name.replace("_", " "), seconds) for name, seconds in clock.seconds.items()]
+        planned += planned_stages(recipe, stages, load, count)
+        if opened.validation is not None:
+            planned += checking_stages(recipe, stages, load, len(opened.validation))
+        return replace(found, stages=tuple(planned), peak_bytes=peak_bytes(load))
 
 
 def _checked(recipe: Recipe, folder: Path | None, *, overwrite: bool) -> tuple[Recipe, Target, Earlier | None]:
@@ -201,6 +203,8 @@ def _run(
             stages = stages_of(recipe, target)
             search = Search(frontend, crops, recipe, stages, kept, clock)
             found = search.run()
+            if not output.baselines:
+                frontend.forget_rounded()
             job = QuantizedOutput(frontend, crops, validation, output, target, recipe.output.threads or 1, stage, clock)
             report = job.run(
                 found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe),

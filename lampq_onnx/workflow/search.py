@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from lampq_onnx.allocation import (
     AllocationOptions,
@@ -19,6 +21,7 @@ from lampq_onnx.allocation import (
 )
 from lampq_onnx.allocation.rungs import ladders_of
 from lampq_onnx.artifacts import BitPlan, ChannelWidths, LatencyTable, LayerPlan, Sensitivities
+from lampq_onnx.artifacts.granularity import GranularityTrial
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
@@ -34,8 +37,14 @@ from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.synthetic import structure_hash
 from lampq_onnx.running.progress import Clock
 from lampq_onnx.runtime.environment import describe_environment, target_here
+from lampq_onnx.workflow.granularity import Rivals, is_open, rivals
 from lampq_onnx.workflow.planning import limits_of, make_plan, simulate_plans, with_granularity
 from lampq_onnx.workflow.provenance import Inputs, code_sha256, versions
+
+KL_DIGITS = 4
+"""Significant digits of a plan's simulated KL."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def measure(
     if stages.equalization and analysis.equalize:
         frontend.equalize(crops, analysis, seed=seed, progress=clock, kept=kept)
     if stages.moments and rounding.method == "gptq":
-        frontend.use_gptq(crops, widths=analysis.candidates, progress=clock)
+        frontend.use_gptq(crops, widths=analysis.candidates)
     sensitivities = frontend.analyze(crops, analysis, seed=seed, stages=stages, progress=clock, kept=kept)
     return sensitivities.model_copy(update={"seconds": sensitivities.seconds or dict(clock.seconds)})
 
@@ -175,8 +184,7 @@ class Search:
         Raises:
             LampqError: the budget cannot be met.
         """
-        with self._clock.stage("allocation"):
-            plan, solution = self._allocate(sensitivities, self._recipe.allocation)
+        plan, solution = self._choose(sensitivities)
         plan, update = self._update(plan, solution, sensitivities)
         rounded = self._round(plan)
         return Found(sensitivities, rounded.plan, solution, update, rounded)
@@ -195,6 +203,37 @@ class Search:
         """Measure the error of every budgeted layer's output on quantized inputs, see `LayerReport`."""
         with self._clock.stage("reconstruction errors"):
             return self._frontend.reconstruction_errors(found.rounded, self._crops, self._recipe.update)
+
+    def _choose(self, sensitivities: Sensitivities) -> tuple[BitPlan, Solution | FormSolution]:
+        """Allocate, and decide by images between one width for each layer and groups of channels, if that is open."""
+        recipe = self._recipe
+        options = with_granularity(recipe.allocation, self._target, recipe.output.packing)
+        with self._clock.stage("allocation"):
+            if not is_open(sensitivities, options, self._limits):
+                return self._allocate(sensitivities, recipe.allocation)
+            found = rivals(partial(self._allocate, sensitivities), sensitivities, options, self._limits)
+        if not isinstance(found, Rivals):
+            return found
+        layers, equal = found.layers[0], found.equal
+
+        def make() -> GranularityTrial:
+            with self._clock.stage("granularity"):
+                losses, images = self._frontend.losses_of_plans((layers, equal), self._crops)
+            # Few digits, so that the plan has the same bytes however many threads add up the sums.
+            layer_kl, group_kl = (float(f"{loss:.{KL_DIGITS}g}") for loss in losses)
+            return GranularityTrial(
+                chosen="group" if group_kl < layer_kl else "layer",
+                images=images,
+                layer_kl=layer_kl,
+                group_kl=group_kl,
+                layer_bytes=layers.promised_bytes,
+                group_bytes=equal.promised_bytes,
+            )
+
+        trial = self._kept.after(layers, equal).get("granularity", make)
+        _log.info("granularity: %s", trial.text)
+        plan, solution = found.groups if trial.chosen == "group" else found.layers
+        return plan.model_copy(update={"granularity": trial}), solution
 
     def _allocate(
         self, sensitivities: Sensitivities, options: AllocationOptions

@@ -13,8 +13,8 @@ from lampq_onnx.cli.voice import Voice
 from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.verdict import against_uniform
 from tests.cli.conftest import invoke
-from tests.cli.terminal import Terminal
 from tests.html.reports import accuracy, report
+from tools.terminal import Terminal
 
 FILE_NAMES = (
     "wrote float.onnx, sensitivity.json, plan.json, weights.safetensors, model.onnx, report.json, recipe.toml, "

@@ -8,7 +8,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+PAGES = [
+    "README.md", "CONTRIBUTING.md",
+    *sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs").rglob("*.md")),
+]  # fmt: skip
+"""Pages for users and for those who change the code, as paths from the root of the checkout."""
+
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w+-]*) *$")
+SNIPPET = re.compile(r'^--8<-- "([^"]+)"$', re.MULTILINE)
+"""Where the site puts a file of the documentation."""
+
 NOTE = re.compile(r"^<!-- (?P<kind>not run|file): (?P<text>.+) -->$")
 """A line right above a block: why it is not run, or the file that a reader saves it as."""
 
@@ -63,8 +72,9 @@ def blocks_of(text: str, page: str) -> list[Block]:
 
 
 def page_blocks(name: str) -> list[Block]:
-    """The blocks of a page of the checkout."""
-    return blocks_of((REPOSITORY / name).read_text(encoding="utf-8"), name)
+    """The blocks of a page of the checkout, with the files that the site puts into them."""
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    return blocks_of(SNIPPET.sub(lambda found: (REPOSITORY / "docs" / found[1]).read_text("utf-8"), text), name)
 
 
 def without_blocks(text: str) -> str:

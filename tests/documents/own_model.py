@@ -8,20 +8,33 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.documents.reader import CLASSES, STANDS_FOR
 
 SIZE = 160
 
+Batch = tuple[torch.Tensor, torch.Tensor]
+
 
 def write() -> None:
-    """Write calibration/, validation/ and deit_tiny.safetensors into the current folder."""
+    """Write calibration/, validation/, deit_tiny.safetensors and two torch files into the current folder."""
     rng = np.random.default_rng(0)
     calibration = _images(rng, Path("calibration"), 4)
     rows = ["path,label", *(f"{path.as_posix()},{label}" for path, label in _images(rng, Path("validation"), 8))]
     Path("validation/labels.csv").write_text("\n".join(rows) + "\n")
     save_file(_trained(calibration).state_dict(), "deit_tiny.safetensors")
+    for name in ("model_best.pth.tar", "last.ckpt"):
+        torch.save({"state_dict": load_file("deit_tiny.safetensors")}, name)
+
+
+def own_module() -> tuple[torch.nn.Module, list[Batch], list[Batch]]:
+    """The model as a module, batches for calibration, and batches with labels for validation."""
+    module = timm.create_model(STANDS_FOR["deit_tiny_patch16_224"]).eval()
+    module.load_state_dict(load_file("deit_tiny.safetensors"))
+    batch = torch.randn(4, 3, SIZE, SIZE)
+    batches = [(batch, torch.arange(4))]
+    return module, batches, batches
 
 
 def _images(rng: np.random.Generator, folder: Path, count: int) -> list[tuple[Path, int]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.documents.blocks import Block, blocks_of, without_blocks
@@ -45,17 +43,17 @@ def test_blocks_have_their_language_their_text_and_their_note() -> None:
         blocks_of("```sh\na", "p.md")
 
 
-def test_what_fails_and_what_cannot_be_run_is_said(tmp_path: Path) -> None:
-    with Reader.of(tmp_path) as reader:
-        reader.do(Block("p.md", 1, "toml", "a = 1", file="a.toml"))
-        reader.do(Block("p.md", 2, "sh", "test $(cat a.toml | wc -l) = 1  # comment"))
-        for block, said in (
-            (Block("p.md", 3, "sh", "lampq-onnx no-such-command\ntouch later"), "No such command"),
-            (Block("p.md", 4, "sh", "false | true"), "exit code 1"),
-            (Block("p.md", 5, "python", "raise SystemExit(3)"), "exit code 3"),
-            (Block("p.md", 6, "", "out"), "neither run nor saved"),
-        ):
-            with pytest.raises(AssertionError, match=said) as caught:
-                reader.do(block)
-            assert f"p.md:{block.line}" in str(caught.value)
-    assert [path.name for path in reader.folder.iterdir()] == ["a.toml"]
+def test_what_fails_and_what_cannot_be_run_is_said(beginner: Reader) -> None:
+    beginner.do(Block("p.md", 1, "toml", "a = 1", file="a.toml"))
+    beginner.do(Block("p.md", 2, "sh", "test $(cat a.toml | wc -l) = 1  # comment"))
+    beginner.do(Block("p.md", 3, "text", "shown"))
+    for block, said in (
+        (Block("p.md", 4, "sh", "lampq-onnx no-such-command\ntouch later"), "No such command"),
+        (Block("p.md", 5, "sh", "false | true"), "exit code 1"),
+        (Block("p.md", 6, "python", "raise SystemExit(3)"), "exit code 3"),
+        (Block("p.md", 7, "", "out"), "neither run nor saved"),
+    ):
+        with pytest.raises(AssertionError, match=said) as caught:
+            beginner.do(block)
+        assert f"p.md:{block.line}" in str(caught.value)
+    assert [path.name for path in beginner.folder.iterdir()] == ["a.toml"]

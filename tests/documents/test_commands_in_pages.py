@@ -10,7 +10,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,13 +22,10 @@ from lampq_onnx.config.lookup import by_flag
 from lampq_onnx.config.sections import SECTIONS
 from lampq_onnx.config.values import parse_values
 from lampq_onnx.errors import UsageError
-from tests.documents.blocks import REPOSITORY, Block, blocks_of, without_blocks
-
-PAGES = ["README.md", *sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs").rglob("*.md"))]
+from tests.documents.blocks import PAGES, REPOSITORY, Block, blocks_of, page_blocks, without_blocks
 
 COMMAND = re.compile(r"(?:^|(?<=\s))(?:lampq-onnx|-m lampq_onnx) +([^\n]*)", re.MULTILINE)
 INLINE = re.compile(r"`((?:lampq-onnx |torchrun )[^`]+)`")
-SNIPPET = re.compile(r'^--8<-- "([^"]+)"$', re.MULTILINE)
 
 
 def commands_of(text: str) -> Iterator[tuple[list[str], bool]]:
@@ -175,14 +171,9 @@ def data_problem(block: Block) -> str:
     return ""
 
 
-def _blocks(page: str) -> list[Block]:
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
-    return blocks_of(SNIPPET.sub(lambda found: Path(REPOSITORY, "docs", found[1]).read_text("utf-8"), text), page)
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_python_json_and_toml_are_right(page: str) -> None:
-    for block in _blocks(page):
+    for block in page_blocks(page):
         if block.language == "python":
             assert not python_problems(block), block
         assert not data_problem(block), block

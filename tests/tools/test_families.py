@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tools.bench import families
-from tools.bench.family import Family
+from tools.bench.family import Family, randomize
 from tools.bench.family_models import FAMILIES
 from tools.bench.family_page import COLUMNS, END, START, write_page
 from tools.bench.family_rows import Row, measure_family, unexpected
@@ -38,6 +38,14 @@ def test_random_weights_are_those_of_the_seed_and_outputs_depend_on_the_image() 
     first, again, other = (TINY.build(seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_norms_that_start_at_random_let_the_signal_through() -> None:
+    norm = torch.nn.BatchNorm2d(64).eval()
+    torch.nn.init.normal_(norm.weight, std=0.02)
+    module = torch.nn.ModuleDict({"norm": norm, "empty": torch.nn.ParameterList([torch.empty(1, 0, 4)])})
+    randomize(module, 0)
+    assert 1.2 < float(norm.weight.detach().mean()) < 1.4
 
 
 def test_a_refusal_is_a_failure_only_where_it_is_not_expected() -> None:

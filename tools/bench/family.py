@@ -93,9 +93,15 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
 
     for own in module.modules():
         matrix = isinstance(own, torch.nn.Linear | torch.nn.Conv2d)
+        norm = isinstance(own, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.LayerNorm)
         for name, value in own.named_parameters(recurse=False):
+            if not value.numel():
+                continue
             if matrix and name == "weight":
                 value.copy_(normal(value) * value[0].numel() ** -0.5)
+            elif norm and name == "weight" and value.min() != value.max():
+                # MobileViT of transformers starts with random ones; its many SiLUs halve the signal.
+                value.copy_(1.3 * (1 + 0.1 * normal(value)))
             elif value.min() != value.max() or value.numel() == 1:
                 value.copy_(0.2 * normal(value))
             elif (start := float(value.flatten()[0])) == 0:

@@ -153,7 +153,6 @@ def measure(shape: str, count: int, options: argparse.Namespace) -> None:
     start = time.perf_counter()
     import torch
 
-    from lampq_onnx.workflow.inputs import Given
     from lampq_onnx.workflow.quantize import quantize, recognize
 
     imports = time.perf_counter() - start
@@ -161,17 +160,16 @@ def measure(shape: str, count: int, options: argparse.Namespace) -> None:
     setting = _setting(options)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as room:
-        module, recipe = _subject(shape, count, options, Path(room))
-        run = Run(f"{shape}, {count}", setting, sum(v.numel() for v in module.parameters()), count, imports=imports)
-        given = None if shape == "digits" else Given(module=module)
+        recipe, parameters = _subject(shape, count, options, Path(room))
+        run = Run(f"{shape}, {count}", setting, parameters, count, imports=imports)
         sampler = Sampler(cuda=cuda, clock=options.clock, finished=lambda: print(json.dumps(asdict(run)), flush=True))
         run.seconds, run.peaks, run.device = sampler.seconds, sampler.peaks, sampler.device
-        quantize(recipe, Path(room, "out"), progress=sampler, given=given)
+        quantize(recipe, Path(room, "out"), progress=sampler)
         torch.set_num_threads(options.threads)
-        run.passes = passes(module.to(options.device), count, CLOCKS[options.clock])
+        run.passes = passes(_module(shape).to(options.device), count, CLOCKS[options.clock])
         print(json.dumps(asdict(run)), flush=True)
         if options.predict:
-            found = recognize(recipe, Path(room, "rehearsal"), given=given)
+            found = recognize(recipe, Path(room, "rehearsal"))
             run.predicted = {stage.name: stage.seconds for stage in found.stages}
             run.predicted_mb = (found.peak_bytes or 0.0) / MEGABYTE
             print(json.dumps(asdict(run)), flush=True)
@@ -182,10 +180,32 @@ def _setting(options: argparse.Namespace) -> str:
     return f"{options.bits:g} bits, {options.effort}, {options.device}, {options.threads} threads, {times}"
 
 
-def _subject(shape: str, count: int, options: argparse.Namespace, room: Path) -> tuple[torch.nn.Module, Recipe]:
-    """Return the model and the recipe of a run; images are written to ``room``."""
+def _module(shape: str) -> torch.nn.Module:
+    """Return the model of a run."""
+    if shape == "digits":
+        from lampq_onnx.frontend.models.loading import load_digits
+
+        return load_digits().module
+    import timm
+
+    return timm.create_model(_timm_name(shape), num_classes=CLASSES).eval()
+
+
+def _timm_name(shape: str) -> str:
+    return f"vit_{NAMES[shape]}_patch16_{SIDE}"
+
+
+def _subject(shape: str, count: int, options: argparse.Namespace, room: Path) -> tuple[Recipe, int]:
+    """Return the recipe of a run and the number of the model's parameters.
+
+    Images and a checkpoint are written to ``room``, so that the process holds the model once, as the command does.
+    """
+    from safetensors.torch import save_model
+
     from lampq_onnx.config.recipe import Recipe
-    from lampq_onnx.frontend.models.loading import load_digits
+
+    module = _module(shape)
+    parameters = sum(value.numel() for value in module.parameters())
 
     settings: dict[str, dict[str, Any]] = {
         "model": {"name": "digits", "device": options.device},
@@ -195,16 +215,15 @@ def _subject(shape: str, count: int, options: argparse.Namespace, room: Path) ->
         "output": {"gate_agreement": 0.0, "latency_runs": 1, "threads": options.threads},
     }
     if shape == "digits":
-        recipe = Recipe.build(settings)
-        return load_digits().module, recipe
-    import timm
-
-    settings["model"]["name"] = name = f"vit_{NAMES[shape]}_patch16_{SIDE}"
+        return Recipe.build(settings), parameters
+    settings["model"]["name"] = _timm_name(shape)
+    settings["model"]["checkpoint"] = str(room / "model.safetensors")
+    save_model(module, room / "model.safetensors")
     for kind, number in (("calibration", count), ("validation", VALIDATION)):
         pixels = np.random.default_rng(number).integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
         np.savez(room / f"{kind}.npz", images=pixels, labels=np.arange(number) % CLASSES)
         settings["images"][kind] = str(room / f"{kind}.npz")
-    return timm.create_model(name, num_classes=CLASSES).eval(), Recipe.build(settings)
+    return Recipe.build(settings), parameters
 
 
 def passes(module: torch.nn.Module, count: int, clock: Callable[[], float] = time.perf_counter) -> float:

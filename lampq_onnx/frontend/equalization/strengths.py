@@ -25,7 +25,7 @@ from lampq_onnx.frontend.simulation.grids import fit_weight_grids
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.frontend.simulation.simulate import fake_quantize
-from lampq_onnx.quantization import ActivationQuantizer
+from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -159,7 +159,8 @@ def choose_strengths(
         if closed:
             return [_best(link, options[link], predicted[link][:, None]) for link in links]
         options = {link: _screened(options[link], predicted[link]) for link in links}
-    weights = {link: [_rounded(link, option, weight_bits, block) for option in options[link]] for link in links}
+    # As codes: the weights of all options in float would take several times the memory of the model.
+    rounded = {link: [_rounded(link, option, weight_bits, block) for option in options[link]] for link in links}
     by_layer = {layer.name: link for link in links for layer in link.readers}
     # One number per image: a choice must win by more than the variation between images.
     errors: dict[Link, list[torch.Tensor]] = {link: [] for link in links}
@@ -174,11 +175,12 @@ def choose_strengths(
             found = values.new_zeros(len(options[link]), len(options[link][0].quantizers), samples, dtype=torch.float64)
             for row, option in enumerate(options[link]):
                 scaled = (values - option.shift).div_(option.scale)
+                changed = dequantized(rounded[link][row][layer.name], weight)
                 # The bias adds back exactly what the shift subtracts from the input.
                 constant = weight @ option.shift
                 for column, quantizer in enumerate(option.quantizers):
                     read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
-                    change = (read @ weights[link][row][layer.name].T).add_(constant).sub_(exact).mul_(gradient)
+                    change = (read @ changed.T).add_(constant).sub_(exact).mul_(gradient)
                     found[row, column] = torch.linalg.vector_norm(change.reshape(samples, -1), dim=1).double().square()
             errors[link].append(found.cpu())
 
@@ -251,13 +253,13 @@ def _screened(options: Sequence[_Option], predicted: torch.Tensor) -> list[_Opti
     return [option for index, option in enumerate(options) if index in kept]
 
 
-def _rounded(link: Link, option: _Option, bits: int, block: int | None) -> dict[str, torch.Tensor]:
+def _rounded(link: Link, option: _Option, bits: int, block: int | None) -> dict[str, QuantizedWeight]:
     """Weights of the readers after an option, rounded to nearest."""
     found = {}
     for layer in link.readers:
         matrix = (layer.module.weight * option.scale).float()
         grid = fit_weight_grids(matrix, (bits,), block=block)[0]
-        found[layer.name] = dequantized(nearest(grid, matrix), layer.module.weight)
+        found[layer.name] = nearest(grid, matrix)
     return found
 
 

@@ -14,12 +14,12 @@ from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.config.stages import Stages, shares_channels
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
-from lampq_onnx.frontend.measuring.channels import SHARE_IMAGES, channel_shares
+from lampq_onnx.frontend.measuring.channels import channel_shares
 from lampq_onnx.frontend.measuring.costs import directional_costs, measured_widths, weight_costs
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.measuring.input_costs import InputRanges, input_costs, quantizer_of
-from lampq_onnx.frontend.measuring.samples import labels_of, require_labels, split
+from lampq_onnx.frontend.measuring.samples import SHARE_IMAGES, labels_of, require_labels, split
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
@@ -141,6 +141,8 @@ class Analysis:
             stages.input_costs, wide_price=stages.wide_price, progress=progress, group=self.group,
         )  # fmt: skip
         shares = {}
+        if "alpha" not in asked:
+            self._prepare(progress)
         if stages.shares and shares_channels(options.granularity, options.effort, options.activation_bits):
             shares = self._channel_shares(options, seed, progress)
         return Sensitivities(
@@ -205,6 +207,7 @@ class Analysis:
         asked = options.activation_bits
         width = asked if isinstance(asked, int) else FIXED_BITS if asked == "mixed" else max(bits, 2)
         activations = {layer.name: quantizer_of(ranges[layer.name][width], width) for layer in self.budgeted}
+        self._prepare(progress)
         with progress.stage("alpha", 4 * options.alpha_samples) as advance:
             return type_factors(
                 module, self.exported.layers, traces, activations, self.rounder, images, logits_of(module, images),
@@ -269,6 +272,12 @@ class Analysis:
                 self.loaded.module, images, self.budgeted, self.rounder, options.candidates, seed=seed,
                 group=self.group, progress=advance,
             )  # fmt: skip
+
+    def _prepare(self, progress: ProgressSink) -> None:
+        """Measure the moments for GPTQ, as late as possible: they take more memory than the model."""
+        if self.gptq:
+            with progress.stage("input moments"):
+                self.rounder.prepare()
 
     def _input_elements(self) -> dict[str, int]:
         """Layer -> number of elements in its input for one image."""

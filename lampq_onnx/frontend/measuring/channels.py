@@ -23,7 +23,7 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_of
-from lampq_onnx.frontend.measuring.fisher import GradientTap
+from lampq_onnx.frontend.measuring.fisher import GradientTap, piece_of
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
@@ -33,7 +33,6 @@ from lampq_onnx.running.processes import ALONE, Group, own_items
 SHARE_POWER = 0.8
 """Power of the measured shares. KL at 4 bits with .8 and with 1: DeiT-Ti .040 and .045, hard DeiT-Ti .051 and .062."""
 
-SHARE_IMAGES = 128
 SHARE_DRAWS = 2
 """Gradients for each image."""
 
@@ -95,6 +94,8 @@ def channel_shares(
     """
     widths = [bits for bits in candidates if bits in SHARE_WIDTHS] or [min(candidates)]
     sums = {layer.name: _Sums(layer.module.weight.shape[0], len(widths)) for layer in layers}
+    for layer in layers:  # before any hook is on the model
+        rounder.quantized(layer.name, widths[0])
     likelihood = likelihood_of(model)
     size = 0
 
@@ -114,17 +115,21 @@ def channel_shares(
             squares += inner.double().square()
         own.changes += squares.cpu().numpy()  # once for all images: a GPU would wait each time
 
-    done = 0
+    done = piece = 0
     for number, batch in own_items(enumerate(b for b, _ in tensors(images, device_of(model))), group):
-        size = len(batch)
+        piece = piece or piece_of(model, layers, batch)
         # A generator of its own for every batch, so that an image gets the same gradients in any process.
         generator = torch.Generator().manual_seed(seed + number)
-        with GradientTap(layers, visit), torch.enable_grad():
-            outputs = model(batch)
-            for draw in range(draws):
-                noise = score_noise(likelihood, outputs.detach(), generator)
-                torch.autograd.backward(outputs, noise, retain_graph=draw + 1 < draws)
-        done += size
+        for start in range(0, len(batch), piece):
+            part = batch[start : start + piece]
+            size = len(part)
+            with GradientTap(layers, visit), torch.enable_grad():
+                outputs = model(part)
+                for draw in range(draws):
+                    noise = score_noise(likelihood, outputs.detach(), generator)
+                    torch.autograd.backward(outputs, noise, retain_graph=draw + 1 < draws)
+            del outputs
+        done += len(batch)
         if progress is not None:
             progress(done)
     return {layer.name: _shares(layer, _summed(sums[layer.name], group), rounder, widths, power) for layer in layers}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,9 +45,14 @@ def measured_losses(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
     also: Mapping[str, Sequence[str]] | None = None,
+    halved: int | None = None,
     group: Group = ALONE,
 ) -> dict[str, list[float]]:
     """Measure the mean KL (nats) of every setting of every layer, each applied alone.
+
+    With ``halved``, the settings from this one on see the first half of the batches. Their mean over all images follows
+    from the ratio to the first setting on the same images: what one image adds differs much between images, but little
+    between settings of one layer.
 
     Args:
         live: the model; in float unless the caller has quantized parts of it.
@@ -56,6 +62,7 @@ def measured_losses(
         batch_size: images per forward pass.
         progress: called with the number of settings done.
         also: layer -> layers of its block that its settings change too.
+        halved: first of the settings that see half of the batches; None: all see all of them.
         group: processes that share the images.
 
     Returns:
@@ -66,40 +73,75 @@ def measured_losses(
     batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size, group=group)]
     own_images = sum(map(len, batches))
     if not batches:  # fewer batches than processes
-        return _shared({name: [0.0] * len(own) for name, own in settings.items()}, 0, group)
+        return _shared({name: [NOTHING] * len(own) for name, own in settings.items()}, 0, group)
+    own_half = _own_half(list(map(len, batches)), len(images), batch_size, group)
     states = chain.states(batches)
     reference = chain.logits(states)
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, list[_Sums]] = {}
     done = 0
     for index in range(len(chain)):
         for layer in _near(chain, index):
             if layer.name not in settings:
                 continue
-            own = []
-            for setting in settings[layer.name]:
+            own: list[torch.Tensor] = []
+            for place, setting in enumerate(settings[layer.name]):
                 setting()
+                few = len(batches) if halved is None or place < halved else own_half
                 # A layer before the blocks changes their inputs, so they are computed again.
-                changed = chain.states(batches) if layer in chain.before else states
-                own.append(float(likelihood.distance(chain.logits(changed), reference).mean()))
+                changed = chain.states(batches[:few]) if layer in chain.before else states.first(few)
+                own.append(likelihood.distance(chain.logits(changed), reference[: len(changed)]) if few else own[0][:0])
                 done += 1
                 if progress is not None:
                     progress(done)
             for name in (layer.name, *(also or {}).get(layer.name, ())):
                 live.set_weight(name, None)
                 live.set_input(name, None)
-            losses[layer.name] = own
+            losses[layer.name] = [_Sums(*map(float, (v.sum(), own[0][: len(v)].sum(), own[0].sum()))) for v in own]
         if index + 1 < len(chain):
             states = chain.advance(states)
     return _shared({name: losses[name] for name in settings}, own_images, group)
 
 
-def _shared(losses: Mapping[str, Sequence[float]], own_images: int, group: Group) -> dict[str, list[float]]:
-    """Average the means of all processes, each by its number of images; none is below `FLOOR`."""
-    flat = np.array([loss for own in losses.values() for loss in own], np.float64)
+def _own_half(sizes: Sequence[int], images: int, batch_size: int, group: Group) -> int:
+    """Count the own batches that belong to the first half of all processes' batches.
+
+    Args:
+        sizes: images in each pass of this process; a batch of large images is several passes.
+        images: number of images of all processes.
+        batch_size: images in every batch but the last.
+        group: the processes, which take the batches in turns.
+    """
+    half = math.ceil(math.ceil(images / batch_size) / 2)
+    before = np.cumsum([0, *sizes[:-1]])
+    return int(np.count_nonzero(before // batch_size * group.size + group.rank < half))
+
+
+class _Sums(NamedTuple):
+    """Sums of the losses of one setting of a layer.
+
+    Attributes:
+        seen: over the images that it saw.
+        first_seen: of the layer's first setting, over the same images.
+        first: of the first setting, over all images.
+    """
+
+    seen: float
+    first_seen: float
+    first: float
+
+
+NOTHING = _Sums(0.0, 0.0, 0.0)
+
+
+def _shared(losses: Mapping[str, Sequence[_Sums]], own_images: int, group: Group) -> dict[str, list[float]]:
+    """Means over the images of all processes; none is below `FLOOR`."""
+    flat, total = np.array([sums for own in losses.values() for sums in own], np.float64).reshape(-1, 3), own_images
     if group.size > 1:
-        *sums, total = group.sum(np.append(flat * own_images, own_images)).tolist()
-        flat = np.array(sums) / total
-    values = iter(np.maximum(flat, FLOOR).tolist())
+        flat = group.sum(flat)
+        total = int(group.sum(np.array([own_images], np.float64))[0])
+    seen, first_seen, first = flat.T
+    ratio = np.divide(first, first_seen, out=np.ones(len(flat)), where=first_seen > 0)
+    values = iter(np.maximum(seen * ratio / total, FLOOR).tolist())
     return {name: [next(values) for _ in own] for name, own in losses.items()}
 
 
@@ -126,7 +168,8 @@ def weight_costs(
 ) -> dict[str, dict[int, float]]:
     """Measure the mean KL in nats of every candidate weight bit-width of every layer.
 
-    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used.
+    Costs never rise with the bit-width: if a measurement does, which is noise, the lower cost is used. The widest of
+    the measured widths sees all images, the others half of them.
 
     Args:
         live: the float model.
@@ -143,13 +186,15 @@ def weight_costs(
     Returns:
         Layer -> bit-width -> mean KL.
     """
-    measured = measured_widths(candidates, expected_bits)
+    measured = tuple(reversed(measured_widths(candidates, expected_bits)))
 
     def set_weight(name: str, bits: int) -> Setting:
         return lambda: live.set_weight(name, rounder.quantized(name, bits))
 
     settings = {layer.name: [set_weight(layer.name, bits) for bits in measured] for layer in layers}
-    losses = measured_losses(live, chain, images, settings, batch_size=batch_size, progress=progress, group=group)
+    losses = measured_losses(
+        live, chain, images, settings, batch_size=batch_size, progress=progress, halved=1, group=group
+    )
     tiny = torch.finfo(torch.float64).tiny
     costs = {}
     for layer in layers:

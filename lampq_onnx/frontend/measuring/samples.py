@@ -11,6 +11,9 @@ from lampq_onnx.frontend.shared.loaded import LoadedModel
 HELD_OUT_SHARE = 4
 """One in this many calibration images is held out, to choose between results from the others."""
 
+SHARE_IMAGES = 128
+"""Images that the channels' shares of the costs are measured on."""
+
 MOST_HELD_OUT = 64
 """Largest number of held-out images: every comparison takes many passes, and more images do not change the choice."""
 
@@ -22,6 +25,16 @@ def split(images: SlicedImages) -> tuple[SlicedImages, SlicedImages]:
         return images, images
     held = max(1, min(count // HELD_OUT_SHARE, MOST_HELD_OUT))
     return images.slice(0, count - held), images.slice(count - held, count)
+
+
+def unmeasured(images: SlicedImages) -> SlicedImages:
+    """Images that no cost of weights was measured on: costs take images from the second half.
+
+    Where there are enough of them, they follow the images of the channels' shares.
+    """
+    half = max(1, len(images) - len(images) // 2)
+    start = SHARE_IMAGES if half >= SHARE_IMAGES + MOST_HELD_OUT else 0
+    return images.slice(start, min(start + MOST_HELD_OUT, half))
 
 
 def labels_of(images: Images) -> torch.Tensor | None:

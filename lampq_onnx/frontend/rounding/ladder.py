@@ -9,7 +9,7 @@ activations it falls while the model's accuracy collapses.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,7 +26,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.live import LiveModel
-from lampq_onnx.frontend.simulation.losses import clearly_lower
+from lampq_onnx.frontend.simulation.losses import clearly_lower, perhaps_lower
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
 
 WIDE_DAMPING = 0.1
@@ -45,7 +45,7 @@ class Rounding:
         method: the technique that was chosen.
         latent: float32 (outputs, inputs), real weights whose nearest rounding is ``weight``; None if nothing is trained
             afterwards.
-        losses: technique -> KL on held-out images.
+        losses: technique -> KL on held-out images, or on the first of them where that was enough to reject it.
     """
 
     weight: QuantizedWeight
@@ -107,9 +107,7 @@ def climb(
     for index, block in enumerate(chain.blocks):
         planned = [layer for layer in block.layers if layer.name in grids]
         # The block's layers are still in float, and so are their inputs.
-        means = float_output_means(chain, true_states)
-        if index + 1 < len(chain):
-            true_states = chain.advance(true_states)
+        means, true_states = float_output_means(chain, true_states)
         for layer in planned:
             live.set_input(layer.name, inputs.get(layer.name))
             moments = layer_moments(chain, states, layer, means[layer.name], inputs.get(layer.name))
@@ -136,8 +134,13 @@ def techniques(roundings: Mapping[str, Rounding]) -> dict[str, int]:
     return dict(Counter(rounding.method for rounding in roundings.values()))
 
 
-def _losses(chain: BlockChain, states: States, reference: torch.Tensor) -> torch.Tensor:
-    return likelihood_of(chain.model).distance(chain.logits(states), reference)
+def _losses(chain: BlockChain, states: States, reference: torch.Tensor) -> Iterator[torch.Tensor]:
+    """KL of each image to the float model, batch by batch."""
+    likelihood = likelihood_of(chain.model)
+    start = 0
+    for outputs in chain.outputs(states):
+        yield likelihood.distance(outputs, reference[start : start + len(outputs)])
+        start += len(outputs)
 
 
 def _round_nearest(
@@ -163,30 +166,47 @@ def _best(
     grid: WeightGrid,
     moments: LayerMoments,
     settings: LadderSettings,
-    losses: Callable[[], torch.Tensor],
+    losses: Callable[[], Iterator[torch.Tensor]],
 ) -> Rounding:
-    """The first technique that no later one clearly improves on."""
+    """The first technique that no later one clearly improves on.
+
+    A technique that is no better on the first images than the best one before it is not measured on the others.
+    """
     weight = live.weight(layer.name).float()
     options: list[tuple[str, QuantizedWeight, torch.Tensor | None]] = []
     for damping in settings.dampings if isinstance(layer.module, torch.nn.Linear) else ():
         result = gptq_quantize(weight, [grid], moments.hessian, damping=damping, latent=settings.latent)[0]
         options.append((f"gptq-{damping:g}", result.weight, result.latent))
     options.append(("nearest", nearest(grid, weight), weight if settings.latent else None))
-    seen: dict[str, torch.Tensor] = {}
-    for name, rounded, _ in options:
-        live.set_weight(layer.name, rounded)
-        seen[name] = losses()
     method, rounded, latent = options[0]
+    live.set_weight(layer.name, rounded)
+    seen = {method: torch.cat(list(losses()))}
     for name, other, other_latent in options[1:]:
-        if clearly_lower(seen[name], seen[method]):
+        live.set_weight(layer.name, other)
+        seen[name] = _challenge(losses(), seen[method])
+        if _wins(seen[name], seen[method]):
             method, rounded, latent = name, other, other_latent
     if settings.bias_correction and live.bias(layer.name) is not None:
         corrected = replace(rounded, bias=_corrected_bias(rounded, moments, weight))
         live.set_weight(layer.name, corrected)
-        seen[method + BIAS] = losses()
-        if clearly_lower(seen[method + BIAS], seen[method]):
+        seen[method + BIAS] = _challenge(losses(), seen[method])
+        if _wins(seen[method + BIAS], seen[method]):
             rounded, method = corrected, method + BIAS
     return Rounding(rounded, method, latent, {name: float(values.mean()) for name, values in seen.items()})
+
+
+def _challenge(losses: Iterator[torch.Tensor], best: torch.Tensor) -> torch.Tensor:
+    """Losses of the images, up to the batch after which they are not even on average below those of the best."""
+    found = best[:0]
+    for own in losses:
+        found = torch.cat([found, own])
+        if not perhaps_lower(found, best[: len(found)]):
+            break
+    return found
+
+
+def _wins(losses: torch.Tensor, best: torch.Tensor) -> bool:
+    return len(losses) == len(best) and clearly_lower(losses, best)
 
 
 def _corrected_bias(rounded: QuantizedWeight, moments: LayerMoments, like: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -29,8 +29,13 @@ class LayerMoments:
     output_mean: torch.Tensor
 
 
-def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Tensor]:
-    """Mean output of every layer of one block, float32 (d_out,); the model must be in float."""
+def float_output_means(chain: BlockChain, states: States) -> tuple[dict[str, torch.Tensor], States]:
+    """Mean output of every layer of one block, float32 (d_out,), and the inputs of the next block.
+
+    Args:
+        chain: the blocks; the model must be in float.
+        states: inputs of the block; those of the last block are returned as they are.
+    """
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -45,11 +50,14 @@ def float_output_means(chain: BlockChain, states: States) -> dict[str, torch.Ten
 
     handles = [hook(layer) for layer in chain.blocks[states.start].layers]
     try:
-        chain.run_block(states)
+        if states.start + 1 < len(chain):
+            states = chain.advance(states)
+        else:
+            chain.run_block(states)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: (value / counts[name]).float() for name, value in sums.items()}
+    return {name: (value / counts[name]).float() for name, value in sums.items()}, states
 
 
 def layer_moments(
@@ -78,7 +86,7 @@ def layer_moments(
 
     handle = layer.module.register_forward_pre_hook(visit)
     try:
-        chain.run_block(states)
+        chain.run_block(states, until=layer.module)
     finally:
         handle.remove()
     return LayerMoments(hessian / max(count, 1), (mean / max(count, 1)).float(), output_mean)

@@ -21,10 +21,12 @@ class ImagePool:
     Args:
         batches: images float32 (n, c, h, w), batch by batch.
         seed: seed of all draws.
+        smallest_side: smallest side of a crop, as a fraction of the image's side.
     """
 
-    def __init__(self, batches: Sequence[torch.Tensor], seed: int) -> None:
+    def __init__(self, batches: Sequence[torch.Tensor], seed: int, *, smallest_side: float = SMALLEST_SIDE) -> None:
         self._images = torch.cat(list(batches))
+        self._smallest_side = smallest_side
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -37,7 +39,8 @@ class ImagePool:
     def views(self, count: int) -> torch.Tensor:
         """Draw random crops, resized to the images' size, half of them mirrored; float32 (count, c, h, w)."""
         images = self._images[self.indices(count).to(self._images.device)]
-        side = SMALLEST_SIDE + (1 - SMALLEST_SIDE) * torch.rand(count, generator=self._generator)
+        smallest = self._smallest_side
+        side = smallest + (1 - smallest) * torch.rand(count, generator=self._generator)
         places = (1 - side)[:, None] * (2 * torch.rand(count, 2, generator=self._generator) - 1)
         mirror = torch.where(torch.rand(count, generator=self._generator) < 0.5, -1.0, 1.0)
         frame = torch.zeros(count, 2, 3)

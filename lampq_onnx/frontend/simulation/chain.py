@@ -17,6 +17,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 from lampq_onnx.frontend.shared.isolation import copied
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.simulation.class_row import ClassRow, find_class_row
 
 RESUMED = 1e-4
 """Largest relative difference (L2) between whole and resumed passes that float rounding explains."""
@@ -56,12 +57,20 @@ class States:
     def __len__(self) -> int:
         return sum(self.sizes)
 
+    def first(self, count: int) -> States:
+        """The first ``count`` batches."""
+        return States(self.start, self.batches[:count], self.sizes[:count])
+
     def __iter__(self) -> Iterator[tuple[tuple[Any, ...], int]]:
         return zip(self.batches, self.sizes, strict=True)
 
 
 class _Reached(Exception):
-    """Stops a forward pass once the wanted block is reached."""
+    """Stops a forward pass once the wanted module is reached."""
+
+
+def _stop(*_: object) -> None:
+    raise _Reached
 
 
 class BlockChain:
@@ -91,6 +100,7 @@ class BlockChain:
         outside = [layer for layer in layers if layer.name not in inside]
         self.before = tuple(layer for layer in outside if layer.type == "patch_embed")
         self.after = tuple(layer for layer in outside if layer.type != "patch_embed")
+        self._rows = self._class_row(example)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -111,6 +121,17 @@ class BlockChain:
             if not (found - wanted).norm() <= RESUMED * wanted.norm():
                 return index
         return len(self.blocks)
+
+    @torch.no_grad()
+    def _class_row(self, example: torch.Tensor) -> ClassRow:
+        """The layers of the last block of which one row is enough."""
+        if len(self.blocks) == 1:
+            return ClassRow()
+        last = len(self.blocks) - 1
+        shape = (2, *example.shape[1:])
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(example)
+        arguments = self._inputs_of(last, images, None)
+        return find_class_row(self.blocks[last].layers, lambda: self.resume(last, arguments, len(images)))
 
     def index_of(self, layer: ModelLayer) -> int:
         """Index of the block that contains a layer.
@@ -139,17 +160,35 @@ class BlockChain:
         found = [self._inputs_of(states.start + 1, pair, states.start) for pair in states]
         return States(states.start + 1, tuple(found), states.sizes)
 
-    @torch.no_grad()
     def logits(self, states: States) -> torch.Tensor:
         """Outputs of the model, float32 (n, ...) on its device."""
-        return torch.cat([self.resume(states.start, *pair) for pair in states])
+        return torch.cat(list(self.outputs(states)))
+
+    def outputs(self, states: States) -> Iterator[torch.Tensor]:
+        """Outputs of the model batch by batch, float32 (size, ...) on its device."""
+        for pair in states:
+            with torch.no_grad(), self._rows.only():
+                found = self.resume(states.start, *pair)
+            yield found
 
     @torch.no_grad()
-    def run_block(self, states: States) -> None:
-        """Run only the block that ``states`` belong to, so that its hooks are called."""
+    def run_block(self, states: States, until: torch.nn.Module | None = None) -> None:
+        """Run only the block that ``states`` belong to, so that its hooks are called.
+
+        Args:
+            states: inputs of the block.
+            until: module of the block that is the last one to get its input; it is not computed. Hooks on its input
+                must be there before this call. None: the whole block runs.
+        """
         block = self.blocks[states.start]
-        for arguments, _ in states:
-            block.module(*copied(arguments))
+        with ExitStack() as stack:
+            if until is not None:
+                stack.callback(until.register_forward_pre_hook(_stop).remove)
+            for arguments, _ in states:
+                try:
+                    block.module(*copied(arguments))
+                except _Reached:
+                    continue
 
     def resume(self, index: int, arguments: tuple[Any, ...], size: int) -> torch.Tensor:
         """Compute outputs float32 (size, ...) from the inputs of block ``index``; differentiable."""

@@ -79,14 +79,16 @@ def factorize(hessian: torch.Tensor, *, damping: float = DAMPING) -> Factor | No
         return None
     order = torch.argsort(-diagonal, stable=True)
     back = order.flip(0)
-    damped = hessian[back][:, back].double()
+    damped = hessian[back][:, back].double()  # of a wide layer, each of these takes 75 MB: none lives on
     damped.diagonal().add_(damping * mean)
     # With the columns reversed, H = L L^T, and the upper factor of the inverse is L^-1 reversed again.
     with torch_threads(SUM_THREADS):
         lower = torch.linalg.cholesky(damped)
+        del damped
         identity = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
         factor = torch.linalg.solve_triangular(lower, identity, upper=False)
-    return Factor(order, factor.flip(0, 1).float(), damping * mean)
+        del lower, identity
+    return Factor(order, factor.float().flip(0, 1), damping * mean)
 
 
 def gptq_quantize(

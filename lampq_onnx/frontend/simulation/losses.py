@@ -64,3 +64,8 @@ def image_losses(
 def clearly_lower(losses: torch.Tensor, others: torch.Tensor) -> bool:
     """Whether the mean of paired losses (n,) is lower by more than the variation of the pairs explains."""
     return evidence.clearly_lower(losses.double().cpu().numpy(), others.double().cpu().numpy())
+
+
+def perhaps_lower(losses: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether paired losses (n,) of a part of the images are lower on average, see `evidence.perhaps_lower`."""
+    return evidence.perhaps_lower(losses.double().cpu().numpy(), others.double().cpu().numpy())

@@ -6,7 +6,7 @@ lampq_onnx.quantization, so that simulation and file differ only in the order of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,9 @@ class WeightRounder:
         layers: the layers; their weights as they are now are rounded, whatever replaces them later.
         moments: layer -> (d_in, d_in) second moments of its inputs. Layers with moments are rounded by GPTQ, others to
             nearest.
+        measure: makes the moments when they are first needed, with the model in float. Those of a layer are forgotten
+            once it is rounded to ``widths``, and made again if it needs another width.
+        by_gptq: layers of which ``measure`` gives moments.
         widths: bit-widths that GPTQ rounds together when one of them is needed; other widths are rounded one at a time.
         given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
@@ -44,6 +47,8 @@ class WeightRounder:
         layers: Sequence[ModelLayer],
         moments: Mapping[str, torch.Tensor] | None = None,
         *,
+        measure: Callable[[], Mapping[str, torch.Tensor]] | None = None,
+        by_gptq: Collection[str] = (),
         widths: Sequence[int] = (),
         given: Mapping[str, QuantizedWeight] | None = None,
         grids: Collection[str] = INTEGER_GRIDS,
@@ -52,7 +57,8 @@ class WeightRounder:
         self.grids, self.block = tuple(grids), block
         self._originals = {layer.name: layer.module.weight.detach() for layer in layers}
         self._moments = dict(moments or {})
-        self._by_gptq = frozenset(self._moments)
+        self._measure = measure
+        self._by_gptq = frozenset((*self._moments, *by_gptq))
         self._widths = tuple(widths)
         self._grids: dict[tuple[str, int], WeightGrid] = {}
         self._errors: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
@@ -89,6 +95,11 @@ class WeightRounder:
                 self._round(name, widths)
         return self._rounded[name, bits]
 
+    def prepare(self) -> None:
+        """Make the moments now."""
+        if self._measure is not None:
+            self._moments = dict(self._measure())
+
     def settle(self, name: str, keep: Sequence[int]) -> None:
         """Round a layer to all widths now, keep the weights of some, and forget its moments.
 
@@ -96,7 +107,7 @@ class WeightRounder:
         """
         if name in self._moments:
             self._round(name, list(self._widths))
-            del self._moments[name]
+            self._moments.pop(name, None)
         else:
             for bits in self._widths:
                 self.row_errors(name, bits)
@@ -125,9 +136,13 @@ class WeightRounder:
     def _round(self, name: str, widths: Sequence[int]) -> None:
         """Round a layer by GPTQ to several widths in one pass."""
         self._fit(name, [bits for bits in widths if (name, bits) not in self._grids])
+        if name not in self._moments:
+            self.prepare()
         results = gptq_quantize(
             self._matrix(name), [self.grid(name, b) for b in widths], self._moments[name], latent=False
         )
+        if self._measure is not None:
+            del self._moments[name]
         for bits, result in zip(widths, results, strict=True):
             self._rounded[name, bits], self._errors[name, bits] = result.weight, result.errors
 

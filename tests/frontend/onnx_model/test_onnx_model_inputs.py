@@ -70,16 +70,17 @@ def test_opsets_that_onnxruntime_does_not_run_are_refused(tmp_path: Path) -> Non
 
 
 class Pixels(torch.nn.Module):
-    """Normalizes uint8 pixels itself; `last` takes them with channels last."""
+    """Normalizes uint8 pixels itself, and asks how many there are; `last` takes them with channels last."""
 
     def __init__(self, *, last: bool) -> None:
         super().__init__()
         self.vit, self.last = SeparateViT(), last
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        added = torch.full((images.shape[0], 1), 0.5)
         if self.last:
             images = images.permute(0, 3, 1, 2)
-        return self.vit((images.float() / 255 - 0.5) / 0.5)
+        return self.vit((images.float() / 255 - 0.5) / 0.5) + added
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_better_than_nearest_rounding(bits: int) -> None:
     ids=["float", "quantized"],
 )
 def test_losses_are_those_of_the_quantized_prefix(inputs: dict[str, ActivationQuantizer]) -> None:
-    found = climbed(3, inputs=inputs)
+    found = climbed(3, LadderSettings(batch_size=64), inputs=inputs)  # one batch: all techniques see all images
     prefix = {"patch_embed.proj": found["patch_embed.proj"].weight}
     for name in IN_BLOCKS:
         prefix[name] = found[name].weight
@@ -91,6 +92,24 @@ def test_losses_are_those_of_the_quantized_prefix(inputs: dict[str, ActivationQu
         other = nearest(3)[name].weight
         loss = kl(by_hand(prefix | {name: other}, {n: q for n, q in inputs.items() if n in prefix}), HELD_OUT).mean()
         assert found[name].losses["nearest"] == pytest.approx(float(loss), rel=2e-2)
+
+
+def test_a_technique_that_is_worse_on_the_first_images_sees_no_others() -> None:
+    best = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    passed: list[int] = []
+
+    def parts(*losses: float) -> Iterator[torch.Tensor]:
+        for place, pair in enumerate(torch.tensor(losses).split(2)):
+            passed.append(place)
+            yield pair
+
+    assert len(ladder._challenge(parts(1.1, 2.1, 0.1, 0.1), best)) == 2
+    assert passed == [0]
+    better = ladder._challenge(parts(0.5, 1.0, 1.5, 2.0), best)
+    assert ladder._wins(better, best)
+    assert len(better) == 4
+    # lower in proportion, though one image weighs more: measured on
+    assert len(ladder._challenge(parts(0.1, 3.0, 0.1, 0.1), best)) == 4
 
 
 def test_moments_are_those_of_the_quantized_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +143,7 @@ def test_moments_of_one_layer_by_hand() -> None:
         live.set_weight("blocks.0.mlp.fc2", nearest(2)["blocks.0.mlp.fc2"].weight)
         live.set_weight("blocks.1.attn.proj", nearest(2)["blocks.1.attn.proj"].weight)
         states = chain.states(list(torch.from_numpy(FIT.images).split(16)), 1)
-        mean = float_output_means(chain, states)
+        mean, _ = float_output_means(chain, states)
         found = layer_moments(chain, states, live.layers[name], mean[name], quantizer)
         bare = layer_moments(chain, states, live.layers[name], mean[name], None)
     changed = {n: nearest(2)[n].weight for n in ("blocks.0.mlp.fc2", "blocks.1.attn.proj")}
@@ -193,7 +212,7 @@ def test_a_bad_bias_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bias_correction_gives_the_float_means(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ladder, "clearly_lower", lambda *_, **__: True)
-    found, inputs = climbed(3), quantizers()
+    found, inputs = climbed(3, LadderSettings(batch_size=64)), quantizers()
     assert techniques(found) == {"nearest": 2, "nearest+bias": len(IN_BLOCKS)}  # the last of those tried, always
     model = by_hand(weights(found), inputs)
     without = by_hand({name: replace(w, bias=None) for name, w in weights(found).items()}, inputs)

@@ -104,6 +104,58 @@ def test_only_what_is_needed_runs() -> None:
     assert not any(name.startswith("blocks.0") for name in ran)
 
 
+def test_a_block_can_stop_at_a_layer() -> None:
+    chain = chain_of(tiny_vit(depth=2))
+    states = chain.states([pixels(2), pixels(1)], 1)
+    ran: list[str] = []
+    for layer in chain.blocks[1].layers:
+        layer.module.register_forward_hook(lambda *_, name=layer.name: ran.append(name))
+    chain.run_block(states, until=chain.blocks[1].module.mlp.fc1)
+    assert ran == ["blocks.1.attn.qkv", "blocks.1.attn.proj"] * 2
+    ran.clear()
+    chain.run_block(states)
+    assert ran == [layer.name for layer in chain.blocks[1].layers] * 2
+
+
+def rows_of(chain: BlockChain) -> dict[str, int]:
+    """Layer of the last block -> rows of its output while outputs are computed."""
+    rows: dict[str, int] = {}
+    handles = [
+        layer.module.register_forward_hook(lambda _, __, out, name=layer.type: rows.update({name: out.shape[1]}))
+        for layer in chain.blocks[-1].layers
+    ]
+    chain.logits(chain.states([pixels(2)]))
+    for handle in handles:
+        handle.remove()
+    return rows
+
+
+def test_the_last_block_computes_the_class_token_alone() -> None:
+    chain = chain_of(tiny_vit(depth=3))
+    assert rows_of(chain) == {"qkv": 17, "proj": 1, "fc1": 1, "fc2": 1}
+    assert untouched(chain.model)
+
+
+class ImagesInRows(torch.nn.Module):
+    """A block that computes with (tokens, images, channels): its first row is not a token."""
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        super().__init__()
+        self.attn, self.norm1, self.norm2, self.mlp = block.attn, block.norm1, block.norm2, block.mlp
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x).transpose(0, 1)).transpose(0, 1)
+
+
+def test_models_that_need_all_rows_compute_them() -> None:
+    assert set(rows_of(chain_of(tiny_vit(depth=2, global_pool="avg"))).values()) == {17}
+    model = tiny_vit(depth=2)
+    model.blocks[1] = ImagesInRows(model.blocks[1])
+    rows = rows_of(chain_of(model))
+    assert (rows["proj"], rows["fc1"]) == (1, 2)  # two images in rows
+
+
 def test_resuming_is_differentiable() -> None:
     chain, batch = chain_of(tiny_vit()), pixels(2)
     (arguments, size), *_ = chain.states([batch], 1)

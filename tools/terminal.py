@@ -53,12 +53,16 @@ class Terminal:
 
     def finish(self, seconds: float = 240) -> str:
         """Read to the end; return what stays on the screen, without colours."""
+        self.wait(seconds)
+        return screen(self.raw)
+
+    def wait(self, seconds: float = 240) -> None:
+        """Read to the end."""
         end = time.monotonic() + seconds
         while self._read(end - time.monotonic()):
             pass
         self.process.wait(30)
         os.close(self._ours)
-        return screen(self.raw)
 
     def _read(self, seconds: float) -> bool:
         ready, _, _ = select.select([self._ours], [], [], max(seconds, 0))
@@ -73,8 +77,13 @@ class Terminal:
         return bool(data)
 
 
-def screen(raw: str) -> str:
-    """What stays on the screen: lines that were erased and drawn again are gone."""
+def screen(raw: str, *, colours: bool = False) -> str:
+    """What stays on the screen: lines that were erased and drawn again are gone.
+
+    Args:
+        raw: what was written.
+        colours: keep the codes of colours and bold letters.
+    """
     lines = [""]
     for part in re.split(r"(\r\n|\r|\x1b\[[0-9;?]*[A-Za-z])", raw):
         if part == "\r\n":
@@ -86,6 +95,6 @@ def screen(raw: str) -> str:
             lines = lines or [""]
         elif part == "\r":
             pass
-        elif not ESCAPE.fullmatch(part):
-            lines[-1] += ESCAPE.sub("", part)
+        elif not ESCAPE.fullmatch(part) or (colours and part.endswith("m")):
+            lines[-1] += part if colours else ESCAPE.sub("", part)
     return "\n".join(line.rstrip() for line in lines)

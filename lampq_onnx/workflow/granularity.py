@@ -1,0 +1,111 @@
+"""Two plans for one budget, one width for each layer against groups of channels, to be compared on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lampq_onnx.allocation import AllocationOptions, FormSolution, Limits, Solution, budgeted_layers
+from lampq_onnx.allocation.mixed_widths import own_groups
+from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.errors import LampqError
+
+Planned = tuple[BitPlan, Solution | FormSolution]
+Make = Callable[[AllocationOptions], Planned]
+
+TRIES = 4
+"""Most plans with groups that are made to find one of as many bytes as that of the layers."""
+
+CLOSE = 1e-3
+"""Files of equal bytes differ by at most this share of the bits of the weights."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The plans that the budget allows.
+
+    Attributes:
+        layers: the plan with one width for each layer.
+        groups: the plan with groups of channels.
+        equal: the plan with groups in a file of no more bytes than that of the layers, which is compared with it.
+    """
+
+    layers: Planned
+    groups: Planned
+    equal: BitPlan
+
+
+def is_open(sensitivities: Sensitivities, options: AllocationOptions, limits: Limits) -> bool:
+    """Whether images may decide between layers and groups.
+
+    They do not where one of the two was asked for, no shares of channels were measured, or all layers get one width
+    anyway. Under ``min_agreement`` the plan of fewer bytes is taken.
+
+    Args:
+        sensitivities: what was measured.
+        options: of the allocation, with the granularity that the target allows.
+        limits: the budgets.
+    """
+    measured = options.for_measured(sensitivities)
+    if options.granularity != "auto" or limits.min_agreement is not None:
+        return False
+    if limits.only_bits and options.only_width is not None:
+        return False
+    return own_groups(sensitivities, measured) is not None
+
+
+def rivals(make: Make, sensitivities: Sensitivities, options: AllocationOptions, limits: Limits) -> Rivals | Planned:
+    """Make both plans; where the budget allows only one of them, return that.
+
+    Where average bits are the only budget, nodes that unpack groups take bytes beside it. So groups are compared at as
+    many fewer bits as these bytes are worth.
+
+    Args:
+        make: finds the plan of options within the budgets.
+        sensitivities: what was measured.
+        options: of the allocation.
+        limits: the budgets.
+
+    Raises:
+        LampqError: the budgets cannot be met; says what one width for each layer would need, which is less.
+    """
+    layer, group = (options.with_values(granularity=name) for name in ("layer", "group"))
+    try:
+        layers = make(layer)
+    except LampqError as refusal:
+        try:
+            return make(group)
+        except LampqError:
+            raise refusal from None
+    try:
+        groups = make(group)
+    except LampqError:
+        return layers
+    if all(own.channel_widths is None for own in groups[0].layers.values()):
+        return layers
+    if not limits.only_bits:
+        return Rivals(layers, groups, groups[0])
+    equal = _in_bytes(make, group, groups[0], layers[0].promised_bytes, sensitivities)
+    return layers if equal is None else Rivals(layers, groups, equal)
+
+
+def _in_bytes(
+    make: Make, options: AllocationOptions, plan: BitPlan, most: int | None, sensitivities: Sensitivities
+) -> BitPlan | None:
+    """The plan with groups of the most bits in a file of ``most`` bytes; None: the narrowest does not fit."""
+    weights = sum(layer.parameters for layer in budgeted_layers(sensitivities))
+    bits, least, fitting = options.bits, float(options.candidates[0]), None
+    for _ in range(TRIES):
+        size = plan.promised_bytes
+        if size is None or most is None:
+            return plan
+        spare = 8 * (most - size) / weights
+        if spare >= 0:
+            fitting = plan
+            if spare <= CLOSE * bits:
+                break
+        elif bits <= least:
+            break
+        bits = min(max(bits + spare - (spare < 0) * CLOSE * bits / 2, least), options.bits)
+        plan = make(options.with_values(bits=bits))[0]
+    return fitting
