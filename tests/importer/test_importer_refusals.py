@@ -345,6 +345,11 @@ def test_equal_queries_for_each_image_keep_one_row() -> None:
     (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})
     scores = np.exp(query[:1] @ x.transpose(0, 2, 1))
     np.testing.assert_allclose(found, scores / scores.sum(-1, keepdims=True) @ x, rtol=1e-5, atol=1e-6)
+    body = "m = Mul(q, q)\ne = Expand(m, s)\ny = Add(x, e)"
+    model = graph(body, "(float[2,5,6] x) => (float y)", {"q": query[:1], **constant(s=[2, 5, 6])})
+    assert DynamicBatch()(model).modified
+    (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(found, x + query[:1] ** 2, rtol=1e-6)
     assert not DynamicBatch()(graph("y = MatMul(x, q)", "(float[2,2] x) => (float y)", {"q": rows})).modified
 
 
