@@ -66,7 +66,8 @@ class DynamicBatch(CountingPass):
 def _one_row(graph: ir.Graph, node: ir.Node, size: int) -> bool:
     """Keep one of equal rows of a constant, one per image, beside a computed value of as many dimensions."""
     shapes = [v.shape for v in node.inputs if v is not None and v.const_value is None and v.shape is not None]
-    ranks = [len(shape) for shape in shapes if len(shape) and shape[0] == size]
+    # An exporter may leave it open that the first dimension is that of the images.
+    ranks = [len(shape) for shape in shapes if len(shape) and (shape[0] == size or not isinstance(shape[0], int))]
     changed = False
     for position, value in enumerate(node.inputs):
         if value is None or value.const_value is None:
