@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -72,10 +73,11 @@ def measured_losses(
     batches = [batch for batch, _ in tensors(images, live.device, batch_size=batch_size, group=group)]
     own_images = sum(map(len, batches))
     if not batches:  # fewer batches than processes
-        return _shared({name: [0.0] * len(own) for name, own in settings.items()}, 0, group)
+        return _shared({name: [NOTHING] * len(own) for name, own in settings.items()}, 0, group)
+    own_half = _own_half(list(map(len, batches)), len(images), batch_size, group)
     states = chain.states(batches)
     reference = chain.logits(states)
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, list[_Sums]] = {}
     done = 0
     for index in range(len(chain)):
         for layer in _near(chain, index):
@@ -84,38 +86,62 @@ def measured_losses(
             own: list[torch.Tensor] = []
             for place, setting in enumerate(settings[layer.name]):
                 setting()
-                few = len(batches) if halved is None or place < halved else -(-len(batches) // 2)
+                few = len(batches) if halved is None or place < halved else own_half
                 # A layer before the blocks changes their inputs, so they are computed again.
                 changed = chain.states(batches[:few]) if layer in chain.before else states.first(few)
-                own.append(likelihood.distance(chain.logits(changed), reference[: len(changed)]))
+                own.append(likelihood.distance(chain.logits(changed), reference[: len(changed)]) if few else own[0][:0])
                 done += 1
                 if progress is not None:
                     progress(done)
             for name in (layer.name, *(also or {}).get(layer.name, ())):
                 live.set_weight(name, None)
                 live.set_input(name, None)
-            losses[layer.name] = [_mean(values, own[0]) for values in own]
+            losses[layer.name] = [_Sums(*map(float, (v.sum(), own[0][: len(v)].sum(), own[0].sum()))) for v in own]
         if index + 1 < len(chain):
             states = chain.advance(states)
     return _shared({name: losses[name] for name in settings}, own_images, group)
 
 
-def _mean(losses: torch.Tensor, first: torch.Tensor) -> float:
-    """Mean over all images of losses of the first of them, by the ratio to those of a setting that saw all images."""
-    whole = float(first.mean())
-    if len(losses) == len(first):
-        return float(losses.mean())
-    same = float(first[: len(losses)].mean())
-    return float(losses.mean()) * (whole / same if same > 0 else 1.0)
+def _own_half(sizes: Sequence[int], images: int, batch_size: int, group: Group) -> int:
+    """Count the own batches that belong to the first half of all processes' batches.
+
+    Args:
+        sizes: images in each pass of this process; a batch of large images is several passes.
+        images: number of images of all processes.
+        batch_size: images in every batch but the last.
+        group: the processes, which take the batches in turns.
+    """
+    half = math.ceil(math.ceil(images / batch_size) / 2)
+    before = np.cumsum([0, *sizes[:-1]])
+    return int(np.count_nonzero(before // batch_size * group.size + group.rank < half))
 
 
-def _shared(losses: Mapping[str, Sequence[float]], own_images: int, group: Group) -> dict[str, list[float]]:
-    """Average the means of all processes, each by its number of images; none is below `FLOOR`."""
-    flat = np.array([loss for own in losses.values() for loss in own], np.float64)
+class _Sums(NamedTuple):
+    """Sums of the losses of one setting of a layer.
+
+    Attributes:
+        seen: over the images that it saw.
+        first_seen: of the layer's first setting, over the same images.
+        first: of the first setting, over all images.
+    """
+
+    seen: float
+    first_seen: float
+    first: float
+
+
+NOTHING = _Sums(0.0, 0.0, 0.0)
+
+
+def _shared(losses: Mapping[str, Sequence[_Sums]], own_images: int, group: Group) -> dict[str, list[float]]:
+    """Means over the images of all processes; none is below `FLOOR`."""
+    flat, total = np.array([sums for own in losses.values() for sums in own], np.float64).reshape(-1, 3), own_images
     if group.size > 1:
-        *sums, total = group.sum(np.append(flat * own_images, own_images)).tolist()
-        flat = np.array(sums) / total
-    values = iter(np.maximum(flat, FLOOR).tolist())
+        flat = group.sum(flat)
+        total = int(group.sum(np.array([own_images], np.float64))[0])
+    seen, first_seen, first = flat.T
+    ratio = np.divide(first, first_seen, out=np.ones(len(flat)), where=first_seen > 0)
+    values = iter(np.maximum(seen * ratio / total, FLOOR).tolist())
     return {name: [next(values) for _ in own] for name, own in losses.items()}
 
 
