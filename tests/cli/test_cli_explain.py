@@ -13,6 +13,7 @@ from lampq_onnx.artifacts import BitPlan, ChannelWidths
 from lampq_onnx.cli.main import app
 from lampq_onnx.converter import convert_model
 from lampq_onnx.graph.descriptions import describe_layers
+from lampq_onnx.graph.keys import MODEL_KEY
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import save_model
 from lampq_onnx.targets import TARGETS
@@ -83,4 +84,5 @@ def test_explain_shows_the_widths_of_channels(files: Path, tmp_path: Path) -> No
     save_model(model, tmp_path / "m.onnx")
     (line,) = (line for line in said("explain", tmp_path / "m.onnx", "--runs", 1).splitlines() if line.startswith(name))
     assert "3.00 (2-4)/7" in line
+    assert model.graph.name == model.metadata_props[MODEL_KEY]
     assert f"{name}: weights 3.00 (2-4) bits, inputs 7 bits" in {node.doc_string for node in model.graph}

@@ -15,7 +15,6 @@ FIRST = (
 REASONS = {
     "installs the package": 4,
     "takes minutes": 8,
-    "tools/walk.py runs it": 3,
     "takes hours": 6,
     "needs a GPU": 1,
     "needs several GPUs": 1,
