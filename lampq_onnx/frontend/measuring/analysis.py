@@ -101,13 +101,14 @@ class Analysis:
         module, layers, images, asked = self.loaded.module, self.exported.layers, self.images, stages.measurements
         effort = EFFORTS[options.effort]
         count = len(images)
-        fit, held_out = split(images.slice(0, RANGE_IMAGES))
+        seen = images.slice(0, RANGE_IMAGES)
+        _, held_out = split(seen)
         widths = self._input_widths(options)
         with progress.stage("ranges", len(held_out)) as advance:
             ranges, range_costs = choose_ranges(
-                module, layers, fit, held_out, widths=widths, seed=seed, group=self.group, progress=advance
+                module, layers, seen, held_out, widths=widths, seed=seed, group=self.group, progress=advance
             )
-        products = product_ranges(module, layers, fit, group=self.group) if self.products else {}
+        products = product_ranges(module, layers, seen, group=self.group) if self.products else {}
         traces: dict[str, float] = {}
         if "trace" in asked:
             with progress.stage("traces", min(count, TRACE_IMAGES)) as advance:

@@ -115,6 +115,21 @@ def test_a_range_that_clips_what_matters_is_not_chosen() -> None:
     assert {bits: found.method for bits, found in ranges["head"].items()} == {8: "minmax", 16: "minmax"}
 
 
+def test_ranges_of_an_analysis_come_from_all_images(frontend: Frontend) -> None:
+    data, layers = images(8), [layer for layer in frontend.exported.layers if layer.type == "fc2"]
+    measured = frontend.analyze(data, AnalysisOptions(effort="fast", activation_bits=16), seed=0)
+    ranges = {layer.name: layer.activation_range for layer in measured.layers}
+    seen: dict[str, list[np.ndarray]] = {layer.name: [] for layer in layers}
+    visit_inputs(frontend.loaded.module, layers, data, lambda layer, x: seen[layer.name].append(x.numpy()))
+    for name, values in seen.items():
+        found, whole = ranges[name], np.concatenate(values)
+        assert found is not None
+        assert (found.low, found.high, found.method) == (whole.min(), whole.max(), "minmax")
+    # Either half alone would give other ranges.
+    assert any(np.concatenate(values)[:4].max() < np.concatenate(values)[4:].max() for values in seen.values())
+    assert any(np.concatenate(values)[:4].max() > np.concatenate(values)[4:].max() for values in seen.values())
+
+
 def test_nuclear_norms_are_sums_of_singular_values(frontend: Frontend) -> None:
     layer = next(u for u in frontend.exported.layers if u.type == "fc1")
     kept: list[torch.Tensor] = []
