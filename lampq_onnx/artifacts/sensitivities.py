@@ -205,7 +205,7 @@ class Sensitivities(Shown, Artifact):
         return self.alpha[layer.type] * self.trace(layer)
 
     def trace(self, layer: LayerSensitivity) -> float:
-        """Return tr(F_i).
+        """Return the Fisher trace of a layer, tr(F_i).
 
         Args:
             layer: one of the layers.
