@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
 from tests.kept_exports import keep_exports
+from tests.prepared import PreparedPython
 
 # Read by OpenMP when torch is imported: threads that spin while they wait take their core from another worker's test,
 # which makes runs with more than one thread up to six times as long.
@@ -31,6 +33,13 @@ def _kept_exports(tmp_path_factory: pytest.TempPathFactory) -> None:
     """All workers share the exports of models that they have in common."""
     own = tmp_path_factory.getbasetemp()
     keep_exports((own.parent if WORKER_VARIABLE in os.environ else own) / "exports")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedPython]:
+    """Starts programs without the time that imports take."""
+    with PreparedPython(tmp_path_factory.mktemp("prepared")) as python:
+        yield python
 
 
 def pytest_collection_finish() -> None:

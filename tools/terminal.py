@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
@@ -25,17 +25,19 @@ class Terminal:
         words: words behind `lampq-onnx`.
         columns: width of the terminal.
         folder: working directory.
-        more: variables of the environment.
+        python: runs the command.
     """
 
-    def __init__(self, *words: str | Path, columns: int, folder: Path, more: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *words: str | Path, columns: int, folder: Path, python: Sequence[str] = (sys.executable,)
+    ) -> None:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         known = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lampq_onnx", *map(str, words)],
+            [*python, "-m", "lampq_onnx", *map(str, words)],
             stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, start_new_session=True,
-            env=known | {"TERM": "xterm-256color"} | dict(more or {}),
+            env=known | {"TERM": "xterm-256color"},
         )  # fmt: skip
         os.close(theirs)
         self.raw = ""

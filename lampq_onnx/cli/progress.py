@@ -108,7 +108,8 @@ class LogProgress(Overall):
         if now - self._said >= self._every and self.now():
             self._said = now
             left = self.left()
-            self._print(f"{self.now()}{f'; {left}' if left else ''}")
+            since = f" ({seconds_text(self.stage_seconds())})"
+            self._print(f"{self.now()}{since}{f'; {left}' if left else ''}")
 
     def ended(self, words: str, seconds: float) -> None:
         """Print a line for a stage, unless it was short."""

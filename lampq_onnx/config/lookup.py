@@ -37,15 +37,3 @@ def nearest(word: str, inside: tuple[str, ...]) -> Field | str | None:
         if near:
             return known[near[0]]
     return None
-
-
-def unknown(message: str, word: str, inside: tuple[str, ...]) -> UsageError:
-    """The error for an unknown key, which names the nearest one."""
-    near = nearest(word, inside)
-    if near is not None:
-        place = f"[{near}]" if isinstance(near, str) else near.name
-        if not isinstance(near, str) and near.section not in inside:
-            place = f"{near.name} in [{near.section}]"
-        return UsageError(message, hint=f"did you mean {place}?")
-    keys = ", ".join(f.name for f in FIELDS if f.section in inside and f.same_as is None) or ", ".join(SECTIONS)
-    return UsageError(message, hint=f"known here: {keys}")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lampq_onnx.config.doors import check_all, checked
 from lampq_onnx.config.fields import Field
-from lampq_onnx.config.lookup import by_flag, unknown
+from lampq_onnx.config.lookup import by_flag, nearest
 from lampq_onnx.config.sections import FIELDS, SECTIONS, Values
 from lampq_onnx.disk.files import read_text
 from lampq_onnx.disk.records import Record
@@ -115,12 +115,12 @@ def parse_values(text: str, where: str) -> dict[str, dict[str, object]]:
         raise LampqError(f"{where} is not valid TOML: {error}") from error
     for name, values in data.items():
         if name not in SECTIONS:
-            raise unknown(f"{where}: unknown {'table' if isinstance(values, dict) else 'key'} {name!r}", name, ())
+            raise _unknown(f"{where}: unknown {'table' if isinstance(values, dict) else 'key'} {name!r}", name, ())
         if not isinstance(values, dict):
             raise UsageError(f"{where}: {name} is a table, [{name}], not a value")
         for key in values:
             if not any(f.section == name and f.name == key and f.same_as is None for f in FIELDS):
-                raise unknown(f"{where}: unknown key {key!r} in [{name}]", key, (name,))
+                raise _unknown(f"{where}: unknown key {key!r} in [{name}]", key, (name,))
     check_all(SECTIONS, FIELDS, data, lambda field: f"{where}: {field.name} in [{field.section}]")
     return data
 
@@ -149,4 +149,16 @@ def _explained(name: str, error: ValidationError) -> UsageError:
     key = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "missing":
         return UsageError(f"{key} in [{name}] is missing")
-    return unknown(f"unknown option {key!r} of {name}", key, (name,))
+    return _unknown(f"unknown option {key!r} of {name}", key, (name,))
+
+
+def _unknown(message: str, word: str, inside: tuple[str, ...]) -> UsageError:
+    """The error for an unknown key, which names the nearest one."""
+    near = nearest(word, inside)
+    if near is not None:
+        place = f"[{near}]" if isinstance(near, str) else near.name
+        if not isinstance(near, str) and near.section not in inside:
+            place = f"{near.name} in [{near.section}]"
+        return UsageError(message, hint=f"did you mean {place}?")
+    keys = ", ".join(f.name for f in FIELDS if f.section in inside and f.same_as is None) or ", ".join(SECTIONS)
+    return UsageError(message, hint=f"known here: {keys}")

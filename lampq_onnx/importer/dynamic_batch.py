@@ -66,7 +66,8 @@ class DynamicBatch(CountingPass):
 def _one_row(graph: ir.Graph, node: ir.Node, size: int) -> bool:
     """Keep one of equal rows of a constant, one per image, beside a computed value of as many dimensions."""
     shapes = [v.shape for v in node.inputs if v is not None and v.const_value is None and v.shape is not None]
-    ranks = [len(shape) for shape in shapes if len(shape) and shape[0] == size]
+    # An exporter may leave it open that the first dimension is that of the images.
+    ranks = [len(shape) for shape in shapes if len(shape) and (shape[0] == size or not isinstance(shape[0], int))]
     changed = False
     for position, value in enumerate(node.inputs):
         if value is None or value.const_value is None:
@@ -122,13 +123,29 @@ def _free_expand(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> 
     if wanted.size < 2 or wanted[0] != size:
         return False
     if value.const_value is None:
-        # A first dimension of 1 fits any number of images.
-        return size > 1 and Refused(f"it repeats a computed value for {size} images")
+        if size == 1:
+            return False  # a first dimension of 1 fits any number of images
+        if _reads_images(value, graph.inputs[0]):
+            return Refused(f"it repeats a computed value for {size} images")
     rest = add_constant(graph, f"{node.outputs[0].name}.rest", np.asarray(wanted[1:], np.int64))
     joined = ir.node("Concat", [batch, rest], {"axis": 0}, name=f"{node.outputs[0].name}.shape")
     graph.insert_before(node, joined)
     node.replace_input_with(1, joined.outputs[0])
     return True
+
+
+def _reads_images(value: ir.Value, image: ir.Value) -> bool:
+    """Whether a value depends on the images."""
+    left, seen = [value], {value}
+    while left:
+        one = left.pop()
+        if one is image:
+            return True
+        node = one.producer()
+        inputs = [] if node is None else [v for v in node.inputs if v is not None and v not in seen]
+        seen.update(inputs)
+        left += inputs
+    return False
 
 
 def _expand_rows(graph: ir.Graph, node: ir.Node, batch: ir.Value, size: int) -> Outcome:

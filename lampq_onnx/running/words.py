@@ -19,7 +19,7 @@ WORDS = {
     "costs": "measuring what each width costs",
     "input costs": "measuring what narrow inputs cost",
     "simulated plans": "simulating plans",
-    "granularity": "comparing groups of channels with whole layers",
+    "granularity": "comparing groups with whole layers",
     "allocation": "choosing the bits of each layer",
     "iterative update": "trying to swap bits between layers",
     "rounding": "rounding the weights",

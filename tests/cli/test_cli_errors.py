@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 
 from lampq_onnx.frontend.models.digits import digits_folder
 from tests.cli.conftest import QUICK, invoke
+from tests.prepared import PreparedPython
 
 
 def assert_refused(result: tuple[int, str, str], folder: Path, *words: str, code: int = 1) -> None:
@@ -192,8 +192,8 @@ def test_artifacts_of_the_wrong_kind(digits_run: tuple[Path, str], tmp_path: Pat
         assert not target.exists()
 
 
-def test_debug_shows_the_traceback() -> None:
-    words = [sys.executable, "-m", "lampq_onnx", "inspect", "gone.onnx"]
+def test_debug_shows_the_traceback(prepared: PreparedPython) -> None:
+    words = [*prepared.command, "-m", "lampq_onnx", "inspect", "gone.onnx"]
     plain = subprocess.run(words, capture_output=True, text=True, check=False)
     debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=False)
     assert plain.returncode == debug.returncode == 1

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.workflow.sweep.earlier import EarlierSweep
 from tests.cli.conftest import QUICK, invoke
+from tests.prepared import PreparedPython
 
 SAME = ("--bits", "3", "--baseline", "uniform", "--latency-runs", "3", *QUICK)
 """The options of `digits_run`."""
@@ -261,16 +261,11 @@ def test_a_full_disk_is_seen_before_anything_is_measured(tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path, prepared: PreparedPython) -> None:
     out = tmp_path / "a" / "b" / "out"
     words = ["quantize", "digits", "--bits", "3", "-o", str(out), "--effort", "balanced", "--threads", "1", "-v"]
-    # A background job's children ignore Ctrl-C unless they say otherwise.
-    script = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from lampq_onnx.cli.main import run; run(sys.argv[1:])"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *words],
+        [*prepared.command, "-m", "lampq_onnx", *words],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "LAMPQ_ONNX_CACHE": str(tmp_path / "cache")},

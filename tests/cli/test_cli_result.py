@@ -14,6 +14,7 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.verdict import against_uniform
 from tests.cli.conftest import invoke
 from tests.html.reports import accuracy, report
+from tests.prepared import PreparedPython
 from tools.terminal import Terminal
 
 FILE_NAMES = (
@@ -108,9 +109,9 @@ SHORT = ("--effort", "fast", "--threads", "1", "--rounding", "nearest", "--round
          "--calibration-size", "8", "--latency-runs", "1")  # fmt: skip
 
 
-def test_digits_on_a_terminal(tmp_path: Path) -> None:
+def test_digits_on_a_terminal(tmp_path: Path, prepared: PreparedPython) -> None:
     words = ("quantize", "digits", "--bits", "3", "--baseline", "uniform", "--baseline", "lampq", "--output", "out")
-    terminal = Terminal(*words, *SHORT, columns=80, folder=tmp_path)
+    terminal = Terminal(*words, *SHORT, columns=80, folder=tmp_path, python=prepared.command)
     text = terminal.finish()
     assert terminal.process.returncode == 0, text
     lines = text.rstrip().splitlines()
@@ -138,8 +139,8 @@ def test_digits_on_a_terminal(tmp_path: Path) -> None:
     assert "fidelity" in out
 
 
-def test_without_a_model_the_example_is_offered(tmp_path: Path) -> None:
-    terminal = Terminal("quantize", columns=80, folder=tmp_path)
+def test_without_a_model_the_example_is_offered(tmp_path: Path, prepared: PreparedPython) -> None:
+    terminal = Terminal("quantize", columns=80, folder=tmp_path, python=prepared.command)
     terminal.read_until("lampq-example?")
     terminal.send("n\n")
     text = terminal.finish()
@@ -149,10 +150,10 @@ def test_without_a_model_the_example_is_offered(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_init_asks_for_what_it_needs_and_its_recipe_is_whole(tmp_path: Path) -> None:
+def test_init_asks_for_what_it_needs_and_its_recipe_is_whole(tmp_path: Path, prepared: PreparedPython) -> None:
     import tomllib
 
-    terminal = Terminal("init", columns=80, folder=tmp_path)
+    terminal = Terminal("init", columns=80, folder=tmp_path, python=prepared.command)
     for question, answer in (("Model", "vit_tiny_patch16_224"), ("weights", "w.safetensors"), ("Calibration", ""),
                              ("Validation", "labelled/")):  # fmt: skip
         terminal.read_until(question)

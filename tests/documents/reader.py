@@ -11,7 +11,7 @@ from pathlib import Path
 
 import lampq_onnx
 from tests.documents.blocks import Block, page_blocks
-from tests.documents.prepared import PreparedPython
+from tests.prepared import FEWER_DIGITS, PreparedPython, environment
 
 STANDS_FOR = {
     "deit_tiny_patch16_224": "test_vit",  # timm's smallest Vision Transformer: 0.4 M parameters
@@ -46,6 +46,9 @@ QUICK_CALLS["sweep"] = QUICK_CALLS["quantize"]
 
 CLASSES = {"amber": (220, 160, 30), "green": (40, 180, 60), "navy": (20, 40, 140), "plum": (150, 40, 150)}
 """Classes of the reader's images, and their mean red, green and blue."""
+
+TEST_IMAGES = 40
+"""Of the embedded model's 500, in a reader's programs."""
 
 BEFORE_PYTHON = "import lampq_onnx; from tests.documents.reader import save_time; save_time()\n"
 
@@ -122,7 +125,7 @@ class Reader:
         done = subprocess.run(
             runs[block.language],
             cwd=self.folder,
-            env=environment(self.tools),
+            env=reader_environment(self.tools),
             capture_output=True,
             text=True,
             check=False,
@@ -146,12 +149,6 @@ def save_time() -> None:
         setattr(lampq_onnx, name, quick)
 
 
-def environment(tools: Path) -> dict[str, str]:
+def reader_environment(tools: Path) -> dict[str, str]:
     """The environment of a reader's programs."""
-    roots = (Path(lampq_onnx.__file__).parents[1], Path(__file__).parents[2])
-    return {
-        **os.environ,
-        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(map(str, roots)),
-        "OMP_NUM_THREADS": "1",
-    }
+    return environment() | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", FEWER_DIGITS: str(TEST_IMAGES)}

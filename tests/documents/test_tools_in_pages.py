@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 import subprocess
 
-from lampq_onnx.config.recipe import FIELDS
+from lampq_onnx.config.sections import FIELDS
 from tests.documents.blocks import PAGES, REPOSITORY, blocks_of, without_blocks
-from tests.documents.prepared import PreparedPython
-from tests.documents.reader import environment
+from tests.prepared import PreparedPython, environment
 
 PROGRAM = re.compile(r"python (?:-m )?(tools[./][\w./]+)([^\n]*?)(?= python |\n|$)")
 INLINE = re.compile(r"`(python\s+(?:-m\s+)?tools[./][^`]+)`")
@@ -55,13 +54,13 @@ def help_of(name: str, words: list[str], python: PreparedPython) -> str:
     source = f"NAME = {name!r}\n{HELP}"
     done = subprocess.run(
         [*python.command, "-c", source, "-", *words],
-        cwd=REPOSITORY, env=environment(REPOSITORY), capture_output=True, text=True, check=False,
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{name}: {done.stderr}"
     return done.stdout
 
 
-def test_programs_have_their_options(python: PreparedPython) -> None:
+def test_programs_have_their_options(prepared: PreparedPython) -> None:
     asked: dict[tuple[str, str], set[str]] = {}
     for page in PAGES:
         for name, words in programs_of((REPOSITORY / page).read_text(encoding="utf-8")):
@@ -70,7 +69,7 @@ def test_programs_have_their_options(python: PreparedPython) -> None:
     assert len(asked) > 20
     wrong = []
     for (name, first), options in asked.items():
-        text = options_of(name, first, python)
+        text = options_of(name, first, prepared)
         wrong += [f"{name}: {option}" for option in options if option not in text]
     assert not wrong, wrong
 

@@ -333,18 +333,26 @@ def test_what_fits_any_number_of_images_is_not_reported(body: str, constants: di
     assert step.refusals == ()
 
 
-def test_equal_queries_for_each_image_keep_one_row() -> None:
+@pytest.mark.parametrize("opened", [False, True])
+def test_equal_queries_for_each_image_keep_one_row(opened: bool) -> None:
     """A pooling head that was exported for two images holds its query twice; a matrix has no images."""
     step = DynamicBatch()
     query = np.broadcast_to(random(1, 1, 6), (2, 1, 6)).copy()
     rows = np.broadcast_to(random(1, 6), (2, 6)).copy()
     body = "t = Transpose<perm=[0,2,1]>(x)\ns = MatMul(q, t)\na = Softmax<axis=-1>(s)\ny = MatMul(a, x)"
     model = graph(body, "(float[2,5,6] x) => (float y)", {"q": query})
+    if opened:
+        model.graph.node(0).outputs[0].shape = ir.Shape(["n", 6, 5])
     assert step(model).modified
     x = np.random.default_rng(3).normal(size=(3, 5, 6)).astype(np.float32)
     (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})
     scores = np.exp(query[:1] @ x.transpose(0, 2, 1))
     np.testing.assert_allclose(found, scores / scores.sum(-1, keepdims=True) @ x, rtol=1e-5, atol=1e-6)
+    body = "m = Mul(q, q)\ne = Expand(m, s)\ny = Add(x, e)"
+    model = graph(body, "(float[2,5,6] x) => (float y)", {"q": query[:1], **constant(s=[2, 5, 6])})
+    assert DynamicBatch()(model).modified
+    (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(found, x + query[:1] ** 2, rtol=1e-6)
     assert not DynamicBatch()(graph("y = MatMul(x, q)", "(float[2,2] x) => (float y)", {"q": rows})).modified
 
 

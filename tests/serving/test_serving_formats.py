@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from lampq_onnx.serving.formats import package
 from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
 from tests.html.reports import accuracy, report
+from tests.prepared import PreparedPython
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +285,8 @@ def test_a_failing_file_is_not_packaged_in_silence(folder: Path, tmp_path: Path)
     assert package(place, "ort", tmp_path / "passed").failed == ()
 
 
-def test_the_log_of_the_converter_is_not_shown(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lampq_onnx", "package", str(folder), "--format", "ort"]
+def test_the_log_of_the_converter_is_not_shown(folder: Path, tmp_path: Path, prepared: PreparedPython) -> None:
+    command = [*prepared.command, "-m", "lampq_onnx", "package", str(folder), "--format", "ort"]
     done = subprocess.run([*command, "--output", str(tmp_path / "quiet")], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "INFO" not in done.stdout

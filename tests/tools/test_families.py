@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.prepared import PreparedPython
 from tools.bench import families
 from tools.bench.family import Family, randomize
 from tools.bench.family_models import FAMILIES
@@ -61,8 +62,9 @@ def test_a_refusal_is_a_failure_only_where_it_is_not_expected() -> None:
 
 
 def test_a_process_that_fails_is_a_row_and_an_exit_code(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, prepared: PreparedPython
 ) -> None:
+    monkeypatch.setattr("sys.executable", prepared.program)
     monkeypatch.setattr(families, "FAMILIES", (Family("nothing", "no_such_model"),))
     assert families.main(["--json", str(tmp_path / "rows.json"), "--threads", "1"]) == 1
     (row,) = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))

@@ -94,10 +94,17 @@ def test_changed_indices_are_noticed(config: DigitsConfig) -> None:
 
 def test_changed_images_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = digits._all_images()
+    images = images.copy()
     images[3, 4, 5] ^= 1
     monkeypatch.setattr(digits, "_all_images", lambda: (images, labels))
     with pytest.raises(LampqError, match="images differ"):
         split_images("test")
+
+
+def test_missing_images_are_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    with pytest.raises(LampqError, match=r"scikit-learn's .*digits\.csv\.gz, .* is not installed"):
+        digits._all_images.__wrapped__()
 
 
 def test_missing_folder_is_a_readable_error(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,9 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.frontend.shared.distributed import own_device, process_group
 from lampq_onnx.running.processes import ALONE
 from tests.frontend.shared.distributed_worker import statistics
+from tests.prepared import PreparedPython, environment
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-ROOT = Path(__file__).parents[3]
 
 
 def free_port() -> int:
@@ -27,21 +25,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def figures(folder: Path) -> list[dict]:
+def figures(folder: Path, prepared: PreparedPython) -> list[dict]:
     """What each of two processes found."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     words = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-        "--master-addr=127.0.0.1", f"--master-port={free_port()}", str(WORKER), str(folder),
+        *prepared.command, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
+        f"--master-port={free_port()}", "--no-python", prepared.program, str(WORKER), str(folder),
     ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_two_processes_find_what_one_finds(tmp_path):
+def test_two_processes_find_what_one_finds(tmp_path: Path, prepared: PreparedPython) -> None:
     alone = statistics(ALONE)
-    first, second = figures(tmp_path)
+    first, second = figures(tmp_path, prepared)
     assert first["own_images"] < alone["own_images"]
     assert first["own_images"] + second["own_images"] == alone["own_images"]
     costs = [f"{few}{what} costs" for few in ("", "one ") for what in ("weight", "input", "estimated")]

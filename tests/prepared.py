@@ -1,0 +1,210 @@
+"""Programs that start at once: each is forked from one process that has imported PyTorch and the package.
+
+A fork is a process of its own: its folder, environment, streams and exit code are those of its caller, who can stop it
+with Ctrl-C. What is imported is shared, and this is the part that takes seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lampq_onnx
+from tests.kept_exports import EXPORTS_VARIABLE, keep_exports
+
+IMPORTED = (
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "torch.onnx._internal.exporter._core",
+    "onnxscript.optimizer",
+    "onnxscript.rewriter",
+    "highspy",
+    "PIL.Image",
+    "jinja2",
+    "plotly.graph_objects",
+    "plotly.validators",
+    "rich.live",
+    "rich.progress",
+    "rich.table",
+    "rich.traceback",
+    "typer.rich_utils",
+)
+"""What the first process imports besides the package. It computes nothing, since threads do not survive a fork."""
+
+FEWER_DIGITS = "LAMPQ_TESTS_DIGITS"
+"""How many of the embedded model's 500 test images a program has; not set: all."""
+
+STREAMS = 3
+"""Standard input, output and error."""
+
+CLIENT = """
+import json, os, signal, socket, sys
+with socket.socket(socket.AF_UNIX) as door:
+    door.connect(sys.argv[1])
+    request = json.dumps({"words": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    socket.send_fds(door, [len(request).to_bytes(4, "big")], [0, 1, 2])
+    door.sendall(request)
+    program = int.from_bytes(door.recv(4), "big")
+    signal.signal(signal.SIGINT, lambda number, frame: os.kill(program, number))
+    code = door.recv(1)
+sys.exit(code[0] if code else "the forked program ended without an exit code")
+"""
+"""The program that a caller starts: address, then `-m MODULE`, `-c TEXT` or a file, with the words that follow.
+
+It hands Ctrl-C on to the fork.
+"""
+
+
+class PreparedPython:
+    """Starts the first process, and stops it at the end of a `with` block.
+
+    Args:
+        folder: where its socket lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._address = str(folder / "door")
+
+    def __enter__(self) -> Self:
+        """Wait until everything is imported."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, self._address],
+            env=environment(), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End the first process; its forks are over by then, since callers wait for them."""
+        self._process.terminate()
+        self._process.wait()
+
+    @property
+    def command(self) -> list[str]:
+        """Use in the place of ``[sys.executable]``, with `-m MODULE`, `-c TEXT` or a file behind it."""
+        return [sys.executable, "-I", "-S", "-c", CLIENT, self._address]
+
+    @property
+    def program(self) -> str:
+        """An executable file that is the same as `command`."""
+        file = Path(self._address).with_name("python")
+        if not file.exists():
+            file.write_text(f'#!/bin/sh\nexec {shlex.join(self.command)} "$@"\n', encoding="utf-8")
+            file.chmod(0o755)
+        return str(file)
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process, in which other programs find the package and the tests, and use one thread."""
+    roots = (Path(lampq_onnx.__file__).parents[1], Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "OMP_NUM_THREADS": "1"}
+
+
+def _serve(address: str) -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    from lampq_onnx.frontend.models.export import OPSET
+    from lampq_onnx.runtime.environment import cpu_name
+
+    package = (module.name for module in pkgutil.walk_packages(lampq_onnx.__path__, "lampq_onnx."))
+    for name in (*IMPORTED, *(name for name in package if not name.endswith("__main__"))):
+        importlib.import_module(name)
+    cpu_name()  # asks other programs, and remembers
+    keep_exports(Path(os.environ[EXPORTS_VARIABLE]))
+    ONNXRegistry.from_torchlib(opset_version=OPSET)  # and is kept
+    gc.collect()
+    gc.freeze()  # no fork looks at what is imported again
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(address)
+        door.listen()
+        print("ready", flush=True)
+        while True:
+            connection, _ = door.accept()
+            if os.fork() == 0:
+                door.close()
+                _answer(connection)
+            connection.close()
+            _forget_ended()
+
+
+def _take_fewer_digits(count: int) -> None:
+    from lampq_onnx.frontend.models import digits
+
+    whole = digits.split_images
+    setattr(  # noqa: B010 (its type is that of the function)
+        digits, "split_images", lambda name: tuple(a[:count] for a in whole(name)) if name == "test" else whole(name)
+    )
+
+
+def _forget_ended() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        pass  # no fork is left
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run one program in this process, send its exit code, and end."""
+    size, streams, _, _ = socket.recv_fds(connection, 4, STREAMS)
+    length = int.from_bytes(size, "big")
+    text = b""
+    while len(text) < length:
+        text += connection.recv(length - len(text))
+    request = json.loads(text)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    connection.sendall(os.getpid().to_bytes(4, "big"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job would ignore it
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    if FEWER_DIGITS in os.environ:
+        _take_fewer_digits(int(os.environ[FEWER_DIGITS]))
+    code = _run(request["words"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    connection.sendall(bytes([code]))
+    os._exit(code)
+
+
+def _run(words: list[str]) -> int:
+    kind, *rest = words
+    try:
+        if kind == "-c":
+            sys.argv = ["-c", *rest[1:]]
+            main: dict[str, Any] = {"__name__": "__main__"}
+            exec(compile(rest[0], "<string>", "exec"), main)
+        elif kind == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(kind, run_name="__main__")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
