@@ -11,6 +11,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan
 from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.rounding.effort import Effort
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
+from lampq_onnx.frontend.rounding.longer import train_longer
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
@@ -29,6 +30,10 @@ LADDER_IMAGES = 128
 
 TUNED = "+tuned"
 """Suffix of a technique's name if the whole model was tuned."""
+
+
+TRAINED = "+trained"
+"""The same if it was trained for long."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,21 @@ def round_plan(
                     for name, layer in tuned.items()
                 }
                 inputs = {name: layer.input for name, layer in tuned.items() if layer.input is not None}
+        if effort.longer is not None:
+            with torch_threads(training_threads), progress.stage("long training", effort.longer.steps) as advance:
+                images = [batch for batch, _ in tensors(fit, live.device)]
+                blocks = [block.module for block in chain.blocks]
+                found, least = train_longer(
+                    live, roundings, inputs, images, blocks, effort.longer, judge, seed=seed, progress=advance
+                )
+            before = min(losses[stage] for stage in losses if kept[stage])
+            losses["long training"], kept["long training"] = least, least < before
+            if kept["long training"]:
+                roundings = {
+                    name: Rounding(layer.weight, f"{roundings[name].method}{TRAINED}", layer.latent, {})
+                    for name, layer in found.items()
+                }
+                inputs = {name: layer.input for name, layer in found.items() if layer.input is not None}
     return RoundedPlan(
         plan=with_inputs(plan, inputs),
         weights={name: rounding.weight for name, rounding in roundings.items()},
