@@ -7,18 +7,16 @@ The model is analyzed for effort best, groups of output channels get widths, and
 other. Then all weights, scales, biases and input ranges are trained together, from that rounding or from the result of
 effort best (--start best): the KL of the logits and the error of the blocks' outputs on random views of the calibration
 images (crops down to --smallest-side, mirror images; --mixed is the share of views that are mixed with another one).
-The learning rates are --rate times those of effort best, along a cosine over --steps; --minutes cuts the training to
-the steps that fit. After every twentieth of the steps the KL on held-out calibration images is taken, of the weights
-and of their running average. The state with the lowest one is kept, and written to --save where given.
+The learning rates are --rate times those of effort best, along a cosine over --steps; --minutes and --deadline cut the
+training to the steps that fit. This is the last stage of effort max, with other settings.
 
-Every line that is printed is one JSON record; stage "longer" is the result on the validation images, "last" that of the
-weights at the end, and "average" that of the running average at the end.
+Every line that is printed is one JSON record. Stage "best" (or "layers") is the rounding that training starts from,
+and "longer" is what it ends with: KL on held-out calibration images, and figures on the validation images.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -46,7 +44,7 @@ from lampq_onnx.frontend.models.digits import digits_source
 from lampq_onnx.frontend.opening import calibration_images, load_model
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
-from lampq_onnx.frontend.rounding.longer import AVERAGED_FROM, Longer, LongerSettings, as_rounded
+from lampq_onnx.frontend.rounding.longer import LongerSettings, train_longer
 from lampq_onnx.frontend.rounding.plan import LADDER_IMAGES, RoundedPlan, plan_inputs, with_inputs
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.trainable import Trained
@@ -98,7 +96,6 @@ class Longest:
         self._images = [batch for batch, _ in tensors(self._fit, device_of(self._model))]
         self._blocks = [block.module for block in frontend.chain.blocks]
         self._reference = logits_of(self._model, self._held_out)
-        self._least, self._best = math.inf, dict[str, Trained]()
 
     def round(self, start: str, seed: int) -> tuple[Mapping[str, Rounding], Mapping[str, ActivationQuantizer]]:
         """Round the layers as effort best does, up to ``start``."""
@@ -110,24 +107,24 @@ class Longest:
         few = self._fit.slice(0, LADDER_IMAGES)
         with live_model(self._model, self._layers) as live:
             found: Mapping[str, Rounding] = climb(live, chain, grids, inputs, few, self._few_held_out, effort.ladder)
-            self._least = self._judge()
-            say("layers", held_out=self._least)
+            least = self._judge()
+            say("layers", held_out=least)
             if start == "best" and effort.reconstruct is not None and effort.tune is not None:
                 found, inputs = reconstruct(
                     live, chain, found, inputs, few, self._few_held_out, effort.reconstruct, seed=seed
                 )
-                self._least = self._judge()
-                say("blocks", held_out=self._least)
+                least = self._judge()
+                say("blocks", held_out=least)
                 pool = ImagePool(self._images, seed)
                 tuned = tune(live, found, inputs, pool, self._blocks, effort.tune, seed=seed)
                 _take(live, tuned)
                 after = self._judge()
-                if after < self._least:
-                    self._least = after
+                if after < least:
+                    least = after
                     found = {name: Rounding(own.weight, "tuned", own.latent, {}) for name, own in tuned.items()}
                     inputs = {name: own.input for name, own in tuned.items() if own.input is not None}
-        self._best = {name: Trained(own.weight, inputs.get(name), torch.empty(0)) for name, own in found.items()}
-        say(start, held_out=self._least, **self._measured(self._rounded(self._best)))
+        best = {name: Trained(own.weight, inputs.get(name), torch.empty(0)) for name, own in found.items()}
+        say(start, held_out=least, **self._measured(self._rounded(best)))
         return found, inputs
 
     def train(
@@ -138,31 +135,27 @@ class Longest:
         seed: int,
         seconds: float,
     ) -> None:
-        """Train all layers from a rounding, and measure the best state on held-out images and the last."""
+        """Train all layers from a rounding, and measure the result."""
         start = time.perf_counter()
-        pool = ImagePool(self._images, seed, smallest_side=settings.smallest_side, mixed=settings.mixed)
+
+        def done_at(step: int) -> float:
+            return max(step / settings.steps, (time.perf_counter() - start) / seconds)
+
+        steps = 0
+
+        def count(step: int) -> None:
+            nonlocal steps
+            steps = step
+
         with live_model(self._model, self._layers) as live:
-            longer = Longer(live, found, inputs, pool, self._blocks, settings)
-
-            def done(step: int) -> float:
-                return max(step / settings.steps, (time.perf_counter() - start) / seconds)
-
-            def check(step: int, loss: float) -> None:
-                share, shown = done(step), {}
-                for name in ("now", "average") if share >= AVERAGED_FROM else ("now",):
-                    state = longer.results(averaged=name == "average")
-                    with as_rounded(live, state, longer.layers):
-                        shown[name] = self._judge()
-                    if shown[name] < self._least:
-                        self._least, self._best = shown[name], state
-                        if self._save is not None:
-                            save_weights({layer: own.weight for layer, own in state.items()}, self._save)
-                self._say("step", step=step, done=round(share, 3), loss=round(loss, 4), **shown)
-
-            steps = longer.run(check, done_at=done)
-            last, average = longer.results(), longer.results(averaged=True)
-        for stage, state in (("longer", self._best), ("last", last), ("average", average)):
-            self._say(stage, steps=steps, held_out=self._least, **self._measured(self._rounded(state)))
+            state = train_longer(
+                live, found, inputs, self._images, self._blocks, settings, seed=seed, progress=count, done_at=done_at
+            )
+            _take(live, state)
+            loss = self._judge()
+        if self._save is not None:
+            save_weights({name: own.weight for name, own in state.items()}, self._save)
+        self._say("longer", steps=steps, held_out=loss, **self._measured(self._rounded(state)))
 
     def _judge(self) -> float:
         """KL on the held-out images."""

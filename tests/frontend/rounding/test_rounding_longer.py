@@ -32,42 +32,33 @@ from tests.frontend.rounding.quantized import (
 from tests.frontend.rounding.test_rounding_training import plan_3
 from tests.frontend.tiny_models import layers_of, pixels
 
-SETTINGS = LongerSettings(steps=60, warmup=5, rate=6.0, checks=6)
+SETTINGS = LongerSettings(steps=60, warmup=5, rate=6.0)
 
 
-def trained(settings: LongerSettings = SETTINGS, seed: int = 0) -> tuple[dict[str, Trained], float, list[int]]:
+def trained(settings: LongerSettings = SETTINGS, seed: int = 0) -> tuple[dict[str, Trained], list[int]]:
     roundings, inputs, steps = nearest(3), quantizers(4), list[int]()
     with live_copy() as (live, chain):
-        with live.in_float():
-            reference = live.model(torch.from_numpy(HELD_OUT.images))
-
-        def judge() -> float:
-            outputs = live.model(torch.from_numpy(HELD_OUT.images))
-            p, q = reference.double().log_softmax(-1), outputs.double().log_softmax(-1)
-            return float((p.exp() * (p - q)).sum(-1).mean())
-
         use(live, roundings, inputs)
+        before = live.model(pixels(3))
         blocks = [block.module for block in chain.blocks]
         images = list(torch.from_numpy(FIT.images).split(16))
-        state, loss = train_longer(
-            live, roundings, inputs, images, blocks, settings, judge, seed=seed, progress=steps.append
-        )
+        found = train_longer(live, roundings, inputs, images, blocks, settings, seed=seed, progress=steps.append)
+        assert torch.equal(live.model(pixels(3)), before)
         assert not any(block._forward_hooks for block in blocks)
-    return state, loss, steps
+    return found, steps
 
 
-def test_the_state_of_least_held_out_loss_is_kept() -> None:
-    state, loss, steps = trained()
+def test_long_training_lowers_the_loss_on_images_it_has_not_seen() -> None:
+    found, steps = trained()
     assert steps == list(range(1, SETTINGS.steps + 1))
     before = kl(by_hand(weights(nearest(3)), quantizers(4)), HELD_OUT).mean()
-    inputs = {name: layer.input for name, layer in state.items() if layer.input is not None}
-    after = kl(by_hand({name: layer.weight for name, layer in state.items()}, inputs), HELD_OUT).mean()
-    assert float(after) == pytest.approx(loss, rel=0.1)  # sums of another order flip inputs of 4 bits
+    inputs = {name: layer.input for name, layer in found.items() if layer.input is not None}
+    after = kl(by_hand({name: layer.weight for name, layer in found.items()}, inputs), HELD_OUT).mean()
     assert after < 0.8 * before
 
 
 def test_long_training_is_seeded() -> None:
-    few = replace(SETTINGS, steps=6, checks=2)
+    few = replace(SETTINGS, steps=4)
 
     def roundings(seed: int) -> dict[str, Rounding]:
         return {name: Rounding(own.weight, "", own.latent, {}) for name, own in trained(few, seed)[0].items()}
