@@ -41,7 +41,7 @@ def runtimes() -> Names:
 
 
 def tasks() -> Names:
-    """Tasks, and `auto`."""
+    """Names of all tasks, and `auto`."""
     return {"auto": "found from the outputs of the model and the labels"} | dict(TASKS)
 
 

@@ -154,9 +154,18 @@ NARROW_SHRINKS = (0.8, 0.6, 0.45, 0.3)
 """Fractions of the min-max interval that are candidates below 8 bits, where clipping pays off."""
 
 
+HEADROOM = 4.0
+"""Factor of the min-max interval above 8 bits, where two bits can be spared for larger values of other images."""
+
+
 def candidate_ranges(histogram: Histogram, bits: int) -> dict[str, tuple[float, float]]:
-    """Return intervals to choose from, by method name; min-max comes first, and is the only one from 16 bits on."""
-    ranges = {MIN_MAX: (histogram.low, histogram.high)}
+    """Return intervals to choose from, by method name; min-max comes first, and is the only one above 8 bits.
+
+    The largest values of the inputs of some layers (massive activations) differ much between images. Above 8 bits the
+    interval is wider than what the images show, see `HEADROOM`.
+    """
+    room = HEADROOM if bits > 8 else 1.0
+    ranges = {MIN_MAX: (room * histogram.low, room * histogram.high)}
     if bits > 8 or histogram.counts.sum() <= 0 or histogram.high <= histogram.low:
         return ranges
     ranges |= {f"percentile-{p}": histogram.percentile_range(p) for p in PERCENTILES}

@@ -133,7 +133,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and wait for it."""
         self._stopped.set()
         self._thread.join()
 

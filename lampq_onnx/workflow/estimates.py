@@ -18,7 +18,7 @@ IMAGE_BATCH = 32
 LIBRARIES = 1.05e9
 """Bytes of PyTorch with its exporter, onnxruntime and this package."""
 
-CUDA = 0.5e9
+CUDA = 1.2e9
 """Bytes of CUDA's libraries on the machine."""
 
 MODELS = 5

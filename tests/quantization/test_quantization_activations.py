@@ -149,7 +149,7 @@ def test_candidates() -> None:
     always = ["minmax", *(f"percentile-{p}" for p in PERCENTILES), "mse"]
     assert list(ranges) == [*always, *(f"shrink-{part}" for part in NARROW_SHRINKS)]
     assert list(candidate_ranges(histogram, 8)) == always
-    assert candidate_ranges(histogram, 16) == {"minmax": (histogram.low, histogram.high)}
+    assert candidate_ranges(histogram, 16) == {"minmax": (4 * histogram.low, 4 * histogram.high)}
     for part in NARROW_SHRINKS:
         assert ranges[f"shrink-{part}"] == (part * histogram.low, part * histogram.high)
     assert ranges["minmax"] == (histogram.low, histogram.high)

@@ -95,7 +95,7 @@ def main(
     calibration_images: Annotated[int, typer.Option(help="Number of scenes for calibration.")] = 128,
     validation_images: Annotated[int, typer.Option(help="Number of scenes for validation.")] = 500,
 ) -> None:
-    """Print the table."""
+    """Print the precision of each file as a table."""
     try:
         chosen = models or [str(folder) for folder in TRAINED if (folder / "config.json").is_file()]
         for model in chosen:
