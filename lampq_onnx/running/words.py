@@ -25,6 +25,7 @@ WORDS = {
     "rounding": "rounding the weights",
     "block reconstruction": "refining the rounding block by block",
     "tuning": "tuning the whole model",
+    "long training": "training the whole model for long",
     "overflows": "finding what overflows in float16",
     "conversion": "writing the quantized file",
     "validation": "checking the accuracy",
