@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from lampq_onnx.artifacts.finding import Finding
     from lampq_onnx.artifacts.gates import GateLimits, Problem
+    from lampq_onnx.artifacts.granularity import GranularityTrial
     from lampq_onnx.artifacts.latency import LatencyTable, LayerTime, LayerTimes, ProbedLayer
     from lampq_onnx.artifacts.not_done import NotDone
     from lampq_onnx.artifacts.plan import BitPlan, LayerPlan
@@ -104,6 +105,7 @@ _NAMES = {
     "lampq_onnx.artifacts.channel_widths": ("ChannelWidths",),
     "lampq_onnx.artifacts.finding": ("Finding",),
     "lampq_onnx.artifacts.gates": ("GateLimits", "Problem"),
+    "lampq_onnx.artifacts.granularity": ("GranularityTrial",),
     "lampq_onnx.artifacts.latency": ("LatencyTable", "LayerTime", "LayerTimes", "ProbedLayer"),
     "lampq_onnx.artifacts.not_done": ("NotDone",),
     "lampq_onnx.artifacts.plan": ("BitPlan", "LayerPlan"),
@@ -200,6 +202,7 @@ __all__ = [
     "GateError",
     "GateLimits",
     "GateResult",
+    "GranularityTrial",
     "Grid",
     "ImageOptions",
     "LampqError",

@@ -42,6 +42,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedPytho
         yield python
 
 
+LONG = ("tests/documents/", "tests/cli/", "tests/tools/", "tests/frontend/")
+"""Folders whose files take longest. They start first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by how long they take; `make test` hands them to the workers in this order."""
+    items.sort(key=lambda item: next((n for n, folder in enumerate(LONG) if item.nodeid.startswith(folder)), len(LONG)))
+
+
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end, and the collector need not look at them again and again."""
     gc.collect()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -118,13 +119,20 @@ def room_of(module: str) -> str:
     return module if is_folder else module.rpartition(".")[0] or module
 
 
+@cache
+def statements(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """All import statements of a file, those inside functions included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imported(path: Path) -> list[tuple[str, int]]:
-    """Everything that any import statement of a file names, those inside functions included, with its line."""
+    """Everything that any import statement of a file names, with its line."""
     found: list[tuple[str, int]] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif node.module and not node.level:
             found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
     return found
 
@@ -187,7 +195,7 @@ def test_imports_are_absolute() -> None:
     relative = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in MODULES.values()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in statements(path)
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     assert not relative

@@ -37,7 +37,7 @@ path { stroke: #63625e; fill: none; } marker path { fill: #63625e; stroke: none;
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage in the diagram.
 
     Attributes:
         command: the command that runs it alone.
@@ -66,7 +66,7 @@ STAGES = (
 
 
 def diagram() -> str:
-    """Return the SVG."""
+    """Return the diagram as SVG."""
     height = TOP + ROW * len(STAGES)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '

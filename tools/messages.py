@@ -21,7 +21,7 @@ HOLE = re.compile(r"\{[^{}]*\}")
 
 @dataclass(frozen=True)
 class Message:
-    """One message.
+    """One message that a user can meet.
 
     Attributes:
         kind: one of KINDS.

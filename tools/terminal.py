@@ -50,7 +50,7 @@ class Terminal:
                 raise AssertionError(f"{text!r} did not appear: {self.raw[-2000:]}")
 
     def send(self, text: str) -> None:
-        """Type a text."""
+        """Type a text on the keyboard."""
         os.write(self._ours, text.encode())
 
     def finish(self, seconds: float = 240) -> str:

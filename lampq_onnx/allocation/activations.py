@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lampq_onnx.allocation.choices import FloatArray, IntArray
+from lampq_onnx.allocation.forms import timed_multiply_adds
 from lampq_onnx.allocation.metrics import at_width
 from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, FLOAT_BITS, WIDE_ACTIVATION_BITS
@@ -66,7 +67,7 @@ def wide_layers(layers: Sequence[LayerSensitivity], activation_bits: int, price:
     """
     if activation_bits != FIXED_BITS or any(layer.activation_elements is None for layer in layers):
         return frozenset()
-    work = {layer.name: _multiply_adds(layer) for layer in layers}
+    work = {layer.name: timed_multiply_adds(layer) for layer in layers}
     total = math.fsum(work.values())
     return frozenset(
         layer.name
@@ -76,11 +77,6 @@ def wide_layers(layers: Sequence[LayerSensitivity], activation_bits: int, price:
         and layer.activation_cost[FIXED_BITS] - layer.activation_cost[WIDE_ACTIVATION_BITS]
         > price * work[layer.name] / total
     )
-
-
-def _multiply_adds(layer: LayerSensitivity) -> float:
-    """Return the number of weights times the number of tokens."""
-    return layer.parameters * (layer.activation_elements or 0) / layer.shape[1]
 
 
 def _activation_cost(layer: LayerSensitivity, bits: int) -> float:

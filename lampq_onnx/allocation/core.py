@@ -37,7 +37,7 @@ _WHOLE = 1e-4
 
 @dataclass(frozen=True)
 class CoreAnswer:
-    """The solver's answer.
+    """The widths that a solver chose, and what it proved about them.
 
     Attributes:
         choice: (n,) option indices.
@@ -66,7 +66,7 @@ class CoreModel:
     """
 
     def __init__(self, problem: ChoiceProblem, relaxation: Relaxation, within: float | None = None) -> None:
-        """Build the model.
+        """Build the integer program of a problem.
 
         Args:
             problem: the problem to solve.

@@ -225,6 +225,17 @@ def multiply_adds(layer: LayerSensitivity) -> int:
     return layer.parameters * layer.activation_elements // layer.shape[1]
 
 
+def timed_multiply_adds(layer: LayerSensitivity) -> int:
+    """Return multiply-adds for one image as the time of the quantized file counts them, see `timed_elements`.
+
+    Raises:
+        LampqError: see `multiply_adds`.
+    """
+    if layer.timed_elements is None:
+        return multiply_adds(layer)
+    return layer.parameters * layer.timed_elements // layer.shape[1]
+
+
 def bit_operations(layer: LayerSensitivity, form: LayerForm) -> int:
     """Return multiply-adds times weight bits times input bits; float counts 32 bits."""
     if form.rows is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lampq_onnx.allocation.activations import activation_costs, fixed_activation_bits
 from lampq_onnx.allocation.choices import Budget, ChoiceProblem, FloatArray, IntArray
-from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, multiply_adds
+from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, timed_multiply_adds
 from lampq_onnx.allocation.groups import ChannelGroups, groups_of
 from lampq_onnx.allocation.ilp import solve_choices
 from lampq_onnx.allocation.limits import Limits
@@ -198,7 +198,7 @@ def _float_prices(layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm]
 
     An infinite price forbids float. Layers that are faster in float pay nothing.
     """
-    work = np.array([float(multiply_adds(layer)) for layer in layers])
+    work = np.array([float(timed_multiply_adds(layer)) for layer in layers])
     slow = np.array([form.activation_bits > FIXED_BITS for form in forms])
     pays = slow[None, :] & ~np.array([layer.float_input for layer in layers])[:, None]
     share = (work / work.sum())[:, None]

@@ -166,7 +166,7 @@ class ChannelWidths(Record):
 
     @property
     def widest(self) -> int:
-        """The largest width."""
+        """The largest width of an output channel."""
         return max(self.counts)
 
     @property

@@ -197,7 +197,7 @@ class Allocation(Record):
 class RoundingRecord(Record):
     """Which rounding techniques were tried and kept."""
 
-    effort: Literal["fast", "balanced", "best"] = Field(description="how much was tried")
+    effort: Literal["fast", "balanced", "best", "max"] = Field(description="how much was tried")
     techniques: dict[str, int] = Field(description="technique -> layers it was kept for")
     held_out_kl: dict[str, float] = Field(description="stage -> KL to float on held-out calibration images after it")
     kept: dict[str, bool] = Field(description="stage -> whether its result was kept")

@@ -31,6 +31,10 @@ class ActivationRange(Record):
         return self
 
 
+LEAST_ROWS = 16
+"""Rows whose product takes as long as reading the weights."""
+
+
 class LayerSensitivity(Record):
     """Measurements of one layer."""
 
@@ -78,9 +82,21 @@ class LayerSensitivity(Record):
     activation_elements: int | None = Field(
         default=None, gt=0, description="number of elements of the layer's input, for one image"
     )
+    computed_elements: int | None = Field(
+        default=None,
+        gt=0,
+        description="how many of them the quantized file computes, if fewer: the class token alone in the last block",
+    )
     sketch: tuple[float, ...] | None = Field(
         default=None, description="norm and random projections of the weight before equalization, to find the layer by"
     )
+
+    @property
+    def timed_elements(self) -> int | None:
+        """Elements of its input that count for the time of the file, see `timed_elements`; None: not known."""
+        if self.activation_elements is None:
+            return None
+        return timed_elements(self.activation_elements, self.computed_elements, self.shape[1])
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -90,6 +106,18 @@ class LayerSensitivity(Record):
         if self.channel_shares is not None and len(self.channel_shares) != outputs:
             raise ValueError(f"{len(self.channel_shares)} channel_shares do not fit {outputs} output channels")
         return self
+
+
+def timed_elements(whole: int, computed: int | None, inputs: int) -> int:
+    """Return how many elements of a layer's input count for the time of the file.
+
+    Args:
+        whole: all of them, for one image.
+        computed: those that the file computes; None: all.
+        inputs: number of input channels. A product of a few rows takes the time to read its weights, which that of
+            `LEAST_ROWS` rows takes.
+    """
+    return whole if computed is None else min(whole, max(computed, LEAST_ROWS * inputs))
 
 
 class ModelIdentity(Record):
@@ -182,7 +210,7 @@ class Sensitivities(Shown, Artifact):
         return self.alpha[layer.type] * self.trace(layer)
 
     def trace(self, layer: LayerSensitivity) -> float:
-        """Return tr(F_i).
+        """Return the Fisher trace of a layer, tr(F_i).
 
         Args:
             layer: one of the layers.

@@ -18,7 +18,7 @@ PIPED = 10_000
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column of a table on the terminal.
 
     Attributes:
         name: its heading.

@@ -13,6 +13,7 @@ from lampq_onnx.cli.parameters import override, with_options
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.sections import Values
 from lampq_onnx.disk.option import OUTPUT
+from lampq_onnx.errors import UsageError
 
 
 @with_options("model", "--task", "--validation", "--input-size", "--mean", "--std", "--crop")
@@ -22,7 +23,7 @@ def doctor(
         list[str] | None,
         typer.Argument(
             metavar="MODELS",
-            help="Models to check, see quantize; none: only the environment.",
+            help="Models to check, see quantize; none, and no recipe: only the environment.",
             show_default=False,
             autocompletion=complete_model,
         ),
@@ -35,6 +36,8 @@ def doctor(
 ) -> None:
     """Check the environment, and that the export and the preprocessing of a model keep its accuracy.
 
+    The model may be named here or in the recipe.
+
     Exits with 1 if something has to be fixed before a run.
     """
     import json
@@ -42,7 +45,10 @@ def doctor(
     from lampq_onnx.cli.tables import print_findings
     from lampq_onnx.workflow.doctor import examine, require_fit
 
-    groups = examine([Recipe.build(override(values, "model", name=name)) for name in models or ()], output)
+    names = models or [name for name in (values.get("model", {}).get("name"),) if isinstance(name, str)]
+    if not names and values:
+        raise UsageError("no model is named to check", hint="name it behind `doctor`, or in the recipe")
+    groups = examine([Recipe.build(override(values, "model", name=name)) for name in names], output)
     if as_json:
         typer.echo(json.dumps({name: [asdict(f) for f in found] for name, found in groups.items()}, indent=2))
     else:

@@ -35,7 +35,7 @@ class HelpfulCommand(TyperCommand):
         return found
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # click's own types
-        """Print the page."""
+        """Print the page with the options that it shows."""
         page = copy.copy(self)
         page.help = reflowed(self.help or "")
         hidden = [param for param in self.params if getattr(param, "hidden", False)]

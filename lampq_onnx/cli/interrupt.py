@@ -13,7 +13,7 @@ class _State:
 
 
 def expect_interrupt() -> None:
-    """Begin a command."""
+    """Begin a command, of which nothing is kept yet."""
     _State.kept = False
 
 

@@ -126,4 +126,6 @@ def _print(rows: list[Row]) -> None:
     from lampq_onnx.cli.columns import console, print_table, words
 
     if rows:
-        print_table(console(), [words(column) for column in rows[0]], [tuple(row.values()) for row in rows])
+        # Where the terminal is narrow, the last columns are left out.
+        columns = [words(column, max(place - 1, 0)) for place, column in enumerate(rows[0])]
+        print_table(console(), columns, [tuple(row.values()) for row in rows])

@@ -59,14 +59,15 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
 }
 """Heading of `lampq-onnx --help` -> commands in the order in which people use them."""
 
-FIRST_STEPS = f"""{NAME} compresses a trained Vision Transformer to 1-8 bits per layer, as a standard ONNX file.
+FIRST_STEPS = f"""{NAME} compresses a trained Vision Transformer to 1-8 bits per layer:
+a model in, a standard ONNX file out.
 
 Start with:
-  {NAME} quantize                        quantize the embedded example, which needs nothing
-  {NAME} init                            answer four questions about your own model: a recipe
-  {NAME} doctor MODEL                    check your model before hours are spent
-  {NAME} sweep MODEL --output sweep      compare several budgets on your model
-  {NAME} package out --format triton     write the result for a server
+  {NAME} quantize                         the embedded example, needs nothing
+  {NAME} init                             a recipe for your own model
+  {NAME} doctor MODEL                     check your model first
+  {NAME} sweep MODEL --output sweep       compare several budgets
+  {NAME} package out --format triton      the result, for a server
 
 All commands:             {NAME} --help
 Options of a command:     {NAME} quantize --help

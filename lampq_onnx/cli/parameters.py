@@ -124,7 +124,7 @@ def arguments_of(words: list[str]) -> dict[str, Any]:
     for word in words:
         key, sign, text = word.partition("=")
         if not sign or not key.isidentifier():
-            raise UsageError(f"--model-arg takes key=value, not {word!r}")
+            raise UsageError(f"--model-arg takes key=value, not {word!r}", hint="such as --model-arg img_size=224")
         try:
             arguments[key] = parse_plain(text)
         except ValueError as error:

@@ -57,7 +57,7 @@ class TerminalProgress(Overall):
             self._console.print(f"{seconds:8.1f} s  {words}", highlight=False, markup=False)
 
     def close(self) -> None:
-        """Remove the line."""
+        """Remove the line from the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -108,7 +108,8 @@ class LogProgress(Overall):
         if now - self._said >= self._every and self.now():
             self._said = now
             left = self.left()
-            self._print(f"{self.now()}{f'; {left}' if left else ''}")
+            since = f" ({seconds_text(self.stage_seconds())})"
+            self._print(f"{self.now()}{since}{f'; {left}' if left else ''}")
 
     def ended(self, words: str, seconds: float) -> None:
         """Print a line for a stage, unless it was short."""
@@ -117,7 +118,7 @@ class LogProgress(Overall):
             self._print(f"{words}: done in {seconds:.1f} s")
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the thread that prints lines."""
         if self._heart is not None:
             self._heart.stop()
             self._heart = None

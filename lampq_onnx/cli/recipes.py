@@ -51,6 +51,7 @@ def init(
     typer.echo(f"wrote {output}")
     for what, hint in missing_images(Recipe.build({"model": {"name": name}}, given)).items():
         typer.echo(f"before it runs, it needs {what}: {hint}, or fill them in under [images]")
+    typer.echo(f"check it with: lampq-onnx doctor --recipe {output}")
     typer.echo(f"run it with: lampq-onnx quantize --recipe {output} --output out")
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from lampq_onnx.artifacts import BitPlan, Report, Sensitivities
 from lampq_onnx.artifacts.not_done import NotDone
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.artifacts.sweep import Sweep
 from lampq_onnx.cli.columns import Column, Row, console, print_table, words
-from lampq_onnx.cli.result import print_gates
 from lampq_onnx.evaluation.gates import NOT_COMPARED
 from lampq_onnx.workflow.sweep.files import PICKED_FILES
 
@@ -42,7 +42,7 @@ def print_report_layers(report: Report) -> None:
 
 
 def print_summary(report: Report) -> None:
-    """Print accuracy, size, latency, bits, fidelity, notes and gates, each with all that is known about it."""
+    """Print accuracy, size, latency, bits, fidelity and notes, each with all that is known about it."""
     out = console()
     accuracy, size, latency, fidelity = report.accuracy, report.size, report.latency, report.fidelity
     rows = [
@@ -126,7 +126,6 @@ def print_summary(report: Report) -> None:
     print_table(out, [words("what"), words("value")], rows, f"{report.model}: summary")
     for note in report.notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
-    print_gates(out, report)
 
 
 def _or_not_finite(value: float | None, form: str) -> str:
@@ -201,9 +200,10 @@ def print_findings(groups: Mapping[str, Sequence[Finding]]) -> None:
         out.print(f"[bold]{escape(name)}[/]")
         for finding in findings:
             mark = f"[{marks[finding.status]}]{finding.status}[/]"
-            out.print(f"  {mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}")
+            text = f"{mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}"
+            out.print(Padding(text, (0, 0, 0, 2), expand=False))
             if finding.advice:
-                out.print(f"      [bold]{escape(finding.advice)}[/]")
+                out.print(Padding(f"[bold]{escape(finding.advice)}[/]", (0, 0, 0, 6), expand=False))
 
 
 def print_plan(plan: BitPlan, solution: Solution | FormSolution, path: Path) -> None:
@@ -259,7 +259,7 @@ def print_not_done(entries: Sequence[NotDone]) -> None:
     """Print changes of the graph that were not made, a line for each reason."""
     out = console()
     for entry in entries:
-        out.print(f"- {entry.sentence()}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"- {entry.sentence()}", markup=False)
 
 
 def print_layers(layers: Sequence[QuantizedLayer], path: Path) -> None:

@@ -66,7 +66,7 @@ class Voice:
             typer.echo(line)
 
     def print(self, values: Callable[[], Any], table: Callable[[], None]) -> None:
-        """Print a result.
+        """Print a result as JSON or as a table.
 
         Args:
             values: makes what JSON shows.

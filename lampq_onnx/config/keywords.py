@@ -79,7 +79,7 @@ class _Analysis(TypedDict, total=False):
     """How sensitivities are measured."""
 
     equalize: bool | None
-    effort: Literal["fast", "balanced", "best"] | None
+    effort: Literal["fast", "balanced", "best", "max"] | None
     labels: Literal["sampled", "given"] | None
     alpha_bits: int | None
     alpha_samples: int | None

@@ -20,7 +20,7 @@ from lampq_onnx.disk.records import Record
 TRAINING_THREADS = 2
 """Default of `training_threads`: the same everywhere, so that files have the same bytes everywhere."""
 
-EffortName = Literal["fast", "balanced", "best"]
+EffortName = Literal["fast", "balanced", "best", "max"]
 
 
 class BudgetOptions(Record):

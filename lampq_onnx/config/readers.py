@@ -69,7 +69,7 @@ def known_device(value: str) -> str:
 
 
 def all_positive(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """Numbers above 0.
+    """Require that all numbers are above 0.
 
     Raises:
         ValueError: one is not.

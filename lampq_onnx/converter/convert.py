@@ -35,7 +35,7 @@ ZERO = 1e-30
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted model.
+    """A quantized graph, and what was done to get it.
 
     Attributes:
         model: the QDQ graph.

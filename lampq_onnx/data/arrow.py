@@ -94,7 +94,7 @@ class TableReader:
     starts: tuple[int, ...] = field(repr=False)
 
     def image(self, position: int) -> Pixels:
-        """Decode one cell."""
+        """Decode the image of one cell."""
         part = bisect_right(self.starts, position) - 1
         cell = _cells(self, part)[position - self.starts[part]]
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)

@@ -84,7 +84,7 @@ class BatchedImages:
         self._view: BatchedView | None = None
 
     def __enter__(self) -> Self:
-        """Read all batches.
+        """Read all batches, once, to files on disk.
 
         Raises:
             LampqError: there are none, one has another shape, NaN or infinity, or the file cannot be written.

@@ -16,13 +16,13 @@ from lampq_onnx.errors import LampqError
 
 
 class MapDataset(Protocol):
-    """Items by position."""
+    """A data set whose items are read by position."""
 
     def __len__(self) -> int:
-        """Number of items."""
+        """Return the number of items."""
 
     def __getitem__(self, position: int) -> Any:
-        """One item."""
+        """Return an item: a pair, or a table of columns."""
 
 
 def is_dataset(value: object) -> TypeGuard[MapDataset]:

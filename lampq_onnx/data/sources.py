@@ -89,4 +89,4 @@ def require_exists(path: Path) -> None:
     """
     # os.path answers False for paths that make pathlib raise (a name that is too long, a null byte).
     if not os.path.exists(path):
-        raise LampqError(f"there is no {shortened(path)}", hint=_FORMS)
+        raise LampqError(f"no images are at {shortened(path)}: there is no such file or folder", hint=_FORMS)

@@ -81,6 +81,10 @@ def reason_of(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
+PATH_HINT = "correct the path; it counts from the folder that the command runs in"
+"""What to do about a path that is not there."""
+
+
 def shortened(path: Path, limit: int = 300) -> str:
     """Shorten a path for a message; names may be as long as the command line."""
     text = str(path)

@@ -57,7 +57,7 @@ class ChangeMeter:
         )
 
     def result(self, name: Callable[[int], str], thumbnail: Callable[[int], str | None]) -> AnswerChanges:
-        """Return everything counted.
+        """Return the counts, by class, and the chosen images.
 
         Args:
             name: returns the name of the image at a position.

@@ -230,8 +230,8 @@ def not_measured(accuracy: Accuracy, fidelity: Fidelity, latency: Latency) -> li
             f"accuracy on {accuracy.samples} images has a resolution of {100 / accuracy.samples:.1f} points at best"
         )
     found.append(
-        f"not measured: other CPUs or runtimes; latency with a batch other than {latency.batch} or threads other "
-        f"than {latency.threads}"
+        f"not measured: other CPUs or runtimes; a batch other than {latency.batch}; threads other than "
+        f"{latency.threads}"
     )
     return found
 

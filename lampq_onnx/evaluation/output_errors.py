@@ -17,7 +17,7 @@ from lampq_onnx.converter.passes.select_early import SELECTED, selected_row
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.evaluation.changes import ChangeMeter
-from lampq_onnx.graph.model_file import load_model
+from lampq_onnx.graph.model_file import file_bytes, load_model
 from lampq_onnx.measures.error_meter import ErrorMeter
 from lampq_onnx.runtime.inner_tensors import compare_tensors, tensor_names
 
@@ -26,6 +26,9 @@ ERROR_IMAGES = 32
 
 BATCH = 4
 """Number of images for which the outputs of all layers are held in memory."""
+
+LARGE = 2e8
+"""Bytes of a float file from which this is one image."""
 
 _REORDERS = frozenset(["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity"])
 
@@ -57,8 +60,9 @@ def measure_output_errors(
     tensors = {layer.name: _all_shared([values.get(output) for output in layer.outputs], known) for layer in layers}
     blocks = {name: _all_shared([values.get(output)], known) for name, output in block_outputs(model, layers).items()}
     names = {name: _original(name) for found in (*tensors.values(), *blocks.values()) for name in found}
+    batch = BATCH if file_bytes(reference) < LARGE else 1
     sums = compare_tensors(
-        reference, quantized, names, images, batch=BATCH, threads=threads, row=selected_row(model.graph)
+        reference, quantized, names, images, batch=batch, threads=threads, row=selected_row(model.graph)
     )
 
     def errors(kind: Literal["layer", "block"], found: Mapping[str, Sequence[str]]) -> list[OutputError]:

@@ -64,7 +64,7 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class TwoRuns:
-    """The comparison.
+    """Two results side by side, with a verdict.
 
     Attributes:
         names: what the two runs are called.
@@ -86,7 +86,7 @@ class TwoRuns:
 
 
 def compare_runs(first: Report, second: Report, names: tuple[str, str]) -> TwoRuns:
-    """Compare two reports.
+    """Compare the reports of two runs.
 
     Args:
         first: report of the first run.

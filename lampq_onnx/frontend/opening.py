@@ -105,7 +105,7 @@ def on_device(
     try:
         device = torch.device(own_device(options.device))
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError(f"device {options.device}: torch sees no CUDA device here")
+            raise UsageError(f"device {options.device}: torch sees no CUDA device here", hint="use --device cpu")
         loaded.module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {options.device!r} cannot be used: {error}") from error

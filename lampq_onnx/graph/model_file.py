@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from lampq_onnx.disk.files import MODEL_FILE, created, shortened
+from lampq_onnx.disk.files import MODEL_FILE, PATH_HINT, created, shortened
 from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.soundness import require_sound
 
@@ -29,7 +29,7 @@ def require_model_file(path: Path) -> None:
             hint=f"name the file in it, e.g. {shortened(path / MODEL_FILE)}",
         )
     if not os.path.isfile(path):  # returns False where pathlib raises, for a name that is too long
-        raise LampqError(f"no such ONNX file: {shortened(path)}")
+        raise LampqError(f"no such ONNX file: {shortened(path)}", hint=PATH_HINT)
 
 
 def load_model(path: Path) -> ir.Model:
@@ -42,7 +42,9 @@ def load_model(path: Path) -> ir.Model:
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # protobuf and the operating system raise unrelated exception types
-        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
+        raise LampqError(
+            f"{path} cannot be read as an ONNX model: {_short(error)}", hint="it is damaged, or of another format"
+        ) from error
     if not proto.graph.input or not proto.graph.output or not proto.graph.node:
         raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or truncated")
     require_sound(proto, path)

@@ -168,7 +168,7 @@ def _positive(value: float | None) -> float | None:
 
 
 def _legend_below(made: Figure) -> Figure:
-    made.plot.update_layout(legend={"y": -0.24, "yanchor": "top"})
+    made.plot.update_layout(legend={"y": -0.36, "yanchor": "top"})
     return made
 
 

@@ -20,12 +20,11 @@ from lampq_onnx.html.places import place_of
 from lampq_onnx.html.report_tables import (
     ADVICE,
     GATES,
-    LAYERS,
     SECONDS,
     comparison_heads,
     comparison_rows,
     gate_rows,
-    layer_rows,
+    layer_table,
 )
 from lampq_onnx.html.verdict import verdict
 from lampq_onnx.html.words import Line
@@ -48,6 +47,7 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None, file
         draw.operators(details.operators) if details and details.operators else None,
         draw.classes(changes) if changes else None,
     )
+    columns, rows = layer_table(report.layers)
     return render(
         "report.html",
         plots,
@@ -74,8 +74,8 @@ def report_page(report: Report, sensitivities: Sensitivities | None = None, file
             "comparison": comparison_rows(report),
             "advice_columns": ADVICE,
             "advice_rows": [Line((row.layer, row.now, row.change, row.effect)) for row in advice.rows],
-            "layer_columns": LAYERS,
-            "layers": layer_rows(report.layers),
+            "layer_columns": columns,
+            "layers": rows,
             "seconds_columns": SECONDS,
             "seconds": [Line((name.replace("_", " "), f"{value:.1f}")) for name, value in report.seconds.items()],
         },

@@ -91,8 +91,16 @@ def comparison_row(
     return Line(cells, own)
 
 
-def layer_rows(layers: Sequence[LayerReport]) -> list[Line]:
-    """Return a row for each layer."""
+def layer_table(layers: Sequence[LayerReport]) -> tuple[list[Head], list[Line]]:
+    """Return the columns that hold something, and a row for each layer."""
+    rows = _layer_rows(layers)
+    shown = [place for place, _ in enumerate(LAYERS) if any(row.cells[place] for row in rows)]
+    return [LAYERS[place] for place in shown], [
+        Line(tuple(row.cells[place] for place in shown), row.own) for row in rows
+    ]
+
+
+def _layer_rows(layers: Sequence[LayerReport]) -> list[Line]:
     return [
         Line(
             (

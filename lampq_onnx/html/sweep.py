@@ -132,6 +132,7 @@ def _plot(key: str, sweep: Sweep, x: Axis, y: Axis, alt: str, *, log: bool) -> F
                 error_y=_bars(_score_spread(own)) if y is _SCORE else None,
                 line={"color": SERIES[min(metrics.index(metric), len(SERIES) - 1)], "width": 2},
                 marker={"size": [12 if point.name == sweep.picked else 7 for point in own]},
+                cliponaxis=False,
                 customdata=[_words(point) for point in own],
                 hovertemplate="%{customdata}<extra></extra>",
             )
@@ -139,7 +140,10 @@ def _plot(key: str, sweep: Sweep, x: Axis, y: Axis, alt: str, *, log: bool) -> F
     if y is _SCORE:
         level = 100 * sweep.points[0].accuracy.float_.top1
         plot.add_hline(
-            y=level, line={"color": FLOAT, "dash": "dot"}, annotation={"text": "float", "font": {"color": MUTED}}
+            y=level,
+            line={"color": FLOAT, "dash": "dot"},
+            annotation={"text": "float", "font": {"color": MUTED}},
+            annotation_position="top left",
         )
     elif x is _SIZE:
         front = [point for name in sweep.front for point in sweep.points if point.name == name]
@@ -155,6 +159,8 @@ def _plot(key: str, sweep: Sweep, x: Axis, y: Axis, alt: str, *, log: bool) -> F
         )
     plot.update_xaxes(title={"text": x[0], "font": {"color": MUTED}})
     plot.update_yaxes(title={"text": y[0], "font": {"color": MUTED}}, type="log" if log else "linear")
+    if log:
+        plot.update_yaxes(dtick="D2")  # labels at 1, 2 and 5: more of them overlap
     return figure(key, plot, alt, height=380)
 
 

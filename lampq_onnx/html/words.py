@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Word:
-    """One word.
+    """A word that a page explains.
 
     Attributes:
         word: as the pages write it.

@@ -25,7 +25,7 @@ class RowWidths:
 
     @property
     def widest(self) -> int:
-        """The largest width."""
+        """The largest width of a row."""
         return int(self.bits.max())
 
 

@@ -97,6 +97,11 @@ class Overall:
         steps = f", {stage.done} of {stage.total}" if stage.total else ""
         return words_for(stage.name) + steps
 
+    def stage_seconds(self) -> float:
+        """Seconds since the current stage began; 0 between stages."""
+        stage = self._current()
+        return stage.state()[0] if stage else 0.0
+
     def _current(self) -> _Stage | None:
         """The innermost stage; a copy is looked at, since other threads ask."""
         stages = tuple(self._stages)
@@ -128,7 +133,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and wait for it."""
         self._stopped.set()
         self._thread.join()
 

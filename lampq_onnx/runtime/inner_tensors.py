@@ -107,6 +107,7 @@ def compare_tensors(
                         f"the tensor {name} is {whole.shape} in {reference} and {part.shape} in {quantized}"
                     )
                 errors[name].add(kept, part)
+            del left, right, whole, part, kept  # before the next images run
     return errors
 
 

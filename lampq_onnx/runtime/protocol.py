@@ -31,7 +31,7 @@ class Port(Protocol):
 
     @property
     def type(self) -> str:
-        """For instance tensor(float)."""
+        """Type of the tensor, for instance tensor(float)."""
         ...
 
 
@@ -39,11 +39,11 @@ class Session(Protocol):
     """A model that is ready to run; onnxruntime's own sessions are of this kind."""
 
     def get_inputs(self) -> Sequence[Port]:
-        """Describe the inputs."""
+        """Describe the inputs of the graph."""
         ...
 
     def get_outputs(self) -> Sequence[Port]:
-        """Describe the outputs."""
+        """Describe the outputs of the graph."""
         ...
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]) -> Sequence[Any]:

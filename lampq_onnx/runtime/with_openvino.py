@@ -43,11 +43,11 @@ class _Session:
         self._outputs = [_port(port) for port in compiled.outputs]
 
     def get_inputs(self) -> Sequence[_Port]:
-        """Describe the inputs."""
+        """Describe the inputs of the graph."""
         return self._inputs
 
     def get_outputs(self) -> Sequence[_Port]:
-        """Describe the outputs."""
+        """Describe the outputs of the graph."""
         return self._outputs
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

@@ -25,7 +25,7 @@ PREPROCESSING_FILE = "preprocessing.json"
 
 @dataclass(frozen=True)
 class Source:
-    """A quantized file.
+    """A quantized file that is to be packaged.
 
     Attributes:
         path: path of the file.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """A format in which a file can be packaged.
 
     Attributes:
         write: writes the files of a quantized model into an empty folder.

@@ -18,7 +18,7 @@ IMAGE_BATCH = 32
 LIBRARIES = 1.05e9
 """Bytes of PyTorch with its exporter, onnxruntime and this package."""
 
-CUDA = 0.5e9
+CUDA = 1.2e9
 """Bytes of CUDA's libraries on the machine."""
 
 MODELS = 5
@@ -140,7 +140,11 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
         found.append(("iterative update", first + (recipe.update.rounds + 1) * min(count, 128) * image))
     held = max(1, min(count // 4, 64))
     found.append(("rounding", _rounding(recipe, effort, load, count, held)))
-    for name, training in (("block reconstruction", effort.reconstruct), ("tuning", effort.tune)):
+    for name, training in (
+        ("block reconstruction", effort.reconstruct),
+        ("tuning", effort.tune),
+        ("long training", effort.longer),
+    ):
         if training is not None and recipe.rounding.method != "nearest":
             # A step of one block, for every block, is a step of the whole model.
             found.append((name, training.steps * training.batch_size * (1 + 2 * BACKWARD) * image))

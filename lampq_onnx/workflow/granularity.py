@@ -13,7 +13,7 @@ from lampq_onnx.errors import LampqError
 Planned = tuple[BitPlan, Solution | FormSolution]
 Make = Callable[[AllocationOptions], Planned]
 
-TRIES = 4
+TRIES = 6
 """Most plans with groups that are made to find one of as many bytes as that of the layers."""
 
 CLOSE = 1e-3
@@ -92,20 +92,26 @@ def rivals(make: Make, sensitivities: Sensitivities, options: AllocationOptions,
 def _in_bytes(
     make: Make, options: AllocationOptions, plan: BitPlan, most: int | None, sensitivities: Sensitivities
 ) -> BitPlan | None:
-    """The plan with groups of the most bits in a file of ``most`` bytes; None: the narrowest does not fit."""
+    """The plan with groups of the most bits in a file of ``most`` bytes; None: none was found."""
     weights = sum(layer.parameters for layer in budgeted_layers(sensitivities))
-    bits, least, fitting = options.bits, float(options.candidates[0]), None
+    bits, fitting = options.bits, None
+    # The bytes are a line in the bits, but for steps where no layer or one more width needs nodes.
+    fits, exceeds = float(options.candidates[0]), options.bits
     for _ in range(TRIES):
         size = plan.promised_bytes
         if size is None or most is None:
             return plan
         spare = 8 * (most - size) / weights
         if spare >= 0:
-            fitting = plan
+            fits, fitting = bits, plan
             if spare <= CLOSE * bits:
                 break
-        elif bits <= least:
+        else:
+            exceeds = bits
+        bits = bits + spare - (spare < 0) * CLOSE * bits / 2
+        if not fits < bits < exceeds:
+            bits = (fits + exceeds) / 2
+        if exceeds - fits <= CLOSE * bits:
             break
-        bits = min(max(bits + spare - (spare < 0) * CLOSE * bits / 2, least), options.bits)
         plan = make(options.with_values(bits=bits))[0]
     return fitting

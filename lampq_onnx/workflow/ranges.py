@@ -54,6 +54,7 @@ def with_measured_ranges(
     inputs, products = _missing(plan, target)
     if not inputs and not products:
         return plan
+    graph_layers = planned_layers(model, plan)  # first, because a misspelt layer has no range either
     field, names = ("activation_range", inputs) if inputs else ("output_range", products)
     chosen, preprocessing = calibration_images(
         model,
@@ -65,7 +66,6 @@ def with_measured_ranges(
             hint="give --calibration SRC, so that the ranges can be measured",
         ),
     )
-    graph_layers = planned_layers(model, plan)
     # Field of the plan and layer -> the tensor that is measured, and what is subtracted from it.
     tensors: dict[tuple[str, str], tuple[str, npt.NDArray[np.float32] | None]] = {
         ("activation_range", name): (graph_layers[name].input.name or "", None) for name in inputs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from lampq_onnx.artifacts.gates import GateLimits
 from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.config.recipe import Recipe
@@ -49,9 +51,11 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
     """Refuse a run without the images that it needs.
 
     Raises:
-        UsageError: names the missing option.
+        UsageError: names the missing option, or the embedded model if its name is almost that.
     """
     missing = missing_images(recipe, given)
+    if missing and difflib.get_close_matches(recipe.model.name, (DIGITS,), cutoff=0.8):
+        raise UsageError(f"there is no model {recipe.model.name}", hint=f"did you mean {DIGITS}, the embedded model?")
     if missing:
         raise UsageError(" and ".join(f"no {what}" for what in missing), hint="; ".join(missing.values()))
 

@@ -17,6 +17,7 @@ from lampq_onnx.allocation import (
 )
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.artifacts.sensitivities import LEAST_ROWS
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import TARGETS
 
@@ -230,6 +231,14 @@ def test_the_price_is_a_share_of_the_multiply_adds(measured):
             changed = [u.model_copy(update={"activation_cost": costs if u is layer else {}}) for u in layers]
             assert (layer.name in wide_layers(changed, 8, DEFAULTS.wide_price)) is wide
     assert not wide_layers([u.model_copy(update={"activation_cost": {8: 9.0}}) for u in layers], 8, 0.1)
+    # A layer of which the file computes one row pays for the few rows that take as long as reading its weights.
+    few = layers[0].model_copy(update={"computed_elements": layers[0].shape[1]})
+    work[0] = layers[0].parameters * LEAST_ROWS
+    for factor, wide in ((0.999, False), (1.001, True)):
+        saved = factor * DEFAULTS.wide_price * work[0] / sum(work)
+        others = [u.model_copy(update={"activation_cost": {}}) for u in layers[1:]]
+        changed = [few.model_copy(update={"activation_cost": {8: saved, 16: 0.0}}), *others]
+        assert (few.name in wide_layers(changed, 8, DEFAULTS.wide_price)) is wide
     costly = [u.model_copy(update={"activation_cost": {8: 9.0, 16: 0.0}}) for u in layers]
     assert len(wide_layers(costly, 8, 0.1)) == 4
     assert not wide_layers([costly[0].model_copy(update={"activation_elements": None}), *costly[1:]], 8, 0.1)

@@ -288,7 +288,7 @@ def test_many_layers_are_quick():
     _, solution = allocate_within(
         sensitivities,
         Limits(max_bytes=int(table.float_bytes * 0.5), max_ms=fastest * 1.3),
-        AllocationOptions(time_limit=3.0),
+        AllocationOptions(time_limit=1.0),
         target=VNNI,
         table=table,
     )

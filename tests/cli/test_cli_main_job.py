@@ -158,7 +158,14 @@ def test_a_plan_written_by_hand(digits_run: tuple[Path, str], test_images: Path,
 
 def test_validate_and_its_gates(digits_run: tuple[Path, str], test_images: Path, tmp_path: Path) -> None:
     folder, _ = digits_run
-    words = ("validate", folder / "model.onnx", "--validation", test_images)  # float.onnx lies beside it
+    words = (
+        "validate",
+        folder / "model.onnx",
+        "--validation",
+        test_images,
+        "--threads",
+        "1",
+    )  # float.onnx lies beside it
     code, out, err = invoke(*words, "--latency-runs", "2", "--max-drop", "50", "-o", tmp_path / "r.json")
     assert code == 0, err
     report, first = Report.load(tmp_path / "r.json"), Report.load(folder / "report.json")
@@ -214,7 +221,7 @@ def test_narrow_activations_run_as_planned(digits_run: tuple[Path, str], test_im
     assert code == 0, err
     code, _, err = invoke(
         "validate", tmp_path / "m.onnx", "--reference", folder / "float.onnx", "--validation", test_images,
-        "--latency-runs", "1", "-o", tmp_path / "r.json",
+        "--threads", "1", "--latency-runs", "1", "-o", tmp_path / "r.json",
     )  # fmt: skip
     assert code == 0, err
     assert Report.load(tmp_path / "r.json").fidelity.layer_max < 1e-3

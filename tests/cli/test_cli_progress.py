@@ -46,9 +46,9 @@ def test_short_stages_are_one_line(clock: list[float]) -> None:
 def test_long_stages_say_how_far_they_are_and_how_long_the_run_takes(clock: list[float]) -> None:
     # 20 s were foreseen for each of two stages: the first takes 48, so the second is expected to take longer, too.
     assert lines(8, clock, [(6, 1), (12, 2), (18, 3), (24, 4), (48, 8)]) == [
-        "[ 12 %] finding the range of each input, 2 of 8; about 56 s left",
-        "[ 25 %] finding the range of each input, 4 of 8; about 44 s left",
-        "[ 50 %] finding the range of each input, 8 of 8; about 20 s left",
+        "[ 12 %] finding the range of each input, 2 of 8 (12 s); about 56 s left",
+        "[ 25 %] finding the range of each input, 4 of 8 (24 s); about 44 s left",
+        "[ 50 %] finding the range of each input, 8 of 8 (48 s); about 20 s left",
         "[ 50 %] finding the range of each input: done in 48.0 s",
     ]
 
@@ -63,7 +63,7 @@ def test_a_stage_without_steps_is_heard_of(clock: list[float]) -> None:
         clock[0] = 160.0
     said = out.getvalue().splitlines()
     assert [line.partition("]")[0] for line in said] == ["[ 28 %", "[ 55 %", "[ 82 %", "[ 95 %", "[ 95 %", "[100 %"]
-    assert said[0].endswith("equalizing input channels; about 29 s left")
+    assert said[0].endswith("equalizing input channels (11 s); about 29 s left")
     assert said[-1].endswith("done in 60.0 s")
 
 

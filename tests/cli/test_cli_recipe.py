@@ -150,7 +150,11 @@ def test_the_recipe_of_init_runs_as_written(tmp_path: Path) -> None:
     recipe, output = tmp_path / "recipe.toml", tmp_path / "out"
     assert invoke("init", recipe)[0] == 0
     written = recipe.read_bytes()
-    assert invoke("quantize", "--recipe", recipe, "--output", output)[0] == 0
+    few = ("--calibration-size", "16", "--rounds", "1", "--latency-runs", "2", "--threads", "1")
+    assert invoke("quantize", "--recipe", recipe, "--output", output, *few)[0] == 0
     assert recipe.read_bytes() == written
     report = Report.load(output / "report.json")
     assert (report.model, report.bits.budget) == ("digits", 4)
+    written_back = Recipe.load(output / "recipe.toml")
+    assert written_back.analysis == Recipe.load(recipe).analysis
+    assert written_back.rounding == Recipe.load(recipe).rounding

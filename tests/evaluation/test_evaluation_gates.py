@@ -12,7 +12,7 @@ import pytest
 
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.gates import GateLimits, Problem
-from lampq_onnx.cli.tables import print_summary
+from lampq_onnx.cli.result import print_result
 from lampq_onnx.errors import GateError
 from lampq_onnx.evaluation.gate_files import junit, markdown
 from lampq_onnx.evaluation.gates import failed_gates, gates_of, require_gates, verdict_line
@@ -104,7 +104,7 @@ def test_all_renderings_say_the_same(name: str, tmp_path: Path, capsys: pytest.C
     assert f"<title>{word} tiny" in page
     assert body.count(">FAIL</td>") == len(wanted)
 
-    print_summary(found)
+    print_result(found)
     last = capsys.readouterr().out.replace("\n", " ")
     assert f"{word}: " in last
     assert all(gate in last.rpartition(f"{word}: ")[2] for gate in wanted)

@@ -9,15 +9,22 @@ from typing import Any
 
 import pytest
 
+from lampq_onnx import Report
+from lampq_onnx.artifacts.details import AnswerChanges, ClassChange
+from lampq_onnx.artifacts.gates import GateLimits, Problem
 from lampq_onnx.evaluation.two_runs import compare_runs
 from lampq_onnx.html import report_page
 from lampq_onnx.html.sweep import sweep_page
 from lampq_onnx.html.two_runs import compare_page
 from tests.html.reports import accuracy, layer, report, sensitivities
 from tests.html.test_html_sweep import sweep
+from tools.look import open_page
 
 ROOT = Path(__file__).parents[2]
 AXE = "axe-core/axe.min.js"
+FOLDER = os.environ.get("LAMPQ_TESTS_SHOTS")
+"""Where pictures of unusual reports are kept, to be looked at; None: nowhere."""
+
 PLACES = [Path(os.environ.get("NODE_PATH", ROOT)) / AXE, ROOT / "node_modules" / AXE]
 
 
@@ -28,6 +35,59 @@ def pages() -> dict[str, str]:
         "sweep": sweep_page(sweep(), ("sweep.json",)),
         "compare": compare_page(compare_runs(report(), second, ("a", "b")), report(), second),
     }
+
+
+def kinds_of_reports() -> dict[str, Report]:
+    """Reports that are unlike the usual one."""
+    plain = report(model="vit")
+    groups = tuple(
+        layer(f"blocks.{block}.{kind}", 4).model_copy(update={"channel_bits": {2: 30, 3: 20, 5: 14}})
+        for block in range(12)
+        for kind in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    )
+    boxes = plain.accuracy.model_copy(
+        update={"metric": "AP", "agreement_counts": "boxes found again", "scores": {"AP50": (0.95, 0.94)}}
+    )
+    features = plain.accuracy.model_copy(
+        update={"metric": "cosine", "agreement_counts": "images with the same nearest neighbour", "scores": {}}
+    )
+    deep = tuple(layer(f"blocks.{i // 4}.layer{i % 4}", 2 + i % 7) for i in range(300))
+    one = plain.details.model_copy(update={"changes": AnswerChanges(
+        lost=0, won=0, other=0, images=(),
+        classes=(ClassChange(label=0, samples=500, float_right=500, quantized_right=500),),
+    )})  # fmt: skip
+    return {
+        "groups": plain.model_copy(update={"layers": groups}),
+        "detector": plain.model_copy(
+            update={"accuracy": boxes, "details": plain.details.model_copy(update={"changes": None})}
+        ),
+        "features": plain.model_copy(update={"accuracy": features, "details": None}),
+        "failed": plain.model_copy(
+            update={
+                "limits": GateLimits(max_drop=0.5, min_agreement=0.99),
+                "problems": (Problem(code="layer-differs", message="layer blocks.0.attn.qkv differs", layer="x"),),
+            }
+        ),
+        "deep": plain.model_copy(update={"layers": deep, "details": None}),
+        "one-class": plain.model_copy(update={"details": one}),
+    }
+
+
+@pytest.mark.parametrize("name", list(kinds_of_reports()))
+def test_unusual_reports_are_drawn_and_fit(browser: Any, axe: str, tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.html"
+    path.write_text(report_page(kinds_of_reports()[name]), encoding="utf-8")
+    page, trouble = open_page(browser, path, height=900, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.evaluate(axe)
+    broken = page.evaluate("axe.run()")["violations"]
+    assert [(rule["id"], rule["nodes"][0]["html"][:200]) for rule in broken] == []
+    assert trouble == []
+    assert page.locator("h2", has_text="Bits").count() == 1
+    if FOLDER:
+        page.screenshot(path=Path(FOLDER) / f"{name}.png", full_page=True)
+    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -165,13 +165,21 @@ def test_a_fixed_batch_is_not_batched_by_the_server(folder: Path, tmp_path: Path
     assert not config.HasField("dynamic_batching")
 
 
-def test_openvino_reads_its_format_back(folder: Path, images: np.ndarray, tmp_path: Path) -> None:
+def test_openvino_reads_its_format_back(
+    folder: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     openvino = pytest.importorskip("openvino", reason="needs lampq-onnx[openvino]")
+    telemetry = pytest.importorskip("openvino_telemetry")
+    sent: list[object] = []
+    monkeypatch.setattr(telemetry.Telemetry, "send_event", lambda *said, **_: sent.append(said))
     package(folder, "openvino-ir", tmp_path / "ir")
+    assert not sent  # nobody is told
     core = openvino.Core()
     compiled = core.compile_model(tmp_path / "ir" / "tiny_vit.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found, wanted = compiled(images)[0], answers(folder / "model.onnx", images)
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    direct = core.compile_model(folder / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert np.array_equal(found, direct(images)[0])
     options = json.loads((tmp_path / "ir" / "openvino.json").read_text(encoding="utf-8"))
     assert options == {"INFERENCE_PRECISION_HINT": "f32"}
     said = core.compile_model(tmp_path / "ir" / "tiny_vit.xml", "CPU", options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from lampq_onnx.artifacts.finding import Finding
+from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.data import ImageSource
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.frontend import checkup
@@ -27,6 +29,24 @@ from tests.frontend.tiny_models import SIZE, loaded, tiny_vit
 
 def by_name(findings: object) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}  # type: ignore[attr-defined]
+
+
+def test_the_model_may_be_named_in_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def examined(recipes: Sequence[Recipe], folder: Path) -> dict[str, tuple[Finding, ...]]:
+        seen.extend(f"{recipe.model.name} {recipe.images.crop}" for recipe in recipes)
+        return {}
+
+    monkeypatch.setattr(doctor, "examine", examined)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[model]\nname = "digits"\n\n[images]\ncrop = 0.5\n')
+    assert invoke("doctor", "--recipe", recipe)[0] == 0
+    assert invoke("doctor", "vit_tiny_patch16_224", "--recipe", recipe)[0] == 0
+    assert invoke("doctor")[0] == 0
+    assert seen == ["digits 0.5", "vit_tiny_patch16_224 0.5"]
+    code, _, err = invoke("doctor", "--crop", "0.5")
+    assert (code, "no model is named to check" in err) == (2, True)
 
 
 def test_this_environment_is_fit(tmp_path: Path) -> None:

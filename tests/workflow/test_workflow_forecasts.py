@@ -48,7 +48,7 @@ def stages(found: Forecast) -> list[str]:
 def test_expected_stages_have_the_names_of_the_code() -> None:
     reported = stages_in_code()
     assert len(reported) > 20
-    for effort in ("fast", "balanced", "best"):
+    for effort in ("fast", "balanced", "best", "max"):
         for bits in (4.0, 8.0):
             expected = stages(quantize_forecast(recipe(effort, bits)))
             assert set(expected) <= reported, effort

@@ -73,7 +73,7 @@ def head(baselines: tuple[str, ...]) -> str:
 
 
 def row(setting: Setting, effort: str, report: Report, seconds: float, baselines: tuple[str, ...]) -> str:
-    """One run."""
+    """Measure one setting, and return its row."""
     accuracy, latency = report.accuracy, report.latency
     slow, fast = latency.speedup_quartiles
     cells = [

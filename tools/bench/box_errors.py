@@ -67,7 +67,7 @@ def main(
     bits: Annotated[int, typer.Option(help="Width of the rounded layers.")] = 4,
     images: Annotated[int, typer.Option(help="Number of scenes.")] = 160,
 ) -> None:
-    """Print the table."""
+    """Print the errors of boxes as a table."""
     if not (model / "config.json").is_file():
         sys.exit(f"there is no detector in {model}")
     network = YolosForObjectDetection.from_pretrained(model, dtype=torch.float32).eval()

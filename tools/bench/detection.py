@@ -96,7 +96,7 @@ def main(
     wide_price: Annotated[float, typer.Option(help="Price of 16-bit inputs, as in quantize.")] = DEFAULTS.wide_price,
     validation_images: Annotated[int, typer.Option(help="Number of scenes for validation.")] = 500,
 ) -> None:
-    """Print the table."""
+    """Print the precision of each file as a table."""
     try:
         chosen = models or [str(folder) for folder in TRAINED if (folder / "config.json").is_file()]
         for model in chosen:

@@ -43,7 +43,7 @@ class Result:
 
 
 def quantized(words: list[str], threads: int, environment: dict[str, str]) -> Result:
-    """Run quantize.
+    """Run quantize in a process of its own.
 
     Raises:
         LampqError: it failed.

@@ -87,7 +87,7 @@ def row_of(family: Family, room: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print the table of recognized layers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="names of families; none: all")
     parser.add_argument("--recognized", action="store_true", help="the dry run alone, and what it recognizes")

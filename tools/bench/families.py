@@ -111,7 +111,7 @@ def rows_of(families: Sequence[Family], options: argparse.Namespace, where: str)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print the table of families."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="families to try; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")

@@ -24,7 +24,7 @@ GRID = 8
 
 @dataclass(frozen=True)
 class Family:
-    """One row.
+    """One row of the table of families.
 
     Attributes:
         name: of the row.

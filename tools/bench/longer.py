@@ -7,23 +7,20 @@ The model is analyzed for effort best, groups of output channels get widths, and
 other. Then all weights, scales, biases and input ranges are trained together, from that rounding or from the result of
 effort best (--start best): the KL of the logits and the error of the blocks' outputs on random views of the calibration
 images (crops down to --smallest-side, mirror images; --mixed is the share of views that are mixed with another one).
-The learning rates are --rate times those of effort best, along a cosine over --steps; --minutes cuts the training to
-the steps that fit. After every twentieth of the steps the KL on held-out calibration images is taken, of the weights
-and of their running average. The state with the lowest one is kept, and written to --save where given.
+The learning rates are --rate times those of effort best, along a cosine over --steps; --minutes and --deadline cut the
+training to the steps that fit. This is the last stage of effort max, with other settings.
 
-Every line that is printed is one JSON record; stage "longer" is the result on the validation images, "last" that of the
-weights at the end, and "average" that of the running average at the end.
+Every line that is printed is one JSON record. Stage "best" (or "layers") is the rounding that training starts from,
+and "longer" is what it ends with: KL on held-out calibration images, and figures on the validation images.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -47,19 +44,11 @@ from lampq_onnx.frontend.models.digits import digits_source
 from lampq_onnx.frontend.opening import calibration_images, load_model
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
+from lampq_onnx.frontend.rounding.longer import LongerSettings, train_longer
 from lampq_onnx.frontend.rounding.plan import LADDER_IMAGES, RoundedPlan, plan_inputs, with_inputs
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
-from lampq_onnx.frontend.rounding.trainable import TrainableLayer, Trained
-from lampq_onnx.frontend.rounding.tune import (
-    TuneSettings,
-    _optimizer,
-    _outputs_of,
-    _path,
-    _relative_error,
-    float_copy,
-    trained,
-    tune,
-)
+from lampq_onnx.frontend.rounding.trainable import Trained
+from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import SMALLEST_SIDE, ImagePool
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, logits_of, tensors
@@ -73,177 +62,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.bench.ablation import evaluate
 from tools.bench.ablation_table import COLUMNS
 
-AVERAGED_FROM = 0.3
-"""Share of the training after which the running average is looked at."""
-
 INPUTS = (3, 4, 5, 6, 8)
-CHECKS = 20
-AVERAGED = 0.999
-"""Decay of the running average of all trained numbers, for each step."""
-
-
-@dataclass(frozen=True)
-class Longer:
-    """How long, and on what."""
-
-    steps: int
-    minutes: float
-    batch_size: int
-    rate: float
-    smallest_side: float
-    mixed: float
-    drop: float
-    graph: bool
-
-
-class Views:
-    """Random views, some of them mixed with another one."""
-
-    def __init__(self, batches: list[torch.Tensor], seed: int, settings: Longer) -> None:
-        self._pool = ImagePool(batches, seed, smallest_side=settings.smallest_side)
-        self._settings = settings
-        self._generator = torch.Generator().manual_seed(seed + 1)
-
-    def draw(self) -> torch.Tensor:
-        """A batch."""
-        count = self._settings.batch_size
-        seen = self._pool.views(count)
-        if self._settings.mixed > 0:
-            share = torch.rand(count, generator=self._generator) / 2
-            share = torch.where(torch.rand(count, generator=self._generator) < self._settings.mixed, share, 0.0)
-            share = share.to(seen)[:, None, None, None]
-            seen = seen * (1 - share) + seen.roll(1, 0) * share
-        return seen
-
-
-class Trainer:
-    """All layers of a rounded model, trained together, one step after the other."""
-
-    def __init__(
-        self,
-        live: LiveModel,
-        roundings: Mapping[str, Rounding],
-        inputs: Mapping[str, ActivationQuantizer],
-        views: Views,
-        blocks: list[torch.nn.Module],
-        settings: Longer,
-        seed: int,
-    ) -> None:
-        generator = torch.Generator(device=live.device).manual_seed(seed)
-        self.layers = {
-            name: TrainableLayer(
-                live.layers[name].module, rounding, live.bias(name), inputs.get(name), drop=settings.drop,
-                generator=generator,
-            )
-            for name, rounding in roundings.items()
-        }  # fmt: skip
-        self._live, self._views, self._settings = live, views, settings
-        self._teacher = float_copy(live)
-        self._feature_weight = TuneSettings().feature_weight
-        self._likelihood = likelihood_of(live.model)
-        self._optimizer = _optimizer(self.layers.values(), TuneSettings().rates)
-        on_gpu = live.device.type == "cuda"
-        self._base = [settings.rate * group["lr"] for group in self._optimizer.param_groups]
-        for group in self._optimizer.param_groups:
-            group["capturable"] = on_gpu
-            group["lr"] = torch.tensor(0.0, device=live.device) if on_gpu else 0.0
-        self._blocks = blocks
-        self._twins = [self._teacher.get_submodule(_path(live, block)) for block in blocks]
-        self._parameters: list[torch.Tensor] = [p for layer in self.layers.values() for p in layer.parameters()]
-        self.average = [p.detach().clone() for p in self._parameters]
-        self._input = views.draw().clone()
-        self.loss = torch.zeros((), device=live.device)
-
-    def run(self, check: Callable[[int, float, float], None]) -> int:
-        """Train; ``check`` is called CHECKS times with the step, its share of the whole, and the mean loss."""
-        steps, settings = self._settings.steps, self._settings
-        with trained(self._live, self.layers), _outputs_of(self._blocks) as seen, _outputs_of(self._twins) as true:
-
-            def work() -> None:
-                with torch.no_grad():
-                    wanted = self._teacher(self._input)
-                with torch.enable_grad():
-                    loss = self._likelihood.training_loss(self._live.model(self._input), wanted)
-                    loss = loss + self._feature_weight * _relative_error(seen, true)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                self.loss.add_(loss.detach())
-                self._optimizer.step()
-                with torch.no_grad():
-                    torch._foreach_lerp_(self.average, self._parameters, 1 - AVERAGED)
-
-            self._set_rate(0.0)
-            # Products in TensorFloat-32 err by far less than a step of the quantized numbers.
-            torch.set_float32_matmul_precision("high")
-            replay = None
-            if settings.graph and self._live.device.type == "cuda":
-                try:
-                    replay = self._captured(work)
-                except RuntimeError as error:
-                    print(f"steps run one operation at a time: {error}", file=sys.stderr)
-            torch.set_float32_matmul_precision("highest")
-            for p, own in zip(self._parameters, self.average, strict=True):
-                own.copy_(p.detach())  # the rate was zero so far
-            self.loss.zero_()
-            start, done, since = time.perf_counter(), 0.0, 0
-            checked, step = 0, 0
-            while done < 1.0:
-                spent = (time.perf_counter() - start) / (60 * settings.minutes)
-                done = max(step / steps, spent)
-                if done >= 1.0:
-                    break
-                self._set_rate(0.5 * (1 + math.cos(math.pi * done)) * min(1.0, (step + 1) / 100))
-                self._input.copy_(self._views.draw())
-                if replay is None:
-                    self._optimizer.zero_grad()
-                    work()
-                else:
-                    replay()
-                step, since = step + 1, since + 1
-                if done * CHECKS >= checked + 1:
-                    checked = int(done * CHECKS)
-                    mean = float(self.loss) / since
-                    self.loss.zero_()
-                    since = 0
-                    check(step, done, mean)
-            check(step, 1.0, float(self.loss) / max(1, since))
-        return step
-
-    def _captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """The work of one step as one CUDA graph."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._optimizer.zero_grad(set_to_none=True)
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            work()
-        return graph.replay
-
-    def _set_rate(self, share: float) -> None:
-        for group, base in zip(self._optimizer.param_groups, self._base, strict=True):
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(base * share)
-            else:
-                group["lr"] = base * share
-
-    def results(self, *, averaged: bool = False) -> dict[str, Trained]:
-        """Integers, scales and ranges of all layers as they are now, or as they were on average."""
-        kept = [p.detach().clone() for p in self._parameters]
-        with torch.no_grad():
-            if averaged:
-                for p, own in zip(self._parameters, self.average, strict=True):
-                    p.copy_(own)
-            found = {name: layer.eval().result() for name, layer in self.layers.items()}
-            for p, own in zip(self._parameters, kept, strict=True):
-                p.copy_(own)
-        for layer in self.layers.values():
-            layer.train()
-        return found
 
 
 class Longest:
@@ -277,7 +96,6 @@ class Longest:
         self._images = [batch for batch, _ in tensors(self._fit, device_of(self._model))]
         self._blocks = [block.module for block in frontend.chain.blocks]
         self._reference = logits_of(self._model, self._held_out)
-        self._least, self._best = math.inf, dict[str, Trained]()
 
     def round(self, start: str, seed: int) -> tuple[Mapping[str, Rounding], Mapping[str, ActivationQuantizer]]:
         """Round the layers as effort best does, up to ``start``."""
@@ -289,59 +107,55 @@ class Longest:
         few = self._fit.slice(0, LADDER_IMAGES)
         with live_model(self._model, self._layers) as live:
             found: Mapping[str, Rounding] = climb(live, chain, grids, inputs, few, self._few_held_out, effort.ladder)
-            self._least = self._judge()
-            say("layers", held_out=self._least)
+            least = self._judge()
+            say("layers", held_out=least)
             if start == "best" and effort.reconstruct is not None and effort.tune is not None:
                 found, inputs = reconstruct(
                     live, chain, found, inputs, few, self._few_held_out, effort.reconstruct, seed=seed
                 )
-                self._least = self._judge()
-                say("blocks", held_out=self._least)
+                least = self._judge()
+                say("blocks", held_out=least)
                 pool = ImagePool(self._images, seed)
                 tuned = tune(live, found, inputs, pool, self._blocks, effort.tune, seed=seed)
                 _take(live, tuned)
                 after = self._judge()
-                if after < self._least:
-                    self._least = after
+                if after < least:
+                    least = after
                     found = {name: Rounding(own.weight, "tuned", own.latent, {}) for name, own in tuned.items()}
                     inputs = {name: own.input for name, own in tuned.items() if own.input is not None}
-        self._best = {name: Trained(own.weight, inputs.get(name), torch.empty(0)) for name, own in found.items()}
-        say(start, held_out=self._least, **self._measured(self._rounded(self._best)))
+        best = {name: Trained(own.weight, inputs.get(name), torch.empty(0)) for name, own in found.items()}
+        say(start, held_out=least, **self._measured(self._rounded(best)))
         return found, inputs
 
     def train(
         self,
         found: Mapping[str, Rounding],
         inputs: Mapping[str, ActivationQuantizer],
-        settings: Longer,
+        settings: LongerSettings,
         seed: int,
+        seconds: float,
     ) -> None:
-        """Train all layers from a rounding, and measure the best state on held-out images and the last."""
-        with live_model(self._model, self._layers) as live:
-            views = Views(self._images, seed, settings)
-            trainer = Trainer(live, found, inputs, views, self._blocks, settings, seed)
-            steps = trainer.run(partial(self._check, live, trainer))
-            last, average = trainer.results(), trainer.results(averaged=True)
-        for stage, state in (("longer", self._best), ("last", last), ("average", average)):
-            self._say(stage, steps=steps, held_out=self._least, **self._measured(self._rounded(state)))
+        """Train all layers from a rounding, and measure the result."""
+        start = time.perf_counter()
 
-    def _check(self, live: LiveModel, trainer: Trainer, step: int, done: float, loss: float) -> None:
-        shown = {}
-        for name in trainer.layers:
-            live.replace(name, None)
-        for name in ("now", "average") if done >= AVERAGED_FROM else ("now",):
-            state = trainer.results(averaged=name == "average")
+        def done_at(step: int) -> float:
+            return max(step / settings.steps, (time.perf_counter() - start) / seconds)
+
+        steps = 0
+
+        def count(step: int) -> None:
+            nonlocal steps
+            steps = step
+
+        with live_model(self._model, self._layers) as live:
+            state = train_longer(
+                live, found, inputs, self._images, self._blocks, settings, seed=seed, progress=count, done_at=done_at
+            )
             _take(live, state)
-            shown[name] = self._judge()
-            if shown[name] < self._least:
-                self._least, self._best = shown[name], state
-                if self._save is not None:
-                    save_weights({layer: own.weight for layer, own in state.items()}, self._save)
-        for name, layer in trainer.layers.items():
-            live.set_weight(name, None)
-            live.set_input(name, None)
-            live.replace(name, layer)
-        self._say("step", step=step, done=round(done, 3), loss=round(loss, 4), **shown)
+            loss = self._judge()
+        if self._save is not None:
+            save_weights({name: own.weight for name, own in state.items()}, self._save)
+        self._say("longer", steps=steps, held_out=loss, **self._measured(self._rounded(state)))
 
     def _judge(self) -> float:
         """KL on the held-out images."""
@@ -378,8 +192,6 @@ def main(
     rate: Annotated[float, typer.Option(help="Learning rates, in those of effort best.")] = 0.3,
     smallest_side: Annotated[float, typer.Option(help="Smallest side of a crop, of the image's side.")] = SMALLEST_SIDE,
     mixed: Annotated[float, typer.Option(help="Share of the views that are mixed with another one.")] = 0.0,
-    drop: Annotated[float, typer.Option(help="Share of the input elements left in float.")] = 0.0,
-    graph: Annotated[bool, typer.Option(help="Run a step as one CUDA graph.")] = True,
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 1,
     held_out: Annotated[int, typer.Option(min=64, help="Calibration images that choose the state to keep.")] = 64,
     save: Annotated[Path | None, typer.Option(help="File for the best weights.")] = None,
@@ -395,7 +207,9 @@ def main(
         record = {"stage": stage, "t": round(time.perf_counter() - begun, 1), **found}
         print(json.dumps(record), flush=True)
 
-    settings = Longer(steps, minutes, batch_size, rate, smallest_side, mixed, drop, graph)
+    settings = LongerSettings(
+        steps=max(1, steps), batch_size=batch_size, rate=rate, smallest_side=smallest_side, mixed=mixed
+    )
     images, seed = recipe.images, recipe.images.seed
     widths = {"activation_bits": activation_bits, "activation_budget": activation_budget}
     if activation_bits != "mixed":
@@ -435,10 +249,10 @@ def main(
             longest = Longest(frontend, plan, crops, measured, say, save, held_out)
             found, inputs = longest.round(start, seed)
             if steps:
+                seconds = 60 * minutes
                 if deadline is not None:
-                    left = (deadline - (time.perf_counter() - begun)) / 60
-                    settings = replace(settings, minutes=max(0.1, min(minutes, left)))
-                longest.train(found, inputs, settings, seed)
+                    seconds = min(seconds, deadline - (time.perf_counter() - begun))
+                longest.train(found, inputs, settings, seed, max(1.0, seconds))
 
 
 if __name__ == "__main__":

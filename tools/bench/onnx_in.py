@@ -180,7 +180,7 @@ def main(
     ] = "",
     values: Values,
 ) -> None:
-    """Print the table."""
+    """Print the table of exporters."""
     given = {key: value for own in values.values() for key, value in own.items()}
     images = section("images", values)
     if images.validation is None or not isinstance(images.calibration, Path):

@@ -72,7 +72,7 @@ def main(
     efforts: Annotated[str, typer.Option(help="Efforts: any of fast, balanced, best.")] = "fast",
     values: Values,
 ) -> None:
-    """Print the table."""
+    """Print the table of methods."""
     recipe = Recipe.build({}, values, {"model": {"name": model}})
     images = recipe.images
     if images.calibration is None or images.validation is None:

@@ -355,7 +355,7 @@ def main() -> None:
         measure(options.one[0], int(options.one[1]), options)
         return
     if options.show:
-        lines = [line for path in options.show for line in path.read_text().splitlines()]
+        lines = [line for path in options.show for line in path.read_text().splitlines() if line.strip()]
         runs = [Run(**json.loads(line)) for line in lines]
         print(f"{runs[0].setting}\n")
     else:

@@ -71,7 +71,7 @@ def headless() -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """One task.
+    """A task with its model and its images.
 
     Attributes:
         name: of the rows.

@@ -106,7 +106,7 @@ def quantized_form(
 
 
 def measure(forms: list[Form], x: np.ndarray, runs: int) -> np.ndarray:
-    """Milliseconds, (runs, forms)."""
+    """Return milliseconds, shape (runs, forms)."""
     times = np.empty((runs, len(forms)))
     for run in range(-WARM_UP, runs):
         for column in np.roll(np.arange(len(forms)), run):

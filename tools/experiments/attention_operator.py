@@ -1,8 +1,9 @@
-"""Measure what the operator Attention of opset 23 would save: one layer of attention as exported, and as that operator.
+"""Measure what one operator for attention would save: a layer as exported, as Attention of opset 23, and as
+onnxruntime's own MultiHeadAttention, which is no standard operator.
 
     python -m tools.experiments.attention_operator --heads 6 --tokens 197 --width 64 --threads 1,2 --batch 1,8
 
-Both read queries, keys and values of shape (batch, tokens, heads * width), and give the same result. Times are medians
+All read queries, keys and values of shape (batch, tokens, heads * width), and give the same result. Times are medians
 of interleaved runs, and ratios within rounds.
 """
 
@@ -34,31 +35,35 @@ def main() -> None:
     environment = describe_environment("auto")
     print(f"{options.heads} heads, {options.tokens} tokens, {options.width} wide, {environment.cpu}")
     print(f"({', '.join(environment.cpu_flags)}), onnxruntime {environment.versions['onnxruntime']}\n")
-    print("| batch | threads | operators, ms | Attention, ms | as fast as the operators [quartiles] |")
-    print("|---|---|---|---|---|")
+    print("| batch | threads | operators, ms | Attention, ms | as fast as the operators [quartiles] "
+          "| MultiHeadAttention, ms | as fast as the operators |")
+    print("|---|---|---|---|---|---|---|")
     pairs = product(map(int, options.batch.split(",")), map(int, options.threads.split(",")))
     for batch, threads in pairs:
         times = measure(options.heads, options.tokens, options.width, batch, threads, options.runs)
-        low, middle, high = np.percentile(times[:, 0] / times[:, 1], [25, 50, 75])
-        both = " | ".join(f"{value:.3f}" for value in np.median(times, axis=0))
-        print(f"| {batch} | {threads} | {both} | {middle:.2f} [{low:.2f}, {high:.2f}] |")
+        cells = [f"{np.median(times[:, 0]):.3f}"]
+        for column in (1, 2):
+            low, middle, high = np.percentile(times[:, 0] / times[:, column], [25, 50, 75])
+            cells += [f"{np.median(times[:, column]):.3f}", f"{middle:.2f} [{low:.2f}, {high:.2f}]"]
+        print(f"| {batch} | {threads} | {' | '.join(cells)} |")
 
 
 def measure(heads: int, tokens: int, width: int, batch: int, threads: int, runs: int) -> np.ndarray:
-    """(runs, 2): milliseconds of the operators and of Attention.
+    """(runs, 3): milliseconds of the operators, of Attention and of MultiHeadAttention.
 
     Raises:
-        RuntimeError: the two compute something else.
+        RuntimeError: they compute something else.
     """
-    sessions = [session(nodes, heads, tokens, width, threads) for nodes in (operators(), attention(heads, width))]
+    forms = (operators(), attention(heads, width), multi_head_attention(heads, width))
+    sessions = [session(nodes, heads, tokens, width, threads) for nodes in forms]
     random = np.random.default_rng(0)
     feeds = {name: random.normal(size=(batch, tokens, heads * width)).astype(np.float32) for name in "qkv"}
-    results = [one.run(None, feeds)[0] for one in sessions]
-    if not np.allclose(*results, atol=1e-4):
-        raise RuntimeError("the operator and the operators it stands for compute something else")
-    times = np.empty((runs, 2))
+    first, *others = [one.run(None, feeds)[0] for one in sessions]
+    if not all(np.allclose(first, other, atol=1e-4) for other in others):
+        raise RuntimeError("an operator and the operators it stands for compute something else")
+    times = np.empty((runs, len(sessions)))
     for run in range(-5, runs):
-        for column in (0, 1) if run % 2 else (1, 0):
+        for column in np.roll(range(len(sessions)), run):
             start = time.perf_counter()
             sessions[column].run(None, feeds)
             if run >= 0:
@@ -86,6 +91,15 @@ def attention(heads: int, width: int) -> list[NodeProto]:
     return [helper.make_node("Attention", list("qkv"), ["y"], q_num_heads=heads, kv_num_heads=heads, scale=width**-0.5)]
 
 
+def multi_head_attention(heads: int, width: int) -> list[NodeProto]:
+    """The same in onnxruntime's own operator."""
+    return [
+        helper.make_node(
+            "MultiHeadAttention", list("qkv"), ["y"], domain="com.microsoft", num_heads=heads, scale=width**-0.5
+        )
+    ]
+
+
 def session(nodes: list[NodeProto], heads: int, tokens: int, width: int, threads: int) -> ort.InferenceSession:
     shape = ["batch", tokens, heads * width]
     constants = {
@@ -101,7 +115,7 @@ def session(nodes: list[NodeProto], heads: int, tokens: int, width: int, threads
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items() if name in read],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=11)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)], ir_version=11)
     options = session_options(threads)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

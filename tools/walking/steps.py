@@ -24,7 +24,7 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command of the walk.
 
     Attributes:
         name: what the user wants; empty: a part of the step before.

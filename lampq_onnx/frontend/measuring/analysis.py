@@ -10,6 +10,7 @@ import torch
 
 from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.artifacts.sensitivities import timed_elements
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.config.stages import Stages, shares_channels
 from lampq_onnx.frontend.likelihoods import answers_of
@@ -136,10 +137,14 @@ class Analysis:
                 lambda: self._weight_costs(options, effort.costs, effort.cost_images, seed, progress),
                 part=True,
             )
-        elements = self._input_elements()
+        elements, computed = self._input_elements()
+        timed = {
+            layer.name: timed_elements(elements[layer.name], computed[layer.name], layer.module.weight[0].numel())
+            for layer in layers
+        }
         answers = answers_of(self.loaded.task, logits_of(module, seen.slice(0, 1)))
         narrowed = input_costs(
-            module, layers, self.chain, held_out, InputRanges(ranges, range_costs, widths, elements),
+            module, layers, self.chain, held_out, InputRanges(ranges, range_costs, widths, timed),
             stages.input_costs, wide_price=stages.wide_price * answers, progress=progress, group=self.group,
         )  # fmt: skip
         shares = {}
@@ -167,6 +172,7 @@ class Analysis:
                     output_range=products.get(layer.name),
                     activation_cost=narrowed.get(layer.name, {}),
                     activation_elements=elements[layer.name],
+                    computed_elements=computed[layer.name] if computed[layer.name] < elements[layer.name] else None,
                 )
                 for layer in layers
             ),
@@ -282,10 +288,12 @@ class Analysis:
             with progress.stage("input moments"):
                 self.rounder.prepare()
 
-    def _input_elements(self) -> dict[str, int]:
-        """Layer -> number of elements in its input for one image."""
+    def _input_elements(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Layer -> number of elements in its input for one image, all and those that the file computes."""
         image = next(tensors(self.images.slice(0, 1), device_of(self.loaded.module)))[0]
-        return input_elements(self.loaded.module, self.exported.layers, image)
+        whole = input_elements(self.loaded.module, self.exported.layers, image)
+        with self.chain.class_row.only():
+            return whole, input_elements(self.loaded.module, self.exported.layers, image)
 
     def _labelled(self, kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         device = next(self.loaded.module.parameters()).device

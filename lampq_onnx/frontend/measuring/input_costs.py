@@ -34,7 +34,7 @@ class InputRanges:
         ranges: layer -> width -> range.
         costs: layer -> width -> nats, to second order, from the gradients that chose the ranges.
         widths: layer -> widths that are asked for.
-        elements: layer -> number of elements in its input for one image.
+        elements: layer -> number of elements in its input that count for the time of the file, for one image.
     """
 
     ranges: Mapping[str, Mapping[int, ActivationRange]]

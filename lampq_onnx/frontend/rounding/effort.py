@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lampq_onnx.config.inputs import DEFAULT_CALIBRATION_SIZE
 from lampq_onnx.config.options import EffortName
 from lampq_onnx.frontend.rounding.ladder import WIDE_DAMPING, LadderSettings
+from lampq_onnx.frontend.rounding.longer import LongerSettings
 from lampq_onnx.frontend.rounding.reconstruct import ReconstructSettings
 from lampq_onnx.frontend.rounding.tune import TuneSettings
 from lampq_onnx.frontend.simulation.gptq import DAMPING
@@ -31,6 +32,7 @@ class Effort:
             all layers, whichever is closer to float.
         reconstruct: settings of block reconstruction; None skips it.
         tune: settings of tuning the whole model; None skips it.
+        longer: settings of the long training after it; None skips it.
     """
 
     images: int
@@ -39,17 +41,21 @@ class Effort:
     ladder: LadderSettings | None
     reconstruct: ReconstructSettings | None
     tune: TuneSettings | None
+    longer: LongerSettings | None = None
 
+
+_BEST = Effort(
+    BEST_IMAGES,
+    "measured",
+    96,
+    LadderSettings(dampings=(DAMPING, WIDE_DAMPING)),
+    ReconstructSettings(),
+    TuneSettings(),
+)
 
 EFFORTS: dict[EffortName, Effort] = {
     "fast": Effort(DEFAULT_CALIBRATION_SIZE, "directional", 128, None, None, None),
     "balanced": Effort(DEFAULT_CALIBRATION_SIZE, "measured", 64, LadderSettings(latent=False), None, None),
-    "best": Effort(
-        BEST_IMAGES,
-        "measured",
-        96,
-        LadderSettings(dampings=(DAMPING, WIDE_DAMPING)),
-        ReconstructSettings(),
-        TuneSettings(),
-    ),
+    "best": _BEST,
+    "max": replace(_BEST, longer=LongerSettings()),
 }

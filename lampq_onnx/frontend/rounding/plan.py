@@ -11,6 +11,7 @@ from lampq_onnx.artifacts import ActivationRange, BitPlan
 from lampq_onnx.frontend.likelihoods import likelihood_of
 from lampq_onnx.frontend.rounding.effort import Effort
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
+from lampq_onnx.frontend.rounding.longer import train_longer
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
@@ -20,6 +21,7 @@ from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
+from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 from lampq_onnx.running.progress import ProgressSink
@@ -29,6 +31,10 @@ LADDER_IMAGES = 128
 
 TUNED = "+tuned"
 """Suffix of a technique's name if the whole model was tuned."""
+
+
+TRAINED = "+trained"
+"""The same if it was trained for long."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,11 @@ def round_plan(
         with live.in_float():
             reference = logits_of(model, held_out)
 
+        def each() -> torch.Tensor:
+            return likelihood_of(model).distance(logits_of(model, held_out), reference)
+
         def judge() -> float:
-            return float(likelihood_of(model).distance(logits_of(model, held_out), reference).mean())
+            return float(each().mean())
 
         with progress.stage("rounding", len(grids)) as advance:
             few = fit.slice(0, LADDER_IMAGES)
@@ -131,6 +140,30 @@ def round_plan(
                     for name, layer in tuned.items()
                 }
                 inputs = {name: layer.input for name, layer in tuned.items() if layer.input is not None}
+        if effort.longer is not None:
+            for name, own in roundings.items():
+                live.set_weight(name, own.weight)
+                live.set_input(name, inputs.get(name))
+            without = each()
+            with torch_threads(training_threads), progress.stage("long training", effort.longer.steps) as advance:
+                images = [batch for batch, _ in tensors(fit, live.device)]
+                blocks = [block.module for block in chain.blocks]
+                longer = train_longer(
+                    live, roundings, inputs, images, blocks, effort.longer, seed=seed, progress=advance
+                )
+            for name, layer in longer.items():
+                live.set_weight(name, layer.weight)
+                live.set_input(name, layer.input)
+            after = each()
+            losses["long training"] = float(after.mean())
+            # A few held-out images decide: what it gains on others is less than their spread.
+            kept["long training"] = not clearly_lower(without, after)
+            if kept["long training"]:
+                roundings = {
+                    name: Rounding(layer.weight, roundings[name].method + TRAINED, layer.latent, roundings[name].losses)
+                    for name, layer in longer.items()
+                }
+                inputs = {name: layer.input for name, layer in longer.items() if layer.input is not None}
     return RoundedPlan(
         plan=with_inputs(plan, inputs),
         weights={name: rounding.weight for name, rounding in roundings.items()},

@@ -95,10 +95,10 @@ def tune(
     }  # fmt: skip
     teacher = float_copy(live)
     likelihood = likelihood_of(live.model)
-    optimizer = _optimizer(layers.values(), settings.rates)
+    optimizer = optimizer_of(layers.values(), settings.rates)
     base = [group["lr"] for group in optimizer.param_groups]
-    twins = [teacher.get_submodule(_path(live, block)) for block in blocks]
-    with trained(live, layers), _outputs_of(blocks) as seen, _outputs_of(twins) as true:
+    twins = [teacher.get_submodule(path_in(live, block)) for block in blocks]
+    with trained(live, layers), outputs_of(blocks) as seen, outputs_of(twins) as true:
         for step in range(settings.steps):
             share = 0.5 * (1 + math.cos(math.pi * step / settings.steps)) * min(1.0, (step + 1) / settings.warmup)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -109,7 +109,7 @@ def tune(
             with torch.enable_grad():
                 loss = likelihood.training_loss(live.model(views), wanted)
                 if settings.feature_weight:
-                    loss = loss + settings.feature_weight * _relative_error(seen, true)
+                    loss = loss + settings.feature_weight * relative_error(seen, true)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -143,7 +143,7 @@ def float_copy(live: LiveModel) -> torch.nn.Module:
 
 
 @contextmanager
-def _outputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
+def outputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.Tensor]]:
     """The latest outputs of the modules, by position in ``modules``."""
     kept: dict[int, torch.Tensor] = {}
 
@@ -161,18 +161,20 @@ def _outputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[dict[int, torch.
             handle.remove()
 
 
-def _relative_error(seen: Mapping[int, torch.Tensor], true: Mapping[int, torch.Tensor]) -> torch.Tensor:
+def relative_error(seen: Mapping[int, torch.Tensor], true: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """Squared error divided by squared norm, averaged over the outputs."""
     errors = [(seen[place] - true[place]).square().mean() / true[place].square().mean() for place in true]
     return torch.stack(errors).mean()
 
 
-def _path(live: LiveModel, module: torch.nn.Module) -> str:
+def path_in(live: LiveModel, module: torch.nn.Module) -> str:
+    """Where a module stands in the model."""
     found: str = next(name for name, other in live.model.named_modules() if other is module)
     return found
 
 
-def _optimizer(layers: Iterable[TrainableLayer], rates: LearningRates) -> torch.optim.Adam:
+def optimizer_of(layers: Iterable[TrainableLayer], rates: LearningRates) -> torch.optim.Adam:
+    """Adam for the numbers of the layers, each kind at its rate."""
     chosen = {
         "real": rates.weight, "log_scale": rates.scale, "bias": rates.bias,
         "log_input_scale": rates.input_scale, "zero": rates.input_zero,

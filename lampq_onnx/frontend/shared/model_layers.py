@@ -48,7 +48,7 @@ class ModelLayer:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported model.
+    """A float ONNX graph, and the layers of the module in it.
 
     Attributes:
         model: the float graph.

@@ -88,6 +88,7 @@ class BlockChain:
         blocks: blocks in the order they compute.
         before: layers before the blocks.
         after: layers after the blocks.
+        class_row: layers of the last block of which one row is enough.
     """
 
     def __init__(self, model: torch.nn.Module, layers: Sequence[ModelLayer], example: torch.Tensor) -> None:
@@ -100,7 +101,7 @@ class BlockChain:
         outside = [layer for layer in layers if layer.name not in inside]
         self.before = tuple(layer for layer in outside if layer.type == "patch_embed")
         self.after = tuple(layer for layer in outside if layer.type != "patch_embed")
-        self._rows = self._class_row(example)
+        self.class_row = self._class_row(example)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -167,7 +168,7 @@ class BlockChain:
     def outputs(self, states: States) -> Iterator[torch.Tensor]:
         """Outputs of the model batch by batch, float32 (size, ...) on its device."""
         for pair in states:
-            with torch.no_grad(), self._rows.only():
+            with torch.no_grad(), self.class_row.only():
                 found = self.resume(states.start, *pair)
             yield found
 

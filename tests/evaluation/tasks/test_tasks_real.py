@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, mean_absolute_error, r2_score
 
 from lampq_onnx.artifacts.report import Accuracy, TopK
 from lampq_onnx.artifacts.task import TaskName, TaskSpec
@@ -34,6 +33,8 @@ def counted(meter: Meter, reference: np.ndarray, quantized: np.ndarray, **labels
 
 
 def test_decisions_of_one_logit() -> None:
+    from sklearn import metrics
+
     reference, quantized = pair(40, 1, noise=1.0)
     labels = np.random.default_rng(1).integers(0, 2, 40)
     found = counted(BinaryMeter(), reference, quantized, labels=labels)
@@ -45,7 +46,10 @@ def test_decisions_of_one_logit() -> None:
     p, q = (1 / (1 + np.exp(-values[:, 0].astype(np.float64))) for values in (reference, quantized))
     cross, own = (
         np.mean(
-            [log_loss([0, 1], [b, b], sample_weight=[1 - a, a], normalize=False) for a, b in zip(p, r, strict=True)]
+            [
+                metrics.log_loss([0, 1], [b, b], sample_weight=[1 - a, a], normalize=False)
+                for a, b in zip(p, r, strict=True)
+            ]
         )
         for r in (q, p)
     )
@@ -63,6 +67,8 @@ def test_other_labels_than_0_and_1_are_no_decisions() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_real_outputs_are_scored_against_labels(outputs: int) -> None:
+    from sklearn import metrics
+
     reference, quantized = pair(20, outputs)
     for values in (reference, quantized):
         values[:, 0] *= 50
@@ -72,11 +78,13 @@ def test_real_outputs_are_scored_against_labels(outputs: int) -> None:
     assert spec.spread == pytest.approx(spread)
     found = counted(RegressionMeter(spec), reference, quantized, targets=truth if outputs > 1 else truth[:, 0])
     assert found.metric == "R2"
-    assert found.float_.top1 == pytest.approx(r2_score(truth, reference))
-    assert found.quantized.top1 == pytest.approx(r2_score(truth, quantized))
-    assert found.drop_points == pytest.approx(100 * (r2_score(truth, reference) - r2_score(truth, quantized)))
-    assert found.scores["R2 to float"][1] == pytest.approx(r2_score(reference, quantized), rel=1e-5)
-    mae = [mean_absolute_error(truth / spread, values / spread) for values in (reference, quantized)]
+    assert found.float_.top1 == pytest.approx(metrics.r2_score(truth, reference))
+    assert found.quantized.top1 == pytest.approx(metrics.r2_score(truth, quantized))
+    assert found.drop_points == pytest.approx(
+        100 * (metrics.r2_score(truth, reference) - metrics.r2_score(truth, quantized))
+    )
+    assert found.scores["R2 to float"][1] == pytest.approx(metrics.r2_score(reference, quantized), rel=1e-5)
+    mae = [metrics.mean_absolute_error(truth / spread, values / spread) for values in (reference, quantized)]
     assert found.scores["MAE in units of the spread"] == pytest.approx(tuple(mae))
     change = np.abs(reference - quantized) / spread
     assert found.kl == pytest.approx((change**2).sum(1).mean() / 2, rel=1e-5)
@@ -84,10 +92,12 @@ def test_real_outputs_are_scored_against_labels(outputs: int) -> None:
 
 
 def test_real_outputs_without_labels_are_scored_against_float() -> None:
+    from sklearn import metrics
+
     reference, quantized = pair(20, 2)
     found = counted(RegressionMeter(TaskSpec(kind="regression", spread=(1, 1))), reference, quantized)
     assert (found.metric, found.float_.top1) == ("R2 to float", 1)
-    assert found.quantized.top1 == pytest.approx(r2_score(reference, quantized), rel=1e-5)
+    assert found.quantized.top1 == pytest.approx(metrics.r2_score(reference, quantized), rel=1e-5)
 
 
 def test_one_value_on_all_images_has_no_r2_and_no_spread() -> None:

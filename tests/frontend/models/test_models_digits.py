@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.datasets import load_digits
 from timm.data import create_transform
 
 from lampq_onnx.errors import LampqError
@@ -27,6 +28,14 @@ PARTS = ("train", "calibration", "test")
 
 
 @pytest.fixture(scope="module")
+def embedded() -> Any:
+    """The images as scikit-learn gives them; to import it takes a second."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
+@pytest.fixture(scope="module")
 def config() -> DigitsConfig:
     return load_config()
 
@@ -38,16 +47,16 @@ def model(config: DigitsConfig) -> torch.nn.Module:
     return module.eval()
 
 
-def test_split_is_disjoint_and_exhaustive() -> None:
-    labels = load_digits().target
+def test_split_is_disjoint_and_exhaustive(embedded: Any) -> None:
+    labels = embedded.target
     counts = {"test": 500, "calibration": 297, "train": 1000}
     parts = digits._stratified(labels, counts, 0)
     assert {name: len(indices) for name, indices in parts.items()} == counts
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(1797))
 
 
-def test_parts_hold_the_images_of_scikit_learn(config: DigitsConfig) -> None:
-    data = load_digits()
+def test_parts_hold_the_images_of_scikit_learn(config: DigitsConfig, embedded: Any) -> None:
+    data = embedded
     expected = sorted(
         (int(label), (image * 15).astype(np.uint8).tobytes())
         for image, label in zip(data.images, data.target, strict=True)
@@ -65,8 +74,8 @@ def test_parts_hold_the_images_of_scikit_learn(config: DigitsConfig) -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_parts_are_stratified(name: str) -> None:
-    share = np.bincount(load_digits().target) / 1797
+def test_parts_are_stratified(name: str, embedded: Any) -> None:
+    share = np.bincount(embedded.target) / 1797
     labels = split_images(name)[1]
     for count in (len(labels), 100):
         assert np.abs(np.bincount(labels[:count], minlength=10) - share * count).max() <= 2

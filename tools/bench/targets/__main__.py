@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def runtimes() -> dict[str, str]:
-    """Name -> module."""
+    """Return the runtimes: name -> module."""
     found = sorted(module.name for module in pkgutil.iter_modules(targets.__path__))
     return {name.removeprefix("with_"): f"{targets.__name__}.{name}" for name in found if name.startswith("with_")}
 

@@ -40,7 +40,7 @@ def run_mnn(model: str, images: np.ndarray) -> np.ndarray:
 
 
 def run_opencv(model: str, images: np.ndarray) -> np.ndarray:
-    """OpenCV's dnn module."""
+    """Answer with OpenCV's dnn module."""
     import cv2
 
     net = cv2.dnn.readNetFromONNX(model)
@@ -87,7 +87,7 @@ def run_tvm(model: str, images: np.ndarray) -> np.ndarray:
 
 
 def run_tract(model: str, images: np.ndarray) -> np.ndarray:
-    """Sonos' tract."""
+    """Answer with tract of Sonos."""
     import tract
 
     # The batch stays open, as in the file: its inner shapes say so too.

@@ -30,7 +30,7 @@ class _Handler(SimpleHTTPRequestHandler):
         return str(found if found.is_relative_to(root) else root / "none")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing for each request."""
 
 
 def in_chromium(job: dict[str, Any], folder: Path, modules: Path, program: str | None) -> dict[str, Any]:

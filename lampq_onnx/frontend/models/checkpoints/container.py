@@ -12,7 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from lampq_onnx.disk.files import read_text, reason_of, shortened
+from lampq_onnx.disk.files import PATH_HINT, read_text, reason_of, shortened
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.checkpoints.refusals import foreign, refused_pickle, unlike_torch, unreadable
 from lampq_onnx.frontend.models.checkpoints.safe_types import stand_ins
@@ -60,7 +60,7 @@ def _head(path: Path) -> tuple[bytes, int]:
     if path.is_dir():
         raise LampqError(f"the checkpoint {shortened(path)} is a folder", hint="give the file with the weights in it")
     if not path.is_file():
-        raise LampqError(f"no such checkpoint: {shortened(path)}")
+        raise LampqError(f"no such checkpoint: {shortened(path)}", hint=PATH_HINT)
     try:
         with path.open("rb") as stream:
             return stream.read(_HEAD), path.stat().st_size
