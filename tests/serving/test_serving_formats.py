@@ -29,6 +29,7 @@ from lampq_onnx.targets import TARGETS
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
 from tests.html.reports import accuracy, report
 from tests.prepared import PreparedPython
+from tests.serving.served import answers, preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = as_ir(vit(blocks=1))
     plan = plan_for([layer.name for layer in find_layers(model.graph)], weight_bits=3)
     quantized = convert_model(model, plan, target=TARGETS["onnxruntime-x86-vnni"]).model
-    facts = Preprocessing(
-        size=(SIDE, SIDE),
-        crop_pct=1.0,
-        crop_mode="center",
-        interpolation="bicubic",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        channels=3,
-    )
-    write_metadata(quantized, "tiny.vit", facts, CLASSES)
+    write_metadata(quantized, "tiny.vit", preprocessing(), CLASSES)
     save_model(quantized, path / "model.onnx")
     return path
 
@@ -55,11 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def images() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(3, 3, SIDE, SIDE)).astype(np.float32)
-
-
-def answers(path: Path, images: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
 
 
 def test_ort_file_runs_and_its_operators_are_listed(folder: Path, images: np.ndarray, tmp_path: Path) -> None:
@@ -100,14 +87,10 @@ def test_triton_repository_parses_and_serves_the_same_file(folder: Path, images:
 def test_every_form_says_what_images_go_through(form: str, place: str, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip({"ort": "onnxruntime", "triton": "tritonclient.grpc", "openvino-ir": "openvino"}[form])
     model = ir.load(folder / "model.onnx")
-    facts = Preprocessing(
-        size=(SIDE, SIDE),
-        crop_pct=1.0,
-        crop_mode="center",
+    facts = preprocessing(
         interpolation="bilinear",
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
-        channels=3,
         channel_order="bgr",
         resize={"to": "shortest", "sides": (SIDE + 4,), "then": "crop"},
     )

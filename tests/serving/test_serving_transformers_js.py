@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from lampq_onnx.artifacts.task import TaskSpec
@@ -25,18 +24,11 @@ from lampq_onnx.serving.formats import package
 from lampq_onnx.serving.web_images import preprocessor_config
 from lampq_onnx.targets import TARGETS, Packing
 from tests.converter.graphs import CLASSES, SIDE, as_ir, plan_for, vit
+from tests.serving.served import answers, preprocessing
 from tools.bench import web
 from tools.bench.web.__main__ import main as compare_in_node
 
-FACTS = Preprocessing(
-    size=(SIDE, SIDE),
-    crop_pct=1.0,
-    crop_mode="squash",
-    interpolation="bilinear",
-    mean=(0.4, 0.5, 0.6),
-    std=(0.2, 0.25, 0.3),
-    channels=3,
-)
+FACTS = preprocessing(crop_mode="squash", interpolation="bilinear", mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 NAMES = tuple(f"animal {index}" for index in range(CLASSES))
 
 
@@ -60,11 +52,6 @@ def write_result(folder: Path, packing: Packing = "exact", task: TaskSpec | None
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `quantize` writes it."""
     return write_result(tmp_path_factory.mktemp("result"))
-
-
-def answers(path: Path, images: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
 
 
 def test_both_files_have_the_names_of_the_library(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
+from tests.frontend import by_hand as made
 from tests.frontend.tiny_models import ArrayImages, images, layers_of, pixels, tiny_vit, untouched
 
 PLAIN = tiny_vit()
@@ -62,17 +63,7 @@ def weights(roundings: Mapping[str, Rounding]) -> dict[str, QuantizedWeight]:
 
 def by_hand(changes: Mapping[str, QuantizedWeight], inputs: Mapping[str, ActivationQuantizer]) -> torch.nn.Module:
     """A copy of the float model with other weights and biases, and with quantized inputs."""
-    changed = copy.deepcopy(PLAIN)
-    for name, weight in changes.items():
-        module = changed.get_submodule(name)
-        module.weight.copy_(torch.from_numpy(weight.dequantize()).reshape(module.weight.shape))
-        if weight.bias is not None:
-            module.bias = torch.nn.Parameter(torch.from_numpy(weight.bias), requires_grad=False)
-    for name, quantizer in inputs.items():
-        changed.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, q=quantizer: (torch.from_numpy(q.fake(args[0].numpy())), *args[1:])
-        )
-    return changed
+    return made.by_hand(PLAIN, changes, inputs)
 
 
 def kl(changed: torch.nn.Module, data: ArrayImages) -> torch.Tensor:

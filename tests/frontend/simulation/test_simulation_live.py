@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from lampq_onnx.frontend.rounding.tune import float_copy
 from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+from tests.frontend.by_hand import by_hand
 from tests.frontend.tiny_models import layers_of, pixels, tiny_vit, untouched
 
 FC1, FC2, QKV, PATCHES = "blocks.0.mlp.fc1", "blocks.1.mlp.fc2", "blocks.0.attn.qkv", "patch_embed.proj"
@@ -24,21 +24,6 @@ def rounded(model: torch.nn.Module, name: str, bias: bool = False) -> QuantizedW
     weight = WeightRounder(layers_of(model)).quantized(name, 3)
     random = np.random.default_rng(0)
     return replace(weight, bias=random.normal(size=len(weight.codes)).astype(np.float32)) if bias else weight
-
-
-def by_hand(model: torch.nn.Module, changes: dict[str, QuantizedWeight], inputs: dict[str, ActivationQuantizer]):
-    """A copy of the float model with other weights, biases and inputs."""
-    changed = copy.deepcopy(model)
-    for name, weight in changes.items():
-        module = changed.get_submodule(name)
-        module.weight.copy_(torch.from_numpy(weight.dequantize()).reshape(module.weight.shape))
-        if weight.bias is not None:
-            module.bias = torch.nn.Parameter(torch.from_numpy(weight.bias), requires_grad=False)
-    for name, quantizer in inputs.items():
-        changed.get_submodule(name).register_forward_pre_hook(
-            lambda _, x, q=quantizer: (torch.from_numpy(q.fake(x[0].numpy())), *x[1:])
-        )
-    return changed
 
 
 @pytest.fixture
