@@ -88,7 +88,7 @@ def test_several_are_one_and_the_last_wins() -> None:
         ("allocation.metric=magic", "--set allocation.metric: must be a metric"),
         ("allocation.candidates=[2,", r"--set allocation.candidates: '\[2,' is not valid TOML"),
         ("analysis.equalize=perhaps", "--set analysis.equalize: must be true or false"),
-        ("analysis.effort=most", "--set analysis.effort: must be fast, balanced or best, not 'most'"),
+        ("analysis.effort=most", "--set analysis.effort: must be fast, balanced, best or max, not 'most'"),
         ("output.baselines=uniform,magic", "--set output.baselines: number 2: must be a metric"),
         ("model.model_args=4", "--set model.model_args: takes arguments by name"),
         ("model.model_args.x=[1", r"--set model.model_args.x: \[1 starts like a list"),

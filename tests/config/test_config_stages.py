@@ -98,7 +98,7 @@ def test_moments_of_the_float_model_are_for_gptq_on_it() -> None:
     assert stages_of(recipe(), VNNI).moments
     assert stages_of(recipe(analysis={"effort": "fast"}), VNNI).moments
     assert stages_of(recipe(analysis={"effort": "fast"}, allocation={"bits": 2.0}), VNNI).moments
-    for effort in ("fast", "balanced", "best"):
+    for effort in ("fast", "balanced", "best", "max"):
         assert not stages_of(recipe(analysis={"effort": effort}, allocation={"bits": 8.0}), VNNI).moments
     assert not stages_of(recipe(rounding={"method": "nearest"}), VNNI).moments
 
