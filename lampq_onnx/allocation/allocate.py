@@ -84,7 +84,8 @@ def _plan(
     if isinstance(asked, str):
         inputs = solution.activation_bits
     else:
-        wide = wide_layers([layer for layer in model_layers if not layer.float_input], asked, options.wide_price)
+        price = options.wide_price * sensitivities.answers
+        wide = wide_layers([layer for layer in model_layers if not layer.float_input], asked, price)
         inputs = {layer.name: WIDE_ACTIVATION_BITS if layer.name in wide else asked for layer in model_layers}
     inputs = {**inputs, **{layer.name: FLOAT_BITS for layer in model_layers if layer.float_input}}
     fixed = options.fixed_bits

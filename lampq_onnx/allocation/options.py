@@ -110,8 +110,9 @@ class AllocationOptions(Record):
         activation_budget: average input bits for "mixed", each input counted as often as it has numbers.
         activation_candidates: input widths to choose from for "mixed", in bits, ascending.
         wide_price: nats of mean KL that 16-bit inputs must save for every whole model's worth of multiply-adds that get
-            them; infinite: never. Only where all inputs have 8 bits. Such a layer runs on the float kernel, about twice
-            the time of an int8 layer. All inputs of a well-behaved ViT together lose 0.003 to 0.005 nats at 8 bits, so
+            them, and for each of its answers (queries of a detector, steps of a sequence), whose KL adds up; infinite:
+            never. Only where all inputs have 8 bits. Such a layer runs on the float kernel, about twice the time of an
+            int8 layer. All inputs of a well-behaved ViT together lose 0.003 to 0.005 nats at 8 bits, so
             that none of its layers, a few percent of the multiply-adds each, comes near its share of the default. A
             layer that alone loses more than its share is worth the slower kernel.
     """
@@ -172,7 +173,7 @@ class AllocationOptions(Record):
         float,
         Field(gt=0, allow_inf_nan=True),
         Option(
-            "KL (nats) that 16-bit inputs must save, scaled to the whole model, before a layer gets them; inf: never.",
+            "KL (nats) for each answer that 16-bit inputs must save, scaled to the whole model; inf: never.",
             RESEARCH,
         ),
     ] = 0.1

@@ -97,7 +97,7 @@ def solve_forms(
     resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes, pools)
     costs = form_costs(sensitivities, layers, forms, options)
     if limits.max_ms is None:
-        costs = costs + _float_prices(layers, forms, options.wide_price)
+        costs = costs + _float_prices(layers, forms, options.wide_price * sensitivities.answers)
     budgets = [resource.budget(layers, forms) for resource in resources]
     objective, limit = costs, None
     if limits.min_agreement is not None:

@@ -175,6 +175,11 @@ class Sensitivities(Shown, Artifact):
     float_numbers: int | None = Field(
         default=None, gt=0, description="numbers in the constants of the float file; absent: those of the layers"
     )
+    answers: int = Field(
+        default=1,
+        ge=1,
+        description="answers for each image whose distances add up: queries of a detector, steps of a sequence",
+    )
     agreement: tuple[AgreementPoint, ...] = Field(
         default=(), description="simulated plans on held-out calibration images; empty: not measured"
     )

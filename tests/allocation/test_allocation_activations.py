@@ -201,6 +201,26 @@ def test_inputs_that_8_bits_cannot_hold_get_16(measured):
     assert {layer.activation_bits for layer in narrow.layers.values() if not layer.fixed} == {6}
 
 
+def test_the_price_is_for_each_answer(measured):
+    sensitivities = measured(blocks=1)
+    work = sum(u.parameters * u.activation_elements / u.shape[1] for u in sensitivities.layers if not u.fixed)
+    layers = tuple(
+        layer.model_copy(
+            update={
+                "activation_cost": {
+                    8: 3 * DEFAULTS.wide_price * layer.parameters * layer.activation_elements / layer.shape[1] / work,
+                    16: 0.0,
+                }
+            }
+        )
+        for layer in sensitivities.layers
+    )
+    for answers, wide in ((1, {16}), (2, {16}), (4, {8})):
+        changed = sensitivities.model_copy(update={"layers": layers, "answers": answers})
+        plan, _ = allocate(changed, AllocationOptions(bits=4))
+        assert {own.activation_bits for own in plan.layers.values() if not own.fixed} == wide
+
+
 def test_the_price_is_a_share_of_the_multiply_adds(measured):
     layers = measured(blocks=1).layers[:4]
     work = [layer.parameters * layer.activation_elements / layer.shape[1] for layer in layers]

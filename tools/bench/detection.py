@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 import lampq_onnx
-from lampq_onnx.allocation.options import MAX_BITS
+from lampq_onnx.allocation.options import DEFAULTS, MAX_BITS
 from lampq_onnx.artifacts import Report
 from lampq_onnx.artifacts.report import Accuracy
 from lampq_onnx.config.options import EffortName
@@ -93,6 +93,7 @@ def main(
     activation_bits: Annotated[int, typer.Option(help="Width of every input.")] = 8,
     effort: Annotated[EffortName, typer.Option(help="Effort, as in quantize.")] = "balanced",
     calibration_images: Annotated[int, typer.Option(help="Number of scenes for calibration.")] = 128,
+    wide_price: Annotated[float, typer.Option(help="Price of 16-bit inputs, as in quantize.")] = DEFAULTS.wide_price,
     validation_images: Annotated[int, typer.Option(help="Number of scenes for validation.")] = 500,
 ) -> None:
     """Print the precision of each file as a table."""
@@ -106,7 +107,7 @@ def main(
                 calibration = write_coco(folder / "calibration", CALIBRATION_SEED, calibration_images)
             if validation is None:
                 validation = write_coco(folder / "validation", VALIDATION_SEED, validation_images)
-            print_table(chosen, calibration, validation, bits, activation_bits, effort, folder)
+            print_table(chosen, calibration, validation, bits, activation_bits, effort, wide_price, folder)
     except LampqError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         raise typer.Exit(1) from error
@@ -114,7 +115,7 @@ def main(
 
 def print_table(
     models: list[str], calibration: Path, validation: Path, bits: str, activation_bits: int, effort: EffortName,
-    folder: Path,
+    wide_price: float, folder: Path,
 ) -> None:  # fmt: skip
     print(f"{describe_environment('').cpu}; effort {effort}")
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
@@ -123,7 +124,7 @@ def print_table(
             where = folder / f"{number}-{width:g}"
             common: dict[str, Any] = {
                 "calibration": calibration, "validation": validation, "activation_bits": activation_bits,
-                "effort": effort, "metric": "kl", "latency_runs": 30,
+                "effort": effort, "metric": "kl", "latency_runs": 30, "wide_price": wide_price,
             }  # fmt: skip
             layers = lampq_onnx.quantize(
                 model, where / "layers", bits=width, granularity="layer", baseline=BASELINES, **common

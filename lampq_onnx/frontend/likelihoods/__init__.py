@@ -22,7 +22,7 @@ from lampq_onnx.frontend.likelihoods.segmentation import SegmentationLikelihood
 from lampq_onnx.frontend.likelihoods.sequence import SequenceLikelihood
 from lampq_onnx.frontend.likelihoods.several import SeveralLikelihood
 
-__all__ = ["CLASSES", "Likelihood", "likelihood_for", "likelihood_of"]
+__all__ = ["CLASSES", "Likelihood", "answers_of", "likelihood_for", "likelihood_of"]
 
 CLASSES: Likelihood = ClassificationLikelihood()
 
@@ -45,6 +45,15 @@ _LIKELIHOODS: dict[Kind, Callable[[TaskSpec], Likelihood]] = {
 def likelihood_for(spec: TaskSpec) -> Likelihood:
     """The likelihood that belongs to a task."""
     return _LIKELIHOODS[spec.kind](spec)
+
+
+def answers_of(spec: TaskSpec, outputs: torch.Tensor) -> int:
+    """Number of answers for each image whose distances the likelihood adds up: queries, or steps.
+
+    Args:
+        outputs: (n, queries or steps, ...) of these two tasks, of any shape for others.
+    """
+    return int(outputs.shape[1]) if spec.kind in {"detection", "sequence"} else 1
 
 
 def likelihood_of(model: torch.nn.Module) -> Likelihood:

@@ -13,6 +13,7 @@ from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.artifacts.sensitivities import timed_elements
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.config.stages import Stages, shares_channels
+from lampq_onnx.frontend.likelihoods import answers_of
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
 from lampq_onnx.frontend.measuring.channels import channel_shares
@@ -141,9 +142,10 @@ class Analysis:
             layer.name: timed_elements(elements[layer.name], computed[layer.name], layer.module.weight[0].numel())
             for layer in layers
         }
+        answers = answers_of(self.loaded.task, logits_of(module, seen.slice(0, 1)))
         narrowed = input_costs(
             module, layers, self.chain, held_out, InputRanges(ranges, range_costs, widths, timed),
-            stages.input_costs, wide_price=stages.wide_price, progress=progress, group=self.group,
+            stages.input_costs, wide_price=stages.wide_price * answers, progress=progress, group=self.group,
         )  # fmt: skip
         shares = {}
         if "alpha" not in asked:
@@ -189,6 +191,7 @@ class Analysis:
             skipped=self.exported.skipped,
             float_bytes=model_bytes(self.exported.model),
             float_numbers=float_numbers(self.exported.model),
+            answers=answers,
         )
 
     def _input_widths(self, options: AnalysisOptions) -> dict[str, tuple[int, ...]]:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lampq_onnx.artifacts.task import Kind, TaskSpec
+from lampq_onnx.artifacts.task import Kind, TaskName, TaskSpec
 from lampq_onnx.data import Batch
 from lampq_onnx.evaluation.tasks.boxes import detection_kl, paired
 from lampq_onnx.evaluation.tasks.meters import METERS
 from lampq_onnx.evaluation.tasks.several import SeveralMeter
-from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_for, likelihood_of
+from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, answers_of, likelihood_for, likelihood_of
 
 DETECTION = TaskSpec(kind="detection", outputs=("logits", "pred_boxes"))
 SPECS = {
@@ -133,3 +133,10 @@ def test_a_model_has_the_likelihood_that_it_was_given() -> None:
     own: Likelihood = likelihood_for(SPECS["embedding"])
     model.likelihood = own  # type: ignore[assignment]
     assert likelihood_of(model) is own
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"), [("detection", 7), ("sequence", 7), ("features", 1), ("classification", 1)]
+)
+def test_answers_are_queries_or_steps(kind: TaskName, answers: int) -> None:
+    assert answers_of(TaskSpec(kind=kind), torch.zeros(2, 7, 5)) == answers
