@@ -31,7 +31,9 @@ class BiasInGemm(LayerPass[LayerFacts]):
        the layer is used. Zero points are written even if they are zero: without them onnxruntime makes no QGemm, and
        the layer would run in float.
     2. That moves the bias by up to half a unit, which is half the effect of one input that is one level off. Narrow
-       inputs, whose levels are far apart, keep the Add.
+       inputs, whose levels are far apart, keep the Add. Of a bias that is zero, one channel gets one unit: OpenVINO
+       takes a bias of zeros away, and then refuses the Reshape behind the Gemm if there are more tokens than channels
+       (2026.4).
     3. These also keep the Add: results of one row per image; layers whose sizes apart from the batch are unknown;
        biases that int32 does not hold in these units; layers in float.
     4. GELU after such a layer adds no bias on its way. onnxruntime's kernel without a bias is faster by more than that
@@ -146,4 +148,6 @@ def _in_steps(row: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> n
     steps = np.rint(row.astype(np.float64) / scale)
     if not (np.abs(steps) < LARGEST_BIAS).all():
         return None
+    if not steps.any():
+        steps[0] = 1  # a bias of zeros would be taken away
     return steps.astype(np.int32)

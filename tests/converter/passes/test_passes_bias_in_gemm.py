@@ -216,3 +216,24 @@ def test_layers_that_share_an_input_are_all_on_the_kernel() -> None:
     assert kernels(inside).count("QuantizeLinear") == 1
     x = np.random.default_rng(1).normal(size=(5, 3, 16)).astype(np.float32)
     np.testing.assert_allclose(run(inside, x, LEVELS[-1]), run(outside, x, LEVELS[0]), rtol=0, atol=1e-3)
+
+
+def test_more_tokens_than_channels_without_a_bias_load_in_openvino() -> None:
+    """A random model has biases of zeros, and some models have no bias of the keys."""
+    openvino = pytest.importorskip("openvino")
+    b = Builder(0)
+    y = b.op("MatMul", "x", b.random("fc.weight", 16, 32), name="mm")
+    y = b.op("Add", y, b.constant("fc.bias", np.zeros(32)))
+    b.rename(b.op("Reshape", y, b.ints(-1, 65, 2, 16)), "y")
+    model = b.model({"x": ["n", 65, 16]}, {"y": ["n", 65, 2, 16]})
+    inside, count = converted(model, plan_for(["fc"], weight_bits=8, low=-3, high=3))
+    assert count == 1
+    core, x = openvino.Core(), np.random.default_rng(1).uniform(-3, 3, (2, 65, 16)).astype(np.float32)
+    compiled = core.compile_model(
+        core.read_model(inside.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    wanted = reference(inside, x)
+    np.testing.assert_allclose(compiled(x)[0], wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+    # The bias is one step in one channel.
+    plain, _ = converted(model, plan_for(["fc"], weight_bits=8, low=-3, high=3), plain=True)
+    assert np.abs(wanted - reference(plain, x)).max() < 1e-3
