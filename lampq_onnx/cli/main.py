@@ -63,7 +63,7 @@ FIRST_STEPS = f"""{NAME} compresses a trained Vision Transformer to 1-8 bits per
 a model in, a standard ONNX file out.
 
 Start with:
-  {NAME} quantize                         the embedded example, needs nothing
+  {NAME} quantize                         quantize the embedded example
   {NAME} init                             a recipe for your own model
   {NAME} doctor MODEL                     check your model first
   {NAME} sweep MODEL --output sweep       compare several budgets

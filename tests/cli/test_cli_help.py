@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from lampq_onnx.allocation.metrics import METRICS, Metric, uniform
 from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
-from lampq_onnx.cli.main import COMMANDS, app
+from lampq_onnx.cli.main import COMMANDS, FIRST_STEPS, app
 from lampq_onnx.cli.names import ALL_TABLES
 from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.config.names import filled
@@ -103,6 +103,13 @@ def test_nothing_is_cut(name: str, option: str, width: int, monkeypatch: pytest.
         (row,) = (row for row in rows if row.split()[:1] == [dashed])
         wanted = render(filled(param.help, ALL_TABLES)).plain
         assert " ".join(wanted.split()) in row
+
+
+def test_first_steps_fit_a_narrow_terminal() -> None:
+    code, out, _ = invoke()
+    assert code == 0
+    assert out == FIRST_STEPS
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_a_page_says_its_list_in_brackets() -> None:
