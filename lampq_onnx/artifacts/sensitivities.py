@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lampq_onnx.artifacts.shown import Cell, Shown
+from lampq_onnx.artifacts.timed import timed_elements
 from lampq_onnx.disk.records import Artifact, Record
 from lampq_onnx.errors import LampqError
 
@@ -29,10 +30,6 @@ class ActivationRange(Record):
         if max(-self.low, self.high) > FLOAT32_MAX / 2:
             raise ValueError(f"{self.low:g} ... {self.high:g} is wider than float32 can hold")
         return self
-
-
-LEAST_ROWS = 16
-"""Rows whose product takes as long as reading the weights."""
 
 
 class LayerSensitivity(Record):
@@ -106,18 +103,6 @@ class LayerSensitivity(Record):
         if self.channel_shares is not None and len(self.channel_shares) != outputs:
             raise ValueError(f"{len(self.channel_shares)} channel_shares do not fit {outputs} output channels")
         return self
-
-
-def timed_elements(whole: int, computed: int | None, inputs: int) -> int:
-    """Return how many elements of a layer's input count for the time of the file.
-
-    Args:
-        whole: all of them, for one image.
-        computed: those that the file computes; None: all.
-        inputs: number of input channels. A product of a few rows takes the time to read its weights, which that of
-            `LEAST_ROWS` rows takes.
-    """
-    return whole if computed is None else min(whole, max(computed, LEAST_ROWS * inputs))
 
 
 class ModelIdentity(Record):

@@ -17,7 +17,7 @@ from lampq_onnx.allocation import (
 )
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
-from lampq_onnx.artifacts.sensitivities import LEAST_ROWS
+from lampq_onnx.artifacts.timed import LEAST_ROWS
 from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.targets import TARGETS
 

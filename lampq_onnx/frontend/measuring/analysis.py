@@ -10,7 +10,7 @@ import torch
 
 from lampq_onnx.artifacts import ActivationRange, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
-from lampq_onnx.artifacts.sensitivities import timed_elements
+from lampq_onnx.artifacts.timed import timed_elements
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.config.stages import Stages, shares_channels
 from lampq_onnx.frontend.likelihoods import answers_of

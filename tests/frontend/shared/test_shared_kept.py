@@ -73,7 +73,7 @@ def test_a_run_stopped_after_any_step_ends_as_one_that_was_not(tmp_path: Path, m
 
     whole = results(run(None)[0])
     cache = tmp_path / "cache"
-    for writes in (1, 1, 1, 3, 5, 1):  # costs, sensitivities, update, and within the layers and blocks of the rounding
+    for writes in (1, 1, 1, 1, 3, 5, 1):  # costs, sensitivities, granularity, update, and within the rounding
         with pytest.raises(_StoppedError):
             run(_StoppingCache(cache, writes))
         assert untouched(frontend.loaded.module)
@@ -82,7 +82,7 @@ def test_a_run_stopped_after_any_step_ends_as_one_that_was_not(tmp_path: Path, m
     assert {"sensitivities_(kept)", "iterative_update_(kept)", "tuning"} <= set(clock.seconds)
     assert "costs" not in clock.seconds
     # Parts of finished steps are gone, but for the costs: a run stopped between keeping what they belong to and that.
-    assert len(ArrayCache(cache).entries()) == 4
+    assert len(ArrayCache(cache).entries()) == 5
     found, clock = run(ArrayCache(cache))
     assert results(found) == whole
     assert not {"rounding", "tuning", "block_reconstruction", "iterative_update"} & set(clock.seconds)
