@@ -186,7 +186,7 @@ class BitPlan(Shown, Artifact):
 
     @model_serializer(mode="wrap")
     def _without_absent_trial(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the key out if nothing was compared: earlier versions do not know it."""
+        """Leave the key out if nothing was compared."""
         data: dict[str, Any] = write(self)
         if data.get("granularity", self) is None:
             del data["granularity"]

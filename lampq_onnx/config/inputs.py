@@ -137,7 +137,7 @@ class ImageOptions(Record):
         int | None,
         Field(ge=1, le=MOST_IMAGES),
         Option(
-            "Number of calibration images. Default: 128; 1024 with --effort best; 64 synthetic ones.",
+            "Number of calibration images. Default: 128; 1024 with --effort best or max; 64 synthetic ones.",
             IMAGES,
             example=128,
         ),
