@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lampq_onnx.allocation.metrics import METRICS, Measurement
-from lampq_onnx.allocation.options import Granularity
+from lampq_onnx.allocation.options import AllocationOptions, Granularity
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
+from lampq_onnx.config.options import BudgetOptions
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.targets import Target
 
@@ -36,7 +37,7 @@ class Stages:
         measurements: what is measured of the weights.
         input_costs: how the costs of input widths are found.
         shares: whether output channels may get widths of their own, for which their shares of the costs are measured.
-        compares: whether images decide between layers and groups of channels.
+        compares: whether images decide between layers and groups of channels, see `compares`.
         wide_price: see `AllocationOptions.wide_price`; decides which input costs are worth telling apart.
         simulated_plans: whether plans are simulated, from which agreement is predicted.
         update: whether swaps of widths are tried.
@@ -71,6 +72,21 @@ def shares_channels(granularity: Granularity, effort: str, activation_bits: int 
     return granularity == "group"
 
 
+def compares(options: AllocationOptions, budgets: BudgetOptions) -> bool:
+    """Whether images decide between layers and groups of channels for one plan, if shares of channels were measured.
+
+    They do not where one of the two was asked for, or all layers get one width anyway. Under ``min_agreement`` the plan
+    of fewer bytes is taken.
+
+    Args:
+        options: of the plan.
+        budgets: budgets beside average bits.
+    """
+    if options.granularity != "auto" or budgets.min_agreement is not None:
+        return False
+    return budgets.given or options.only_width is None
+
+
 def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bits: Sequence[float] = ()) -> Stages:
     """Decide which stages a run has; no stage runs whose result nothing would read.
 
@@ -81,9 +97,10 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
         bits: average bits of the plans that are made; none: those of the recipe.
     """
     options, output = recipe.allocation, recipe.output
+    own = metrics or (options.metric,)
     plans = [
         options.with_values(metric=metric, bits=budget)
-        for metric in metrics or (options.metric, *output.baselines)
+        for metric in metrics or (*own, *output.baselines)
         for budget in bits or (options.bits,)
     ]
     simulates = recipe.analysis.simulate or recipe.budgets.min_agreement is not None
@@ -113,7 +130,7 @@ def stages_of(recipe: Recipe, target: Target, *, metrics: Sequence[str] = (), bi
         measurements=frozenset(needed),
         input_costs="measured" if simulates or not only else _input_costs(recipe, target),
         shares=shares,
-        compares=shares and options.granularity == "auto" and recipe.budgets.min_agreement is None,
+        compares=shares and any(compares(plan, recipe.budgets) for plan in plans if plan.metric in own),
         wide_price=options.wide_price,
         simulated_plans=simulates,
         update=updates,

@@ -42,12 +42,14 @@ def analyze_forecast(recipe: Recipe) -> Forecast:
 
 def sweep_forecast(recipe: Recipe, bits: Sequence[float], metrics: Sequence[str]) -> Forecast:
     """Return the expected stages of `sweep`, with a point for each metric and budget."""
-    stages = stages_of(recipe, target_here(recipe.output.target_name), metrics=metrics, bits=bits)
+    target = target_here(recipe.output.target_name)
+    stages = stages_of(recipe, target, metrics=metrics, bits=bits)
     found = _measured(recipe, stages)
     for metric in metrics:
         own = stages if metric == recipe.allocation.metric else replace(stages, update=False)
         for budget in bits:
-            found += deciding_stages(recipe, own, DEIT_TINY, calibration_count(recipe))
+            point = replace(own, compares=stages_of(recipe, target, metrics=(metric,), bits=(budget,)).compares)
+            found += deciding_stages(recipe, point, DEIT_TINY, calibration_count(recipe))
             found.append((f"{metric} {budget:g} bits", CHECKS["validation"]))
     return forecast(run_name("sweep", recipe), found)
 

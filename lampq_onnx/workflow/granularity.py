@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from lampq_onnx.allocation import AllocationOptions, FormSolution, Limits, Solution, budgeted_layers
 from lampq_onnx.allocation.mixed_widths import own_groups
 from lampq_onnx.artifacts import BitPlan, Sensitivities
+from lampq_onnx.config.options import BudgetOptions
+from lampq_onnx.config.stages import compares
 from lampq_onnx.errors import LampqError
 
 Planned = tuple[BitPlan, Solution | FormSolution]
@@ -35,23 +37,17 @@ class Rivals:
     equal: BitPlan
 
 
-def is_open(sensitivities: Sensitivities, options: AllocationOptions, limits: Limits) -> bool:
-    """Whether images may decide between layers and groups.
-
-    They do not where one of the two was asked for, no shares of channels were measured, or all layers get one width
-    anyway. Under ``min_agreement`` the plan of fewer bytes is taken.
+def is_open(sensitivities: Sensitivities, options: AllocationOptions, budgets: BudgetOptions) -> bool:
+    """Whether images decide between layers and groups: the options leave it open, and what was measured allows both.
 
     Args:
         sensitivities: what was measured.
         options: of the allocation, with the granularity that the target allows.
-        limits: the budgets.
+        budgets: budgets beside average bits.
     """
-    measured = options.for_measured(sensitivities)
-    if options.granularity != "auto" or limits.min_agreement is not None:
+    if not compares(options, budgets):
         return False
-    if limits.only_bits and options.only_width is not None:
-        return False
-    return own_groups(sensitivities, measured) is not None
+    return own_groups(sensitivities, options.for_measured(sensitivities)) is not None
 
 
 def rivals(make: Make, sensitivities: Sensitivities, options: AllocationOptions, limits: Limits) -> Rivals | Planned:

@@ -209,7 +209,7 @@ class Search:
         recipe = self._recipe
         options = with_granularity(recipe.allocation, self._target, recipe.output.packing)
         with self._clock.stage("allocation"):
-            if not is_open(sensitivities, options, self._limits):
+            if not is_open(sensitivities, options, recipe.budgets):
                 return self._allocate(sensitivities, recipe.allocation)
             found = rivals(partial(self._allocate, sensitivities), sensitivities, options, self._limits)
         if not isinstance(found, Rivals):

@@ -106,3 +106,23 @@ def test_moments_of_the_float_model_are_for_gptq_on_it() -> None:
 def test_analyze_measures_what_every_metric_reads() -> None:
     assert EVERYTHING.measurements == {"trace", "alpha", "weight_error", "nuclear_norm", "weight_cost"}
     assert EVERYTHING.input_costs == "measured"
+
+
+@pytest.mark.parametrize(
+    ("sections", "wanted"),
+    [
+        ({}, True),
+        ({"allocation": {"granularity": "group"}}, False),
+        ({"allocation": {"granularity": "layer"}}, False),
+        ({"analysis": {"effort": "fast"}}, False),
+        ({"budgets": {"min_agreement": 0.9}}, False),
+        ({"budgets": {"max_size": "1MB"}}, True),
+        # the shares are measured for the baseline, which has one width for each layer
+        ({"allocation": {"metric": "uniform", "bits": 4.0}, "output": {"baselines": ("kl",)}}, False),
+    ],
+)
+def test_images_decide_where_the_plan_of_the_run_leaves_it_open(
+    sections: dict[str, dict[str, object]], wanted: bool
+) -> None:
+    """The rehearsal promises the stage that the search runs."""
+    assert stages_of(recipe(**sections), VNNI).compares is wanted

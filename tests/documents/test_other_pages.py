@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import lampq_onnx
+from lampq_onnx.artifacts import Report
 from tests.documents.blocks import PAGES, page_blocks
 from tests.documents.reader import SHOWN, Reader
 
@@ -87,5 +89,10 @@ def test_the_blocks_run_in_order(reader: Reader) -> None:
             shutil.copyfile(reader.folder / source, reader.folder / target)
         reader.given[:] = TAKES.get(page, [])
         reader.follow(page, dry=page in DRY)
-    assert (reader.folder / "digits-int" / "edited.onnx").is_file()
     assert (reader.folder / "weights.pth").is_file()
+    example = reader.folder / "digits-int"
+    assert Report.load(example / "report.json").bits.weight_average <= 3
+    checked = lampq_onnx.validate(example / "edited.onnx", validation=example / "test.npz", threads=1, latency_runs=2)
+    # The edited file computes what its own integers and scales say, also in the layer whose width was changed.
+    assert checked is not None
+    assert checked.fidelity.layer_max < 1e-3

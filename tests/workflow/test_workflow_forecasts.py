@@ -67,6 +67,8 @@ def test_efforts_and_baselines_add_stages() -> None:
         "kl 2 bits", "kl 4 bits", "uniform 2 bits", "uniform 4 bits"
     ]  # fmt: skip
     assert points.count("iterative update") == 2
+    points = stages(sweep_forecast(recipe("balanced"), [4, 8], ["kl", "uniform"]))
+    assert points.count("granularity") == 1  # at 8 bits, and at 4 of "uniform", there is one plan
     assert stages(validate_forecast("x.onnx")) == ["validation", "fidelity", "latency", "output errors"]
 
 

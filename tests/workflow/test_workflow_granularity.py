@@ -11,6 +11,7 @@ import pytest
 from lampq_onnx.allocation import AllocationOptions, Limits
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan, LayerSensitivity, ModelIdentity, Sensitivities
 from lampq_onnx.artifacts.channel_widths import ChannelWidths
+from lampq_onnx.config.options import BudgetOptions
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import stages_of
 from lampq_onnx.errors import LampqError
@@ -98,12 +99,14 @@ def test_a_budget_that_allows_one_of_the_two_decides(refused: str) -> None:
 
 def test_what_is_asked_for_is_not_compared() -> None:
     known = sensitivities()
-    assert is_open(known, AllocationOptions(bits=3.5), ONLY_BITS)
-    assert not is_open(known, AllocationOptions(bits=3.5, granularity="layer"), ONLY_BITS)
-    assert not is_open(known, AllocationOptions(bits=3.5, granularity="group"), ONLY_BITS)
-    assert not is_open(known, AllocationOptions(bits=3.5), Limits(min_agreement=0.9))
-    assert not is_open(known, AllocationOptions(bits=8.0), Limits(bits=8.0))
-    assert not is_open(sensitivities(shares=False), AllocationOptions(bits=3.5), ONLY_BITS)
+    none = BudgetOptions()
+    assert is_open(known, AllocationOptions(bits=3.5), none)
+    assert not is_open(known, AllocationOptions(bits=3.5, granularity="layer"), none)
+    assert not is_open(known, AllocationOptions(bits=3.5, granularity="group"), none)
+    assert not is_open(known, AllocationOptions(bits=3.5), BudgetOptions(min_agreement=0.9))
+    assert not is_open(known, AllocationOptions(bits=8.0), none)
+    assert is_open(known, AllocationOptions(bits=8.0), BudgetOptions(max_size="1MB"))
+    assert not is_open(sensitivities(shares=False), AllocationOptions(bits=3.5), none)
 
 
 @pytest.mark.parametrize(("losses", "chosen"), [([0.2, 0.1], "group"), ([0.1, 0.2], "layer"), ([0.1, 0.1], "layer")])

@@ -33,6 +33,13 @@ MEASURED_UP_TO = 4
 FLOOR = 1e-9
 """Smallest cost in nats; a measured KL of zero would make a layer free at any bit-width."""
 
+MOST_CORRECTION = 2.0
+"""Largest factor between a mean over all images and one over half of them that the first setting is believed on.
+
+A larger one says that an image of the other half lost more than three times as much as one of this half. A few images
+make such a factor, often ones whose answer changes with the widest setting alone, and it does not carry over to others.
+"""
+
 Setting = Callable[[], None]
 
 
@@ -50,9 +57,10 @@ def measured_losses(
 ) -> dict[str, list[float]]:
     """Measure the mean KL (nats) of every setting of every layer, each applied alone.
 
-    With ``halved``, the settings from this one on see the first half of the batches. Their mean over all images follows
-    from the ratio to the first setting on the same images: what one image adds differs much between images, but little
-    between settings of one layer.
+    With ``halved``, the settings from this one on see the first half of the batches. Their mean over these images is
+    corrected as that of the first setting would have to be, to be its mean over all: what one image adds differs much
+    between images, but little between settings of one layer. Nothing is corrected where the first setting loses nothing
+    on these images.
 
     Args:
         live: the model; in float unless the caller has quantized parts of it.
@@ -84,11 +92,13 @@ def measured_losses(
             if layer.name not in settings:
                 continue
             own: list[torch.Tensor] = []
+            counts: list[int] = []
             for place, setting in enumerate(settings[layer.name]):
                 setting()
                 few = len(batches) if halved is None or place < halved else own_half
                 # A layer before the blocks changes their inputs, so they are computed again.
                 changed = chain.states(batches[:few]) if layer in chain.before else states.first(few)
+                counts.append(len(changed) if few else 0)
                 own.append(likelihood.distance(chain.logits(changed), reference[: len(changed)]) if few else own[0][:0])
                 done += 1
                 if progress is not None:
@@ -96,7 +106,10 @@ def measured_losses(
             for name in (layer.name, *(also or {}).get(layer.name, ())):
                 live.set_weight(name, None)
                 live.set_input(name, None)
-            losses[layer.name] = [_Sums(*map(float, (v.sum(), own[0][: len(v)].sum(), own[0].sum()))) for v in own]
+            losses[layer.name] = [
+                _Sums(float(values.sum()), float(own[0][: len(values)].sum()), float(own[0].sum()), float(count))
+                for values, count in zip(own, counts, strict=True)
+            ]
         if index + 1 < len(chain):
             states = chain.advance(states)
     return _shared({name: losses[name] for name in settings}, own_images, group)
@@ -123,25 +136,29 @@ class _Sums(NamedTuple):
         seen: over the images that it saw.
         first_seen: of the layer's first setting, over the same images.
         first: of the first setting, over all images.
+        images: number of images that it saw.
     """
 
     seen: float
     first_seen: float
     first: float
+    images: float
 
 
-NOTHING = _Sums(0.0, 0.0, 0.0)
+NOTHING = _Sums(0.0, 0.0, 0.0, 0.0)
 
 
 def _shared(losses: Mapping[str, Sequence[_Sums]], own_images: int, group: Group) -> dict[str, list[float]]:
     """Means over the images of all processes; none is below `FLOOR`."""
-    flat, total = np.array([sums for own in losses.values() for sums in own], np.float64).reshape(-1, 3), own_images
+    flat, total = np.array([sums for own in losses.values() for sums in own], np.float64).reshape(-1, 4), own_images
     if group.size > 1:
         flat = group.sum(flat)
         total = int(group.sum(np.array([own_images], np.float64))[0])
-    seen, first_seen, first = flat.T
-    ratio = np.divide(first, first_seen, out=np.ones(len(flat)), where=first_seen > 0)
-    values = iter(np.maximum(seen * ratio / total, FLOOR).tolist())
+    seen, first_seen, first, images = flat.T
+    known = first_seen > FLOOR * images  # less is float noise, and so would be a ratio to it
+    correction = np.divide(first / total, first_seen / images, out=np.ones(len(flat)), where=known)
+    correction = np.clip(correction, 1 / MOST_CORRECTION, MOST_CORRECTION)
+    values = iter(np.maximum(seen / images * correction, FLOOR).tolist())
     return {name: [next(values) for _ in own] for name, own in losses.items()}
 
 

@@ -32,15 +32,25 @@ class LayerMoments:
 def float_output_means(chain: BlockChain, states: States) -> tuple[dict[str, torch.Tensor], States]:
     """Mean output of every layer of one block, float32 (d_out,), and the inputs of the next block.
 
+    Of a module that runs more than once in a pass, the first call inside the block counts, as in `layer_moments`.
+
     Args:
         chain: the blocks; the model must be in float.
         states: inputs of the block; those of the last block are returned as they are.
     """
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
+    block = chain.blocks[states.start]
+    ahead: set[str] = set()
+
+    def begin(*_: object) -> None:
+        ahead.update(layer.name for layer in block.layers)
 
     def hook(layer: ModelLayer) -> torch.utils.hooks.RemovableHandle:
         def visit(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+            if layer.name not in ahead:
+                return
+            ahead.remove(layer.name)
             tokens = grads_as_tokens(layer.module, output).flatten(0, 1).float()
             total = tokens.sum(0, dtype=torch.float64)
             sums[layer.name] = sums[layer.name] + total if layer.name in sums else total
@@ -48,7 +58,7 @@ def float_output_means(chain: BlockChain, states: States) -> tuple[dict[str, tor
 
         return layer.module.register_forward_hook(visit)
 
-    handles = [hook(layer) for layer in chain.blocks[states.start].layers]
+    handles = [block.module.register_forward_pre_hook(begin), *(hook(layer) for layer in block.layers)]
     try:
         if states.start + 1 < len(chain):
             states = chain.advance(states)
@@ -67,7 +77,10 @@ def layer_moments(
     output_mean: torch.Tensor,
     quantizer: ActivationQuantizer | None,
 ) -> LayerMoments:
-    """Moments of one layer's inputs after ``quantizer``, with the model in its current state."""
+    """Moments of one layer's inputs after ``quantizer``, with the model in its current state.
+
+    Passes end where the layer gets its first input, which is that of the layer in the file.
+    """
     size = int(layer.module.weight[0].numel())
     device = layer.module.weight.device
     hessian = torch.zeros(size, size, device=device)

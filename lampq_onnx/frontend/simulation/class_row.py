@@ -6,6 +6,7 @@ behind the attention do not. `SelectEarly` changes the quantized file in the sam
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,6 +24,11 @@ TYPES = (("proj", "fc1"), ("fc1",), ("proj",))
 What reads their output computes one row as well. A sum with all rows repeats that row in the others, which nobody
 reads.
 """
+
+WRONG_SHAPE = (RuntimeError, ValueError, IndexError, AssertionError)
+"""What models raise that need all rows: operators of PyTorch, checks of shapes, rows taken by number, assertions."""
+
+_log = logging.getLogger(__name__)
 
 
 class ClassRow:
@@ -51,6 +57,9 @@ def find_class_row(layers: Sequence[ModelLayer], outputs: Callable[[], torch.Ten
     Args:
         layers: layers of the last block.
         outputs: computes the model's outputs on at least two different images, so that images in rows are noticed.
+
+    Raises:
+        Exception: ``outputs`` fails for another reason than a wrong shape.
     """
     wanted = outputs().float()
     for types in TYPES:
@@ -61,7 +70,10 @@ def find_class_row(layers: Sequence[ModelLayer], outputs: Callable[[], torch.Ten
         try:
             with row.only():
                 found = outputs().float()
-        except Exception:
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except WRONG_SHAPE as error:
+            _log.debug("the inputs of %s need all rows: %s", " and ".join(types), error)
             continue
         if found.shape == wanted.shape and bool((found - wanted).norm() <= SAME * wanted.norm()):
             return row

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lampq_onnx.frontend.likelihoods.classification import sampled_labels
 from lampq_onnx.frontend.measuring.costs import (
     FLOOR,
+    _shared,
+    _Sums,
     activation_costs,
     directional_costs,
     grouped_activation_costs,
@@ -24,6 +28,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
+from lampq_onnx.running.processes import ALONE
 from tests.frontend.tiny_models import images, layers_of, pixels, tiny_vit, untouched
 
 DATA, PIXELS = images(7), pixels(7)
@@ -115,6 +120,44 @@ def test_one_width_above_the_measured_ones_is_measured(setup: Setup) -> None:
     costs = weight_costs(setup.live, setup.chain, DATA, [layer], setup.rounder, (5,), expected_bits=2, batch_size=7)
     changed = with_weight(PLAIN, layer.name, setup.rounder.quantized(layer.name, 5))
     assert costs[layer.name][5] == pytest.approx(mean_kl(changed, PLAIN, PIXELS), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("first_seen", "first", "expected"),
+    [
+        (0.0, 0.0, 0.1),
+        (0.0, 0.01, 0.1),
+        (1e-9, 1e-6, 0.1),  # float noise: its ratio says nothing
+        (0.8, 1.6, 0.1),
+        (0.8, 2.4, 0.15),
+        (0.8, 0.8, 0.05),  # the other images lose nothing
+        (0.1, 10.0, 0.2),  # an outlier among the other images
+    ],
+)
+def test_losses_on_half_of_the_images_stand_for_all(first_seen: float, first: float, expected: float) -> None:
+    """A setting that saw 32 of 64 images, each losing 0.1; a wrong scale would favour or punish one width alone."""
+    sums = {"layer": [_Sums(first, first, first, 64), _Sums(3.2, first_seen, first, 32)]}
+    assert _shared(sums, 64, ALONE)["layer"] == pytest.approx([max(first / 64, FLOOR), expected])
+
+
+class Both:
+    """The group of two processes, the other of which found ``other``."""
+
+    size, rank = 2, 0
+
+    def __init__(self, *other: list[list[float]] | list[int]) -> None:
+        self.other = list(other)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values + np.array(self.other.pop(0), np.float64)
+
+
+def test_losses_on_half_of_the_images_of_two_processes_are_those_of_one() -> None:
+    """The second process sees no image of the first half, so that only the sums of both have a ratio."""
+    whole = {"layer": [_Sums(2.4, 2.4, 2.4, 64), _Sums(3.2, 0.8, 2.4, 32)]}
+    part = {"layer": [_Sums(0.8, 0.8, 0.8, 32), _Sums(3.2, 0.8, 0.8, 32)]}
+    group: Any = Both([[1.6, 1.6, 1.6, 32], [0, 0, 1.6, 0]], [32])
+    assert _shared(part, 32, group)["layer"] == pytest.approx(_shared(whole, 64, ALONE)["layer"])
 
 
 class Swapped(WeightRounder):

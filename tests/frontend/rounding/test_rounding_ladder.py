@@ -12,7 +12,9 @@ import torch
 from lampq_onnx.frontend.rounding import ladder
 from lampq_onnx.frontend.rounding.ladder import LadderSettings, Rounding, climb, techniques
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
+from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.gptq import GptqResult, gptq_quantize
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import ActivationQuantizer
@@ -159,6 +161,32 @@ def test_moments_of_one_layer_by_hand() -> None:
     outputs = inputs_of(by_hand(changed, {}), name) @ module.weight.T.double() + module.bias
     torch.testing.assert_close(mean[name].double(), outputs.mean(0), rtol=1e-4, atol=1e-5)
     assert set(mean) == {layer.name for layer in chain.blocks[1].layers}
+
+
+class UsedTwice(torch.nn.Module):
+    """A layer that reads its own output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = torch.nn.Linear(12, 12), torch.nn.Linear(12, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(torch.relu(self.layer(images.flatten(1)[:, :12]))))
+
+
+def test_inputs_and_outputs_of_a_layer_that_is_used_twice_are_of_the_same_calls() -> None:
+    """The first use is the layer of the file; a bias that is corrected by other outputs would be wrong."""
+    torch.manual_seed(0)
+    model = UsedTwice().eval().requires_grad_(False)
+    layers = tuple(ModelLayer(name, name, getattr(model, name), fixed=False) for name in ("layer", "head"))
+    batches = list(torch.randn(5, 3, 4, 4).split(2))
+    chain = BlockChain(model, layers, batches[0])
+    states = chain.states(batches)
+    means, _ = float_output_means(chain, states)
+    for layer in layers:
+        found = layer_moments(chain, states, layer, means[layer.name], None)
+        expected = layer.module.weight @ found.input_mean + layer.module.bias
+        torch.testing.assert_close(found.output_mean, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_output_means_of_a_convolution() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.class_row import find_class_row
 from tests.frontend.tiny_models import layers_of, loaded, pixels, tiny_vit, untouched
 
 
@@ -154,6 +157,32 @@ def test_models_that_need_all_rows_compute_them() -> None:
     model.blocks[1] = ImagesInRows(model.blocks[1])
     rows = rows_of(chain_of(model))
     assert (rows["proj"], rows["fc1"]) == (1, 2)  # two images in rows
+
+
+def fails_after_the_first(error: Exception) -> Callable[[], torch.Tensor]:
+    """Outputs with all rows, and an error with one."""
+    answers = iter([torch.ones(2, 3)])
+
+    def outputs() -> torch.Tensor:
+        for answer in answers:
+            return answer
+        raise error
+
+    return outputs
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape"), IndexError("row 5"), ValueError("size"), AssertionError()])
+def test_a_model_that_refuses_one_row_computes_all(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "lampq_onnx"):
+        found = find_class_row(layers_of(tiny_vit()), fails_after_the_first(error))
+    assert found.modules == ()
+    assert "the inputs of proj and fc1 need all rows" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("no memory"), TypeError("a hook"), KeyError("a hook")])
+def test_what_has_nothing_to_do_with_rows_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        find_class_row(layers_of(tiny_vit()), fails_after_the_first(error))
 
 
 def test_resuming_is_differentiable() -> None:
