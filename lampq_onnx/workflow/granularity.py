@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lampq_onnx.allocation import AllocationOptions, FormSolution, Limits, Solution, budgeted_layers
 from lampq_onnx.allocation.mixed_widths import own_groups
 from lampq_onnx.artifacts import BitPlan, Sensitivities
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 
 Planned = tuple[BitPlan, Solution | FormSolution]
 Make = Callable[[AllocationOptions], Planned]
@@ -18,6 +19,9 @@ TRIES = 6
 
 CLOSE = 1e-3
 """Files of equal bytes differ by at most this share of the bits of the weights."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ def rivals(make: Make, sensitivities: Sensitivities, options: AllocationOptions,
             raise refusal from None
     try:
         groups = make(group)
-    except LampqError:
+    except UsageError:
+        raise
+    except LampqError as refusal:
+        _log.info("one width for each layer: the budgets do not allow groups of channels (%s)", refusal)
         return layers
     if all(own.channel_widths is None for own in groups[0].layers.values()):
         return layers
@@ -113,5 +120,9 @@ def _in_bytes(
             bits = (fits + exceeds) / 2
         if exceeds - fits <= CLOSE * bits:
             break
-        plan = make(options.with_values(bits=bits))[0]
+        try:
+            plan = make(options.with_values(bits=bits))[0]
+        except LampqError as refusal:
+            _log.info("no more plans with groups are compared: %s", refusal)
+            break
     return fitting
