@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 EXPORTS_VARIABLE = "LAMPQ_TESTS_EXPORTS"
-"""Where the tests of one run keep their exports, for the programs that they start."""
+"""Where the tests of one run keep their exports, for the programs that they start; empty: those keep none."""
 
 KEPT_CODE = ("timm.", "torch.nn.", "lampq_onnx.")
 """Where a class or hook must be defined, so that its name says what it does."""
@@ -54,6 +54,13 @@ def keep_exports(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[EXPORTS_VARIABLE] = str(folder)
     setattr(torch.onnx, "export", kept)  # noqa: B010 (its type is that of the function with all options)
+
+
+def keep_no_exports() -> None:
+    """Give this process PyTorch's exporter back."""
+    import torch
+
+    setattr(torch.onnx, "export", inspect.unwrap(torch.onnx.export))  # noqa: B010 (see `keep_exports`)
 
 
 def _keep_tables() -> None:

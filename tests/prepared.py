@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import lampq_onnx
-from tests.kept_exports import EXPORTS_VARIABLE, keep_exports
+from tests.kept_exports import EXPORTS_VARIABLE, keep_exports, keep_no_exports
 
 IMPORTED = (
     "torch",
@@ -176,6 +176,8 @@ def _answer(connection: socket.socket) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if not os.environ.get(EXPORTS_VARIABLE):
+        keep_no_exports()
     if FEWER_DIGITS in os.environ:
         _take_fewer_digits(int(os.environ[FEWER_DIGITS]))
     code = _run(request["words"])

@@ -16,9 +16,10 @@ from lampq_onnx.allocation.mix_search import MixSolution, solve_mixes
 from lampq_onnx.allocation.mixed_widths import mixes_in_bits, own_groups, widths_of, with_mix
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, Problem, Solution, capacity_of
-from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
+from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.errors import LampqError
+from lampq_onnx.quantization.activations import with_headroom
 from lampq_onnx.targets import Packing
 
 ACTIVATION_BUDGET = "average activation bits"
@@ -210,8 +211,17 @@ def layer_plan(
         activation_range=None
         if activation_bits == FLOAT_BITS
         else layer.activation_ranges.get(activation_bits, layer.activation_range),
-        output_range=None if activation_bits == FLOAT_BITS else layer.output_range,
+        output_range=None if activation_bits == FLOAT_BITS else _output_range(layer, activation_bits),
         input_elements=layer.activation_elements,
         sketch=layer.sketch,
         storage=storage,
     )
+
+
+def _output_range(layer: LayerSensitivity, bits: int) -> ActivationRange | None:
+    """Return the range that a layer's product is quantized over at a width, if the target needs one."""
+    measured = layer.output_range
+    if measured is None:
+        return None
+    low, high = with_headroom(measured.low, measured.high, bits)
+    return measured.model_copy(update={"low": low, "high": high})

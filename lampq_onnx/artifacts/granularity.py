@@ -13,7 +13,7 @@ class GranularityTrial(Record):
     """Two plans of one budget, simulated on the same images: what `--granularity auto` was decided by."""
 
     chosen: Literal["layer", "group"] = Field(description="what has widths of its own in the plan")
-    images: int = Field(gt=0, description="calibration images that no cost was measured on")
+    images: int = Field(gt=0, description="calibration images that both were simulated on")
     layer_kl: float = Field(description="mean KL to float of a plan with one width for each layer, in nats")
     group_kl: float = Field(description="that of a plan with widths for groups of output channels")
     layer_bytes: int | None = Field(default=None, description="promised bytes of the file of the first plan")

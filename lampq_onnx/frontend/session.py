@@ -312,7 +312,7 @@ class Frontend:
 
         Args:
             plans: plans of this model.
-            images: calibration images, of which those are used that no cost was measured on.
+            images: calibration images, of which those are used that no cost of weights was measured on.
         """
         images = unmeasured(images)
         reference = logits_of(self.loaded.module, images)

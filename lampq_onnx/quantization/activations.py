@@ -159,14 +159,19 @@ HEADROOM = 4.0
 with W8/A16, calibrated on 64 images, has a KL to float of .0038 without this, .0009 with 1.5 and .0008 with 2 or 4."""
 
 
+def with_headroom(low: float, high: float, bits: int) -> tuple[float, float]:
+    """Return the interval that a width covers of a measured one: above 8 bits, `HEADROOM` times it."""
+    room = HEADROOM if bits > 8 else 1.0
+    return room * low, room * high
+
+
 def candidate_ranges(histogram: Histogram, bits: int) -> dict[str, tuple[float, float]]:
     """Return intervals to choose from, by method name; min-max comes first, and is the only one above 8 bits.
 
     The largest values of the inputs of some layers (massive activations) differ much between images. Above 8 bits the
-    interval is wider than what the images show, see `HEADROOM`.
+    interval is wider than what the images show, see `with_headroom`.
     """
-    room = HEADROOM if bits > 8 else 1.0
-    ranges = {MIN_MAX: (room * histogram.low, room * histogram.high)}
+    ranges = {MIN_MAX: with_headroom(histogram.low, histogram.high, bits)}
     if bits > 8 or histogram.counts.sum() <= 0 or histogram.high <= histogram.low:
         return ranges
     ranges |= {f"percentile-{p}": histogram.percentile_range(p) for p in PERCENTILES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from lampq_onnx.allocation.mixed_widths import own_groups
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.config.options import BudgetOptions
 from lampq_onnx.config.stages import compares
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 
 Planned = tuple[BitPlan, Solution | FormSolution]
 Make = Callable[[AllocationOptions], Planned]
@@ -20,6 +21,9 @@ TRIES = 6
 
 CLOSE = 1e-3
 """Files of equal bytes differ by at most this share of the bits of the weights."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,10 @@ def rivals(make: Make, sensitivities: Sensitivities, options: AllocationOptions,
             raise refusal from None
     try:
         groups = make(group)
-    except LampqError:
+    except UsageError:
+        raise
+    except LampqError as refusal:
+        _log.info("one width for each layer: the budgets do not allow groups of channels (%s)", refusal)
         return layers
     if all(own.channel_widths is None for own in groups[0].layers.values()):
         return layers
@@ -109,5 +116,9 @@ def _in_bytes(
             bits = (fits + exceeds) / 2
         if exceeds - fits <= CLOSE * bits:
             break
-        plan = make(options.with_values(bits=bits))[0]
+        try:
+            plan = make(options.with_values(bits=bits))[0]
+        except LampqError as refusal:
+            _log.info("no more plans with groups are compared: %s", refusal)
+            break
     return fitting

@@ -18,6 +18,7 @@ from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.quantization import MIN_MAX
+from lampq_onnx.quantization.activations import with_headroom
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime.environment import available_cores
 from lampq_onnx.runtime.sessions import Runner, batches_for, open_runner
@@ -98,7 +99,8 @@ def with_measured_ranges(
     layers = dict(plan.layers)
     for key in tensors:
         field, name = key
-        measured = ActivationRange(low=lows[key], high=highs[key], method=MIN_MAX)
+        low, high = with_headroom(lows[key], highs[key], layers[name].activation_bits)
+        measured = ActivationRange(low=low, high=high, method=MIN_MAX)
         layers[name] = layers[name].model_copy(update={field: measured})
     return plan.model_copy(update={"layers": layers})
 

@@ -51,13 +51,16 @@ def require_images(recipe: Recipe, given: Given | None = None) -> None:
     """Refuse a run without the images that it needs.
 
     Raises:
-        UsageError: names the missing option, or the embedded model if its name is almost that.
+        UsageError: names the missing option, and the embedded model if the model has almost its name.
     """
     missing = missing_images(recipe, given)
-    if missing and difflib.get_close_matches(recipe.model.name, (DIGITS,), cutoff=0.8):
-        raise UsageError(f"there is no model {recipe.model.name}", hint=f"did you mean {DIGITS}, the embedded model?")
-    if missing:
-        raise UsageError(" and ".join(f"no {what}" for what in missing), hint="; ".join(missing.values()))
+    if not missing:
+        return
+    advice = list(missing.values())
+    named = given is None or given.module is None
+    if named and difflib.get_close_matches(recipe.model.name, (DIGITS,), cutoff=0.8):
+        advice.insert(0, f"did you mean {DIGITS}, the embedded model, which has its own images?")
+    raise UsageError(" and ".join(f"no {what}" for what in missing), hint="; ".join(advice))
 
 
 def missing_images(recipe: Recipe, given: Given | None = None) -> dict[str, str]:

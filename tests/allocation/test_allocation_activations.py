@@ -16,9 +16,11 @@ from lampq_onnx.allocation import (
     wide_layers,
 )
 from lampq_onnx.allocation.activations import inputs_for
+from lampq_onnx.allocation.allocate import layer_plan
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
 from lampq_onnx.artifacts.timed import LEAST_ROWS
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.quantization.activations import HEADROOM
 from lampq_onnx.targets import TARGETS
 
 WIDTHS = (4, 6, 8, 16)
@@ -264,3 +266,12 @@ def test_activation_candidates_are_read():
     for text in ("1,4", "4-16", "32", "", "8-4"):
         with pytest.raises(UsageError, match="candidate widths of activations"):
             parse_activation_candidates(text)
+
+
+@pytest.mark.parametrize(("bits", "room"), [(8, 1.0), (16, HEADROOM)])
+def test_wide_products_cover_more_than_was_measured(measured, bits, room):
+    sensitivities = measured(blocks=1)
+    layer = sensitivities.layers[1].model_copy(update={"output_range": ActivationRange(low=-2, high=3)})
+    found = layer_plan(layer, 4, bits).output_range
+    assert (found.low, found.high) == (-2 * room, 3 * room)
+    assert layer_plan(layer, 4, 32).output_range is None

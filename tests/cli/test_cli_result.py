@@ -14,6 +14,7 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.evaluation.verdict import against_uniform
 from tests.cli.conftest import invoke
 from tests.html.reports import accuracy, report
+from tests.kept_exports import EXPORTS_VARIABLE
 from tests.prepared import PreparedPython
 from tools.terminal import Terminal
 
@@ -109,7 +110,8 @@ SHORT = ("--effort", "fast", "--threads", "1", "--rounding", "nearest", "--round
          "--calibration-size", "8", "--latency-runs", "1")  # fmt: skip
 
 
-def test_digits_on_a_terminal(tmp_path: Path, prepared: PreparedPython) -> None:
+def test_digits_on_a_terminal(tmp_path: Path, prepared: PreparedPython, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EXPORTS_VARIABLE, "")  # a kept export is over before a stage is shown
     words = ("quantize", "digits", "--bits", "3", "--baseline", "uniform", "--baseline", "lampq", "--output", "out")
     terminal = Terminal(*words, *SHORT, columns=80, folder=tmp_path, python=prepared.command)
     text = terminal.finish()

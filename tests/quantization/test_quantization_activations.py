@@ -150,6 +150,8 @@ def test_candidates() -> None:
     assert list(ranges) == [*always, *(f"shrink-{part}" for part in NARROW_SHRINKS)]
     assert list(candidate_ranges(histogram, 8)) == always
     assert candidate_ranges(histogram, 16) == {"minmax": (4 * histogram.low, 4 * histogram.high)}
+    wide = ActivationQuantizer.from_range(*candidate_ranges(histogram, 16)["minmax"], 16)
+    assert wide.scale == pytest.approx(4 * (histogram.high - histogram.low) / (2**16 - 1))
     for part in NARROW_SHRINKS:
         assert ranges[f"shrink-{part}"] == (part * histogram.low, part * histogram.high)
     assert ranges["minmax"] == (histogram.low, histogram.high)

@@ -14,7 +14,7 @@ from lampq_onnx.artifacts.channel_widths import ChannelWidths
 from lampq_onnx.config.options import BudgetOptions
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import stages_of
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.frontend.measuring.samples import MOST_HELD_OUT, SHARE_IMAGES, unmeasured
 from lampq_onnx.frontend.shared.kept import NOT_KEPT
 from lampq_onnx.running.progress import NO_PROGRESS, Clock
@@ -95,6 +95,16 @@ def test_a_budget_that_allows_one_of_the_two_decides(refused: str) -> None:
     found = rivals(make, sensitivities(), AllocationOptions(bits=3.5), limits)
     assert not isinstance(found, Rivals)
     assert (found[0].layers["a"].channel_widths is None) == (refused == "group")
+
+
+def test_wrong_options_are_not_taken_for_a_budget_without_groups() -> None:
+    def make(options: AllocationOptions) -> tuple[BitPlan, Any]:
+        if options.granularity == "group":
+            raise UsageError("an option is wrong")
+        return planned(options)
+
+    with pytest.raises(UsageError, match="an option is wrong"):
+        rivals(make, sensitivities(), AllocationOptions(bits=3.5), ONLY_BITS)
 
 
 def test_what_is_asked_for_is_not_compared() -> None:

@@ -151,6 +151,9 @@ class Longest:
             state = train_longer(
                 live, found, inputs, self._images, self._blocks, settings, seed=seed, progress=count, done_at=done_at
             )
+            if state is None:
+                self._say("longer", steps=steps, diverged=True)
+                return
             _take(live, state)
             loss = self._judge()
         if self._save is not None:

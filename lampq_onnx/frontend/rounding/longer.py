@@ -69,7 +69,7 @@ def train_longer(
     seed: int,
     progress: Callable[[int], None] | None = None,
     done_at: Callable[[int], float] | None = None,
-) -> dict[str, Trained]:
+) -> dict[str, Trained] | None:
     """Train the layers of ``roundings`` together; ``live`` is restored afterwards.
 
     Args:
@@ -82,6 +82,9 @@ def train_longer(
         seed: of the views.
         progress: called with the number of steps done.
         done_at: number of steps -> done share of the training; None: that of the steps.
+
+    Returns:
+        The trained layers; None if the training diverged: a number is no longer finite.
     """
     layers = {
         name: TrainableLayer(live.layers[name].module, rounding, live.bias(name), inputs.get(name))
@@ -99,6 +102,9 @@ def train_longer(
             done = steps / settings.steps if done_at is None else done_at(steps)
             if progress is not None:
                 progress(steps)
+    if not all(torch.isfinite(values).all() for layer in layers.values() for values in layer.parameters()):
+        _log.warning("the long training diverged and is undone")
+        return None
     return {name: layer.eval().result() for name, layer in layers.items()}
 
 
@@ -156,6 +162,11 @@ class _Step:
 
     def _captured(self) -> Callable[[], None]:
         """The step as a graph; where that cannot be made, one operation at a time."""
+        # Streams and graphs belong to the current GPU, which need not be that of the model.
+        with torch.cuda.device(self._live.device):
+            return self._captured_here()
+
+    def _captured_here(self) -> Callable[[], None]:
         before = torch.get_float32_matmul_precision()
         # Products in TensorFloat-32 err by far less than a step of the quantized numbers.
         torch.set_float32_matmul_precision("high")

@@ -151,14 +151,14 @@ def round_plan(
                 longer = train_longer(
                     live, roundings, inputs, images, blocks, effort.longer, seed=seed, progress=advance
                 )
-            for name, layer in longer.items():
+            for name, layer in (longer or {}).items():
                 live.set_weight(name, layer.weight)
                 live.set_input(name, layer.input)
             after = each()
             losses["long training"] = float(after.mean())
             # A few held-out images decide: what it gains on others is less than their spread.
-            kept["long training"] = not clearly_lower(without, after)
-            if kept["long training"]:
+            kept["long training"] = bool(longer and torch.isfinite(after).all()) and not clearly_lower(without, after)
+            if longer is not None and kept["long training"]:
                 roundings = {
                     name: Rounding(layer.weight, roundings[name].method + TRAINED, layer.latent, roundings[name].losses)
                     for name, layer in longer.items()

@@ -95,3 +95,18 @@ def test_effort_max_ends_with_long_training(kept: bool) -> None:
     loss = float(kl(by_hand(found.weights, plan_inputs(found.plan)), HELD_OUT).mean())
     assert loss == pytest.approx(found.losses["long training" if kept else "layers"], rel=5e-2)
     assert np.isfinite(model(pixels(2)).detach().numpy()).all()
+
+
+def test_training_that_diverges_is_undone() -> None:
+    model, chain = model_and_chain()
+    layers = layers_of(model)
+    effort = replace(
+        EFFORTS["max"], reconstruct=None, tune=None, longer=replace(SETTINGS, rate=1e30, steps=6, warmup=1)
+    )
+    found = round_plan(
+        model, layers, chain, plan_3(), WeightRounder(layers), FIT, HELD_OUT, effort, seed=0, training_threads=1,
+        progress=NO_PROGRESS,
+    )  # fmt: skip
+    assert found.kept == {"layers": True, "long training": False}
+    assert found.losses["long training"] == pytest.approx(found.losses["layers"])
+    assert all(np.isfinite(weight.scale).all() for weight in found.weights.values())
