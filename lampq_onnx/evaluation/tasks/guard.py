@@ -125,7 +125,8 @@ def _unlike(outputs: Outputs) -> Iterator[Outputs]:
 
 def _measured(meter: Meter, spec: TaskSpec, reference: Outputs, quantized: Outputs) -> tuple[float, float]:
     """Measure KL divergence and agreement of two outputs."""
-    labels = np.zeros(len(reference), np.int64) if spec.kind == "classification" else None
+    classes = any(part.kind == "classification" for part in (spec, *spec.parts))
+    labels = np.zeros(len(reference), np.int64) if classes else None
     meter.add(reference, quantized, Batch(np.zeros((len(reference), 0), np.float32), labels, 0))
     try:
         found = meter.result()

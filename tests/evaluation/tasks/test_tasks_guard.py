@@ -75,3 +75,14 @@ def test_changes_keep_the_sign_and_reach_zeros() -> None:
     assert (other != values).all()
     assert not notices(lambda a, b: np.zeros(len(a)), values)
     assert notices(lambda a, b: np.square(a - b).sum(1), values)
+
+
+def test_one_of_several_outputs_may_be_scores_of_classes() -> None:
+    parts = (TaskSpec(outputs=("logits",), shape=(5,)), TaskSpec(kind="features", outputs=("tokens",), shape=(4, 6)))
+    spec = TaskSpec(kind="several", outputs=("logits", "tokens"), parts=parts)
+    source = ImageSource.whole(ArrayReader("images.npz", np.zeros((12, 4, 4), np.uint8)), 12, None, "images")
+
+    def answer(inputs: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(1).normal(size=(len(inputs), 5 + 4 * 6)).astype(np.float32)
+
+    require_moving_scores(spec, source, SQUARE, answer, named="float.onnx")
