@@ -21,7 +21,7 @@ class GranularityTrial(Record):
 
     @property
     def text(self) -> str:
-        """The comparison in a line."""
+        """What was chosen, and both figures, in one line."""
         sizes = "" if self.layer_bytes is None else f" at {self.layer_bytes / 1e6:.3f} MB"
         return (
             f"{'groups of channels' if self.chosen == 'group' else 'one width for each layer'}: KL of groups "

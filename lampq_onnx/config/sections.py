@@ -31,6 +31,6 @@ class Sections(Record):
 SECTIONS: dict[str, type[Record]] = {
     name: info.annotation for name, info in Sections.model_fields.items() if isinstance(info.annotation, type)
 }
-"""Tables of a recipe."""
+"""The tables that a recipe may have, and the options of each."""
 
 FIELDS: tuple[Field, ...] = tuple(fields_of(SECTIONS))

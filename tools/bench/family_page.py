@@ -22,7 +22,7 @@ def heading() -> str:
 
 
 def line(row: Row) -> str:
-    """A row of the table."""
+    """Return the row of a family in Markdown."""
     arguments = ", ".join(f"{key}={value}" for key, value in row.arguments.items())
     model = f"{row.model} ({arguments})" if arguments else row.model
     if row.status == "done":
@@ -46,7 +46,7 @@ def fidelity(width: Width) -> str:
 
 
 def total(rows: Sequence[Row]) -> str:
-    """How long all rows take."""
+    """Say how long these rows take, on one core and on two."""
     minutes = sum(row.cpu_seconds for row in rows) / 60
     return f"{len(rows)} rows, {minutes:.0f} minutes of processor time: {minutes / 2:.0f} minutes on two cores."
 

@@ -13,6 +13,7 @@ from lampq_onnx.frontend.rounding.effort import Effort
 from lampq_onnx.frontend.rounding.ladder import Rounding, climb
 from lampq_onnx.frontend.rounding.longer import train_longer
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
+from lampq_onnx.frontend.rounding.trainable import Trained
 from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
 from lampq_onnx.frontend.shared.batching import SlicedImages, logits_of, tensors
@@ -20,7 +21,7 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.threads import torch_threads
 from lampq_onnx.frontend.simulation.chain import BlockChain
-from lampq_onnx.frontend.simulation.live import live_model
+from lampq_onnx.frontend.simulation.live import LiveModel, live_model
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
@@ -129,17 +130,11 @@ def round_plan(
                 blocks = [block.module for block in chain.blocks]
                 tuned = tune(live, roundings, inputs, pool, blocks, effort.tune, seed=seed, progress=advance)
             before = list(losses.values())[-1]
-            for name, layer in tuned.items():
-                live.set_weight(name, layer.weight)
-                live.set_input(name, layer.input)
+            _use(live, tuned)
             losses["tuned"] = judge()
             kept["tuned"] = losses["tuned"] < before
             if kept["tuned"]:
-                roundings = {
-                    name: Rounding(layer.weight, roundings[name].method + TUNED, layer.latent, roundings[name].losses)
-                    for name, layer in tuned.items()
-                }
-                inputs = {name: layer.input for name, layer in tuned.items() if layer.input is not None}
+                roundings, inputs = _taken(tuned, roundings, TUNED)
         if effort.longer is not None:
             for name, own in roundings.items():
                 live.set_weight(name, own.weight)
@@ -151,19 +146,13 @@ def round_plan(
                 longer = train_longer(
                     live, roundings, inputs, images, blocks, effort.longer, seed=seed, progress=advance
                 )
-            for name, layer in (longer or {}).items():
-                live.set_weight(name, layer.weight)
-                live.set_input(name, layer.input)
+            _use(live, longer or {})
             after = each()
             losses["long training"] = float(after.mean())
             # A few held-out images decide: what it gains on others is less than their spread.
             kept["long training"] = bool(longer and torch.isfinite(after).all()) and not clearly_lower(without, after)
             if longer is not None and kept["long training"]:
-                roundings = {
-                    name: Rounding(layer.weight, roundings[name].method + TRAINED, layer.latent, roundings[name].losses)
-                    for name, layer in longer.items()
-                }
-                inputs = {name: layer.input for name, layer in longer.items() if layer.input is not None}
+                roundings, inputs = _taken(longer, roundings, TRAINED)
     return RoundedPlan(
         plan=with_inputs(plan, inputs),
         weights={name: rounding.weight for name, rounding in roundings.items()},
@@ -171,6 +160,24 @@ def round_plan(
         losses=losses,
         kept=kept,
     )
+
+
+def _use(live: LiveModel, trained: Mapping[str, Trained]) -> None:
+    """Put trained weights and quantizers of inputs into the model."""
+    for name, layer in trained.items():
+        live.set_weight(name, layer.weight)
+        live.set_input(name, layer.input)
+
+
+def _taken(
+    trained: Mapping[str, Trained], roundings: Mapping[str, Rounding], suffix: str
+) -> tuple[dict[str, Rounding], dict[str, ActivationQuantizer]]:
+    """Return trained layers as roundings, with a suffix on the names of their techniques, and quantizers of inputs."""
+    found = {
+        name: Rounding(layer.weight, roundings[name].method + suffix, layer.latent, roundings[name].losses)
+        for name, layer in trained.items()
+    }
+    return found, {name: layer.input for name, layer in trained.items() if layer.input is not None}
 
 
 def plan_inputs(plan: BitPlan) -> dict[str, ActivationQuantizer]:

@@ -96,7 +96,7 @@ class WeightRounder:
         return self._rounded[name, bits]
 
     def prepare(self) -> None:
-        """Make the moments now."""
+        """Measure the moments now instead of when the first weights are rounded."""
         if self._measure is not None:
             self._moments = dict(self._measure())
 
