@@ -63,7 +63,7 @@ def row(name: str, measured: Measured) -> str:
     sqnr = "exact" if accuracy.logit_sqnr_db is None else f"{accuracy.logit_sqnr_db:.1f}"
     cells = (
         name,
-        f"{100 * accuracy.float.top1:.1f}",
+        f"{100 * accuracy.float_.top1:.1f}",
         f"{accuracy.drop_points:.2f} ± {accuracy.standard_error_points:.2f}",
         f"{100 * accuracy.agreement:.1f}",
         sqnr,
@@ -83,7 +83,7 @@ def mean_row(name: str, measured: Sequence[Measured]) -> str:
     floats = [each.floats for each in measured if each.floats is not None]
     cells = (
         name,
-        f"{100 * np.mean([each.accuracy.float.top1 for each in measured]):.1f}",
+        f"{100 * np.mean([each.accuracy.float_.top1 for each in measured]):.1f}",
         f"{np.mean(drops):.2f} ± {np.std(drops, ddof=1) / len(drops) ** 0.5:.2f}",
         f"{100 * np.mean([each.accuracy.agreement for each in measured]):.1f}",
         f"{np.mean(known):.1f}" if len(known) == len(decibels) else "",
