@@ -207,6 +207,7 @@ def test_imports_are_absolute() -> None:
         (["lampq_onnx"], {"torch", "onnxruntime", "timm", "numpy"}),
         (["lampq_onnx.cli.main"], {"torch", "onnxruntime", "timm"}),
         (["lampq_onnx.converter", "lampq_onnx.evaluation.measure", "lampq_onnx.workflow.ranges"], {"torch", "timm"}),
+        (["lampq_onnx.workflow.quantize"], {"timm", "transformers", "triton", "scipy"}),
         (["lampq_onnx.html"], {"torch", "timm", "onnxruntime"}),
         (["lampq_onnx.allocation"], {"torch", "timm", "onnx", "onnx_ir", "onnxruntime"}),
         (["lampq_onnx.quantization"], {"torch", "timm", "onnx", "onnx_ir", "onnxruntime"}),

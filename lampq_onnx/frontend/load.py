@@ -8,6 +8,7 @@ import torch
 
 from lampq_onnx.frontend.models.trial import noise
 from lampq_onnx.frontend.session import Frontend
+from lampq_onnx.frontend.shared.products import linear
 from lampq_onnx.running.load import Load
 
 TRIAL = 4
@@ -59,10 +60,10 @@ def measure_load(frontend: Frontend) -> Load:
 def _seconds_per_operation() -> float:
     """Time a matrix product on the processor."""
     rows, inner, columns = MATRIX
-    left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+    left, right = torch.ones(rows, inner), torch.ones(columns, inner)
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        left @ right
+        linear(left, right)
         best = min(best, time.perf_counter() - start)
     return best / (2 * rows * inner * columns)

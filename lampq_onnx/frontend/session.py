@@ -32,6 +32,7 @@ from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, log
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
+from lampq_onnx.frontend.shared.products import use_products
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
@@ -77,7 +78,9 @@ class Frontend:
         size = loaded.preprocessing.size
         device = next(loaded.module.parameters()).device
         self._blank = torch.zeros(1, loaded.preprocessing.channels, *size, device=device)
-        self._build(export_model(loaded))
+        exported = export_model(loaded)
+        use_products(loaded.module)
+        self._build(exported)
         give_back(cycles=True)  # the exporter's own graphs
         self._sketches = {layer.name: weight_sketch(layer.matrix()) for layer in self.exported.layers}
         self._annotate()

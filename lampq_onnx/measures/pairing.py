@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -24,8 +23,12 @@ def cheapest_pairs(costs: Floats) -> Rows:
     diagonal = np.take_along_axis(costs, np.arange(costs.shape[1])[None, :, None], 2)[..., 0]
     lowest = np.take_along_axis(costs, found[..., None], 2)[..., 0]
     found = np.where(diagonal <= lowest, np.arange(costs.shape[1]), found)
-    for image in np.nonzero((np.sort(found, 1) != np.arange(costs.shape[1])).any(1))[0]:
-        found[image] = linear_sum_assignment(costs[image])[1]
+    taken_twice = np.nonzero((np.sort(found, 1) != np.arange(costs.shape[1])).any(1))[0]
+    if taken_twice.size:
+        from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 -- 38 MB, which only detectors need
+
+        for image in taken_twice:
+            found[image] = linear_sum_assignment(costs[image])[1]
     return found.astype(np.int64)
 
 

@@ -49,6 +49,10 @@ def loaded_model(
     model: ModelOptions, images: ImageOptions, clock: Clock, given: Given | None = None
 ) -> Iterator[LoadedModel]:
     """Load the model onto its device; a context, so that it is freed in order with the other inputs of a run."""
+    from lampq_onnx.frontend.shared.compiler import load_compiler
+
+    load_compiler()  # before timm and the export, which would load more of it
+
     from lampq_onnx.frontend.models.loading import load_module
     from lampq_onnx.frontend.models.output_choice import asked_outputs
     from lampq_onnx.frontend.opening import load_model, on_device, require_statistics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -160,6 +161,30 @@ def test_the_table_has_a_row_for_each_model(
     assert [options.get("bits") for options in asked] == [8, 4, None]
     limit = f"{quantized[1].size.quantized_bytes} B"
     assert (asked[2]["granularity"], asked[2]["max_size"], asked[2]["metric"]) == ("group", limit, "kl")
+
+
+def test_rows_of_several_jobs_leave_out_the_speed_and_a_failed_one_is_named(
+    quantized: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def quantize(*_: object, bits: float = 0, **__: object) -> Report:
+        if bits == 6:
+            raise LampqError("no such width")
+        return quantized[1]
+
+    monkeypatch.setattr(lampq_onnx, "quantize", quantize)
+    # Threads in place of processes, which would not see the replacement.
+    monkeypatch.setattr(detection, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = [
+        detection.Row("models/x", bits, Path(str(bits)), {"activation_bits": 8, "threads": 1}, timed=False)
+        for bits in (8.0, 6.0)
+    ]
+    assert detection.print_table(rows, jobs=2) == 1
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert "speed" not in head
+    fine, failed = sorted(lines, key=len, reverse=True)
+    assert fine.count("|") == head.count("|")
+    assert failed == "| x | 6 | failed: no such width |"
 
 
 def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lampq_onnx.runtime import cpu_flags
 from lampq_onnx.runtime.runtimes import runtime_of
-from lampq_onnx.targets import RUNNERS, TARGETS
+from lampq_onnx.targets import RUNNERS, TARGETS, target_for
 from tests.trust.case import make_good
+from tools.bench.arm64 import run_kit
 from tools.bench.targets import __main__ as table
-from tools.bench.targets import engines, with_wasm
+from tools.bench.targets import emulated, engines, with_wasm
 from tools.bench.targets.case import Case, given, not_run
+from tools.bench.targets.reader import in_one_line
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,30 @@ def test_web_assembly_is_exact(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
     (row,) = with_wasm.rows(case)
     assert (row.loads, row.integer) == ("yes", "6 of 6 products")
     assert float(row.worst) < 1e-5
+
+
+def test_an_emulated_cpu_gives_the_row_of_its_kit(case: Case) -> None:
+    target = target_for("auto", "x86_64", cpu_flags())
+    with emulated.kit_of(case, target, 5, 8) as kit:
+        found = run_kit([sys.executable], kit, "onnxruntime")
+        row = emulated.row_of(target, (5, 8), "this CPU", found)
+    assert (row.target, row.form, row.loads, row.integer) == (target.name, "W5/A8", "yes", "6 of 6")
+    assert row.speed == "exact, never timed"
+    next(iter(found["layers"].values()))["error"] = 0.5
+    assert emulated.row_of(target, (5, 8), "this CPU", found).loads == "yes, wrong: 1 layers are not exact"
+    failed = run_kit([sys.executable, "-c", "raise SystemExit('no | kit')"], case.folder, "onnxruntime")
+    assert emulated.row_of(target, (5, 8), "this CPU", failed).loads == "failed: no / kit"
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("Error invoking it\n/tmp/model.mlir:246:12: error: no value\nInvoked with", "no value"),
+        ("Unknown DatumType Int4\n\nStack backtrace:\n 0: start", "Unknown DatumType Int4"),
+        ("[02:34:19] :220: These Op Not Support: ONNX::BitwiseAnd", "These Op Not Support: ONNX::BitwiseAnd"),
+        ("OpenCV(5.0.0) a.cpp:2213: error: (-210:Unsupported format) type", "(-210:Unsupported format) type"),
+        ("", "ValueError"),
+    ],
+)
+def test_a_refusal_is_one_line(said: str, wanted: str) -> None:
+    assert in_one_line(ValueError(said)) == wanted

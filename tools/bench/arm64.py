@@ -75,10 +75,6 @@ CPUS = (
 )
 
 
-INTEGERS_OF_OPENVINO = ("i8", "u8")
-"""Precisions of products that are computed with integers."""
-
-
 def make_kit(file: Path, images: Path | None, kit: Path, runtime: str) -> None:
     """Write the kit of a file. OpenVINO's layers get inputs that are levels, see `on_levels`."""
     bench(file, ImageOptions(validation=images), kit=kit)
@@ -100,9 +96,14 @@ def row_of(cpu: Cpu, kit: Path, root: Path, site: Path, runtime: str = ONNXRUNTI
     place.write_text(cpu.cpuinfo(), encoding="utf-8")
     python = next(root.glob("usr/bin/python3.[0-9]*"))
     command = [QEMU, "-cpu", cpu.name, "-L", str(root), "-E", f"PYTHONPATH={site.resolve()}", str(python)]
+    return run_kit(command, kit, runtime)
+
+
+def run_kit(python: Sequence[str], kit: Path, runtime: str) -> dict[str, Any]:
+    """Run a kit with an emulated Python; why it fails, or the row that the kit measures."""
     own = [str(kit / "bench.py"), "--runs", "0", "--json"]
-    command += own if runtime == ONNXRUNTIME.runtime else [str(OPENVINO_PROGRAM), str(kit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    program = own if runtime == ONNXRUNTIME.runtime else [str(OPENVINO_PROGRAM), str(kit)]
+    done = subprocess.run([*python, *program], capture_output=True, text=True, check=False)
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -111,8 +112,12 @@ def row_of(cpu: Cpu, kit: Path, root: Path, site: Path, runtime: str = ONNXRUNTI
 
 def integer_layers(row: dict[str, Any]) -> int:
     """Number of layers on integer kernels."""
-    kernels = (*INTEGER, *INTEGERS_OF_OPENVINO)
-    return sum(any(word in kernels for word in layer["kernel"].split(" + ")) for layer in row["layers"].values())
+    return sum(layer.get("integer", _integer(layer["kernel"])) for layer in row["layers"].values())
+
+
+def _integer(kernels: str) -> bool:
+    """Whether a kernel of onnxruntime multiplies integers."""
+    return any(word in INTEGER for word in kernels.split(" + "))
 
 
 def print_row(file: Path, cpu: Cpu, row: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@
 
 Needs `pip install onnxruntime-gpu` in place of onnxruntime. Without --checkpoint the weights are random, which does not
 change the times; they are rounded to nearest. `--file LABEL=FILE` adds other files of the same model, e.g. those of
-`quantize --target onnxruntime-cuda`. Images lie on the GPU, and answers stay there, unless --host is given.
+`quantize --target onnxruntime-cuda`, and `--sweep FOLDER` all files of a `lampq-onnx sweep`. Images lie on the GPU, and
+answers stay there, unless --host is given.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ import onnx
 import onnxruntime as ort
 
 from lampq_onnx.artifacts import BitPlan, LayerPlan
+from lampq_onnx.artifacts.sweep import SweepPoint
 from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.order import closing_steps, graph_steps
 from lampq_onnx.converter.passes import ToFloat16
 from lampq_onnx.data import iter_batches, open_source
+from lampq_onnx.disk.files import MODEL_FILE
 from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_metadata
@@ -38,8 +41,10 @@ from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
 from lampq_onnx.graph.overflows import read_overflows, write_overflows
 from lampq_onnx.graph.steps import run_steps
 from lampq_onnx.measures.accuracy import AccuracyMeter
+from lampq_onnx.runtime.environment import available_cores
 from lampq_onnx.runtime.overflows import measure_overflows
 from lampq_onnx.targets import TARGETS, Packing, Target
+from lampq_onnx.workflow.sweep.points import POINT_FILE
 from tools.bench.runtime import float_file, quantized
 
 FLOAT, HALF = "float32", "float16"
@@ -106,7 +111,16 @@ def files_of(options: argparse.Namespace) -> dict[str, Path]:
     if options.only:
         own = {label: path for label, path in own.items() if label in (FLOAT, HALF) or options.only in label}
     added = (text.partition("=") for text in options.file)
-    return own | {label: Path(path) for label, _, path in added}
+    own |= {label: Path(path) for label, _, path in added}
+    for folder in options.sweep:
+        points = [
+            (SweepPoint.load(path), path.with_name(MODEL_FILE)) for path in folder.glob(f"points/*/*/{POINT_FILE}")
+        ]
+        if not points:
+            raise SystemExit(f"{folder} has no finished point of a sweep")
+        for point, path in sorted(points, key=lambda each: (each[0].bits, each[0].metric)):
+            own[f"{folder.name}, {point.metric}, {point.bits:g} bits"] = path
+    return own
 
 
 def opened(path: Path, provider: str) -> tuple[Any, dict[str, int]]:
@@ -117,6 +131,7 @@ def opened(path: Path, provider: str) -> tuple[Any, dict[str, int]]:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = available_cores()
     with tempfile.TemporaryDirectory() as room:
         options.optimized_model_filepath = str(Path(room) / "optimized.onnx")
         wanted = f"{provider}ExecutionProvider"
@@ -229,8 +244,8 @@ def where(provider: str) -> str:
     return f"{machine}, onnxruntime {ort.__version__}, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}"
 
 
-def main() -> None:
-    """Run one of the commands."""
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("prepare", "speed", "agree"):
@@ -241,13 +256,19 @@ def main() -> None:
         command.add_argument("--checkpoint", type=Path)
         command.add_argument("--blocks", default="", help="other sizes of blocks, e.g. 32,128")
         command.add_argument("--file", action="append", default=[], help="LABEL=FILE")
+        command.add_argument("--sweep", action="append", default=[], type=Path, help="folder of lampq-onnx sweep")
         command.add_argument("--only", default="", help="only files with this text in their label")
         command.add_argument("--batches", default="1,8,64")
         command.add_argument("--seconds", type=float, default=20, help="for each batch")
         command.add_argument("--host", action="store_true", help="images and answers in the memory of the host")
         command.add_argument("--validation", type=Path)
         command.add_argument("--batch", type=int, default=50)
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run one of the commands."""
+    options = read_options()
     if options.command == "prepare":
         sizes = [int(text) for text in options.blocks.split(",") if text]
         prepare(options.folder, options.model, options.checkpoint, sizes)

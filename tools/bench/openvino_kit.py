@@ -15,6 +15,7 @@ import numpy as np
 import openvino
 
 PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
+INTEGERS = ("u8", "i8")
 
 
 def opened(path: Path, **options: Any) -> Any:
@@ -23,14 +24,14 @@ def opened(path: Path, **options: Any) -> Any:
     return core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_NUM_THREADS": 1, **options})
 
 
-def kernels(compiled: Any) -> str:
-    """Precisions of the products, by OpenVINO's own word."""
+def kernels(compiled: Any) -> set[tuple[str, str]]:
+    """Kernels of the products, with the precision of their inputs, by OpenVINO's own word."""
     found = set()
     for node in compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
         if facts["layerType"].astype(str) in PRODUCTS:
-            found.add(facts["runtimePrecision"].astype(str))
-    return " + ".join(sorted(found))
+            found.add((facts["primitiveType"].astype(str), facts["runtimePrecision"].astype(str)))
+    return found
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -44,7 +45,12 @@ def measure(folder: Path) -> dict[str, Any]:
         found = np.concatenate([np.asarray(part, np.float64).ravel() for part in parts.values()])
         wanted = values["result"].astype(np.float64)
         error = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-30)
-        layers[layer] = {"kernel": kernels(compiled), "error": error if np.isfinite(error) else float("inf")}
+        used = kernels(compiled)
+        layers[layer] = {
+            "kernel": " + ".join(sorted(kernel for kernel, _ in used)),
+            "integer": all(kernel.endswith("_I8") and precision in INTEGERS for kernel, precision in used),
+            "error": error if np.isfinite(error) else float("inf"),
+        }
     images = np.load(folder / "images.npz")["images"]
     answers = []
     for name in ("model.onnx", "float.onnx"):

@@ -153,8 +153,10 @@ def measure(shape: str, count: int, options: argparse.Namespace) -> None:
     start = time.perf_counter()
     import torch
 
+    from lampq_onnx.frontend.shared.compiler import load_compiler
     from lampq_onnx.workflow.quantize import quantize, recognize
 
+    load_compiler()
     imports = time.perf_counter() - start
     cuda = options.device != "cpu"
     setting = _setting(options)

@@ -20,6 +20,7 @@ from lampq_onnx.frontend.measuring.calibration import WHOLE_RANGE_BITS, visit_in
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, SlicedImages, device_of, unlabelled
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.products import linear
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.grids import fit_weight_grids
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
@@ -171,7 +172,7 @@ def choose_strengths(
             gradient = grads_as_tokens(layer.module, grads)
             weight = layer.module.weight
             values = as_tokens(layer.module, inputs)
-            exact = values @ weight.T
+            exact = linear(values, weight)
             found = values.new_zeros(len(options[link]), len(options[link][0].quantizers), samples, dtype=torch.float64)
             for row, option in enumerate(options[link]):
                 scaled = (values - option.shift).div_(option.scale)
@@ -180,7 +181,7 @@ def choose_strengths(
                 constant = weight @ option.shift
                 for column, quantizer in enumerate(option.quantizers):
                     read = fake_quantize(scaled, quantizer) if activation_bits <= 8 else scaled
-                    change = (read @ changed.T).add_(constant).sub_(exact).mul_(gradient)
+                    change = linear(read, changed).add_(constant).sub_(exact).mul_(gradient)
                     found[row, column] = torch.linalg.vector_norm(change.reshape(samples, -1), dim=1).double().square()
             errors[link].append(found.cpu())
 

@@ -13,6 +13,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.products import linear
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.simulate import fake_quantize, product_of
 from lampq_onnx.quantization import MIN_MAX, ActivationQuantizer, Histogram, candidate_ranges
@@ -205,7 +206,7 @@ def choose_ranges(
                 for method, (low, high) in candidates[layer.name, width].items():
                     quantizer = ActivationQuantizer.from_range(low, high, width)
                     change = as_tokens(layer.module, fake_quantize(inputs, quantizer).sub_(inputs))
-                    moved = (change @ weight.T).mul_(gradient).reshape(samples, -1)
+                    moved = linear(change, weight).mul_(gradient).reshape(samples, -1)
                     whole = moved.sum(1).double().square().sum()
                     alone = torch.linalg.vector_norm(moved, dim=1).double().square().sum()
                     # Twice the KL is E[(g . d)^2], which also has the errors that add up over tokens.

@@ -26,6 +26,7 @@ from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_of
 from lampq_onnx.frontend.measuring.fisher import GradientTap, piece_of
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.products import gram
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.running.processes import ALONE, Group, own_items
@@ -110,7 +111,7 @@ def channel_shares(
         changes = [rounder.dequantized(layer.name, bits).flatten(1) - weight for bits in widths]
         squares = torch.zeros(len(changes), len(weight), dtype=torch.float64, device=weight.device)
         for i in range(size):
-            gradient = g[i].T @ x[i]
+            gradient = gram(g[i], x[i])
             inner = torch.stack([(gradient * change).sum(-1) for change in changes])
             squares += inner.double().square()
         own.changes += squares.cpu().numpy()  # once for all images: a GPU would wait each time

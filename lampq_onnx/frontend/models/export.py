@@ -18,6 +18,7 @@ from lampq_onnx.frontend.models.called_layers import called, differentiable
 from lampq_onnx.frontend.models.checks import TRANSLATIONS
 from lampq_onnx.frontend.models.lengths import symbolic_lengths
 from lampq_onnx.frontend.models.trial import noise
+from lampq_onnx.frontend.shared.compiler import without_triton
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.shared.onnx_source import OnnxSource
@@ -50,7 +51,13 @@ def export_model(loaded: LoadedModel) -> Exported:
     device = next(loaded.module.parameters()).device
     example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)
     try:
-        with _quiet(), outputs_apart(loaded.module), symbolic_lengths(loaded.module), FourDimensionalAttention():
+        with (
+            _quiet(),
+            without_triton(),
+            outputs_apart(loaded.module),
+            symbolic_lengths(loaded.module),
+            FourDimensionalAttention(),
+        ):
             program = torch.onnx.export(
                 loaded.module,
                 (example,),
@@ -211,7 +218,7 @@ def _sign(model: ir.Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's reports on its own internals; its failures are still raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.utils", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from lampq_onnx.frontend.rounding.fake_quantize import fake_quantize
 from lampq_onnx.frontend.rounding.ladder import Rounding
+from lampq_onnx.frontend.shared.products import linear
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight
 from lampq_onnx.quantization.fitting import float16_scales
 
@@ -148,7 +148,7 @@ class TrainableLayer(torch.nn.Module):
             # _conv_forward applies the module's own stride, padding and padding mode.
             convolved: torch.Tensor = module._conv_forward(seen, matrix, self.bias)
             return convolved
-        return functional.linear(seen, self.matrix(), self.bias)
+        return linear(seen, self.matrix(), self.bias)
 
     @torch.no_grad()
     def result(self) -> Trained:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
-from lampq_onnx.frontend.simulation.levels import dequantized, float8_numbers
-from lampq_onnx.quantization import Grid, QuantizedWeight, WeightGrid
+from lampq_onnx.frontend.simulation.columns import Columns, Levels
+from lampq_onnx.frontend.simulation.levels import dequantized
+from lampq_onnx.quantization import QuantizedWeight, WeightGrid
 
 DAMPING = 0.01
 """Fraction of the mean diagonal that is added to H, GPTQ's own value."""
@@ -27,6 +28,9 @@ BLOCK = 32
 
 GPTQ itself uses 128; on a CPU, fewer columns per elementwise update and more products are faster.
 """
+
+GRAPHED = 4
+"""Blocks of columns from which a GPU replays a CUDA graph: to make one takes as long as about two blocks."""
 
 
 @dataclass(frozen=True)
@@ -124,32 +128,24 @@ def gptq_quantize(
         none = np.zeros(outputs)
         return [GptqResult(grid.quantize(plain), weight.clone() if latent else None, none) for grid in grids]
     device, count = weight.device, len(grids)
-    levels = _Levels(grids, device)
-    places = found.order.tolist()
+    levels = Levels(grids, device)
+    columns = Columns(levels, graphed=inputs >= GRAPHED * BLOCK)
     # One row per column of the weight: all grids lie side by side, and every step works on whole rows.
     work = weight[:, found.order].float().T.repeat(1, count)
     codes = torch.empty(work.shape, dtype=torch.uint8, device=device)
     real = torch.empty_like(work) if latent else None
     losses = torch.zeros(work.shape[1], dtype=torch.float64, device=device)
-    factor, diagonal = found.factor, found.factor.diagonal().tolist()
+    factor, diagonal = found.factor, found.factor.diagonal()
     for start in range(0, inputs, BLOCK):
         stop = min(start + BLOCK, inputs)
-        part = work[start:stop]
-        errors, numbers = torch.empty_like(part), torch.empty_like(part)
-        for j in range(stop - start):
-            column = part[j]
-            number, level = levels.nearest(column, places[start + j])
-            numbers[j] = number
-            torch.sub(column, level, out=errors[j])
-            errors[j].div_(diagonal[start + j])
-            if j + 1 < stop - start:
-                part[j + 1 :].addr_(factor[start + j, start + j + 1 : stop], errors[j], alpha=-1)
+        block, part = slice(start, stop), work[start:stop]
+        errors, numbers = columns.round(part, factor[block, block], diagonal[block], found.order[block])
         if real is not None:
-            real[start:stop] = part
-        codes[start:stop] = (numbers + levels.half).to(torch.uint8)
+            real[block] = part
+        codes[block] = (numbers + levels.half).to(torch.uint8)
         losses += errors.square().sum(0, dtype=torch.float64)
         if stop < inputs:
-            work[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+            work[stop:].addmm_(factor[block, stop:].T, errors, alpha=-1)
     back = torch.argsort(found.order)
     results = []
     for k, grid in enumerate(grids):
@@ -161,52 +157,3 @@ def gptq_quantize(
         kept = None if real is None else real[back, rows].T.contiguous()
         results.append(GptqResult(rounded, kept, own.cpu().numpy()))
     return results
-
-
-class _Levels:
-    """Nearest levels of one column on several grids at once.
-
-    Args:
-        grids: the grids, all with one scale for each output, or all with one for each block of as many inputs; and all
-            of float8, or none.
-        device: where the column is.
-    """
-
-    def __init__(self, grids: Sequence[WeightGrid], device: torch.device) -> None:
-        self._block = grids[0].block
-        # One row for each block, or one for all inputs.
-        joined = _joined([grid.scale for grid in grids], device)
-        self._scales = joined.reshape(len(joined), -1).T.contiguous()
-        self.half = _joined([2.0 ** (grid.row_bits().astype(np.float32) - 1) for grid in grids], device)
-        self._last = self.half - 1
-        self._first = -self.half
-        rises = _joined([grid.row_rises() for grid in grids], device)
-        self._float8 = grids[0].grid is Grid.E4M3
-        self._rises = rises if bool(rises.any()) else None
-        self._all_rise = bool(rises.all())
-        self._step = 1 + rises.float()
-        self._offset = rises.float()
-        self._share = 1 / self._step
-
-    def nearest(self, column: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers of the nearest levels of the column of input ``place``, and the levels as real weights."""
-        scale = self._scales[0 if self._block is None else place // self._block]
-        ratio = column / scale
-        if self._float8:
-            found = float8_numbers(ratio)
-            return found.view(torch.uint8).float() - self.half, found.float() * scale
-        if self._rises is None:
-            number = ratio.round_()
-        elif self._all_rise:
-            number = ratio.mul_(0.5).floor_()
-        else:
-            ratio.mul_(self._share)
-            number = torch.where(self._rises, torch.floor(ratio), torch.round(ratio))
-        number = torch.clamp(number, self._first, self._last)
-        if self._rises is None:
-            return number, number * scale
-        return number, torch.addcmul(self._offset, number, self._step).mul_(scale)
-
-
-def _joined(parts: Sequence[npt.NDArray[np.generic]], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate(parts)).to(device)

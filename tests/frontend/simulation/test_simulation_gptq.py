@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lampq_onnx.frontend.simulation import gptq
+from lampq_onnx.frontend.simulation.columns import Columns, _round
 from lampq_onnx.frontend.simulation.gptq import DAMPING, GptqResult
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize as quantize_all
 from lampq_onnx.quantization import QuantizedWeight, WeightGrid, fit_weight_grid
@@ -114,3 +116,63 @@ def test_rows_of_different_widths_are_rounded_as_rows_of_one() -> None:
         alone = gptq_quantize(weight[index : index + 1], fit_weight_grid(weight[index : index + 1], bits), hessian)
         if alone.grid is mixed.row_groups()[[g.bits for g in mixed.row_groups()].index(bits)].grid:
             assert (mixed.codes[index] != alone.codes[0]).mean() < 0.01
+
+
+class Recorded:
+    """Stands for a CUDA graph: a replay does what was done while it was recorded, on the same tensors."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.replays = 0
+        self._columns = columns
+
+    def __call__(self) -> None:
+        self.replays += 1
+        given, found = self._columns._inputs, self._columns._outputs
+        assert given is not None
+        assert found is not None
+        _round(self._columns._levels, *given, *found)
+
+
+@pytest.mark.parametrize("block", [None, 32])
+@pytest.mark.parametrize("bits", [(4,), (2, 3), (1, 2)])
+def test_replayed_columns_have_the_codes_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch, bits: tuple[int, ...], block: int | None
+) -> None:
+    """The tensors of the first call are used by all later ones, as a CUDA graph does."""
+    weight, hessian = problem(5, 200, 600, seed=3)
+    grids = [fit_weight_grid(weight, b, block=block) for b in bits]
+    tensors = torch.from_numpy(weight), grids, torch.from_numpy(hessian)
+    loop = quantize_all(*tensors)
+    made: list[Recorded] = []
+
+    class Replayed(Columns):
+        def round(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found = super().round(*arguments)
+            if self._inputs is None:
+                part, factor, diagonal, places = (value.clone() for value in arguments)
+                self._inputs = part, factor, diagonal, self._levels.scales(places).clone()
+                self._outputs = torch.empty_like(part), torch.empty_like(part)
+                self._replay = Recorded(self)
+                made.append(self._replay)
+            return found
+
+    monkeypatch.setattr(gptq, "Columns", Replayed)
+    for one, other in zip(loop, quantize_all(*tensors), strict=True):
+        assert np.array_equal(one.weight.codes, other.weight.codes)
+        assert one.latent is not None
+        assert other.latent is not None
+        assert torch.equal(one.latent, other.latent)
+        assert np.array_equal(one.errors, other.errors)
+    assert made[0].replays == 200 // gptq.BLOCK - 1  # not the first, and not the last, which is shorter
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_graph_gives_the_codes_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian = problem(40, 300, 900, seed=4)
+    grids = [fit_weight_grid(weight, b) for b in (2, 4)]
+    tensors = torch.from_numpy(weight).cuda(), grids, torch.from_numpy(hessian).cuda()
+    found = [quantize_all(*tensors)]
+    monkeypatch.setattr(gptq, "GRAPHED", 10**6)
+    found.append(quantize_all(*tensors))
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one.weight.codes, other.weight.codes)

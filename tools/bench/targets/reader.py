@@ -5,9 +5,11 @@ Needs only that runtime and NumPy, in the interpreter that runs this file. The l
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
+import traceback
 from importlib import metadata
 from pathlib import Path
 
@@ -139,10 +141,22 @@ PACKAGES = {
 """Runtime -> its package, and what runs a file in it."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an exception says: its line with "error:", else its first line, without a stamp of time and a place."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = next((line for line in lines if "error: " in line), lines[0])
+    return re.sub(r"^(.*?\berror: )?(\[[\d:]+\]\s*)?(:\d+:\s*)?", "", line)
+
+
 def main() -> None:
     name, model, images, answers = sys.argv[1:]
     package, run = PACKAGES[name]
-    np.save(answers, run(model, np.load(images)))
+    try:
+        found = run(model, np.load(images))
+    except Exception as error:  # whatever a runtime raises is what the table says about it
+        traceback.print_exc()
+        sys.exit(in_one_line(error))
+    np.save(answers, found)
     print(f"{package} {metadata.version(package)}")
 
 
