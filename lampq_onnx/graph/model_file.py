@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from lampq_onnx.disk.files import MODEL_FILE, PATH_HINT, created, shortened
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line
 from lampq_onnx.graph.soundness import require_sound
 
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -43,7 +43,7 @@ def load_model(path: Path) -> ir.Model:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # protobuf and the operating system raise unrelated exception types
         raise LampqError(
-            f"{path} cannot be read as an ONNX model: {_short(error)}", hint="it is damaged, or of another format"
+            f"{path} cannot be read as an ONNX model: {first_line(error)}", hint="it is damaged, or of another format"
         ) from error
     if not proto.graph.input or not proto.graph.output or not proto.graph.node:
         raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or truncated")
@@ -52,7 +52,7 @@ def load_model(path: Path) -> ir.Model:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
     except Exception as error:
-        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
+        raise LampqError(f"{path} cannot be read as an ONNX model: {first_line(error)}") from error
     return model
 
 
@@ -97,7 +97,3 @@ def file_sha256(path: Path) -> str:
         with part.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -10,7 +10,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 from lampq_onnx.frontend.shared.changes import relative_change
 
 OPEN_SIZES = ("spatial_shapes", "grid_thw", "image_grid_thw", "pixel_position_ids")
@@ -126,9 +126,10 @@ def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tens
     try:
         answer: Any = module(images.clone())
     except Exception as error:  # a model can raise anything
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        if is_out_of_memory(error):
+            raise
         raise LampqError(
-            f"{name} does not take images {shape}: {type(error).__name__}: {reason}", hint=INPUT_HINT
+            f"{name} does not take images {shape}: {type(error).__name__}: {first_line(error)}", hint=INPUT_HINT
         ) from error
     if not isinstance(answer, torch.Tensor):
         raise LampqError(
