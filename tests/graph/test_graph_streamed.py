@@ -82,9 +82,7 @@ def test_weights_are_not_copied_together(tmp_path: Path) -> None:
     for i, array in enumerate(arrays):
         tensor, kind = ir.tensor(array, name=f"large{i}"), ir.TensorType(ir.DataType.FLOAT)
         model.graph.register_initializer(
-            ir.Value(
-                name=f"large{i}", shape=ir.Shape([size]), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor
-            )
+            ir.Value(name=f"large{i}", shape=ir.Shape([size]), type=kind, const_value=tensor)
         )
     tracemalloc.start()
     try:
