@@ -12,6 +12,7 @@ from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.recompute import recomputed
 
 SAME = 1e-4
 """Largest relative difference (L2) between two ways to compute a layer that float rounding explains."""
@@ -110,7 +111,7 @@ def differentiable(
         layer.module.register_forward_hook(lambda _, __, output, key=layer.name: keep(key, output)) for layer in layers
     ]
     try:
-        with torch.enable_grad():
+        with recomputed(module, layers, example), torch.enable_grad():
             answer = module(example[:1])
             gradients = _gradients(answer, list(outputs.values()), name)
     finally:

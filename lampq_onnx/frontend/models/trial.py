@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
@@ -100,7 +101,7 @@ def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) ->
     """The answer, which must depend differentiably on a parameter."""
     frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(_emptied, _emptied):
             for value in frozen:
                 value.requires_grad_()
             answer = _run(module, name, images)
@@ -113,6 +114,11 @@ def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) ->
             hint="its forward must be differentiable: without torch.no_grad or detach",
         )
     return answer.detach()
+
+
+def _emptied(values: torch.Tensor) -> torch.Tensor:
+    """Keep no numbers for a backward pass that is not made."""
+    return values.new_empty(0)
 
 
 def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
