@@ -117,8 +117,10 @@ def environment() -> dict[str, str]:
 
 
 def _serve(address: str) -> None:
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+    from lampq_onnx.cli.main import program
     from lampq_onnx.frontend.models.export import OPSET
     from lampq_onnx.runtime.environment import cpu_name
 
@@ -127,7 +129,9 @@ def _serve(address: str) -> None:
         importlib.import_module(name)
     cpu_name()  # asks other programs, and remembers
     keep_exports(Path(os.environ[EXPORTS_VARIABLE]))
-    ONNXRegistry.from_torchlib(opset_version=OPSET)  # and is kept
+    ONNXRegistry.from_torchlib(opset_version=OPSET)  # and is kept, as are these:
+    utils._collect_all_valid_cia_ops()
+    program()
     gc.collect()
     gc.freeze()  # no fork looks at what is imported again
     with socket.socket(socket.AF_UNIX) as door:

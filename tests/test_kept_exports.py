@@ -61,3 +61,15 @@ def test_a_model_of_a_test_is_exported_each_time(kept: Path) -> None:
     for model in (torch.nn.Sequential(torch.nn.Flatten(), Own(768, 2)).eval(), hooked):
         exported(model)
     assert not list(kept.iterdir())
+
+
+def test_operators_that_are_kept_whole_are_those_of_now(kept: Path) -> None:
+    from torch._export import utils
+
+    fresh = inspect.unwrap(utils._collect_all_valid_cia_ops)
+    assert utils._collect_all_valid_cia_ops() == fresh()
+    with torch.library._scoped_library("lampq_tests", "DEF") as library:
+        library.define("own(Tensor x) -> Tensor")
+        library.impl("own", lambda x: x, "CompositeImplicitAutograd")
+        assert torch.ops.lampq_tests.own.default in utils._collect_all_valid_cia_ops()
+    assert utils._collect_all_valid_cia_ops() == fresh()

@@ -51,6 +51,12 @@ UNPACKED_BYTES = 1100
 HALF_BYTES = 2
 """Bytes of a number of float16."""
 
+USUAL_NAME = 18
+"""Characters of a layer's name in the models on which the bytes of nodes were measured."""
+
+BYTES_PER_NAME = 62
+"""Bytes of nodes, plan and shapes in which the name of their layer is once: 18 to 36 times for each layer (YOLOS)."""
+
 PAIR_USERS = {4: 1, 2: 2, 1: 2}
 """Field width -> weight widths of at most 4 bits that are stored in such a field."""
 
@@ -116,13 +122,13 @@ def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     if target.block is not None:
         scales = outputs * -(-inputs // target.block)
         if form.storage == "exact":
-            nodes = UNPACKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0)
+            nodes = with_name(layer, UNPACKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0))
             return stored_bytes(layer.parameters, form.weight_bits, "exact") + number * scales + nodes
         # There is no type for fewer bits than 4 in blocks.
         bits = max(form.weight_bits, 4)
-        return stored_bytes(layer.parameters, bits, form.storage) + number * scales + BLOCKED_BYTES
+        return stored_bytes(layer.parameters, bits, form.storage) + number * scales + with_name(layer, BLOCKED_BYTES)
     # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
-    nodes = node_bytes(layer, target) + UNPACK_BYTES[form.storage].get(form.weight_bits, 0)
+    nodes = node_bytes(layer, target) + with_name(layer, UNPACK_BYTES[form.storage].get(form.weight_bits, 0))
     if form.weight_bits == 8 and not target.signed_8bit_exact:
         nodes += ZERO_POINT_BYTES + outputs
     return stored_bytes(layer.parameters, form.weight_bits, form.storage) + number * outputs + nodes
@@ -171,7 +177,12 @@ def node_bytes(layer: LayerSensitivity, target: Target) -> int:
     """Return the bytes of a quantized layer's nodes, without those that unpack its weights."""
     outputs, inputs = layer.shape
     parts = target.part_products and layer.type == "qkv" and outputs == 3 * inputs
-    return LAYER_BYTES + GEMM_BYTES * target.gemm_bias + PART_BYTES * parts
+    return with_name(layer, LAYER_BYTES + GEMM_BYTES * target.gemm_bias + PART_BYTES * parts)
+
+
+def with_name(layer: LayerSensitivity, nodes: int) -> int:
+    """Return the bytes of nodes that take ``nodes`` bytes for a layer whose name has a usual length."""
+    return nodes + nodes * max(0, len(layer.name) - USUAL_NAME) // BYTES_PER_NAME
 
 
 def row_bytes(inputs: int, bits: int) -> float:

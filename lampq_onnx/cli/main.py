@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.main import get_command
 
 from lampq_onnx.cli.bench import bench
 from lampq_onnx.cli.commands import analyze, quantize
@@ -26,7 +28,7 @@ from lampq_onnx.cli.recipes import cache, init, reproduce
 from lampq_onnx.cli.report import report
 from lampq_onnx.cli.stages import allocate, convert, inspect, schema, validate
 from lampq_onnx.cli.sweep import sweep
-from lampq_onnx.errors import INTERRUPTED, LampqError
+from lampq_onnx.errors import INTERRUPTED, LampqError, is_out_of_memory
 
 NAME = "lampq-onnx"
 
@@ -108,6 +110,12 @@ def root(
         typer.echo(FIRST_STEPS, nl=False)
 
 
+@functools.cache
+def program() -> Any:
+    """`app` as what reads words, made once: this takes longer than reading them."""
+    return get_command(app)
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -121,7 +129,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str], *, debug: bool) -> int:
     try:
-        app(words, prog_name=NAME)
+        program()(words, prog_name=NAME)
     except SystemExit as done:  # Typer's way to end, wrong usage (2) and Ctrl-C (130) included
         if done.code == INTERRUPTED:
             return _interrupted()
@@ -152,7 +160,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "check the path, its permissions and the free space", 1)
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _fail("out of memory", "use fewer calibration images at once, or a smaller model", 1)
     return _fail(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", 1)
 

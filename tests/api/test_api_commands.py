@@ -12,10 +12,9 @@ import onnx
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from typer.main import get_command
 
 import lampq_onnx
-from lampq_onnx.cli.main import app
+from lampq_onnx.cli.main import program
 from lampq_onnx.config.keywords import TAKEN
 from lampq_onnx.config.lookup import by_flag
 from lampq_onnx.config.sections import FIELDS
@@ -319,7 +318,7 @@ def test_options_of_other_functions_are_refused(function: str, tmp_path: Path, m
 @pytest.mark.parametrize("function", TAKEN)
 def test_a_function_takes_the_options_of_its_command(function: str) -> None:
     own = {field.flag for field in FIELDS if field.same_as is None and field.flag != "model"}
-    shown = {parameter.name for parameter in get_command(app).commands[function].params} & own
+    shown = {parameter.name for parameter in program().commands[function].params} & own
     named = set(inspect.signature(getattr(lampq_onnx, function)).parameters)
     taken = {by_flag(name).flag for name in TAKEN[function]} | named & own
     # Gates have the names of budgets on the command line, where each command says what it means.

@@ -11,12 +11,11 @@ from typing import Annotated, Any
 import pytest
 import typer
 from rich.markup import render
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from lampq_onnx.allocation.metrics import METRICS, Metric, uniform
 from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
-from lampq_onnx.cli.main import COMMANDS, FIRST_STEPS, app
+from lampq_onnx.cli.main import COMMANDS, FIRST_STEPS, program
 from lampq_onnx.cli.names import ALL_TABLES
 from lampq_onnx.cli.parameters import with_options
 from lampq_onnx.config.names import filled
@@ -95,7 +94,7 @@ def test_nothing_is_cut(name: str, option: str, width: int, monkeypatch: pytest.
     assert "{" not in text.partition("\n\n")[2]  # every table was filled in
     rows = [" ".join(row.split()).removeprefix("* ") for row in rows_of(text)]
     shown = options_in(text)
-    for param in get_command(app).commands[name].params:  # type: ignore[attr-defined]
+    for param in program().commands[name].params:
         dashed = next((word for word in param.opts if word.startswith("--")), None)
         if dashed not in shown:
             assert dashed is None or param.hidden or param.name == "help_all"

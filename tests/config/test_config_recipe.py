@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.main import get_command
 
-from lampq_onnx.cli.main import app
+from lampq_onnx.cli.main import program
 from lampq_onnx.config.recipe import Recipe, template
 from lampq_onnx.config.sections import FIELDS, SECTIONS
 from lampq_onnx.config.values import by_name, parse_values
@@ -24,7 +23,7 @@ DIGITS = {"model": {"name": "digits"}}
 def test_every_option_is_on_the_command_line_and_unique() -> None:
     flags = [field.flag for field in FIELDS if field.same_as is None]
     assert len(flags) == len(set(flags))
-    words = {word for parameter in get_command(app).commands["quantize"].params for word in parameter.opts}
+    words = {word for parameter in program().commands["quantize"].params for word in parameter.opts}
     assert {field.dashed for field in FIELDS if field.same_as is None and field.flag != "model"} <= words
     assert all(field.help for field in FIELDS if field.same_as is None)
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 import typer
-from typer.main import get_command
 
 import lampq_onnx
-from lampq_onnx.cli.main import app
+from lampq_onnx.cli.main import program
 from lampq_onnx.config.lookup import by_flag
 from lampq_onnx.config.sections import SECTIONS
 from lampq_onnx.config.values import parse_values
@@ -71,7 +70,7 @@ def problem_of(words: list[str], *, complete: bool) -> str:
 
 
 def _commands() -> dict[str, Any]:
-    group: Any = get_command(app)
+    group: Any = program()
     return dict(group.commands)
 
 

@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import lampq_onnx
-from lampq_onnx.artifacts import Report
+from lampq_onnx.artifacts import BitPlan, Report
 from lampq_onnx.config.inputs import ImageOptions, ModelOptions
 from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.data import Preprocessing, iter_batches, open_source
@@ -214,6 +214,12 @@ def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(
     )
     assert other.accuracy.float_.top1 == pytest.approx(report.accuracy.float_.top1, abs=1e-6)
     assert other.accuracy.scores.keys() == report.accuracy.scores.keys()
+
+
+def test_the_promised_size_counts_the_names_of_layers(quantized: tuple[Path, Report]) -> None:
+    folder, report = quantized
+    promised = BitPlan.load(folder / "plan.json").promised_bytes
+    assert report.size.quantized_bytes == pytest.approx(promised, rel=0.08)
 
 
 def test_tasks_that_do_not_fit_are_refused(trained: Path, images: Path) -> None:

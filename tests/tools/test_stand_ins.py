@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lampq_onnx.errors import LampqError, UsageError
 from tests.frontend.tiny_models import images, tiny_vit
 from tools.bench import stand_ins
-from tools.bench.hard import channels, massive
+from tools.bench.hard import channels, massive, sinks, towers
 from tools.bench.hard.blocks import blocks_of, watch
 from tools.bench.hard.comparison import compare
 
@@ -98,6 +98,39 @@ def test_sinks_are_a_few_patch_tokens_and_cancel(model: torch.nn.Module) -> None
     dropped = copy.deepcopy(changed)
     dropped.blocks[1].mlp.fc2.weight[:, [made.first, made.second]] = 0
     assert (logits(changed) - logits(dropped)).norm() < 0.02 * logits(dropped).norm()
+
+
+def test_sinks_are_massive_in_every_later_block_and_draw_attention_without_a_value(model: torch.nn.Module) -> None:
+    placed = copy.deepcopy(model)
+    torch.nn.init.normal_(placed.pos_embed, std=1.0, generator=torch.Generator().manual_seed(0))
+    changed, (made,) = stand_ins.stand_in_for(placed, "sinks", batches(64, seed=1), seed=0, sigmas=SIGMAS, tail=0.0)
+    assert made.block == 1
+    for block in changed.blocks[made.block + 1 :]:
+        tokens = sinks.inputs_of(changed, block.norm1, batches(32, seed=2))
+        norms = tokens.norm(dim=-1)
+        massive_ones = norms > 5 * norms.median()
+        assert massive_ones.any(0).sum() == 1  # one place of sixteen
+        assert massive_ones.any(1).double().mean() > 0.7  # on most other images
+        assert not massive_ones[:, 0].any()
+        answers = block.attn.qkv(sinks.inputs_of(changed, block.attn.qkv, batches(32, seed=2)))
+        query, key, value = answers.unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        drawn = (query @ key.transpose(-1, -2) / 8**0.5).softmax(-1)[massive_ones[:, None, None].expand(-1, 4, 17, -1)]
+        assert 0.5 * sinks.DRAWN < drawn.mean() < 2 * sinks.DRAWN
+        lengths = value.transpose(1, 2).flatten(2).norm(dim=-1)
+        assert lengths[massive_ones].mean() < 0.2 * lengths[~massive_ones].mean()
+
+
+def test_towers_compute_what_the_model_does(model: torch.nn.Module) -> None:
+    own = {"img_size": 16, "patch_size": 4, "num_classes": 4, **SHAPE}
+    for form, change in (("dinov2", 1e-4), ("siglip", 0.1)):
+        made = towers.tower_of("vit_tiny_patch16_224", own, model, form, batches(64, seed=1), 0)
+        assert (logits(made) - logits(model)).norm() < change * logits(model).norm(), form
+    clip = towers.tower_of("vit_tiny_patch16_224", own, model, "clip", batches(64, seed=1), 0)
+    plain = towers.tower_of("vit_tiny_patch16_224", own, model, "clip", batches(64, seed=1), 0)
+    torch.nn.init.ones_(plain.norm_pre.weight)
+    torch.nn.init.zeros_(plain.norm_pre.bias)
+    near, far = ((logits(made) - logits(model)).norm() for made in (clip, plain))
+    assert near < 0.6 * far  # the fitted LayerNorm
 
 
 def test_mixed_heads_keep_the_logits(model: torch.nn.Module) -> None:

@@ -114,7 +114,7 @@ def test_terminated_runs_leave_nothing(tmp_path: Path) -> None:
         "    with files.staging(Path(sys.argv[1]), ['x']):\n"
         "        print('ready', flush=True)\n"
         "        time.sleep(60)\n"
-        "main.app = app\nmain.run()\n"
+        "main.program = lambda: app\nmain.run()\n"
     )
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)

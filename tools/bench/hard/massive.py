@@ -107,10 +107,7 @@ def _make_massive(
     seen = watch(model, block, images)
     hidden = torch.cat(seen.hidden)
 
-    importance = hidden.square().mean((0, 1)).sqrt() * fc2.weight.norm(dim=0)
-    pair = importance.argsort()[:2]
-    fc2.bias.add_(fc2.weight[:, pair] @ hidden.mean((0, 1))[pair])
-
+    pair = give_up(block.mlp, hidden, 2)
     height = sigma * hidden.std().item()
     gate = _class_gate if tokens == "class" else _patch_gate
     row, bias, norm, lowest = gate(seen, height, index)
@@ -121,7 +118,15 @@ def _make_massive(
         fc1.weight[channel] = row.to(fc1.weight) * part
         fc1.bias[channel] = fc1.bias.new_tensor(bias) * part
         fc2.weight[:, channel] = column * weight
-    return MassiveBlock(index, int(pair[0]), int(pair[1]), tokens, height, lowest)
+    return MassiveBlock(index, *pair, tokens, height, lowest)
+
+
+def give_up(mlp: nn.Module, hidden: torch.Tensor, count: int) -> list[int]:
+    """The hidden channels that contribute least; their mean contribution moves to the bias of fc2."""
+    importance = hidden.square().mean((0, 1)).sqrt() * mlp.fc2.weight.norm(dim=0)
+    least = importance.argsort()[:count]
+    mlp.fc2.bias.add_(mlp.fc2.weight[:, least] @ hidden.mean((0, 1))[least])
+    return least.tolist()
 
 
 Gate = tuple[torch.Tensor, float, float, float]
@@ -131,7 +136,7 @@ Gate = tuple[torch.Tensor, float, float, float]
 def _class_gate(seen: BlockInputs, height: float, index: int) -> Gate:
     """A channel of this height on class tokens, and far below zero on all others."""
     reads = torch.cat(seen.reads)
-    direction, offset = _class_direction(reads)
+    direction, offset = class_direction(reads)
     found = reads.double() @ direction + offset
     on_class, on_patches = found[:, 0], found[:, 1:]
     gap = (on_class.mean() - on_patches.max()).item()
@@ -165,14 +170,34 @@ def _patch_gate(seen: BlockInputs, height: float, _: int) -> Gate:
     return slope * direction, -slope * threshold, residual[sinks].norm(dim=1).mean().item(), 0.0
 
 
-def _class_direction(reads: torch.Tensor) -> tuple[torch.Tensor, float]:
+def class_direction(reads: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Least squares for one on the class token and zero on the others, both weighing the same."""
     tokens = reads.shape[1]
-    inputs = reads.double().flatten(0, 1)
-    inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
-    is_class = torch.arange(len(inputs)) % tokens == 0
-    weights = torch.where(is_class, 1.0, 1.0 / (tokens - 1)).double()
-    gram = inputs.T @ (inputs * weights[:, None])
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    solution = torch.linalg.solve(gram, inputs.T @ (weights * is_class))
-    return solution[:-1], solution[-1].item()
+    weights, offsets = directions(reads, torch.eye(tokens, 1, dtype=torch.double))
+    return weights[:, 0], offsets[0].item()
+
+
+def directions(reads: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least squares for one on some positions and zero on the others, both weighing the same.
+
+    Args:
+        reads: inputs of all tokens (n, tokens, width).
+        wanted: zeros and ones (tokens, k), with as many ones in every column.
+
+    Returns:
+        Weights (width, k) and offsets (k,).
+    """
+    tokens, count = len(wanted), wanted[:, 0].sum().item()
+    inputs = reads.double()
+    inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:2], 1)], dim=2)
+    grams = torch.einsum("ntc,ntd->tcd", inputs, inputs)
+    sums = inputs.sum(0)
+    weight = 1 / (tokens - count)
+    every = weight * grams.sum(0)
+    every += RIDGE * every.diagonal().mean() * torch.eye(len(every), dtype=every.dtype)
+    solved = [
+        torch.linalg.solve(every + (1 / count - weight) * torch.einsum("t,tcd->cd", own, grams), own @ sums / count)
+        for own in wanted.T
+    ]
+    solution = torch.stack(solved, 1)
+    return solution[:-1], solution[-1]
