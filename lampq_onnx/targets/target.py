@@ -90,8 +90,8 @@ class Target:
         rows: values stay in rows between one Gemm and the next (docs/runtime/passes.md); of use where `gemm_bias` makes
             Gemms.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
-            product that is split (docs/runtime/passes.md). Not measured on arm64. TensorRT would multiply the whole in
-            float; it joins the parts to one product of integers.
+            product that is split (docs/runtime/passes.md). Not measured on arm64. OpenVINO moves the parts inside its
+            attention kernel. TensorRT would multiply the whole in float; it joins the parts to one product of integers.
         grids: grids that the weights may have; with e4m3 alone, weights and inputs are in float8. The levels of
             mid-rise are odd integers, which need a type that is wider than the weights are.
         block: inputs of a layer that share a scale of the weights, a number of float16; None: all of an output channel
@@ -104,8 +104,6 @@ class Target:
         batch: batch that files must have; None: any, which stays open in the file.
         runner: the runtime that runs, checks and times its files here, by its name in `lampq_onnx.runtime`; None: none
             does, and they are checked in onnxruntime on this CPU.
-        recast: weights of a float kernel are cast to INT32 before FLOAT. OpenVINO takes int8 weights with one Cast and
-            a Mul for compressed ones, and then rounds the inputs to 8 bits (relative error 5e-3).
         verified: what showed that its files are right; None: they follow the runtime's documentation alone.
         opset: newest opset that is read.
     """
@@ -130,7 +128,6 @@ class Target:
     zero_points: bool = False
     batch: int | None = None
     runner: str | None = None
-    recast: bool = False
     verified: Verified | None = None
     opset: int = 25
 

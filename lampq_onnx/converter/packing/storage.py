@@ -18,10 +18,10 @@ Scaling:
 
 - integer kernel, after quantized inputs of up to 8 bits: DequantizeLinear. onnxruntime folds the packing at session
 creation and fuses DequantizeLinear and MatMul to its int8 kernel.
-- float kernel, after inputs wider than 8 bits: Sub of the zero point if there is one, Cast to FLOAT and Mul by the
-scale, which is the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would become
-MatMulNBits here, which itself rounds the inputs to 8 bits (relative error 4e-3), even after an Identity or a Transpose.
-OpenVINO does the same with one Cast and a Mul, but not with two Casts (`Target.recast`).
+- float kernel, after inputs wider than 8 bits: Sub of the zero point if there is one, Cast to INT32 and FLOAT, and Mul
+by the scale, which is the same arithmetic. It is folded to a float weight at session creation. DequantizeLinear would
+become MatMulNBits here, which itself rounds the inputs to 8 bits (relative error 4e-3), even after an Identity or a
+Transpose. OpenVINO does the same with one Cast and a Mul (7e-3), but not with two Casts.
 - scales of blocks in native storage: DequantizeLinear with block_size (`Target.block`), which becomes MatMulNBits on
 purpose.
 """
@@ -201,14 +201,13 @@ def pack_weight(
     return Packed(value, scale, middle, tuple(graph.nodes), (scale, *graph.new), "exact", graph.bytes)
 
 
-def scale_weight(packed: Packed, name: str, *, integer_kernel: bool, recast: bool = False) -> Stored:
+def scale_weight(packed: Packed, name: str, *, integer_kernel: bool) -> Stored:
     """Scale integers that are already in the graph to float, in the form of the kernel that reads them.
 
     Args:
         packed: the integers.
         name: prefix of the new nodes.
         integer_kernel: whether an integer kernel reads them.
-        recast: see `Target`.
     """
     zero = [] if packed.zero_point is None else [packed.zero_point]
     if integer_kernel or packed.block is not None:
@@ -221,10 +220,8 @@ def scale_weight(packed: Packed, name: str, *, integer_kernel: bool, recast: boo
             assert packed.storage != "uint8"  # needs_unsigned is False for the float kernel: Sub would wrap
             nodes.append(ir.node("Sub", [level, *zero], name=f"{name}.levels"))
             level = nodes[-1].outputs[0]
-        if recast:
-            nodes.append(ir.node("Cast", [level], {"to": ir.DataType.INT32.value}, name=f"{name}.int32"))
-            level = nodes[-1].outputs[0]
-        nodes.append(ir.node("Cast", [level], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
+        nodes.append(ir.node("Cast", [level], {"to": ir.DataType.INT32.value}, name=f"{name}.int32"))
+        nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": ir.DataType.FLOAT.value}, name=f"{name}.float"))
         nodes.append(ir.node("Mul", [nodes[-1].outputs[0], packed.scale], name=f"{name}.scaled"))
     return Stored(nodes[-1].outputs[0], tuple(nodes), packed.storage, packed.bytes)
 

@@ -110,7 +110,7 @@ class QuantizeWeights(LayerPass[LayerParameters]):
                 )
                 _register(graph, node, packed.nodes, packed.initializers)
             kernel_shape = _kernel_shape(node)
-            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=integer, recast=self.target.recast)
+            stored = scale_weight(first[key], f"{name}.weight", integer_kernel=integer)
             graph.insert_before(node, list(stored.nodes))
             node.replace_input_with(1, stored.value)
             if kernel_shape is not None:

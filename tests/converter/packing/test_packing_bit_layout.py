@@ -272,23 +272,31 @@ def test_graphs_of_older_opsets_are_looked_up() -> None:
         np.testing.assert_array_equal(run(old, x, level), run(converted(weight, "onnxruntime-x86-vnni"), x, level))
 
 
-@pytest.mark.parametrize("activation_bits", [8, 32])
+@pytest.mark.parametrize("activation_bits", [4, 8, 16, 32])
 @pytest.mark.parametrize("target", [*ONNXRUNTIME, "openvino-x86-vnni"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_openvino_reads_every_exact_file(bits: int, target: str, activation_bits: int) -> None:
+    """In float32 it is exact also with its own rounding of inputs (DYNAMIC_QUANTIZATION_GROUP_SIZE) left on.
+
+    The exception are products of uint8, written for CPUs without VNNI: on one with it, OpenVINO rounds their inputs.
+    """
     openvino = pytest.importorskip("openvino")
-    for shape in ((48, 64), (16, 56), (8, 9)):
+    if target.startswith("openvino") and activation_bits == 16:
+        pytest.skip("the target has no inputs of 16 bits")
+    rounded = target == "onnxruntime-x86-avx2" and bits == 8 and activation_bits <= 8
+    exact = {"INFERENCE_PRECISION_HINT": "f32", **({"EXECUTION_MODE_HINT": "ACCURACY"} if rounded else {})}
+    for shape in ((48, 64), (16, 56), (8, 9)) if activation_bits in (8, 32) else ((48, 64),):
         codes = np.random.default_rng(bits).integers(0, 2**bits, shape).astype(np.uint8)
         codes[:2] = [[2**bits - 1], [0]]
         weight = weight_of(codes, bits)
         model = converted(weight, target, activation_bits=activation_bits)
         x = np.random.default_rng(1).uniform(-3, 2.5, (7, 3, shape[1])).astype(np.float32)
         core = openvino.Core()
-        for options in ({}, {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}):
+        for options in ({}, exact):
             compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
             found, wanted = compiled(x)[0], reference(model, x)
             # By default OpenVINO may compute in bfloat16, of 8 bits.
-            bound = 1e-5 if options else 2e-2
+            bound = (1e-4 if activation_bits == 16 else 1e-5) if options else 2e-2
             assert np.linalg.norm(found - wanted) <= bound * np.linalg.norm(wanted)
 
 

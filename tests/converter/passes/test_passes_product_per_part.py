@@ -170,7 +170,7 @@ def test_a_result_that_is_read_whole_stays() -> None:
 def test_other_targets_keep_the_split() -> None:
     for name, target in TARGETS.items():
         count = convert_model(measured(unbound()), plan_on(target, ["fc"], 8), target=target).passes["ProductPerPart"]
-        assert count == (name in (AVX2.name, VNNI.name, "tensorrt", "tensorrt-fp8")), name
+        assert count == (name not in ("onnxruntime-arm64", "onnxruntime-qnn", "onnxruntime-cuda")), name
 
 
 @pytest.mark.parametrize("linear", ["matmul", "gemm"])
