@@ -6,6 +6,21 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
+ALLOCATOR = "DefaultCPUAllocator"
+"""In what PyTorch says where the memory of the processor does not suffice, which is a RuntimeError to it."""
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """First line of what a foreign exception says, with the next one if it ends in a colon; or else its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 1 + lines[0].endswith(":")])[:most]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: Python's, that of a GPU, or PyTorch's on the processor."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or ALLOCATOR in str(error)
+
+
 class LampqError(Exception):
     """An error that says what is wrong, where, and what to do, in one message; the command line exits with 1.
 

@@ -131,6 +131,11 @@ def main() -> int:
             trouble = [str(error)]
         finally:
             browser.close()
+    return exit_code(trouble)
+
+
+def exit_code(trouble: list[str]) -> int:
+    """Print what is wrong; 1 if anything is."""
     for line in trouble:
         print(line, file=sys.stderr)
     return int(bool(trouble))

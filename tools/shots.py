@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from tools.look import FLAGS, NAMES, NO_BROWSER, find_browser, open_page, take_shots
+from tools.look import FLAGS, NAMES, NO_BROWSER, exit_code, find_browser, open_page, take_shots
 from tools.terminal import Terminal, screen
 
 COLUMNS = (80, 120)
@@ -108,9 +108,7 @@ def main() -> int:
             take_shots(page, folder / Path(path).stem)
             page.close()
         browser.close()
-    for line in trouble:
-        print(line, file=sys.stderr)
-    return int(bool(trouble))
+    return exit_code(trouble)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from lampq_onnx.cli.recipes import cache, init, reproduce
 from lampq_onnx.cli.report import report
 from lampq_onnx.cli.stages import allocate, convert, inspect, schema, validate
 from lampq_onnx.cli.sweep import sweep
-from lampq_onnx.errors import INTERRUPTED, LampqError
+from lampq_onnx.errors import INTERRUPTED, LampqError, is_out_of_memory
 
 NAME = "lampq-onnx"
 
@@ -160,7 +160,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "check the path, its permissions and the free space", 1)
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _fail("out of memory", "use fewer calibration images at once, or a smaller model", 1)
     return _fail(f"internal error: {type(error).__name__}: {error}", "run again with --debug and report it", 1)
 

@@ -82,12 +82,14 @@ def require_scores(files: FilePair, threads: int) -> None:
     Raises:
         LampqError: see `require_moving_scores`; or the float file does not load.
     """
-    run = open_runner(files.reference, threads=threads, answers=files.task.outputs)
+    run = open_runner(files.reference, threads=threads, answers=files.task.outputs, lean=True)
 
     def answer(images: npt.NDArray[np.float32]) -> Outputs:
-        step = run.fixed_batch or len(images)
-        whole = np.resize(images, (-(-len(images) // step) * step, *images.shape[1:]))
-        return run(whole)[: len(images)]
+        step = run.fixed_batch or pass_images(files.preprocessing.size)
+        pieces = [images[start : start + step] for start in range(0, len(images), step)]
+        if run.fixed_batch is not None:
+            pieces = [np.resize(piece, (step, *piece.shape[1:])) for piece in pieces]
+        return np.concatenate([run(piece) for piece in pieces])[: len(images)]
 
     require_moving_scores(files.task, files.images, files.preprocessing, answer, named=str(files.reference))
 

@@ -96,7 +96,11 @@ def against_uniform(report: Report) -> Mixed:
         text = f"Mixed bits are expected to cost nothing, uniform bits a KL of {found.uniform_cost:.2g} ({how})."
         return Mixed("unknown", text)
     ratio = found.uniform_cost / found.cost
-    return Mixed("unknown", f"Uniform bits are expected to cost {ratio:.1f} times as much KL ({how}).")
+    return Mixed(
+        "unknown",
+        f"Uniform bits cost {ratio:.1f} times as much KL in the sum over single layers, and often less than that in "
+        "the whole model (--baseline uniform measures it).",
+    )
 
 
 def _measured(own: Accuracy, other: Baseline) -> Mixed:

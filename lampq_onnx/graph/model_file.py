@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 
 from lampq_onnx.disk.files import MODEL_FILE, PATH_HINT, created, shortened
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line
 from lampq_onnx.graph.soundness import require_sound
+from lampq_onnx.graph.streamed import pieces, size_of
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Size limit of a protobuf message, 2 GiB, less a margin for everything but weights."""
@@ -43,7 +44,7 @@ def load_model(path: Path) -> ir.Model:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # protobuf and the operating system raise unrelated exception types
         raise LampqError(
-            f"{path} cannot be read as an ONNX model: {_short(error)}", hint="it is damaged, or of another format"
+            f"{path} cannot be read as an ONNX model: {first_line(error)}", hint="it is damaged, or of another format"
         ) from error
     if not proto.graph.input or not proto.graph.output or not proto.graph.node:
         raise LampqError(f"{path} holds no graph with nodes, inputs and outputs: it is empty or truncated")
@@ -52,7 +53,7 @@ def load_model(path: Path) -> ir.Model:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
     except Exception as error:
-        raise LampqError(f"{path} cannot be read as an ONNX model: {_short(error)}") from error
+        raise LampqError(f"{path} cannot be read as an ONNX model: {first_line(error)}") from error
     return model
 
 
@@ -62,19 +63,21 @@ def save_model(model: ir.Model, path: Path) -> None:
     The caller stages the files (see ``files.staging``), so that they appear together.
     """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    external = path.name + ".data" if size > PROTOBUF_LIMIT else None
-    if external is None:
-        # Tensors that still lie in the source's data file would be written as references to it.
-        ir.external_data.load_to_model(model)
-    with created(path.parent):
-        ir.save(model, path, external_data=external)
+    if size > PROTOBUF_LIMIT:
+        with created(path.parent):
+            ir.save(model, path, external_data=path.name + ".data")
+        return
+    # Tensors that still lie in the source's data file would be written as references to it.
+    ir.external_data.load_to_model(model)
+    with created(path.parent), path.open("wb") as file:
+        file.writelines(pieces(model))
 
 
 def model_bytes(model: ir.Model) -> int:
     """Return the size of the file that `save_model` would write."""
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     # Protobuf cannot compute a size that it cannot hold; next to such weights the graph is negligible.
-    return weights if weights > PROTOBUF_LIMIT else int(ir.to_proto(model).ByteSize())
+    return weights if weights > PROTOBUF_LIMIT else size_of(model)
 
 
 def float_numbers(model: ir.Model) -> int:
@@ -97,7 +100,3 @@ def file_sha256(path: Path) -> str:
         with part.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnx.external_data_helper import uses_external_data
 
 from lampq_onnx.errors import LampqError
+from lampq_onnx.graph.streamed import GRAPH, INITIALIZER, LEAST_BYTES, copy_fields
 
 _SUBBYTE = {
     getattr(TensorProto, name): bits
@@ -50,7 +51,7 @@ def require_sound(proto: onnx.ModelProto, path: Path) -> None:
     if twice is not None:
         raise LampqError(f"{path}: two initializers are named {twice!r}")
     try:
-        onnx.checker.check_model(_with_output_shapes(proto) or str(path))
+        onnx.checker.check_model(_without_weights(proto) or str(path))
     except Exception as error:  # the checker raises unrelated exception types
         raise LampqError(
             f"{path} fails onnx's check: {' '.join(str(error).split())[:400]}",
@@ -58,12 +59,26 @@ def require_sound(proto: onnx.ModelProto, path: Path) -> None:
         ) from error
 
 
-def _with_output_shapes(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return a copy whose outputs all have a shape; None if they have one already and the file can be checked."""
-    if all(out.type.tensor_type.HasField("shape") for out in proto.graph.output if out.type.HasField("tensor_type")):
-        return None
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Return a copy in which large constants are inputs and every output has a shape.
+
+    The checker copies a model twice, and knows nothing of a constant that `_tensor_problem` has not seen.
+
+    Returns:
+        The copy; None if external data remain, which the checker looks for beside the file.
+    """
     copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy_fields(proto, copy, lambda field: field != GRAPH)
+    copy_fields(proto.graph, copy.graph, lambda field: field != INITIALIZER)
+    inputs = {value.name for value in copy.graph.input}
+    for tensor in proto.graph.initializer:
+        counted = tensor.name and _bytes(tensor) is not None
+        if not (counted and (uses_external_data(tensor) or len(tensor.raw_data) >= LEAST_BYTES)):
+            copy.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in inputs:
+            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    if any(uses_external_data(tensor) for tensor in _tensors(copy.graph)):
+        return None
     for out in copy.graph.output:
         if out.type.HasField("tensor_type"):
             out.type.tensor_type.shape.SetInParent()

@@ -20,7 +20,7 @@ from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
 from lampq_onnx.runtime.runtimes import runtime_of
-from lampq_onnx.runtime.sessions import batches_for, open_session, session_options
+from lampq_onnx.runtime.sessions import are_large, batches_for, open_session, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime option that says where the external data of a model in memory lie."""
@@ -82,6 +82,8 @@ def cut_layers(
         LampqError: a layer cannot be cut out.
     """
     model = onnx.load(path, load_external_data=False)
+    if are_large(images) and not _fixed_batch(model) > 1:
+        images = images[:1]
     producers = {output: node for node in model.graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for group in _groups(layers):
@@ -116,6 +118,12 @@ def on_levels(piece: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]
             levels: npt.NDArray[np.float32] = ((codes - zero.astype(np.float32)) * scale).astype(np.float32)
             return levels
     return values
+
+
+def _fixed_batch(model: onnx.ModelProto) -> int:
+    """Number of images that a file prescribes; 0: any."""
+    shape = model.graph.input[0].type.tensor_type.shape
+    return shape.dim[0].dim_value if shape.dim else 0
 
 
 def _groups(layers: Sequence[QuantizedLayer]) -> Iterator[Sequence[QuantizedLayer]]:

@@ -27,6 +27,7 @@ from lampq_onnx.frontend.measuring.fisher import GradientTap, piece_of
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.products import gram
+from lampq_onnx.frontend.shared.recompute import recomputed
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.running.processes import ALONE, Group, own_items
@@ -124,7 +125,7 @@ def channel_shares(
         for start in range(0, len(batch), piece):
             part = batch[start : start + piece]
             size = len(part)
-            with GradientTap(layers, visit), torch.enable_grad():
+            with recomputed(model, layers, part), GradientTap(layers, visit), torch.enable_grad():
                 outputs = model(part)
                 for draw in range(draws):
                     noise = score_noise(likelihood, outputs.detach(), generator)

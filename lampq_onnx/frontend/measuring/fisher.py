@@ -19,8 +19,9 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.likelihoods import Likelihood, likelihood_of
-from lampq_onnx.frontend.shared.batching import BATCH
+from lampq_onnx.frontend.shared.batching import BATCH, pass_images
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.recompute import recomputed
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.running.processes import ALONE, Group, summed
 
@@ -129,7 +130,7 @@ GradientVisitor = Callable[[int, ModelLayer, torch.Tensor, torch.Tensor], None]
 
 @torch.no_grad()
 def piece_of(model: torch.nn.Module, layers: Sequence[ModelLayer], images: torch.Tensor) -> int:
-    """Images for which a backward pass holds about `TAPE_BYTES` of activations; all of ``images`` on a GPU.
+    """Images for which a backward pass holds about `TAPE_BYTES` of activations; on a GPU those of a forward pass.
 
     Args:
         model: the model.
@@ -137,7 +138,7 @@ def piece_of(model: torch.nn.Module, layers: Sequence[ModelLayer], images: torch
         images: one batch.
     """
     if images.is_cuda or len(images) == 1:
-        return len(images)
+        return pass_images(images.shape, len(images))
     elements = 0
 
     def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -189,7 +190,7 @@ def visit_gradients(
             sampler = _Sampler(likelihood, seed, group, batch_size, piece)
         for start in range(0, len(images), piece):
             part = images[start : start + piece]
-            with GradientTap(layers, partial(visit, len(part))), torch.enable_grad():
+            with recomputed(model, layers, part), GradientTap(layers, partial(visit, len(part))), torch.enable_grad():
                 logits = model(part)
                 if labels is None and start == 0:
                     sampler.skip(logits)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.recompute import recomputed
 
 SAME = 1e-4
 """Largest relative difference (L2) between two ways to compute a layer that float rounding explains."""
@@ -110,7 +111,7 @@ def differentiable(
         layer.module.register_forward_hook(lambda _, __, output, key=layer.name: keep(key, output)) for layer in layers
     ]
     try:
-        with torch.enable_grad():
+        with recomputed(module, layers, example), torch.enable_grad():
             answer = module(example[:1])
             gradients = _gradients(answer, list(outputs.values()), name)
     finally:
@@ -130,5 +131,8 @@ def _gradients(answer: torch.Tensor, outputs: Sequence[torch.Tensor], name: str)
     try:
         return torch.autograd.grad(answer.sum(), outputs, allow_unused=True)
     except Exception as error:  # the model's own backward functions can raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise LampqError(f"the gradient of the outputs of {name} cannot be computed: {reason}", hint=hint) from error
+        if is_out_of_memory(error):
+            raise
+        raise LampqError(
+            f"the gradient of the outputs of {name} cannot be computed: {first_line(error)}", hint=hint
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line
 from lampq_onnx.frontend.models.timm_sources import timm_source
 
 
@@ -37,13 +37,13 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
         wrong = _misfits(name, arguments) or [key for key in arguments if key in str(error)]
         if pretrained and not wrong:
             raise LampqError(
-                f"timm cannot download the weights of {name}: {_first_line(error)}",
+                f"timm cannot download the weights of {name}: {first_line(error)}",
                 hint="give a file with --checkpoint instead",
             ) from error
         shown = " ".join(f"{key}={_typed(arguments[key])}" for key in wrong or arguments)
         with_what = f" with --model-arg {shown}" if shown else ""
         raise LampqError(
-            f"timm cannot create {name}{with_what}: {_first_line(error)}",
+            f"timm cannot create {name}{with_what}: {first_line(error)}",
             hint="check the --model-arg values",
         ) from error
     return module
@@ -98,7 +98,3 @@ def _typed(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "[" + ",".join(map(_typed, value)) + "]"
     return repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

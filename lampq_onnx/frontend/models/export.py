@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 from lampq_onnx.frontend.models.attention import FourDimensionalAttention
 from lampq_onnx.frontend.models.called_layers import called, differentiable
 from lampq_onnx.frontend.models.checks import TRANSLATIONS
@@ -70,8 +70,10 @@ def export_model(loaded: LoadedModel) -> Exported:
                 verbose=False,
             )
     except Exception as error:  # torch.export's exceptions share no base class
+        if is_out_of_memory(error):
+            raise
         raise LampqError(
-            f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)[:300]}",
+            f"{loaded.identity.name} cannot be exported to ONNX: {_root(error)}",
             hint="torch.export must be able to trace its forward: no branches that depend on the images, and only "
             "operators that ONNX has. Or export it yourself, and give the .onnx file",
         ) from error
@@ -193,7 +195,7 @@ def _root(error: BaseException) -> str:
     """First line of the root cause of an error; the exporter wraps it in advice about itself."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _sign(model: ir.Model) -> None:

@@ -16,7 +16,7 @@ from lampq_onnx.artifacts.task import CLASSIFICATION, TaskSpec
 from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.disk.wording import explain
-from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.errors import LampqError, UsageError, first_line
 from lampq_onnx.frontend.models.checkpoints.fitting import load_weights
 from lampq_onnx.frontend.models.construction import built_arguments, create, image_sides
 from lampq_onnx.frontend.models.digits import CHECKPOINT_NAME, digits_folder, load_config
@@ -126,7 +126,7 @@ def load_module(
         module = copy.deepcopy(module).eval().requires_grad_(False)
     except Exception as error:  # modules can hold objects of any kind
         raise LampqError(
-            f"{name} cannot be copied: {_first_line(error)}",
+            f"{name} cannot be copied: {first_line(error)}",
             hint="give a module that copy.deepcopy takes: without tensors that have a gradient history as attributes",
         ) from error
     require_finite(module, Path(name))
@@ -216,7 +216,3 @@ def _preprocessing(module: torch.nn.Module, model_args: Mapping[str, Any]) -> Pr
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """One number per channel; a model with one channel gets the mean of three, as timm's own grayscale weights do."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

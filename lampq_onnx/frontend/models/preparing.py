@@ -8,6 +8,7 @@ from lampq_onnx.data import Preprocessing
 from lampq_onnx.frontend.models.own_weights import own_weights
 from lampq_onnx.frontend.models.rewrites import rewrite
 from lampq_onnx.frontend.models.trial import noise, require_answer
+from lampq_onnx.frontend.shared.batching import pass_images
 from lampq_onnx.frontend.shared.isolation import isolate
 
 
@@ -27,7 +28,7 @@ def prepare(module: torch.nn.Module, name: str, preprocessing: Preprocessing) ->
     """
     own_weights(module)
     answer = require_answer(module, name, preprocessing)
-    example = noise(preprocessing, module)
+    example = noise(preprocessing, module, pass_images(preprocessing.size, 2))
     # Fold batch norms first: the output of the folded layer is what the model may overwrite.
     rewrite(module, name, example)
     isolate(module, name, example)

@@ -9,7 +9,7 @@ import torch
 
 from lampq_onnx.artifacts.task import BOXES, CLASSIFICATION, LOGITS, TaskSpec
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 from lampq_onnx.frontend.models.output_choice import AskedOutput, require_known, shown_task
 from lampq_onnx.frontend.models.task_model import detection_task, named_tensors
 from lampq_onnx.frontend.models.trial import INPUT_HINT, noise
@@ -132,6 +132,8 @@ def _outputs(
     try:
         answer = module(images)
     except Exception as error:  # a model can raise anything
+        if is_out_of_memory(error):
+            raise
         if made_for is not None and made_for != preprocessing.size:
             sizes = ["x".join(map(str, size)) for size in (preprocessing.size, made_for)]
             raise LampqError(
@@ -140,10 +142,9 @@ def _outputs(
                 hint=f"write size and crop_size of {sizes[1]} into preprocessor_config.json; a key that is not there "
                 "has the default of the processor's class",
             ) from error
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise LampqError(
             f"{name} is a {type(module).__name__} that does not take images {tuple(images.shape)} alone: "
-            f"{type(error).__name__}: {reason}",
+            f"{type(error).__name__}: {first_line(error)}",
             hint=INPUT_HINT,
         ) from error
     if not isinstance(answer, Mapping):

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 from lampq_onnx.frontend.shared.changes import relative_change
 
 OPEN_SIZES = ("spatial_shapes", "grid_thw", "image_grid_thw", "pixel_position_ids")
@@ -100,7 +101,7 @@ def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) ->
     """The answer, which must depend differentiably on a parameter."""
     frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(_emptied, _emptied):
             for value in frozen:
                 value.requires_grad_()
             answer = _run(module, name, images)
@@ -115,14 +116,20 @@ def _differentiable(module: torch.nn.Module, name: str, images: torch.Tensor) ->
     return answer.detach()
 
 
+def _emptied(values: torch.Tensor) -> torch.Tensor:
+    """Keep no numbers for a backward pass that is not made."""
+    return values.new_empty(0)
+
+
 def _run(module: torch.nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
     shape = tuple(images.shape)
     try:
         answer: Any = module(images.clone())
     except Exception as error:  # a model can raise anything
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        if is_out_of_memory(error):
+            raise
         raise LampqError(
-            f"{name} does not take images {shape}: {type(error).__name__}: {reason}", hint=INPUT_HINT
+            f"{name} does not take images {shape}: {type(error).__name__}: {first_line(error)}", hint=INPUT_HINT
         ) from error
     if not isinstance(answer, torch.Tensor):
         raise LampqError(

@@ -15,6 +15,7 @@ import torch
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
+from lampq_onnx.frontend.shared.batching import pass_images
 from lampq_onnx.frontend.shared.isolation import copied
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.class_row import ClassRow, find_class_row
@@ -125,8 +126,11 @@ class BlockChain:
 
     @torch.no_grad()
     def _class_row(self, example: torch.Tensor) -> ClassRow:
-        """The layers of the last block of which one row is enough."""
-        if len(self.blocks) == 1:
+        """The layers of the last block of which one row is enough.
+
+        None are looked for if images are so large that a pass takes one of them: the comparison needs two.
+        """
+        if len(self.blocks) == 1 or pass_images(example.shape, 2) == 1:
             return ClassRow()
         last = len(self.blocks) - 1
         shape = (2, *example.shape[1:])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lampq_onnx.errors import is_out_of_memory
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 SAME = 1e-5
@@ -70,9 +71,9 @@ def find_class_row(layers: Sequence[ModelLayer], outputs: Callable[[], torch.Ten
         try:
             with row.only():
                 found = outputs().float()
-        except torch.cuda.OutOfMemoryError:
-            raise
         except WRONG_SHAPE as error:
+            if is_out_of_memory(error):
+                raise
             _log.debug("the inputs of %s need all rows: %s", " and ".join(types), error)
             continue
         if found.shape == wanted.shape and bool((found - wanted).norm() <= SAME * wanted.norm()):

@@ -8,7 +8,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, first_line
 
 ONLY_WEIGHTS = "save only the weights: torch.save(model.state_dict(), 'weights.pth')"
 
@@ -115,7 +115,7 @@ def refused_pickle(path: Path, error: Exception) -> LampqError:
             f"its pickle has protocol {protocol}, and only protocol {_PROTOCOL} can be read without running it",
             "save it again without pickle_protocol: torch.save(model.state_dict(), 'weights.pth')",
         )
-    return unreadable(path, _first_line(error), "the file is damaged, cut short, or holds more than tensors")
+    return unreadable(path, first_line(error), "the file is damaged, cut short, or holds more than tensors")
 
 
 def _full_name(name: str, names: list[str]) -> str:
@@ -160,7 +160,3 @@ def _globals(path: Path) -> list[str]:
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
         return found  # truncated, or at the bytes of the storages: the names so far still explain the refusal
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
