@@ -11,10 +11,11 @@ import pytest
 
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
 from tests.kept_exports import keep_exports
-from tests.prepared import PreparedPython
+from tests.prepared import PreparedPython, collect_rarely
 
-# Read by OpenMP when torch is imported: threads that spin while they wait take their core from another worker's test,
-# which makes runs with more than one thread up to six times as long.
+# Read when NumPy and torch are imported, and handed on to workers: each core has a worker, and threads that spin while
+# they wait take it from another worker's test, which makes runs with more than one thread up to six times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -51,7 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, folder in enumerate(LONG) if item.nodeid.startswith(folder)), len(LONG)))
 
 
+def pytest_collection() -> None:
+    """Hardly anything that is made while tests are collected is garbage."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end, and the collector need not look at them again and again."""
-    gc.collect()
-    gc.freeze()
+    collect_rarely()
+    gc.enable()

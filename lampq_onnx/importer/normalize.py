@@ -21,6 +21,7 @@ from lampq_onnx.importer.dynamic_batch import DynamicBatch
 from lampq_onnx.importer.float32 import ToFloat32
 from lampq_onnx.importer.fuse import FuseGelu, FuseLayerNorm
 from lampq_onnx.importer.image_input import InputForm, to_images
+from lampq_onnx.importer.low_rank import MergeLowRank
 from lampq_onnx.importer.mask_input import remove_mask_input
 from lampq_onnx.importer.merge_qkv import MergeQKV
 from lampq_onnx.importer.old_opsets import from_old_opset
@@ -106,6 +107,7 @@ def import_model(path: Path) -> Imported:
     common_passes.ShapeInferencePass()(model)
     steps = {
         "layers in plain form": Step(PlainLayers(), "first: the others know a layer as a MatMul, Gemm or Conv"),
+        "weights of LoRA merged": Step(MergeLowRank(), "before MergeQKV, which looks for three layers alone"),
         "layer normalizations joined": Step(
             FuseLayerNorm(), "before MergeQKV, which looks for three layers with the same input"
         ),

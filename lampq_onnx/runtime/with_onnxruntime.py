@@ -22,6 +22,8 @@ from lampq_onnx.runtime.sessions import are_large, batches_for, session_options
 
 WARM_UP = 3
 
+HALF_HINT = "export the model in float32, with model.float(): onnxruntime has hardly any bfloat16 on processors"
+
 
 class OnnxRuntime:
     """onnxruntime on this CPU."""
@@ -46,7 +48,10 @@ class OnnxRuntime:
             session: Session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
             where = str(model) if isinstance(model, Path) else "the model"
-            raise LampqError(f"onnxruntime cannot load {where}: {str(error).strip()[:500]}") from error
+            raise LampqError(
+                f"onnxruntime cannot load {where}: {str(error).strip()[:500]}",
+                hint=HALF_HINT if "bfloat16" in str(error) else "",
+            ) from error
         return session
 
     def kernels(

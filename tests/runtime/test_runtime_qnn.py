@@ -69,6 +69,7 @@ def test_every_product_runs_on_integers_in_one_partition(tmp_path: Path) -> None
         assert row["error"] < bound
         assert row["layers"].keys() == plan_of((8, 8)).layers.keys()
         assert max(row["layers"].values()) < bound
+        assert max(row["levels"].values()) < 1.1
 
 
 @pytest.mark.skipif(INSTALLED, reason="onnxruntime-qnn is installed")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
 
 from lampq_onnx.converter import inspect_model
 from lampq_onnx.data import choose, iter_batches, open_source
@@ -31,6 +32,9 @@ from lampq_onnx.runtime.qnn import run_on_qnn
 from lampq_onnx.runtime.sessions import open_runner, open_session
 
 Array = npt.NDArray[np.float32]
+
+HALF = 2.0**-10
+"""Share of the largest value that float16, in which the NPU adds the bias, may move any value."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,12 @@ class Row:
         error: relative L2 error of the outputs against the file's own QDQ arithmetic on the CPU.
         same: share of images whose largest output is that of the QDQ arithmetic.
         same_as_float: share of images whose largest output is that of the float file, if it is given.
+        own_error: relative L2 error of the file's own arithmetic against the float file, if it is given: what the
+            file itself loses, beside which ``error`` is to be seen.
         layers: layer -> relative L2 error against its own arithmetic on the same input; empty: not measured.
+        levels: layer -> by how many levels of its product it differs at most, beyond `HALF`. A product on the boundary
+            of two levels may fall to either of them, so up to 1 is right. Of 16-bit products, 32 levels count as one,
+            the step of float16 at the largest; the HTP adds up W4/A16 with about 5 levels less than there are.
     """
 
     file: str
@@ -61,7 +70,9 @@ class Row:
     error: float = float("nan")
     same: float = float("nan")
     same_as_float: float = float("nan")
+    own_error: float = float("nan")
     layers: dict[str, float] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
 
 
 def images_for(path: Path, source: Path | None, count: int) -> Array:
@@ -85,6 +96,9 @@ def row_of(path: Path, images: Array, *, layers: bool, reference: Path | None = 
     except LampqError as error:
         return Row(str(path), versions(), refused=error.message)
     plain = open_runner(path, threads=1, optimize=False)(images)
+    wanted = plain if reference is None else open_runner(reference, threads=1)(images)
+    errors = layer_errors(path, images[:1]) if layers else {}
+    missing = float("nan")
     return Row(
         file=str(path),
         runtime=versions(),
@@ -93,14 +107,19 @@ def row_of(path: Path, images: Array, *, layers: bool, reference: Path | None = 
         dequantized=found.dequantized,
         images=len(images),
         error=_relative(found.outputs, plain),
-        same=float(np.mean(found.outputs.argmax(-1) == plain.argmax(-1))),
-        same_as_float=float("nan") if reference is None else _same(found.outputs, reference, images),
-        layers=layer_errors(path, images[:1]) if layers else {},
+        same=float(np.mean(_answers(found.outputs) == _answers(plain))),
+        same_as_float=missing if reference is None else float(np.mean(_answers(found.outputs) == _answers(wanted))),
+        own_error=missing if reference is None else _relative(plain, wanted),
+        layers={name: relative for name, (relative, _) in errors.items()},
+        levels={name: levels for name, (_, levels) in errors.items()},
     )
 
 
-def layer_errors(path: Path, images: Array) -> dict[str, float]:
-    """Relative L2 error of each layer alone: the provider against plain QDQ arithmetic, on the same input."""
+def layer_errors(path: Path, images: Array) -> dict[str, tuple[float, float]]:
+    """Relative L2 error of each layer alone, and its largest difference in levels, see `Row`.
+
+    The provider against plain QDQ arithmetic, on the same input.
+    """
     listed = inspect_model(load_model(path))
     errors = {}
     for layer, (piece, values) in zip(listed, cut_layers(path, listed, images, threads=1), strict=True):
@@ -108,7 +127,12 @@ def layer_errors(path: Path, images: Array) -> dict[str, float]:
         size.dim_value = len(values)
         data = onnx.shape_inference.infer_shapes(piece).SerializeToString()
         plain = plain_outputs(data, layer.input, values)
-        errors[layer.name] = _relative(run_on_qnn(data, values).outputs, plain)
+        found = run_on_qnn(data, values).outputs
+        scales = {t.name: numpy_helper.to_array(t) for t in piece.graph.initializer}
+        level = float(scales[f"{layer.name}.product.scale"])
+        level *= 32 if scales[f"{layer.name}.product.zero_point"].dtype == np.uint16 else 1
+        beyond = float(np.abs(found - plain).max()) - HALF * float(np.abs(plain).max())
+        errors[layer.name] = _relative(found, plain), max(beyond, 0.0) / level
     return errors
 
 
@@ -123,9 +147,8 @@ def versions() -> str:
     return f"{', '.join(found)}, software HTP"
 
 
-def _same(found: Array, reference: Path, images: Array) -> float:
-    wanted = open_runner(reference, threads=1)(images)
-    return float(np.mean(found.argmax(-1) == wanted.argmax(-1)))
+def _answers(outputs: Array) -> npt.NDArray[np.intp]:
+    return outputs.argmax(-1)
 
 
 def _relative(found: Array, wanted: Array) -> float:
@@ -143,10 +166,12 @@ def print_row(row: Row) -> None:
     print(f"  partitions of the NPU: {row.partitions}; weights dequantized on the CPU: {len(row.dequantized)}")
     print(f"  against its own QDQ arithmetic (n = {row.images}): error {row.error:.1e}, same answer {row.same:.1%}")
     if row.same_as_float == row.same_as_float:
-        print(f"  answers of the float file: {row.same_as_float:.1%}")
+        print(f"  answers of the float file: {row.same_as_float:.1%}; error of its own arithmetic: {row.own_error:.1e}")
     if row.layers:
         worst = max(row.layers, key=lambda name: row.layers[name])
         print(f"  worst of {len(row.layers)} layers alone: {worst}, {row.layers[worst]:.1e}")
+        worst = max(row.levels, key=lambda name: row.levels[name])
+        print(f"  most levels of a product that a layer alone is off: {worst}, {row.levels[worst]:.2f} (1 is right)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

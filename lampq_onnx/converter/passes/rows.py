@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from lampq_onnx.graph.edits import CountingPass, shape_constant
-from lampq_onnx.graph.nodes import constant_array, int_attribute
+from lampq_onnx.graph.nodes import constant_array, int_attribute, users
 from lampq_onnx.graph.shapes import Dimension, dimensions
 from lampq_onnx.targets import Target
 
@@ -26,8 +26,9 @@ class StayInRows(CountingPass):
        for every batch, also if shape inference gives them different names.
     2. These operators read rows; a Reshape behind them serves readers that need the dimensions, and goes if there are
        none. A Reshape of what has rows reads the rows, and a Reshape behind another one reads what that one reads.
-
-    3. Names of the float graph stay with the numbers: a value that it has too may be in rows here.
+    3. An operator on one value whose rows nothing reads keeps the dimensions: nothing is gained, and OpenVINO does not
+       load a norm or a Mul of rows with a Reshape behind it if there are more tokens than channels (2026.4).
+    4. Names of the float graph stay with the numbers: a value that it has too may be in rows here.
 
     Args:
         target: see `Target.rows`.
@@ -49,7 +50,7 @@ class StayInRows(CountingPass):
         self._shapes: dict[ir.Value, tuple[Dimension, ...]] = {}
         open_sizes = {size for value in model.graph.inputs for size in dimensions(value) or () if isinstance(size, str)}
         self._only_batch = len(open_sizes) <= 1
-        count = 0
+        count, rewritten = 0, []
         for node in list(model.graph):
             if node.domain not in ("", "ai.onnx"):
                 continue
@@ -57,8 +58,8 @@ class StayInRows(CountingPass):
                 count += self._reshape(node)
             elif self._takes_rows(node):
                 self._rewrite(node)
-                count += 1
-        return count
+                rewritten.append(node)
+        return count + sum(not self._undone(node) for node in reversed(rewritten))
 
     def _shape(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
         return None if value is None else self._shapes.get(value) or dimensions(value)
@@ -148,6 +149,28 @@ class StayInRows(CountingPass):
         self._rows[back.outputs[0]] = result
         self._widths[result] = int(shape[-1])
 
+    def _undone(self, node: ir.Node) -> bool:
+        """Give an operator on one value its dimensions back if only the Reshape behind it reads its rows."""
+        result = node.outputs[0]
+        readers = [user for user in users(result) if any(v.uses() or v.is_graph_output() for v in user.outputs)]
+        back = readers[0] if len(readers) == 1 and not result.is_graph_output() else None
+        operands = [i for i in range(len(node.inputs) if node.op_type in _BOTH else 1) if not _constant(node.inputs[i])]
+        if back is None or back.op_type != "Reshape" or len(operands) != 1 or back.outputs[0].is_graph_output():
+            return False
+        shape = self._shapes.get(back.outputs[0])
+        if shape is None:
+            return False
+        (at,) = operands
+        sizes = (-1, *(int(size) for size in shape[1:]))
+        before = ir.node("Reshape", [node.inputs[at], shape_constant(self._graph, sizes)], name="")
+        self._graph.insert_before(node, before)
+        self._shapes[before.outputs[0]] = shape
+        node.replace_input_with(at, before.outputs[0])
+        back.outputs[0].replace_all_uses_with(result)
+        self._graph.remove(back, safe=True)
+        result.shape = ir.Shape(shape)
+        return True
+
     def _in_rows(self, value: ir.Value, shape: tuple[Dimension, ...], before: ir.Node) -> ir.Value:
         if value not in self._rows:
             width = int(shape[-1])
@@ -169,6 +192,10 @@ def _columns(value: ir.Value) -> int | None:
     if bias.const_value is None or len(bias.const_value.shape) != 1 or bias.const_value.size == 1:
         return None
     return int(bias.const_value.size)
+
+
+def _constant(value: ir.Value | None) -> bool:
+    return value is None or value.const_value is not None
 
 
 def _one_row(value: ir.Value | None, width: int | str) -> bool:

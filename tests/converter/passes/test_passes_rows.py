@@ -53,6 +53,28 @@ def test_a_transformer_gives_the_same_bits_with_fewer_reshapes(monkeypatch: pyte
     assert kernels(after).count("QGemm") == kernels(before).count("QGemm")
 
 
+@pytest.mark.parametrize("last", ["LayerNormalization", "Mul"])
+def test_an_operator_whose_rows_nothing_reads_keeps_the_dimensions(last: str) -> None:
+    """OpenVINO does not load such an operator on rows with a Reshape behind it, if tokens outnumber channels."""
+    b = Builder(0)
+    y = b.op("MatMul", "x", b.random("fc.weight", 16, 32), name="fc")
+    y = b.op("Add", y, b.random("fc.bias", 32))
+    gain = b.random("gain", 32)
+    y = b.op(last, y, gain, axis=-1) if last == "LayerNormalization" else b.op(last, gain, b.op("Gelu", y))
+    b.rename(b.op("Concat", y, y, axis=1), "y")
+    model = b.model({"x": ["n", 65, 16]}, {"y": ["n", 130, 32]})
+    file = as_proto(convert_model(as_ir(model), plan_for(["fc"]), target=VNNI).model)
+    operators = [node.op_type for node in file.graph.node]
+    assert operators[operators.index("Gemm") + 1] == "Reshape"
+    assert operators[-2:] == [last, "Concat"]
+    x = np.random.default_rng(1).uniform(-3, 3, (2, 65, 16)).astype(np.float32)
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(file.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    np.testing.assert_allclose(compiled(x)[0], run(file, x), atol=1e-4)
+
+
 def test_values_in_rows_have_the_names_of_the_float_graph() -> None:
     model = vit()
     plan = plan_for([layer.name for layer in find_layers(as_ir(model).graph)])

@@ -45,7 +45,22 @@ class Case:
 X = real(2, 4, 6)
 IMAGE = real(2, 4, 6, 6)
 UNARY = [
-    *("Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsNaN"),
+    *(
+        "Abs",
+        "Atan",
+        "Tan",
+        "Ceil",
+        "Cos",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "IsNaN",
+    ),
     *("LeakyRelu", "LogSoftmax", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shape", "Sigmoid", "Sign"),
     *("Sin", "Size", "Softmax", "Softplus", "Softsign", "Tanh", "Flatten", "Transpose", "Dropout", "IsInf"),
 ]
@@ -110,6 +125,8 @@ CASES = [
     Case("Gather", (X, np.array([[0, 1], [1, 0]])), {"axis": 1}),
     Case("GatherElements", (X, RNG.integers(-6, 6, (2, 4, 3))), {"axis": 2}),
     Case("GatherND", (X, np.array([[0, 1], [1, 3]]))),
+    Case("ScatterElements", (X, np.array([[[0, -1, 2]]]), real(1, 1, 3)), {"axis": 2}),
+    Case("ScatterElements", (X, np.array([[[1, -3]]]), real(1, 1, 2)), {"axis": 1, "reduction": "add"}),
     Case("ScatterND", (X, np.array([[0, 1], [1, 3]]), real(2, 6))),
     Case("Tile", (X, ints(1, 2, 1))),
     Case("Pad", (X, ints(0, 1, 0, 0, 2, 1), np.float32(3))),
@@ -141,6 +158,27 @@ CASES = [
     Case("RotaryEmbedding", (real(2, 3, 5, 4), real(2, 5, 2), real(2, 5, 2)), {"interleaved": 1}, opset=23),
     Case("Resize", (IMAGE, None, None, ints(2, 4, 9, 4)), {"mode": "linear"}),
     Case("Resize", (IMAGE, None, None, ints(2, 4, 9, 12)), {"mode": "cubic"}),
+    *(
+        Case("Resize", (IMAGE, None, np.array([1, 1, 1.3, 0.7], np.float32)), {
+            "mode": mode, "coordinate_transformation_mode": coordinates, **rounding
+        })
+        for coordinates in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+        for mode, rounding in (
+            ("linear", {}), *(("nearest", {"nearest_mode": own}) for own in ("floor", "ceil", "round_prefer_floor"))
+        )
+    ),
+    Case("Resize", (X, None, None, ints(2, 4, 9)), {"mode": "linear"}),
+    Case("Resize", (X, None, None, ints(2, 4, 1)), {
+        "mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"
+    }),
+    Case("ConvTranspose", (IMAGE, real(4, 3, 2, 2), real(3)), {"strides": [2, 2]}),
+    Case("ConvTranspose", (IMAGE, real(4, 2, 3, 3)), {
+        "strides": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 2], "group": 2, "dilations": [2, 1]
+    }),
+    Case("ConvTranspose", (IMAGE, real(4, 3, 4, 4)), {"strides": [2, 2], "output_shape": [11, 12]}),
+    Case("ConvTranspose", (IMAGE, real(4, 3, 3, 3)), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    Case("ConvTranspose", (X, real(4, 3, 3)), {"strides": [2]}),
+    Case("GlobalMaxPool", (IMAGE,)),
     Case("Resize", (IMAGE, None, np.array([1, 1, 2, 2], np.float32)), {
         "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"
     }),

@@ -9,6 +9,7 @@ from lampq_onnx.frontend.onnx_model.operators.attention import ATTENTION
 from lampq_onnx.frontend.onnx_model.operators.elementwise import ELEMENTWISE
 from lampq_onnx.frontend.onnx_model.operators.layers import LAYERS
 from lampq_onnx.frontend.onnx_model.operators.reductions import REDUCTIONS
+from lampq_onnx.frontend.onnx_model.operators.resampling import RESAMPLING
 from lampq_onnx.frontend.onnx_model.operators.tensors import TENSORS
 
 Function = Callable[..., Any]
@@ -19,7 +20,7 @@ opset 13 and later. If an attribute of one opset is an input of another, the fun
 integers (shapes, axes) are CPU tensors.
 """
 
-OPERATORS: Mapping[str, Function] = {**ELEMENTWISE, **TENSORS, **REDUCTIONS, **LAYERS, **ATTENTION}
+OPERATORS: Mapping[str, Function] = {**ELEMENTWISE, **TENSORS, **REDUCTIONS, **LAYERS, **RESAMPLING, **ATTENTION}
 
 WITHOUT_GRADIENT = frozenset({"Ceil", "Floor", "Round", "Sign"})
 """Operators on real numbers whose derivative is zero wherever it exists.

@@ -159,6 +159,8 @@ ELEMENTWISE: Mapping[str, Any] = {
     "Div": _binary(_divide),
     "Dropout": _dropout,
     "Elu": _elu,
+    "Atan": torch.atan,
+    "Tan": torch.tan,
     "Equal": _binary(torch.eq),
     "Erf": torch.erf,
     "Exp": torch.exp,

@@ -1,4 +1,4 @@
-"""ONNX operators for products, convolutions, pooling, normalization and resampling."""
+"""ONNX operators for products, convolutions, pooling and normalization."""
 
 from __future__ import annotations
 
@@ -77,6 +77,39 @@ def _conv(
     return result
 
 
+def _conv_transpose(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> torch.Tensor:
+    kernel = list(kernel_shape or weight.shape[2:])
+    spatial = len(kernel)
+    steps, spread = list(strides or [1] * spatial), list(dilations or [1] * spatial)
+    function: Any = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+    whole: torch.Tensor = function[spatial](
+        x, weight, bias, steps, 0, list(output_padding or [0] * spatial), group, spread
+    )
+    wanted = list(output_shape)[-spatial:] if output_shape else None
+    if wanted is None and auto_pad.startswith("SAME"):
+        wanted = [size * step for size, step in zip(x.shape[2:], steps, strict=True)]
+    if wanted is not None:
+        totals = [max(size - own, 0) for size, own in zip(whole.shape[2:], wanted, strict=True)]
+        small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+        pads = [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+    for axis, (before, after) in enumerate(zip((pads or [])[:spatial], (pads or [])[spatial:], strict=True), start=2):
+        whole = whole.narrow(axis, before, whole.shape[axis] - before - after)
+    return whole
+
+
 def _max_pool(
     x: torch.Tensor,
     *,
@@ -121,6 +154,10 @@ def _average_pool(
 
 def _global_average_pool(x: torch.Tensor) -> torch.Tensor:
     return x.mean(tuple(range(2, x.dim())), keepdim=True)
+
+
+def _global_max_pool(x: torch.Tensor) -> torch.Tensor:
+    return x.amax(tuple(range(2, x.dim())), keepdim=True)
 
 
 def _layer_norm(
@@ -197,88 +234,15 @@ def _einsum(*values: torch.Tensor, equation: str) -> torch.Tensor:
     return result
 
 
-_RESIZE = {
-    ("nearest", "asymmetric", "floor"): ("nearest", None),
-    ("nearest", "half_pixel", "round_prefer_ceil"): ("nearest-exact", None),
-    ("nearest", "half_pixel", "round_prefer_floor"): ("nearest-exact", None),
-    ("linear", "half_pixel"): ("bilinear", False),
-    ("linear", "pytorch_half_pixel"): ("bilinear", False),
-    ("linear", "align_corners"): ("bilinear", True),
-    ("cubic", "half_pixel"): ("bicubic", False),
-    ("cubic", "pytorch_half_pixel"): ("bicubic", False),
-    ("cubic", "align_corners"): ("bicubic", True),
-}
-"""(mode, coordinates, rounding of nearest) -> torch's mode and align_corners."""
-
-
-def _resize(
-    x: torch.Tensor,
-    roi: torch.Tensor | None = None,  # noqa: ARG001  for tf_crop_and_resize, which is not supported
-    scales: torch.Tensor | None = None,
-    sizes: torch.Tensor | None = None,
-    *,
-    antialias: int = 0,
-    axes: Sequence[int] | None = None,
-    coordinate_transformation_mode: str = "half_pixel",
-    cubic_coeff_a: float = -0.75,
-    exclude_outside: int = 0,
-    extrapolation_value: float = 0.0,  # noqa: ARG001  for tf_crop_and_resize
-    keep_aspect_ratio_policy: str = "stretch",
-    mode: str = "nearest",
-    nearest_mode: str = "round_prefer_floor",
-) -> torch.Tensor:
-    key = (mode, coordinate_transformation_mode, *([nearest_mode] if mode == "nearest" else []))
-    plain = not antialias and not exclude_outside and keep_aspect_ratio_policy == "stretch"
-    if key not in _RESIZE or not plain or abs(cubic_coeff_a + 0.75) > 1e-6 or x.dim() != 4:
-        raise LampqError(f"Resize as {', '.join(map(str, key))} is not supported")
-    chosen = [a % 4 for a in axes] if axes is not None else [0, 1, 2, 3]
-    if sizes is not None and sizes.numel():
-        wanted = dict(zip(chosen, [int(s) for s in sizes.tolist()], strict=True))
-    elif scales is not None:
-        wanted = {a: int(x.shape[a] * s) for a, s in zip(chosen, scales.tolist(), strict=True)}
-    else:
-        raise LampqError("Resize has neither sizes nor scales")
-    if any(wanted.get(a, x.shape[a]) != x.shape[a] for a in (0, 1)):
-        raise LampqError("Resize of the batch or channel dimension is not supported")
-    target = [wanted.get(2, x.shape[2]), wanted.get(3, x.shape[3])]
-    kind, align = _RESIZE[key]
-    return functional.interpolate(x, size=target, mode=kind, align_corners=align)
-
-
-_SAMPLING = {
-    "linear": "bilinear",
-    "bilinear": "bilinear",
-    "nearest": "nearest",
-    "cubic": "bicubic",
-    "bicubic": "bicubic",
-}
-"""Mode of GridSample, by its names in opset 16 and in opset 20 -> torch's name."""
-
-
-def _grid_sample(
-    x: torch.Tensor,
-    grid: torch.Tensor,
-    *,
-    align_corners: int = 0,
-    mode: str = "linear",
-    padding_mode: str = "zeros",
-) -> torch.Tensor:
-    if x.ndim != 4:
-        raise LampqError(f"GridSample of a tensor with {x.ndim} dimensions is not supported, only of images")
-    sampled: torch.Tensor = functional.grid_sample(
-        x, grid, mode=_SAMPLING[mode], padding_mode=padding_mode, align_corners=bool(align_corners)
-    )
-    return sampled
-
-
 LAYERS: Mapping[str, Any] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Einsum": _einsum,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
-    "GridSample": _grid_sample,
+    "GlobalMaxPool": _global_max_pool,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
@@ -286,5 +250,4 @@ LAYERS: Mapping[str, Any] = {
     "MatMul": torch.matmul,
     "MaxPool": _max_pool,
     "RMSNormalization": _rms_norm,
-    "Resize": _resize,
 }

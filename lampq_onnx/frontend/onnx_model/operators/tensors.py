@@ -196,6 +196,16 @@ def _scatter_nd(
     return x.index_put(places, updates.to(x.device), accumulate=reduction == "add")
 
 
+def _scatter_elements(
+    x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, axis: int = 0, reduction: str = "none"
+) -> torch.Tensor:
+    if reduction not in ("none", "add"):
+        raise LampqError(f"ScatterElements with reduction {reduction} is not supported")
+    places = indices.to(x.device) % x.shape[axis]
+    scatter = x.scatter_add if reduction == "add" else x.scatter
+    return scatter(axis, places, updates.to(x))
+
+
 def _depth_to_space(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> torch.Tensor:
     if mode == "CRD":
         return functional.pixel_shuffle(x, blocksize)
@@ -223,6 +233,7 @@ TENSORS: Mapping[str, Any] = {
     "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
+    "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
     "Shape": _shape,
     "Size": _size,
