@@ -13,8 +13,9 @@ from lampq_onnx.disk.cache import FOLDER_VARIABLE
 from tests.kept_exports import keep_exports
 from tests.prepared import PreparedPython, collect_rarely
 
-# Read by OpenMP when torch is imported: threads that spin while they wait take their core from another worker's test,
-# which makes runs with more than one thread up to six times as long.
+# Read when NumPy and torch are imported, and handed on to workers: each core has a worker, and threads that spin while
+# they wait take it from another worker's test, which makes runs with more than one thread up to six times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -21,8 +21,13 @@ TINY = Family(
 )
 
 
-def test_a_row_of_a_small_vit() -> None:
-    row = measure_family(TINY, seed=0, threads=1, runs=1)
+@pytest.fixture(scope="module")
+def row() -> Row:
+    """What is measured of a small ViT."""
+    return measure_family(TINY, seed=0, threads=1, runs=1)
+
+
+def test_a_row_of_a_small_vit(row: Row) -> None:
     assert (row.status, row.problems, unexpected(row, TINY)) == ("done", (), "")
     assert row.layers == {"patch_embed": 1, "qkv": 1, "proj": 1, "fc1": 1, "fc2": 1, "head": 1}
     assert row.skipped == {}
@@ -87,7 +92,7 @@ def test_an_unknown_family_is_refused() -> None:
 def test_a_row_of_a_small_hybrid() -> None:
     hybrid = Family(
         "hybrid", "tiny_vit_5m_224",
-        {"embed_dims": (8, 16, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)},
+        {"embed_dims": (8, 16, 32, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}, size=(64, 64),
     )  # fmt: skip
     row = measure_family(hybrid, seed=0, threads=1, runs=1)
     assert (row.status, row.problems, unexpected(row, hybrid)) == ("done", (), "")
@@ -96,14 +101,13 @@ def test_a_row_of_a_small_hybrid() -> None:
     assert row.widths[4].size < row.widths[8].size < 0.8
 
 
-def test_the_page_gets_all_rows_and_keeps_its_words(tmp_path: Path) -> None:
+def test_the_page_gets_all_rows_and_keeps_its_words(row: Row, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "".join(f"before {part}\n{START.format(part)}old\n{END}after {part}\n" for part in ("timm", "transformers"))
     )
-    done = measure_family(TINY, seed=0, threads=1, runs=1)
     rows = [
-        done.model_copy(update={"family": family.name, "where": "there" if number else "here", "cpu_seconds": 6.0})
+        row.model_copy(update={"family": family.name, "where": "there" if number else "here", "cpu_seconds": 6.0})
         for number, family in enumerate(FAMILIES)
     ]
     with pytest.raises(ValueError, match=f"missing: {FAMILIES[-1].name}$"):

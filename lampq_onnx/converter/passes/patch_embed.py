@@ -14,6 +14,7 @@ from lampq_onnx.graph.nodes import constant_array, users
 from lampq_onnx.graph.parameters import LayerFacts
 from lampq_onnx.graph.patches import patch_geometry
 from lampq_onnx.graph.refusals import Refused
+from lampq_onnx.graph.shapes import dimensions
 
 
 class PatchEmbedToMatMul(LayerPass[LayerFacts]):
@@ -21,7 +22,9 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
 
     1. onnxruntime has no integer kernel for a Conv with float output, but has one for MatMul.
     2. [n, c, h, w] -> Reshape [n, c, rows, kh, columns, kw] -> Transpose -> Reshape [n, rows * columns, c * kh * kw] ->
-       MatMul -> Add. Reshape and Transpose stay before QuantizeLinear (see QuantizeActivations).
+       MatMul -> Add. Reshape and Transpose stay before QuantizeLinear (see QuantizeActivations). Patches of one pixel
+       need only Reshape [n, c, h * w] -> Transpose, and one image has no dimension n on the way: QNN moves at most five
+       dimensions, and leaves more to the CPU.
     3. A Conv whose input stays in float stays a Conv, which float kernels run best, unless ``floats`` is set.
     4. If only the flattening of ViTs follows the Conv (Reshape to [n, d, tokens], Transpose to [n, tokens, d]), the new
        result replaces the flattened one; otherwise it is brought back to [n, d, rows, columns].
@@ -64,14 +67,22 @@ class PatchEmbedToMatMul(LayerPass[LayerFacts]):
         matrix = constant_array(weight)
         outputs = matrix.shape[0]
         value = add_constant(graph, f"{name}.matrix", np.ascontiguousarray(matrix.reshape(outputs, -1).T))
-        cells = add_constant(graph, f"{name}.cells", np.array([0, channels, rows, kh, columns, kw], np.int64))
-        lines = add_constant(graph, f"{name}.patches", np.array([0, rows * columns, channels * kh * kw], np.int64))
+        if kh == kw == 1:
+            sizes, perm = [0, channels, rows * columns], [0, 2, 1]
+        elif (dimensions(node.inputs[0]) or (0,))[0] == 1:
+            sizes, perm = [channels, rows, kh, columns, kw], [1, 3, 0, 2, 4]
+        else:
+            sizes, perm = [0, channels, rows, kh, columns, kw], [0, 2, 4, 1, 3, 5]
+        cells = add_constant(graph, f"{name}.cells", np.array(sizes, np.int64))
         cut = ir.node("Reshape", [node.inputs[0], cells], name=f"{name}.cut")
-        gather = ir.node("Transpose", [cut.outputs[0]], {"perm": [0, 2, 4, 1, 3, 5]}, name=f"{name}.gather")
-        flat = ir.node("Reshape", [gather.outputs[0], lines], name=f"{name}.flat")
-        product = ir.node("MatMul", [flat.outputs[0], value], name=name)
+        nodes = [cut, ir.node("Transpose", [cut.outputs[0]], {"perm": perm}, name=f"{name}.gather")]
+        if len(sizes) > 3:
+            shape = [0 if len(sizes) > 5 else 1, rows * columns, channels * kh * kw]
+            lines = add_constant(graph, f"{name}.patches", np.array(shape, np.int64))
+            nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], lines], name=f"{name}.flat"))
+        product = ir.node("MatMul", [nodes[-1].outputs[0], value], name=name)
         move_annotation(node, product)
-        nodes = [cut, gather, flat, product]
+        nodes.append(product)
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None:
             nodes.append(ir.node("Add", [product.outputs[0], bias], name=f"{name}.add"))

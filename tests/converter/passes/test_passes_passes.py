@@ -154,6 +154,27 @@ def test_patch_embedding(follow: str, activation_bits: int) -> None:
     assert quantized.graph.output[0].name == "y"
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("batch", [None, 1])
+def test_patches_inside_a_graph_have_few_dimensions(size: int, batch: int | None) -> None:
+    """QNN moves at most five."""
+    b = Builder(1)
+    stem = b.op("Conv", "images", b.random("stem.weight", 5, 3, 3, 3), pads=[1, 1, 1, 1])
+    weight = b.random("proj.weight", 8, 5, size, size)
+    b.rename(b.op("Conv", b.op("Relu", stem), weight, name="p", strides=[size] * 2), "y")
+    model = b.model({"images": ["n", 3, 4, 6]}, {"y": ["n", 8, 4 // size, 6 // size]})
+    plan = plan_for(["proj"], low=0.0, high=4.0)
+    done = convert_model(as_ir(model), plan, target=TARGETS["onnxruntime-arm64"], batch=batch)
+    file = as_proto(done.model)
+    assert done.passes["PatchEmbedToMatMul"] == 1
+    inferred = onnx.shape_inference.infer_shapes(file)
+    ranks = [len(value.type.tensor_type.shape.dim) for value in inferred.graph.value_info]
+    assert max(ranks) == (6 if size == 2 and batch is None else 5 if size == 2 else 4)
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 6)).astype(np.float32)
+    wanted = run(model, x)
+    assert np.linalg.norm(run(file, x) - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
 @pytest.mark.parametrize(
     ("attributes", "size"),
     [
