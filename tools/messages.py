@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,19 +44,19 @@ class Module:
     """A source file and what its messages refer to.
 
     Attributes:
-        tree: of the file.
         constants: texts by the names that this module or another one gives them.
+        nodes: of the file's tree, outer ones first.
         inside: node -> the function that it stands in.
         followed: functions and names whose texts are being looked for: one that is made from itself ends there.
     """
 
-    tree: ast.Module
     constants: dict[str, str]
+    nodes: list[ast.AST]
     inside: dict[ast.AST, ast.FunctionDef] = field(default_factory=dict)
     followed: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for function in ast.walk(self.tree):
+        for function in self.nodes:
             if isinstance(function, ast.FunctionDef):
                 for node in ast.walk(function):
                     self.inside[node] = function  # inner functions come later and win
@@ -117,7 +117,7 @@ class Module:
         last = own.args[len(own.args) - len(own.defaults) :]
         defaults = [*zip(last, own.defaults, strict=True), *zip(own.kwonlyargs, own.kw_defaults, strict=True)]
         yield from (value for argument, value in defaults if argument.arg == name and value is not None)
-        for call in ast.walk(self.tree):
+        for call in self.nodes:
             if isinstance(call, ast.Call) and _called(call) == function.name and self.inside.get(call) is not function:
                 by_name = next((k.value for k in call.keywords if k.arg == name), None)
                 given = by_name or (call.args[place] if place < len(call.args) else None)
@@ -133,13 +133,14 @@ def messages(package: Path = PACKAGE) -> list[Message]:
         )
         for path in sorted(package.rglob("*.py"))
     }
-    kinds = _error_classes(list(trees.values()))
+    nodes = {name: list(ast.walk(tree)) for name, tree in trees.items()}
+    kinds = _error_classes(nodes.values())
     own = {name: _constants(tree) for name, tree in trees.items()}
-    passed_on = {name: {**_imported(tree, own), **own[name]} for name, tree in trees.items()}
+    passed_on = {name: {**_imported(nodes[name], own), **own[name]} for name in trees}
     found = {
         message
-        for name, tree in trees.items()
-        for message in _messages(Module(tree, {**_imported(tree, passed_on), **own[name]}), kinds)
+        for name in trees
+        for message in _messages(Module({**_imported(nodes[name], passed_on), **own[name]}, nodes[name]), kinds)
     }
     return sorted(found, key=lambda m: (KINDS.index(m.kind), m.constant.lower(), m.text, m.hint))
 
@@ -149,8 +150,8 @@ def other_texts(package: Path = PACKAGE) -> set[str]:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.rglob("*.py"))]
     return {
         text
-        for module in (Module(tree, _constants(tree)) for tree in trees)
-        for node in ast.walk(module.tree)
+        for module in (Module(_constants(tree), list(ast.walk(tree))) for tree in trees)
+        for node in module.nodes
         if isinstance(node, ast.JoinedStr | ast.Constant)
         for text in module.texts(node)
         if " " in text
@@ -158,7 +159,7 @@ def other_texts(package: Path = PACKAGE) -> set[str]:
 
 
 def _messages(module: Module, kinds: dict[str, str]) -> Iterator[Message]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if not isinstance(node, ast.Call) or not node.args:
             continue
         name = _called(node)
@@ -180,12 +181,12 @@ def _messages(module: Module, kinds: dict[str, str]) -> Iterator[Message]:
             yield Message("warning", "".join(part + fill for part, fill in zip(parts, [*fills, ""], strict=True)))
 
 
-def _error_classes(trees: list[ast.Module]) -> dict[str, str]:
+def _error_classes(modules: Iterable[list[ast.AST]]) -> dict[str, str]:
     """ERRORS, and the classes that are made from them."""
     bases = {
         node.name: [base.id for base in node.bases if isinstance(base, ast.Name)]
-        for tree in trees
-        for node in ast.walk(tree)
+        for nodes in modules
+        for node in nodes
         if isinstance(node, ast.ClassDef)
     }
     kinds = dict(ERRORS)
@@ -227,11 +228,11 @@ def _constants(tree: ast.Module) -> dict[str, str]:
     return found
 
 
-def _imported(tree: ast.Module, constants: dict[str, dict[str, str]]) -> dict[str, str]:
+def _imported(nodes: list[ast.AST], constants: dict[str, dict[str, str]]) -> dict[str, str]:
     """Constants that a module imports from others, which are given by the names of those."""
     return {
         alias.asname or alias.name: constants[node.module][alias.name]
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ImportFrom) and node.module in constants
         for alias in node.names
         if alias.name in constants[node.module]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -78,12 +79,16 @@ class Entry:
 
     def is_about(self, message: Message) -> bool:
         """Whether it is this message, or its beginning; what the entry leaves open is one word of the message."""
+        return self._pattern.match(shape_of(message.text)) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
         pattern = r"\S+".join(map(re.escape, self.shape.split("{}")))
-        shape = shape_of(message.text)
         long = len(self.shape.replace("{}", "").strip()) >= 12
-        return bool(re.match(rf"{pattern}(?!\w)", shape) if long else re.fullmatch(pattern, shape))
+        return re.compile(rf"{pattern}(?!\w)" if long else rf"(?:{pattern})\Z")
 
 
+@cache
 def shape_of(text: str) -> str:
     """A message with all that is filled in left open, to compare texts whose fills have other names."""
     return " ".join(HOLE.sub("{}", text).split())

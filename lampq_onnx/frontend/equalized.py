@@ -11,7 +11,7 @@ from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.equalization.fold import apply
 from lampq_onnx.frontend.equalization.link import Link
-from lampq_onnx.frontend.equalization.strengths import Strength, choose_strengths, of_links, plain
+from lampq_onnx.frontend.equalization.strengths import CLOSED_BITS, Strength, choose_strengths, of_links, plain
 from lampq_onnx.frontend.measuring.samples import split
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, tensors
 from lampq_onnx.frontend.shared.changes import relative_change
@@ -27,6 +27,11 @@ TRIAL_IMAGES = 4
 
 BOUND = 1e-4
 """Largest relative change of the logits by an equalization that float rounding explains."""
+
+
+def compares_options(weight_bits: float) -> bool:
+    """Whether options are compared by rounding the weights with them; if not, a closed form decides."""
+    return round(weight_bits) < CLOSED_BITS
 
 
 def equalize_channels(

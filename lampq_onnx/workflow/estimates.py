@@ -7,6 +7,7 @@ from lampq_onnx.config.stages import Stages
 from lampq_onnx.evaluation.checks import PROFILED_RUNS
 from lampq_onnx.evaluation.measure import FIDELITY_IMAGES, LAYER_IMAGES
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES
+from lampq_onnx.frontend.equalized import compares_options
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
 from lampq_onnx.running.load import Load
@@ -32,10 +33,16 @@ BACKWARD = 2.0
 """Time of a pass with gradients of the activations, over that of a pass forward."""
 
 COLUMN = 1.8e-4
-"""Seconds that GPTQ takes for a column besides its arithmetic: columns follow one after the other, also on a GPU."""
+"""Seconds that GPTQ takes for a column on a processor besides its arithmetic: columns follow one after the other."""
+
+GRAPHED_COLUMN = 5e-5
+"""The same on a GPU, where columns are a CUDA graph."""
 
 WAIT = 0.1
 """Seconds for each layer that a GPU waits for Python while the layer's inputs are equalized."""
+
+ROUNDED = 8e-8
+"""Seconds that a processor takes to round a weight to one width, besides the products of GPTQ."""
 
 UPLOAD = 1.5e-9
 """Seconds to bring the codes of a weight to a GPU, which the shares of channels do for 3 widths in batches of 16."""
@@ -46,8 +53,11 @@ PACKING = 2.5e-8
 PLAIN = 2.0
 """Time of a pass through the quantized file without optimizations, over that of float."""
 
-SOLVING = 3.0
+SOLVING = 1.0
 """Seconds of the integer program, most of them to import the solver."""
+
+COMPARED = 20
+"""Passes that take as long as comparing all options of equalization on an image; 8 if a closed form decides."""
 
 
 def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tuple[PlannedStage, ...]:
@@ -62,7 +72,7 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
     found = measuring_stages(recipe, stages, load, count)
     found += deciding_stages(recipe, stages, load, count)
     if stages.layer_errors:
-        found.append(("reconstruction errors", 2 * min(count, 64) * load.image))
+        found.append(("reconstruction errors", 4 * min(count, 64) * load.image))
     found.append(("conversion", PACKING * load.weights))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
@@ -83,11 +93,11 @@ def checking_stages(recipe: Recipe, stages: Stages, load: Load, images: int) -> 
             "validation",
             (1.6 * images + (PLAIN + 1) * min(images, FIDELITY_IMAGES)) * load.host + PACKING * load.weights,
         ),
-        ("fidelity", 0.5 + 9 * LAYER_IMAGES * load.host),
+        ("fidelity", 1.5 + 12 * LAYER_IMAGES * load.host),
         ("latency", 1.5 * runs * recipe.output.latency_batch * single),
     ]
     if stages.layer_errors:
-        found.append(("output errors", 1.4 * ERROR_IMAGES * load.host))
+        found.append(("output errors", 1.0 + 1.4 * ERROR_IMAGES * load.host))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
 
@@ -99,8 +109,9 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     if stages.equalization:
         few = min(count, 128)
         waiting = WAIT * load.layers if load.gpu else 0.0
-        found.append(("equalization", waiting + few * image + min(held, few // 4) * image * (BACKWARD + 8)))
-    found.append(("ranges", (2 * count + held * (BACKWARD + 6)) * image))
+        compared = COMPARED if compares_options(recipe.allocation.bits) else 8
+        found.append(("equalization", waiting + few * image + min(held, few // 4) * image * (BACKWARD + compared)))
+    found.append(("ranges", (2 * count + held * (BACKWARD + 9)) * image))
     if "trace" in asked:
         found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
     if "weight_error" in asked:
@@ -116,9 +127,10 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
         found.append(("costs", passes))
     if stages.input_costs in ("measured", "grouped"):
         passes = load.layers if stages.input_costs == "measured" else load.blocks
-        found.append(("input costs", passes / 2 * min(held, 32) * image))
+        # Where all inputs of a block together cost too much, each is measured alone.
+        found.append(("input costs", 2.4 * passes / 2 * min(held, 32) * image))
     if stages.moments:
-        found.append(("input moments", 1.5 * count * image))
+        found.append(("input moments", 2.4 * count * image))
     if stages.shares:
         images = min(count, 128)
         upload = UPLOAD * load.weights * 3 * images / 16 if load.gpu else 0.0
@@ -169,7 +181,8 @@ def _weight_costs(effort: Effort, load: Load, widths: int, count: int) -> tuple[
 
 def _sweep(load: Load, widths: int) -> float:
     """Return the seconds to round all layers by GPTQ to several widths."""
-    return load.seconds(load.solve * widths) + COLUMN * load.columns
+    columns = GRAPHED_COLUMN * load.columns if load.gpu else COLUMN * load.columns + ROUNDED * load.weights * widths
+    return load.seconds(load.solve * widths) + columns
 
 
 def _rounding(recipe: Recipe, effort: Effort, load: Load, count: int, held: int) -> float:

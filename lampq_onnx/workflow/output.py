@@ -25,8 +25,10 @@ from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.descriptions import describe_layers
 from lampq_onnx.graph.keys import SOURCE_KEY
 from lampq_onnx.graph.model_file import file_bytes, load_model, save_model
+from lampq_onnx.graph.rewriting import forget_graphs
 from lampq_onnx.graph.source import constants_sha256
 from lampq_onnx.quantization import QuantizedWeight
+from lampq_onnx.running.memory import give_back
 from lampq_onnx.running.progress import Clock
 from lampq_onnx.runtime import open_runner
 from lampq_onnx.runtime.engine import engine_for
@@ -132,17 +134,23 @@ class QuantizedOutput:
         path = self._stage / MODEL_FILE
         with self._clock.stage("conversion"):
             conversion = self._convert(rounded, path, metadata)
+            layers = inspect_model(conversion.model)
+            # The checks read the file. The graph would stay in memory with all weights in float and as integers.
+            parameters, passes, not_done = conversion.parameters, dict(conversion.passes), conversion.not_done
+            del conversion
+            forget_graphs()
+            give_back(cycles=True)
         files = FilePair(
             model=sensitivities.model.name,
             reference=self._float,
             quantized=path,
-            layers=inspect_model(conversion.model),
+            layers=layers,
             plan=rounded.plan,
             images=self._validation,
             preprocessing=self._frontend.loaded.preprocessing,
             task=self._frontend.loaded.task,
         )
-        with self._frontend.simulation(conversion.parameters) as simulation:
+        with self._frontend.simulation(parameters) as simulation:
             report = check_files(
                 files,
                 self._options,
@@ -157,8 +165,8 @@ class QuantizedOutput:
         imported = () if source is None else source.not_done
         return report.model_copy(
             update={
-                "passes": dict(conversion.passes),
-                "not_done": (*imported, *conversion.not_done),
+                "passes": passes,
+                "not_done": (*imported, *not_done),
                 "layers": with_layers(report.layers, sensitivities, rounded.methods),
                 "notes": (*report.notes, *notes(sensitivities, rounded.plan, self._frontend.multiplied)),
             }
