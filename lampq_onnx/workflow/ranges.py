@@ -83,7 +83,8 @@ def with_measured_ranges(
         feed = probe.graph.inputs[0].name
         present = {value.name for value in probe.graph.outputs}
         read = list(dict.fromkeys(tensor for tensor, _ in tensors.values()))
-        fixed = {name: constant_array(value) for name, value in probe.graph.initializers.items() if name in read}
+        constants = {name: value for name, value in probe.graph.initializers.items() if name in read}
+        fixed = {name: constant_array(value).astype(np.float32) for name, value in constants.items()}
         wanted = [name for name in read if name != feed and name not in fixed]
         probe.graph.outputs.extend(values[name] for name in wanted if name not in present)
         save_model(probe, Path(room) / "probe.onnx")
