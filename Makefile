@@ -7,18 +7,25 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find lampq_onnx models -type f -not -name '*.pyc')
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint style types site clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/lampq-onnx quantize digits --bits 2 --candidates 1-8 --rounding nearest --baseline uniform --baseline lampq --output out
 
-test: lint
+test: $(VENV)/installed-dev
+	$(MAKE) --no-print-directory --jobs 2 lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/installed-dev
+lint: style types site
+
+style: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+site: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 $(BIN)/python:

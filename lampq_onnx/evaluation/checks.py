@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def check_files(
     threads: int,
     clock: Clock,
     limits: GateLimits,
-    simulation: Simulation | None = None,
+    simulation: AbstractContextManager[Simulation | None] | None = None,
     group: Group = ALONE,
     details: bool = True,
 ) -> Report:
@@ -189,7 +190,7 @@ def check_files(
         threads: threads for the accuracy passes.
         clock: keeps the seconds of each stage.
         limits: gates, stored in the report.
-        simulation: the quantized model in PyTorch, if there is one.
+        simulation: gives the quantized model in PyTorch, if there is one; it exists while the accuracy is measured.
         group: the processes that share the images; the other processes call `share_accuracy`.
         details: whether errors along the model and times by operator are measured too.
 
@@ -198,7 +199,8 @@ def check_files(
     """
     engine = engine_for(options.runtime, options.inference_precision, target)
     changes = ChangeMeter() if files.task.kind == "classification" else None
-    figures = share_accuracy(files, threads, group, clock, simulation=simulation, changes=changes, engine=engine)
+    with simulation or nullcontext() as simulated:
+        figures = share_accuracy(files, threads, group, clock, simulation=simulated, changes=changes, engine=engine)
     accuracy = figures.accuracy
     first = next(batches_of(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):

@@ -150,17 +150,16 @@ class QuantizedOutput:
             preprocessing=self._frontend.loaded.preprocessing,
             task=self._frontend.loaded.task,
         )
-        with self._frontend.simulation(parameters) as simulation:
-            report = check_files(
-                files,
-                self._options,
-                target=self._target.name,
-                threads=self._threads,
-                clock=self._clock,
-                limits=limits,
-                simulation=simulation,
-                details=details,
-            )
+        report = check_files(
+            files,
+            self._options,
+            target=self._target.name,
+            threads=self._threads,
+            clock=self._clock,
+            limits=limits,
+            simulation=self._frontend.simulation(parameters),
+            details=details,
+        )
         source = self._frontend.loaded.source
         imported = () if source is None else source.not_done
         return report.model_copy(

@@ -17,6 +17,7 @@ from lampq_onnx.errors import LampqError
 from lampq_onnx.graph.bias import bias_of
 from lampq_onnx.graph.layers import GraphLayer
 from lampq_onnx.graph.model_file import load_model, save_model
+from lampq_onnx.graph.nodes import constant_array
 from lampq_onnx.quantization import MIN_MAX
 from lampq_onnx.quantization.activations import with_headroom
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
@@ -81,12 +82,15 @@ def with_measured_ranges(
         values = {value.name: value for node in probe.graph for value in node.outputs}
         feed = probe.graph.inputs[0].name
         present = {value.name for value in probe.graph.outputs}
-        wanted = [name for name in dict.fromkeys(tensor for tensor, _ in tensors.values()) if name != feed]
+        read = list(dict.fromkeys(tensor for tensor, _ in tensors.values()))
+        constants = {name: value for name, value in probe.graph.initializers.items() if name in read}
+        fixed = {name: constant_array(value).astype(np.float32) for name, value in constants.items()}
+        wanted = [name for name in read if name != feed and name not in fixed]
         probe.graph.outputs.extend(values[name] for name in wanted if name not in present)
         save_model(probe, Path(room) / "probe.onnx")
         runner = open_runner(Path(room) / "probe.onnx", threads=threads or available_cores())
         for batch in iter_batches(chosen, preprocessing, BATCH):
-            found = _values(runner, wanted, batch.images, path)
+            found = _values(runner, wanted, batch.images, path) | fixed
             found[feed or ""] = batch.images
             for key, (tensor, bias) in tensors.items():
                 _, name = key

@@ -9,8 +9,8 @@ Models are timm's Vision Transformers with random weights, images are noise; `di
 images. Every run is a process of its own. Memory is resident memory, read every 10 ms, and on a GPU also the most that
 torch allocated there. After the run the process passes the same images forward and backward through the float model
 (`pass`): times of machines differ, ratios to this one differ less. It then asks for the estimate that `--dry-run`
-prints. The last column is the exponent of the time between the first and the last run: over the number of parameters
-if the shapes differ, over the number of images otherwise.
+prints. The last columns are exponents of the time: over the number of images, between runs of one shape, and over the
+number of parameters, between runs on as many images.
 """
 
 from __future__ import annotations
@@ -280,30 +280,32 @@ def run_one(shape: str, count: int, options: argparse.Namespace) -> Run:
 def show(runs: list[Run]) -> None:
     """Print the table of the runs: seconds, megabytes, on a GPU the megabytes there, and the exponent."""
     cuda = any(run.device for run in runs)
-    sizes = [run.parameters for run in runs]
-    if sizes[0] == sizes[-1]:
-        sizes = [run.images for run in runs]
-    growth = math.log(sizes[-1] / sizes[0]) if sizes[-1] != sizes[0] else 0.0
+    growths = _growths(runs)
     unit = "s / MB / MB on the GPU" if cuda else "s / MB"
-    print("| stage | " + " | ".join(f"{run.label}: {unit}" for run in runs) + " | exponent |")
-    print("|---" * (len(runs) + 2) + "|")
+    titles = [f"{run.label}: {unit}" for run in runs] + [f"exponent over {what}" for what, *_ in growths]
+    print(f"| stage | {' | '.join(titles)} |")
+    print("|---" * (len(titles) + 1) + "|")
     stages = list(dict.fromkeys(stage for run in runs for stage in run.seconds))
     for stage in stages:
-        print(f"| {stage} | {' | '.join(_cell(run, stage) for run in runs)} | {_exponent(runs, stage, growth)} |")
-    first, last = runs[0].front, runs[-1].front
-    exponent = f"{math.log(last / first) / growth:.2f}" if growth else ""
+        cells = [_cell(run, stage) for run in runs] + [
+            _exponent(first.seconds.get(stage, 0.0), last.seconds.get(stage, 0.0), growth)
+            for _, first, last, growth in growths
+        ]
+        print(f"| {stage} | {' | '.join(cells)} |")
+    exponents = [_exponent(first.front, last.front, growth) for _, first, last, growth in growths]
     tops = [max(peak for stage, peak in run.peaks.items() if stage not in CHECKS) for run in runs]
     used = [f" / {max(run.device.values()):.0f}" if run.device else "" for run in runs]
     fronts = [f"{run.front:.1f} / {top:.0f}{gpu}" for run, top, gpu in zip(runs, tops, used, strict=True)]
-    print(f"| **front end** | {' | '.join(fronts)} | {exponent} |")
+    print(f"| **front end** | {' | '.join(fronts + exponents)} |")
+    rest = " |" * len(growths)
     sums = [f"{math.fsum(run.seconds.values()):.1f} / {max(run.peaks.values()):.0f}" for run in runs]
-    print(f"| all | {' | '.join(sums)} | |")
-    print(f"| float pass forward and backward | {' | '.join(_seconds(run.passes) for run in runs)} | |")
+    print(f"| all | {' | '.join(sums)} |{rest}")
+    print(f"| float pass forward and backward | {' | '.join(_seconds(run.passes) for run in runs)} |{rest}")
     ratios = [f"{run.front / run.passes:.1f}" if run.passes else "" for run in runs]
-    print(f"| front end / pass | {' | '.join(ratios)} | |")
+    print(f"| front end / pass | {' | '.join(ratios)} |{rest}")
     sums = [f"{_seconds(math.fsum(r.predicted.values()))} / {r.predicted_mb:.0f}" if r.predicted else "" for r in runs]
-    print(f"| predicted by a dry run | {' | '.join(sums)} | |")
-    print(f"| predicted / taken, furthest off | {' | '.join(_furthest(run) for run in runs)} | |")
+    print(f"| predicted by a dry run | {' | '.join(sums)} |{rest}")
+    print(f"| predicted / taken, furthest off | {' | '.join(_furthest(run) for run in runs)} |{rest}")
 
 
 def _cell(run: Run, stage: str) -> str:
@@ -317,9 +319,21 @@ def _seconds(value: float) -> str:
     return f"{value:.2f}" if 0 < value < 1 else f"{value:.1f}"
 
 
-def _exponent(runs: list[Run], stage: str, growth: float) -> str:
-    first, last = runs[0].seconds.get(stage, 0.0), runs[-1].seconds.get(stage, 0.0)
-    return f"{math.log(last / first) / growth:.2f}" if first > 0.05 and last > 0.05 and growth else ""
+def _growths(runs: list[Run]) -> list[tuple[str, Run, Run, float]]:
+    """What grows between runs that have all else in common: its name, first and last run, logarithm of its factor."""
+    found = []
+    for what, own, other in (("images", "images", "parameters"), ("parameters", "parameters", "images")):
+        groups: dict[int, list[Run]] = {}
+        for run in runs:
+            groups.setdefault(getattr(run, other), []).append(run)
+        group = sorted(max(groups.values(), key=len), key=lambda run: getattr(run, own))
+        if (factor := getattr(group[-1], own) / getattr(group[0], own)) > 1:
+            found.append((what, group[0], group[-1], math.log(factor)))
+    return found
+
+
+def _exponent(first: float, last: float, growth: float) -> str:
+    return f"{math.log(last / first) / growth:.2f}" if first > 0.05 and last > 0.05 else ""
 
 
 def _furthest(run: Run) -> str:
