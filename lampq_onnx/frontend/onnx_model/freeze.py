@@ -11,6 +11,7 @@ from lampq_onnx.frontend.onnx_model.dependence import Folded
 from lampq_onnx.frontend.onnx_model.graph import ShapeValues
 from lampq_onnx.graph.edits import add_constant
 from lampq_onnx.graph.nodes import int_attribute
+from lampq_onnx.graph.shapes import dimensions
 
 
 def freeze(model: ir.Model, folded: Folded) -> int:
@@ -69,8 +70,19 @@ def _infer_in_reshapes(graph: ir.Graph, value: ir.Value, shape: ShapeValues) -> 
         return
     constant = add_constant(graph, f"{value.name}.sizes", sizes)
     for node in readers:
-        if -1 not in others or not int_attribute(node, "allowzero", 0):
+        if -1 not in others or (
+            not int_attribute(node, "allowzero", 0) and _keeps_first(graph, node, shape.slope.reshape(-1).tolist()[0])
+        ):
             node.replace_input_with(1, constant)
+
+
+def _keeps_first(graph: ir.Graph, reshape: ir.Node, per_image: int) -> bool:
+    """Whether a Reshape reads and writes one row for each image, and not one for each window or head of it."""
+    read = dimensions(reshape.inputs[0])
+    images = dimensions(graph.inputs[0])
+    if per_image != 1 or not read or not images:
+        return False
+    return read[0] == images[0]
 
 
 def _computed(graph: ir.Graph, batch: ir.Value, shape: ShapeValues, name: str) -> ir.Value:
