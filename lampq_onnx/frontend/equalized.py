@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from lampq_onnx.allocation.options import Activation
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.equalization.fold import apply
 from lampq_onnx.frontend.equalization.link import Link
-from lampq_onnx.frontend.equalization.strengths import CLOSED_BITS, Strength, choose_strengths, of_links, plain
+from lampq_onnx.frontend.equalization.strengths import Strength, choose_strengths, closed_form_decides, of_links, plain
 from lampq_onnx.frontend.measuring.samples import split
 from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, tensors
 from lampq_onnx.frontend.shared.changes import relative_change
@@ -29,9 +30,16 @@ BOUND = 1e-4
 """Largest relative change of the logits by an equalization that float rounding explains."""
 
 
-def compares_options(weight_bits: float) -> bool:
+def compares_options(weight_bits: float, activation_bits: Activation) -> bool:
     """Whether options are compared by rounding the weights with them; if not, a closed form decides."""
-    return round(weight_bits) < CLOSED_BITS
+    return not closed_form_decides(weight_bits, equalized_width(weight_bits, activation_bits))
+
+
+def equalized_width(weight_bits: float, activation_bits: Activation) -> int:
+    """Width of the inputs that a model is equalized for."""
+    if activation_bits == "same":
+        return round(weight_bits)
+    return FIXED_BITS if activation_bits == "mixed" else activation_bits
 
 
 def equalize_channels(
@@ -66,8 +74,7 @@ def equalize_channels(
     module = loaded.module
     fit, held_out = split(images.slice(0, IMAGES))
     sample = next(tensors(images, device_of(module), batch_size=TRIAL_IMAGES))[0]
-    asked = options.activation_bits
-    width = round(options.weight_bits) if asked == "same" else FIXED_BITS if asked == "mixed" else asked
+    width = equalized_width(options.weight_bits, options.activation_bits)
     with progress.stage("equalization", len(held_out)) as advance:
         before = _outputs(module, sample)
         links = links_of(sample)

@@ -62,7 +62,8 @@ def require_sound(proto: onnx.ModelProto, path: Path) -> None:
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     """Return a copy in which large constants are inputs and every output has a shape.
 
-    The checker copies a model twice, and knows nothing of a constant that `_tensor_problem` has not seen.
+    The checker copies a model twice, and knows nothing of a constant that `_tensor_problem` has not seen. Below IR 4,
+    initializers had to be inputs as well; the checker then does not see whether a large one was.
 
     Returns:
         The copy; None if external data remain, which the checker looks for beside the file.

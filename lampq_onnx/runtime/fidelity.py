@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from lampq_onnx.converter.inspect import QuantizedLayer
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, is_out_of_memory
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
 from lampq_onnx.runtime.runtimes import runtime_of
 from lampq_onnx.runtime.sessions import are_large, batches_for, open_session, session_options
@@ -64,6 +64,8 @@ def layer_errors(
                 parts = session.run(list(layer.outputs), {layer.input: values})
                 results.append(np.concatenate([np.asarray(part, np.float64).ravel() for part in parts]))
             except Exception as error:  # exceptions of runtimes have no common public base
+                if is_out_of_memory(error):
+                    raise
                 words = runtime_of(used.runtime).words
                 raise LampqError(f"{words} cannot run layer {layer.name} alone: {error}") from error
         kernel, reference = results
@@ -153,6 +155,8 @@ def _capture(
     except LampqError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common public base
+        if is_out_of_memory(error):
+            raise
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
     joined = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
     found = dict(zip(wanted, joined, strict=True))

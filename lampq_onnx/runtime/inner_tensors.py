@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, is_out_of_memory
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.measures.error_meter import ErrorMeter
 from lampq_onnx.running.memory import give_back
@@ -55,6 +55,8 @@ def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[
             try:
                 parts = [runner.session.run(list(names), {runner.input: batch}) for batch in batches]
             except Exception as error:  # onnxruntime's exceptions have no common public base
+                if is_out_of_memory(error):
+                    raise
                 raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
             found = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
             return dict(zip(names, found, strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, is_out_of_memory
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine, Precision
 from lampq_onnx.runtime.runtimes import runtime_of
 
@@ -55,6 +55,8 @@ class Runner:
         try:
             found = self.session.run(list(self.answers), {self.input: images})
         except Exception as error:  # exceptions of runtimes have no common public base
+            if is_out_of_memory(error):
+                raise
             raise LampqError(
                 f"{self.runtime} cannot run {self.where} on images {list(images.shape)}: {str(error).strip()[:500]}"
             ) from error

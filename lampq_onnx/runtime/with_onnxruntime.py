@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lampq_onnx.errors import LampqError
+from lampq_onnx.errors import LampqError, is_out_of_memory
 from lampq_onnx.runtime.engine import Precision
 from lampq_onnx.runtime.layer_kernels import Place
 from lampq_onnx.runtime.onnxruntime_kernels import layer_kernels
@@ -50,6 +50,8 @@ class OnnxRuntime:
         try:
             session: Session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
+            if is_out_of_memory(error):
+                raise
             where = str(model) if isinstance(model, Path) else "the model"
             raise LampqError(
                 f"onnxruntime cannot load {where}: {str(error).strip()[:500]}",
@@ -91,6 +93,8 @@ def _profiled(path: Path, prefix: Path, threads: int, precision: Precision, lean
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common public base
+        if is_out_of_memory(error):
+            raise
         raise LampqError(f"onnxruntime cannot load {path}: {str(error).strip()[:500]}") from error
 
 
@@ -99,6 +103,8 @@ def _run(session: Any, pieces: list[Images], path: Path) -> None:
         for piece in pieces:
             session.run(None, {session.get_inputs()[0].name: piece})
     except Exception as error:  # onnxruntime's exceptions have no common public base
+        if is_out_of_memory(error):
+            raise
         raise LampqError(f"onnxruntime cannot run {path}: {str(error).strip()[:500]}") from error
 
 

@@ -44,7 +44,7 @@ def _openvino(cpu: str, words: str, *, signed_8bit_exact: bool) -> Target:
         kernels=(Kernel(_LOW, _NARROW, "integer"), Kernel(_LOW, (FLOAT,), "float")),
         packings=("exact", "container"),
         shared_bytes=False,
-        part_products=True,
+        part_products=cpu != "arm64",
         runner="openvino",
         verified=_EMULATED["openvino"] if cpu == "arm64" else verified,
         opset=20,

@@ -57,7 +57,10 @@ SOLVING = 1.0
 """Seconds of the integer program, most of them to import the solver."""
 
 COMPARED = 20
-"""Passes that take as long as comparing all options of equalization on an image; 8 if a closed form decides."""
+"""Passes that take as long as comparing the options of equalization on an image."""
+
+PREDICTED = 8
+"""The same if a closed form decides."""
 
 
 def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tuple[PlannedStage, ...]:
@@ -109,7 +112,9 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     if stages.equalization:
         few = min(count, 128)
         waiting = WAIT * load.layers if load.gpu else 0.0
-        compared = COMPARED if compares_options(recipe.allocation.bits) else 8
+        compared = (
+            COMPARED if compares_options(recipe.allocation.bits, recipe.allocation.activation_bits) else PREDICTED
+        )
         found.append(("equalization", waiting + few * image + min(held, few // 4) * image * (BACKWARD + compared)))
     found.append(("ranges", (2 * count + held * (BACKWARD + 9)) * image))
     if "trace" in asked:

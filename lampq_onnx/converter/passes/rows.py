@@ -59,7 +59,7 @@ class StayInRows(CountingPass):
             elif self._takes_rows(node):
                 self._rewrite(node)
                 rewritten.append(node)
-        return count + sum(not self._undone(node) for node in reversed(rewritten))
+        return count + sum(not self._give_back_dimensions(node) for node in reversed(rewritten))
 
     def _shape(self, value: ir.Value | None) -> tuple[Dimension, ...] | None:
         return None if value is None else self._shapes.get(value) or dimensions(value)
@@ -149,8 +149,14 @@ class StayInRows(CountingPass):
         self._rows[back.outputs[0]] = result
         self._widths[result] = int(shape[-1])
 
-    def _undone(self, node: ir.Node) -> bool:
-        """Give an operator on one value its dimensions back if only the Reshape behind it reads its rows."""
+    def _give_back_dimensions(self, node: ir.Node) -> bool:
+        """Give an operator on one value its dimensions back if only the Reshape behind it reads its rows.
+
+        Runs after all rewrites, the last one first: only then is it known who reads rows.
+
+        Returns:
+            Whether it did.
+        """
         result = node.outputs[0]
         readers = [user for user in users(result) if any(v.uses() or v.is_graph_output() for v in user.outputs)]
         back = readers[0] if len(readers) == 1 and not result.is_graph_output() else None

@@ -51,6 +51,12 @@ RANGE_SHRINKS = {8: (1.0,), 6: (1.0, 0.7), 4: (1.0, 0.7, 0.5, 0.35)}
 CLOSED_BITS = 7
 """Least weight bits for which the closed form decides: below, single rows matter, and clipping does."""
 
+
+def closed_form_decides(weight_bits: float, activation_bits: int) -> bool:
+    """Whether a closed form chooses the option; if not, options are compared by rounding the weights with them."""
+    return activation_bits >= WHOLE_RANGE_BITS and round(weight_bits) >= CLOSED_BITS
+
+
 SCREENED = 2
 """Options that are compared with no equalization, out of seven, after the closed form has sorted them."""
 
@@ -151,7 +157,7 @@ def choose_strengths(
     lows, highs = channel_ranges(model, layers, fit)
     options = {link: _options(link, lows[link.name], highs[link.name], activation_bits) for link in links}
     if activation_bits >= WHOLE_RANGE_BITS:
-        closed = weight_bits >= CLOSED_BITS
+        closed = closed_form_decides(weight_bits, activation_bits)
         moved = {link: [option.moved(activation_bits) for option in own] for link, own in options.items()}
         predicted = predicted_errors(
             model, moved, held_out if closed else held_out.slice(0, SCREEN_IMAGES), weight_bits=weight_bits, seed=seed,

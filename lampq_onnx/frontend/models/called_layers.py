@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
-
-if TYPE_CHECKING:
-    from lampq_onnx.frontend.shared.model_layers import ModelLayer
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.recompute import recomputed
 
 SAME = 1e-4

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 
-from lampq_onnx.errors import LampqError, first_line
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 from lampq_onnx.frontend.models.timm_sources import timm_source
 
 
@@ -33,6 +33,8 @@ def create(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False)
     try:
         module: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:  # constructors and downloads fail in many ways
+        if is_out_of_memory(error):
+            raise
         # If arguments contradict each other, none may be wrong alone; timm's message then often names one of them.
         wrong = _misfits(name, arguments) or [key for key in arguments if key in str(error)]
         if pretrained and not wrong:

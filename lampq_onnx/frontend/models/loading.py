@@ -16,7 +16,7 @@ from lampq_onnx.artifacts.task import CLASSIFICATION, TaskSpec
 from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.disk.wording import explain
-from lampq_onnx.errors import LampqError, UsageError, first_line
+from lampq_onnx.errors import LampqError, UsageError, first_line, is_out_of_memory
 from lampq_onnx.frontend.models.checkpoints.fitting import load_weights
 from lampq_onnx.frontend.models.construction import built_arguments, create, image_sides
 from lampq_onnx.frontend.models.digits import CHECKPOINT_NAME, digits_folder, load_config
@@ -125,6 +125,8 @@ def load_module(
     try:
         module = copy.deepcopy(module).eval().requires_grad_(False)
     except Exception as error:  # modules can hold objects of any kind
+        if is_out_of_memory(error):
+            raise
         raise LampqError(
             f"{name} cannot be copied: {first_line(error)}",
             hint="give a module that copy.deepcopy takes: without tensors that have a gradient history as attributes",

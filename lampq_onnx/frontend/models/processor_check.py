@@ -15,7 +15,7 @@ from PIL import Image
 from lampq_onnx.data import Interpolation, Preprocessing
 from lampq_onnx.data.preprocessing import LEVEL
 from lampq_onnx.data.resizing import Resize
-from lampq_onnx.errors import LampqError, first_line
+from lampq_onnx.errors import LampqError, first_line, is_out_of_memory
 from lampq_onnx.importer.processors import class_name
 from lampq_onnx.importer.processors.keys import REMEDY, UnsupportedKey
 
@@ -61,6 +61,8 @@ def installed_processor(place: str, *, local: bool) -> Any:
         slow_name = type(fast).__name__.removesuffix("Fast")
         return made(use_fast=False) if hasattr(transformers, slow_name) else fast
     except Exception as error:  # settings, downloads and missing packages fail in many ways
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         if reason.startswith("Unrecognized image processor"):  # what follows is a list of all that there are
             reason = f"it names no image_processor_type, or one that version {transformers.__version__} does not have"
@@ -158,6 +160,8 @@ def _theirs(processor: Any, picture: Image.Image, ours: Preprocessing, source: s
     try:
         found = processor(given, return_tensors="pt", **told)["pixel_values"]
     except Exception as error:  # classes check their settings late and raise many types
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise UnsupportedKey(
             f"{source}: {type(processor).__name__} of transformers cannot prepare an image of "

@@ -11,7 +11,7 @@ from typing import Any
 from lampq_onnx.artifacts import ModelIdentity
 from lampq_onnx.config.inputs import ImageOptions
 from lampq_onnx.data import Preprocessing
-from lampq_onnx.errors import LampqError, UsageError, first_line
+from lampq_onnx.errors import LampqError, UsageError, first_line, is_out_of_memory
 from lampq_onnx.frontend.models.construction import built_arguments
 from lampq_onnx.frontend.models.loading import timm_preprocessing
 from lampq_onnx.frontend.models.output_choice import AskedOutput
@@ -79,6 +79,8 @@ def load_transformers(
     except LampqError:
         raise
     except Exception as error:  # configurations, downloads and checkpoints fail in many ways
+        if is_out_of_memory(error):
+            raise
         raise LampqError(f"transformers cannot load {name}: {first_line(error)}") from error
 
 

@@ -8,6 +8,7 @@ in another order, so results differ in the last bits.
 from __future__ import annotations
 
 import platform
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
+
 SMALLEST = 2**15
 """Multiplications of a product below which calling oneDNN takes longer than it saves."""
+
+LONG = 4096
+"""Numbers that are added up from which on oneDNN splits a sum into one part per thread; it also does for one row."""
 
 
 @cache
@@ -46,7 +52,7 @@ def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         weight: (d_out, d_in).
         bias: (d_out,).
     """
-    if not _suits(inputs, weight):
+    if not _suits(inputs, weight, bias):
         return functional.linear(inputs, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (inputs, weight, bias)):
         found: torch.Tensor = _Linear.apply(inputs, weight, bias)
@@ -59,18 +65,24 @@ def gram(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return linear(left.T, right.T)
 
 
-def _suits(inputs: torch.Tensor, weight: torch.Tensor) -> bool:
+def _suits(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
     return (
         inputs.device.type == "cpu"
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.numel() * len(weight) >= SMALLEST
+        and (bias is None or bias.dtype == torch.float32)
         and by_onednn()
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
 def _product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    rows = inputs.numel() // inputs.shape[-1]
+    fixed = inputs.shape[-1] >= LONG or rows == 1 or len(weight) == 1
+    with torch_threads(SUM_THREADS) if fixed else nullcontext():
+        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return found
 
 

@@ -170,7 +170,9 @@ def test_a_result_that_is_read_whole_stays() -> None:
 def test_other_targets_keep_the_split() -> None:
     for name, target in TARGETS.items():
         count = convert_model(measured(unbound()), plan_on(target, ["fc"], 8), target=target).passes["ProductPerPart"]
-        assert count == (name not in ("onnxruntime-arm64", "onnxruntime-qnn", "onnxruntime-cuda")), name
+        assert count == (name not in ("onnxruntime-arm64", "openvino-arm64", "onnxruntime-qnn", "onnxruntime-cuda")), (
+            name
+        )
 
 
 @pytest.mark.parametrize("linear", ["matmul", "gemm"])
@@ -235,6 +237,19 @@ def test_names_that_the_model_has_are_left_to_it() -> None:
     assert count == 1
     first, _, negative = every_output(cut, tokens(), LEVELS[-1])
     np.testing.assert_array_equal(first, -negative)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 5, 8])
+def test_openvino_computes_parts_with_float_inputs(bits: int) -> None:
+    openvino = pytest.importorskip("openvino")
+    plan = BitPlan(layers={"fc": LayerPlan(weight_bits=bits, activation_bits=32)})
+    model, count = converted(unbound(), plan, TARGETS["openvino-x86-vnni"])
+    assert count == 1
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(openvino.Core().read_model(model.SerializeToString()), "CPU", options)
+    found = compiled([tokens()])
+    for index, wanted in enumerate(every_output(model, tokens(), LEVELS[0])):
+        np.testing.assert_allclose(found[index], wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [5, 8])

@@ -7,6 +7,7 @@ import torch
 
 from lampq_onnx.frontend.shared import products
 from lampq_onnx.frontend.shared.products import gram, linear, use_products
+from lampq_onnx.frontend.shared.threads import torch_threads
 
 ROUNDING = 1e-5
 
@@ -110,3 +111,23 @@ def test_processor_is_read_from_the_system(monkeypatch: pytest.MonkeyPatch) -> N
     for capability, wanted in (("AVX512", True), ("AVX2", False)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
         assert rule() == wanted
+
+
+@pytest.mark.parametrize(("rows", "inner", "outputs"), [(1, 4096, 10), (1, 768, 192), (8, 32768, 32), (197, 768, 192)])
+def test_results_do_not_depend_on_the_number_of_threads(rows: int, inner: int, outputs: int) -> None:
+    x, w = random(rows, inner), random(inner, outputs).T
+    found = []
+    for count in (1, 2, 4):
+        with torch_threads(count):
+            found.append(linear(x, w))
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_what_onednn_must_not_compute_takes_the_ordinary_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = random(64, 48), random(32, 48)
+    assert products._suits(x, w, None)
+    assert not products._suits(x, w, random(32).double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not products._suits(x, w, None)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not products._suits(x, w, None)
