@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from lampq_onnx.allocation.options import Activation
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.options import AnalysisOptions
 from lampq_onnx.errors import LampqError
@@ -30,16 +29,16 @@ BOUND = 1e-4
 """Largest relative change of the logits by an equalization that float rounding explains."""
 
 
-def compares_options(weight_bits: float, activation_bits: Activation) -> bool:
+def compares_options(weight_bits: float, activation_bits: int | str) -> bool:
     """Whether options are compared by rounding the weights with them; if not, a closed form decides."""
     return not closed_form_decides(weight_bits, equalized_width(weight_bits, activation_bits))
 
 
-def equalized_width(weight_bits: float, activation_bits: Activation) -> int:
+def equalized_width(weight_bits: float, activation_bits: int | str) -> int:
     """Width of the inputs that a model is equalized for."""
-    if activation_bits == "same":
-        return round(weight_bits)
-    return FIXED_BITS if activation_bits == "mixed" else activation_bits
+    if isinstance(activation_bits, int):
+        return activation_bits
+    return round(weight_bits) if activation_bits == "same" else FIXED_BITS
 
 
 def equalize_channels(
