@@ -21,8 +21,8 @@ from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 SMALLEST = 2**15
 """Multiplications of a product below which calling oneDNN takes longer than it saves."""
 
-LONG = 4096
-"""Numbers that are added up from which on oneDNN splits a sum into one part per thread; it also does for one row."""
+LONG = 8192
+"""Numbers of a sum from which on it has a fixed number of threads. oneDNN splits such sums, and those of one row."""
 
 
 @cache
@@ -72,7 +72,7 @@ def _suits(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         and inputs.numel() * len(weight) >= SMALLEST
         and (bias is None or bias.dtype == torch.float32)
         and by_onednn()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
@@ -80,7 +80,7 @@ def _suits(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 def _product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     rows = inputs.numel() // inputs.shape[-1]
-    fixed = inputs.shape[-1] >= LONG or rows == 1 or len(weight) == 1
+    fixed = inputs.shape[-1] >= LONG or rows == 1
     with torch_threads(SUM_THREADS) if fixed else nullcontext():
         found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return found
