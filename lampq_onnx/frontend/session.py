@@ -37,7 +37,6 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.graph.rewriting import forget_graphs
 from lampq_onnx.quantization import INTEGER_GRIDS, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 from lampq_onnx.running.memory import give_back
@@ -82,7 +81,6 @@ class Frontend:
         exported = export_model(loaded)
         use_products(loaded.module)
         self._build(exported)
-        forget_graphs()
         give_back(cycles=True)  # the exporter's own graphs
         self._sketches = {layer.name: weight_sketch(layer.matrix()) for layer in self.exported.layers}
         self._annotate()
