@@ -1,5 +1,5 @@
 # make quickstart: environment, installation, and the main job on the embedded default
-# make test:       environment, installation, lint, types and tests
+# make test:       environment, installation, style, types, site and tests
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/lampq-onnx quantize digits --bits 2 --candidates 1-8 --rounding nearest --baseline uniform --baseline lampq --output out
 
 test: $(VENV)/installed-dev
-	$(MAKE) --no-print-directory --jobs 2 lint
+	$(MAKE) --no-print-directory --jobs 2 --keep-going lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: style types site

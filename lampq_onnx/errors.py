@@ -6,8 +6,8 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-ALLOCATOR = "DefaultCPUAllocator"
-"""In what PyTorch says where the memory of the processor does not suffice, which is a RuntimeError to it."""
+ALLOCATORS = ("DefaultCPUAllocator", "Failed to allocate memory", "bad_alloc")
+"""In what PyTorch and onnxruntime say where the memory of the processor does not suffice; they have no type for it."""
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
@@ -17,8 +17,9 @@ def first_line(error: BaseException, most: int = 300) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice: Python's, that of a GPU, or PyTorch's on the processor."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or ALLOCATOR in str(error)
+    """Whether memory did not suffice: Python's, that of a GPU, or PyTorch's or onnxruntime's on the processor."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(words in str(error) for words in ALLOCATORS)
 
 
 class LampqError(Exception):

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lampq_onnx.disk.cache import FOLDER_VARIABLE
-from tests.kept_exports import keep_exports
-from tests.prepared import PreparedPython, collect_rarely
-
 # Read when NumPy and torch are imported, and handed on to workers: each core has a worker, and threads that spin while
 # they wait take it from another worker's test, which makes runs with more than one thread up to six times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from lampq_onnx.disk.cache import FOLDER_VARIABLE
+from tests.kept_exports import keep_exports
+from tests.prepared import PreparedPython, collect_rarely
 
 WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
 """Set in a worker of pytest-xdist, whose folder lies in that of the session."""

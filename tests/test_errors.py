@@ -28,6 +28,8 @@ def test_memory_of_the_processor_is_told_from_other_runtime_errors(capsys: pytes
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("no memory"))
+    assert is_out_of_memory(RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"))
+    assert is_out_of_memory(RuntimeError("bfc_arena.cc: Failed to allocate memory for requested buffer of size 9"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert _explain(caught.value) == 1
     assert "out of memory" in capsys.readouterr().err

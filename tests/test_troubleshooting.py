@@ -84,7 +84,7 @@ def first(path, wrong, count):
     """Several forms of a text."""
     if wrong:
         raise LampqError(f"{path.parent} has no {NAME}" + (", nowhere" if count else ""), hint=HINT)
-    raise Deeper("one" if count > 1 else f"other {', '.join(map(str, count))}")
+    raise Deeper("one" if count > 1 else f"other {', '.join(map(str, count))}", hint="retry" if path else "")
 
 def second():
     message = "set before"
@@ -107,8 +107,8 @@ raise ValueError(f"must be {NAME!r}, not {value!r}")
         Message("error", "{parent} has no x.json", "do this"),
         Message("error", "{parent} has no x.json, nowhere", "do this"),
         Message("usage", "from a call", "see {path}"),
-        Message("usage", "one"),
-        Message("usage", "other {count}"),
+        Message("usage", "one", "retry", always=False),
+        Message("usage", "other {count}", "retry", always=False),
         Message("usage", "two", "see {path}"),
         Message("gate", "late", "at once / later"),
         Message("gate", "set before"),

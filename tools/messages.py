@@ -27,11 +27,13 @@ class Message:
         kind: one of KINDS.
         text: with {names} in the place of what is filled in.
         hint: what the message says about what to do; empty: nothing.
+        always: the message says it in every case.
     """
 
     kind: str
     text: str
     hint: str = ""
+    always: bool = True
 
     @property
     def constant(self) -> str:
@@ -165,9 +167,10 @@ def _messages(module: Module, kinds: dict[str, str]) -> Iterator[Message]:
         name = _called(node)
         if name in kinds:
             hint = next((k.value for k in node.keywords if k.arg == "hint"), None)
-            hints = " / ".join(dict.fromkeys(filter(None, module.texts(hint))))
+            said = module.texts(hint)
+            hints = " / ".join(dict.fromkeys(filter(None, said)))
             for text in module.texts(node.args[0]):
-                yield Message(kinds[name], text, hints)
+                yield Message(kinds[name], text, hints, all(said) or not hints)
         elif name == "ValueError":
             for text in module.texts(node.args[0]):
                 yield Message("value", text)

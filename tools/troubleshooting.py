@@ -105,9 +105,14 @@ def entries(page: str) -> list[Entry]:
 
 
 def advice_for(message: Message, known: Sequence[Entry]) -> str:
-    """What to do: the message's own second line, else what a table says; empty: nobody says it."""
-    if shape_of(message.hint).replace("{}", ""):
-        return _cell(message.hint)
+    """What to do: the message's own second line, or what a table says where it has none; empty: nobody says it."""
+    own = _cell(message.hint) if shape_of(message.hint).replace("{}", "") else ""
+    if own and message.always:
+        return own
+    return " / ".join(filter(None, (_told(message, known), own)))
+
+
+def _told(message: Message, known: Sequence[Entry]) -> str:
     for entry in known:
         if entry.is_about(message):
             return entry.advice

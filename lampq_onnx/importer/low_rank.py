@@ -13,6 +13,7 @@ from lampq_onnx.graph.edits import CountingPass, add_constant, place, take_over,
 from lampq_onnx.graph.nodes import constant_array, int_attribute, is_linear
 from lampq_onnx.graph.readers import only_reader
 from lampq_onnx.graph.refusals import Outcome
+from lampq_onnx.graph.shapes import dimensions
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,18 @@ def _path(graph: ir.Graph, value: ir.Value | None) -> _Path | None:
 
 
 def _factor(node: ir.Node) -> float | None:
-    """What a Mul or Div multiplies its first operand with, if that is one constant number."""
+    """What a Mul or Div multiplies its first operand with, if that is one constant number and the shape stays."""
     second = node.inputs[1] if node.op_type in ("Mul", "Div") else None
     if second is None or second.const_value is None or second.const_value.size != 1:
         return None
+    rank = len(second.const_value.shape)
+    first = dimensions(node.inputs[0])
+    if rank > (1 if first is None else len(first)):
+        return None  # the result would have more dimensions
     number = float(constant_array(second).reshape(-1)[0])
-    return number if node.op_type == "Mul" else 1 / number
+    if node.op_type == "Mul":
+        return number
+    return 1 / number if number else None
 
 
 def _is_product(node: ir.Node) -> bool:

@@ -22,7 +22,10 @@ from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
 
-HALF_HINT = "export the model in float32, with model.float(): onnxruntime has hardly any bfloat16 on processors"
+BFLOAT16 = "tensor(bfloat16)"
+"""The type as onnxruntime's messages name it."""
+
+BFLOAT16_HINT = "export the model in float32, with model.float(): onnxruntime has hardly any bfloat16 on processors"
 
 
 class OnnxRuntime:
@@ -50,7 +53,7 @@ class OnnxRuntime:
             where = str(model) if isinstance(model, Path) else "the model"
             raise LampqError(
                 f"onnxruntime cannot load {where}: {str(error).strip()[:500]}",
-                hint=HALF_HINT if "bfloat16" in str(error) else "",
+                hint=BFLOAT16_HINT if BFLOAT16 in str(error) else "",
             ) from error
         return session
 

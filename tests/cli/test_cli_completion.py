@@ -9,7 +9,7 @@ import pytest
 from lampq_onnx.allocation.metrics import METRICS
 from lampq_onnx.artifacts.task import TASKS
 from lampq_onnx.cli import names
-from lampq_onnx.cli.main import COMMANDS
+from lampq_onnx.cli.main import COMMANDS, program
 from lampq_onnx.targets import BY_CPU, TARGETS
 from tests.cli.conftest import invoke
 
@@ -36,8 +36,10 @@ def offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_a_script_for_each_shell(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # read when the command line is made
+    program.cache_clear()
     code, out, err = invoke("--show-completion", shell)
+    program.cache_clear()
     assert code == 0, err
     assert "lampq-onnx" in out
     assert f"_LAMPQ_ONNX_COMPLETE{'' if shell == 'powershell' else '='}" in out

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import onnx_ir as ir
+import pytest
 from onnxscript.rewriter import rewrite
 
 from lampq_onnx.converter.passes import RemoveMoves
@@ -26,7 +27,8 @@ def test_a_graph_is_freed() -> None:
     held = weakref.ref(model.graph)
     del model
     gc.collect()
-    assert held() is not None  # otherwise nothing has to be forgotten any more
+    if held() is None:
+        pytest.skip("this onnxscript lets go of the graph itself")
     forget_graphs()
     gc.collect()
     assert held() is None

@@ -12,7 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lampq_onnx.importer import import_model
-from tests.converter.graphs import vit
+from lampq_onnx.importer.low_rank import MergeLowRank
+from tests.converter.graphs import Builder, as_ir, vit
 
 RANK = 2
 
@@ -73,6 +74,21 @@ def test_the_model_has_its_own_layers_alone(qkv: str, after_bias: bool, tmp_path
     wanted = answers(model)
     assert np.abs(wanted - answers(plain)).max() > 0.01  # the added weights matter
     np.testing.assert_allclose(answers(ir.to_proto(imported.model)), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Div by 0", "more dimensions"])
+def test_a_factor_that_is_no_finite_number_for_each_value_stays(kind: str, tmp_path: Path) -> None:
+    builder = Builder(0)
+    own = builder.op("MatMul", "x", builder.random("fc.weight", 4, 6))
+    low = builder.op("MatMul", "x", builder.random("a", 4, RANK))
+    low = builder.op("MatMul", low, builder.random("b", RANK, 6))
+    if kind == "Div by 0":
+        low = builder.op("Div", low, builder.constant("zero", 0.0))
+    else:
+        low = builder.op("Mul", low, builder.constant("half", np.full((1, 1, 1), 0.5)))
+    builder.rename(builder.op("Add", own, low), "y")
+    model = as_ir(builder.model({"x": ["n", 4]}, {"y": None}))
+    assert MergeLowRank()(model).modified is False
 
 
 def test_what_something_else_reads_too_stays(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def measure(folder: Path) -> dict[str, Any]:
         used = kernels(compiled)
         layers[layer] = {
             "kernel": " + ".join(sorted(kernel for kernel, _ in used)),
-            "integer": all(kernel.endswith("_I8") and precision in INTEGERS for kernel, precision in used),
+            "integer": bool(used) and all(kernel.endswith("_I8") and kind in INTEGERS for kernel, kind in used),
             "error": error if np.isfinite(error) else float("inf"),
         }
     images = np.load(folder / "images.npz")["images"]

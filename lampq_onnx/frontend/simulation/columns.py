@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.errors import first_line, is_out_of_memory
 from lampq_onnx.frontend.simulation.levels import float8_numbers
 from lampq_onnx.quantization import Grid, WeightGrid
 
@@ -131,9 +133,17 @@ class Columns:
                         graph.capture_end()
                 torch.cuda.current_stream().wait_stream(stream)
         except RuntimeError as error:
-            _log.warning("GPTQ runs one operation at a time: %s", error)
+            # The end of a capture that failed may raise as well, and hide why.
+            if any(cause is not None and is_out_of_memory(cause) for cause in (error, error.__context__)):
+                raise
+            _warn_once(first_line(error))
             return None
         return graph.replay
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    _log.warning("GPTQ runs one operation at a time: %s", reason)
 
 
 def _round(

@@ -171,6 +171,19 @@ CASES = [
     Case("Resize", (X, None, None, ints(2, 4, 1)), {
         "mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"
     }),
+    *(
+        Case("Resize", (IMAGE, None, np.array([1, 1, *scales], np.float32)), {"nearest_mode": rounding})
+        for scales in ((0.5, 0.5), (1.5, 1.5), (2, 0.5))
+        for rounding in ("round_prefer_floor", "round_prefer_ceil")
+    ),
+    *(
+        Case("Resize", (IMAGE, None, None, ints(2, 4, *size)), {
+            "mode": mode, "coordinate_transformation_mode": coordinates
+        })
+        for size in ((1, 1), (1, 9), (3, 1))
+        for mode in ("linear", "cubic")
+        for coordinates in ("half_pixel", "pytorch_half_pixel")
+    ),
     Case("ConvTranspose", (IMAGE, real(4, 3, 2, 2), real(3)), {"strides": [2, 2]}),
     Case("ConvTranspose", (IMAGE, real(4, 2, 3, 3)), {
         "strides": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 2], "group": 2, "dilations": [2, 1]

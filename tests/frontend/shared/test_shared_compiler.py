@@ -65,7 +65,7 @@ def test_a_loaded_triton_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, for which Triton compiles")
-def test_loading_and_exporting_a_model_needs_no_triton() -> None:
+def test_loading_a_model_needs_no_triton() -> None:
     code = """
 import sys
 from lampq_onnx.frontend.shared.compiler import load_compiler
@@ -77,6 +77,7 @@ module = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=12, num_he
 Frontend(load_module(module, "small", None))
 print([name for name in ("triton", "scipy", "transformers") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
     assert "triton" not in done.stderr

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lampq_onnx.frontend.simulation import columns as columns_module
 from lampq_onnx.frontend.simulation import gptq
-from lampq_onnx.frontend.simulation.columns import Columns, _round
+from lampq_onnx.frontend.simulation.columns import Columns, Levels, _round
 from lampq_onnx.frontend.simulation.gptq import DAMPING, GptqResult
 from lampq_onnx.frontend.simulation.gptq import gptq_quantize as quantize_all
 from lampq_onnx.quantization import QuantizedWeight, WeightGrid, fit_weight_grid
@@ -176,3 +177,27 @@ def test_a_graph_gives_the_codes_of_the_loop(monkeypatch: pytest.MonkeyPatch) ->
     found.append(quantize_all(*tensors))
     for one, other in zip(*found, strict=True):
         assert np.array_equal(one.weight.codes, other.weight.codes)
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("no memory"), RuntimeError("not while capturing")])
+def test_a_graph_that_cannot_be_made_is_told_once_and_lack_of_memory_is_raised(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_: object) -> None:
+        raise error
+
+    columns_module._warn_once.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device", failing)
+    weight, _ = problem(4, 6, 9, seed=0)
+    columns = Columns(Levels([fit_weight_grid(weight, 4)], torch.device("cpu")), graphed=True)
+    columns._inputs = (torch.zeros(1),) * 4
+    columns._outputs = (torch.zeros(1),) * 2
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            columns._captured()
+        return
+    assert columns._captured() is None
+    assert columns._captured() is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "GPTQ runs one operation at a time: not while capturing"
+    ]

@@ -13,7 +13,6 @@ from lampq_onnx.errors import LampqError
 _RESIZE = {
     ("nearest", "asymmetric", "floor"): ("nearest", None),
     ("nearest", "half_pixel", "round_prefer_ceil"): ("nearest-exact", None),
-    ("nearest", "half_pixel", "round_prefer_floor"): ("nearest-exact", None),
     ("linear", "half_pixel"): ("bilinear", False),
     ("linear", "pytorch_half_pixel"): ("bilinear", False),
     ("linear", "align_corners"): ("bilinear", True),
@@ -21,7 +20,10 @@ _RESIZE = {
     ("cubic", "pytorch_half_pixel"): ("bicubic", False),
     ("cubic", "align_corners"): ("bicubic", True),
 }
-"""(mode, coordinates, rounding of nearest) -> torch's mode and align_corners."""
+"""(mode, coordinates, rounding of nearest) -> torch's mode and align_corners.
+
+torch's nearest-exact takes the upper of two neighbours that are as near, ONNX's default the lower one.
+"""
 
 _ROUNDING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "floor": torch.floor,
@@ -63,6 +65,10 @@ def _resize(
     else:
         raise LampqError("Resize has neither sizes nor scales")
     changed = {a: size for a, size in wanted.items() if size != x.shape[a]}
+    if coordinate_transformation_mode == "pytorch_half_pixel" and mode != "nearest":
+        for axis in [a for a, size in changed.items() if size == 1]:
+            x = x.narrow(axis, 0, 1)  # the first value; torch would average those in the middle
+            del changed[axis]
     even = all(size == x.shape[a] * factors[a] for a, size in changed.items())
     if x.dim() == 4 and not {0, 1} & set(changed) and key in _RESIZE and (even or "align_corners" in key):
         target = [wanted.get(2, x.shape[2]), wanted.get(3, x.shape[3])]
