@@ -18,6 +18,7 @@ from lampq_onnx.artifacts.task import TaskSpec
 from lampq_onnx.config.output import OutputOptions
 from lampq_onnx.converter.inspect import QuantizedLayer, broken_constants
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing, batches_of
+from lampq_onnx.data.pieces import in_pieces
 from lampq_onnx.evaluation.changes import ChangeMeter
 from lampq_onnx.evaluation.gates import problems_of
 from lampq_onnx.evaluation.measure import (
@@ -87,10 +88,9 @@ def require_scores(files: FilePair, threads: int) -> None:
 
     def answer(images: npt.NDArray[np.float32]) -> Outputs:
         step = run.fixed_batch or pass_images(files.preprocessing.size)
-        pieces = [images[start : start + step] for start in range(0, len(images), step)]
-        if run.fixed_batch is not None:
-            pieces = [np.resize(piece, (step, *piece.shape[1:])) for piece in pieces]
-        return np.concatenate([run(piece) for piece in pieces])[: len(images)]
+        if run.fixed_batch is None:
+            return in_pieces(run, images, step)
+        return in_pieces(lambda piece: run(np.resize(piece, (step, *piece.shape[1:])))[: len(piece)], images, step)
 
     require_moving_scores(files.task, files.images, files.preprocessing, answer, named=str(files.reference))
 

@@ -23,7 +23,6 @@ from lampq_onnx.running.processes import ALONE, Group, own_items
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
-from lampq_onnx.runtime.sessions import are_large
 
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
@@ -210,8 +209,7 @@ def measure_latency(
     engine: Engine = ONNXRUNTIME,
 ) -> Latency:
     """Time both files alternately, in separate sessions with the given number of threads."""
-    lean = are_large(images)
-    first, second = (open_runner(path, threads=threads, engine=engine, lean=lean) for path in (reference, quantized))
+    first, second = (open_runner(path, threads=threads, engine=engine) for path in (reference, quantized))
     return compare_latency(first, second, images, threads=threads, runs=runs)
 
 

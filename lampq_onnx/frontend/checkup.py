@@ -18,6 +18,7 @@ from lampq_onnx.data import ImageSource, Preprocessing, iter_batches
 from lampq_onnx.data.decoding import planes
 from lampq_onnx.disk.files import FLOAT_FILE
 from lampq_onnx.frontend.models.export import export_model
+from lampq_onnx.frontend.shared.batching import answers_of
 from lampq_onnx.frontend.shared.changes import relative_change
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.graph.model_file import save_model
@@ -73,7 +74,7 @@ def examine_model(loaded: LoadedModel, validation: ImageSource | None) -> Iterat
         random = np.random.default_rng(0)
         shape = (4, loaded.preprocessing.channels, *loaded.preprocessing.size)
         noise = random.normal(size=shape).astype(np.float32)
-        yield _export_finding(loaded, _logits(loaded, noise), run(noise))
+        yield _export_finding(loaded, answers_of(loaded.module)(noise), run(noise))
         if validation is None:
             yield Finding("accuracy", "warning", "not measured", "give labelled images with --validation to measure it")
             return
@@ -110,7 +111,7 @@ def _examine_images(loaded: LoadedModel, validation: ImageSource, run: Runner) -
         prepared = np.stack([np.asarray(theirs(planes(picture, 3)[0])) for picture in pictures])
         change += float(np.square(prepared - batch.images).sum())
         norm += float(np.square(batch.images).sum())
-        wanted = _logits(loaded, prepared).argmax(1)
+        wanted = answers_of(loaded.module)(prepared).argmax(1)
         theirs_right += int((wanted == own).sum())
         same += int((wanted == found).sum())
     count = len(validation)
@@ -163,13 +164,6 @@ def timm_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torc
         crop_mode=preprocessing.crop_mode,
     )
     return transform
-
-
-@torch.no_grad()
-def _logits(loaded: LoadedModel, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    device = next(loaded.module.parameters()).device
-    result: npt.NDArray[np.float32] = loaded.module(torch.from_numpy(images).to(device)).float().cpu().numpy()
-    return result
 
 
 def _export_finding(loaded: LoadedModel, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Finding:

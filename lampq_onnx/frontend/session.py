@@ -14,6 +14,7 @@ from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.options import AnalysisOptions, RoundingOptions, UpdateOptions
 from lampq_onnx.config.stages import EVERYTHING, Stages
+from lampq_onnx.data.pieces import in_pieces
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.equalization.links import find_links
 from lampq_onnx.frontend.equalized import equalize_channels
@@ -28,7 +29,7 @@ from lampq_onnx.frontend.models.task_model import with_spread
 from lampq_onnx.frontend.plan_scores import SCORE_IMAGES, plan_evaluator
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.plan import RoundedPlan, round_plan
-from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, logits_of, pass_images
+from lampq_onnx.frontend.shared.batching import BATCH, Images, SlicedImages, answers_of, logits_of
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
@@ -37,7 +38,6 @@ from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
 from lampq_onnx.graph.parameters import Parameters
-from lampq_onnx.graph.rewriting import forget_graphs
 from lampq_onnx.quantization import INTEGER_GRIDS, Grid
 from lampq_onnx.quantization.sketch import to_text, weight_sketch
 from lampq_onnx.running.memory import give_back
@@ -82,7 +82,6 @@ class Frontend:
         exported = export_model(loaded)
         use_products(loaded.module)
         self._build(exported)
-        forget_graphs()
         give_back(cycles=True)  # the exporter's own graphs
         self._sketches = {layer.name: weight_sketch(layer.matrix()) for layer in self.exported.layers}
         self._annotate()
@@ -346,16 +345,5 @@ class Frontend:
         self, parameters: Parameters
     ) -> Iterator[Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]]:
         """Images -> outputs of the quantized model in PyTorch, computed from the numbers in the file."""
-        device = next(self.loaded.module.parameters()).device
-
-        @torch.no_grad()
-        def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            size = pass_images(images.shape, BATCH)
-            pieces = [
-                self.loaded.module(torch.from_numpy(images[i : i + size]).to(device)).float().cpu().numpy()
-                for i in range(0, len(images), size)
-            ]
-            return np.concatenate(pieces)
-
         with simulated_parameters(self.exported.layers, parameters):
-            yield run
+            yield lambda images: in_pieces(answers_of(self.loaded.module), images, BATCH)

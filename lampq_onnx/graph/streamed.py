@@ -24,12 +24,12 @@ def pieces(model: ir.Model) -> Iterator[bytes]:
     proto, large = _without_large(model)
     head, tail = _divided(proto, GRAPH)
     graph_head, graph_tail = _divided(proto.graph, INITIALIZER)
-    tensors = [large.get(tensor.name, tensor) for tensor in proto.graph.initializer]
-    sizes = [_size(tensor) for tensor in tensors]
+    tensors = [(tensor.name, large.get(tensor.name, tensor)) for tensor in proto.graph.initializer]
+    sizes = [int(_proto(*named).ByteSize()) for named in tensors]
     inside = len(graph_head) + len(graph_tail) + sum(len(_key(INITIALIZER, size)) + size for size in sizes)
     yield head + _key(GRAPH, inside) + graph_head
-    for tensor, size in zip(tensors, sizes, strict=True):
-        yield _key(INITIALIZER, size) + _proto(tensor).SerializeToString()
+    for named, size in zip(tensors, sizes, strict=True):
+        yield _key(INITIALIZER, size) + _proto(*named).SerializeToString()
     yield graph_tail + tail
 
 
@@ -45,7 +45,6 @@ def _without_large(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Tenso
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes >= LEAST_BYTES:
-            tensor.name = name  # as in `onnx_ir`, whose tensors are named like their values in a file
             large[name] = tensor
             values.append(value)
     try:
@@ -77,14 +76,12 @@ def copy_fields(message: Message, other: Message, wanted: Callable[[int], bool])
             setattr(other, field.name, value)
 
 
-def _proto(tensor: ir.TensorProtocol | onnx.TensorProto) -> onnx.TensorProto:
+def _proto(name: str, tensor: ir.TensorProtocol | onnx.TensorProto) -> onnx.TensorProto:
+    """The tensor with the name of its initializer; several initializers may share a tensor."""
     if isinstance(tensor, onnx.TensorProto):
         return tensor
+    tensor.name = name  # as in `onnx_ir`, whose tensors are named like their values in a file
     return ir.serde.serialize_tensor(tensor)
-
-
-def _size(tensor: ir.TensorProtocol | onnx.TensorProto) -> int:
-    return int(_proto(tensor).ByteSize())
 
 
 def _key(number: int, size: int) -> bytes:

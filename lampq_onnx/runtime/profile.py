@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from lampq_onnx.errors import LampqError
 from lampq_onnx.runtime.engine import Precision
-from lampq_onnx.runtime.sessions import are_large, batches_for, session_options
+from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
 EXTERNAL_BYTES = "1024"
@@ -60,7 +60,7 @@ def profile_model(
         LampqError: onnxruntime refuses the file or the images.
     """
     with tempfile.TemporaryDirectory(prefix="lampq-") as folder:
-        options = session_options(threads, precision=precision, lean=are_large(images))
+        options = session_options(threads, precision=precision)
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")

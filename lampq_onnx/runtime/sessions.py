@@ -75,9 +75,9 @@ class Runner:
 
 
 LARGE_PIXELS = 16 * 224 * 224
-"""Pixels of an image from which on sessions keep no memory between two runs, and layers are compared on one image.
+"""Pixels of an image above which layers are compared on one image.
 
-Attention between all patches of 1024 x 1024 pixels holds gigabytes, which a session would keep for its next run.
+Attention between all patches of 1024 x 1024 pixels holds gigabytes.
 """
 
 
@@ -97,7 +97,7 @@ def session_options(threads: int, *, optimize: bool = True, precision: Precision
 
     A file that is not optimized unpacks its weights in every run and keeps every tensor of its QDQ arithmetic apart, so
     it runs without onnxruntime's pool, which would keep the largest of all of them. A lean session does too: it keeps
-    no memory between two runs, and takes about as long (ViT-B in 4/8 bits, 8 images: within 1 %).
+    no memory between two runs. Sessions whose time is measured are never lean, whatever the size of the images.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

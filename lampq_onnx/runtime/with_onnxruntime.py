@@ -18,7 +18,7 @@ from lampq_onnx.runtime.layer_kernels import Place
 from lampq_onnx.runtime.onnxruntime_kernels import layer_kernels
 from lampq_onnx.runtime.profile import profile_model
 from lampq_onnx.runtime.protocol import Images, Kernels, Session
-from lampq_onnx.runtime.sessions import are_large, batches_for, session_options
+from lampq_onnx.runtime.sessions import batches_for, session_options
 
 WARM_UP = 3
 
@@ -71,8 +71,7 @@ class OnnxRuntime:
     ) -> list[Mapping[str, tuple[float, int]]]:
         """Profile files in turns; see `Runtime`."""
         with tempfile.TemporaryDirectory(prefix="lampq-") as room:
-            lean = are_large(images)
-            sessions = [_profiled(path, Path(room) / str(i), threads, precision, lean) for i, path in enumerate(paths)]
+            sessions = [_profiled(path, Path(room) / str(i), threads, precision) for i, path in enumerate(paths)]
             batches = [batches_for(session, images, str(path)) for session, path in zip(sessions, paths, strict=True)]
             for _ in range(WARM_UP + runs):
                 for session, pieces, path in zip(sessions, batches, paths, strict=True):
@@ -86,8 +85,8 @@ class OnnxRuntime:
 RUNTIME = OnnxRuntime()
 
 
-def _profiled(path: Path, prefix: Path, threads: int, precision: Precision, lean: bool) -> Any:
-    options = session_options(threads, precision=precision, lean=lean)
+def _profiled(path: Path, prefix: Path, threads: int, precision: Precision) -> Any:
+    options = session_options(threads, precision=precision)
     options.enable_profiling = True
     options.profile_file_prefix = str(prefix)
     try:

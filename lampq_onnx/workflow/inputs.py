@@ -197,7 +197,7 @@ def validation_images(
 
 def _require_scores(loaded: LoadedModel, source: ImageSource | BatchedImages) -> None:
     from lampq_onnx.evaluation.tasks.guard import require_moving_scores
-    from lampq_onnx.frontend.models.task_model import answers_of
+    from lampq_onnx.frontend.shared.batching import answers_of
 
     require_moving_scores(
         loaded.task, source, loaded.preprocessing, answers_of(loaded.module), named=loaded.identity.name

@@ -23,7 +23,7 @@ from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.data import Preprocessing
 from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.gates import LAYER_BOUND
-from lampq_onnx.evaluation.measure import PairFigures, measure_fidelity
+from lampq_onnx.evaluation.measure import PairFigures, measure_fidelity, measure_latency
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.model_file import load_model, save_model
 from lampq_onnx.quantization.activations import HEADROOM
@@ -37,11 +37,14 @@ from lampq_onnx.runtime import (
 )
 from lampq_onnx.runtime.environment import KERNEL_FLAGS, available_cores, cpu_flags
 from lampq_onnx.runtime.latency import WARM_UP
+from lampq_onnx.runtime.operators import operator_times
+from lampq_onnx.runtime.profile import profile_model
 from lampq_onnx.runtime.sessions import session_options
 from lampq_onnx.targets import TARGETS
 from lampq_onnx.workflow.ranges import BATCH, with_measured_ranges
 from tests.converter.graphs import (
     LEVELS,
+    Builder,
     as_ir,
     as_proto,
     constants,
@@ -303,6 +306,25 @@ def test_latency_of_sessions() -> None:
     result = compare_latency(*runners, images(1), threads=1, runs=5)
     assert result.float_ms > 0
     assert result.speedup > 0
+
+
+def test_large_images_are_timed_in_sessions_as_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder()
+    b.rename(b.op("GlobalAveragePool", "images"), "y")
+    path = tmp_path / "model.onnx"
+    onnx.save(b.model({"images": ["n", 3, "h", "w"]}, {"y": ["n", 3, 1, 1]}), path)
+    pools, real = [], ort.InferenceSession
+
+    def watched(source: object, options: ort.SessionOptions, **rest: object) -> ort.InferenceSession:
+        pools.append(options.enable_cpu_mem_arena and options.enable_mem_pattern)
+        return real(source, options, **rest)
+
+    monkeypatch.setattr(ort, "InferenceSession", watched)
+    large = np.zeros((1, 3, 1024, 1024), np.float32)
+    measure_latency(path, path, large, threads=1, runs=1)
+    operator_times(path, path, large, threads=1, runs=1)
+    profile_model(path, large, threads=1, runs=1)
+    assert pools == [True] * 5
 
 
 # environment

@@ -14,6 +14,7 @@ from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.converter.blocks import block_of, block_outputs
 from lampq_onnx.converter.passes.select_early import SELECTED
 from lampq_onnx.errors import LampqError
+from lampq_onnx.evaluation import output_errors
 from lampq_onnx.evaluation.output_errors import BATCH, ERROR_IMAGES, measure_output_errors
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model
@@ -211,3 +212,17 @@ def test_a_lifted_layer_is_compared_in_the_shape_of_the_float_file(shape: tuple[
 def test_nothing_to_compare_is_no_error(files: tuple) -> None:
     reference, quantized, _, _ = files
     assert compare_tensors(reference, quantized, {}, images(1), batch=1, threads=1) == {}
+
+
+@pytest.mark.parametrize(("side", "batch"), [(224, 4), (1024, 1)])
+def test_large_images_run_one_at_a_time(side: int, batch: int, files: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def compare(*_: object, batch: int, **__: object) -> dict[str, object]:
+        seen.append(batch)
+        return {}
+
+    monkeypatch.setattr(output_errors, "compare_tensors", compare)
+    path = files[0]
+    output_errors.measure_output_errors(path, path, (), np.zeros((2, 3, side, side), np.float32), threads=1)
+    assert seen == [batch]

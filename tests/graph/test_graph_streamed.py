@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lampq_onnx.graph.model_file import load_model, model_bytes, save_model
 from lampq_onnx.graph.streamed import LEAST_BYTES, pieces
+from lampq_onnx.importer.normalize import import_model
+from lampq_onnx.runtime import open_runner
 
 LARGE = LEAST_BYTES // 4
 
@@ -73,6 +75,37 @@ def test_arrays_are_written_like_constants_of_a_file(tmp_path: Path) -> None:
     save_model(model, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == wanted
     assert np.array_equal(value.const_value.numpy(), replacement)
+
+
+def test_initializers_that_share_a_tensor_keep_their_names(tmp_path: Path) -> None:
+    model = ir.from_proto(example(large=3))
+    values = model.graph.initializers
+    values["w2"].const_value = values["w1"].const_value
+    values["w2"].shape = values["w1"].shape
+    wanted = ir.to_proto(model).SerializeToString()
+    assert b"".join(pieces(model)) == wanted
+    assert values["w2"].const_value is values["w1"].const_value
+    save_model(model, tmp_path / "model.onnx")
+    assert set(load_model(tmp_path / "model.onnx").graph.initializers) == set(values)
+
+
+def test_a_function_with_a_large_constant_called_twice_is_saved_as_a_sound_file(tmp_path: Path) -> None:
+    shape = (3, LARGE)
+    constant = numpy_helper.from_array(np.random.default_rng(0).normal(size=shape).astype(np.float32), "c")
+    nodes = [helper.make_node("Constant", [], ["c"], value=constant), helper.make_node("Mul", ["a", "c"], ["b"])]
+    opset = helper.make_opsetid("", 20)
+    function = helper.make_function("own", "F", ["a"], ["b"], nodes, [opset])
+    calls = [helper.make_node("F", ["x"], ["t"], domain="own"), helper.make_node("F", ["t"], ["y"], domain="own")]
+    kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, *shape]) for name in "xy"]
+    graph = helper.make_graph(calls, "graph", kinds[:1], kinds[1:])
+    opsets = [opset, helper.make_opsetid("own", 1)]
+    source, saved = tmp_path / "source.onnx", tmp_path / "saved.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10), source)
+    save_model(import_model(source).model, saved)
+    onnx.checker.check_model(saved)
+    images = np.random.default_rng(1).normal(size=(2, 1, *shape)).astype(np.float32)
+    wanted, found = (open_runner(path, threads=1)(images) for path in (source, saved))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_weights_are_not_copied_together(tmp_path: Path) -> None:

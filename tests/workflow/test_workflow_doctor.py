@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lampq_onnx.data import ImageSource
 from lampq_onnx.data.npz import ArrayReader
 from lampq_onnx.frontend import checkup
 from lampq_onnx.frontend.checkup import examine_model
+from lampq_onnx.frontend.shared.batching import answers_of
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.targets import TARGETS
 from lampq_onnx.workflow import doctor
@@ -153,8 +153,8 @@ def test_a_preparation_that_is_not_timms_is_found(model: LoadedModel, monkeypatc
 def test_an_export_that_is_not_the_model_is_found(model: LoadedModel) -> None:
     other = tiny_vit(seed=1)
     wanted, got = (
-        checkup._logits(model, np.ones((2, 3, SIZE, SIZE), np.float32)),
-        checkup._logits(replace(model, module=other), np.ones((2, 3, SIZE, SIZE), np.float32)),
+        answers_of(model.module)(np.ones((2, 3, SIZE, SIZE), np.float32)),
+        answers_of(other)(np.ones((2, 3, SIZE, SIZE), np.float32)),
     )
     assert checkup._export_finding(model, wanted, got).status == "failure"
     assert checkup._export_finding(model, wanted, wanted).status == "ok"

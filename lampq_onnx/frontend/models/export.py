@@ -28,6 +28,7 @@ from lampq_onnx.graph.layers import GraphLayer, annotate, find_layers, scope_pat
 from lampq_onnx.graph.metadata import write_metadata
 from lampq_onnx.graph.other_weights import other_weights
 from lampq_onnx.graph.patches import OVERLAPPING, overlaps
+from lampq_onnx.graph.rewriting import forget_graphs
 
 OPSET = 20
 """Opset of exported graphs, with Gelu as one operator; INT4 and INT2 storage raise it if they are used."""
@@ -45,8 +46,13 @@ def export_model(loaded: LoadedModel) -> Exported:
     Raises:
         LampqError: the exporter fails, or no layers are found.
     """
-    if loaded.source is not None:
-        return _written(loaded, loaded.source)
+    try:
+        return _exported(loaded) if loaded.source is None else _written(loaded, loaded.source)
+    finally:
+        forget_graphs()
+
+
+def _exported(loaded: LoadedModel) -> Exported:
     preprocessing = loaded.preprocessing
     device = next(loaded.module.parameters()).device
     example = torch.zeros(2, preprocessing.channels, *preprocessing.size, device=device)

@@ -18,7 +18,7 @@ from lampq_onnx.evaluation.tasks.labels import task_of_labels
 from lampq_onnx.evaluation.tasks.measured import measured, needs_measuring
 from lampq_onnx.frontend.likelihoods import likelihood_for
 from lampq_onnx.frontend.models.output_choice import AskedOutput
-from lampq_onnx.frontend.shared.batching import Images, device_of, logits_of, pass_images
+from lampq_onnx.frontend.shared.batching import Images, device_of, logits_of
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.outputs import Joining, join, outputs_apart
 from lampq_onnx.measures.error_meter import Outputs
@@ -178,19 +178,6 @@ def _answer(loaded: LoadedModel) -> tuple[torch.Tensor, ...]:
     noise = torch.randn(1, loaded.preprocessing.channels, *size, generator=torch.Generator().manual_seed(0))
     found: Any = loaded.module(noise.to(device_of(loaded.module)))
     return tuple(value.float().cpu() for value in (found if isinstance(found, tuple) else (found,)))
-
-
-def answers_of(module: torch.nn.Module) -> Callable[[npt.NDArray[np.float32]], Outputs]:
-    """The model as a function of images (n, c, h, w) to outputs (n, ...), both float32 arrays."""
-
-    @torch.no_grad()
-    def answer(images: npt.NDArray[np.float32]) -> Outputs:
-        size = pass_images(images.shape, len(images))
-        pieces = [torch.from_numpy(images[start : start + size]) for start in range(0, len(images), size)]
-        found: Outputs = torch.cat([module(piece.to(device_of(module))).float().cpu() for piece in pieces]).numpy()
-        return found
-
-    return answer
 
 
 def changes(task: TaskSpec, outputs: torch.Tensor) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lampq_onnx.data import Batch
+from lampq_onnx.data.pieces import in_pieces
 from lampq_onnx.data.source import Labels
 from lampq_onnx.running.processes import ALONE, Group, own_items
 
@@ -82,6 +85,17 @@ def pass_images(shape: tuple[int, ...], most: int) -> int:
 def unlabelled(images: Images, device: torch.device, *, group: Group = ALONE) -> Iterator[tuple[torch.Tensor, None]]:
     """Iterate over whole batches without their labels, for passes that go backward: those are cut by what they hold."""
     return ((batch, None) for batch, _ in tensors(images, device, group=group, whole=True))
+
+
+def answers_of(module: torch.nn.Module) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """The model as a function of images (n, c, h, w) to outputs (n, ...), both float32; large images in pieces."""
+
+    @torch.no_grad()
+    def piece(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = module(torch.from_numpy(images).to(device_of(module))).float().cpu().numpy()
+        return found
+
+    return lambda images: in_pieces(piece, images, pass_images(images.shape, len(images)))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ import torch
 
 TRITON = "triton"
 """Compiler of GPU kernels, a library of 75 MB. timm and the export load it wherever it is installed."""
+
+
+ASKING = "torch.utils._triton"
+"""PyTorch's questions whether Triton is there; it keeps the answers."""
 
 
 @contextmanager
@@ -27,7 +32,10 @@ def without_triton() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[TRITON]
+        sys.modules.pop(TRITON, None)
+        for found in vars(sys.modules.get(ASKING, sys)).values():
+            if isinstance(found, functools._lru_cache_wrapper):
+                found.cache_clear()
 
 
 def load_compiler() -> None:

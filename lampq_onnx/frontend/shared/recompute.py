@@ -10,6 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from lampq_onnx.frontend.shared.batching import pass_images
+from lampq_onnx.frontend.shared.forward import forward_of
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 LEAST_LAYERS = 2
@@ -31,7 +32,7 @@ def recomputed(model: torch.nn.Module, layers: Sequence[ModelLayer], images: tor
     """
     with ExitStack() as stack:
         for block in blocks_of(model, layers) if pass_images(images.shape, 2) == 1 else ():
-            stack.enter_context(_replaced(block, block.forward))
+            stack.enter_context(forward_of(block, _again(block.forward)))
         yield
 
 
@@ -44,19 +45,12 @@ def blocks_of(model: torch.nn.Module, layers: Sequence[ModelLayer]) -> list[torc
     return [child for child in held if not any(other is not child and other in held for other in child.modules())]
 
 
-@contextmanager
-def _replaced(block: Any, forward: Callable[..., Any]) -> Iterator[None]:
+def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same forward pass, whose activations are computed again on the way back."""
+
     def again(*arguments: Any, **keywords: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*arguments, **keywords)
         return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **keywords)
 
-    before = block.__dict__.get("forward")
-    block.forward = again
-    try:
-        yield
-    finally:
-        if before is None:
-            del block.__dict__["forward"]
-        else:
-            block.forward = before
+    return again

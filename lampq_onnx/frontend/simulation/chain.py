@@ -16,6 +16,7 @@ import torch
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
 from lampq_onnx.frontend.shared.batching import pass_images
+from lampq_onnx.frontend.shared.forward import forward_of
 from lampq_onnx.frontend.shared.isolation import copied
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.class_row import ClassRow, find_class_row
@@ -218,7 +219,7 @@ class BlockChain:
             caught.append(tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments))
             raise _Reached
 
-        with _forward_of(block.module, catch):
+        with forward_of(block.module, catch):
             try:
                 if start is None:
                     self.model(batch)
@@ -237,27 +238,13 @@ class BlockChain:
         with ExitStack() as stack:
             for earlier in self.blocks[:index]:
                 position = earlier.carried
-                stack.enter_context(_forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
+                stack.enter_context(forward_of(earlier.module, lambda *a, p=position, **_: a[p]))
             original = block.module.forward
             # Blocks may overwrite their arguments, but the states are used again.
             stack.enter_context(
-                _forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords))
+                forward_of(block.module, lambda *_, **keywords: original(*copied(arguments), **keywords))
             )
             yield
-
-
-@contextmanager
-def _forward_of(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    own: Any = module
-    before = own.__dict__.get("forward")
-    own.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del own.__dict__["forward"]
-        else:
-            own.forward = before
 
 
 def _find_blocks(model: torch.nn.Module, layers: Sequence[ModelLayer], example: torch.Tensor) -> tuple[Block, ...]:

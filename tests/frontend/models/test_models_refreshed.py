@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from lampq_onnx.frontend.equalization.fold import Equalization, apply
 from lampq_onnx.frontend.models import refreshed as refreshed_module
+from lampq_onnx.frontend.models.export import export_model
 from lampq_onnx.frontend.models.refreshed import refreshed
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.graph.model_file import save_model
@@ -57,3 +60,13 @@ def test_a_module_that_the_graph_does_not_name_is_exported_again(monkeypatch: py
     again = object()
     monkeypatch.setattr(refreshed_module, "export_model", lambda _: again)
     assert refreshed(frontend.exported, model, [torch.nn.LayerNorm(4)]) is again
+
+
+def test_a_second_export_frees_the_graph_of_the_first() -> None:
+    model = loaded(tiny_vit())
+    first = export_model(model)
+    again = refreshed(first, model, [torch.nn.Linear(2, 2)])  # not in the graph, so that the model is exported
+    held = [weakref.ref(exported.model.graph) for exported in (first, again)]
+    del first, again
+    gc.collect()
+    assert [reference() for reference in held] == [None, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,30 @@ def test_without_a_gpu_an_import_of_triton_fails_inside_only(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with without_triton(), pytest.raises(ImportError):
         import_module(TRITON)
+    assert TRITON not in sys.modules
+
+
+def test_pytorch_asks_again_for_triton_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asking = import_module("torch.utils._triton")
+    with without_triton():
+        asking.has_triton_package.cache_clear()
+        asking.get_triton_version.cache_clear()
+        assert not asking.has_triton_package()
+        assert asking.get_triton_version() == (0, 0)
+    monkeypatch.setitem(sys.modules, TRITON, SimpleNamespace(__version__="3.5.1"))
+    try:
+        assert asking.has_triton_package()
+        assert asking.get_triton_version() == (3, 5)
+    finally:
+        asking.has_triton_package.cache_clear()
+        asking.get_triton_version.cache_clear()
+
+
+def test_code_inside_may_forget_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with without_triton():
+        del sys.modules[TRITON]
     assert TRITON not in sys.modules
 
 
