@@ -123,7 +123,8 @@ def on_levels(piece: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]
 def _image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """Return the input that is not a constant; old exporters list constants as inputs too."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    return next(value for value in model.graph.input if value.name not in constants)
+    found: onnx.ValueInfoProto = next(value for value in model.graph.input if value.name not in constants)
+    return found
 
 
 def _fixed_batch(model: onnx.ModelProto) -> int:
