@@ -122,9 +122,16 @@ def on_levels(piece: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]
     return values
 
 
+def _image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """Return the input that is not a constant; old exporters list constants as inputs too."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found: onnx.ValueInfoProto = next(value for value in model.graph.input if value.name not in constants)
+    return found
+
+
 def _fixed_batch(model: onnx.ModelProto) -> int:
     """Number of images that a file prescribes; 0: any."""
-    shape = model.graph.input[0].type.tensor_type.shape
+    shape = _image_input(model).type.tensor_type.shape
     return shape.dim[0].dim_value if shape.dim else 0
 
 
@@ -138,8 +145,7 @@ def _capture(
 ) -> list[npt.NDArray[np.float32]]:
     """Return the values of inner tensors in the unoptimized model."""
     probe = onnx.load(path, load_external_data=False)
-    constants = {tensor.name for tensor in probe.graph.initializer}  # old exporters list them as inputs
-    model_input = next(value.name for value in probe.graph.input if value.name not in constants)
+    model_input = _image_input(probe).name
     wanted = [name for name in dict.fromkeys(names) if name != model_input]
     present = {output.name for output in probe.graph.output}
     for name in wanted:
