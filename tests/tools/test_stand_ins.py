@@ -13,7 +13,7 @@ from lampq_onnx.errors import LampqError, UsageError
 from tests.frontend.tiny_models import images, tiny_vit
 from tools.bench import stand_ins
 from tools.bench.hard import channels, massive, sinks, towers
-from tools.bench.hard.blocks import blocks_of, watch
+from tools.bench.hard.blocks import blocks_of, values_of, watch
 from tools.bench.hard.comparison import compare
 
 SIGMAS = (20.0, 15.0)
@@ -106,13 +106,13 @@ def test_sinks_are_massive_in_every_later_block_and_draw_attention_without_a_val
     changed, (made,) = stand_ins.stand_in_for(placed, "sinks", batches(64, seed=1), seed=0, sigmas=SIGMAS, tail=0.0)
     assert made.block == 1
     for block in changed.blocks[made.block + 1 :]:
-        tokens = sinks.inputs_of(changed, block.norm1, batches(32, seed=2))
+        tokens = values_of(changed, block.norm1, batches(32, seed=2))
         norms = tokens.norm(dim=-1)
         massive_ones = norms > 5 * norms.median()
         assert massive_ones.any(0).sum() == 1  # one place of sixteen
         assert massive_ones.any(1).double().mean() > 0.7  # on most other images
         assert not massive_ones[:, 0].any()
-        answers = block.attn.qkv(sinks.inputs_of(changed, block.attn.qkv, batches(32, seed=2)))
+        answers = block.attn.qkv(values_of(changed, block.attn.qkv, batches(32, seed=2)))
         query, key, value = answers.unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
         drawn = (query @ key.transpose(-1, -2) / 8**0.5).softmax(-1)[massive_ones[:, None, None].expand(-1, 4, 17, -1)]
         assert 0.5 * sinks.DRAWN < drawn.mean() < 2 * sinks.DRAWN

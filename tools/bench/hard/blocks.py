@@ -66,3 +66,17 @@ def watch(model: nn.Module, block: Block, images: Sequence[torch.Tensor]) -> Blo
         for hook in hooks:
             hook.remove()
     return seen
+
+
+def values_of(
+    model: nn.Module, module: nn.Module, images: Sequence[torch.Tensor], *, after: bool = False
+) -> torch.Tensor:
+    """What a module reads on all images, or answers."""
+    seen: list[torch.Tensor] = []
+    hook = module.register_forward_hook(lambda _, x, y: seen.append(y if after else x[0]))
+    try:
+        for batch in images:
+            model(batch)
+    finally:
+        hook.remove()
+    return torch.cat(seen)

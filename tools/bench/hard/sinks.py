@@ -10,14 +10,14 @@ gives back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from lampq_onnx.errors import LampqError
-from tools.bench.hard.blocks import blocks_of, watch
+from tools.bench.hard.blocks import blocks_of, values_of, watch
 from tools.bench.hard.massive import MARGIN, SIGMAS, SINKS, directions, give_up
 
 STRENGTH = 20.0
@@ -88,7 +88,7 @@ def make_sinks(
     shares = [_draw(model, later, images, channels) for later in blocks[at + 1 :]]
     pool = getattr(model, "attn_pool", None)
     if pool is not None:
-        reads, sinks = inputs_of(model, pool.kv, images), _sinks(inputs_of(model, model.norm, images))
+        reads, sinks = values_of(model, pool.kv, images), _sinks(values_of(model, model.norm, images))
         _stop_reading(pool.kv, reads[~sinks], channels)
     return Sinks(at, channels, height, unit, _share(model, blocks[-1], images, prefix), sum(shares) / len(shares))
 
@@ -136,7 +136,7 @@ def _draw(model: nn.Module, block: nn.Module, images: Sequence[torch.Tensor], ch
     if not all(isinstance(getattr(attention, name, nn.Identity()), nn.Identity) for name in ("q_norm", "k_norm")):
         raise LampqError("queries and keys are normalized: their lengths cannot be chosen")
     qkv, heads = attention.qkv, attention.num_heads
-    reads, sinks = inputs_of(model, qkv, images), _sinks(inputs_of(model, block.norm1, images))
+    reads, sinks = values_of(model, qkv, images), _sinks(values_of(model, block.norm1, images))
     usual = _stop_reading(qkv, reads[~sinks], channels)
     sink = reads[sinks].mean(0)
     far = sink[channels[0]] - usual[0]
@@ -176,18 +176,5 @@ def _sinks(residual: torch.Tensor) -> torch.Tensor:
     return norms > FARTHEST * norms.median()
 
 
-def inputs_of(model: nn.Module, module: nn.Module, images: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What a module reads on all images."""
-    seen: list[torch.Tensor] = []
-    keep: Callable[[nn.Module, tuple[torch.Tensor, ...]], None] = lambda _, x: seen.append(x[0])  # noqa: E731
-    hook = module.register_forward_pre_hook(keep)
-    try:
-        for batch in images:
-            model(batch)
-    finally:
-        hook.remove()
-    return torch.cat(seen)
-
-
 def _share(model: nn.Module, block: nn.Module, images: Sequence[torch.Tensor], prefix: int) -> float:
-    return _sinks(inputs_of(model, block.norm1, images))[:, prefix:].double().mean().item()
+    return _sinks(values_of(model, block.norm1, images))[:, prefix:].double().mean().item()

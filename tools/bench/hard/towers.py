@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lampq_onnx.errors import LampqError
-from tools.bench.hard.blocks import blocks_of
+from tools.bench.hard.blocks import blocks_of, values_of
 from tools.bench.hard.massive import class_direction
 
 Tower = Literal["clip", "siglip", "dinov2"]
@@ -81,7 +81,7 @@ def tower_of(
 
 def _first_norm(model: nn.Module, images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a LayerNorm that changes the embedded tokens least, channel by channel."""
-    tokens = _read(model, model.norm_pre, images)
+    tokens = values_of(model, model.norm_pre, images)
     normal = nn.functional.layer_norm(tokens, tokens.shape[-1:])
     weights = torch.ones(tokens.shape[:2])
     weights[:, 0] = CLASS_WEIGHT
@@ -95,7 +95,7 @@ def _first_norm(model: nn.Module, images: Sequence[torch.Tensor]) -> tuple[torch
 
 def _pooling(model: nn.Module, pool: nn.Module, images: Sequence[torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
     """Pooling that picks the register: its keys lie along the direction that tells it from patches."""
-    tokens = _read(model, model.norm, images, after=True)
+    tokens = values_of(model, model.norm, images, after=True)
     width = tokens.shape[-1]
     size = width // pool.num_heads
     direction, _ = class_direction(tokens)
@@ -115,15 +115,3 @@ def _pooling(model: nn.Module, pool: nn.Module, images: Sequence[torch.Tensor], 
     own["mlp.fc2.weight"] = own["mlp.fc2.weight"] * 1e-2
     own["mlp.fc2.bias"] = torch.zeros(width)
     return {f"attn_pool.{key}": value for key, value in own.items()}
-
-
-def _read(model: nn.Module, module: nn.Module, images: Sequence[torch.Tensor], *, after: bool = False) -> torch.Tensor:
-    """What a module reads on all images, or answers."""
-    seen: list[torch.Tensor] = []
-    hook = module.register_forward_hook(lambda _, x, y: seen.append(y if after else x[0]))
-    try:
-        for batch in images:
-            model(batch)
-    finally:
-        hook.remove()
-    return torch.cat(seen)
