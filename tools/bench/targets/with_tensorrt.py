@@ -34,7 +34,8 @@ def rows(case: Case) -> Iterator[Row]:
     for (target, weights), row in zip(FILES, json.loads(done.stdout.splitlines()[-1]), strict=True):
         form = f"W{weights}/A8"
         if row["refused"]:
-            yield Row(row["runtime"], target, form, loads=f"refused: {row['refused'].replace('|', '/')[:300]}")
+            why = row["refused"].replace(f"{case.folder}/", "").replace("|", "/")
+            yield Row(row["runtime"], target, form, loads=f"refused: {why[:300]}")
             continue
         kinds = list(row["products"].values())
         yield Row(
