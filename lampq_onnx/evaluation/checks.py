@@ -24,11 +24,11 @@ from lampq_onnx.evaluation.gates import problems_of
 from lampq_onnx.evaluation.measure import (
     PairFigures,
     Simulation,
+    images_per_run,
     measure_accuracy,
     measure_fidelity,
     measure_latency,
     not_measured,
-    pass_images,
 )
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.evaluation.records import bit_averages, layer_report, now
@@ -87,10 +87,9 @@ def require_scores(files: FilePair, threads: int) -> None:
     run = open_runner(files.reference, threads=threads, answers=files.task.outputs, lean=True)
 
     def answer(images: npt.NDArray[np.float32]) -> Outputs:
-        step = run.fixed_batch or pass_images(files.preprocessing.size)
-        if run.fixed_batch is None:
-            return in_pieces(run, images, step)
-        return in_pieces(lambda piece: run(np.resize(piece, (step, *piece.shape[1:])))[: len(piece)], images, step)
+        step = run.fixed_batch or images_per_run(files.preprocessing.size)
+        padded = -(-len(images) // step) * step if run.fixed_batch else len(images)
+        return in_pieces(run, np.resize(images, (padded, *images.shape[1:])), step)[: len(images)]
 
     require_moving_scores(files.task, files.images, files.preprocessing, answer, named=str(files.reference))
 
@@ -126,7 +125,7 @@ def share_accuracy(
     return measure_accuracy(
         *runners,
         simulation,
-        batches_of(files.images, files.preprocessing, pass_images(files.preprocessing.size, *runners)),
+        batches_of(files.images, files.preprocessing, images_per_run(files.preprocessing.size, *runners)),
         total=len(files.images),
         exact=None if in_float32(engine) else _lean(files.quantized, threads, answers, float32),
         meter=meter_for(files.task, files.images, files.preprocessing),

@@ -61,7 +61,7 @@ class PairFigures:
     broken_plain: int = 0
 
 
-def pass_images(size: tuple[int, int], *runners: Runner | None) -> int:
+def images_per_run(size: tuple[int, int], *runners: Runner | None) -> int:
     """Images of a pass through all runners.
 
     Args:

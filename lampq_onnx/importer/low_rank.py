@@ -120,7 +120,7 @@ def _is_product(node: ir.Node) -> bool:
 
 
 def _matrix(product: ir.Node) -> npt.NDArray[np.float64]:
-    """Weights (inputs, outputs)."""
+    """Return the weights of a product, float64 (inputs, outputs), whichever way the file has them."""
     weight = product.inputs[1]
     assert weight is not None
     array = constant_array(weight).astype(np.float64)

@@ -16,11 +16,12 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
+from lampq_onnx.artifacts.image_size import are_large
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.errors import LampqError, is_out_of_memory
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
 from lampq_onnx.runtime.runtimes import runtime_of
-from lampq_onnx.runtime.sessions import are_large, batches_for, open_session, session_options
+from lampq_onnx.runtime.sessions import batches_for, open_session, session_options
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime option that says where the external data of a model in memory lie."""
@@ -84,7 +85,7 @@ def cut_layers(
         LampqError: a layer cannot be cut out.
     """
     model = onnx.load(path, load_external_data=False)
-    if are_large(images) and not _fixed_batch(model) > 1:
+    if are_large(images.shape) and not _fixed_batch(model) > 1:
         images = images[:1]
     producers = {output: node for node in model.graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}

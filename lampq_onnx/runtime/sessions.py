@@ -74,18 +74,6 @@ class Runner:
         return np.asarray(found[0]) if len(found) == 1 else np.concatenate(found, axis=-1)
 
 
-LARGE_PIXELS = 16 * 224 * 224
-"""Pixels of an image above which layers are compared on one image.
-
-Attention between all patches of 1024 x 1024 pixels holds gigabytes.
-"""
-
-
-def are_large(images: npt.NDArray[np.float32]) -> bool:
-    """Whether images (n, c, h, w) are so large that memory decides how they are measured."""
-    return bool(images.shape[-1] * images.shape[-2] > LARGE_PIXELS)
-
-
 FLOAT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 """Session setting with which MatMulNBits, which weights in blocks become, keeps its input in float32."""
 

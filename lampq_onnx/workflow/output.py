@@ -19,7 +19,7 @@ from lampq_onnx.converter.convert import check_file
 from lampq_onnx.data import BatchedImages, ImageSource, batches_of
 from lampq_onnx.disk.files import FLOAT_FILE, MODEL_FILE
 from lampq_onnx.evaluation.checks import FilePair, check_files
-from lampq_onnx.evaluation.measure import measure_accuracy, measure_latency, pass_images
+from lampq_onnx.evaluation.measure import images_per_run, measure_accuracy, measure_latency
 from lampq_onnx.evaluation.records import bit_averages, notes, with_layers
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.descriptions import describe_layers
@@ -189,7 +189,7 @@ class QuantizedOutput:
             for file, engine in ((self._float, replace(self._engine, precision="f32")), (path, self._engine))
         )
         meter = meter_for(loaded.task, self._validation, loaded.preprocessing)
-        count = pass_images(loaded.preprocessing.size, first, second)
+        count = images_per_run(loaded.preprocessing.size, first, second)
         batches = batches_of(self._validation, loaded.preprocessing, count)
         figures = measure_accuracy(first, second, None, None, batches, total=len(self._validation), meter=meter)
         images = next(batches_of(self._validation, loaded.preprocessing, count)).images

@@ -58,7 +58,7 @@ class Measured:
 
 
 def row(name: str, measured: Measured) -> str:
-    """One line of the table."""
+    """Format what was measured of a file as one line of the table."""
     accuracy, (middle, low, high) = measured.accuracy, measured.speedup
     sqnr = "exact" if accuracy.logit_sqnr_db is None else f"{accuracy.logit_sqnr_db:.1f}"
     cells = (

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.artifacts.image_size import LARGE_PIXELS
 from lampq_onnx.data import Batch
 from lampq_onnx.data.pieces import in_pieces
 from lampq_onnx.data.source import Labels
@@ -43,7 +44,7 @@ class SlicedImages(Images, Protocol):
 BATCH = 16
 """Images per forward pass; bounds the memory of every stage of the front end."""
 
-PASS_PIXELS = 32 * 224 * 224
+PASS_PIXELS = 2 * LARGE_PIXELS
 """Largest number of pixels in a forward pass of several images: activations grow with the pixels, and those of global
 attention with their square."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from lampq_onnx.frontend.shared.batching import pass_images
+from lampq_onnx.artifacts.image_size import are_large
 from lampq_onnx.frontend.shared.forward import forward_of
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
@@ -23,7 +23,7 @@ def recomputed(model: torch.nn.Module, layers: Sequence[ModelLayer], images: tor
 
     Attention of n tokens holds n^2 numbers per head, and a plain backward pass holds those of all blocks: 3 GB for an
     image of 1024 x 1024 in patches of 16 and four blocks with 12 heads. The gradients are the same to the last bit; the
-    price is another forward pass. Images of which several fit into a pass are passed as they are.
+    price is another forward pass. Other images are passed as they are.
 
     Args:
         model: the model in evaluation mode.
@@ -31,7 +31,7 @@ def recomputed(model: torch.nn.Module, layers: Sequence[ModelLayer], images: tor
         images: float32 (n, c, h, w).
     """
     with ExitStack() as stack:
-        for block in blocks_of(model, layers) if pass_images(images.shape, 2) == 1 else ():
+        for block in blocks_of(model, layers) if are_large(images.shape) else ():
             stack.enter_context(forward_of(block, _again(block.forward)))
         yield
 

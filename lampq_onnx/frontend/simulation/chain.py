@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from lampq_onnx.artifacts.image_size import are_large
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.onnx_model.model import OnnxModel
-from lampq_onnx.frontend.shared.batching import pass_images
 from lampq_onnx.frontend.shared.forward import forward_of
 from lampq_onnx.frontend.shared.isolation import copied
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
@@ -129,9 +129,9 @@ class BlockChain:
     def _class_row(self, example: torch.Tensor) -> ClassRow:
         """The layers of the last block of which one row is enough.
 
-        None are looked for if images are so large that a pass takes one of them: the comparison needs two.
+        None are looked for if images are large: the comparison needs two in a pass.
         """
-        if len(self.blocks) == 1 or pass_images(example.shape, 2) == 1:
+        if len(self.blocks) == 1 or are_large(example.shape):
             return ClassRow()
         last = len(self.blocks) - 1
         shape = (2, *example.shape[1:])

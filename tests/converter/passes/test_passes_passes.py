@@ -157,7 +157,7 @@ def test_patch_embedding(follow: str, activation_bits: int) -> None:
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("batch", [None, 1])
 def test_patches_inside_a_graph_have_few_dimensions(size: int, batch: int | None) -> None:
-    """QNN moves at most five."""
+    """QNN moves tensors of at most five dimensions."""
     b = Builder(1)
     stem = b.op("Conv", "images", b.random("stem.weight", 5, 3, 3, 3), pads=[1, 1, 1, 1])
     weight = b.random("proj.weight", 8, 5, size, size)

@@ -10,8 +10,8 @@ import timm
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from lampq_onnx.artifacts import image_size
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
-from lampq_onnx.frontend.shared import batching
 from lampq_onnx.frontend.shared.recompute import blocks_of, recomputed
 
 SIDE = 32
@@ -33,7 +33,7 @@ def layers(model: torch.nn.Module) -> Any:
 
 
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "PASS_PIXELS", SIDE * SIDE)
+    monkeypatch.setattr(image_size, "LARGE_PIXELS", SIDE * SIDE - 1)
 
 
 def gradients(model: torch.nn.Module, layers: Any) -> tuple[list[tuple[str, torch.Tensor, torch.Tensor]], int]:

@@ -32,7 +32,7 @@ ARGUMENTS: dict[Tower, dict[str, object]] = {
     },
     "dinov2": {"init_values": 0.1},
 }
-"""Of timm's constructor."""
+"""Arguments of timm's constructor that give a Vision Transformer the form of each tower."""
 CLASS_WEIGHT = 20.0
 """What the class token weighs in the fit of the first LayerNorm; a patch weighs 1."""
 POOLED = 12.0
