@@ -163,7 +163,8 @@ def _use() -> None:
     from lampq_onnx.cli.main import program
     from lampq_onnx.html import page
 
-    program().commands["quantize"].make_context("quantize", ["digits"])
+    commands = dict(program().commands)  # reading them loads them
+    commands["quantize"].make_context("quantize", ["digits"])
     Image.init()
     for name in page._environment().list_templates(extensions=["html"]):
         page._environment().get_template(name)

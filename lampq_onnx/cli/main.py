@@ -6,57 +6,55 @@ import functools
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.main import get_command
 
-from lampq_onnx.cli.bench import bench
-from lampq_onnx.cli.commands import analyze, quantize
-from lampq_onnx.cli.compare import compare
-from lampq_onnx.cli.doctor import doctor
-from lampq_onnx.cli.explain import explain
-from lampq_onnx.cli.help_page import HelpfulCommand, with_help_all
+from lampq_onnx.cli.command_list import STYLE, CommandGroup, Listed
 from lampq_onnx.cli.interrupt import expect_interrupt, is_kept
-from lampq_onnx.cli.listing import list_names
-from lampq_onnx.cli.package import package
-from lampq_onnx.cli.probe import probe
-from lampq_onnx.cli.recipes import cache, init, reproduce
-from lampq_onnx.cli.report import report
-from lampq_onnx.cli.stages import allocate, convert, inspect, schema, validate
-from lampq_onnx.cli.sweep import sweep
 from lampq_onnx.errors import INTERRUPTED, LampqError, is_out_of_memory
 
 NAME = "lampq-onnx"
 
-COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
+COMMANDS: Mapping[str, Mapping[str, Listed]] = {
     "Quantize and check": {
-        "quantize": quantize,
-        "sweep": sweep,
-        "validate": validate,
-        "compare": compare,
-        "report": report,
-        "inspect": inspect,
-        "explain": explain,
-        "bench": bench,
-        "package": package,
+        "quantize": Listed("commands", "Quantize a model and check the file: accuracy, size and latency."),
+        "sweep": Listed("sweep", "Quantize to several budgets, and compare size and accuracy."),
+        "validate": Listed("stages", "Compare a quantized file with its float file: accuracy, size and latency."),
+        "compare": Listed("compare", "Compare two results: accuracy, size, speed, widths and changed answers."),
+        "report": Listed("report", "Draw report.html from report.json: one page that opens offline."),
+        "inspect": Listed("stages", "List the quantized layers of a file: type, bits, storage, bytes, scheme."),
+        "explain": Listed(
+            "explain",
+            "Show the kernel that a runtime executes for each layer, its time, and why it is not an integer kernel.",
+        ),
+        "bench": Listed("bench", "Check each layer of a file on this CPU and time the file: one row of a table."),
+        "package": Listed(
+            "package",
+            "Write a quantized model for a server, a device or the web, in a format of `lampq-onnx list formats`.",
+        ),
     },
     "Single stages": {
-        "analyze": analyze,
-        "allocate": allocate,
-        "probe": probe,
-        "convert": convert,
+        "analyze": Listed("commands", "Measure how sensitive each layer is, and write sensitivity.json."),
+        "allocate": Listed("stages", "Choose a bit-width for each layer within the budgets, and write plan.json."),
+        "probe": Listed("probe", "Time the layers on this machine, for --max-latency of allocate and quantize."),
+        "convert": Listed("stages", "Write the quantized ONNX file of a plan."),
     },
     "Setup and recipes": {
-        "init": init,
-        "doctor": doctor,
-        "list": list_names,
-        "cache": cache,
-        "reproduce": reproduce,
-        "schema": schema,
+        "init": Listed("recipes", "Write a recipe: a TOML file with every option, its default and what it does."),
+        "doctor": Listed(
+            "doctor",
+            "Check the environment, and that the export and the preprocessing of a model keep its accuracy.",
+        ),
+        "list": Listed("listing", "List the names that options take, each with what it is.", "list_names"),
+        "cache": Listed("recipes", "Show the results that are kept between runs, or remove them."),
+        "reproduce": Listed(
+            "recipes", "Make a quantized file again from the recipe inside it, and compare the two bit for bit."
+        ),
+        "schema": Listed("stages", "Print the JSON schema of plan.json, sensitivity.json or report.json."),
     },
 }
 """Heading of `lampq-onnx --help` -> commands in the order in which people use them."""
@@ -77,16 +75,17 @@ Names that options take:  {NAME} list
 """
 """What the program prints without a command."""
 
+
+class _Commands(CommandGroup):
+    table = COMMANDS
+
+
 app = typer.Typer(
     name=NAME,
+    cls=_Commands,
     help="Compress a trained Vision Transformer to 1-8 bits per layer: a model in, a standard ONNX file out.",
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+    **STYLE,
 )
-for _panel, _group in COMMANDS.items():
-    for _name, _command in _group.items():
-        app.command(_name, cls=HelpfulCommand, rich_help_panel=_panel)(with_help_all(_command))
-
 
 _STOPPED = "interrupted; no file is half written, and what was there before is as it was"
 _KEPT = "interrupted; finished stages are kept, and the same command goes on from there"
@@ -166,6 +165,8 @@ def _explain(error: Exception) -> int:
 
 
 def _fail(message: str, hint: str, code: int) -> int:
+    from rich.console import Console
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print("[bold red]error:[/] ", end="")
     console.print(message, markup=False)
