@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.bench.stage_times import CHECKS, Sampler
+from tools.bench.stage_run import Sampler
+from tools.bench.stage_table import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, PATCH = 1024, 16

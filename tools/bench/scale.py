@@ -1,9 +1,9 @@
 """Measure peak memory for models of several sizes and for several numbers of images.
 
-    python tools/bench/scale.py models --shapes Ti,S,B,L     # convert and validate, compared with the float file
-    python tools/bench/scale.py models --shapes 2GB          # over protobuf's limit, with external data
-    python tools/bench/scale.py images --counts 128,1024,4096,10000
-    python tools/bench/scale.py stages --help                # quantize, stage by stage: time and memory
+    python -m tools.bench.scale models --shapes Ti,S,B,L     # convert and validate, compared with the float file
+    python -m tools.bench.scale models --shapes 2GB          # over protobuf's limit, with external data
+    python -m tools.bench.scale images --counts 128,1024,4096,10000
+    python -m tools.bench.scale stages --help                # quantize, stage by stage: time and memory
 
 Models have random weights. Every step is a process of its own. Its peak is the one that the system counted: resident
 memory, including pages of mapped files. `start` is the peak of a process that only imports what the step imports.
@@ -233,7 +233,10 @@ def measure_images(counts: list[int], calibration: list[int]) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["stages"]:
-        raise SystemExit(subprocess.call([sys.executable, Path(__file__).with_name("stage_times.py"), *sys.argv[2:]]))
+        from tools.bench.stage_times import main as stage_times
+
+        stage_times(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["models", "images", "stages"])
     parser.add_argument("--shapes", default="Ti,S,B,L")
