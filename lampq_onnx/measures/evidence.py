@@ -11,6 +11,9 @@ EVIDENCE = 2.0
 """Standard errors by which a loss must be lower to count as lower. Of dozens of equal choices on tens of images, the
 lowest is noise, and picking it fifty times in a row fits the images."""
 
+TENTH = 1.28
+"""Score that a normal variable exceeds with a chance of one in ten."""
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -31,12 +34,22 @@ def clearly_lower(
     return any(bool(values.mean() < -evidence * error_of_mean(values)) for values in (difference, relative))
 
 
-def perhaps_lower(losses: Sequence[float] | FloatArray, others: Sequence[float] | FloatArray) -> bool:
-    """Whether paired losses (n,) are lower on average, by themselves or relative to the sums of magnitudes.
+def perhaps_lower(
+    losses: Sequence[float] | FloatArray,
+    others: Sequence[float] | FloatArray,
+    count: int,
+    *,
+    evidence: float = EVIDENCE,
+) -> bool:
+    """Whether some of ``count`` paired losses leave a chance that all of them are `clearly_lower`.
 
-    If they are not on a part of the images, measuring the rest hardly ever makes them `clearly_lower`.
+    If the other pairs are like these, the score of all pairs is normal around score / sqrt(share), with a variance of
+    1 - share. A chance below one in ten is none.
     """
-    return any(bool(values.mean() < 0) for values in _differences(losses, others))
+    differences = _differences(losses, others)
+    share = min(1.0, len(differences[0]) / count)
+    needed = share**0.5 * (evidence - TENTH * (1 - share) ** 0.5)
+    return any(bool(values.mean() < min(-needed * error_of_mean(values), 0.0)) for values in differences)
 
 
 def _differences(

@@ -193,7 +193,7 @@ def _sweep(load: Load, widths: int) -> float:
 def _rounding(recipe: Recipe, effort: Effort, load: Load, count: int, held: int) -> float:
     if recipe.rounding.method == "nearest" or effort.ladder is None:
         return 2 * min(count, 128) * load.image + load.seconds(load.solve)
-    # Techniques behind the first are often given up half-way.
-    tried = len(effort.ladder.dampings) + 0.7 * (1 + effort.ladder.bias_correction)
+    # Most comparisons are decided on some of the images.
+    tried = 0.55 * (len(effort.ladder.dampings) + 1 + effort.ladder.bias_correction)
     passes = 4 * min(count - held, 128) + held * load.layers * tried / 2
     return passes * load.image + _sweep(load, len(effort.ladder.dampings))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lampq_onnx.measures.evidence import clearly_lower
+from lampq_onnx.measures.evidence import clearly_lower, perhaps_lower
 
 
 def test_lower_by_hand() -> None:
@@ -51,3 +51,33 @@ def test_one_huge_image_does_not_hide_the_others() -> None:
     others = np.array([1000.0, 1.0, 2.0, 1.5, 0.5, 1.2])
     assert clearly_lower(others / 50, others)
     assert not clearly_lower(others * np.array([0.99, 1.1, 0.9, 1.1, 0.9, 1.0]), others)
+
+
+def test_a_part_that_leaves_no_chance() -> None:
+    others = np.array([1.0, 2.0, 1.5, 3.0])
+    assert perhaps_lower(others * 0.9, others, 16)
+    assert not perhaps_lower(others * 1.1, others, 16)
+    assert not perhaps_lower(others, others, 16)
+    assert perhaps_lower(np.array([1.0]), np.array([1.1]), 16)  # one image has no scatter
+    assert not perhaps_lower(np.full(4, np.nan), others, 16)
+    # relative differences alone may show it
+    assert perhaps_lower(np.array([0.1, 0.1, 0.1, 3.0]), np.array([1.0, 1.0, 1.0, 0.1]), 4)
+
+
+def test_the_chance_is_that_of_pairs_like_these() -> None:
+    """By simulation: parts at the limit become clearly lower in one of ten cases."""
+    generator = np.random.default_rng(0)
+    count, part = 64, 16
+    pattern = generator.standard_normal(part)
+    pattern = (pattern - pattern.mean()) / pattern.std(ddof=1)
+    base = np.full(count, 1e6)  # relative differences are the same as these, then
+
+    def chance(score: float) -> float:
+        mean = score / math.sqrt(part)
+        first = mean + pattern
+        rest = mean + generator.standard_normal((2000, count - part))
+        return float(np.mean([clearly_lower(base + np.concatenate([first, own]), base) for own in rest]))
+
+    scores = np.linspace(-1.5, 0.0, 61)
+    kept = [s for s in scores if perhaps_lower(base[:part] + s / math.sqrt(part) + pattern, base[:part], count)]
+    assert chance(max(kept)) == pytest.approx(0.1, abs=0.04)

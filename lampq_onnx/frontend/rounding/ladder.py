@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from lampq_onnx.frontend.likelihoods import likelihood_of
+from lampq_onnx.frontend.rounding.contest import Entrant, wins
 from lampq_onnx.frontend.rounding.moments import LayerMoments, float_output_means, layer_moments
 from lampq_onnx.frontend.shared.batching import Images, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
@@ -26,7 +27,6 @@ from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.live import LiveModel
-from lampq_onnx.frontend.simulation.losses import clearly_lower, perhaps_lower
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
 
 WIDE_DAMPING = 0.1
@@ -45,7 +45,7 @@ class Rounding:
         method: the technique that was chosen.
         latent: float32 (outputs, inputs), real weights whose nearest rounding is ``weight``; None if nothing is trained
             afterwards.
-        losses: technique -> KL on held-out images, or on the first of them where that was enough to reject it.
+        losses: technique -> KL on held-out images, on the first of them where those decided.
     """
 
     weight: QuantizedWeight
@@ -63,12 +63,14 @@ class LadderSettings:
         bias_correction: whether the bias may be corrected.
         latent: whether the real weights behind the rounding are kept, for training.
         batch_size: images per forward pass.
+        compared: held-out images per forward pass; after each, a technique without a chance is given up.
     """
 
     dampings: Sequence[float] = (DAMPING,)
     bias_correction: bool = True
     latent: bool = True
     batch_size: int = 16
+    compared: int = 8
 
 
 def climb(
@@ -97,7 +99,7 @@ def climb(
         kept: layers that an earlier run finished.
     """
     fit_batches = [batch for batch, _ in tensors(fit, live.device, batch_size=settings.batch_size)]
-    held_batches = [batch for batch, _ in tensors(held_out, live.device, batch_size=settings.batch_size)]
+    held_batches = [batch for batch, _ in tensors(held_out, live.device, batch_size=settings.compared)]
     true_states = chain.states(fit_batches)
     reference = chain.logits(chain.states(held_batches))
     found: dict[str, Rounding] = {}
@@ -115,7 +117,7 @@ def climb(
                 f"rounding of {layer.name}",
                 partial(
                     _best, live, layer, grids[layer.name], moments, settings,
-                    partial(_losses, chain, held_states, reference),
+                    partial(_losses, chain, held_states, reference), list(held_states.sizes),
                 ),
                 part=True,
             )  # fmt: skip
@@ -167,46 +169,27 @@ def _best(
     moments: LayerMoments,
     settings: LadderSettings,
     losses: Callable[[], Iterator[torch.Tensor]],
+    sizes: list[int],
 ) -> Rounding:
-    """The first technique that no later one clearly improves on.
-
-    A technique that is no better on the first images than the best one before it is not measured on the others.
-    """
+    """The first technique that no later one clearly improves on."""
     weight = live.weight(layer.name).float()
-    options: list[tuple[str, QuantizedWeight, torch.Tensor | None]] = []
+    use = partial(live.set_weight, layer.name)
+    entrants: list[Entrant] = []
     for damping in settings.dampings if isinstance(layer.module, torch.nn.Linear) else ():
         result = gptq_quantize(weight, [grid], moments.hessian, damping=damping, latent=settings.latent)[0]
-        options.append((f"gptq-{damping:g}", result.weight, result.latent))
-    options.append(("nearest", nearest(grid, weight), weight if settings.latent else None))
-    method, rounded, latent = options[0]
-    live.set_weight(layer.name, rounded)
-    seen = {method: torch.cat(list(losses()))}
-    for name, other, other_latent in options[1:]:
-        live.set_weight(layer.name, other)
-        seen[name] = _challenge(losses(), seen[method])
-        if _wins(seen[name], seen[method]):
-            method, rounded, latent = name, other, other_latent
+        entrants.append(Entrant(f"gptq-{damping:g}", result.weight, result.latent, losses))
+    entrants.append(Entrant("nearest", nearest(grid, weight), weight if settings.latent else None, losses))
+    best = entrants[0]
+    for other in entrants[1:]:
+        if wins(other, best, sizes, use):
+            best = other
     if settings.bias_correction and live.bias(layer.name) is not None:
-        corrected = replace(rounded, bias=_corrected_bias(rounded, moments, weight))
-        live.set_weight(layer.name, corrected)
-        seen[method + BIAS] = _challenge(losses(), seen[method])
-        if _wins(seen[method + BIAS], seen[method]):
-            rounded, method = corrected, method + BIAS
-    return Rounding(rounded, method, latent, {name: float(values.mean()) for name, values in seen.items()})
-
-
-def _challenge(losses: Iterator[torch.Tensor], best: torch.Tensor) -> torch.Tensor:
-    """Losses of the images, up to the batch after which they are not even on average below those of the best."""
-    found = best[:0]
-    for own in losses:
-        found = torch.cat([found, own])
-        if not perhaps_lower(found, best[: len(found)]):
-            break
-    return found
-
-
-def _wins(losses: torch.Tensor, best: torch.Tensor) -> bool:
-    return len(losses) == len(best) and clearly_lower(losses, best)
+        corrected = replace(best.weight, bias=_corrected_bias(best.weight, moments, weight))
+        entrants.append(Entrant(best.name + BIAS, corrected, best.latent, losses))
+        if wins(entrants[-1], best, sizes, use):
+            best = entrants[-1]
+    seen = {entrant.name: float(entrant.seen.mean()) for entrant in entrants if len(entrant.seen)}
+    return Rounding(best.weight, best.name, best.latent, seen)
 
 
 def _corrected_bias(rounded: QuantizedWeight, moments: LayerMoments, like: torch.Tensor) -> npt.NDArray[np.float32]:

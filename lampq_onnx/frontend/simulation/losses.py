@@ -66,6 +66,6 @@ def clearly_lower(losses: torch.Tensor, others: torch.Tensor) -> bool:
     return evidence.clearly_lower(losses.double().cpu().numpy(), others.double().cpu().numpy())
 
 
-def perhaps_lower(losses: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether paired losses (n,) of a part of the images are lower on average, see `evidence.perhaps_lower`."""
-    return evidence.perhaps_lower(losses.double().cpu().numpy(), others.double().cpu().numpy())
+def perhaps_lower(losses: torch.Tensor, others: torch.Tensor, count: int) -> bool:
+    """Whether some of ``count`` paired losses may become clearly lower, see `evidence.perhaps_lower`."""
+    return evidence.perhaps_lower(losses.double().cpu().numpy(), others.double().cpu().numpy(), count)
