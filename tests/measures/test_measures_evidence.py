@@ -61,7 +61,7 @@ def test_a_part_that_leaves_no_chance() -> None:
     assert perhaps_lower(np.array([1.0]), np.array([1.1]), 16)  # one image has no scatter
     assert not perhaps_lower(np.full(4, np.nan), others, 16)
     # relative differences alone may show it
-    assert perhaps_lower(np.array([0.1, 0.1, 0.1, 3.0]), np.array([1.0, 1.0, 1.0, 0.1]), 4)
+    assert perhaps_lower(np.array([0.1, 0.1, 0.1, 3.0]), np.array([1.0, 1.0, 1.0, 0.1]), 16)
 
 
 def test_the_chance_is_that_of_pairs_like_these() -> None:

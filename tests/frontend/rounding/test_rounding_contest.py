@@ -47,7 +47,7 @@ def test_a_challenger_without_a_chance_costs_one_batch_of_each() -> None:
 def test_a_winner_is_measured_on_all_images_and_nothing_twice() -> None:
     model = Model()
     best = model.entrant("best", [1.0, 2.0, 3.0, 4.0] * 4)
-    worse, better = model.entrant("worse", [2.0] * 4), model.entrant("better", [0.9, 1.8, 2.5, 3.9] * 4)
+    worse, better = model.entrant("worse", [5.0] * 4), model.entrant("better", [0.9, 1.8, 2.5, 3.9] * 4)
     assert not wins(worse, best, SIZES, model.use)
     assert wins(better, best, SIZES, model.use)
     assert len(better.seen) == 16
