@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,12 +62,9 @@ def ladder_of(
     if groups is None:
         found = {rung.bits: rung for rung in whole.values()}
     else:
-        kind = mixes_in_bits([layer], [groups], candidates, costs[None], np.zeros(1), (np.zeros(1),))
-        unit = float(costs.max()) / layer.parameters
-        for price in _PRICES.tolist():
-            for mix in kind.price(np.array([1.0, price * unit]))[1].values():
-                rung = _rung(mix, groups, inputs, costs, candidates)
-                found[rung.bits] = rung
+        for mix in _mixes(layer, groups, costs, candidates):
+            rung = _rung(mix, groups, inputs, costs, candidates)
+            found[rung.bits] = rung
         found |= {rung.bits: rung for rung in (whole[candidates[0]], whole[candidates[-1]])}
     if isinstance(start, int):
         first = whole[start]
@@ -84,6 +81,18 @@ def ladder_of(
         if bits < (below[-1] if below else first).bits - step:
             below.append(found[bits])
     return [*reversed(below), *rungs], len(below)
+
+
+def _mixes(
+    layer: LayerSensitivity, groups: ChannelGroups, costs: FloatArray, candidates: tuple[int, ...]
+) -> dict[RowCounts, None]:
+    """Return the best mixes of a layer at all prices, from that of the lowest price on."""
+    count = len(_PRICES)
+    none = np.zeros(count)
+    copies = mixes_in_bits([layer] * count, [groups] * count, candidates, np.tile(costs, (count, 1)), none, (none,))
+    unit = float(costs.max()) / layer.parameters
+    priced = replace(copies, by_row=copies.by_row * (_PRICES * unit)[:, None])  # each copy at a price of its own
+    return dict.fromkeys(priced.price(np.ones(2))[1].values())
 
 
 def ladders_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -63,11 +63,17 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
             row=position,
             col=1,
         )
-    for x, column in enumerate(columns):
-        for y, row in enumerate(rows):
-            layer = by_place.get(Place(column, row))
-            if layer is not None and layer.channel_bits is not None:
-                _draw_mix(plot, x, y, layer.channel_bits)
+    placed = {
+        (x, y): by_place.get(Place(column, row)) for x, column in enumerate(columns) for y, row in enumerate(rows)
+    }
+    plot.update_layout(  # at once, since plotly checks all shapes at each that is added
+        shapes=[
+            part
+            for (x, y), layer in placed.items()
+            if layer is not None and layer.channel_bits is not None
+            for part in _mix_parts(x, y, layer.channel_bits)
+        ]
+    )
     plot.update_xaxes(type="category", showgrid=False)
     plot.update_xaxes(title={"text": "block", "font": {"color": MUTED}}, row=len(titles), col=1)
     plot.update_yaxes(type="category", autorange="reversed", showgrid=False)
@@ -76,15 +82,15 @@ def bit_map(layers: Sequence[LayerReport]) -> Figure | None:
     return figure("bits", plot, "Bit-width of every layer, blocks by layers of a block", height=height)
 
 
-def _draw_mix(plot: go.Figure, x: int, y: int, counts: Mapping[int, int]) -> None:
-    """Draw the shares of the widths of a layer's output channels as a strip in its cell."""
+def _mix_parts(x: int, y: int, counts: Mapping[int, int]) -> Iterator[dict[str, object]]:
+    """Yield the shapes of a strip in a layer's cell: the shares of the widths of its output channels."""
     total, left = sum(counts.values()), x - STRIP_WIDTH / 2
     for bits, count in counts.items():
         right = left + STRIP_WIDTH * count / total
-        plot.add_shape(
-            type="rect", x0=left, x1=right, y0=y + STRIP[0], y1=y + STRIP[1], fillcolor=WIDTHS[bits],
-            line={"width": 0}, row=1, col=1,
-        )  # fmt: skip
+        yield {
+            "type": "rect", "x0": left, "x1": right, "y0": y + STRIP[0], "y1": y + STRIP[1], "fillcolor": WIDTHS[bits],
+            "line": {"width": 0}, "xref": "x", "yref": "y",
+        }  # fmt: skip
         left = right
 
 
