@@ -19,8 +19,11 @@ from lampq_onnx.frontend.shared.kept import Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.running.progress import ProgressSink
 
-IMAGES = 128
-"""Images for the choice of the strengths; only training needs the whole set."""
+IMAGES = 64
+"""Images for the choice of the strengths; three quarters give the ranges of channels, the others compare the options.
+
+With these instead of twice as many, the KL of DeiT-Ti at 4 bits changes by 0.7 ± 1.2 % over five seeds.
+"""
 
 TRIAL_IMAGES = 4
 """Images that an equalization is checked on."""

@@ -7,6 +7,7 @@ from lampq_onnx.config.stages import Stages
 from lampq_onnx.evaluation.checks import PROFILED_RUNS
 from lampq_onnx.evaluation.measure import FIDELITY_IMAGES, LAYER_IMAGES
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES
+from lampq_onnx.frontend.equalized import IMAGES as EQUALIZATION_IMAGES
 from lampq_onnx.frontend.equalized import compares_options
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
@@ -110,7 +111,7 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     held, asked, image = max(1, min(count // 4, 64)), stages.measurements, load.image
     found: list[tuple[str, float]] = []
     if stages.equalization:
-        few = min(count, 128)
+        few = min(count, EQUALIZATION_IMAGES)
         waiting = WAIT * load.layers if load.gpu else 0.0
         compared = (
             COMPARED if compares_options(recipe.allocation.bits, recipe.allocation.activation_bits) else PREDICTED
