@@ -16,11 +16,13 @@ a linear approximation are not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from lampq_onnx.artifacts.image_size import are_large
 from lampq_onnx.errors import LampqError
 from lampq_onnx.frontend.likelihoods import CLASSES, Likelihood, likelihood_of
 from lampq_onnx.frontend.measuring.fisher import GradientTap, piece_of
@@ -48,6 +50,18 @@ DIGITS = 3
 """Significant digits of a share; the noise of the measurement is far larger."""
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What one call of a layer read, and the gradients of its output for the draws so far.
+
+    They wait for the last draw, because the changes of the weights are made once for all of them.
+    """
+
+    layer: ModelLayer
+    inputs: torch.Tensor
+    grads: list[torch.Tensor]
+
+
 class _Sums:
     """Sums over images for one layer, float64 on the CPU.
 
@@ -59,6 +73,28 @@ class _Sums:
     def __init__(self, outputs: int, widths: int) -> None:
         self.gradients = np.zeros(outputs)
         self.changes = np.zeros((widths, outputs))
+
+    def add(self, held: _Held, size: int, rounder: WeightRounder, widths: Sequence[int]) -> None:
+        """Add all draws of ``size`` images."""
+        layer = held.layer
+        x = as_tokens(layer.module, held.inputs, size)
+        lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        # Made anew each time: the changes of all layers together would take more memory than the model.
+        changes = _changes(layer, rounder, widths)
+        for grads in held.grads:
+            g = grads_as_tokens(layer.module, grads, size)
+            self.gradients += g.square().mul_(lengths).sum((0, 1)).double().cpu().numpy()
+            inner = [torch.einsum("oi,woi->wo", gram(g[i], x[i]), changes) for i in range(size)]
+            self.changes += torch.stack(inner).double().square_().sum(0).cpu().numpy()
+
+
+def _changes(layer: ModelLayer, rounder: WeightRounder, widths: Sequence[int]) -> torch.Tensor:
+    """What rounding changes in the weight of a layer, (widths, outputs, inputs)."""
+    weight = layer.module.weight.flatten(1)
+    changes = torch.empty(len(widths), *weight.shape, dtype=weight.dtype, device=weight.device)
+    for place, bits in enumerate(widths):
+        torch.sub(rounder.dequantized(layer.name, bits).flatten(1), weight, out=changes[place])
+    return changes
 
 
 def channel_shares(
@@ -99,23 +135,15 @@ def channel_shares(
     for layer in layers:  # before any hook is on the model
         rounder.quantized(layer.name, widths[0])
     likelihood = likelihood_of(model)
-    size = 0
+    size, together = 0, draws
+    held: dict[int, _Held] = {}
 
     def visit(layer: ModelLayer, inputs: torch.Tensor, grads: torch.Tensor) -> None:
-        x = as_tokens(layer.module, inputs, size)
-        g = grads_as_tokens(layer.module, grads, size)
-        own = sums[layer.name]
-        energy = (g.square() * x.square().sum(-1, keepdim=True)).sum((0, 1))
-        own.gradients += energy.double().cpu().numpy()
-        # Made anew for each batch: the changes at all widths together would take more memory than the model.
-        weight = layer.module.weight.flatten(1)
-        changes = [rounder.dequantized(layer.name, bits).flatten(1) - weight for bits in widths]
-        squares = torch.zeros(len(changes), len(weight), dtype=torch.float64, device=weight.device)
-        for i in range(size):
-            gradient = gram(g[i], x[i])
-            inner = torch.stack([(gradient * change).sum(-1) for change in changes])
-            squares += inner.double().square()
-        own.changes += squares.cpu().numpy()  # once for all images: a GPU would wait each time
+        # Calls of one module in a pass differ by their inputs, which the hooks keep until the last draw.
+        own = held.setdefault(id(inputs), _Held(layer, inputs, []))
+        own.grads.append(grads)
+        if len(own.grads) == together:
+            sums[layer.name].add(held.pop(id(inputs)), size, rounder, widths)
 
     done = piece = 0
     for number, batch in own_items(enumerate(b for b, _ in tensors(images, device_of(model))), group):
@@ -125,11 +153,14 @@ def channel_shares(
         for start in range(0, len(batch), piece):
             part = batch[start : start + piece]
             size = len(part)
+            # The gradients of all layers of a large image would take what `recomputed` saves.
+            together = 1 if are_large(part.shape) else draws
             with recomputed(model, layers, part), GradientTap(layers, visit), torch.enable_grad():
                 outputs = model(part)
                 for draw in range(draws):
                     noise = score_noise(likelihood, outputs.detach(), generator)
                     torch.autograd.backward(outputs, noise, retain_graph=draw + 1 < draws)
+            assert not held, "every draw reaches every call of a layer"
             del outputs
         done += len(batch)
         if progress is not None:
