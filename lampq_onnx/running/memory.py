@@ -1,4 +1,4 @@
-"""Give memory that was freed back to the system."""
+"""Keeps memory that was freed for the next pass, and gives it back to the system between stages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ import gc
 import sys
 from functools import cache
 from typing import Any
+
+KEPT_BLOCK = 2**27
+"""Bytes up to which a block that is freed is kept; the widest activations of 32 images are 77 MB for a ViT-B."""
+
+KEPT_TOP = 2**29
+"""Bytes of free memory at the end of the heap that are kept: those of a pass of a ViT-B."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt, from malloc.h."""
+
+
+def keep_freed() -> None:
+    """Keep what this process frees until `give_back`, so that the next pass finds it.
+
+    The C library of Linux asks the system anew for every block of more than 32 MB, and the system clears each page when
+    it is first written: a seventh of the processor time of a pass of 16 images through the blocks of a ViT-B. Other
+    systems stay as they are.
+    """
+    options = _function("mallopt")
+    if options is not None:
+        options(MMAP_THRESHOLD, KEPT_BLOCK)
+        options(TRIM_THRESHOLD, KEPT_TOP)
 
 
 def give_back(*, cycles: bool = False) -> None:
@@ -20,12 +42,12 @@ def give_back(*, cycles: bool = False) -> None:
     """
     if cycles:
         gc.collect()
-    trim = _trim()
+    trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 @cache
-def _trim() -> Any:
-    """malloc_trim of glibc; None with other C libraries and systems."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def _function(name: str) -> Any:
+    """A function of glibc; None with other C libraries and systems."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

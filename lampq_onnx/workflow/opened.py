@@ -11,6 +11,7 @@ from lampq_onnx.config.inputs import DIGITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.data import BatchedImages, ImageSource
 from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.running.memory import keep_freed
 from lampq_onnx.running.processes import ALONE, Group
 from lampq_onnx.running.progress import Clock
 from lampq_onnx.runtime.environment import target_here
@@ -100,6 +101,7 @@ def opened_inputs(
         UsageError: labels are requested for images made from the model, which have none.
         LampqError: the model or its images cannot be used.
     """
+    keep_freed()
     asked, effort = recipe.images, recipe.analysis.effort
     if isinstance(asked.calibration, str) and recipe.analysis.labels == "given":
         raise UsageError(
