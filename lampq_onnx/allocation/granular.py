@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from lampq_onnx.allocation.fallback import layers_or_groups
 from lampq_onnx.allocation.forms import pools_beside
 from lampq_onnx.allocation.groups import ChannelGroups
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.within import FormSolution
 from lampq_onnx.artifacts import LayerSensitivity
-from lampq_onnx.errors import LampqError
 
 Solve = Callable[[Sequence[ChannelGroups | None] | None], FormSolution]
 """Groups of the layers in the budget, or None for one width in each layer -> the forms of least cost."""
@@ -37,17 +37,10 @@ def solve_granular(
     """
     if groups is None or (limits.max_bytes is None and limits.min_agreement is None):
         return solve(groups)
-    try:
-        whole = solve(None)
-    except LampqError as refusal:
-        try:
-            return solve(groups)
-        except LampqError:
-            raise refusal from None
-    try:
-        mixed = solve(groups)
-    except LampqError:
-        return whole  # the budget holds the layers, and not the nodes of groups beside them
+    found = layers_or_groups(lambda: solve(None), lambda: solve(groups))
+    if len(found) == 1:
+        return found[0]  # a budget may hold the layers, and not the nodes of groups beside them
+    whole, mixed = found
     extra = pools_beside(layers, mixed.forms) if limits.min_agreement is not None else 0
     objective, bound = mixed.objective + extra, min(whole.bound, mixed.bound)
     chosen = mixed if objective < whole.objective else whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -11,11 +12,14 @@ from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.products import linear
 from lampq_onnx.running.load import Load
 
-TRIAL = 4
-"""Images of the pass that is timed."""
+TRIAL = 8
+"""Images of the pass that is timed: passes of fewer take longer for each image than those of a run."""
 
 MATRIX = (768, 1024, 768)
 """Sizes of a matrix product that shows the speed of a processor."""
+
+REPEATS = 3
+"""Times that a pass is timed; the first ones are slower."""
 
 BESIDE_PRODUCTS = 1.6
 """Time of a pass over that of the products of its layers."""
@@ -23,14 +27,12 @@ BESIDE_PRODUCTS = 1.6
 
 @torch.no_grad()
 def measure_load(frontend: Frontend) -> Load:
-    """Count the operations of a model, and time a pass of two random images."""
+    """Count the operations of a model, and time a pass of a few random images."""
     module, elements = frontend.loaded.module, frontend.input_elements()
     images = noise(frontend.loaded.preprocessing, module, TRIAL)
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
-        float(module(images).flatten()[0])  # a device computes while Python goes on, and reading waits for it
-        best = min(best, time.perf_counter() - start)
+    gpu = images.is_cuda
+    # A device computes while Python goes on, and reading a number waits for it.
+    best = _least_seconds(lambda: float(module(images).flatten()[0]), time.perf_counter if gpu else _working_seconds)
     product = solve = activations = columns = 0.0
     layers = frontend.exported.layers
     for layer in layers:
@@ -41,7 +43,6 @@ def measure_load(frontend: Frontend) -> Load:
         if not layer.fixed:
             solve += 2 * inputs**3 + layer.parameters * inputs
             columns += inputs
-    gpu = images.is_cuda
     return Load(
         image=best / TRIAL,
         host=BESIDE_PRODUCTS * product * _seconds_per_operation() if gpu else best / TRIAL,
@@ -61,9 +62,23 @@ def _seconds_per_operation() -> float:
     """Time a matrix product on the processor."""
     rows, inner, columns = MATRIX
     left, right = torch.ones(rows, inner), torch.ones(columns, inner)
+    return _least_seconds(lambda: linear(left, right), _working_seconds) / (2 * rows * inner * columns)
+
+
+def _least_seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Time some work a few times, and return the least."""
     best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        linear(left, right)
-        best = min(best, time.perf_counter() - start)
-    return best / (2 * rows * inner * columns)
+    for _ in range(REPEATS):
+        start = clock()
+        work()
+        best = min(best, clock() - start)
+    return best
+
+
+def _working_seconds() -> float:
+    """Seconds that the threads of this process have worked, each of them.
+
+    Other programs that run for a moment do not show in it, as they would in the time that has passed. Where all threads
+    work, it is the time that passes on a free machine.
+    """
+    return time.process_time() / torch.get_num_threads()

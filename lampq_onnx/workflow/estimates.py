@@ -39,6 +39,9 @@ COLUMN = 1.8e-4
 GRAPHED_COLUMN = 5e-5
 """The same on a GPU, where columns are a CUDA graph."""
 
+AGAIN = 0.9
+"""Seconds to write equalized weights into the graph, of a DeiT-Ti."""
+
 WAIT = 0.1
 """Seconds for each layer that a GPU waits for Python while the layer's inputs are equalized."""
 
@@ -81,7 +84,9 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
 
-def checking_stages(recipe: Recipe, stages: Stages, load: Load, images: int) -> tuple[PlannedStage, ...]:
+def checking_stages(
+    recipe: Recipe, stages: Stages, load: Load, images: int, reading: float
+) -> tuple[PlannedStage, ...]:
     """List the stages that check the file, which run on the processor.
 
     Args:
@@ -89,13 +94,16 @@ def checking_stages(recipe: Recipe, stages: Stages, load: Load, images: int) -> 
         stages: what runs, see `stages_of`.
         load: what the model costs.
         images: number of validation images.
+        reading: seconds to read an image.
     """
     single = load.host * min(recipe.output.threads or 1, 2)
     runs = recipe.output.latency_runs + (PROFILED_RUNS + WARM_UP if stages.layer_errors else 0) + WARM_UP
     found = [
         (
             "validation",
-            (1.6 * images + (PLAIN + 1) * min(images, FIDELITY_IMAGES)) * load.host + PACKING * load.weights,
+            reading * images
+            + (1.6 * images + (PLAIN + 1) * min(images, FIDELITY_IMAGES)) * load.host
+            + PACKING * load.weights,
         ),
         ("fidelity", 1.5 + 12 * LAYER_IMAGES * load.host),
         ("latency", 1.5 * runs * recipe.output.latency_batch * single),
@@ -117,6 +125,7 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
             COMPARED if compares_options(recipe.allocation.bits, recipe.allocation.activation_bits) else PREDICTED
         )
         found.append(("equalization", waiting + few * image + min(held, few // 4) * image * (BACKWARD + compared)))
+        found.append(("export", AGAIN))
     found.append(("ranges", (2 * count + held * (BACKWARD + 9)) * image))
     if "trace" in asked:
         found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
@@ -157,7 +166,7 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
         first = 0.0 if stages.shares else _sweep(load, len(recipe.allocation.candidates))
         found.append(("iterative update", first + (recipe.update.rounds + 1) * min(count, 128) * image))
     held = max(1, min(count // 4, 64))
-    found.append(("rounding", _rounding(recipe, effort, load, count, held)))
+    found.append(("rounding", _rounding(recipe, stages, effort, load, count, held)))
     for name, training in (
         ("block reconstruction", effort.reconstruct),
         ("tuning", effort.tune),
@@ -191,9 +200,13 @@ def _sweep(load: Load, widths: int) -> float:
     return load.seconds(load.solve * widths) + columns
 
 
-def _rounding(recipe: Recipe, effort: Effort, load: Load, count: int, held: int) -> float:
+def _rounding(recipe: Recipe, stages: Stages, effort: Effort, load: Load, count: int, held: int) -> float:
     if recipe.rounding.method == "nearest" or effort.ladder is None:
-        return 2 * min(count, 128) * load.image + load.seconds(load.solve)
+        nearest = ROUNDED * load.weights
+        if not stages.moments:
+            return nearest
+        # GPTQ and nearest rounding are compared on images. The update has rounded by GPTQ what it looked at.
+        return nearest + 2 * min(count, 128) * load.image + (0.0 if stages.update else _sweep(load, 1))
     # Most comparisons are decided on some of the images.
     tried = 0.55 * (len(effort.ladder.dampings) + 1 + effort.ladder.bias_correction)
     passes = 4 * min(count - held, 128) + held * load.layers * tried / 2

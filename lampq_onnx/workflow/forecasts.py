@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lampq_onnx.config.recipe import Recipe
@@ -14,9 +14,6 @@ from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.estimates import deciding_stages, measuring_stages, planned_stages
 from lampq_onnx.workflow.expected import CHECKS, OPENING, forecast, run_name
 
-WRITING = 1.0
-"""Seconds to write equalized weights into the graph."""
-
 
 def quantize_forecast(recipe: Recipe) -> Forecast:
     """Return the expected stages of `quantize`."""
@@ -27,7 +24,7 @@ def quantize_forecast(recipe: Recipe) -> Forecast:
     rounding = next(seconds for name, seconds in planned if name == "rounding")
     before = [stage for stage in planned if stage[0] != "reconstruction errors"]
     after = [stage for stage in planned if stage[0] == "reconstruction errors"]  # once the file is checked
-    found = [*_opening(recipe), *_exported_again(before), *CHECKS.items(), *after]
+    found = [*_opening(recipe), *before, *CHECKS.items(), *after]
     for metric in recipe.output.baselines:
         found += [("rounding", rounding), (f"baseline {metric}", CHECKS["validation"])]
     return forecast(run_name("quantize", recipe), found)
@@ -68,12 +65,4 @@ def _opening(recipe: Recipe) -> list[tuple[str, float]]:
 def _measured(recipe: Recipe, stages: Stages) -> list[tuple[str, float]]:
     """List the stages up to the sensitivities."""
     found = measuring_stages(recipe, stages, DEIT_TINY, calibration_count(recipe))
-    return [*_opening(recipe), *_exported_again(found)]
-
-
-def _exported_again(stages: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Add the graph with equalized weights."""
-    found = []
-    for stage in stages:
-        found += [stage, ("export", WRITING)] if stage[0] == "equalization" else [stage]
-    return found
+    return [*_opening(recipe), *found]

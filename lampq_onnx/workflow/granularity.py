@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lampq_onnx.allocation import AllocationOptions, FormSolution, Limits, Solution, budgeted_layers
+from lampq_onnx.allocation.fallback import layers_or_groups
 from lampq_onnx.allocation.mixed_widths import own_groups
 from lampq_onnx.artifacts import BitPlan, Sensitivities
 from lampq_onnx.config.options import BudgetOptions
 from lampq_onnx.config.stages import compares
-from lampq_onnx.errors import LampqError, UsageError
+from lampq_onnx.errors import LampqError
 
 Planned = tuple[BitPlan, Solution | FormSolution]
 Make = Callable[[AllocationOptions], Planned]
@@ -70,20 +71,10 @@ def rivals(make: Make, sensitivities: Sensitivities, options: AllocationOptions,
         LampqError: the budgets cannot be met; says what one width for each layer would need, which is less.
     """
     layer, group = (options.with_values(granularity=name) for name in ("layer", "group"))
-    try:
-        layers = make(layer)
-    except LampqError as refusal:
-        try:
-            return make(group)
-        except LampqError:
-            raise refusal from None
-    try:
-        groups = make(group)
-    except UsageError:
-        raise
-    except LampqError as refusal:
-        _log.info("one width for each layer: the budgets do not allow groups of channels (%s)", refusal)
-        return layers
+    found = layers_or_groups(lambda: make(layer), lambda: make(group))
+    if len(found) == 1:
+        return found[0]
+    layers, groups = found
     if all(own.channel_widths is None for own in groups[0].layers.values()):
         return layers
     if not limits.only_bits:

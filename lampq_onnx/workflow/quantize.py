@@ -91,7 +91,8 @@ def recognize(
         planned = [PlannedStage(name.replace("_", " "), seconds) for name, seconds in clock.seconds.items()]
         planned += planned_stages(recipe, stages, load, count)
         if opened.validation is not None:
-            planned += checking_stages(recipe, stages, load, len(opened.validation))
+            reading = 0.0 if opened.crops is None else clock.seconds.get("calibration_images", 0.0) / count
+            planned += checking_stages(recipe, stages, load, len(opened.validation), reading)
         return replace(found, stages=tuple(planned), peak_bytes=peak_bytes(load))
 
 

@@ -13,7 +13,7 @@ from lampq_onnx.config.stages import stages_of
 from lampq_onnx.running.forecast import Forecast
 from lampq_onnx.running.load import DEIT_TINY
 from lampq_onnx.targets import TARGETS
-from lampq_onnx.workflow.estimates import planned_stages
+from lampq_onnx.workflow.estimates import checking_stages, planned_stages
 from lampq_onnx.workflow.expected import validate_forecast
 from lampq_onnx.workflow.forecasts import analyze_forecast, quantize_forecast, sweep_forecast
 
@@ -81,3 +81,28 @@ def test_more_work_takes_longer() -> None:
     assert all(many[name] >= few[name] for name in few)
     assert many["costs"] > 1.9 * few["costs"]
     assert sum(seconds(recipe("best"), 128).values()) > 2 * sum(many.values())
+
+
+def test_eight_bits_everywhere_are_rounded_to_nearest_without_a_pass() -> None:
+    def rounding(bits: float, count: int) -> float:
+        one = recipe("fast", bits)
+        found = planned_stages(one, stages_of(one, TARGETS["onnxruntime-x86-vnni"]), DEIT_TINY, count)
+        return next(stage.seconds for stage in found if stage.name == "rounding")
+
+    assert rounding(8.0, 128) == rounding(8.0, 16) < 1.0
+    assert rounding(4.0, 128) > rounding(4.0, 16) > rounding(8.0, 16)
+
+
+def test_images_of_the_validation_are_read() -> None:
+    def validation(images: int, reading: float) -> float:
+        one = recipe()
+        stages = stages_of(one, TARGETS["onnxruntime-x86-vnni"])
+        return checking_stages(one, stages, DEIT_TINY, images, reading)[0].seconds
+
+    assert validation(500, 0.01) - validation(500, 0.0) == pytest.approx(5.0)
+
+
+def test_the_graph_is_written_again_if_channels_were_equalized() -> None:
+    names = stages(quantize_forecast(recipe()))
+    assert names.count("export") == 2
+    assert names.index("equalization") == len(names) - 1 - names[::-1].index("export") - 1
