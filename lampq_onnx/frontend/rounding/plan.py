@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -86,7 +87,8 @@ def round_plan(
         seed: seed of views, drops and sampled labels.
         training_threads: threads of the stages that train.
         progress: told of each stage.
-        finished: layers and blocks that an earlier run finished.
+        finished: layers, blocks and the tuning that an earlier run finished. The long training is the last stage, and
+            is kept with the whole result.
     """
     assert effort.ladder is not None
     quantized = {name: layer for name, layer in plan.layers.items() if layer.quantized}
@@ -128,7 +130,8 @@ def round_plan(
             with torch_threads(training_threads), progress.stage("tuning", effort.tune.steps) as advance:
                 pool = ImagePool([batch for batch, _ in tensors(fit, live.device)], seed)
                 blocks = [block.module for block in chain.blocks]
-                tuned = tune(live, roundings, inputs, pool, blocks, effort.tune, seed=seed, progress=advance)
+                train = partial(tune, live, roundings, inputs, pool, blocks, effort.tune, seed=seed, progress=advance)
+                tuned = finished.get("tuning", train, part=True)
             before = list(losses.values())[-1]
             _use(live, tuned)
             losses["tuned"] = judge()

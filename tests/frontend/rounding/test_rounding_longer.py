@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lampq_onnx.disk.cache import ArrayCache
+from lampq_onnx.frontend.rounding import plan as planning
 from lampq_onnx.frontend.rounding.effort import EFFORTS
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.longer import LongerSettings, train_longer
-from lampq_onnx.frontend.rounding.plan import plan_inputs, round_plan
+from lampq_onnx.frontend.rounding.plan import RoundedPlan, plan_inputs, round_plan
 from lampq_onnx.frontend.rounding.trainable import Trained
+from lampq_onnx.frontend.rounding.tune import TuneSettings
 from lampq_onnx.frontend.rounding.views import ImagePool
+from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.running.progress import NO_PROGRESS
 from tests.frontend.rounding.quantized import (
@@ -110,3 +115,38 @@ def test_training_that_diverges_is_undone() -> None:
     assert found.kept == {"layers": True, "long training": False}
     assert found.losses["long training"] == pytest.approx(found.losses["layers"])
     assert all(np.isfinite(weight.scale).all() for weight in found.weights.values())
+
+
+def test_a_run_that_was_stopped_in_the_long_training_goes_on_after_the_tuning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    effort = replace(
+        EFFORTS["max"], reconstruct=None, tune=TuneSettings(steps=3, warmup=1), longer=replace(SETTINGS, steps=3)
+    )
+
+    def rounded(kept: Kept = NOT_KEPT) -> RoundedPlan:
+        model, chain = model_and_chain()
+        layers = layers_of(model)
+        return round_plan(
+            model, layers, chain, plan_3(), WeightRounder(layers), FIT, HELD_OUT, effort, seed=0, training_threads=1,
+            progress=NO_PROGRESS, finished=kept,
+        )  # fmt: skip
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = rounded()
+    monkeypatch.setattr(planning, "train_longer", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        rounded(Kept(ArrayCache(tmp_path), "key"))
+    monkeypatch.undo()
+    monkeypatch.setattr(planning, "tune", stopped)
+    kept = Kept(ArrayCache(tmp_path), "key")
+    found = rounded(kept)
+    assert found.losses == whole.losses
+    assert found.plan == whole.plan
+    for name, weight in whole.weights.items():
+        assert np.array_equal(found.weights[name].codes, weight.codes)
+    kept.drop_parts()
+    with pytest.raises(KeyboardInterrupt):
+        rounded(Kept(ArrayCache(tmp_path), "key"))
