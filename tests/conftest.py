@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -15,11 +18,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
-from tests.kept_exports import keep_exports
-from tests.prepared import PreparedPython, collect_rarely
+from tests.kept_exports import EXPORTS_VARIABLE, keep_exports
+from tests.prepared import PreparedPython, collect_rarely, prepare
 
-WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
-"""Set in a worker of pytest-xdist, whose folder lies in that of the session."""
+ADDRESS_VARIABLE = "LAMPQ_TESTS_PREPARED"
+"""Where the process is from which the workers of a run were forked; not set: there is none."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Fork the workers of a run from one process that has imported what all of them need, with its kept exports."""
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="lampq")))
+    os.environ[EXPORTS_VARIABLE] = str(folder / "exports")
+    python = stack.enter_context(prepare(folder))
+    os.environ[ADDRESS_VARIABLE] = python.address
+    for spec in specs:
+        spec.python = python.program
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,15 +46,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _kept_exports(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All workers share the exports of models that they have in common."""
-    own = tmp_path_factory.getbasetemp()
-    keep_exports((own.parent if WORKER_VARIABLE in os.environ else own) / "exports")
+    """A forked worker shares the exports of all workers from its start."""
+    if ADDRESS_VARIABLE not in os.environ:
+        keep_exports(tmp_path_factory.mktemp("exports"))
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedPython]:
     """Starts programs without the time that imports take."""
-    with PreparedPython(tmp_path_factory.mktemp("prepared")) as python:
+    if ADDRESS_VARIABLE in os.environ:
+        yield PreparedPython(os.environ[ADDRESS_VARIABLE])
+        return
+    with prepare(tmp_path_factory.mktemp("prepared")) as python:
         yield python
 
 

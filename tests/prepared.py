@@ -1,11 +1,14 @@
 """Programs that start at once: each is forked from one process that has imported PyTorch and the package.
 
+The workers of a run of the tests are such programs too.
+
 A fork is a process of its own: its folder, environment, streams and exit code are those of its caller, who can stop it
 with Ctrl-C. What is imported is shared, and this is the part that takes seconds.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import json
@@ -18,9 +21,10 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import lampq_onnx
 from tests.kept_exports import EXPORTS_VARIABLE, keep_exports, keep_no_exports
@@ -42,6 +46,7 @@ IMPORTED = (
     "rich.progress",
     "rich.table",
     "rich.traceback",
+    "scipy.optimize",
     "typer.rich_utils",
 )
 """What the first process imports besides the package. It computes nothing, since threads do not survive a fork."""
@@ -49,8 +54,14 @@ IMPORTED = (
 FEWER_DIGITS = "LAMPQ_TESTS_DIGITS"
 """How many of the embedded model's 500 test images a program has; not set: all."""
 
+FEWER_BLOCKS = "LAMPQ_TESTS_BLOCKS"
+"""How many of its 6 blocks timm's `test_vit` has in a program; not set: all."""
+
 STREAMS = 3
 """Standard input, output and error."""
+
+UNBUFFERED = "-u"
+"""Workers of pytest-xdist start with it, and write their streams by themselves."""
 
 CLIENT = """
 import json, os, signal, socket, sys
@@ -71,43 +82,49 @@ It hands Ctrl-C on to the fork.
 
 
 class PreparedPython:
-    """Starts the first process, and stops it at the end of a `with` block.
+    """Starts programs by asking the first process.
 
     Args:
-        folder: where its socket lies.
+        address: where its socket is.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._address = str(folder / "door")
-
-    def __enter__(self) -> Self:
-        """Wait until everything is imported."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, self._address],
-            env=environment(), stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the first process; its forks are over by then, since callers wait for them."""
-        self._process.terminate()
-        self._process.wait()
+    def __init__(self, address: str) -> None:
+        self.address = address
 
     @property
     def command(self) -> list[str]:
         """Use in the place of ``[sys.executable]``, with `-m MODULE`, `-c TEXT` or a file behind it."""
-        return [sys.executable, "-I", "-S", "-c", CLIENT, self._address]
+        return [sys.executable, "-I", "-S", "-c", CLIENT, self.address]
 
     @property
     def program(self) -> str:
         """An executable file that is the same as `command`."""
-        file = Path(self._address).with_name("python")
+        file = Path(self.address).with_name("python")
         if not file.exists():
-            file.write_text(f'#!/bin/sh\nexec {shlex.join(self.command)} "$@"\n', encoding="utf-8")
-            file.chmod(0o755)
+            own = file.with_suffix(f".{os.getpid()}")
+            own.write_text(f'#!/bin/sh\nexec {shlex.join(self.command)} "$@"\n', encoding="utf-8")
+            own.chmod(0o755)
+            own.replace(file)
         return str(file)
+
+
+@contextmanager
+def prepare(folder: Path) -> Iterator[PreparedPython]:
+    """Start the first process, and stop it at the end of the block; its forks are over by then.
+
+    Args:
+        folder: where its socket lies.
+
+    Yields:
+        What asks the process, when everything is imported.
+    """
+    address = str(folder / "door")
+    words = [sys.executable, "-m", __name__, address]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield PreparedPython(address)
+        process.terminate()
 
 
 def environment() -> dict[str, str]:
@@ -145,6 +162,16 @@ def _serve(address: str) -> None:
             _forget_ended()
 
 
+def take_fewer_digits(count: int) -> None:
+    """Leave this many of the embedded model's test images, in this process."""
+    from lampq_onnx.frontend.models import digits
+
+    whole = digits.split_images
+    setattr(  # noqa: B010 (its type is that of the function)
+        digits, "split_images", lambda name: tuple(a[:count] for a in whole(name)) if name == "test" else whole(name)
+    )
+
+
 def collect_rarely() -> None:
     """Let the collector of garbage pass over what there is now, and look at the rest when there is much of it.
 
@@ -171,13 +198,11 @@ def _use() -> None:
     page.figure("plot", go.Figure(go.Heatmap()), "", height=100).plot.to_plotly_json()
 
 
-def _take_fewer_digits(count: int) -> None:
-    from lampq_onnx.frontend.models import digits
+def _take_fewer_blocks(count: int) -> None:
+    from timm.models import _registry
 
-    whole = digits.split_images
-    setattr(  # noqa: B010 (its type is that of the function)
-        digits, "split_images", lambda name: tuple(a[:count] for a in whole(name)) if name == "test" else whole(name)
-    )
+    whole = _registry._model_entrypoints["test_vit"]
+    _registry._model_entrypoints["test_vit"] = functools.partial(whole, depth=count)
 
 
 def _forget_ended() -> None:
@@ -207,7 +232,9 @@ def _answer(connection: socket.socket) -> None:
     if not os.environ.get(EXPORTS_VARIABLE):
         keep_no_exports()
     if FEWER_DIGITS in os.environ:
-        _take_fewer_digits(int(os.environ[FEWER_DIGITS]))
+        take_fewer_digits(int(os.environ[FEWER_DIGITS]))
+    if FEWER_BLOCKS in os.environ:
+        _take_fewer_blocks(int(os.environ[FEWER_BLOCKS]))
     code = _run(request["words"])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -216,7 +243,7 @@ def _answer(connection: socket.socket) -> None:
 
 
 def _run(words: list[str]) -> int:
-    kind, *rest = words
+    kind, *rest = words[1:] if words[0] == UNBUFFERED else words
     try:
         if kind == "-c":
             sys.argv = ["-c", *rest[1:]]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import lampq_onnx
 from tests.documents.blocks import Block, page_blocks
-from tests.prepared import FEWER_DIGITS, PreparedPython, environment
+from tests.prepared import FEWER_BLOCKS, FEWER_DIGITS, PreparedPython, environment
 
 STANDS_FOR = {
-    "deit_tiny_patch16_224": "test_vit",  # timm's smallest Vision Transformer: 0.4 M parameters
-    "4MB": "0.6MB",  # of a model that is 15 times smaller
+    "deit_tiny_patch16_224": "test_vit",  # timm's smallest Vision Transformer, here with 0.2 M parameters
+    "4MB": "0.35MB",  # of a model that is 28 times smaller
     "size=(224, 224)": "size=(160, 160)",
     "num_classes=10": "num_classes=1000",
     "2.5..8": "4,5",  # budgets of a sweep
@@ -49,6 +49,9 @@ CLASSES = {"amber": (220, 160, 30), "green": (40, 180, 60), "navy": (20, 40, 140
 
 TEST_IMAGES = 40
 """Of the embedded model's 500, in a reader's programs."""
+
+BLOCKS = 2
+"""Of the 6 of the model that stands for the pages' own."""
 
 BEFORE_PYTHON = "import lampq_onnx; from tests.documents.reader import save_time; save_time()\n"
 
@@ -151,4 +154,5 @@ def save_time() -> None:
 
 def reader_environment(tools: Path) -> dict[str, str]:
     """The environment of a reader's programs."""
-    return environment() | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", FEWER_DIGITS: str(TEST_IMAGES)}
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    return environment() | {"PATH": path, FEWER_DIGITS: str(TEST_IMAGES), FEWER_BLOCKS: str(BLOCKS)}
