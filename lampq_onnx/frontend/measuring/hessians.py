@@ -10,7 +10,7 @@ import torch
 from lampq_onnx.frontend.measuring.calibration import visit_inputs
 from lampq_onnx.frontend.shared.batching import Images
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
-from lampq_onnx.frontend.shared.products import gram
+from lampq_onnx.frontend.shared.products import own_gram
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 from lampq_onnx.frontend.shared.tokens import as_tokens
 from lampq_onnx.running.processes import ALONE, Group, summed
@@ -32,9 +32,9 @@ def input_moments(
         tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         with torch_threads(SUM_THREADS):
             if layer.name in sums:
-                sums[layer.name].add_(gram(tokens, tokens))
+                sums[layer.name].add_(own_gram(tokens))
             else:
-                sums[layer.name] = gram(tokens, tokens)
+                sums[layer.name] = own_gram(tokens)
         counts[layer.name] += len(tokens)
 
     visit_inputs(model, layers, images, visit, group=group)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
-from lampq_onnx.frontend.shared.products import gram
+from lampq_onnx.frontend.shared.products import own_gram
 from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.frontend.simulation.chain import BlockChain, States
@@ -96,7 +96,7 @@ def layer_moments(
         count += len(tokens)
         tokens = tokens / tokens.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         with torch_threads(SUM_THREADS):
-            hessian.add_(gram(tokens, tokens))
+            hessian.add_(own_gram(tokens))
 
     handle = layer.module.register_forward_pre_hook(visit)
     try:

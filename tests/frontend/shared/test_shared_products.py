@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lampq_onnx.frontend.shared import products
-from lampq_onnx.frontend.shared.products import gram, linear, use_products
+from lampq_onnx.frontend.shared.products import gram, linear, own_gram, use_products
 from lampq_onnx.frontend.shared.threads import torch_threads
 
 ROUNDING = 1e-5
@@ -43,6 +43,14 @@ def test_gram_is_a_sum_over_rows() -> None:
     a, b = random(300, 24), random(300, 40)
     wanted = torch.einsum("na,nb->ab", a.double(), b.double())
     torch.testing.assert_close(gram(a, b).double(), wanted, rtol=ROUNDING, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [24, products.LEAST_COLUMNS, 300, products.PARTS * products.LEAST_COLUMNS + 40])
+def test_own_gram_is_the_symmetric_sum_over_rows(width: int) -> None:
+    rows = random(90, width)
+    found = own_gram(rows)
+    wanted = torch.einsum("na,nb->ab", rows.double(), rows.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=ROUNDING, atol=1e-4)
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True), (True, False, False), (False, True, True)])
