@@ -215,7 +215,7 @@ class Frontend:
         model. At 8 bits everywhere GPTQ gains less than the inputs lose by far, and all weights are rounded to nearest.
         """
         bits = {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-        rounders = {"nearest": self._new_rounder()}
+        rounders = {"nearest": self._new_rounder(fitted=self.rounder)}
         fine = all(width == FIXED_BITS for width in bits.values())
         if self._gptq and not fine:
             rounders["gptq"] = self.rounder
@@ -269,9 +269,9 @@ class Frontend:
         self.rounder = self._new_rounder()
         self.chain = BlockChain(self.loaded.module, exported.layers, self._blank)
 
-    def _new_rounder(self) -> WeightRounder:
-        """A rounder of the layers as they are now to nearest, on the target's grids."""
-        return WeightRounder(self.exported.layers, grids=self._grids, block=self._block)
+    def _new_rounder(self, fitted: WeightRounder | None = None) -> WeightRounder:
+        """A rounder of the layers as they are now to nearest, on the target's grids; see `WeightRounder`."""
+        return WeightRounder(self.exported.layers, grids=self._grids, block=self._block, fitted=fitted)
 
     def _reference(self, images: SlicedImages) -> torch.Tensor:
         """Outputs of the float model on the images of the score, computed once for the same images."""

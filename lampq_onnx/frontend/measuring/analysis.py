@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -243,14 +244,14 @@ class Analysis:
         if count == 1:
             fit = held_out = self.images
         held_out = held_out.slice(0, most)
-        rounder = WeightRounder(self.exported.layers, grids=self.rounder.grids, block=self.rounder.block)
+        own = partial(
+            WeightRounder, self.exported.layers, grids=self.rounder.grids, block=self.rounder.block, fitted=self.rounder
+        )
+        rounder = own()
         if self.gptq:
             with progress.stage("cost candidates"):
                 moments = input_moments(self.loaded.module, linear_layers(self.budgeted), fit, group=self.group)
-                rounder = WeightRounder(
-                    self.exported.layers, moments, widths=options.candidates, grids=self.rounder.grids,
-                    block=self.rounder.block,
-                )  # fmt: skip
+                rounder = own(moments, widths=options.candidates)
                 keep = options.candidates
                 if estimator == "measured":
                     keep = measured_widths(options.candidates, options.weight_bits)

@@ -40,6 +40,7 @@ class WeightRounder:
         given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
         block: inputs that share a scale, see `Target.block`.
+        fitted: a rounder of the same weights on the same grids. What either fits is known to both.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class WeightRounder:
         given: Mapping[str, QuantizedWeight] | None = None,
         grids: Collection[str] = INTEGER_GRIDS,
         block: int | None = None,
+        fitted: WeightRounder | None = None,
     ) -> None:
         self.grids, self.block = tuple(grids), block
         self._originals = {layer.name: layer.module.weight.detach() for layer in layers}
@@ -60,7 +62,7 @@ class WeightRounder:
         self._measure = measure
         self._by_gptq = frozenset((*self._moments, *by_gptq))
         self._widths = tuple(widths)
-        self._grids: dict[tuple[str, int], WeightGrid] = {}
+        self._grids: dict[tuple[str, int], WeightGrid] = {} if fitted is None else fitted._grids
         self._errors: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
         self._rounded: dict[tuple[str, int], QuantizedWeight] = {}
         self._given = dict(given or {})

@@ -219,6 +219,15 @@ def test_reconstruction_errors(frontend: Frontend, inputs: str) -> None:
     assert evaluator.score(bits) > evaluator.score(dict.fromkeys(bits, 8))
 
 
+def test_rounders_of_the_same_weights_fit_each_grid_once() -> None:
+    layers = layers_of(tiny_vit())
+    first = WeightRounder(layers)
+    second = WeightRounder(layers, fitted=first)
+    assert second.grid(layers[1].name, 4) is first.grid(layers[1].name, 4)
+    assert first.grid(layers[2].name, 3) is second.grid(layers[2].name, 3)
+    assert WeightRounder(layers).grid(layers[1].name, 4) is not first.grid(layers[1].name, 4)
+
+
 def test_rounder_names_the_layer_of_bad_weights() -> None:
     model = tiny_vit()
     layers = layers_of(model)
