@@ -29,6 +29,9 @@ BLOCK = 32
 GPTQ itself uses 128; on a CPU, fewer columns per elementwise update and more products are faster.
 """
 
+INVERTED = 384
+"""Columns of the inverse factor that are solved together: for 3072 columns .31 s instead of .57 s for all at once."""
+
 GRAPHED = 4
 """Blocks of columns from which a GPU replays a CUDA graph: to make one takes as long as about two blocks."""
 
@@ -89,10 +92,19 @@ def factorize(hessian: torch.Tensor, *, damping: float = DAMPING) -> Factor | No
     with torch_threads(SUM_THREADS):
         lower = torch.linalg.cholesky(damped)
         del damped
-        identity = torch.eye(len(lower), dtype=torch.float64, device=lower.device)
-        factor = torch.linalg.solve_triangular(lower, identity, upper=False)
-        del lower, identity
+        factor = _inverse(lower)
+        del lower
     return Factor(order, factor.float().flip(0, 1), damping * mean)
+
+
+def _inverse(lower: torch.Tensor) -> torch.Tensor:
+    """The inverse of a lower triangular matrix, `INVERTED` columns at a time: above them it is zero."""
+    found = torch.zeros_like(lower)
+    for start in range(0, len(lower), INVERTED):
+        rest = lower[start:, start:]
+        identity = torch.eye(len(rest), min(INVERTED, len(rest)), dtype=lower.dtype, device=lower.device)
+        found[start:, start : start + INVERTED] = torch.linalg.solve_triangular(rest, identity, upper=False)
+    return found
 
 
 def gptq_quantize(

@@ -71,6 +71,18 @@ def test_blocks_do_not_change_the_result() -> None:
     assert (np.abs(found - levels) > 1e-5).mean() < 0.01  # ties may fall either way
 
 
+@pytest.mark.parametrize("size", [40, 64, 130])
+def test_the_factor_is_that_of_the_inverse(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gptq, "INVERTED", 64)
+    x = torch.randn(300, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    hessian = x.T @ x / len(x)
+    found = gptq.factorize(hessian)
+    assert found is not None
+    own = hessian[found.order][:, found.order] + found.damping * torch.eye(size)
+    wanted = torch.linalg.cholesky(torch.linalg.inv(own), upper=True)
+    torch.testing.assert_close(found.factor.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_dead_inputs_and_bad_hessians() -> None:
     weight, hessian = problem(3, 8, 50)
     grid = fit_weight_grid(weight, 4)
