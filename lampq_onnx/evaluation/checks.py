@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from lampq_onnx.data.pieces import in_pieces
 from lampq_onnx.evaluation.changes import ChangeMeter
 from lampq_onnx.evaluation.gates import problems_of
 from lampq_onnx.evaluation.measure import (
+    FIDELITY_IMAGES,
     PairFigures,
     Simulation,
     images_per_run,
@@ -32,6 +33,7 @@ from lampq_onnx.evaluation.measure import (
 )
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES, changed_answers, measure_output_errors
 from lampq_onnx.evaluation.records import bit_averages, layer_report, now
+from lampq_onnx.evaluation.simulated import answers_before
 from lampq_onnx.evaluation.tasks.guard import require_moving_scores
 from lampq_onnx.evaluation.tasks.meters import meter_for
 from lampq_onnx.graph.model_file import file_bytes, file_sha256, load_model
@@ -120,7 +122,7 @@ def share_accuracy(
     runners = (
         _lean(files.reference, threads, answers, float32),
         _lean(files.quantized, threads, answers, engine),
-        open_runner(files.quantized, threads=threads, optimize=False, answers=answers),
+        _lean(files.quantized, threads, answers, ONNXRUNTIME, optimize=False),
     )
     return measure_accuracy(
         *runners,
@@ -135,11 +137,34 @@ def share_accuracy(
     )
 
 
-def _lean(path: Path, threads: int, answers: Sequence[str], engine: Engine) -> Runner:
+def _lean(path: Path, threads: int, answers: Sequence[str], engine: Engine, *, optimize: bool = True) -> Runner:
     """Open a file that no time is measured of, and return what loading took to the system."""
-    runner = open_runner(path, threads=threads, answers=answers, engine=engine, lean=True)
+    runner = open_runner(path, threads=threads, optimize=optimize, answers=answers, engine=engine, lean=True)
     give_back()
     return runner
+
+
+def _accuracy(
+    files: FilePair,
+    threads: int,
+    clock: Clock,
+    simulation: AbstractContextManager[Simulation | None],
+    *,
+    group: Group,
+    changes: ChangeMeter | None,
+    engine: Engine,
+) -> PairFigures:
+    """Compute the accuracy, after the simulation has answered if its answers can be held; see `share_accuracy`."""
+    with ExitStack() as stack:
+        simulated = stack.enter_context(simulation)
+        if simulated is not None:
+            with clock.stage("simulation", min(len(files.images), FIDELITY_IMAGES)) as advance:
+                batches = batches_of(files.images, files.preprocessing, images_per_run(files.preprocessing.size))
+                before = answers_before(simulated, batches, advance)
+            if before is not None:
+                simulated = before
+                stack.close()  # frees the weights of the simulation
+        return share_accuracy(files, threads, group, clock, simulation=simulated, changes=changes, engine=engine)
 
 
 def _kernels(files: FilePair, images: npt.NDArray[np.float32], engine: Engine) -> list[str]:
@@ -198,8 +223,8 @@ def check_files(
     """
     engine = engine_for(options.runtime, options.inference_precision, target)
     changes = ChangeMeter() if files.task.kind == "classification" else None
-    with simulation or nullcontext() as simulated:
-        figures = share_accuracy(files, threads, group, clock, simulation=simulated, changes=changes, engine=engine)
+    figures = _accuracy(files, threads, clock, simulation or nullcontext(), group=group, changes=changes, engine=engine)
+    give_back()  # the sessions
     accuracy = figures.accuracy
     first = next(batches_of(files.images, files.preprocessing, ERROR_IMAGES)).images
     with clock.stage("fidelity"):

@@ -25,6 +25,7 @@ from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runne
 from lampq_onnx.runtime.engine import ONNXRUNTIME, Engine
 
 Simulation = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+"""The quantized model in PyTorch: images (n, c, h, w) to outputs (n, ...)."""
 
 BATCH = 32
 """Largest number of images in a pass."""

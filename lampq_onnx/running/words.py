@@ -28,6 +28,7 @@ WORDS = {
     "long training": "training the whole model for long",
     "overflows": "finding what overflows in float16",
     "conversion": "writing the quantized file",
+    "simulation": "simulating the quantized file",
     "validation": "checking the accuracy",
     "fidelity": "checking the kernels of the file",
     "latency": "timing both files",

@@ -98,13 +98,10 @@ def checking_stages(
     """
     single = load.host * min(recipe.output.threads or 1, 2)
     runs = recipe.output.latency_runs + (PROFILED_RUNS + WARM_UP if stages.layer_errors else 0) + WARM_UP
+    compared = min(images, FIDELITY_IMAGES)
     found = [
-        (
-            "validation",
-            reading * images
-            + (1.6 * images + (PLAIN + 1) * min(images, FIDELITY_IMAGES)) * load.host
-            + PACKING * load.weights,
-        ),
+        ("simulation", (reading + load.host) * compared),
+        ("validation", reading * images + (1.6 * images + PLAIN * compared) * load.host + PACKING * load.weights),
         ("fidelity", 1.5 + 12 * LAYER_IMAGES * load.host),
         ("latency", 1.5 * runs * recipe.output.latency_batch * single),
     ]

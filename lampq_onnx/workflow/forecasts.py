@@ -12,7 +12,7 @@ from lampq_onnx.running.forecast import Forecast
 from lampq_onnx.running.load import DEIT_TINY
 from lampq_onnx.runtime.environment import target_here
 from lampq_onnx.workflow.estimates import deciding_stages, measuring_stages, planned_stages
-from lampq_onnx.workflow.expected import CHECKS, OPENING, forecast, run_name
+from lampq_onnx.workflow.expected import CHECKS, OPENING, SIMULATION, forecast, run_name
 
 
 def quantize_forecast(recipe: Recipe) -> Forecast:
@@ -24,7 +24,7 @@ def quantize_forecast(recipe: Recipe) -> Forecast:
     rounding = next(seconds for name, seconds in planned if name == "rounding")
     before = [stage for stage in planned if stage[0] != "reconstruction errors"]
     after = [stage for stage in planned if stage[0] == "reconstruction errors"]  # once the file is checked
-    found = [*_opening(recipe), *before, *CHECKS.items(), *after]
+    found = [*_opening(recipe), *before, *SIMULATION.items(), *CHECKS.items(), *after]
     for metric in recipe.output.baselines:
         found += [("rounding", rounding), (f"baseline {metric}", CHECKS["validation"])]
     return forecast(run_name("quantize", recipe), found)

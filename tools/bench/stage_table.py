@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-CHECKS = ("validation", "fidelity", "latency", "conversion", "output errors")
+CHECKS = ("simulation", "validation", "fidelity", "latency", "conversion", "output errors")
 """Stages behind the front end: the file is written and checked in the runtime."""
 
 LEAST = 1.0

@@ -80,9 +80,10 @@ def input_factors(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def _write_layer(graph: ir.Graph, node: ir.Node, module: torch.nn.Module) -> None:
+    """Write weight and bias; on a processor the graph's constants are views of the module's memory, not copies."""
     weight = _array(module._parameters["weight"])
     if node.op_type == "MatMul" or (node.op_type == "Gemm" and not int_attribute(node, "transB", 0)):
-        weight = np.ascontiguousarray(weight.T)
+        weight = weight.T
     _replace(graph, node, 1, weight, "weight")
     bias, added = module._parameters.get("bias"), bias_of(node)
     if bias is None:

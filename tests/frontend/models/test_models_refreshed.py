@@ -42,6 +42,10 @@ def test_an_equalized_model_is_written_without_another_export(tmp_path: Path, mo
     assert before == {value.name for value in frontend.exported.model.graph.initializers.values()}
     multiplied = [node for node in found.model.graph if node.name and node.name.endswith(".input.multiply")]
     assert len(multiplied) == sum(link.kind == "multiply" for link in links)
+    weights = [value.const_value.numpy() for value in found.model.graph.initializers.values() if value.const_value]
+    for layer in (layer for link in links for layer in link.readers):  # the graph holds no copies of the weights
+        matrix = layer.module.weight.detach().numpy()
+        assert any(np.shares_memory(matrix, weight) for weight in weights), layer.name
     save_model(found.model, tmp_path / "float.onnx")
     got = open_runner(tmp_path / "float.onnx", threads=1)(images.numpy())
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
