@@ -19,6 +19,7 @@ from lampq_onnx.evaluation.tasks.classification import ClassificationMeter
 from lampq_onnx.evaluation.tasks.detection import DetectionMeter
 from lampq_onnx.evaluation.tasks.meter import Meter
 from lampq_onnx.measures.error_meter import ErrorMeter, Outputs
+from lampq_onnx.running.memory import give_back
 from lampq_onnx.running.processes import ALONE, Group, own_items
 from lampq_onnx.running.progress import NO_PROGRESS, ProgressSink
 from lampq_onnx.runtime import Runner, compare_latency, layer_errors, open_runner
@@ -210,7 +211,10 @@ def measure_latency(
     engine: Engine = ONNXRUNTIME,
 ) -> Latency:
     """Time both files alternately, in separate sessions with the given number of threads."""
-    first, second = (open_runner(path, threads=threads, engine=engine) for path in (reference, quantized))
+    first = open_runner(reference, threads=threads, engine=engine)
+    give_back()  # loading takes several times what a session holds
+    second = open_runner(quantized, threads=threads, engine=engine)
+    give_back()
     return compare_latency(first, second, images, threads=threads, runs=runs)
 
 

@@ -145,19 +145,13 @@ def _capture(
     path: Path, names: Sequence[str], images: npt.NDArray[np.float32], threads: int
 ) -> list[npt.NDArray[np.float32]]:
     """Return the values of inner tensors in the unoptimized model."""
-    probe = onnx.load(path, load_external_data=False)
-    model_input = _image_input(probe).name
-    wanted = [name for name in dict.fromkeys(names) if name != model_input]
-    present = {output.name for output in probe.graph.output}
-    for name in wanted:
-        if name not in present:
-            probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    model_input, wanted, data = _probe(path, names)
     if not wanted:
         return [images for _ in names]
     options = session_options(threads, optimize=False)
     options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent.resolve()))
     try:
-        session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         parts = [session.run(wanted, {model_input: batch}) for batch in batches_for(session, images, str(path))]
     except LampqError:
         raise
@@ -169,6 +163,18 @@ def _capture(
     found = dict(zip(wanted, joined, strict=True))
     found[model_input] = images
     return [np.asarray(found[name]) for name in names]
+
+
+def _probe(path: Path, names: Sequence[str]) -> tuple[str, list[str], bytes]:
+    """Return the name of the image input, the other tensors among ``names``, and the model with these as outputs."""
+    probe = onnx.load(path, load_external_data=False)
+    model_input = _image_input(probe).name
+    wanted = [name for name in dict.fromkeys(names) if name != model_input]
+    present = {output.name for output in probe.graph.output}
+    for name in wanted:
+        if name not in present:
+            probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    return model_input, wanted, probe.SerializeToString()
 
 
 def _cut_out(

@@ -22,6 +22,7 @@ from lampq_onnx.frontend.models.digits import are_digits, digits_source
 from lampq_onnx.graph.keys import TARGET_KEY
 from lampq_onnx.graph.metadata import FileFacts, read_metadata
 from lampq_onnx.graph.model_file import load_model
+from lampq_onnx.running.memory import give_back
 from lampq_onnx.running.processes import ALONE, Group, started_by_torchrun
 from lampq_onnx.running.progress import NO_PROGRESS, Clock, ProgressSink
 from lampq_onnx.runtime.engine import engine_for
@@ -79,7 +80,10 @@ def validate(
             preprocessing=preprocessing,
             task=facts.task,
         )
+        del model, reference  # the checks read the files, and hold no graph with its weights beside the sessions
+        give_back()
         require_scores(files, threads)
+        give_back()
         if group.rank:
             share_accuracy(files, threads, group, NO_PROGRESS, engine=engine)
             return None
