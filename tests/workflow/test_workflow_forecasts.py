@@ -10,6 +10,7 @@ import pytest
 import lampq_onnx
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import stages_of
+from lampq_onnx.evaluation.measure import FIDELITY_IMAGES
 from lampq_onnx.running.forecast import Forecast
 from lampq_onnx.running.load import DEIT_TINY
 from lampq_onnx.targets import TARGETS
@@ -94,12 +95,14 @@ def test_eight_bits_everywhere_are_rounded_to_nearest_without_a_pass() -> None:
 
 
 def test_images_of_the_validation_are_read() -> None:
-    def validation(images: int, reading: float) -> float:
+    def seconds(reading: float) -> dict[str, float]:
         one = recipe()
-        stages = stages_of(one, TARGETS["onnxruntime-x86-vnni"])
-        return checking_stages(one, stages, DEIT_TINY, images, reading)[0].seconds
+        found = checking_stages(one, stages_of(one, TARGETS["onnxruntime-x86-vnni"]), DEIT_TINY, 500, reading)
+        return {stage.name: stage.seconds for stage in found}
 
-    assert validation(500, 0.01) - validation(500, 0.0) == pytest.approx(5.0)
+    slow, fast = seconds(0.01), seconds(0.0)
+    assert slow["validation"] - fast["validation"] == pytest.approx(5.0)
+    assert slow["simulation"] - fast["simulation"] == pytest.approx(0.01 * FIDELITY_IMAGES)
 
 
 def test_the_graph_is_written_again_if_channels_were_equalized() -> None:
