@@ -25,6 +25,7 @@ from lampq_onnx.converter.passes import (
     SplitUnbind,
     StayInRows,
     ToFloat16,
+    TokensFirst,
 )
 from lampq_onnx.graph.edits import CountingPass
 from lampq_onnx.graph.parameters import Parameters
@@ -89,6 +90,7 @@ def quantizing_steps(
         Step(BiasInGemm(facts, target), "late: the passes before recognize a layer as a MatMul with an Add"),
         Step(OneAttention(wanted=one_attention, wide=wide), "queries, keys and values have their final products now"),
         Step(StayInRows(target), "it follows the rows that Gemms read and write"),
+        Step(TokensFirst(facts, target), "after StayInRows, which takes the rows of two values for the same"),
         *(half if target.half else []),
     ]
 

@@ -70,6 +70,7 @@ TARGETS = {
             kernels=_ONNXRUNTIME,
             gemm_bias=True,
             rows=True,
+            tokens_first=True,
             part_products=True,
             runner="onnxruntime",
             verified=_ON_CPU,

@@ -89,6 +89,8 @@ class Target:
             products take so much longer that nothing is gained; on arm64 it was not measured.
         rows: values stay in rows between one Gemm and the next (docs/runtime/passes.md); of use where `gemm_bias` makes
             Gemms.
+        tokens_first: queries, keys and values are in rows of (tokens, batch), see `passes.TokensFirst`; of use where
+            `gemm_bias` makes Gemms.
         part_products: files are faster with one product per part of a result (queries, keys and values) than with one
             product that is split (docs/runtime/passes.md). Not measured on arm64. OpenVINO moves the parts inside its
             attention kernel. TensorRT would multiply the whole in float; it joins the parts to one product of integers.
@@ -118,6 +120,7 @@ class Target:
     shared_bytes: bool = True
     gemm_bias: bool = False
     rows: bool = False
+    tokens_first: bool = False
     part_products: bool = False
     grids: tuple[GridName, ...] = ("mid-tread", "mid-rise")
     block: int | None = None

@@ -272,7 +272,7 @@ def test_every_place_in_the_order_has_a_reason() -> None:
     assert names == [
         "RaiseOpset", "FoldShapes", "RemoveMoves", "SplitUnbind", "SelectEarly", "ReplaceBias", "PatchEmbedToMatMul",
         "GemmToMatMul", "QuantizeActivations", "QuantizeWeights", "ProductPerPart", "BiasInGemm", "OneAttention",
-        "StayInRows",
+        "StayInRows", "TokensFirst",
     ]  # fmt: skip
     assert any(step.action is packer for step in steps)
     assert all(len(step.because.split()) > 3 for step in (*steps, *graph_steps()))

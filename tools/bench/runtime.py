@@ -150,15 +150,17 @@ def prepare(folder: Path, model: str, checkpoint: Path | None) -> None:
     names = [type(step).__name__ for step in default_graph_passes()]
     files = {FLOAT: source}
     here = target_here("auto")
-    plain = dataclasses.replace(here, rows=False, gemm_bias=False, part_products=False)
+    plain = dataclasses.replace(here, tokens_first=False, rows=False, gemm_bias=False, part_products=False)
     steps = [("W4A8, no graph pass", 0, plain, False)]
     steps += [(f"+ {name}", number, plain, False) for number, name in enumerate(names, 1)]
     if here.part_products:
-        steps.append(("+ ProductPerPart", len(names), dataclasses.replace(here, rows=False, gemm_bias=False), False))
+        steps.append(("+ ProductPerPart", len(names), dataclasses.replace(plain, part_products=True), False))
     if here.gemm_bias:
-        steps.append(("+ BiasInGemm", len(names), dataclasses.replace(here, rows=False), False))
+        steps.append(("+ BiasInGemm", len(names), dataclasses.replace(here, tokens_first=False, rows=False), False))
     if here.rows:
-        steps.append(("+ StayInRows", len(names), here, False))
+        steps.append(("+ StayInRows", len(names), dataclasses.replace(here, tokens_first=False), False))
+    if here.tokens_first:
+        steps.append(("+ TokensFirst", len(names), here, False))
     steps.append(("+ OneAttention", len(names), here, True))
     for number, (label, passes, target, one) in enumerate(steps):
         files[label] = folder / f"{model}.step{number}.onnx"
@@ -227,7 +229,9 @@ def attention(folder: Path, model: str, checkpoint: Path | None, runs: int) -> N
     """Time the float and the W4A8 file with and without edits of their attention."""
     source = float_file(folder, model, checkpoint)
     w4a8 = folder / f"{model}.attention4.onnx"
-    plain = dataclasses.replace(target_here("auto"), rows=False, gemm_bias=False, part_products=False)
+    plain = dataclasses.replace(
+        target_here("auto"), tokens_first=False, rows=False, gemm_bias=False, part_products=False
+    )
     quantized(source, w4a8, 4, target=plain)
     edits = []
     for label, path in ((FLOAT, source), ("W4A8", w4a8)):

@@ -16,6 +16,7 @@ from lampq_onnx.converter.passes.rows import StayInRows
 from lampq_onnx.converter.passes.select_early import SelectEarly
 from lampq_onnx.converter.passes.split_unbind import SplitUnbind
 from lampq_onnx.converter.passes.to_float16 import ToFloat16
+from lampq_onnx.converter.passes.tokens_first import TokensFirst
 
 __all__ = [
     "BiasInGemm",
@@ -34,4 +35,5 @@ __all__ = [
     "SplitUnbind",
     "StayInRows",
     "ToFloat16",
+    "TokensFirst",
 ]

@@ -117,7 +117,7 @@ def core_of(graph: ir.Graph, softmax: ir.Node) -> Core | Refused | bool:
             return Refused("something else reads the scores too")
         if _standard(node, "MatMul"):
             return Core(softmax, node, mixing, factor)
-        scaled = _scaled(node)
+        scaled = without_factor(node)
         if scaled is None:
             return Refused(f"a {node.op_type} stands between the scores and the softmax")
         value, factor = scaled[0], factor * scaled[1]
@@ -154,14 +154,14 @@ def _moved(value: ir.Value | None) -> _Moved:
         if node is not None and perm is not None and len(perm.as_ints()) == 4 and node.inputs[0] is not None:
             order, value = [list(perm.as_ints())[i] for i in order], node.inputs[0]
             continue
-        scaled = _scaled(node) if node is not None else None
+        scaled = without_factor(node) if node is not None else None
         if scaled is None:
             source = tuple(shape[order.index(i)] for i in range(4)) if shape is not None and len(shape) == 4 else None
             return _Moved(value, order, factor, source)
         value, factor = scaled[0], factor * scaled[1]
 
 
-def _scaled(node: ir.Node) -> tuple[ir.Value, float] | None:
+def without_factor(node: ir.Node) -> tuple[ir.Value, float] | None:
     """Return what a Mul or Div with a single constant number scales, and the factor."""
     if not _standard(node, "Mul") and not _standard(node, "Div"):
         return None

@@ -397,6 +397,7 @@ def test_passes_say_what_they_did() -> None:
         "BiasInGemm": 0,
         "OneAttention": 0,
         "StayInRows": 0,
+        "TokensFirst": 0,
         "RemovedInitializers": conversion.passes["RemovedInitializers"],
     }
     assert conversion.passes["RemovedInitializers"] >= 10
