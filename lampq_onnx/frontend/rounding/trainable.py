@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,10 @@ class TrainableLayer(torch.nn.Module):
 
     def matrix(self) -> torch.Tensor:
         """The dequantized weights, float32 (outputs, inputs)."""
-        return (self.numbers() * self._step + self._rise) * self._spread(self._buffer("scale") * self.log_scale.exp())
+        numbers = self.numbers()
+        if isinstance(self._step, torch.Tensor) or self._step != 1:
+            numbers = numbers * self._step + self._rise
+        return numbers * self._spread(self._buffer("scale") * self.log_scale.exp())
 
     def _spread(self, scale: torch.Tensor) -> torch.Tensor:
         """The scale of each weight; one column where rows have one scale."""
@@ -133,17 +136,22 @@ class TrainableLayer(torch.nn.Module):
         if self._quantizer is None:
             return values
         scale = self._quantizer.scale * self.log_input_scale.exp()
-        seen = fake_quantize(values, scale, self.zero, self._quantizer.bits)
+        dropped = None
         if self.training and self._drop > 0:
-            kept = torch.rand(values.shape, generator=self._generator, device=values.device) < self._drop
-            seen = torch.where(kept, values, seen)
-        return seen
+            dropped = torch.rand(values.shape, generator=self._generator, device=values.device) < self._drop
+        return fake_quantize(values, scale, self.zero, self._quantizer.bits, dropped)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Compute the layer's output."""
         module = self._module[0]
         seen = self.quantize_input(values)
         if isinstance(module, torch.nn.Conv2d):
+            if _is_linear_of_patches(module, seen):
+                height, width = module.kernel_size
+                rows, columns = seen.shape[2] // height, seen.shape[3] // width
+                parts = seen.reshape(len(seen), -1, rows, height, columns, width)
+                tokens = parts.permute(0, 2, 4, 1, 3, 5)  # (n, rows, columns, channels, height, width)
+                return linear(tokens.flatten(3), self.matrix(), self.bias).permute(0, 3, 1, 2)
             matrix = self.matrix().reshape(module.weight.shape)
             # _conv_forward applies the module's own stride, padding and padding mode.
             convolved: torch.Tensor = module._conv_forward(seen, matrix, self.bias)
@@ -188,6 +196,28 @@ def _per_row(values: npt.NDArray[np.float32], device: torch.device) -> float | t
     return first if bool((values == first).all()) else torch.from_numpy(values).to(device)[:, None]
 
 
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
+        return torch.round(values)
+
+    @staticmethod
+    def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
 def _round(values: torch.Tensor) -> torch.Tensor:
     """Nearest integers, with the gradient of the identity."""
-    return values + (torch.round(values) - values).detach()
+    found: torch.Tensor = _Round.apply(values)
+    return found
+
+
+def _is_linear_of_patches(module: torch.nn.Conv2d, values: torch.Tensor) -> bool:
+    """Whether a convolution is a product of patches that neither overlap nor leave gaps, as in a patch embedding."""
+    return (
+        module.kernel_size == module.stride
+        and all(side % part == 0 for side, part in zip(values.shape[2:], module.kernel_size, strict=True))
+        and module.groups == 1
+        and tuple(module.dilation) == (1, 1)
+        and not any(module._reversed_padding_repeated_twice)
+    )

@@ -186,4 +186,5 @@ def optimizer_of(layers: Iterable[TrainableLayer], rates: LearningRates) -> torc
     return torch.optim.Adam(
         [{"params": parameters, "lr": chosen[name]} for name, parameters in groups.items() if parameters],
         betas=(0.9, 0.99),
+        fused=all(parameter.device.type == "cpu" for parameters in groups.values() for parameter in parameters),
     )

@@ -41,3 +41,21 @@ def test_values_and_gradients_are_those_of_the_plain_operations(bits: int, zero:
     for fused, plain in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
     assert (found[0][1] == 0).any(), "some values are clipped"
+
+
+def test_dropped_values_pass_and_leave_nothing_for_scale_and_zero_point() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, weights = torch.randn(2, 3, 50, 7, generator=generator)
+    dropped = torch.rand(values.shape, generator=generator) < 0.4
+    found: list[tuple[torch.Tensor, ...]] = []
+    for fused in (True, False):
+        inputs = [t.clone().requires_grad_() for t in (values, torch.tensor(0.25), torch.tensor(5.3))]
+        if fused:
+            seen = fake_quantize(inputs[0], inputs[1], inputs[2], 4, dropped)
+        else:
+            seen = torch.where(dropped, inputs[0], written_out(inputs[0], inputs[1], inputs[2], 4))
+        (seen * weights).sum().backward()
+        found.append((seen.detach(), *(t.grad for t in inputs if t.grad is not None)))
+    for fused_value, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused_value, plain, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found[0][0][dropped], values[dropped])

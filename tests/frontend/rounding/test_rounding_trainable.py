@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerPlan
+from lampq_onnx.frontend.rounding import trainable as trainable_module
 from lampq_onnx.frontend.rounding.ladder import Rounding
 from lampq_onnx.frontend.rounding.plan import plan_inputs, with_inputs
 from lampq_onnx.frontend.rounding.trainable import RoundingKind, TrainableLayer
@@ -212,6 +213,35 @@ def test_gradients_pass_through_the_rounding() -> None:
     expected = scale * (inside + (0 - zero) + (15 - zero))
     assert float(by_scale) == pytest.approx(expected, rel=1e-4)
     assert float(by_zero) == pytest.approx(-2 * scale, rel=1e-5)  # only what is clipped
+
+
+@pytest.mark.parametrize("kernel", [(4, 4), (2, 8)])
+def test_patches_have_the_gradients_of_the_convolution(
+    kernel: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Conv2d(3, 8, kernel, stride=kernel).requires_grad_(False)
+    matrix = module.weight.flatten(1)
+    rounding = Rounding(fit_weight_grid(matrix.numpy(), 3).quantize(matrix.numpy()), "nearest", matrix, {})
+    x, weights = torch.randn(2, 3, 16, 24), torch.randn(2, 8, 16 // kernel[0], 24 // kernel[1])
+    found = []
+    for patches in (True, False):
+        if not patches:
+            monkeypatch.setattr(trainable_module, "_is_linear_of_patches", lambda *_: False)
+        trainable = TrainableLayer(module, rounding, module.bias, QUANTIZER).train()
+        output = trainable(x)
+        (output * weights).sum().backward()
+        found.append([output.detach(), *(p.grad for p in trainable.parameters() if p.grad is not None)])
+    assert len(found[0]) == 6
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_patches_that_overlap_or_leave_a_rest_are_convolved() -> None:
+    x = torch.zeros(1, 3, 9, 8)
+    for module in (torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.Conv2d(3, 8, 4, stride=4, padding=2)):
+        assert not trainable_module._is_linear_of_patches(module, x)
+    assert not trainable_module._is_linear_of_patches(torch.nn.Conv2d(3, 8, 4, stride=4), x)
+    assert trainable_module._is_linear_of_patches(torch.nn.Conv2d(3, 8, 4, stride=4), x[:, :, :8])
 
 
 def test_dropped_elements_stay_in_float_in_training_alone() -> None:
