@@ -1,14 +1,24 @@
-"""What a run will take: its stages in order, with a rough time and the memory it needs at most."""
+"""What a run will take: its stages in order, with a rough time and the memory it needs at most.
+
+Factors on the time of a pass are those of a ViT-Ti and a ViT-S on two threads of an Intel Xeon with AVX-512 VNNI, where
+not said otherwise (`python -m tools.bench.scale stages --clock cpu`).
+"""
 
 from __future__ import annotations
 
+import math
+
+from lampq_onnx.artifacts.plan import FIXED_BITS
 from lampq_onnx.config.recipe import Recipe
 from lampq_onnx.config.stages import Stages
 from lampq_onnx.evaluation.checks import PROFILED_RUNS
 from lampq_onnx.evaluation.measure import FIDELITY_IMAGES, LAYER_IMAGES
 from lampq_onnx.evaluation.output_errors import ERROR_IMAGES
+from lampq_onnx.frontend.equalization.strengths import SCREEN_IMAGES
 from lampq_onnx.frontend.equalized import IMAGES as EQUALIZATION_IMAGES
 from lampq_onnx.frontend.equalized import compares_options
+from lampq_onnx.frontend.measuring.costs import measured_widths
+from lampq_onnx.frontend.measuring.samples import HELD_OUT_SHARE
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
 from lampq_onnx.running.load import Load
@@ -60,11 +70,35 @@ PLAIN = 2.0
 SOLVING = 1.0
 """Seconds of the integer program, most of them to import the solver."""
 
-COMPARED = 20
+LINKED = 90
+"""Passes that take as long as finding the places of equalization, which are tried out one by one."""
+
+COMPARED = 10
 """Passes that take as long as comparing the options of equalization on an image."""
 
 PREDICTED = 8
-"""The same if a closed form decides."""
+"""Passes that take as long as a closed form of all options on an image."""
+
+FITTED = 5.5e-7
+"""Seconds that a processor takes to fit the grids of all options of equalization to a weight."""
+
+COSTED = 1.15
+"""Time of a pass with another weight in one layer, its comparison included, over that of a pass."""
+
+RANGED = 13
+"""Passes that take as long as the errors of all ranges on an image."""
+
+OPENED, UNPACKED = 0.03, 0.08
+"""Seconds to open a layer alone in the runtime; the same if it unpacks its weight."""
+
+ANSWERED = 2.0
+"""Time of both files on an image, over that of a pass."""
+
+SIMULATED = 1.5
+"""Time of the simulation from the numbers of the file, over that of a pass."""
+
+ERRORS = 2.0
+"""Time to compare the outputs of all layers of both files on an image, over that of a pass."""
 
 
 def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tuple[PlannedStage, ...]:
@@ -99,14 +133,15 @@ def checking_stages(
     single = load.host * min(recipe.output.threads or 1, 2)
     runs = recipe.output.latency_runs + (PROFILED_RUNS + WARM_UP if stages.layer_errors else 0) + WARM_UP
     compared = min(images, FIDELITY_IMAGES)
+    opening = OPENED if recipe.allocation.only_width == FIXED_BITS else UNPACKED
     found = [
-        ("simulation", (reading + load.host) * compared),
-        ("validation", reading * images + (1.6 * images + PLAIN * compared) * load.host + PACKING * load.weights),
-        ("fidelity", 1.5 + 12 * LAYER_IMAGES * load.host),
+        ("simulation", (reading + SIMULATED * load.host) * compared),
+        ("validation", reading * images + (ANSWERED * images + PLAIN * compared) * load.host + PACKING * load.weights),
+        ("fidelity", opening * load.layers + 12 * LAYER_IMAGES * load.host),
         ("latency", 1.5 * runs * recipe.output.latency_batch * single),
     ]
     if stages.layer_errors:
-        found.append(("output errors", 1.0 + 1.4 * ERROR_IMAGES * load.host))
+        found.append(("output errors", 1.0 + ERRORS * ERROR_IMAGES * load.host))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
 
@@ -116,14 +151,9 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     held, asked, image = max(1, min(count // 4, 64)), stages.measurements, load.image
     found: list[tuple[str, float]] = []
     if stages.equalization:
-        few = min(count, EQUALIZATION_IMAGES)
-        waiting = WAIT * load.layers if load.gpu else 0.0
-        compared = (
-            COMPARED if compares_options(recipe.allocation.bits, recipe.allocation.activation_bits) else PREDICTED
-        )
-        found.append(("equalization", waiting + few * image + min(held, few // 4) * image * (BACKWARD + compared)))
+        found.append(("equalization", _equalization(recipe, load, min(count, EQUALIZATION_IMAGES))))
         found.append(("export", AGAIN))
-    found.append(("ranges", (2 * count + held * (BACKWARD + 9)) * image))
+    found.append(("ranges", (2 * count + held * (BACKWARD + RANGED)) * image))
     if "trace" in asked:
         found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
     if "weight_error" in asked:
@@ -133,7 +163,7 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     if "alpha" in asked:
         found.append(("alpha", 4 * recipe.analysis.alpha_samples * min(count, 32) * image))
     if "weight_cost" in asked:
-        rounding, passes = _weight_costs(effort, load, widths, count)
+        rounding, passes = _weight_costs(recipe, effort, load, count)
         if recipe.rounding.method == "gptq":
             found.append(("cost candidates", rounding))
         found.append(("costs", passes))
@@ -180,15 +210,33 @@ def peak_bytes(load: Load) -> float:
     return LIBRARIES + CUDA * load.gpu + MODELS * load.parameters + IMAGE_BATCH * load.activations / load.blocks
 
 
-def _weight_costs(effort: Effort, load: Load, widths: int, count: int) -> tuple[float, float]:
+def _equalization(recipe: Recipe, load: Load, count: int) -> float:
+    judged = max(1, count // HELD_OUT_SHARE)
+    passes = LINKED + count + PREDICTED * judged
+    fitted = FITTED * load.weights / 3  # the closed form of the options alone
+    if compares_options(recipe.allocation.bits, recipe.allocation.activation_bits):
+        passes = LINKED + count + PREDICTED * min(judged, SCREEN_IMAGES) + COMPARED * judged
+        fitted = FITTED * load.weights
+    return passes * load.image + (WAIT * load.layers if load.gpu else fitted)
+
+
+def _weight_costs(recipe: Recipe, effort: Effort, load: Load, count: int) -> tuple[float, float]:
     """Return the seconds to round the candidates, and those to measure them."""
-    half = max(1, count // 2)
-    rounding = 1.5 * half * load.image + _sweep(load, widths)
+    half, candidates = max(1, count // 2), recipe.allocation.candidates
+    rounding = 1.5 * half * load.image + _sweep(load, len(candidates))
     images = min(half, effort.cost_images)
     if effort.costs == "directional":
-        return rounding, images * (BACKWARD + widths / 4) * load.image
-    # Two widths near the budget, one of them on half of the images, from the block of the layer on.
-    return rounding, images * load.layers * min(widths, 1.5) / 2 * load.image
+        return rounding, images * (BACKWARD + len(candidates) / 4) * load.image
+    # The widest of the measured widths sees all batches, the others half of them, from the block of the layer on.
+    batches = math.ceil(images / IMAGE_BATCH)
+    others = len(measured_widths(candidates, recipe.allocation.bits)) - 1
+    settings = load.layers * (1 + others * math.ceil(batches / 2) / batches)
+    return rounding, COSTED * images * settings * _part_behind(load) * load.image
+
+
+def _part_behind(load: Load) -> float:
+    """Return the part of a pass from the block of a layer on, on average over the layers."""
+    return (load.blocks + 1) / (2 * load.blocks)
 
 
 def _sweep(load: Load, widths: int) -> float:

@@ -109,3 +109,26 @@ def test_the_graph_is_written_again_if_channels_were_equalized() -> None:
     names = stages(quantize_forecast(recipe()))
     assert names.count("export") == 2
     assert names.index("equalization") == len(names) - 1 - names[::-1].index("export") - 1
+
+
+def test_costs_count_the_widths_that_are_measured_and_the_batches_that_they_see() -> None:
+    def costs(bits: float, count: int) -> float:
+        one = recipe("balanced", bits)
+        found = planned_stages(one, stages_of(one, TARGETS["onnxruntime-x86-vnni"]), DEIT_TINY, count)
+        return next(stage.seconds for stage in found if stage.name == "costs")
+
+    # Widths 3 and 4 at 4 bits, 2, 3 and 4 at 3 bits; up to 32 images are one batch, which every width sees.
+    assert costs(3.0, 32) / costs(4.0, 32) == pytest.approx(3 / 2)
+    assert costs(4.0, 32) / costs(4.0, 16) == pytest.approx(2)
+    by_hand = 1.15 * 16 * 48 * 2 * (13 / 24) * DEIT_TINY.image
+    assert costs(4.0, 32) == pytest.approx(by_hand)
+
+
+def test_equalization_takes_longer_where_options_are_compared() -> None:
+    def equalization(bits: float) -> float:
+        found = planned_stages(
+            recipe("fast", bits), stages_of(recipe("fast", bits), TARGETS["tensorrt"]), DEIT_TINY, 64
+        )
+        return next(stage.seconds for stage in found if stage.name == "equalization")
+
+    assert equalization(4.0) > 1.2 * equalization(8.0)
