@@ -87,7 +87,7 @@ ROOMS = {
     "workflow": (
         "errors targets running disk quantization data artifacts measures allocation config graph importer converter "
         "runtime runtime.probe evaluation evaluation.tasks html serving frontend.shared frontend.models "
-        "frontend.rounding frontend"
+        "frontend.equalization frontend.measuring frontend.rounding frontend"
     ),
     "workflow.sweep": (
         "errors targets running disk quantization data artifacts allocation config graph converter runtime evaluation "

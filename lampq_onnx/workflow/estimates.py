@@ -61,8 +61,11 @@ ROUNDED = 8e-8
 UPLOAD = 1.5e-9
 """Seconds to bring the codes of a weight to a GPU, which the shares of channels do for 3 widths in batches of 16."""
 
-PACKING = 2.5e-8
+PACKING = 5e-8
 """Seconds to convert a weight and to write it."""
+
+GRAPH = 0.4
+"""Seconds to convert the graph around the weights."""
 
 PLAIN = 2.0
 """Time of a pass through the quantized file without optimizations, over that of float."""
@@ -114,7 +117,7 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
     found += deciding_stages(recipe, stages, load, count)
     if stages.layer_errors:
         found.append(("reconstruction errors", 4 * min(count, 64) * load.image))
-    found.append(("conversion", PACKING * load.weights))
+    found.append(("conversion", GRAPH + PACKING * load.weights))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
 
