@@ -25,6 +25,8 @@ from lampq_onnx.measures.evidence import clearly_lower
 
 BudgetRule = Literal["strict", "count"]
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class Evaluator(Protocol):
     """What the update asks of the quantized model."""
@@ -33,14 +35,23 @@ class Evaluator(Protocol):
         """Return layer -> L_i = ||What Xhat - W X||_F^2 / ||W X||_F^2 at the given widths."""
         ...
 
-    def losses(self, bits: Mapping[str, int | ChannelWidths]) -> Sequence[float] | npt.NDArray[np.float64]:
-        """Return the loss of the quantized model on each image of the sample set, in their order; lower is better."""
+    def losses(
+        self, bits: Mapping[str, int | ChannelWidths], best: FloatArray | None = None
+    ) -> Sequence[float] | FloatArray:
+        """Return the loss of the quantized model on each image of the sample set, in their order; lower is better.
+
+        With ``best``, the losses at the widths so far, only those of the first images may be returned, if they leave no
+        chance of being clearly lower.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class SwapRecord:
-    """One round: which layers went up and down, the score with them, and whether the swap was kept."""
+    """One round: which layers went up and down, the score with them, and whether the swap was kept.
+
+    The score of a rejected swap is that before it, plus the change on the images that decided.
+    """
 
     raised: str
     lowered: str
@@ -115,7 +126,9 @@ def iterative_update(
         return iter(_ranked(raises, lowers, capacity - used if budget_rule == "strict" else None, first=first))
 
     errors = _Errors(evaluator, dict)
-    return _search(dict(bits), swaps, lambda widths: evaluator.losses(dict(widths)), rounds, patience, progress)
+    return _search(
+        dict(bits), swaps, lambda widths, best: evaluator.losses(dict(widths), best), rounds, patience, progress
+    )
 
 
 def update_mixes(
@@ -168,7 +181,9 @@ def update_mixes(
         return iter(_ranked(raises, lowers, capacity - used, first=first))
 
     errors = _Errors(evaluator, widths)
-    return _search(dict(start), swaps, lambda current: evaluator.losses(widths(current)), rounds, patience, progress)
+    return _search(
+        dict(start), swaps, lambda current, best: evaluator.losses(widths(current), best), rounds, patience, progress
+    )
 
 
 class _Errors:
@@ -190,7 +205,7 @@ class _Errors:
 def _search(
     current: dict[str, int],
     swaps_of: Callable[[dict[str, int], bool], Iterator[tuple[_Move, _Move]]],
-    losses_of: Callable[[dict[str, int]], Sequence[float] | npt.NDArray[np.float64]],
+    losses_of: Callable[[dict[str, int], FloatArray | None], Sequence[float] | FloatArray],
     rounds: int,
     patience: int,
     progress: Callable[[int], None] | None,
@@ -200,12 +215,12 @@ def _search(
     Args:
         current: layer -> its width, or its rung.
         swaps_of: (widths, whether the last swap was kept) -> allowed swaps, best first.
-        losses_of: widths -> loss of each image.
+        losses_of: (widths, losses to be lower than) -> loss of each image, see `Evaluator.losses`.
         rounds, patience, progress: see `iterative_update`.
     """
     if rounds < 0 or patience < 1:
         raise UsageError(f"rounds must be at least 0 and patience at least 1, not {rounds} and {patience}")
-    losses = np.asarray(losses_of(current), dtype=np.float64)
+    losses = np.asarray(losses_of(current, None), dtype=np.float64)
     score = before = float(losses.mean())
     if not math.isfinite(before):
         raise LampqError(f"the score of the quantized model is {before}; no swap can be judged against it")
@@ -219,9 +234,11 @@ def _search(
             break
         up, down, trial = swap
         seen.add(tuple(trial.values()))
-        trial_losses = np.asarray(losses_of(trial), dtype=np.float64)
-        trial_score = float(trial_losses.mean())
-        kept = clearly_lower(trial_losses, losses)
+        trial_losses = np.asarray(losses_of(trial, losses), dtype=np.float64)
+        whole = len(trial_losses) == len(losses)
+        change = float((trial_losses - losses[: len(trial_losses)]).mean())
+        trial_score = float(trial_losses.mean()) if whole else score + change
+        kept = whole and clearly_lower(trial_losses, losses)
         history.append(SwapRecord(up.layer, down.layer, trial_score, kept))
         if progress is not None:
             progress(len(history))

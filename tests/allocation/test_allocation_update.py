@@ -22,7 +22,7 @@ class Weighted:
     def reconstruction_errors(self, bits: dict[str, int]) -> dict[str, float]:
         return {u: w / math.prod(RATIO[b] for b in range(2, bits[u] + 1)) for u, w in self.weights.items()}
 
-    def losses(self, bits: dict[str, int]) -> list[float]:
+    def losses(self, bits: dict[str, int], best: object = None) -> list[float]:
         self.scored.append(dict(bits))
         return [sum(self.reconstruction_errors(bits).values())]
 
@@ -40,7 +40,7 @@ class Scripted:
         self.measured += 1
         return self.errors
 
-    def losses(self, bits: dict[str, int]) -> list[float]:
+    def losses(self, bits: dict[str, int], best: object = None) -> list[float]:
         self.scored.append(dict(bits))
         found = next(self.scores)
         return found if isinstance(found, list) else [found]
@@ -217,3 +217,18 @@ def test_a_swap_that_the_images_scatter_may_explain_is_undone() -> None:
         assert result.score_before == pytest.approx(2.5)
         assert result.history[0].score == pytest.approx(2.25)
         assert result.score_after == pytest.approx(2.25 if kept else 2.5)
+
+
+def test_a_swap_that_is_given_up_early_has_the_score_of_the_images_that_decided():
+    bits = {"a": 4, "b": 4}
+    evaluator = Scripted({"a": 1.0, "b": 0.1}, [[1.0, 3.0, 2.0, 2.0], [1.5, 3.5]])
+    result = iterative_update(bits, ones(bits), 8, ALL, evaluator)
+    assert [(swap.kept, swap.score) for swap in result.history] == [(False, 2.5)]
+    assert result.bits == bits
+    assert result.score_after == result.score_before == 2.0
+
+
+def test_fewer_images_never_suffice_to_keep_a_swap():
+    bits = {"a": 4, "b": 4}
+    evaluator = Scripted({"a": 1.0, "b": 0.1}, [[1.0, 3.0, 2.0, 2.0], [0.5, 1.5]])
+    assert not iterative_update(bits, ones(bits), 8, ALL, evaluator).history[0].kept

@@ -14,7 +14,7 @@ from lampq_onnx.errors import UsageError
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
 from lampq_onnx.frontend.shared.batching import BATCH, Images, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
-from lampq_onnx.frontend.simulation.losses import Measure, image_losses
+from lampq_onnx.frontend.simulation.losses import Measure, image_losses, perhaps_lower
 from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
@@ -76,13 +76,28 @@ class SimulationEvaluator:
         """Mean loss of the quantized model on the images; lower is better."""
         return float(np.mean(self.losses(bits)))
 
-    def losses(self, bits: Mapping[str, Bits]) -> npt.NDArray[np.float64]:
-        """Loss of the quantized model on each image, float64 (n,)."""
-        losses = image_losses(
-            self._logits(bits), self._reference, self._labels, self._measure, likelihood_of(self._model)
-        )
-        found: npt.NDArray[np.float64] = losses.numpy()
-        return found
+    @torch.no_grad()
+    def losses(self, bits: Mapping[str, Bits], best: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
+        """Loss of the quantized model on each image, float64 (n,).
+
+        Args:
+            bits: layer -> width of its weights.
+            best: losses that these would have to be clearly lower than; measuring stops after the batch that leaves no
+                chance of it, and the losses of the images so far are returned.
+        """
+        likelihood, found = likelihood_of(self._model), torch.empty(0, dtype=torch.float64)
+        against = None if best is None else torch.from_numpy(best)
+        with simulated(self._layers, self.settings(bits), self._rounder):
+            for batch, _ in tensors(self._images, device_of(self._model)):
+                own = slice(len(found), len(found) + len(batch))
+                labels = None if self._labels is None else self._labels[own]
+                outputs = self._model(batch).float().cpu()
+                losses = image_losses(outputs, self._reference[own], labels, self._measure, likelihood)
+                found = torch.cat([found, losses])
+                if against is not None and not perhaps_lower(found, against[: len(found)], len(against)):
+                    break
+        values: npt.NDArray[np.float64] = found.numpy()
+        return values
 
     def agreement(self, bits: Mapping[str, Bits]) -> tuple[float, int]:
         """Fraction of images with the same top-1 answer as the float model, and the number of images.

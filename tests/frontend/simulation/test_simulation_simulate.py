@@ -26,7 +26,7 @@ from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
-from lampq_onnx.frontend.shared.batching import logits_of
+from lampq_onnx.frontend.shared.batching import BATCH, logits_of
 from lampq_onnx.frontend.simulation.losses import loss_of
 from lampq_onnx.frontend.simulation.simulate import (
     LayerSetting,
@@ -217,6 +217,22 @@ def test_reconstruction_errors(frontend: Frontend, inputs: str) -> None:
     expected = float((xq @ wq.T - x @ w.T).square().sum() / (x @ w.T).square().sum())
     assert measured[layer.name] == pytest.approx(expected, rel=1e-3)
     assert evaluator.score(bits) > evaluator.score(dict.fromkeys(bits, 8))
+
+
+def test_widths_without_a_chance_are_given_up_after_the_first_images(frontend: Frontend) -> None:
+    module, layers, data = frontend.loaded.module, frontend.exported.layers, images(40)
+    reference, bits = logits_of(module, data), {layer.name: 4 for layer in layers}
+    evaluator = SimulationEvaluator(
+        module, layers, lambda *_: None, frontend.rounder, data, data, reference, None, fixed_bits={}
+    )
+    with simulated(layers, evaluator.settings(bits), frontend.rounder):
+        changed = logits_of(module, data).double()
+    own = reference.double()
+    expected = (own.softmax(1) * (own.log_softmax(1) - changed.log_softmax(1))).sum(1).numpy()
+    losses = evaluator.losses(bits)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-9)
+    assert len(evaluator.losses(bits, losses / 2)) == BATCH  # worse
+    np.testing.assert_array_equal(evaluator.losses(bits, losses * 2), losses)  # better on every image
 
 
 def test_rounders_of_the_same_weights_fit_each_grid_once() -> None:
