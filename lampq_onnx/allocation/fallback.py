@@ -31,6 +31,8 @@ def layers_or_groups(layers: Callable[[], Result], groups: Callable[[], Result])
     except LampqError as refusal:
         try:
             return (groups(),)
+        except UsageError:
+            raise
         except LampqError:
             raise refusal from None
     try:
@@ -38,5 +40,5 @@ def layers_or_groups(layers: Callable[[], Result], groups: Callable[[], Result])
     except UsageError:
         raise
     except LampqError as refusal:
-        _log.info("one width for each layer: the budgets do not allow groups of channels (%s)", refusal)
+        _log.debug("the budgets do not allow groups of channels: %s", refusal)
         return (whole,)

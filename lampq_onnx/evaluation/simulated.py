@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from lampq_onnx.data import Batch
+from lampq_onnx.errors import LampqError
 from lampq_onnx.evaluation.measure import FIDELITY_IMAGES, Simulation
 
 HELD_BYTES = 2**28
@@ -15,27 +17,33 @@ HELD_BYTES = 2**28
 
 
 class Answers:
-    """Answers to consecutive images, given again in their order.
+    """Answers to images that were seen before, looked up by the bytes of an image."""
 
-    Args:
-        values: answers (n, ...), float32.
-    """
+    def __init__(self) -> None:
+        self._known: dict[bytes, npt.NDArray[np.float32]] = {}
 
-    def __init__(self, values: npt.NDArray[np.float32]) -> None:
-        self._values = values
-        self._given = 0
+    def add(self, images: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> None:
+        """Add the answers (n, ...) to images (n, c, h, w)."""
+        for image, value in zip(images, values, strict=True):
+            self._known[_digest(image)] = value.copy()
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the answers to the images (n, c, h, w) that follow those of the last call.
+        """Return the answers to images (n, c, h, w).
 
         Raises:
-            ValueError: there are no answers to so many images.
+            LampqError: an image was not seen before.
         """
-        start, stop = self._given, self._given + len(images)
-        if stop > len(self._values):
-            raise ValueError(f"answers to images {start} to {stop} were asked for, and there are {len(self._values)}")
-        self._given = stop
-        return self._values[start:stop]
+        found = [self._known.get(_digest(image)) for image in images]
+        if any(value is None for value in found):
+            raise LampqError(
+                "the validation images are not the same when they are read again",
+                hint="give images without random changes, e.g. a folder or an .npz file",
+            )
+        return np.stack([value for value in found if value is not None])
+
+
+def _digest(image: npt.NDArray[np.float32]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def answers_before(
@@ -52,12 +60,13 @@ def answers_before(
     Returns:
         The answers; None if they are too large to be held.
     """
-    found: list[npt.NDArray[np.float32]] = []
+    found = Answers()
     for batch in batches:
         if batch.start >= FIDELITY_IMAGES:
             break
-        found.append(simulation(batch.images))
-        if found[0].nbytes / len(found[0]) * FIDELITY_IMAGES > most:
+        values = simulation(batch.images)
+        if values.nbytes / len(values) * FIDELITY_IMAGES > most:
             return None
+        found.add(batch.images, values)
         advance(batch.start + len(batch.images))
-    return Answers(np.concatenate(found))
+    return found

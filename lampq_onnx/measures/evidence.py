@@ -14,6 +14,9 @@ lowest is noise, and picking it fifty times in a row fits the images."""
 TENTH = 1.28
 """Score that a normal variable exceeds with a chance of one in ten."""
 
+LEAST_SEEN = 8
+"""Pairs below which nothing is given up: the scatter of a few pairs says little, and that of one nothing."""
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -44,8 +47,11 @@ def perhaps_lower(
     """Whether some of ``count`` paired losses leave a chance that all of them are `clearly_lower`.
 
     If the other pairs are like these, the score of all pairs is normal around score / sqrt(share), with a variance of
-    1 - share. A chance below one in ten is none.
+    1 - share. A chance below one in ten is none; it is that of each look, and a comparison may take several. Less than
+    `LEAST_SEEN` pairs decide nothing, unless they are all.
     """
+    if len(losses) < min(count, LEAST_SEEN):
+        return True
     differences = _differences(losses, others)
     share = min(1.0, len(differences[0]) / count)
     needed = share**0.5 * (evidence - TENTH * (1 - share) ** 0.5)

@@ -11,6 +11,9 @@ from typing import Any
 KEPT_BLOCK = 2**27
 """Bytes up to which a block that is freed is kept; the widest activations of 32 images are 77 MB for a ViT-B."""
 
+OLD_KEPT_BLOCK = 2**25
+"""The same for versions of glibc that take no more."""
+
 KEPT_TOP = 2**29
 """Bytes of free memory at the end of the heap that are kept: those of a pass of a ViT-B."""
 
@@ -22,12 +25,12 @@ def keep_freed() -> None:
     """Keep what this process frees until `give_back`, so that the next pass finds it.
 
     The C library of Linux asks the system anew for every block of more than 32 MB, and the system clears each page when
-    it is first written: a seventh of the processor time of a pass of 16 images through the blocks of a ViT-B. Other
-    systems stay as they are.
+    it is first written: a seventh of the processor time of a pass of 16 images through the blocks of a ViT-B. The
+    setting lasts as long as the process, and replaces one of the environment. Other systems stay as they are.
     """
     options = _function("mallopt")
-    if options is not None:
-        options(MMAP_THRESHOLD, KEPT_BLOCK)
+    # Setting either threshold fixes the other one, so the second is set only if the first was taken.
+    if options is not None and (options(MMAP_THRESHOLD, KEPT_BLOCK) or options(MMAP_THRESHOLD, OLD_KEPT_BLOCK)):
         options(TRIM_THRESHOLD, KEPT_TOP)
 
 

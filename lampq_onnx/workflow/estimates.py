@@ -231,7 +231,7 @@ def _weight_costs(recipe: Recipe, effort: Effort, load: Load, count: int) -> tup
     if effort.costs == "directional":
         return rounding, images * (BACKWARD + len(candidates) / 4) * load.image
     # The widest of the measured widths sees all batches, the others half of them, from the block of the layer on.
-    batches = math.ceil(images / IMAGE_BATCH)
+    batches = max(2, math.ceil(images / IMAGE_BATCH)) if images > 1 else 1
     others = len(measured_widths(candidates, recipe.allocation.bits)) - 1
     settings = load.layers * (1 + others * math.ceil(batches / 2) / batches)
     return rounding, COSTED * images * settings * _part_behind(load) * load.image

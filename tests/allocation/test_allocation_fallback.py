@@ -34,7 +34,14 @@ def test_the_refusal_of_whole_layers_is_said() -> None:
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("ways", [(refuses(UsageError("x")), gives("g")), (gives("l"), refuses(UsageError("x")))])
+@pytest.mark.parametrize(
+    "ways",
+    [
+        (refuses(UsageError("x")), gives("g")),
+        (gives("l"), refuses(UsageError("x"))),
+        (refuses(LampqError("too large")), refuses(UsageError("x"))),
+    ],
+)
 def test_invalid_options_are_no_refusal(ways: tuple[Callable[[], str], Callable[[], str]]) -> None:
     with pytest.raises(UsageError):
         layers_or_groups(*ways)

@@ -54,12 +54,13 @@ def test_one_huge_image_does_not_hide_the_others() -> None:
 
 
 def test_a_part_that_leaves_no_chance() -> None:
-    others = np.array([1.0, 2.0, 1.5, 3.0])
+    others = np.array([1.0, 2.0, 1.5, 3.0, 1.0, 2.0, 1.5, 3.0])
     assert perhaps_lower(others * 0.9, others, 16)
     assert not perhaps_lower(others * 1.1, others, 16)
     assert not perhaps_lower(others, others, 16)
-    assert perhaps_lower(np.array([1.0]), np.array([1.1]), 16)  # one image has no scatter
-    assert not perhaps_lower(np.full(4, np.nan), others, 16)
+    assert perhaps_lower(others[:7] * 1.1, others[:7], 16)  # too few to say
+    assert not perhaps_lower(others[:7] * 1.1, others[:7], 7)
+    assert not perhaps_lower(np.full(8, np.nan), others, 16)
     # relative differences alone may show it
     assert perhaps_lower(np.array([0.1, 0.1, 0.1, 3.0]), np.array([1.0, 1.0, 1.0, 0.1]), 16)
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from lampq_onnx.running import memory
+
 SIZE = 48 * 2**20
 
 FAULTS = f"""
@@ -43,3 +45,25 @@ def test_pages_of_a_freed_block_are_kept_until_they_are_given_back(kept: bool) -
     few = max(first, third) // 10
     assert min(first, third) > few
     assert (second < few) is kept
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        (2**27, [(-3, 2**27), (-1, 2**29)]),
+        (2**25, [(-3, 2**27), (-3, 2**25), (-1, 2**29)]),
+        (0, [(-3, 2**27), (-3, 2**25)]),
+    ],
+)
+def test_the_second_threshold_is_set_only_if_the_first_was_taken(
+    taken: int, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        calls.append((parameter, value))
+        return int(parameter != memory.MMAP_THRESHOLD or value <= taken)
+
+    monkeypatch.setattr(memory, "_function", lambda _: mallopt)
+    memory.keep_freed()
+    assert calls == expected

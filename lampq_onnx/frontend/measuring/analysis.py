@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -263,6 +264,8 @@ class Analysis:
                     self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
                     progress=advance, group=self.group,
                 )  # fmt: skip
+        # Two batches, so that half of the images are whole ones.
+        batch_size = min(BATCH, math.ceil(len(held_out) / 2))
         settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
         with (
             progress.stage("costs", settings) as advance,
@@ -270,7 +273,7 @@ class Analysis:
         ):
             return weight_costs(
                 live, self.chain, held_out, self.budgeted, rounder, options.candidates,
-                expected_bits=options.weight_bits, batch_size=BATCH, progress=advance, group=self.group,
+                expected_bits=options.weight_bits, batch_size=batch_size, progress=advance, group=self.group,
             )  # fmt: skip
 
     def _channel_shares(

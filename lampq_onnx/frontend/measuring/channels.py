@@ -153,8 +153,9 @@ def channel_shares(
         for start in range(0, len(batch), piece):
             part = batch[start : start + piece]
             size = len(part)
-            # The gradients of all layers of a large image would take what `recomputed` saves.
-            together = 1 if are_large(part.shape) else draws
+            # All gradients of a large image would take what `recomputed` saves, and those of a whole batch on a GPU as
+            # much as the batch; a GPU makes the changes quickly.
+            together = 1 if part.is_cuda or are_large(part.shape) else draws
             with recomputed(model, layers, part), GradientTap(layers, visit), torch.enable_grad():
                 outputs = model(part)
                 for draw in range(draws):

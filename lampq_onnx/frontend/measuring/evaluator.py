@@ -83,10 +83,11 @@ class SimulationEvaluator:
         Args:
             bits: layer -> width of its weights.
             best: losses that these would have to be clearly lower than; measuring stops after the batch that leaves no
-                chance of it, and the losses of the images so far are returned.
+                chance of it, and the losses of the images so far are returned. Of "top1" all are measured: an answer
+                changes on few images, often not on the first.
         """
         likelihood, found = likelihood_of(self._model), torch.empty(0, dtype=torch.float64)
-        against = None if best is None else torch.from_numpy(best)
+        against = None if best is None or self._measure == "top1" else torch.from_numpy(best)
         with simulated(self._layers, self.settings(bits), self._rounder):
             for batch, _ in tensors(self._images, device_of(self._model)):
                 own = slice(len(found), len(found) + len(batch))

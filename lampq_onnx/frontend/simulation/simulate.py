@@ -40,7 +40,10 @@ class WeightRounder:
         given: layer -> weights that were rounded elsewhere; they are taken whatever width is asked for.
         grids: grids that weights may have, see `Target.grids`.
         block: inputs that share a scale, see `Target.block`.
-        fitted: a rounder of the same weights on the same grids. What either fits is known to both.
+        fitted: a rounder of the same weights with the same ``grids`` and ``block``. What either fits is known to both.
+
+    Raises:
+        ValueError: ``fitted`` has other grids or another block.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class WeightRounder:
         fitted: WeightRounder | None = None,
     ) -> None:
         self.grids, self.block = tuple(grids), block
+        if fitted is not None and (fitted.grids, fitted.block) != (self.grids, self.block):
+            raise ValueError(f"grids {fitted.grids} and block {fitted.block} are not {self.grids} and {self.block}")
         self._originals = {layer.name: layer.module.weight.detach() for layer in layers}
         self._moments = dict(moments or {})
         self._measure = measure

@@ -11,7 +11,7 @@ from lampq_onnx.frontend.rounding.contest import Entrant, wins
 from lampq_onnx.frontend.simulation.losses import clearly_lower
 from lampq_onnx.quantization import Grid, QuantizedWeight
 
-SIZES = [4, 4, 4, 4]
+SIZES = [8, 8, 8, 8]
 
 
 class Model:
@@ -38,19 +38,19 @@ class Model:
 
 def test_a_challenger_without_a_chance_costs_one_batch_of_each() -> None:
     model = Model()
-    best, other = model.entrant("best", [1.0] * 16), model.entrant("other", [1.1, 1.2, 1.1, 1.3] + [0.1] * 12)
+    best, other = model.entrant("best", [1.0] * 32), model.entrant("other", [1.1, 1.2, 1.1, 1.3] * 2 + [0.1] * 24)
     assert not wins(other, best, SIZES, model.use)
     assert model.passes == [("other", 0), ("best", 0)]
-    assert len(best.seen) == len(other.seen) == 4
+    assert len(best.seen) == len(other.seen) == 8
 
 
 def test_a_winner_is_measured_on_all_images_and_nothing_twice() -> None:
     model = Model()
-    best = model.entrant("best", [1.0, 2.0, 3.0, 4.0] * 4)
-    worse, better = model.entrant("worse", [5.0] * 4), model.entrant("better", [0.9, 1.8, 2.5, 3.9] * 4)
+    best = model.entrant("best", [1.0, 2.0, 3.0, 4.0] * 8)
+    worse, better = model.entrant("worse", [5.0] * 32), model.entrant("better", [0.9, 1.8, 2.5, 3.9] * 8)
     assert not wins(worse, best, SIZES, model.use)
     assert wins(better, best, SIZES, model.use)
-    assert len(better.seen) == 16
+    assert len(better.seen) == 32
     assert sorted(model.passes) == sorted(
         [("worse", 0), *((name, place) for name in ("best", "better") for place in range(4))]
     )
@@ -58,24 +58,24 @@ def test_a_winner_is_measured_on_all_images_and_nothing_twice() -> None:
 
 def test_lower_in_proportion_is_measured_on_though_one_image_weighs_more() -> None:
     model = Model()
-    best = model.entrant("best", [1.0, 1.0, 1.0, 1.0] * 4)
-    other = model.entrant("other", [0.1, 0.1, 0.1, 5.0] + [0.5] * 12)
+    best = model.entrant("best", [1.0, 1.0, 1.0, 1.0] * 8)
+    other = model.entrant("other", [0.1, 0.1, 0.1, 5.0] * 2 + [0.5] * 24)
     wins(other, best, SIZES, model.use)
-    assert len(other.seen) > 4
+    assert len(other.seen) > 8
 
 
 def test_decisions_are_nearly_always_those_of_all_images() -> None:
     random = np.random.default_rng(0)
     lost = spared = winners = 0
     for _ in range(300):
-        base = random.gamma(2, 1, 16)
-        changed = base * (1 + random.normal(random.choice([-0.1, 0.0, 0.1]), 0.1, 16))
+        base = random.gamma(2, 1, 32)
+        changed = base * (1 + random.normal(random.choice([-0.1, 0.0, 0.1]), 0.1, 32))
         model = Model()
         best, other = model.entrant("best", base.tolist()), model.entrant("other", changed.tolist())
         decided = wins(other, best, SIZES, model.use)
         whole = clearly_lower(torch.tensor(changed), torch.tensor(base))
         assert whole or not decided
-        winners, lost, spared = winners + whole, lost + (whole and not decided), spared + 16 - len(other.seen)
+        winners, lost, spared = winners + whole, lost + (whole and not decided), spared + 32 - len(other.seen)
     assert winners > 90
     assert lost <= 0.1 * winners
-    assert spared > 300 * 16 / 3
+    assert spared > 300 * 32 / 3

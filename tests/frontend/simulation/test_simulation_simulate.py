@@ -27,7 +27,7 @@ from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import BATCH, logits_of
-from lampq_onnx.frontend.simulation.losses import loss_of
+from lampq_onnx.frontend.simulation.losses import Measure, loss_of
 from lampq_onnx.frontend.simulation.simulate import (
     LayerSetting,
     WeightRounder,
@@ -235,6 +235,27 @@ def test_widths_without_a_chance_are_given_up_after_the_first_images(frontend: F
     np.testing.assert_array_equal(evaluator.losses(bits, losses * 2), losses)  # better on every image
 
 
+@pytest.mark.parametrize("measure", ["nll", "top1"])
+def test_labels_go_with_the_images_of_their_batch(frontend: Frontend, measure: Measure) -> None:
+    module, layers, data = frontend.loaded.module, frontend.exported.layers, images(40)
+    labels = torch.arange(40) % 4
+    evaluator = SimulationEvaluator(
+        module, layers, lambda *_: None, frontend.rounder, data, data, logits_of(module, data), labels, fixed_bits={},
+        measure=measure,
+    )  # fmt: skip
+    bits = {layer.name: 3 for layer in layers}
+    with simulated(layers, evaluator.settings(bits), frontend.rounder):
+        changed = logits_of(module, data)
+    own = logits_of(module, data)
+    if measure == "nll":
+        expected = [float(own[i].log_softmax(0)[k] - changed[i].log_softmax(0)[k]) for i, k in enumerate(labels)]
+    else:
+        expected = [float(own[i].argmax() == k) - float(changed[i].argmax() == k) for i, k in enumerate(labels)]
+    losses = evaluator.losses(bits)
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
+    assert len(evaluator.losses(bits, losses)) == (40 if measure == "top1" else BATCH)
+
+
 def test_rounders_of_the_same_weights_fit_each_grid_once() -> None:
     layers = layers_of(tiny_vit())
     first = WeightRounder(layers)
@@ -242,6 +263,8 @@ def test_rounders_of_the_same_weights_fit_each_grid_once() -> None:
     assert second.grid(layers[1].name, 4) is first.grid(layers[1].name, 4)
     assert first.grid(layers[2].name, 3) is second.grid(layers[2].name, 3)
     assert WeightRounder(layers).grid(layers[1].name, 4) is not first.grid(layers[1].name, 4)
+    with pytest.raises(ValueError, match="are not .* and 32"):
+        WeightRounder(layers, fitted=first, block=32)
 
 
 def test_rounder_names_the_layer_of_bad_weights() -> None:
