@@ -263,7 +263,7 @@ def test_rounders_of_the_same_weights_fit_each_grid_once() -> None:
     assert second.grid(layers[1].name, 4) is first.grid(layers[1].name, 4)
     assert first.grid(layers[2].name, 3) is second.grid(layers[2].name, 3)
     assert WeightRounder(layers).grid(layers[1].name, 4) is not first.grid(layers[1].name, 4)
-    with pytest.raises(ValueError, match="are not .* and 32"):
+    with pytest.raises(ValueError, match=r"are not .* and 32"):
         WeightRounder(layers, fitted=first, block=32)
 
 
