@@ -147,7 +147,7 @@ def channel_shares(
 
     done = piece = 0
     for number, batch in own_items(enumerate(b for b, _ in tensors(images, device_of(model))), group):
-        piece = piece or piece_of(model, layers, batch)
+        piece = piece or piece_of(model, layers, batch, outputs=draws)
         # A generator of its own for every batch, so that an image gets the same gradients in any process.
         generator = torch.Generator().manual_seed(seed + number)
         for start in range(0, len(batch), piece):

@@ -12,12 +12,15 @@ import torch
 
 from lampq_onnx.errors import UsageError
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
-from lampq_onnx.frontend.shared.batching import BATCH, Images, device_of, logits_of, tensors
+from lampq_onnx.frontend.shared.batching import Images, device_of, logits_of, tensors
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.losses import Measure, image_losses, perhaps_lower
 from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
 from lampq_onnx.quantization import ActivationQuantizer
+
+ERROR_BATCH = 4
+"""Images of which the float outputs of all layers are held at once."""
 
 InputOf = Callable[[str, Bits], ActivationQuantizer | None]
 
@@ -142,7 +145,7 @@ class SimulationEvaluator:
 
             return visit
 
-        for batch, _ in tensors(self._error_images, device_of(self._model), batch_size=BATCH // 2):
+        for batch, _ in tensors(self._error_images, device_of(self._model), batch_size=ERROR_BATCH):
             with _hooked(self._layers, keep):
                 self._model(batch)
             if self._inputs == "quantized":

@@ -25,7 +25,7 @@ from lampq_onnx.frontend.shared.recompute import recomputed
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
 from lampq_onnx.running.processes import ALONE, Group, summed
 
-TAPE_BYTES = 160 * 10**6
+TAPE_BYTES = 120 * 10**6
 """Bytes of the layers' inputs and outputs that one backward pass may hold on a CPU."""
 
 SCRATCH_ELEMENTS = 2**22
@@ -129,13 +129,14 @@ GradientVisitor = Callable[[int, ModelLayer, torch.Tensor, torch.Tensor], None]
 
 
 @torch.no_grad()
-def piece_of(model: torch.nn.Module, layers: Sequence[ModelLayer], images: torch.Tensor) -> int:
+def piece_of(model: torch.nn.Module, layers: Sequence[ModelLayer], images: torch.Tensor, *, outputs: int = 1) -> int:
     """Images for which a backward pass holds about `TAPE_BYTES` of activations; on a GPU those of a forward pass.
 
     Args:
         model: the model.
         layers: layers whose inputs and outputs stand for everything that is held.
         images: one batch.
+        outputs: how many tensors of the size of each output are held: itself, and gradients that are kept for later.
     """
     if images.is_cuda or len(images) == 1:
         return pass_images(images.shape, len(images))
@@ -143,7 +144,7 @@ def piece_of(model: torch.nn.Module, layers: Sequence[ModelLayer], images: torch
 
     def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal elements
-        elements += inputs[0].numel() + output.numel()
+        elements += inputs[0].numel() + outputs * output.numel()
 
     handles = [layer.module.register_forward_hook(count) for layer in layers]
     try:
