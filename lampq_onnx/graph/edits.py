@@ -20,7 +20,7 @@ class CountingPass(ir.passes.InPlacePass):
     """A pass that reports how often it changed the graph, and where and why it did not.
 
     Attributes:
-        purpose: what the pass does; the title of its refusals.
+        purpose: what the pass does; the title of its refusals, if it records any.
         count: number of changes of the last call.
     """
 

@@ -74,7 +74,11 @@ class OneAttention(CountingPass):
             return Refused("its scores or results overflow in float16, and one operator has them all in one type")
         if graph.opset_imports.get("", 0) < ATTENTION_OPSET:
             return Refused(f"it needs opset {ATTENTION_OPSET}")
-        moved = [_moved(core.scores.inputs[0]), _moved(core.scores.inputs[1]), _moved(core.mixing.inputs[1])]
+        moved = [
+            moved_from(core.scores.inputs[0]),
+            moved_from(core.scores.inputs[1]),
+            moved_from(core.mixing.inputs[1]),
+        ]
         shapes = [value.shape for value in moved if value.shape is not None]
         if [value.order for value in moved] != [HEADS_FIRST, KEYS_TURNED, HEADS_FIRST] or len(shapes) < 3:
             return Refused("queries, keys and values are not of the shape (batch, tokens, heads, width)")
@@ -129,7 +133,7 @@ def has_core(graph: ir.Graph) -> bool:
 
 
 @dataclass(frozen=True)
-class _Moved:
+class Moved:
     """A value behind Transposes and factors.
 
     Attributes:
@@ -145,7 +149,8 @@ class _Moved:
     shape: tuple[Dimension, ...] | None
 
 
-def _moved(value: ir.Value | None) -> _Moved:
+def moved_from(value: ir.Value | None) -> Moved:
+    """Return what is behind the Transposes and factors of a value of four dimensions."""
     assert value is not None
     order, factor, shape = [0, 1, 2, 3], 1.0, dimensions(value)
     while True:
@@ -157,7 +162,7 @@ def _moved(value: ir.Value | None) -> _Moved:
         scaled = without_factor(node) if node is not None else None
         if scaled is None:
             source = tuple(shape[order.index(i)] for i in range(4)) if shape is not None and len(shape) == 4 else None
-            return _Moved(value, order, factor, source)
+            return Moved(value, order, factor, source)
         value, factor = scaled[0], factor * scaled[1]
 
 
@@ -208,7 +213,7 @@ def _joins(target: ir.Value | None) -> bool:
     return 0 not in sizes[2:]  # a 0 copies a dimension of what the Reshape reads
 
 
-def _joined(graph: ir.Graph, value: _Moved, before: ir.Node) -> ir.Value:
+def _joined(graph: ir.Graph, value: Moved, before: ir.Node) -> ir.Value:
     """Return a value of shape (batch, tokens, heads, width) as (batch, tokens, heads * width)."""
     assert value.shape is not None
     _, tokens, heads, width = value.shape
