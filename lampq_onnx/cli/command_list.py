@@ -67,6 +67,14 @@ class LoadedCommands(Mapping[str, Any]):
             self._loaded[name] = listed.load(name, panel)
         return self._loaded[name]
 
+    # Those of Mapping take a KeyError of loading for a name that is not listed.
+    def __contains__(self, name: object) -> bool:
+        return name in self._listed
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the command, or ``default`` if its name is not listed."""
+        return self[name] if name in self._listed else default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._listed)
 

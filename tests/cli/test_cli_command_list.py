@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lampq_onnx.cli.command_list import LoadedCommands
+from lampq_onnx.cli.command_list import Listed, LoadedCommands
 from lampq_onnx.cli.main import COMMANDS, app, program
 from tests.cli.conftest import invoke
 
@@ -34,6 +34,19 @@ def test_a_command_is_loaded_once_and_only_when_it_is_read() -> None:
     assert [line.help for line in commands.lines.values()] == [
         listed.does for group in COMMANDS.values() for listed in group.values()
     ]
+
+
+def test_an_error_of_loading_does_not_hide_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise KeyError("of the module")
+
+    monkeypatch.setattr(Listed, "load", load)
+    commands = LoadedCommands({"panel": {"broken": Listed("broken", "does nothing")}})
+    assert "broken" in commands
+    assert "other" not in commands
+    assert commands.get("other", 3) == 3
+    with pytest.raises(KeyError, match="of the module"):
+        commands.get("broken")
 
 
 def test_a_name_that_is_almost_right_is_suggested() -> None:
