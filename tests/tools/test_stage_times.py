@@ -119,6 +119,26 @@ def test_a_program_over_the_limit_is_ended_and_its_last_line_kept(
     assert lines_of(["slow"], 5.0) == (line + "\n", None)
     assert time.perf_counter() - start < 40
     assert lines_of(["fails"], 60.0) == ("", 3)
+    (tmp_path / "quiet.py").write_text("import os, time\nos.close(1)\ntime.sleep(60)")
+    assert lines_of(["quiet"], 2.0) == ("", None)
+
+
+def test_a_dry_run_over_the_limit_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def nothing(words: list[str], limit: float) -> tuple[str, None]:
+        asked.append(words[1])
+        return "", None
+
+    monkeypatch.setattr(stage_times, "lines_of", nothing)
+    words = ["--shapes", "Ti", "--counts", "16,32", "--limit", "60", "--record", str(tmp_path / "runs.jsonl")]
+    for _ in range(2):  # the second time they are known
+        stage_times.main(words)
+    assert asked == ["predict", "predict"]
+    assert [run.stopped for run in read(tmp_path / "runs.jsonl")] == ["over 60 s, in: dry run"] * 2
+    assert "| did not end | over 60 s, in: dry run | over 60 s, in: dry run |" in capsys.readouterr().out
 
 
 def test_processor_time_is_divided_by_the_threads() -> None:

@@ -142,10 +142,10 @@ def _growths(runs: Sequence[Run]) -> list[tuple[str, Run, Run, float]]:
     found = []
     for what, own, other in (("images", "images", "parameters"), ("parameters", "parameters", "images")):
         groups: dict[int, list[Run]] = {}
-        for run in runs:
+        for run in (run for run in runs if run.parameters):  # unknown if the dry run was stopped
             groups.setdefault(getattr(run, other), []).append(run)
-        group = sorted(max(groups.values(), key=len), key=lambda run: getattr(run, own))
-        if (factor := getattr(group[-1], own) / getattr(group[0], own)) > 1:
+        group = sorted(max(groups.values(), key=len, default=[]), key=lambda run: getattr(run, own))
+        if group and (factor := getattr(group[-1], own) / getattr(group[0], own)) > 1:
             found.append((what, group[0], group[-1], math.log(factor)))
     return found
 

@@ -13,12 +13,14 @@ to this one differ less. The last columns are exponents of the time: over the nu
 shape, and over the number of parameters, between runs on as many images.
 
 Runs in the file of `--record` are not measured again if setting, machine and code are the same, so a program that was
-stopped goes on with the next run. A run over `--limit` is stopped; its finished stages are printed.
+stopped goes on with the next run. A run over `--limit` is stopped; its finished stages are printed, none if it was the
+dry run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -36,6 +38,8 @@ from tools.bench.stage_table import Run, show
 ROOT = Path(__file__).resolve().parents[2]
 OVER = "over {limit:g} s, in: {stage}"
 """Why a run was stopped that reached the limit."""
+DRY_RUN = "dry run"
+"""Where a run was stopped before its first stage."""
 
 
 def lines_of(words: Sequence[str], limit: float) -> tuple[str, int | None]:
@@ -55,9 +59,15 @@ def lines_of(words: Sequence[str], limit: float) -> tuple[str, int | None]:
     ) as process:
         assert process.stdout is not None
 
+        def end_group() -> None:
+            """End the program and the processes that it started, which may outlive it."""
+            with contextlib.suppress(ProcessLookupError):  # none is left
+                os.killpg(process.pid, signal.SIGKILL)
+
         def end() -> None:
-            over.set()
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+            if process.poll() is None:
+                over.set()
+            end_group()
 
         timer = threading.Timer(limit, end)
         timer.start()
@@ -65,8 +75,9 @@ def lines_of(words: Sequence[str], limit: float) -> tuple[str, int | None]:
             for line in process.stdout:
                 if line.startswith('{"label"'):
                     last = line
+            process.wait()  # it may close its output before it ends
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            end_group()
             raise
         finally:
             timer.cancel()
@@ -84,7 +95,11 @@ def run_one(shape: str, count: int, options: argparse.Namespace) -> Run:
         words += [f"--{option}", str(getattr(options, option))]
     program = "tools.bench.stage_run"
     expected, code = lines_of([program, "predict", *words], options.limit)
-    if code != 0:
+    if code is None:
+        stopped = OVER.format(limit=options.limit, stage=DRY_RUN)
+        wanted = Run(label(shape, count), setting(options), 0, count, machine=machine(options.device))
+        return replace(wanted, code=code_sha256(), stopped=stopped, limit=options.limit)
+    if code:
         raise SystemExit(f"{label(shape, count)}: the dry run ended with {code}")
     predicted = Run(**json.loads(expected))
     last, code = lines_of([program, "measure", *words], options.limit)
