@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 
 from lampq_onnx.converter.passes import BiasInGemm
 from lampq_onnx.graph.refusals import Refused
@@ -63,10 +64,17 @@ def main() -> None:
     found = describe_environment("auto")
     print(f"{options.model}, batch {options.batch}, {options.runs} rounds, processor time, {found.cpu}, "
           f"onnxruntime {found.versions['onnxruntime']}\n")
-    print("| file | ms | as fast as the first [quartiles] |\n|---|---|---|")
+    print("| file | ms | as fast as the first [quartiles] | as fast as the line before |\n|---|---|---|---|")
     for column, label in enumerate(FILES):
-        low, middle, high = np.percentile(times[:, 0] / times[:, column], [25, 50, 75])
-        print(f"| {label} | {np.median(times[:, column]):.2f} | {middle:.3f} [{low:.3f}, {high:.3f}] |")
+        before = _ratio(times[:, column - 1] / times[:, column]) if column else ""
+        first = _ratio(times[:, 0] / times[:, column])
+        print(f"| {label} | {np.median(times[:, column]):.2f} | {first} | {before} |")
+
+
+def _ratio(ratios: npt.NDArray[np.float64]) -> str:
+    """Print the median and the quartiles of ratios of the same round."""
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
 _whole = BiasInGemm._rewrite
