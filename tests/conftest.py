@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,26 +17,33 @@ import pytest
 # they wait take it from another worker's test, which makes runs with more than one thread up to six times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Read when ONNX Runtime is imported: tests report nothing, and its thread for reports would not be in forked workers.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from lampq_onnx.disk.cache import FOLDER_VARIABLE
 from tests.kept_exports import EXPORTS_VARIABLE, keep_exports
 from tests.prepared import PreparedPython, collect_rarely, prepare
 
 ADDRESS_VARIABLE = "LAMPQ_TESTS_PREPARED"
-"""Where the process is from which the workers of a run were forked; not set: there is none."""
+"""In a forked worker: where the process is from which it was forked."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
-    """Fork the workers of a run from one process that has imported what all of them need, with its kept exports."""
+    """Let the workers of a run share exports; on Linux, fork them from one process that has imported what they need.
+
+    Workers on other machines, and those with a Python of their own, start as usual.
+    """
     stack = ExitStack()
     config.add_cleanup(stack.close)
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="lampq")))
-    os.environ[EXPORTS_VARIABLE] = str(folder / "exports")
-    python = stack.enter_context(prepare(folder))
-    os.environ[ADDRESS_VARIABLE] = python.address
-    for spec in specs:
-        spec.python = python.program
+    stack.enter_context(pytest.MonkeyPatch.context()).setenv(EXPORTS_VARIABLE, str(folder / "exports"))
+    forked = [spec for spec in specs if sys.platform == "linux" and spec.popen and not spec.python]
+    if forked:
+        python = stack.enter_context(prepare(folder))
+        for spec in forked:
+            spec.python = python.program
+            spec.env[ADDRESS_VARIABLE] = python.address
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,9 +54,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _kept_exports(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A forked worker shares the exports of all workers from its start."""
+    """All workers of a run share their exports; a forked one does so from its start."""
     if ADDRESS_VARIABLE not in os.environ:
-        keep_exports(tmp_path_factory.mktemp("exports"))
+        shared = os.environ.get(EXPORTS_VARIABLE)
+        keep_exports(Path(shared) if shared else tmp_path_factory.mktemp("exports"))
 
 
 @pytest.fixture(scope="session")

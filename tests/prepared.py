@@ -3,11 +3,15 @@
 The workers of a run of the tests are such programs too.
 
 A fork is a process of its own: its folder, environment, streams and exit code are those of its caller, who can stop it
-with Ctrl-C. What is imported is shared, and this is the part that takes seconds.
+with Ctrl-C or terminate it. On Linux it also ends with what its caller started, and with the first process, which ends
+with the one that started it; all of them, however they end. What is imported is shared, and this is the part that takes
+seconds.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import functools
 import gc
 import importlib
@@ -21,10 +25,10 @@ import socket
 import subprocess
 import sys
 import traceback
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lampq_onnx
 from tests.kept_exports import EXPORTS_VARIABLE, keep_exports, keep_no_exports
@@ -51,6 +55,9 @@ IMPORTED = (
 )
 """What the first process imports besides the package. It computes nothing, since threads do not survive a fork."""
 
+PR_SET_PDEATHSIG = 1
+"""Option of Linux's `prctl`: the signal that a process gets when its parent ends (linux/prctl.h)."""
+
 FEWER_DIGITS = "LAMPQ_TESTS_DIGITS"
 """How many of the embedded model's 500 test images a program has; not set: all."""
 
@@ -71,13 +78,14 @@ with socket.socket(socket.AF_UNIX) as door:
     socket.send_fds(door, [len(request).to_bytes(4, "big")], [0, 1, 2])
     door.sendall(request)
     program = int.from_bytes(door.recv(4), "big")
-    signal.signal(signal.SIGINT, lambda number, frame: os.kill(program, number))
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, lambda number, frame: os.kill(program, number))
     code = door.recv(1)
 sys.exit(code[0] if code else "the forked program ended without an exit code")
 """
 """The program that a caller starts: address, then `-m MODULE`, `-c TEXT` or a file, with the words that follow.
 
-It hands Ctrl-C on to the fork.
+It hands Ctrl-C and the signal to terminate on to the fork.
 """
 
 
@@ -110,7 +118,9 @@ class PreparedPython:
 
 @contextmanager
 def prepare(folder: Path) -> Iterator[PreparedPython]:
-    """Start the first process, and stop it at the end of the block; its forks are over by then.
+    """Start the first process, and stop it at the end of the block; on Linux, forks that still run end with it.
+
+    It has a session of its own: Ctrl-C on a terminal reaches forks through their callers alone.
 
     Args:
         folder: where its socket lies.
@@ -120,11 +130,16 @@ def prepare(folder: Path) -> Iterator[PreparedPython]:
     """
     address = str(folder / "door")
     words = [sys.executable, "-m", __name__, address]
-    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield PreparedPython(address)
-        process.terminate()
+    with subprocess.Popen(
+        words, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert said == "ready\n", f"the first process said {said!r} where it is ready"
+            yield PreparedPython(address)
+        finally:
+            process.terminate()
 
 
 def environment() -> dict[str, str]:
@@ -134,6 +149,7 @@ def environment() -> dict[str, str]:
 
 
 def _serve(address: str) -> None:
+    _end_with_parent()
     from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -149,6 +165,9 @@ def _serve(address: str) -> None:
     utils._collect_all_valid_cia_ops()
     _use()
     collect_rarely()
+    if sys.platform == "linux":
+        threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+        assert len(threads) == 1, f"forks would lack all but the first of these threads: {threads}"
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen()
@@ -157,9 +176,23 @@ def _serve(address: str) -> None:
             connection, _ = door.accept()
             if os.fork() == 0:
                 door.close()
+                _end_with_parent()
                 _answer(connection)
             connection.close()
             _forget_ended()
+
+
+def _end_with_parent() -> None:
+    """On Linux, let this process be killed when the one that started it ends."""
+    if sys.platform == "linux":
+        assert ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+
+
+def _end_with_caller(connection: socket.socket) -> None:
+    """On Linux, let this process be killed when the other end of the connection closes: SIGIO does so."""
+    if sys.platform == "linux":
+        fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def take_fewer_digits(count: int) -> None:
@@ -224,6 +257,7 @@ def _answer(connection: socket.socket) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    _end_with_caller(connection)
     connection.sendall(os.getpid().to_bytes(4, "big"))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job would ignore it
     os.chdir(request["folder"])
@@ -247,8 +281,8 @@ def _run(words: list[str]) -> int:
     try:
         if kind == "-c":
             sys.argv = ["-c", *rest[1:]]
-            main: dict[str, Any] = {"__name__": "__main__"}
-            exec(compile(rest[0], "<string>", "exec"), main)
+            main = sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(compile(rest[0], "<string>", "exec"), vars(main))
         elif kind == "-m":
             sys.argv = rest
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

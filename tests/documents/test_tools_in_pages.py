@@ -19,7 +19,7 @@ OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 HELP = """
 import json, os, runpy, sys, tempfile
 sys.path.insert(0, ".")
-answer, said = os.fdopen(os.dup(1), "w"), []
+answer, said, path = os.fdopen(os.dup(1), "w"), [], list(sys.path)
 for name, *words in json.load(sys.stdin):
     sys.argv = ["program", *words, "--help"]
     with tempfile.TemporaryFile("w+") as text:
@@ -28,9 +28,15 @@ for name, *words in json.load(sys.stdin):
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         except SystemExit as done:
             assert not done.code, name
+        except BaseException as error:
+            error.add_note(name)
+            raise
         sys.stdout.flush()
         text.seek(0)
         said.append(text.read())
+    sys.path[:] = path
+    for module in [module for module in sys.modules if module.partition(".")[0] == "tools"]:
+        del sys.modules[module]
 with answer:
     json.dump(said, answer)
 """
