@@ -39,6 +39,9 @@ ZERO_POINT_BYTES = 140
 PART_BYTES = 850
 """Bytes of the nodes for queries, keys and values as separate products (`Target.part_products`)."""
 
+TOKENS_BYTES = 185
+"""Bytes of the nodes that move the input of queries, keys and values (`Target.tokens_first`): 171 to 180 in a ViT."""
+
 GEMM_BYTES = 240
 """Mean bytes per layer if the integer kernel adds biases (`Target.gemm_bias`)."""
 
@@ -176,8 +179,10 @@ def pools_beside(layers: Sequence[LayerSensitivity], forms: Mapping[str, LayerFo
 def node_bytes(layer: LayerSensitivity, target: Target) -> int:
     """Return the bytes of a quantized layer's nodes, without those that unpack its weights."""
     outputs, inputs = layer.shape
-    parts = target.part_products and layer.type == "qkv" and outputs == 3 * inputs
-    return with_name(layer, LAYER_BYTES + GEMM_BYTES * target.gemm_bias + PART_BYTES * parts)
+    heads = layer.type == "qkv"
+    parts = target.part_products and heads and outputs == 3 * inputs
+    nodes = PART_BYTES * parts + TOKENS_BYTES * (target.tokens_first and heads)
+    return with_name(layer, LAYER_BYTES + GEMM_BYTES * target.gemm_bias + nodes)
 
 
 def with_name(layer: LayerSensitivity, nodes: int) -> int:

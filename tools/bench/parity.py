@@ -177,10 +177,16 @@ def written(form: Form, target: Target, folder: Path) -> Written:
     found = inspect_model(conversion.model)
     by_name = {graph_layer.name: graph_layer for graph_layer in graph_layers}
     pieces = [
-        (layer.name, piece, x, by_hand(by_name[layer.name], conversion, x))
+        (layer.name, piece, x, _in_order(piece, by_hand(by_name[layer.name], conversion, x)))
         for layer, (piece, x) in zip(found, cut_layers(path, found, images[:LAYER_IMAGES], threads=1), strict=True)
     ]
     return Written(model, onnx.load(path), images, pieces)
+
+
+def _in_order(piece: onnx.ModelProto, result: Array) -> Array:
+    """The result in the order of the piece, which may move tokens in front of images (`passes.tokens_first`)."""
+    moved = any(node.op_type == "Transpose" for node in piece.graph.node)
+    return result.swapaxes(0, 1) if moved else result
 
 
 def relative(found: Sequence[Array], wanted: Array) -> float:
