@@ -34,6 +34,7 @@ from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported
 from lampq_onnx.frontend.shared.products import use_products
+from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.simulate import WeightRounder, simulated_parameters
 from lampq_onnx.graph.keys import SKETCH_KEY, TASK_KEY, UNIT_KEY
@@ -320,13 +321,15 @@ class Frontend:
             images: calibration images, of which those are used that no cost of weights was measured on.
         """
         images = unmeasured(images)
-        reference = logits_of(self.loaded.module, images)
-        losses = [
-            self.evaluator(plan, images, UpdateOptions(), reference=reference).score(
-                {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
-            )
-            for plan in plans
-        ]
+        # The plan holds the figures: a sum in another order moves single inputs to the next level, which shows in them.
+        with torch_threads(SUM_THREADS):
+            reference = logits_of(self.loaded.module, images)
+            losses = [
+                self.evaluator(plan, images, UpdateOptions(), reference=reference).score(
+                    {name: layer.widths for name, layer in plan.layers.items() if layer.quantized and not layer.fixed}
+                )
+                for plan in plans
+            ]
         return losses, len(images)
 
     def reconstruction_errors(

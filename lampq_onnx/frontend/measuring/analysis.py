@@ -29,6 +29,7 @@ from lampq_onnx.frontend.shared.batching import SlicedImages, device_of, logits_
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
 from lampq_onnx.frontend.shared.loaded import LoadedModel
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
+from lampq_onnx.frontend.shared.threads import SUM_THREADS, torch_threads
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.frontend.simulation.live import live_model
 from lampq_onnx.frontend.simulation.simulate import WeightRounder
@@ -280,7 +281,8 @@ class Analysis:
         self, options: AnalysisOptions, seed: int, progress: ProgressSink
     ) -> dict[str, tuple[float, ...]]:
         images = self.images.slice(0, SHARE_IMAGES)
-        with progress.stage("channel shares", len(images)) as advance:
+        # The plan lists the channels in the order of their shares, which the last bits of sums may turn.
+        with torch_threads(SUM_THREADS), progress.stage("channel shares", len(images)) as advance:
             return channel_shares(
                 self.loaded.module, images, self.budgeted, self.rounder, options.candidates, seed=seed,
                 group=self.group, progress=advance,
