@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from lampq_onnx.allocation.choices import FloatArray
 from lampq_onnx.allocation.problem import MAX_BITS, MIN_BITS, check_candidates
 from lampq_onnx.allocation.ratios import degradation, gain
 from lampq_onnx.allocation.rungs import TINY, Rung
@@ -24,8 +24,6 @@ from lampq_onnx.errors import LampqError, UsageError
 from lampq_onnx.measures.evidence import clearly_lower
 
 BudgetRule = Literal["strict", "count"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Evaluator(Protocol):

@@ -33,13 +33,13 @@ class Answers:
         Raises:
             LampqError: an image was not seen before.
         """
-        found = [self._known.get(_digest(image)) for image in images]
-        if any(value is None for value in found):
+        try:
+            return np.stack([self._known[_digest(image)] for image in images])
+        except KeyError:
             raise LampqError(
                 "the validation images are not the same when they are read again",
                 hint="give images without random changes, e.g. a folder or an .npz file",
-            )
-        return np.stack([value for value in found if value is not None])
+            ) from None
 
 
 def _digest(image: npt.NDArray[np.float32]) -> bytes:

@@ -17,7 +17,7 @@ from lampq_onnx.evaluation.output_errors import ERROR_IMAGES
 from lampq_onnx.frontend.equalization.strengths import SCREEN_IMAGES
 from lampq_onnx.frontend.equalized import IMAGES as EQUALIZATION_IMAGES
 from lampq_onnx.frontend.equalized import compares_options
-from lampq_onnx.frontend.measuring.costs import measured_widths
+from lampq_onnx.frontend.measuring.costs import batch_of_halves, measured_widths
 from lampq_onnx.frontend.measuring.samples import HELD_OUT_SHARE
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
@@ -231,7 +231,7 @@ def _weight_costs(recipe: Recipe, effort: Effort, load: Load, count: int) -> tup
     if effort.costs == "directional":
         return rounding, images * (BACKWARD + len(candidates) / 4) * load.image
     # The widest of the measured widths sees all batches, the others half of them, from the block of the layer on.
-    batches = max(2, math.ceil(images / IMAGE_BATCH)) if images > 1 else 1
+    batches = math.ceil(images / batch_of_halves(images))
     others = len(measured_widths(candidates, recipe.allocation.bits)) - 1
     settings = load.layers * (1 + others * math.ceil(batches / 2) / batches)
     return rounding, COSTED * images * settings * _part_behind(load) * load.image

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from lampq_onnx.frontend.likelihoods import answers_of
 from lampq_onnx.frontend.measuring.alpha import NO_ALPHA, AlphaResult, type_factors
 from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_elements, nuclear_norms, product_ranges
 from lampq_onnx.frontend.measuring.channels import channel_shares
-from lampq_onnx.frontend.measuring.costs import directional_costs, measured_widths, weight_costs
+from lampq_onnx.frontend.measuring.costs import batch_of_halves, directional_costs, measured_widths, weight_costs
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.measuring.input_costs import InputRanges, input_costs, quantizer_of
@@ -46,8 +45,6 @@ Means and ranges over these images represent the whole set, which is only needed
 
 NUCLEAR_IMAGES = 8
 ALPHA_IMAGES = 32
-BATCH = 32
-"""Images per forward pass when costs are measured."""
 
 
 @dataclass(frozen=True)
@@ -265,8 +262,6 @@ class Analysis:
                     self.loaded.module, held_out, self.budgeted, rounder, options.candidates, seed=seed,
                     progress=advance, group=self.group,
                 )  # fmt: skip
-        # Two batches, so that half of the images are whole ones.
-        batch_size = min(BATCH, math.ceil(len(held_out) / 2))
         settings = len(self.budgeted) * len(measured_widths(options.candidates, options.weight_bits))
         with (
             progress.stage("costs", settings) as advance,
@@ -274,7 +269,8 @@ class Analysis:
         ):
             return weight_costs(
                 live, self.chain, held_out, self.budgeted, rounder, options.candidates,
-                expected_bits=options.weight_bits, batch_size=batch_size, progress=advance, group=self.group,
+                expected_bits=options.weight_bits, batch_size=batch_of_halves(len(held_out)), progress=advance,
+                group=self.group,
             )  # fmt: skip
 
     def _channel_shares(

@@ -27,6 +27,9 @@ from lampq_onnx.frontend.simulation.simulate import WeightRounder
 from lampq_onnx.quantization import ActivationQuantizer
 from lampq_onnx.running.processes import ALONE, Group, summed
 
+BATCH = 32
+"""Images per forward pass when costs are measured."""
+
 MEASURED_UP_TO = 4
 """Largest weight bit-width whose cost is measured."""
 
@@ -223,6 +226,11 @@ def weight_costs(
                 known[bits] = known[nearest] * (min(1.0, ratio) if bits > nearest else max(1.0, ratio))
         costs[layer.name] = _falling(known)
     return costs
+
+
+def batch_of_halves(images: int) -> int:
+    """Images per forward pass of `weight_costs`: at least two passes, so that half of the images are whole ones."""
+    return min(BATCH, max(1, math.ceil(images / 2)))
 
 
 def measured_widths(candidates: Sequence[int], expected_bits: float) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from lampq_onnx.artifacts import ActivationRange
 from lampq_onnx.artifacts.plan import FIXED_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.config.stages import InputCosts
-from lampq_onnx.frontend.measuring.costs import FLOOR, activation_costs, grouped_activation_costs
+from lampq_onnx.frontend.measuring.costs import BATCH, FLOOR, activation_costs, grouped_activation_costs
 from lampq_onnx.frontend.shared.batching import SlicedImages
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
@@ -21,9 +21,6 @@ from lampq_onnx.running.progress import ProgressSink
 
 IMAGES = 32
 """Images for the cost of input bit-widths, which only has to separate widths that differ by much."""
-
-BATCH = 32
-"""Images per forward pass when costs are measured."""
 
 
 @dataclass(frozen=True)

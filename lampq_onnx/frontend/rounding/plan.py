@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
@@ -15,7 +14,7 @@ from lampq_onnx.frontend.rounding.ladder import Rounding, climb
 from lampq_onnx.frontend.rounding.longer import train_longer
 from lampq_onnx.frontend.rounding.reconstruct import reconstruct
 from lampq_onnx.frontend.rounding.trainable import Trained
-from lampq_onnx.frontend.rounding.tune import TuneSettings, tune
+from lampq_onnx.frontend.rounding.tune import tune
 from lampq_onnx.frontend.rounding.views import ImagePool
 from lampq_onnx.frontend.shared.batching import SlicedImages, logits_of, tensors
 from lampq_onnx.frontend.shared.kept import NOT_KEPT, Kept
@@ -129,7 +128,12 @@ def round_plan(
         if effort.tune is not None:
             with torch_threads(training_threads), progress.stage("tuning", effort.tune.steps) as advance:
                 blocks = [block.module for block in chain.blocks]
-                train = partial(_tuned, live, roundings, inputs, fit, blocks, effort.tune, seed=seed, progress=advance)
+                settings = effort.tune
+
+                def train() -> dict[str, Trained]:
+                    pool = ImagePool([batch for batch, _ in tensors(fit, live.device)], seed)
+                    return tune(live, roundings, inputs, pool, blocks, settings, seed=seed, progress=advance)
+
                 # As the last stage it is kept with the whole result.
                 tuned = train() if effort.longer is None else finished.get("tuning", train, part=True)
             before = list(losses.values())[-1]
@@ -163,22 +167,6 @@ def round_plan(
         losses=losses,
         kept=kept,
     )
-
-
-def _tuned(
-    live: LiveModel,
-    roundings: Mapping[str, Rounding],
-    inputs: Mapping[str, ActivationQuantizer],
-    images: SlicedImages,
-    blocks: Sequence[torch.nn.Module],
-    settings: TuneSettings,
-    *,
-    seed: int,
-    progress: Callable[[int], None],
-) -> dict[str, Trained]:
-    """Tune on all images, see `tune`."""
-    pool = ImagePool([batch for batch, _ in tensors(images, live.device)], seed)
-    return tune(live, roundings, inputs, pool, blocks, settings, seed=seed, progress=progress)
 
 
 def _use(live: LiveModel, trained: Mapping[str, Trained]) -> None:
