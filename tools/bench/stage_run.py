@@ -190,7 +190,8 @@ def _module(shape: str) -> torch.nn.Module:
 
 
 def _timm_name(shape: str) -> str:
-    return f"vit_{NAMES[shape]}_patch16_{SIDE}"
+    """Return timm's name of a shape of NAMES; any other name is timm's own."""
+    return f"vit_{NAMES[shape]}_patch16_{SIDE}" if shape in NAMES else shape
 
 
 def subject(shape: str, count: int, options: argparse.Namespace, room: Path) -> tuple[Recipe, Run]:
@@ -225,8 +226,9 @@ def subject(shape: str, count: int, options: argparse.Namespace, room: Path) -> 
     settings["model"]["name"] = _timm_name(shape)
     settings["model"]["checkpoint"] = str(room / "model.safetensors")
     save_model(module, room / "model.safetensors")
+    patches: Any = module.get_submodule("patch_embed")
     for kind, number in (("calibration", count), ("validation", VALIDATION)):
-        pixels = np.random.default_rng(number).integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 256, (number, *patches.img_size, 3), np.uint8)
         np.savez(room / f"{kind}.npz", images=pixels, labels=np.arange(number) % CLASSES)
         settings["images"][kind] = str(room / f"{kind}.npz")
     return Recipe.build(settings), run

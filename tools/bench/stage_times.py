@@ -5,12 +5,13 @@
     python -m tools.bench.scale stages --shapes B,L --counts 128 --device cuda --record gpu.jsonl
     python -m tools.bench.scale stages --show cpu.jsonl more.jsonl       # the tables of recorded runs, nothing measured
 
-Models are timm's Vision Transformers with random weights, images are noise; `digits` is the embedded model with its own
-images. Every run is a process of its own, and so is the dry run before it, whose estimate is printed beside the times.
-Memory is resident memory, read every 10 ms, and on a GPU also the most that torch allocated there. After the run the
-process passes the same images forward and backward through the float model (`pass`): times of machines differ, ratios
-to this one differ less. The last columns are exponents of the time: over the number of images, between runs of one
-shape, and over the number of parameters, between runs on as many images.
+Models are timm's Vision Transformers with random weights, images are noise; a shape may also be timm's name of a model,
+such as vit_large_patch14_clip_224. `digits` is the embedded model with its own images. Every run is a process of its
+own, and so is the dry run before it, whose estimate is printed beside the times. Memory is resident memory, read every
+10 ms, and on a GPU also the most that torch allocated there. After the run the process passes the same images forward
+and backward through the float model (`pass`): times of machines differ, ratios to this one differ less. The last
+columns are exponents of the time: over the number of images, between runs of one shape, and over the number of
+parameters, between runs on as many images.
 
 Runs in the file of `--record` are not measured again if setting, machine and code are the same, so a program that was
 stopped goes on with the next run. A run over `--limit` is stopped; its finished stages are printed, none if it was the
