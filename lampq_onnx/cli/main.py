@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
+from lampq_onnx.cli.collector import expect_end, expect_imports
 from lampq_onnx.cli.command_list import STYLE, CommandGroup, Listed
 from lampq_onnx.cli.interrupt import expect_interrupt, is_kept
 from lampq_onnx.errors import INTERRUPTED, LampqError, is_out_of_memory
@@ -121,9 +122,13 @@ def run(arguments: list[str] | None = None) -> None:
     expect_interrupt()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if arguments is None:
-        signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run(words, debug=debug))
+    if arguments is not None:
+        sys.exit(_run(words, debug=debug))
+    signal.signal(signal.SIGTERM, _terminate)
+    expect_imports()
+    code = _run(words, debug=debug)
+    expect_end()
+    sys.exit(code)
 
 
 def _run(words: list[str], *, debug: bool) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lampq_onnx.cli.collector import settle
 from lampq_onnx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Voice:
         from lampq_onnx.running.forecast import Forecast
         from lampq_onnx.running.overall import Overall
 
+        settle()
         known = forecast or Forecast({})
         sink = Overall(known) if self.quiet or self.as_json else terminal_progress(known, verbose=self.verbose)
         with sink as shown:
