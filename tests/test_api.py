@@ -80,7 +80,9 @@ def test_a_module_and_a_loader_are_quantized_and_left_alone(tmp_path: Path) -> N
     assert sensitivities.calibration_images == 16
     assert {model_layer.name for model_layer in sensitivities.layers} == {f"vit.{name}" for name in _layers(module.vit)}
     plan = lampq_onnx.allocate(sensitivities, bits=6)
-    conversion = lampq_onnx.convert(tmp_path / "out" / "float.onnx", plan, tmp_path / "six.onnx", packing="container")
+    conversion = lampq_onnx.convert(
+        tmp_path / "out" / "float.onnx", plan, tmp_path / "six.onnx", packing="container", target="onnxruntime-x86-vnni"
+    )
     assert conversion.nearest
     assert {layer.storage for layer in lampq_onnx.inspect(tmp_path / "six.onnx")} == {"int8"}
 

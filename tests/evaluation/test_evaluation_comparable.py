@@ -47,7 +47,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_metadata(model, "tiny", FACTS, CLASSES)
     onnx.save(as_proto(model), folder / "float.onnx")
     source = load_model(folder / "float.onnx")
-    plan = plan_for([layer.name for layer in find_layers(source.graph)], weight_bits=8)
+    plan = plan_for([layer.name for layer in find_layers(source.graph)], weight_bits=7)
     plan.save(folder / "plan.json")
     write_quantized(source, plan, {}, folder / "model.onnx", OutputOptions(), TARGETS["onnxruntime-x86-vnni"])
     rng = np.random.default_rng(0)

@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from lampq_onnx.converter import convert_model
 from lampq_onnx.converter.packing.bit_layout import FIELD_WIDTHS, field_table, pack, pair_table, paired_fields
 from lampq_onnx.quantization import INTEGER_GRIDS, ActivationQuantizer, Grid, QuantizedWeight
-from lampq_onnx.runtime import cpu_flags
 from lampq_onnx.targets import PACKINGS, TARGETS
 from tests.converter.graphs import (
     LEVELS,
@@ -25,6 +24,7 @@ from tests.converter.graphs import (
     session,
     with_outputs,
 )
+from tests.processor import EXACT_INT8
 
 BITS = range(1, 9)
 SHAPES = [(1, 1), (1, 7), (7, 1), (3, 5), (2, 8), (9, 16), (7, 13)]
@@ -106,7 +106,7 @@ def promised_bytes(count: int, bits: int, packing: str) -> int:
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize(("bits", "grid"), CASES)
 def test_every_storage_is_the_plain_graph(bits: int, grid: Grid, packing: str, target: str) -> None:
-    exact_kernel = bits < 8 or target == "onnxruntime-x86-avx2" or any("vnni" in flag for flag in cpu_flags())
+    exact_kernel = bits < 8 or target == "onnxruntime-x86-avx2" or EXACT_INT8
     for shape in SHAPES:
         weight = random_weight(shape, bits, grid)
         model, stored = converted(weight, packing, target)

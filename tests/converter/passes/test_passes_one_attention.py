@@ -65,7 +65,7 @@ def attention(*, factor: str = "both", case: str = "", opset: int = 20, keys: in
 @pytest.mark.parametrize("name", ["onnxruntime-x86-vnni", "onnxruntime-x86-avx2"])
 def test_the_same_function_as_the_operators(factor: str, name: str) -> None:
     model = attention(factor=factor)
-    plan = plan_for(["q", "k", "v", "proj"], low=-3.0, high=3.0)
+    plan = plan_for(["q", "k", "v", "proj"], weight_bits=7, low=-3.0, high=3.0)
     one, parts = converted(model, plan, name), converted(model, plan, name, one=False)
     assert (one.passes["OneAttention"], parts.passes["OneAttention"]) == (1, 0)
     inside, outside = as_proto(one.model), as_proto(parts.model)

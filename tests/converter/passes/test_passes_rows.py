@@ -63,7 +63,7 @@ def test_an_operator_whose_rows_nothing_reads_keeps_the_dimensions(last: str) ->
     y = b.op(last, y, gain, axis=-1) if last == "LayerNormalization" else b.op(last, gain, b.op("Gelu", y))
     b.rename(b.op("Concat", y, y, axis=1), "y")
     model = b.model({"x": ["n", 65, 16]}, {"y": ["n", 130, 32]})
-    file = as_proto(convert_model(as_ir(model), plan_for(["fc"]), target=VNNI).model)
+    file = as_proto(convert_model(as_ir(model), plan_for(["fc"], weight_bits=7), target=VNNI).model)
     operators = [node.op_type for node in file.graph.node]
     assert operators[operators.index("Gemm") + 1] == "Reshape"
     assert operators[-2:] == [last, "Concat"]
