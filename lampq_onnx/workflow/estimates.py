@@ -22,6 +22,7 @@ from lampq_onnx.frontend.measuring.samples import HELD_OUT_SHARE
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
 from lampq_onnx.running.load import Load
+from lampq_onnx.runtime.fidelity import LAYERS_AT_ONCE
 from lampq_onnx.runtime.latency import WARM_UP
 
 IMAGE_BATCH = 32
@@ -55,13 +56,16 @@ AGAIN = 0.9
 WAIT = 0.1
 """Seconds for each layer that a GPU waits for Python while the layer's inputs are equalized."""
 
+SWAPPED = 0.03
+"""Seconds for each layer that a GPU waits for Python while the update tries other widths."""
+
 ROUNDED = 8e-8
 """Seconds that a processor takes to round a weight to one width, besides the products of GPTQ."""
 
-UPLOAD = 1.5e-9
+UPLOAD = 6e-10
 """Seconds to bring the codes of a weight to a GPU, which the shares of channels do for 3 widths in batches of 16."""
 
-PACKING = 5e-8
+PACKING = 3.7e-8
 """Seconds to convert a weight and to write it."""
 
 GRAPH = 0.4
@@ -93,6 +97,12 @@ RANGED = 13
 
 OPENED, UNPACKED = 0.03, 0.08
 """Seconds to open a layer alone in the runtime; the same if it unpacks its weight."""
+
+WHOLE, PLAIN_WHOLE = 5.5e-8, 1.2e-8
+"""Seconds for each weight to open the float file and the quantized one; and the latter without optimizations."""
+
+MARKED = 6.6e-8
+"""Seconds for each weight to write and open both files with the outputs of all layers."""
 
 ANSWERED = 2.0
 """Time of both files on an image, over that of a pass."""
@@ -135,16 +145,21 @@ def checking_stages(
     """
     single = load.host * min(recipe.output.threads or 1, 2)
     runs = recipe.output.latency_runs + (PROFILED_RUNS + WARM_UP if stages.layer_errors else 0) + WARM_UP
+    opened = 2 if stages.layer_errors else 1  # for the latency, and for the profile
     compared = min(images, FIDELITY_IMAGES)
     opening = OPENED if recipe.allocation.only_width == FIXED_BITS else UNPACKED
     found = [
         ("simulation", (reading + SIMULATED * load.host) * compared),
         ("validation", reading * images + (ANSWERED * images + PLAIN * compared) * load.host + PACKING * load.weights),
-        ("fidelity", opening * load.layers + 12 * LAYER_IMAGES * load.host),
-        ("latency", 1.5 * runs * recipe.output.latency_batch * single),
+        (
+            "fidelity",
+            (opening + PLAIN_WHOLE * load.weights / LAYERS_AT_ONCE) * load.layers + 12 * LAYER_IMAGES * load.host,
+        ),
+        ("latency", 1.5 * runs * recipe.output.latency_batch * single + opened * WHOLE * load.weights),
     ]
     if stages.layer_errors:
-        found.append(("output errors", 1.0 + ERRORS * ERROR_IMAGES * load.host))
+        errors = 1.0 + MARKED * load.weights + ERRORS * ERROR_IMAGES * load.host
+        found.append(("output errors", errors))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
 
@@ -194,7 +209,9 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
         found.append(("granularity", 3 * min(max(1, count // 2), 64) * image))
     if stages.update:
         first = 0.0 if stages.shares else _sweep(load, len(recipe.allocation.candidates))
-        found.append(("iterative update", first + (recipe.update.rounds + 1) * min(count, 128) * image))
+        waiting = SWAPPED * load.layers if load.gpu else 0.0
+        passes = (recipe.update.rounds + 1) * min(count, 128)
+        found.append(("iterative update", first + waiting + passes * image))
     held = max(1, min(count // 4, 64))
     found.append(("rounding", _rounding(recipe, stages, effort, load, count, held)))
     for name, training in (
