@@ -7,19 +7,30 @@ from dataclasses import replace
 
 from lampq_onnx.allocation.activations import inputs_for
 from lampq_onnx.allocation.allocate import layer_plan
-from lampq_onnx.allocation.forms import FLOAT_FORM, LayerForm, form_bytes, forms_of, pools_beside, whole_bytes
+from lampq_onnx.allocation.forms import (
+    FLOAT_FORM,
+    LayerForm,
+    beside_layers,
+    form_bytes,
+    forms_of,
+    most_beside,
+    whole_bytes,
+)
 from lampq_onnx.allocation.granular import solve_granular
 from lampq_onnx.allocation.groups import ChannelGroups
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import MEASURED_METRICS, budgeted_layers
 from lampq_onnx.allocation.mixed_widths import own_groups, with_mix
 from lampq_onnx.allocation.options import DEFAULTS, AllocationOptions
-from lampq_onnx.allocation.resources import refuse_no_effect, require_reachable, resources_of
+from lampq_onnx.allocation.resources import affordable, refuse_no_effect, require_reachable, resources_of
 from lampq_onnx.allocation.within import FormSolution, fixed_forms, solve_forms, summed_cost
 from lampq_onnx.artifacts import BitPlan, LayerPlan, LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
 from lampq_onnx.artifacts.plan import FLOAT_BITS, WIDE_ACTIVATION_BITS
 from lampq_onnx.targets import Packing, Target
+
+_ROOM = 0.001
+"""Share of a size limit for which a plan is looked for again: small files may give so much to tables of no use."""
 
 
 def allocate_within(
@@ -54,14 +65,27 @@ def allocate_within(
     sensitivities = inputs_for(sensitivities, target)
     options = options.for_measured(sensitivities)
     forms, fixed = _offered(sensitivities, options, target, packing)
+    forms = affordable(forms, sensitivities, limits, fixed, target, table, float_bytes)
+    layers, own = budgeted_layers(sensitivities), own_groups(sensitivities, options)
 
-    def solve(groups: Sequence[ChannelGroups | None] | None) -> FormSolution:
-        return solve_forms(
-            sensitivities, forms, limits, fixed, target, options=options, table=table, float_bytes=float_bytes,
-            groups=groups,
-        )  # fmt: skip
+    def solved(offered: Sequence[LayerForm]) -> FormSolution:
+        def solve(groups: Sequence[ChannelGroups | None] | None) -> FormSolution:
+            return solve_forms(
+                sensitivities, offered, limits, fixed, target, options=options, table=table, float_bytes=float_bytes,
+                groups=groups,
+            )  # fmt: skip
 
-    solution = solve_granular(solve, own_groups(sensitivities, options), limits, budgeted_layers(sensitivities))
+        return solve_granular(solve, own, limits, layers, target)
+
+    solution = solved(forms)
+    while limits.max_bytes is not None:
+        # What widths share in the file needs no room if no layer has them.
+        fewer = tuple(form for form in forms if form.storage != "exact" or form.weight_bits in solution.exact_widths)
+        freed = most_beside(layers, forms, target) - most_beside(layers, fewer, target)
+        if freed < _ROOM * limits.max_bytes:
+            break
+        again = solved(fewer)
+        forms, solution = fewer, replace(again, seconds=solution.seconds + again.seconds)
     chosen = {**fixed, **solution.forms}
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     plan = BitPlan(
@@ -106,10 +130,11 @@ def require_possible(
     forms, fixed = _offered(sensitivities, options, target, packing)
     layers = budgeted_layers(sensitivities)
     known = replace(limits, min_agreement=None)
-    resources = resources_of(sensitivities, known, fixed, target, table, None)
+    forms = affordable(forms, sensitivities, limits, fixed, target, table, None)
+    resources = resources_of(sensitivities, forms, known, fixed, target, table, None)
     for resource in resources:
         require_reachable(resource, layers, forms)
-    slack = all(resource.in_float(layers) <= resource.limit * (1 - resource.margin) for resource in resources)
+    slack = all(resource.slack(layers) for resource in resources)
     # Without a latency limit, float on its slower kernel has a price, which is compared with costs not measured yet.
     if layers and slack and known == limits and limits.max_ms is not None:
         refuse_no_effect(resources, layers, None)
@@ -136,7 +161,7 @@ def promised_bytes(sensitivities: Sensitivities, forms: dict[str, LayerForm], fl
             form_bytes(layer, forms[layer.name], target) - form_bytes(layer, FLOAT_FORM, target)
             for layer in sensitivities.layers
         )
-        + pools_beside(sensitivities.layers, forms)
+        + beside_layers(sensitivities.layers, forms, target)
     )
 
 

@@ -2,66 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lampq_onnx.allocation.groups import RowCounts
+from lampq_onnx.allocation.overhead import (
+    MIXED,
+    UNSIGNED_ROWS,
+    block_bytes,
+    fields_of,
+    node_bytes,
+    shared_bytes,
+    unpack_bytes,
+    zero_point_bytes,
+)
 from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.plan import FLOAT_BITS
 from lampq_onnx.errors import LampqError
-from lampq_onnx.quantization.pairs import pair_table_size, pairs_pay
 from lampq_onnx.quantization.pools import pool_bytes
 from lampq_onnx.targets import Packing, Target
 
 FLOAT_BYTES = 4
 
-LAYER_BYTES = 1050
-"""Mean bytes per quantized layer for nodes, names, shapes and its plan entry.
-
-Measured: 980 and 1010 for the digits model at 2 and 5 bits, 1070 and 980 for DeiT-Ti at 4 and 8. The constants below
-are added to it; they were measured on both models.
-"""
-
-UNPACK_BYTES: Mapping[Packing, Mapping[int, int]] = {
-    "exact": {1: 420, 2: 400, 3: 950, 4: 390, 5: 1780, 6: 1280, 7: 755},
-    "native": {1: 420, 2: 400, 3: 390, 4: 390},
-    "container": {},
-}
-"""Bytes of the nodes that unpack a layer's weights to int8. Native storage takes 200, and counts as much as exact: a
-newer opset is not worth the small difference."""
-
 CLASS_BITS = 3
 """Bits of the number that says the width of an output channel, if those of a layer differ."""
 
-ZERO_POINT_BYTES = 140
-"""Bytes of names of zero points, if 8-bit weights are unsigned; each output channel takes one more byte."""
-
-PART_BYTES = 850
-"""Bytes of the nodes for queries, keys and values as separate products (`Target.part_products`)."""
-
-TOKENS_BYTES = 185
-"""Bytes of the nodes that move the input of queries, keys and values (`Target.tokens_first`): 171 to 180 in a ViT."""
-
-GEMM_BYTES = 240
-"""Mean bytes per layer if the integer kernel adds biases (`Target.gemm_bias`)."""
-
-BLOCKED_BYTES = 715
-"""Mean bytes per layer whose weights are in blocks (`Target.block`), in place of `LAYER_BYTES`."""
-
-UNPACKED_BYTES = 1100
-"""The same for exact storage of blocks, beside `UNPACK_BYTES`."""
-
 HALF_BYTES = 2
 """Bytes of a number of float16."""
-
-USUAL_NAME = 18
-"""Characters of a layer's name in the models on which the bytes of nodes were measured."""
-
-BYTES_PER_NAME = 62
-"""Bytes of nodes, plan and shapes in which the name of their layer is once: 18 to 36 times for each layer (YOLOS)."""
-
-PAIR_USERS = {4: 1, 2: 2, 1: 2}
-"""Field width -> weight widths of at most 4 bits that are stored in such a field."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +47,11 @@ class LayerForm:
     activation_bits: int
     storage: Packing | None
     rows: RowCounts | None = None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the weights."""
+        return (self.weight_bits,) if self.rows is None else tuple(bits for bits, _ in self.rows)
 
     def __str__(self) -> str:
         if self.storage is None:
@@ -124,16 +97,13 @@ def form_bytes(layer: LayerSensitivity, form: LayerForm, target: Target) -> int:
     outputs, inputs = layer.shape
     if target.block is not None:
         scales = outputs * -(-inputs // target.block)
-        if form.storage == "exact":
-            nodes = with_name(layer, UNPACKED_BYTES + UNPACK_BYTES["exact"].get(form.weight_bits, 0))
-            return stored_bytes(layer.parameters, form.weight_bits, "exact") + number * scales + nodes
         # There is no type for fewer bits than 4 in blocks.
-        bits = max(form.weight_bits, 4)
-        return stored_bytes(layer.parameters, bits, form.storage) + number * scales + with_name(layer, BLOCKED_BYTES)
+        bits = form.weight_bits if form.storage == "exact" else max(form.weight_bits, 4)
+        nodes = block_bytes(layer, form.weight_bits, form.storage)
+        return stored_bytes(layer.parameters, bits, form.storage) + number * scales + nodes
     # Layers with wide inputs take fewer nodes. They must not look smaller: that would favour the slow kernel.
-    nodes = node_bytes(layer, target) + with_name(layer, UNPACK_BYTES[form.storage].get(form.weight_bits, 0))
-    if form.weight_bits == 8 and not target.signed_8bit_exact:
-        nodes += ZERO_POINT_BYTES + outputs
+    nodes = node_bytes(layer, target) + unpack_bytes(layer, form.weight_bits, form.storage, target)
+    nodes += zero_point_bytes(layer, form.weight_bits, form.storage, target)
     return stored_bytes(layer.parameters, form.weight_bits, form.storage) + number * outputs + nodes
 
 
@@ -161,7 +131,43 @@ def mix_bytes(layer: LayerSensitivity, rows: RowCounts, target: Target) -> int:
     """
     outputs, inputs = layer.shape
     stored = sum(stored_bytes(count * inputs, bits, "exact") for bits, count in rows)
-    return stored + -(-outputs * CLASS_BITS // 8) + FLOAT_BYTES * outputs + node_bytes(layer, target)
+    nodes = node_bytes(layer, target) + MIXED.of(layer)
+    if max(bits for bits, _ in rows) == 8 and not target.signed_8bit_exact:
+        nodes += UNSIGNED_ROWS.of(layer) + zero_point_bytes(layer, 8, "exact", target)
+    return stored + -(-outputs * CLASS_BITS // 8) + FLOAT_BYTES * outputs + nodes
+
+
+def beside_layers(layers: Sequence[LayerSensitivity], forms: Mapping[str, LayerForm], target: Target) -> int:
+    """Return the most bytes that a file takes beside its layers: metadata, and what layers share to unpack weights.
+
+    Args:
+        layers: the layers.
+        forms: layer -> its form.
+        target: where the file is meant to run.
+    """
+    exact, weights = dict[int, list[LayerSensitivity]](), Counter[int]()
+    for layer in layers:
+        form = forms[layer.name]
+        if form.rows is not None:
+            weights.update({bits: count * layer.shape[1] for bits, count in form.rows})
+        elif form.storage == "exact":
+            exact.setdefault(form.weight_bits, []).append(layer)
+            weights[form.weight_bits] += layer.parameters
+    quantized = [layer for layer in layers if forms[layer.name].storage is not None]
+    return shared_bytes(quantized, exact, weights, target) + pools_beside(layers, forms)
+
+
+def most_beside(layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm], target: Target) -> int:
+    """Return the most bytes that a file takes beside its layers, whichever forms these have; without pools.
+
+    Args:
+        layers: the layers.
+        forms: forms to choose from.
+        target: where the file is meant to run.
+    """
+    widths = {form.weight_bits for form in forms if form.storage == "exact"}
+    total = sum(layer.parameters for layer in layers)
+    return shared_bytes(layers, dict.fromkeys(widths, layers), dict.fromkeys(widths, total), target)
 
 
 def pools_beside(layers: Sequence[LayerSensitivity], forms: Mapping[str, LayerForm]) -> int:
@@ -174,20 +180,6 @@ def pools_beside(layers: Sequence[LayerSensitivity], forms: Mapping[str, LayerFo
     mixed = {layer.name: layer.shape for layer in layers if forms[layer.name].rows is not None}
     widths = {bits for name in mixed for bits, _ in forms[name].rows or ()}
     return pool_bytes(mixed, widths)
-
-
-def node_bytes(layer: LayerSensitivity, target: Target) -> int:
-    """Return the bytes of a quantized layer's nodes, without those that unpack its weights."""
-    outputs, inputs = layer.shape
-    heads = layer.type == "qkv"
-    parts = target.part_products and heads and outputs == 3 * inputs
-    nodes = PART_BYTES * parts + TOKENS_BYTES * (target.tokens_first and heads)
-    return with_name(layer, LAYER_BYTES + GEMM_BYTES * target.gemm_bias + nodes)
-
-
-def with_name(layer: LayerSensitivity, nodes: int) -> int:
-    """Return the bytes of nodes that take ``nodes`` bytes for a layer whose name has a usual length."""
-    return nodes + nodes * max(0, len(layer.name) - USUAL_NAME) // BYTES_PER_NAME
 
 
 def row_bytes(inputs: int, bits: int) -> float:
@@ -203,21 +195,12 @@ def row_bytes(inputs: int, bits: int) -> float:
 def stored_bytes(parameters: int, bits: int, storage: Packing) -> int:
     """Return the bytes of packed integers: exact packs fields of 4, 2 and 1 bits; native has types of 2, 4 and 8."""
     if storage == "exact":
-        fields = [width for width in (8, 4, 2, 1) if bits & width]
+        fields = fields_of(bits)
     elif storage == "native":
-        fields = [next(width for width in (2, 4, 8) if bits <= width)]
+        fields = (next(width for width in (2, 4, 8) if bits <= width),)
     else:
-        fields = [8]
+        fields = (8,)
     return sum(-(-parameters * width // 8) for width in fields)
-
-
-def pair_table_bytes(parameters: int) -> int:
-    """Return the most bytes that tables of byte pairs take in a file with this many weights in its layers."""
-    return sum(
-        users * pair_table_size(width)
-        for width, users in PAIR_USERS.items()
-        if pairs_pay(width, parameters * width // 8)
-    )
 
 
 def weight_bits(layer: LayerSensitivity, form: LayerForm) -> int:

@@ -10,18 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lampq_onnx.allocation.fallback import layers_or_groups
-from lampq_onnx.allocation.forms import pools_beside
+from lampq_onnx.allocation.forms import beside_layers
 from lampq_onnx.allocation.groups import ChannelGroups
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.within import FormSolution
 from lampq_onnx.artifacts import LayerSensitivity
+from lampq_onnx.targets import Target
 
 Solve = Callable[[Sequence[ChannelGroups | None] | None], FormSolution]
 """Groups of the layers in the budget, or None for one width in each layer -> the forms of least cost."""
 
 
 def solve_granular(
-    solve: Solve, groups: Sequence[ChannelGroups | None] | None, limits: Limits, layers: Sequence[LayerSensitivity]
+    solve: Solve,
+    groups: Sequence[ChannelGroups | None] | None,
+    limits: Limits,
+    layers: Sequence[LayerSensitivity],
+    target: Target,
 ) -> FormSolution:
     """Find the forms of least cost, with groups of channels where these are worth the bytes of their nodes.
 
@@ -30,21 +35,28 @@ def solve_granular(
         groups: output channels of the layers in the budget; None: every layer has one width.
         limits: what must not be exceeded.
         layers: the layers in the budget.
+        target: where the file is to run, which decides what layers share in it.
 
     Raises:
         UsageError: see `solve_forms`.
         LampqError: the limits cannot be kept; says what one width for each layer would need, which is less.
     """
+
+    def complete(own: Sequence[ChannelGroups | None] | None) -> FormSolution:
+        solution = solve(own)
+        if limits.min_agreement is None:
+            return solution
+        beside = beside_layers(layers, solution.forms, target)
+        return replace(solution, objective=solution.objective + beside, bound=solution.bound + beside)
+
     if groups is None or (limits.max_bytes is None and limits.min_agreement is None):
-        return solve(groups)
-    found = layers_or_groups(lambda: solve(None), lambda: solve(groups))
+        return complete(groups)
+    found = layers_or_groups(lambda: complete(None), lambda: complete(groups))
     if len(found) == 1:
         return found[0]  # a budget may hold the layers, and not the nodes of groups beside them
     whole, mixed = found
-    extra = pools_beside(layers, mixed.forms) if limits.min_agreement is not None else 0
-    objective, bound = mixed.objective + extra, min(whole.bound, mixed.bound)
-    chosen = mixed if objective < whole.objective else whole
-    least = min(objective, whole.objective)
+    least, bound = min(whole.objective, mixed.objective), min(whole.bound, mixed.bound)
+    chosen = mixed if mixed.objective < whole.objective else whole
     return replace(
         chosen,
         objective=least,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
@@ -14,16 +14,17 @@ from lampq_onnx.allocation.choices import BoolArray, Budget
 from lampq_onnx.allocation.forms import (
     FLOAT_FORM,
     LayerForm,
+    beside_layers,
     bit_operations,
     form_bytes,
-    node_bytes,
-    pair_table_bytes,
+    most_beside,
     row_bytes,
     weight_bits,
     whole_bytes,
 )
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import budgeted_layers
+from lampq_onnx.allocation.overhead import node_bytes
 from lampq_onnx.allocation.problem import WEIGHT_BUDGET, capacity_of
 from lampq_onnx.artifacts import LayerSensitivity, Sensitivities
 from lampq_onnx.artifacts.latency import LatencyTable
@@ -60,6 +61,7 @@ class Resource:
         symbol: unit of a value divided by ``scale``.
         floor: the part that no choice of widths changes.
         margin: share of the limit that is kept free.
+        beside: the part of ``rest`` that is not taken if the layers in the budget stay in float.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Resource:
     symbol: str
     floor: int = 0
     margin: float = 0.0
+    beside: int = 0
 
     def budget(self, layers: Sequence[LayerSensitivity], forms: Sequence[LayerForm]) -> Budget:
         """Return this resource as a budget of the integer program."""
@@ -90,7 +93,11 @@ class Resource:
 
     def in_float(self, layers: Sequence[LayerSensitivity]) -> int:
         """Return what is taken if all of ``layers`` stay in float."""
-        return self.rest + sum(self.amount(layer, FLOAT_FORM) for layer in layers)
+        return self.rest - self.beside + sum(self.amount(layer, FLOAT_FORM) for layer in layers)
+
+    def slack(self, layers: Sequence[LayerSensitivity]) -> bool:
+        """Whether the limit is kept if all of ``layers`` stay in float."""
+        return self.in_float(layers) <= self.limit * (1 - self.margin)
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> str:
@@ -114,8 +121,7 @@ def require_reachable(
         LampqError: names the smallest limit that could be kept.
     """
     budget = resource.budget(layers, forms)
-    table = budget.weights if possible is None else np.where(possible, budget.weights, np.iinfo(np.int64).max)
-    least = int(table.min(axis=1).sum())
+    least = _least(budget, possible)
     if least <= budget.capacity:
         return
     fixed = f"{resource.floor / resource.scale:.3f} {resource.symbol}"
@@ -125,6 +131,56 @@ def require_reachable(
         f"{resource.thing} is {resource.at_least(resource.rest + least)}{floor}.",
         hint="raise this budget, or add smaller candidates",
     )
+
+
+def _least(budget: Budget, possible: BoolArray | None = None) -> int:
+    """Return the least that all layers take of a budget."""
+    table = budget.weights if possible is None else np.where(possible, budget.weights, np.iinfo(np.int64).max)
+    return int(table.min(axis=1).sum())
+
+
+def affordable(
+    forms: Sequence[LayerForm],
+    sensitivities: Sensitivities,
+    limits: Limits,
+    fixed: Mapping[str, LayerForm],
+    target: Target,
+    table: LatencyTable | None,
+    float_bytes: int | None,
+) -> tuple[LayerForm, ...]:
+    """Leave out widths if what all of them share in the file, such as tables, leaves no room for the layers.
+
+    Args:
+        forms: forms to choose from.
+        sensitivities, limits, fixed, target, table, float_bytes: see `resources_of`.
+
+    Returns:
+        the forms; if no file could hold all widths, the cheapest width and those that fit beside it.
+
+    Raises:
+        UsageError: see `resources_of`.
+    """
+    if limits.max_bytes is None:
+        return tuple(forms)
+    layers, size = budgeted_layers(sensitivities), Limits(max_bytes=limits.max_bytes)
+
+    def of_widths(widths: Collection[int]) -> tuple[LayerForm, ...]:
+        return tuple(form for form in forms if form.storage != "exact" or form.weight_bits in widths)
+
+    def lacking(widths: Collection[int]) -> int:
+        """Bytes that the smallest file with these widths takes beyond the limit."""
+        kept = of_widths(widths)
+        (resource,) = resources_of(sensitivities, kept, size, fixed, target, table, float_bytes)
+        budget = resource.budget(layers, kept)
+        return _least(budget) - budget.capacity
+
+    widths = sorted({form.weight_bits for form in forms if form.storage == "exact"})
+    if len(widths) < 2 or not layers or lacking(widths) <= 0:
+        return tuple(forms)
+    found = {min(widths, key=lambda bits: lacking({bits}))}
+    for bits in widths:
+        found |= {bits} if lacking({*found, bits}) <= 0 else set()
+    return of_widths(found)
 
 
 def refuse_no_effect(
@@ -156,6 +212,7 @@ def refuse_no_effect(
 
 def resources_of(
     sensitivities: Sensitivities,
+    forms: Sequence[LayerForm],
     limits: Limits,
     fixed: Mapping[str, LayerForm],
     target: Target,
@@ -167,6 +224,7 @@ def resources_of(
 
     Args:
         sensitivities: shapes of the layers; measurements are not used.
+        forms: forms to choose from: room for what each of them shares in the file is kept free.
         fixed: forms of the layers outside the budget.
         table, float_bytes: see `allocate_within`.
         pools: most bytes of the nodes for layers whose output channels differ in width.
@@ -192,7 +250,8 @@ def resources_of(
             )
         )
     if limits.max_bytes is not None:
-        found.append(_size(sensitivities, limits.max_bytes, outside, fixed, target, table, float_bytes, pools))
+        beside = pools + most_beside(sensitivities.layers, (*forms, *fixed.values()), target)
+        found.append(_size(sensitivities, limits.max_bytes, outside, fixed, target, table, float_bytes, beside))
     if limits.max_ms is not None:
         if table is None:
             raise UsageError(
@@ -238,7 +297,7 @@ def _size(
     target: Target,
     table: LatencyTable | None,
     float_bytes: int | None,
-    pools: int,
+    beside: int,
 ) -> Resource:
     whole = table.float_bytes if table is not None else float_bytes or sensitivities.float_bytes
     if whole is None:
@@ -249,10 +308,12 @@ def _size(
     whole = whole_bytes(sensitivities, whole, target)
     rest = whole - sum(form_bytes(layer, FLOAT_FORM, target) for layer in sensitivities.layers)
     rest += sum(form_bytes(layer, fixed[layer.name], target) for layer in outside)
-    rest += pair_table_bytes(sum(layer.parameters for layer in budgeted_layers(sensitivities)))
-    rest += pools
+    rest += beside
     floor = whole - sum(form_bytes(layer, FLOAT_FORM, target) for layer in sensitivities.layers)
-    return replace(bytes_of_layers(target), rest=rest, limit=limit, floor=max(0, floor), margin=_SIZE_MARGIN)
+    alone = beside_layers(outside, fixed, target)
+    return replace(
+        bytes_of_layers(target), rest=rest, limit=limit, floor=max(0, floor), margin=_SIZE_MARGIN, beside=beside - alone
+    )
 
 
 def _latency(

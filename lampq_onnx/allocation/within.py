@@ -52,6 +52,11 @@ class FormSolution:
     seconds: float
     usage: tuple[Usage, ...]
 
+    @property
+    def exact_widths(self) -> set[int]:
+        """Widths of weights in exact storage."""
+        return {bits for form in self.forms.values() if form.storage == "exact" for bits in form.widths}
+
 
 def solve_forms(
     sensitivities: Sensitivities,
@@ -94,7 +99,7 @@ def solve_forms(
     if groups is not None:
         shapes = {layer.name: layer.shape for layer, own in zip(layers, groups, strict=True) if own is not None}
         pools = pool_bytes(shapes, _widths(forms))
-    resources = resources_of(sensitivities, limits, fixed, target, table, float_bytes, pools)
+    resources = resources_of(sensitivities, forms, limits, fixed, target, table, float_bytes, pools)
     costs = form_costs(sensitivities, layers, forms, options)
     if limits.max_ms is None:
         costs = costs + _float_prices(layers, forms, options.wide_price * sensitivities.answers)
@@ -130,7 +135,10 @@ def solve_forms(
         chosen = [
             kinds[own.kind].form(own.counts) if isinstance(own, Mix) else forms[kept[own]] for own in solved.taken
         ]
-    if all(form == FLOAT_FORM for form in chosen):
+    # Room for what quantized layers share is kept free also where none of them is worth it.
+    in_float = float(costs[:, forms.index(FLOAT_FORM)].sum())
+    free = limit is None and in_float <= found.objective and all(resource.slack(layers) for resource in resources)
+    if free or all(form == FLOAT_FORM for form in chosen):
         refuse_no_effect(resources, layers, _best_agreement(sensitivities, limits, costs))
     return FormSolution(
         forms={layer.name: form for layer, form in zip(layers, chosen, strict=True)},

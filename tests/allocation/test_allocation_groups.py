@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lampq_onnx.allocation import METRICS, AllocationOptions, Limits, allocate, allocate_within
-from lampq_onnx.allocation.forms import LayerForm, bit_operations, form_bytes, pools_beside
+from lampq_onnx.allocation.forms import LayerForm, beside_layers, bit_operations, form_bytes
 from lampq_onnx.allocation.groups import GROUP, ChannelGroups, groups_of
 from lampq_onnx.allocation.mixes import linear_costs
 from lampq_onnx.artifacts import ActivationRange, BitPlan, LayerSensitivity, ModelIdentity, Sensitivities
@@ -163,7 +163,7 @@ def test_every_budget_is_kept_and_the_bound_holds(
         assert plan.promised_bytes is not None
         assert plan.promised_bytes <= size
         taken = sum(form_bytes(own, forms[own.name], TARGET) for own in sensitivities.layers)
-        assert plan.promised_bytes == 20_000 + taken + pools_beside(sensitivities.layers, forms)
+        assert plan.promised_bytes == 20_000 + taken + beside_layers(sensitivities.layers, forms, TARGET)
     if bops is not None:
         assert sum(bit_operations(own, forms[own.name]) for own in sensitivities.layers) <= bops
 
@@ -188,7 +188,8 @@ def test_fewer_bytes_for_the_same_agreement() -> None:
 def test_groups_never_lose_against_whole_layers_in_small_files(room: int) -> None:
     sensitivities = model((96, 32), (32, 32), (128, 32), (32, 128), seed=4)
     narrow = dict.fromkeys((own.name for own in sensitivities.layers), LayerForm(2, 8, "exact"))
-    least = 20_000 + sum(form_bytes(own, narrow[own.name], TARGET) for own in sensitivities.layers)
+    least = 20_000 + beside_layers(sensitivities.layers, narrow, TARGET)
+    least += sum(form_bytes(own, narrow[own.name], TARGET) for own in sensitivities.layers)
     size = int((least + room) / 0.995)
     found = {}
     for granularity in ("layer", "group"):

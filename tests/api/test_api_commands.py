@@ -23,6 +23,7 @@ from lampq_onnx.frontend.models.digits import split_images
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.metadata import read_metadata
 from lampq_onnx.graph.model_file import load_model
+from lampq_onnx.targets import TARGETS
 from tests.cli.conftest import invoke
 from tests.converter.graphs import as_ir, vit
 from tests.frontend.tiny_models import SIZE, images, tiny_vit
@@ -81,10 +82,11 @@ def test_allocate(options: dict[str, object], words: tuple[str, ...], folder: Pa
         assert plan == lampq_onnx.BitPlan.load(tmp_path / "plan.json")
 
 
-def test_a_size_that_was_promised_for_this_machine_is_kept_on_it(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["auto", *(name for name, target in TARGETS.items() if target.device == "CPU")])
+def test_a_size_that_was_promised_is_kept(target: str, folder: Path, tmp_path: Path) -> None:
     sensitivities = lampq_onnx.Sensitivities.load(folder / "sensitivity.json")
-    plan = lampq_onnx.allocate(sensitivities, max_size="180kB")
-    lampq_onnx.convert(folder / "float.onnx", plan, tmp_path / "model.onnx")
+    plan = lampq_onnx.allocate(sensitivities, max_size="180kB", target=target)
+    lampq_onnx.convert(folder / "float.onnx", plan, tmp_path / "model.onnx", target=target)
     size = (tmp_path / "model.onnx").stat().st_size
     assert size <= 180_000
     assert plan.promised_bytes is not None

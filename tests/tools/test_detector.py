@@ -219,7 +219,8 @@ def test_a_detectors_file_has_two_outputs_and_is_a_model_itself(
 def test_the_promised_size_counts_the_names_of_layers(quantized: tuple[Path, Report]) -> None:
     folder, report = quantized
     promised = BitPlan.load(folder / "plan.json").promised_bytes
-    assert report.size.quantized_bytes == pytest.approx(promised, rel=0.08)
+    assert promised is not None
+    assert 0.95 * promised <= report.size.quantized_bytes <= promised
 
 
 def test_tasks_that_do_not_fit_are_refused(trained: Path, images: Path) -> None:
