@@ -28,6 +28,7 @@ from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.live import LiveModel
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
+from lampq_onnx.running.memory import give_back
 
 WIDE_DAMPING = 0.1
 """Damping that is tried besides GPTQ's own if time allows; the result stays closer to nearest rounding."""
@@ -126,6 +127,7 @@ def climb(
                 progress(len(found))
         if index + 1 < len(chain):
             states, held_states = chain.advance(states), chain.advance(held_states)
+        give_back()  # moments and states of a block lie between the weights that stay
     for layer in chain.after:
         _round_nearest(live, layer, grids, inputs, found)
     return found

@@ -24,6 +24,7 @@ from lampq_onnx.frontend.simulation.levels import dequantized, float8_numbers, n
 from lampq_onnx.frontend.simulation.row_widths import Bits, join_grids, join_weights
 from lampq_onnx.graph.parameters import LayerParameters
 from lampq_onnx.quantization import INTEGER_GRIDS, ActivationQuantizer, QuantizedWeight, WeightGrid
+from lampq_onnx.running.memory import give_back
 
 
 class WeightRounder:
@@ -114,7 +115,8 @@ class WeightRounder:
         """
         if name in self._moments:
             self._round(name, list(self._widths))
-            self._moments.pop(name, None)
+            if name in self._moments:
+                self._forget_moments(name)
         else:
             for bits in self._widths:
                 self.row_errors(name, bits)
@@ -148,10 +150,15 @@ class WeightRounder:
         results = gptq_quantize(
             self._matrix(name), [self.grid(name, b) for b in widths], self._moments[name], latent=False
         )
-        if self._measure is not None:
-            del self._moments[name]
         for bits, result in zip(widths, results, strict=True):
             self._rounded[name, bits], self._errors[name, bits] = result.weight, result.errors
+        if self._measure is not None:
+            self._forget_moments(name)
+
+    def _forget_moments(self, name: str) -> None:
+        """Free the moments of a layer. Between the codes of all layers their memory would not be used again."""
+        del self._moments[name]
+        give_back()
 
     def _fit(self, name: str, widths: Sequence[int]) -> None:
         try:
