@@ -6,8 +6,7 @@ import os
 import platform
 from functools import cache
 from importlib import metadata
-
-import cpuinfo
+from pathlib import Path
 
 from lampq_onnx.artifacts.report import Environment
 from lampq_onnx.targets import Target, target_for
@@ -18,13 +17,35 @@ KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512vnni", "avx_vnni", "amx
 """CPU flags as Linux and py-cpuinfo spell them."""
 
 
+LINUX = Path("/proc/cpuinfo")
+"""What Linux says of each core: lines of a name, a colon and a value."""
+
+
 @cache
 def _cpu() -> tuple[str, tuple[str, ...]]:
+    brand, flags = _from_linux() or _from_cpuinfo()
+    return brand, tuple(flag for flag in KERNEL_FLAGS if flag in flags)
+
+
+def _from_linux() -> tuple[str, set[str]] | None:
+    """Brand and flags of the first core, if Linux says both: on ARM it names no brand."""
+    if not LINUX.is_file():
+        return None
+    lines = (line.partition(":") for line in LINUX.read_text(encoding="utf-8", errors="replace").splitlines())
+    told: dict[str, str] = {}
+    for name, _, value in lines:
+        told.setdefault(name.strip(), value.strip())
+    if not told.get("model name") or "flags" not in told:
+        return None
+    return " ".join(told["model name"].split()), set(told["flags"].split())
+
+
+def _from_cpuinfo() -> tuple[str, set[str]]:
+    """The same on other systems. It takes a second: processes of its own ask the processor and wait."""
+    import cpuinfo  # noqa: PLC0415 -- only where it is needed
+
     info = cpuinfo.get_cpu_info()
-    flags = set(info.get("flags", ()))
-    return str(info.get("brand_raw", platform.processor() or platform.machine())), tuple(
-        flag for flag in KERNEL_FLAGS if flag in flags
-    )
+    return str(info.get("brand_raw", platform.processor() or platform.machine())), set(info.get("flags", ()))
 
 
 def cpu_name() -> str:
