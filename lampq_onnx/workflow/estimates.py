@@ -56,11 +56,17 @@ AGAIN = 0.9
 WAIT = 0.1
 """Seconds for each layer that a GPU waits for Python while the layer's inputs are equalized."""
 
+SEEN = 0.45
+"""Part of the images that a swap of the update is measured on: most look worse on the first of them."""
+
 SWAPPED = 0.03
 """Seconds for each layer that a GPU waits for Python while the update tries other widths."""
 
 ROUNDED = 8e-8
 """Seconds that a processor takes to round a weight to one width, besides the products of GPTQ."""
+
+NEAREST = 3.2e-8
+"""Seconds that a processor takes to round a weight to nearest, its grid included."""
 
 UPLOAD = 6e-10
 """Seconds to bring the codes of a weight to a GPU, which the shares of channels do for 3 widths in batches of 16."""
@@ -210,7 +216,7 @@ def deciding_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> l
     if stages.update:
         first = 0.0 if stages.shares else _sweep(load, len(recipe.allocation.candidates))
         waiting = SWAPPED * load.layers if load.gpu else 0.0
-        passes = (recipe.update.rounds + 1) * min(count, 128)
+        passes = (SEEN * recipe.update.rounds + 1) * min(count, 128)
         found.append(("iterative update", first + waiting + passes * image))
     held = max(1, min(count // 4, 64))
     found.append(("rounding", _rounding(recipe, stages, effort, load, count, held)))
@@ -267,7 +273,7 @@ def _sweep(load: Load, widths: int) -> float:
 
 def _rounding(recipe: Recipe, stages: Stages, effort: Effort, load: Load, count: int, held: int) -> float:
     if recipe.rounding.method == "nearest" or effort.ladder is None:
-        nearest = ROUNDED * load.weights
+        nearest = NEAREST * load.weights
         if not stages.moments:
             return nearest
         # GPTQ and nearest rounding are compared on images. The update has rounded by GPTQ what it looked at.
