@@ -66,7 +66,7 @@ ROOMS = {
         "frontend.models frontend.onnx_model.operators"
     ),
     "frontend.simulation": (
-        "errors artifacts quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"
+        "errors running artifacts quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"
     ),
     "frontend.rounding": (
         "errors running quantization artifacts config frontend.shared frontend.likelihoods frontend.simulation"
