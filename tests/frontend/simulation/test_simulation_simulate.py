@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -27,6 +29,7 @@ from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import BATCH, logits_of
+from lampq_onnx.frontend.simulation import simulate
 from lampq_onnx.frontend.simulation.losses import Measure, loss_of
 from lampq_onnx.frontend.simulation.simulate import (
     LayerSetting,
@@ -265,6 +268,22 @@ def test_rounders_of_the_same_weights_fit_each_grid_once() -> None:
     assert WeightRounder(layers).grid(layers[1].name, 4) is not first.grid(layers[1].name, 4)
     with pytest.raises(ValueError, match=r"are not .* and 32"):
         WeightRounder(layers, fitted=first, block=32)
+
+
+def test_moments_of_a_layer_are_given_back_once_it_is_rounded(
+    frontend: Frontend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, layers = frontend.loaded.module, [layer for layer in frontend.exported.layers if ".mlp." in layer.name]
+    moments = input_moments(module, layers, images(4))
+    held = {name: weakref.ref(value) for name, value in moments.items()}
+    alive: list[int] = []
+    left = lambda: alive.append(sum(ref() is not None for ref in held.values()))  # noqa: E731
+    monkeypatch.setattr(simulate, "give_back", left)
+    rounder = WeightRounder(layers, moments, widths=(3, 4))
+    moments.clear()
+    for layer in layers:
+        rounder.settle(layer.name, (4,))
+    assert alive == [*reversed(range(len(layers)))]
 
 
 def test_rounder_names_the_layer_of_bad_weights() -> None:
