@@ -15,6 +15,7 @@ from lampq_onnx.allocation.forms import (
     forms_of,
     most_beside,
     whole_bytes,
+    with_exact_widths,
 )
 from lampq_onnx.allocation.granular import solve_granular
 from lampq_onnx.allocation.groups import ChannelGroups
@@ -80,7 +81,7 @@ def allocate_within(
     solution = solved(forms)
     while limits.max_bytes is not None:
         # What widths share in the file needs no room if no layer has them.
-        fewer = tuple(form for form in forms if form.storage != "exact" or form.weight_bits in solution.exact_widths)
+        fewer = with_exact_widths(forms, solution.exact_widths)
         freed = most_beside(layers, forms, target) - most_beside(layers, fewer, target)
         if freed < _ROOM * limits.max_bytes:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lampq_onnx.allocation.groups import RowCounts
@@ -50,7 +50,7 @@ class LayerForm:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of the weights."""
+        """Widths that the output channels of the layer have: one, unless these differ."""
         return (self.weight_bits,) if self.rows is None else tuple(bits for bits, _ in self.rows)
 
     def __str__(self) -> str:
@@ -135,6 +135,11 @@ def mix_bytes(layer: LayerSensitivity, rows: RowCounts, target: Target) -> int:
     if max(bits for bits, _ in rows) == 8 and not target.signed_8bit_exact:
         nodes += UNSIGNED_ROWS.of(layer) + zero_point_bytes(layer, 8, "exact", target)
     return stored + -(-outputs * CLASS_BITS // 8) + FLOAT_BYTES * outputs + nodes
+
+
+def with_exact_widths(forms: Sequence[LayerForm], widths: Collection[int]) -> tuple[LayerForm, ...]:
+    """Return the forms without those in exact storage that have another width than ``widths``."""
+    return tuple(form for form in forms if form.storage != "exact" or form.weight_bits in widths)
 
 
 def beside_layers(layers: Sequence[LayerSensitivity], forms: Mapping[str, LayerForm], target: Target) -> int:

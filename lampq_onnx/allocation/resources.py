@@ -21,6 +21,7 @@ from lampq_onnx.allocation.forms import (
     row_bytes,
     weight_bits,
     whole_bytes,
+    with_exact_widths,
 )
 from lampq_onnx.allocation.limits import Limits
 from lampq_onnx.allocation.metrics import budgeted_layers
@@ -164,12 +165,9 @@ def affordable(
         return tuple(forms)
     layers, size = budgeted_layers(sensitivities), Limits(max_bytes=limits.max_bytes)
 
-    def of_widths(widths: Collection[int]) -> tuple[LayerForm, ...]:
-        return tuple(form for form in forms if form.storage != "exact" or form.weight_bits in widths)
-
     def lacking(widths: Collection[int]) -> int:
         """Bytes that the smallest file with these widths takes beyond the limit."""
-        kept = of_widths(widths)
+        kept = with_exact_widths(forms, widths)
         (resource,) = resources_of(sensitivities, kept, size, fixed, target, table, float_bytes)
         budget = resource.budget(layers, kept)
         return _least(budget) - budget.capacity
@@ -179,8 +177,9 @@ def affordable(
         return tuple(forms)
     found = {min(widths, key=lambda bits: lacking({bits}))}
     for bits in widths:
-        found |= {bits} if lacking({*found, bits}) <= 0 else set()
-    return of_widths(found)
+        if lacking({*found, bits}) <= 0:
+            found.add(bits)
+    return with_exact_widths(forms, found)
 
 
 def refuse_no_effect(

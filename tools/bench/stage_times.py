@@ -5,7 +5,7 @@
     python -m tools.bench.scale stages --shapes B,L --counts 128 --device cuda --record gpu.jsonl
     python -m tools.bench.scale stages --show cpu.jsonl more.jsonl       # the tables of recorded runs, nothing measured
 
-Models are timm's Vision Transformers with random weights, images are noise; a shape may also be timm's name of a model,
+Models are timm's Vision Transformers with random weights, images are noise; a shape may also be timm's name of one,
 such as vit_large_patch14_clip_224. `digits` is the embedded model with its own images. Every run is a process of its
 own, and so is the dry run before it, whose estimate is printed beside the times. Memory is resident memory, read every
 10 ms, and on a GPU also the most that torch allocated there. After the run the process passes the same images forward
