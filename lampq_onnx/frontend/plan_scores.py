@@ -21,7 +21,7 @@ from lampq_onnx.quantization import ActivationQuantizer
 SCORE_IMAGES = 128
 """Images for the score of the iterative update, and for the spread of real outputs."""
 
-ERROR_IMAGES = 64
+ERROR_IMAGES = 32
 """Images for reconstruction errors; enough for averages over 197 tokens per image."""
 
 

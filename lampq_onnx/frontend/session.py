@@ -174,8 +174,8 @@ class Frontend:
         self._gptq = True
 
     def forget_rounded(self) -> None:
-        """Free the rounded weights of all candidates, which nothing needs once the plan is rounded."""
-        self.rounder = self._new_rounder()
+        """Free the rounded weights of all candidates, which nothing needs once the last plan is chosen."""
+        self.rounder = self._new_rounder(fitted=self.rounder)
         self._gptq = False
         give_back()
 
@@ -187,10 +187,23 @@ class Frontend:
         update: UpdateOptions,
         *,
         seed: int,
+        last: bool = False,
         progress: ProgressSink = NO_PROGRESS,
         kept: Kept = NOT_KEPT,
     ) -> RoundedPlan:
-        """Round weights and find input ranges for the plan's file."""
+        """Round weights and find input ranges for the plan's file.
+
+        Args:
+            plan: bit-widths and input ranges.
+            images: calibration images.
+            rounding: which techniques run.
+            update: what a score measures, where all layers are rounded at once.
+            seed: seed of everything random.
+            last: whether no other plan follows; the rounded weights of all candidates are then freed before weights
+                are rounded layer by layer.
+            progress: told of each stage.
+            kept: results of steps that an earlier run finished.
+        """
         effort = EFFORTS[rounding.effort]
         kept = kept.after(plan, rounding, update, str(seed))
 
@@ -199,6 +212,8 @@ class Frontend:
             if rounding.method == "nearest" or effort.ladder is None or Grid.E4M3 in self._grids:
                 with progress.stage("rounding"):
                     return self._round_at_once(plan, images, update)
+            if last:
+                self.forget_rounded()
             fit, held_out = split(images)
             return round_plan(
                 self.loaded.module, self.exported.layers, self.chain, plan, self.rounder, fit, held_out, effort,

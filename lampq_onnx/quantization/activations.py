@@ -112,29 +112,38 @@ class ActivationQuantizer:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts over equal bins of [low, high]; memory does not depend on how many values were counted."""
+    """Counts of values in equal bins; memory does not depend on how many values were counted.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        counts: float64 (bins,).
+        bins: lower edge of the first bin and upper edge of the last; None: the bins span low to high.
+    """
 
     low: float
     high: float
     counts: npt.NDArray[np.float64]
+    bins: tuple[float, float] | None = None
 
-    def centers(self) -> FloatArray:
-        """Return the middle of every bin."""
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
-        return (edges[:-1] + edges[1:]) / 2
+    def edges(self) -> FloatArray:
+        """Return the edges of all bins, (bins + 1,)."""
+        edges: FloatArray = np.linspace(*(self.bins or (self.low, self.high)), len(self.counts) + 1)
+        return edges
 
     def percentile_range(self, coverage: float) -> tuple[float, float]:
         """Return the interval that leaves (100 - coverage) / 2 percent of the values on either side."""
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
+        edges = self.edges()
         share = np.concatenate([[0.0], np.cumsum(self.counts)]) / max(self.counts.sum(), 1.0)
         tail = (1 - coverage / 100) / 2
         low = float(np.interp(tail, share, edges))
         high = float(np.interp(1 - tail, share, edges))
-        return low, high
+        return max(low, self.low), min(high, self.high)
 
     def mse_range(self, bits: int) -> tuple[float, float]:
         """Return the interval with the smallest expected squared error among shrunken min-max intervals."""
-        centers, width = self.centers(), (self.high - self.low) / len(self.counts)
+        edges = self.edges()
+        centers, width = np.clip((edges[:-1] + edges[1:]) / 2, self.low, self.high), edges[1] - edges[0]
         best, best_error = (self.low, self.high), np.inf
         for shrink in MSE_SHRINKS:
             quantizer = ActivationQuantizer.from_range(self.low * shrink, self.high * shrink, bits)

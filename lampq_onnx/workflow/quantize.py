@@ -203,7 +203,7 @@ def _run(
             kept = kept_for(inputs, frontend.loaded.task, recipe, cache, clock, force=force)
             stages = stages_of(recipe, target)
             search = Search(frontend, crops, recipe, stages, kept, clock)
-            found = search.run()
+            found = search.run(last=not output.baselines)
             if not output.baselines:
                 frontend.forget_rounded()
             job = QuantizedOutput(frontend, crops, validation, output, target, recipe.output.threads or 1, stage, clock)

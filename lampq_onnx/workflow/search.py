@@ -148,8 +148,11 @@ class Search:
         form = f"{' '.join(self._target.grids)} {self._target.block} {self._target.output_ranges}"
         self._kept = kept.after(recipe.analysis, recipe.rounding, str(recipe.images.seed), form, stages.text)
 
-    def run(self) -> Found:
+    def run(self, *, last: bool = False) -> Found:
         """Run all stages of the search.
+
+        Args:
+            last: whether no other plan follows on the same front end, see `Frontend.round`.
 
         Raises:
             LampqError: a layer cannot be measured, or the budget cannot be met.
@@ -158,7 +161,7 @@ class Search:
         if self._stages.simulated_plans:
             options = with_granularity(recipe.allocation, self._target, recipe.output.packing)
             sensitivities = simulated(self._frontend, self._crops, sensitivities, options, self._clock)
-        return self.decide(sensitivities)
+        return self.decide(sensitivities, last=last)
 
     def measure(self) -> Sensitivities:
         """Equalize the model and measure its sensitivities; see the function `measure`.
@@ -178,15 +181,19 @@ class Search:
             kept=self._kept,
         )
 
-    def decide(self, sensitivities: Sensitivities) -> Found:
+    def decide(self, sensitivities: Sensitivities, *, last: bool = False) -> Found:
         """Allocate, update and round from sensitivities that were measured on this model before.
+
+        Args:
+            sensitivities: of this model.
+            last: whether no other plan follows on the same front end, see `Frontend.round`.
 
         Raises:
             LampqError: the budget cannot be met.
         """
         plan, solution = self._choose(sensitivities)
         plan, update = self._update(plan, solution, sensitivities)
-        rounded = self._round(plan)
+        rounded = self._round(plan, last=last)
         return Found(sensitivities, rounded.plan, solution, update, rounded)
 
     def baseline(self, found: Found, metric: str) -> RoundedPlan:
@@ -247,7 +254,7 @@ class Search:
             table=self._times,
         )
 
-    def _round(self, plan: BitPlan) -> RoundedPlan:
+    def _round(self, plan: BitPlan, *, last: bool = False) -> RoundedPlan:
         recipe = self._recipe
         return self._frontend.round(
             plan,
@@ -255,6 +262,7 @@ class Search:
             recipe.rounding,
             recipe.update,
             seed=recipe.images.seed,
+            last=last,
             progress=self._clock,
             kept=self._kept,
         )

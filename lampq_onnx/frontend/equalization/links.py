@@ -26,6 +26,7 @@ import torch
 
 from lampq_onnx.frontend.equalization.fold import Equalization, applied
 from lampq_onnx.frontend.equalization.link import Link
+from lampq_onnx.frontend.shared.forward import hooked
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
 from lampq_onnx.frontend.simulation.chain import BlockChain
 from lampq_onnx.graph.keys import UNIT_KEY
@@ -52,7 +53,8 @@ def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, im
     linear = [u for u in exported.layers if not u.fixed and isinstance(u.module, torch.nn.Linear)]
     own = [u for u in linear if _owned(u.module, counts)]
     found: dict[str, Link] = {}
-    trial = _Trial(model, images, own)
+    trial = _Trial(model, chain, images)
+    trial.expect(own)
     for link in _norm_links(exported, model, own, counts, images):
         if trial.holds(link):
             found |= {layer.name: link for layer in link.readers}
@@ -166,44 +168,77 @@ def _linear_links(layer: ModelLayer, sources: Sequence[ModelLayer]) -> Iterator[
                 yield Link("linear", (layer,), source=source, start=start, shift=shift)
 
 
+class _Changed(Exception):
+    """Ends a trial whose guess was wrong."""
+
+
 class _Trial:
     """Checks a link: applies random factors, compares what the readers and the model answer, and restores the model.
 
-    The readers' own outputs are compared as well, because a layer that adds little hardly changes the logits.
+    The readers' own outputs are compared as well, because a layer that adds little hardly changes the logits. Only the
+    blocks from the link's own block on are computed.
     """
 
-    def __init__(self, model: torch.nn.Module, images: torch.Tensor, layers: Sequence[ModelLayer]) -> None:
+    def __init__(self, model: torch.nn.Module, chain: BlockChain, images: torch.Tensor) -> None:
         self._model = model
+        self._chain = chain
         self._images = images[:1]  # a wrong guess changes the answer to any image
-        self._wanted = self._answers(layers)
+        self._members = [set(block.module.modules()) for block in chain.blocks]
+        self._states = [chain.states([self._images])]
+        for _ in chain.blocks[1:]:
+            self._states.append(chain.advance(self._states[-1]))
+        self._wanted: dict[str, list[torch.Tensor]] = {}
+        self._wanted[""] = [self._logits(0)]
 
-    def _answers(self, layers: Sequence[ModelLayer]) -> dict[str, torch.Tensor]:
-        """Logits, and some rows of the output of each layer."""
-        found: dict[str, torch.Tensor] = {}
+    def expect(self, layers: Sequence[ModelLayer]) -> None:
+        """Compute the outputs of layers that trials are compared with."""
 
         def keep(layer: ModelLayer) -> Any:
-            def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
-                rows = output.reshape(-1, output.shape[-1])
-                found[layer.name] = rows[:: max(1, len(rows) // ROWS)].double()
+            calls = self._wanted.setdefault(layer.name, [])
+            return lambda _, __, output: calls.append(_some_rows(output))
 
-            return hook
-
-        handles = [layer.module.register_forward_hook(keep(layer)) for layer in layers]
-        try:
-            with torch.no_grad():
-                logits: torch.Tensor = self._model(self._images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {**found, "": logits.double()}
+        with hooked(layers, keep):
+            self._logits(None)
 
     def holds(self, link: Link) -> bool:
+        """Whether the model answers as before with the link's channels scaled and shifted."""
         generator = torch.Generator().manual_seed(0)
         scale = 0.5 + 1.5 * torch.rand(link.channels, generator=generator)
         shift = torch.randn(link.channels, generator=generator) * (0.5 if link.shift else 0.0)
-        with applied(Equalization(link, scale, shift)):
-            found = self._answers(link.readers)
-        return all(
-            bool((value - self._wanted[name]).norm() <= TRIAL_TOLERANCE * self._wanted[name].norm())
-            for name, value in found.items()
-        )
+        start = next((i for i, own in enumerate(self._members) if own.issuperset(link.modules)), None)
+        if any(len(self._wanted[layer.name]) > 1 for layer in link.readers):
+            start = None  # some of the calls may be in earlier blocks
+
+        def compare(layer: ModelLayer) -> Any:
+            wanted = iter(self._wanted[layer.name])
+
+            def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+                if not _same(_some_rows(output), next(wanted)):
+                    raise _Changed
+
+            return hook
+
+        with applied(Equalization(link, scale, shift)), hooked(link.readers, compare):
+            try:
+                return _same(self._logits(start), self._wanted[""][0])
+            except _Changed:
+                return False
+
+    @torch.no_grad()
+    def _logits(self, start: int | None) -> torch.Tensor:
+        """Outputs, computed from a block on; None: from the image on."""
+        if start is None:
+            found: torch.Tensor = self._model(self._images)
+            return found.double()
+        (pair,) = self._states[start]
+        return self._chain.resume(start, *pair).double()
+
+
+def _some_rows(output: torch.Tensor) -> torch.Tensor:
+    """About `ROWS` rows of the output of a layer, float64."""
+    rows = output.reshape(-1, output.shape[-1])
+    return rows[:: max(1, len(rows) // ROWS)].double()
+
+
+def _same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return bool((found - wanted).norm() <= TRIAL_TOLERANCE * wanted.norm())

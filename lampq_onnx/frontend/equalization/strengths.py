@@ -16,8 +16,9 @@ import torch
 from lampq_onnx.frontend.equalization.fold import Equalization
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.equalization.predicted import Moved, predicted_errors
-from lampq_onnx.frontend.measuring.calibration import WHOLE_RANGE_BITS, visit_inputs
+from lampq_onnx.frontend.measuring.calibration import WHOLE_RANGE_BITS
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
+from lampq_onnx.frontend.measuring.visits import visit_inputs
 from lampq_onnx.frontend.shared.batching import Images, SlicedImages, device_of, unlabelled
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.products import linear

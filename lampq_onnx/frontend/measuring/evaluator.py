@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +11,13 @@ import torch
 
 from lampq_onnx.errors import UsageError
 from lampq_onnx.frontend.likelihoods import CLASSES, likelihood_of
-from lampq_onnx.frontend.shared.batching import Images, device_of, logits_of, tensors
+from lampq_onnx.frontend.shared.batching import BATCH, Images, device_of, logits_of, tensors
+from lampq_onnx.frontend.shared.forward import hooked
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.simulation.losses import Measure, image_losses, perhaps_lower
 from lampq_onnx.frontend.simulation.row_widths import Bits
 from lampq_onnx.frontend.simulation.simulate import LayerSetting, WeightRounder, simulated
+from lampq_onnx.measures.evidence import LEAST_SEEN
 from lampq_onnx.quantization import ActivationQuantizer
 
 ERROR_BATCH = 4
@@ -92,7 +93,8 @@ class SimulationEvaluator:
         likelihood, found = likelihood_of(self._model), torch.empty(0, dtype=torch.float64)
         against = None if best is None or self._measure == "top1" else torch.from_numpy(best)
         with simulated(self._layers, self.settings(bits), self._rounder):
-            for batch, _ in tensors(self._images, device_of(self._model)):
+            size = BATCH if against is None else LEAST_SEEN  # fewer decide nothing
+            for batch, _ in tensors(self._images, device_of(self._model), batch_size=size):
                 own = slice(len(found), len(found) + len(batch))
                 labels = None if self._labels is None else self._labels[own]
                 outputs = self._model(batch).float().cpu()
@@ -146,10 +148,10 @@ class SimulationEvaluator:
             return visit
 
         for batch, _ in tensors(self._error_images, device_of(self._model), batch_size=ERROR_BATCH):
-            with _hooked(self._layers, keep):
+            with hooked(self._layers, keep):
                 self._model(batch)
             if self._inputs == "quantized":
-                with _hooked(self._layers, compare), simulated(self._layers, settings, self._rounder):
+                with hooked(self._layers, compare), simulated(self._layers, settings, self._rounder):
                     self._model(batch)
                 continue
             for layer in self._layers:
@@ -167,13 +169,3 @@ def _bias_view(layer: ModelLayer, output: torch.Tensor) -> torch.Tensor:
     if bias is None:
         return torch.zeros((), device=output.device)
     return bias.view(-1, 1, 1) if isinstance(layer.module, torch.nn.Conv2d) else bias
-
-
-@contextmanager
-def _hooked(layers: Sequence[ModelLayer], hook: Callable[[ModelLayer], Any]) -> Iterator[None]:
-    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

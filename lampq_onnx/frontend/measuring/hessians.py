@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lampq_onnx.frontend.measuring.calibration import visit_inputs
+from lampq_onnx.frontend.measuring.visits import visit_inputs
 from lampq_onnx.frontend.shared.batching import Images
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.products import own_gram

@@ -27,6 +27,7 @@ from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.frontend.simulation.gptq import DAMPING, gptq_quantize
 from lampq_onnx.frontend.simulation.levels import dequantized, nearest
 from lampq_onnx.frontend.simulation.live import LiveModel
+from lampq_onnx.measures.evidence import LEAST_SEEN
 from lampq_onnx.quantization import ActivationQuantizer, QuantizedWeight, WeightGrid
 from lampq_onnx.running.memory import give_back
 
@@ -71,7 +72,7 @@ class LadderSettings:
     bias_correction: bool = True
     latent: bool = True
     batch_size: int = 16
-    compared: int = 8
+    compared: int = LEAST_SEEN  # fewer decide nothing
 
 
 def climb(

@@ -1,12 +1,14 @@
-"""Another forward pass of a module for a while."""
+"""Other forward passes of modules, and hooks on them, for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from lampq_onnx.frontend.shared.model_layers import ModelLayer
 
 
 @contextmanager
@@ -22,3 +24,19 @@ def forward_of(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator
             del own.__dict__["forward"]
         else:
             own.forward = before
+
+
+@contextmanager
+def hooked(layers: Sequence[ModelLayer], hook: Callable[[ModelLayer], Any]) -> Iterator[None]:
+    """Call a hook with the output of each layer inside.
+
+    Args:
+        layers: the layers.
+        hook: layer -> what is called with its module, inputs and output.
+    """
+    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

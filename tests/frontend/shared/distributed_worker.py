@@ -11,10 +11,11 @@ import torch
 
 from lampq_onnx.data import Batch
 from lampq_onnx.evaluation.measure import measure_accuracy
-from lampq_onnx.frontend.measuring.calibration import choose_ranges, input_histograms, nuclear_norms
+from lampq_onnx.frontend.measuring.calibration import choose_ranges, nuclear_norms
 from lampq_onnx.frontend.measuring.costs import activation_costs, directional_costs, weight_costs
 from lampq_onnx.frontend.measuring.fisher import fisher_traces
 from lampq_onnx.frontend.measuring.hessians import input_moments
+from lampq_onnx.frontend.measuring.histograms import input_histograms
 from lampq_onnx.frontend.shared.batching import tensors
 from lampq_onnx.frontend.shared.distributed import process_group
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
