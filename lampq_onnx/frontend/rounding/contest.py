@@ -9,13 +9,6 @@ import torch
 from lampq_onnx.frontend.simulation.losses import clearly_lower, perhaps_lower
 from lampq_onnx.quantization import QuantizedWeight
 
-LEAST_GAIN = 0.01
-"""Part of the loss that a challenger must take off. Less is not worth the images that it takes to tell it from noise.
-
-A layer's loss is a small part of the file's. In a ViT-S with random weights, most corrections of a bias gain or lose
-less than this.
-"""
-
 
 class Entrant:
     """A rounding of a layer, and its losses on the images so far.
@@ -57,7 +50,7 @@ class Entrant:
 
 
 def wins(challenger: Entrant, best: Entrant, sizes: list[int], use: Callable[[QuantizedWeight], None]) -> bool:
-    """Whether a challenger clearly takes `LEAST_GAIN` off the loss; both are measured until that is decided.
+    """Whether the losses of a challenger are clearly lower; both are measured until that is decided.
 
     Args:
         challenger: a rounding.
@@ -70,6 +63,6 @@ def wins(challenger: Entrant, best: Entrant, sizes: list[int], use: Callable[[Qu
         count += size
         challenger.measure(count, use)
         best.measure(count, use)
-        if not perhaps_lower(challenger.seen[:count], best.seen[:count] * (1 - LEAST_GAIN), total):
+        if not perhaps_lower(challenger.seen[:count], best.seen[:count], total):
             return False
-    return clearly_lower(challenger.seen, best.seen * (1 - LEAST_GAIN))
+    return clearly_lower(challenger.seen, best.seen)
