@@ -21,7 +21,7 @@ from lampq_onnx.quantization import ActivationQuantizer
 SCORE_IMAGES = 128
 """Images for the score of the iterative update, and for the spread of real outputs."""
 
-ERROR_IMAGES = 32
+RECONSTRUCTION_IMAGES = 32
 """Images for reconstruction errors; enough for averages over 197 tokens per image."""
 
 
@@ -64,7 +64,7 @@ def plan_evaluator(
         input_of,
         rounder,
         images,
-        images.slice(0, ERROR_IMAGES),
+        images.slice(0, RECONSTRUCTION_IMAGES),
         reference,
         labels_of(images),
         fixed_bits={name: layer.weight_bits for name, layer in quantized.items() if layer.fixed},

@@ -19,6 +19,7 @@ from lampq_onnx.frontend.equalized import IMAGES as EQUALIZATION_IMAGES
 from lampq_onnx.frontend.equalized import compares_options
 from lampq_onnx.frontend.measuring.costs import batch_of_halves, measured_widths
 from lampq_onnx.frontend.measuring.samples import HELD_OUT_SHARE
+from lampq_onnx.frontend.plan_scores import RECONSTRUCTION_IMAGES
 from lampq_onnx.frontend.rounding.effort import EFFORTS, Effort
 from lampq_onnx.graph.recognition import PlannedStage
 from lampq_onnx.running.load import Load
@@ -56,13 +57,13 @@ AGAIN = 0.9
 WAIT = 0.1
 """Seconds for each layer that a GPU waits for Python while the layer's inputs are equalized."""
 
-SEEN = 0.45
+SEEN = 0.4
 """Part of the images that a swap of the update is measured on: most look worse on the first of them."""
 
 SWAPPED = 0.03
 """Seconds for each layer that a GPU waits for Python while the update tries other widths."""
 
-ROUNDED = 8e-8
+ROUNDED = 7e-8
 """Seconds that a processor takes to round a weight to one width, besides the products of GPTQ."""
 
 NEAREST = 3.2e-8
@@ -83,10 +84,10 @@ PLAIN = 2.0
 SOLVING = 1.0
 """Seconds of the integer program, most of them to import the solver."""
 
-LINKED = 90
+LINKED = 35
 """Passes that take as long as finding the places of equalization, which are tried out one by one."""
 
-COMPARED = 10
+COMPARED = 8
 """Passes that take as long as comparing the options of equalization on an image."""
 
 PREDICTED = 8
@@ -98,7 +99,7 @@ FITTED = 5.5e-7
 COSTED = 1.15
 """Time of a pass with another weight in one layer, its comparison included, over that of a pass."""
 
-RANGED = 13
+RANGED = 11
 """Passes that take as long as the errors of all ranges on an image."""
 
 OPENED, UNPACKED = 0.03, 0.08
@@ -132,7 +133,7 @@ def planned_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> tu
     found = measuring_stages(recipe, stages, load, count)
     found += deciding_stages(recipe, stages, load, count)
     if stages.layer_errors:
-        found.append(("reconstruction errors", 4 * min(count, 64) * load.image))
+        found.append(("reconstruction errors", 4 * min(count, RECONSTRUCTION_IMAGES) * load.image))
     found.append(("conversion", GRAPH + PACKING * load.weights))
     return tuple(PlannedStage(name, seconds) for name, seconds in found)
 
@@ -177,7 +178,7 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     if stages.equalization:
         found.append(("equalization", _equalization(recipe, load, min(count, EQUALIZATION_IMAGES))))
         found.append(("export", AGAIN))
-    found.append(("ranges", (2 * count + held * (BACKWARD + RANGED)) * image))
+    found.append(("ranges", (count + held * (BACKWARD + RANGED)) * image))
     if "trace" in asked:
         found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
     if "weight_error" in asked:
@@ -194,13 +195,13 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     if stages.input_costs in ("measured", "grouped"):
         passes = load.layers if stages.input_costs == "measured" else load.blocks
         # Where all inputs of a block together cost too much, each is measured alone.
-        found.append(("input costs", 2.4 * passes / 2 * min(held, 32) * image))
+        found.append(("input costs", 1.8 * passes / 2 * min(held, 32) * image))
     if stages.moments:
         found.append(("input moments", 2.4 * count * image))
     if stages.shares:
         images = min(count, 128)
         upload = UPLOAD * load.weights * 3 * images / 16 if load.gpu else 0.0
-        found.append(("channel shares", images * (2 * BACKWARD + 4) * image + upload + _sweep(load, widths)))
+        found.append(("channel shares", images * (2 * BACKWARD + 3) * image + upload + _sweep(load, widths)))
     return found
 
 
