@@ -69,11 +69,11 @@ ROOMS = {
         "errors running artifacts quantization measures graph frontend.shared frontend.likelihoods frontend.onnx_model"
     ),
     "frontend.rounding": (
-        "errors running quantization artifacts config frontend.shared frontend.likelihoods frontend.simulation"
+        "errors running quantization artifacts measures config frontend.shared frontend.likelihoods frontend.simulation"
     ),
     "frontend.measuring": (
-        "errors running quantization artifacts config graph frontend.shared frontend.likelihoods frontend.simulation "
-        "frontend.rounding"
+        "errors running quantization artifacts measures config graph frontend.shared frontend.likelihoods "
+        "frontend.simulation frontend.rounding"
     ),
     "frontend.equalization": (
         "errors quantization graph frontend.shared frontend.likelihoods frontend.simulation frontend.measuring"

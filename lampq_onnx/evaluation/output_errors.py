@@ -11,25 +11,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from lampq_onnx.artifacts.details import AnswerChanges, OutputError, OutputErrors
-from lampq_onnx.artifacts.image_size import are_large
 from lampq_onnx.converter.blocks import block_outputs
 from lampq_onnx.converter.inspect import QuantizedLayer
 from lampq_onnx.converter.passes.select_early import SELECTED, selected_row
 from lampq_onnx.data import BatchedImages, ImageSource, Preprocessing
 from lampq_onnx.data.thumbnails import thumbnail
 from lampq_onnx.evaluation.changes import ChangeMeter
-from lampq_onnx.graph.model_file import file_bytes, load_model
+from lampq_onnx.graph.model_file import load_model
 from lampq_onnx.measures.error_meter import ErrorMeter
 from lampq_onnx.runtime.inner_tensors import compare_tensors, tensor_names
 
 ERROR_IMAGES = 32
 """Images for the errors along the model; each image needs thousands of numbers per tensor."""
-
-BATCH = 4
-"""Number of images for which the outputs of all layers are held in memory."""
-
-LARGE = 2e8
-"""Bytes of a float file from which this is one image, as it is for large images."""
 
 _REORDERS = frozenset(["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity"])
 
@@ -61,10 +54,7 @@ def measure_output_errors(
     tensors = {layer.name: _all_shared([values.get(output) for output in layer.outputs], known) for layer in layers}
     blocks = {name: _all_shared([values.get(output)], known) for name, output in block_outputs(model, layers).items()}
     names = {name: _original(name) for found in (*tensors.values(), *blocks.values()) for name in found}
-    batch = BATCH if file_bytes(reference) < LARGE and not are_large(images.shape) else 1
-    sums = compare_tensors(
-        reference, quantized, names, images, batch=batch, threads=threads, row=selected_row(model.graph)
-    )
+    sums = compare_tensors(reference, quantized, names, images, threads=threads, row=selected_row(model.graph))
 
     def errors(kind: Literal["layer", "block"], found: Mapping[str, Sequence[str]]) -> list[OutputError]:
         return [

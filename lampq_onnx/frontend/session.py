@@ -199,8 +199,8 @@ class Frontend:
             rounding: which techniques run.
             update: what a score measures, where all layers are rounded at once.
             seed: seed of everything random.
-            last: whether no other plan follows; the rounded weights of all candidates are then freed before weights
-                are rounded layer by layer.
+            last: whether no other plan follows; the rounded weights of all candidates are then freed as soon as nothing
+                needs them.
             progress: told of each stage.
             kept: results of steps that an earlier run finished.
         """
@@ -222,6 +222,8 @@ class Frontend:
 
         rounded = kept.get("rounding", make)
         kept.drop_parts()
+        if last:
+            self.forget_rounded()
         return rounded
 
     def _round_at_once(self, plan: BitPlan, images: SlicedImages, update: UpdateOptions) -> RoundedPlan:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,21 @@ def tensor_names(path: Path) -> set[str]:
     return {value.name for node in load_model(path).graph for value in node.outputs if value.name}
 
 
+@dataclass(frozen=True)
+class InnerTensors:
+    """A file that is open for its inner tensors.
+
+    Attributes:
+        run: images (n, c, h, w) -> values by the names of the tensors.
+        batch: number of images that the file prescribes for a run; None: any.
+    """
+
+    run: Callable[[Array], dict[str, Array]]
+    batch: int | None
+
+
 @contextmanager
-def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[Callable[[Array], dict[str, Array]]]:
+def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[InnerTensors]:
     """Open a file so that it returns the values of inner tensors.
 
     Args:
@@ -61,7 +76,7 @@ def open_tensors(path: Path, names: Sequence[str], *, threads: int) -> Iterator[
             found = parts[0] if len(parts) == 1 else [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
             return dict(zip(names, found, strict=True))
 
-        yield run
+        yield InnerTensors(run, runner.fixed_batch)
 
 
 def compare_tensors(
@@ -70,7 +85,6 @@ def compare_tensors(
     names: Mapping[str, str],
     images: Array,
     *,
-    batch: int,
     threads: int,
     row: int | None = None,
 ) -> Mapping[str, ErrorMeter]:
@@ -80,8 +94,8 @@ def compare_tensors(
         reference: the float file.
         quantized: the quantized file.
         names: tensor of the quantized file -> the same tensor of the reference.
-        images: (n, c, h, w); run in pieces of ``batch``.
-        batch: images per run.
+        images: (n, c, h, w). Values of one image are in memory at once, or of as many as the files prescribe for a run;
+            the last run of such files repeats images.
         threads: threads of one operator.
         row: index of the one row that the quantized file keeps along an axis, if it does.
 
@@ -98,9 +112,11 @@ def compare_tensors(
         open_tensors(reference, list(dict.fromkeys(names.values())), threads=threads) as wanted,
         open_tensors(quantized, list(names), threads=threads) as found,
     ):
+        batch = math.lcm(wanted.batch or 1, found.batch or 1)
         for start in range(0, len(images), batch):
             piece = images[start : start + batch]
-            left, right = wanted(piece), found(piece)
+            piece = piece if len(piece) == batch else np.resize(piece, (batch, *piece.shape[1:]))
+            left, right = wanted.run(piece), found.run(piece)
             for name, original in names.items():
                 whole, part = left[original], right[name]
                 kept = _in_rows(whole if row is None else _narrowed(whole, part.shape, row), part.shape)

@@ -45,9 +45,9 @@ def measure_overflows(path: Path, batches: Iterable[npt.NDArray[np.float32]], *,
     }
     largest = dict.fromkeys(names, 0.0)
     sums = dict.fromkeys(norms, 0.0)
-    with open_tensors(path, names, threads=threads) as run:
+    with open_tensors(path, names, threads=threads) as opened:
         for images in batches:
-            found = {**constants, **run(images), image: images}
+            found = {**constants, **opened.run(images), image: images}
             for name in names:
                 if found[name].dtype.kind == "f" and found[name].size:
                     largest[name] = max(largest[name], _largest(found[name], name, path))

@@ -17,6 +17,7 @@ from lampq_onnx.evaluation.output_errors import ERROR_IMAGES
 from lampq_onnx.frontend.equalization.strengths import SCREEN_IMAGES
 from lampq_onnx.frontend.equalized import IMAGES as EQUALIZATION_IMAGES
 from lampq_onnx.frontend.equalized import compares_options
+from lampq_onnx.frontend.measuring.analysis import RANGE_IMAGES
 from lampq_onnx.frontend.measuring.costs import batch_of_halves, measured_widths
 from lampq_onnx.frontend.measuring.samples import HELD_OUT_SHARE
 from lampq_onnx.frontend.plan_scores import RECONSTRUCTION_IMAGES
@@ -178,7 +179,7 @@ def measuring_stages(recipe: Recipe, stages: Stages, load: Load, count: int) -> 
     if stages.equalization:
         found.append(("equalization", _equalization(recipe, load, min(count, EQUALIZATION_IMAGES))))
         found.append(("export", AGAIN))
-    found.append(("ranges", (count + held * (BACKWARD + RANGED)) * image))
+    found.append(("ranges", (min(count, RANGE_IMAGES) + held * (BACKWARD + RANGED)) * image))
     if "trace" in asked:
         found.append(("traces", min(count, 128) * (BACKWARD + 1) * image))
     if "weight_error" in asked:

@@ -204,8 +204,6 @@ def _run(
             stages = stages_of(recipe, target)
             search = Search(frontend, crops, recipe, stages, kept, clock)
             found = search.run(last=not output.baselines)
-            if not output.baselines:
-                frontend.forget_rounded()
             job = QuantizedOutput(frontend, crops, validation, output, target, recipe.output.threads or 1, stage, clock)
             report = job.run(
                 found.rounded, found.sensitivities, provenance(recipe, inputs), recipe_limits(recipe),

@@ -83,7 +83,7 @@ def reproduce(
         _require_same(path, before, now)
         target = target_here(recipe.output.target_name)
         kept = kept_for(now, frontend.loaded.task, recipe, None, clock)
-        found = Search(frontend, crops, recipe, stages_of(recipe, target), kept, clock).run()
+        found = Search(frontend, crops, recipe, stages_of(recipe, target), kept, clock).run(last=True)
         made, source = Path(folder, MODEL_FILE), Path(folder, FLOAT_FILE)
         with clock.stage("conversion"):
             save_model(frontend.model, source)

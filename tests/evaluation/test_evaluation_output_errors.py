@@ -14,10 +14,10 @@ from lampq_onnx.converter import convert_model, inspect_model
 from lampq_onnx.converter.blocks import block_of, block_outputs
 from lampq_onnx.converter.passes.select_early import SELECTED
 from lampq_onnx.errors import LampqError
-from lampq_onnx.evaluation import output_errors
-from lampq_onnx.evaluation.output_errors import BATCH, ERROR_IMAGES, measure_output_errors
+from lampq_onnx.evaluation.output_errors import ERROR_IMAGES, measure_output_errors
 from lampq_onnx.graph.layers import find_layers
 from lampq_onnx.graph.model_file import load_model
+from lampq_onnx.runtime import inner_tensors, sessions
 from lampq_onnx.runtime.inner_tensors import compare_tensors
 from lampq_onnx.runtime.operators import operator_times
 from lampq_onnx.runtime.with_onnxruntime import WARM_UP, by_operator
@@ -76,7 +76,7 @@ def test_a_block_ends_where_the_next_one_reads(files: tuple) -> None:
 
 def test_errors_are_those_of_onnx_own_evaluator(files: tuple) -> None:
     reference, quantized, model, layers = files
-    batch = images(BATCH + 2)
+    batch = images(6)
     found = measure_output_errors(reference, quantized, layers, batch, threads=1)
     assert found.samples == len(batch)
     assert found.missing == ()
@@ -101,12 +101,32 @@ def test_errors_are_those_of_onnx_own_evaluator(files: tuple) -> None:
     assert many.samples == ERROR_IMAGES
 
 
+@pytest.mark.parametrize("batches", [(4, 4), (4, None), (None, 2)])
+def test_files_that_prescribe_a_batch_get_it(
+    batches: tuple[int | None, int | None], files: tuple, tmp_path: Path
+) -> None:
+    reference, quantized, _, layers = files
+    fixed = []
+    for path, size in zip((reference, quantized), batches, strict=True):
+        model = onnx.load(path)
+        if size is not None:
+            model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+        onnx.save(model, tmp_path / path.name)
+        fixed.append(tmp_path / path.name)
+    found = measure_output_errors(*fixed, layers, images(6), threads=1)
+    assert found.samples == 6
+    again = images(6) if 4 not in batches else np.concatenate([images(6), images(6)[4:]])
+    repeated = measure_output_errors(reference, quantized, layers, again, threads=1)
+    for own, other in zip(found.outputs, repeated.outputs, strict=True):
+        assert own.sqnr_db == pytest.approx(other.sqnr_db, abs=0.05), own.name
+
+
 def test_a_file_against_itself_has_no_error(files: tuple) -> None:
     reference, _, _, _ = files
     name = linear_outputs(reference)[0]
-    assert compare_tensors(reference, reference, {name: name}, images(3), batch=2, threads=1)[name].sqnr_db is None
+    assert compare_tensors(reference, reference, {name: name}, images(3), threads=1)[name].sqnr_db is None
     with pytest.raises(LampqError, match="no tensor nothing"):
-        compare_tensors(reference, reference, {"nothing": "nothing"}, images(1), batch=1, threads=1)
+        compare_tensors(reference, reference, {"nothing": "nothing"}, images(1), threads=1)
 
 
 @pytest.mark.parametrize("index", [0, 3, -1])
@@ -122,7 +142,7 @@ def test_layers_that_see_one_token_are_compared_on_it(index: int, tmp_path: Path
     onnx.save(original, reference)
     onnx.save(as_proto(model), quantized)
     layers = inspect_model(load_model(quantized))
-    tokens = np.random.default_rng(3).normal(size=(BATCH + 1, 1, 5, 8)).astype(np.float32)
+    tokens = np.random.default_rng(3).normal(size=(5, 1, 5, 8)).astype(np.float32)
     found = measure_output_errors(reference, quantized, layers, tokens, threads=1)
     assert found.missing == ()
     selected = {layer.name: layer.outputs[0] for layer in layers if layer.outputs[0].endswith(SELECTED)}
@@ -145,7 +165,7 @@ def test_other_shapes_are_refused(files: tuple, tmp_path: Path) -> None:
     pair = {first: last}
     for row in (None, 0):
         with pytest.raises(LampqError, match=r"the tensor .* is "):
-            compare_tensors(reference, reference, pair, images(2), batch=2, threads=1, row=row)
+            compare_tensors(reference, reference, pair, images(2), threads=1, row=row)
 
 
 def test_operators_are_those_that_run(files: tuple) -> None:
@@ -211,18 +231,17 @@ def test_a_lifted_layer_is_compared_in_the_shape_of_the_float_file(shape: tuple[
 
 def test_nothing_to_compare_is_no_error(files: tuple) -> None:
     reference, quantized, _, _ = files
-    assert compare_tensors(reference, quantized, {}, images(1), batch=1, threads=1) == {}
+    assert compare_tensors(reference, quantized, {}, images(1), threads=1) == {}
 
 
-@pytest.mark.parametrize(("side", "batch"), [(224, 4), (1024, 1)])
-def test_large_images_run_one_at_a_time(side: int, batch: int, files: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_values_of_one_image_are_in_memory_at_once(files: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def compare(*_: object, batch: int, **__: object) -> dict[str, object]:
-        seen.append(batch)
-        return {}
+    def batches_for(session: object, given: np.ndarray, where: str) -> list[np.ndarray]:
+        seen.append(len(given))
+        return sessions.batches_for(session, given, where)
 
-    monkeypatch.setattr(output_errors, "compare_tensors", compare)
-    path = files[0]
-    output_errors.measure_output_errors(path, path, (), np.zeros((2, 3, side, side), np.float32), threads=1)
-    assert seen == [batch]
+    monkeypatch.setattr(inner_tensors, "batches_for", batches_for)
+    reference, quantized, _, layers = files
+    measure_output_errors(reference, quantized, layers, images(3), threads=1)
+    assert seen == [1] * 6

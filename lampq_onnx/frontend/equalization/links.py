@@ -28,7 +28,7 @@ from lampq_onnx.frontend.equalization.fold import Equalization, applied
 from lampq_onnx.frontend.equalization.link import Link
 from lampq_onnx.frontend.shared.forward import hooked
 from lampq_onnx.frontend.shared.model_layers import Exported, ModelLayer
-from lampq_onnx.frontend.simulation.chain import BlockChain
+from lampq_onnx.frontend.simulation.chain import BlockChain, States
 from lampq_onnx.graph.keys import UNIT_KEY
 from lampq_onnx.graph.nodes import users
 from lampq_onnx.graph.roles import SHAPE_OPERATORS
@@ -53,8 +53,7 @@ def find_links(exported: Exported, model: torch.nn.Module, chain: BlockChain, im
     linear = [u for u in exported.layers if not u.fixed and isinstance(u.module, torch.nn.Linear)]
     own = [u for u in linear if _owned(u.module, counts)]
     found: dict[str, Link] = {}
-    trial = _Trial(model, chain, images)
-    trial.expect(own)
+    trial = _Trial(model, chain, images, own)
     for link in _norm_links(exported, model, own, counts, images):
         if trial.holds(link):
             found |= {layer.name: link for layer in link.readers}
@@ -83,9 +82,11 @@ def _norm_links(
     """LayerNorms whose output tensor is the input of layers, and that nothing else in the graph reads."""
     outputs: dict[int, torch.nn.Module] = {}
     alive: list[torch.Tensor] = []
+    calls: Counter[torch.nn.Module] = Counter()
     readers: dict[torch.nn.Module, list[ModelLayer]] = {}
 
     def made(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+        calls[module] += 1
         outputs[id(output)] = module
         alive.append(output)
 
@@ -108,7 +109,7 @@ def _norm_links(
             handle.remove()
     alone = _read_by_layers_alone(exported.model)
     for norm, members in readers.items():
-        if not _owned(norm, counts) or not all(layer.name in alone for layer in members):
+        if calls[norm] > 1 or not _owned(norm, counts) or not all(layer.name in alone for layer in members):
             continue
         if alone[members[0].name] == {layer.name for layer in members}:
             shift = norm.bias is not None and all(layer.module.bias is not None for layer in members)
@@ -175,30 +176,31 @@ class _Changed(Exception):
 class _Trial:
     """Checks a link: applies random factors, compares what the readers and the model answer, and restores the model.
 
-    The readers' own outputs are compared as well, because a layer that adds little hardly changes the logits. Only the
-    blocks from the link's own block on are computed.
+    The readers' own outputs are compared as well, because a layer that adds little hardly changes the logits. If the
+    link lies in one block, only the blocks from there on are computed.
+
+    Args:
+        model: the float model.
+        chain: its blocks.
+        images: images, of which one is used: a wrong guess changes the answer to any.
+        layers: layers that links may have as readers; each is called once in a pass.
     """
 
-    def __init__(self, model: torch.nn.Module, chain: BlockChain, images: torch.Tensor) -> None:
+    def __init__(
+        self, model: torch.nn.Module, chain: BlockChain, images: torch.Tensor, layers: Sequence[ModelLayer]
+    ) -> None:
         self._model = model
         self._chain = chain
-        self._images = images[:1]  # a wrong guess changes the answer to any image
+        self._images = images[:1]
         self._members = [set(block.module.modules()) for block in chain.blocks]
-        self._states = [chain.states([self._images])]
-        for _ in chain.blocks[1:]:
-            self._states.append(chain.advance(self._states[-1]))
-        self._wanted: dict[str, list[torch.Tensor]] = {}
-        self._wanted[""] = [self._logits(0)]
-
-    def expect(self, layers: Sequence[ModelLayer]) -> None:
-        """Compute the outputs of layers that trials are compared with."""
+        self._states = chain.states([self._images])
+        self._rows: dict[str, torch.Tensor] = {}
 
         def keep(layer: ModelLayer) -> Any:
-            calls = self._wanted.setdefault(layer.name, [])
-            return lambda _, __, output: calls.append(_some_rows(output))
+            return lambda _, __, output: self._rows.update({layer.name: _some_rows(output)})
 
         with hooked(layers, keep):
-            self._logits(None)
+            self._wanted = self._logits(None)
 
     def holds(self, link: Link) -> bool:
         """Whether the model answers as before with the link's channels scaled and shifted."""
@@ -206,31 +208,36 @@ class _Trial:
         scale = 0.5 + 1.5 * torch.rand(link.channels, generator=generator)
         shift = torch.randn(link.channels, generator=generator) * (0.5 if link.shift else 0.0)
         start = next((i for i, own in enumerate(self._members) if own.issuperset(link.modules)), None)
-        if any(len(self._wanted[layer.name]) > 1 for layer in link.readers):
-            start = None  # some of the calls may be in earlier blocks
+        if start is not None:
+            self._states = self._states_of(start)
 
         def compare(layer: ModelLayer) -> Any:
-            wanted = iter(self._wanted[layer.name])
-
             def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
-                if not _same(_some_rows(output), next(wanted)):
+                if not _same(_some_rows(output), self._rows[layer.name]):
                     raise _Changed
 
             return hook
 
         with applied(Equalization(link, scale, shift)), hooked(link.readers, compare):
             try:
-                return _same(self._logits(start), self._wanted[""][0])
+                return _same(self._logits(start), self._wanted)
             except _Changed:
                 return False
 
+    def _states_of(self, start: int) -> States:
+        """Inputs of a block in the model as it was; those of one block are held at a time."""
+        states = self._states if self._states.start <= start else self._chain.states([self._images])
+        while states.start < start:
+            states = self._chain.advance(states)
+        return states
+
     @torch.no_grad()
     def _logits(self, start: int | None) -> torch.Tensor:
-        """Outputs, computed from a block on; None: from the image on."""
+        """Outputs, computed from a block on, whose inputs are held; None: from the image on."""
         if start is None:
             found: torch.Tensor = self._model(self._images)
             return found.double()
-        (pair,) = self._states[start]
+        (pair,) = self._states
         return self._chain.resume(start, *pair).double()
 
 

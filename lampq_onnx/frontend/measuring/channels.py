@@ -81,12 +81,13 @@ class _Sums:
         lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         # Made anew each time: the changes of all layers together would take more memory than the model.
         changes = _changes(layer, rounder, widths)
-        draws = [grads_as_tokens(layer.module, grads, size) for grads in held.grads]
-        for g in draws:
+        gradients = [grads_as_tokens(layer.module, grads, size) for grads in held.grads]
+        for g in gradients:
             self.gradients += g.square().mul_(lengths).sum((0, 1)).double().cpu().numpy()
         # The changes are read once for all draws of an image: they are larger than any cache.
         inner = [
-            torch.einsum("doi,woi->dwo", torch.stack([gram(g[i], x[i]) for g in draws]), changes) for i in range(size)
+            torch.einsum("doi,woi->dwo", torch.stack([gram(g[i], x[i]) for g in gradients]), changes)
+            for i in range(size)
         ]
         self.changes += torch.stack(inner).double().square_().sum((0, 1)).cpu().numpy()
 

@@ -17,20 +17,19 @@ from lampq_onnx.quantization import Histogram
 from lampq_onnx.running.processes import ALONE, Group
 
 BINS = 8192
-"""Most bins of a histogram; between a quarter and a half of them span the values at the end."""
+"""Bins of a histogram; values that differ span at least half of them at the end."""
 
 SMALLEST_BIN = 2.0**-22
 """Smallest width of a bin, as a part of the largest magnitude: float32 cannot tell smaller differences."""
 
-
 FLOAT_EXPONENT = 100
-"""Largest exponent of a bin's width whose edges float32 can hold."""
+"""Largest magnitude of the exponent of a bin's width that float32 values are divided by."""
 
 
 class GrowingHistogram:
     """Counts of a stream of values. Bins are multiples of a power of two, and merge in pairs when the range grows.
 
-    The bins at the end follow from the smallest and the largest value alone, whatever the batches were.
+    The bins and counts at the end do not depend on the batches: bins follow from the smallest and the largest value.
 
     Attributes:
         low: smallest value so far; infinite before the first.
@@ -51,16 +50,21 @@ class GrowingHistogram:
             self.high = math.nan
         if not math.isfinite(self.high):
             return
-        exponent = _exponent(self.low, self.high)
-        self._coarsen(exponent if self._exponent is None else max(exponent, self._exponent))
+        self._coarsen(_exponent(self.low, self.high))
         width = 2.0**self._exponent_now
         first, last = math.floor(low / width), math.floor(high / width)
-        bins = last + 1 - first
         numbers = values.float() if abs(self._exponent_now) <= FLOAT_EXPONENT else values.double()
-        self._place(first, torch.histc(numbers, bins, first * width, (last + 1) * width).double().cpu().numpy())
+        # Division by a power of two and floor are exact, and histc's own rounding cannot leave the middle of a bin.
+        bins = (numbers / width).floor_().add_(0.5)
+        self._place(first, torch.histc(bins, last + 1 - first, first, last + 1).double().cpu().numpy())
 
     def total(self, low: float, high: float) -> npt.NDArray[np.float64]:
-        """Counts in the bins of a range that holds all values, float64 (`BINS`,); see `edges`."""
+        """Counts in the bins of a range that holds all values, float64 (`BINS`,); see `edges`.
+
+        Args:
+            low: smallest value of the range.
+            high: largest value.
+        """
         counts = np.zeros(BINS)
         if self._exponent is not None:
             self._coarsen(_exponent(low, high))
@@ -97,9 +101,9 @@ class GrowingHistogram:
 
 
 def _exponent(low: float, high: float) -> int:
-    """Exponent of the width of the bins for a range: a quarter to half of `BINS` span it."""
+    """Exponent of the width of the bins for a range: half of `BINS` to all span it, and fewer one that is tiny."""
     largest = max(abs(low), abs(high), float(np.finfo(np.float32).tiny))
-    return math.ceil(math.log2(max((high - low) / (BINS // 2), SMALLEST_BIN * largest)))
+    return math.ceil(math.log2(max((high - low) / (BINS - 2), SMALLEST_BIN * largest)))
 
 
 def edges(low: float, high: float) -> tuple[float, float]:

@@ -107,6 +107,26 @@ def test_a_shift_through_gelu_is_not_what_a_trial_takes(vit: Found) -> None:
     assert torch.equal(vit.model(data), expected)
 
 
+def test_a_trial_starts_at_its_block_and_ends_at_the_first_difference(vit: Found) -> None:
+    model, calls = vit.model, [0, 0]
+    chain = BlockChain(model, vit.exported.layers, pixels(1))
+
+    def count(place: int) -> None:
+        calls[place] += 1
+
+    handles = [
+        block.mlp.fc2.register_forward_hook(lambda *_, place=place: count(place))
+        for place, block in enumerate(model.blocks)
+    ]
+    find_links(vit.exported, model, chain, pixels(3, seed=9))
+    for handle in handles:
+        handle.remove()
+    whole = 2  # passes for the answers, and for the readers of LayerNorms
+    held, wrong = 3, 2  # two LayerNorms and the values; fc1 as the source of fc2, with and without a shift
+    inputs = 2  # of the second block: after the LayerNorms, the linear guesses begin at the first block again
+    assert calls == [whole + inputs + held + wrong, whole + held + held + wrong]
+
+
 @pytest.mark.parametrize("kind", ["norm", "linear", "multiply"])
 def test_applied_restores_after_an_exception(vit: Found, kind: str) -> None:
     model, data = vit.model, pixels(2)
@@ -167,6 +187,23 @@ class AlsoAdded(timm.models.vision_transformer.Block):
         normed = self.norm1(x)
         x = x + self.attn(normed) + 0.5 * normed
         return x + self.mlp(self.norm2(x))
+
+
+class WithoutAttention(timm.models.vision_transformer.Block):
+    """The output of the first LayerNorm is added."""
+
+    def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        x = x + 0.5 * self.norm1(x)
+        return x + self.mlp(self.norm2(x))
+
+
+def test_a_norm_that_an_earlier_block_calls_is_left_alone() -> None:
+    model = tiny_vit()
+    model.blocks[0].__class__ = WithoutAttention
+    model.blocks[1].norm1 = model.blocks[0].norm1
+    found = found_in(model)
+    assert found.kinds()["blocks.1.attn.qkv"] == "multiply"
+    assert_exact(found)
 
 
 def test_a_norm_with_another_reader_is_left_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from lampq_onnx.frontend.measuring.evaluator import SimulationEvaluator
 from lampq_onnx.frontend.measuring.hessians import input_moments
 from lampq_onnx.frontend.measuring.histograms import input_histograms
 from lampq_onnx.frontend.measuring.visits import visit_inputs
+from lampq_onnx.frontend.rounding import ladder
 from lampq_onnx.frontend.rounding.plan import RoundedPlan
 from lampq_onnx.frontend.session import Frontend
 from lampq_onnx.frontend.shared.batching import logits_of
@@ -322,6 +324,28 @@ def test_moments_count_every_token_alike(frontend: Frontend) -> None:
     measured = input_moments(module, [layer], data)[layer.name]
     assert np.trace(measured) == pytest.approx(1, rel=1e-4)
     np.testing.assert_allclose(measured, (tokens.T @ tokens / len(tokens)).numpy(), atol=1e-5)
+
+
+def test_codes_of_candidates_are_freed_before_the_last_plan_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    front, data = Frontend(loaded(tiny_vit())), images(16)
+    plan = allocate(front.analyze(data, FAST, seed=0), AllocationOptions(bits=3))[0]
+    front.use_gptq(data)
+    front.rounder.quantized("blocks.0.mlp.fc2", 3)
+    rounders: list[WeightRounder] = []
+    climb = ladder.climb
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        rounders.append(front.rounder)
+        return climb(*arguments, **named)
+
+    monkeypatch.setattr("lampq_onnx.frontend.rounding.plan.climb", watched)
+    first, last = (
+        front.round(plan, data, RoundingOptions(effort="balanced"), UpdateOptions(), seed=0, last=last)
+        for last in (False, True)
+    )
+    assert [len(rounder._rounded) > 0 for rounder in rounders] == [True, False]
+    assert first.methods == last.methods
+    assert all(np.array_equal(own.codes, last.weights[name].codes) for name, own in first.weights.items())
 
 
 def test_gptq_is_used_and_dropped_where_it_does_harm() -> None:
