@@ -12,6 +12,7 @@ from lampq_onnx.artifacts import ActivationRange
 from lampq_onnx.frontend.measuring.fisher import visit_gradients
 from lampq_onnx.frontend.measuring.histograms import input_histograms, share_extremes
 from lampq_onnx.frontend.shared.batching import Images, device_of, tensors, unlabelled
+from lampq_onnx.frontend.shared.forward import hooked
 from lampq_onnx.frontend.shared.model_layers import ModelLayer
 from lampq_onnx.frontend.shared.products import linear
 from lampq_onnx.frontend.shared.tokens import as_tokens, grads_as_tokens
@@ -65,13 +66,9 @@ def product_ranges(
 
         return widen
 
-    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
-    try:
+    with hooked(layers, lambda layer: hook(layer.name)):
         for batch, _ in tensors(images, device_of(model), group=group):
             model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     share_extremes(lows, highs, group)
     return {name: ActivationRange(low=lows[name], high=highs[name], method=MIN_MAX) for name in lows}
 
@@ -176,14 +173,10 @@ def nuclear_norms(
 
         return visit
 
-    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
     total = 0
-    try:
+    with hooked(layers, hook):
         for batch, _ in tensors(images, device_of(model), group=group):
             model(batch)
             total += len(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     everywhere = summed({"images": total}, group)["images"]
     return {name: value / max(everywhere, 1) for name, value in summed(sums, group).items()}
